@@ -1,0 +1,1 @@
+"""One file per question: features in, a Result out."""

@@ -1,0 +1,89 @@
+"""What an analysis returns: numbers that carry their interval, their n and what they are about."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Role = Literal["value", "floor", "difference"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One number with its uncertainty.
+
+    Attributes:
+        value: The point estimate.
+        low: Lower end of the interval (equal to `value` for exact quantities).
+        high: Upper end of the interval.
+        n: How many independent units it rests on (images, questions, weights).
+        unit: What is counted or measured: "fraction", "CKA", "ratio".
+        method: How the interval was made: "Wilson 95 %", "delete-one jackknife 95 %", "exact".
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    method: str
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):
+            raise ValueError(f"an estimate must be finite, got {self.value} [{self.low}, {self.high}]")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimate and what it is about.
+
+    Attributes:
+        checkpoint: Name of the checkpoint measured, or of the floor ("untrained").
+        site: Where in the encoder ("block_03", "consumed", "projected", "embeddings").
+        measure: What was measured ("top1", "cka", "relative_change").
+        estimate: The number.
+        reference: Name of the checkpoint it is measured against, for drift and differences.
+        role: "value" for a measurement, "floor" for what it must be read against, "difference" for a
+            paired difference `checkpoint - reference`.
+    """
+
+    checkpoint: str
+    site: str
+    measure: str
+    estimate: Estimate
+    reference: str | None = None
+    role: Role = "value"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The rows of one analysis, with what a reader needs to trust them.
+
+    Attributes:
+        analysis: Name of the analysis ("imagenet", "drift", "weights", "answers").
+        question: The question it answers, in one sentence.
+        rows: The numbers.
+        settings: Everything the numbers depend on beside checkpoints and images, as plain JSON.
+        warnings: What a reader must know before believing the numbers.
+    """
+
+    analysis: str
+    question: str
+    rows: tuple[Row, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Result:
+        """The inverse of `to_json`."""
+        rows = tuple(Row(**{**row, "estimate": Estimate(**row["estimate"])}) for row in value["rows"])
+        return cls(**{**value, "rows": rows, "warnings": tuple(value["warnings"])})
+
+    def select(self, **wanted: str | None) -> list[Row]:
+        """Rows whose fields equal `wanted`, in order: `result.select(measure="cka", checkpoint="sft")`."""
+        return [row for row in self.rows if all(getattr(row, key) == value for key, value in wanted.items())]

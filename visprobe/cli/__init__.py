@@ -1,0 +1,1 @@
+"""The command line; no command imports torch before it runs."""

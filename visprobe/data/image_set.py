@@ -1,0 +1,64 @@
+"""A set of images: what can be listed, read and decoded, with damage counted instead of hidden."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 64_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a set: its id (stable across machines) and its class index, if it has one."""
+
+    id: str
+    label: int | None = None
+
+
+class ImageSet(Protocol):
+    """Images in a fixed order. `read` gives the encoded file, so that it can be hashed and decoded once."""
+
+    @property
+    def name(self) -> str:
+        """Name of the set, for tables: "cifar10-2500/val"."""
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """The images in order."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names in the order of the labels, or None for unlabelled images."""
+
+    def read(self, index: int) -> bytes:
+        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+
+
+class BadImage(Exception):
+    """An image that cannot be used; the text is the reason."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode an image file to RGB, upright.
+
+    Raises:
+        BadImage: If the file is damaged, truncated, of an unknown format, or larger than 64 Mpx
+            (checked in the header, before any pixel is decoded).
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise BadImage(f"{width}x{height} is more than {MAX_PIXELS // 1_000_000} Mpx")
+            image.load()
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow raises many types on damaged files, SyntaxError and struct.error among them
+        raise BadImage(f"{type(error).__name__}: {error}".splitlines()[0][:200]) from error

@@ -1,0 +1,1 @@
+"""Checkpoint in, vision encoder out: tower, projector and processor, without the language model."""

@@ -1,0 +1,1 @@
+"""One pass: encoders x images into a content-addressed, resumable feature store."""

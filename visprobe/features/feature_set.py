@@ -1,0 +1,32 @@
+"""Features of one image set under one encoder, as the analyses read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Pooled features, one row per image.
+
+    Attributes:
+        encoder: Name of the checkpoint as the user gave it, or of a floor ("untrained").
+        images: Name of the image set.
+        item_ids: One id per row; two feature sets are paired by these, never by position.
+        labels: Class index per row, int64 of shape (n,), or None for unlabelled images.
+        classes: Class names in the order of the labels, or None.
+        sites: Site name ("block_03", "final_norm", "projected") to float32 array of shape (n, d).
+        consumed: Name of the site that the MLLM reads.
+    """
+
+    encoder: str
+    images: str
+    item_ids: tuple[str, ...]
+    labels: NDArray[np.int64] | None
+    classes: tuple[str, ...] | None
+    sites: Mapping[str, NDArray[np.float32]]
+    consumed: str

@@ -1,0 +1,1 @@
+"""Files: the only package that writes to final paths."""

@@ -1,0 +1,78 @@
+"""Writing that survives kill -9: a file or folder is either the old one, the new one, or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_MARK = ".visprobe-tmp-"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path`, file or folder.
+
+    The temporary name is unique per writer, so two processes never share one. On any exception the
+    temporary file is removed and `path` is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name[:100]}{_MARK}{uuid.uuid4().hex[:12]}{path.suffix[:20]}"
+    try:
+        yield temporary
+        _sync(temporary)
+        if temporary.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 `text` to `path` atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as strict JSON (no NaN, no Infinity) to `path` atomically.
+
+    Raises:
+        ValueError: If `value` holds a number that JSON cannot hold.
+    """
+    write_text(path, to_json(value) + "\n")
+
+
+def to_json(value: Any) -> str:
+    """`value` as indented strict JSON; NaN and Infinity raise ValueError."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Delete temporary files that a killed writer left in `folder`; returns how many."""
+    leftovers = [p for p in folder.glob(f".*{_MARK}*")]
+    for path in leftovers:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return len(leftovers)

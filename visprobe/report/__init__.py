@@ -1,0 +1,1 @@
+"""Results and figures into report.json and one self-contained HTML page."""
