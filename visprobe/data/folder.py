@@ -1,0 +1,62 @@
+"""Image sets from folders: a plain folder of images, or one folder per class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from visprobe.data.image_set import Item
+from visprobe.errors import DataError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+
+
+class ImageFolder:
+    """Images below a folder, in the order of their relative paths.
+
+    Args:
+        folder: Where the images lie. If every image is inside a sub-folder, the first level of sub-folders
+            gives the classes; otherwise the set is unlabelled.
+        name: Name of the set, for tables.
+        classes: Class names to use instead of the sub-folders found, so that two splits share one numbering.
+
+    Raises:
+        DataError: If the folder does not exist or holds no image.
+    """
+
+    def __init__(self, folder: Path, *, name: str, classes: tuple[str, ...] | None = None) -> None:
+        paths = sorted(image_paths(folder))
+        if not paths:
+            raise DataError(
+                f"{folder} holds no image", hint=f"visprobe reads {', '.join(sorted(SUFFIXES))}, at any depth."
+            )
+        self.name = name
+        self._folder = folder
+        self.classes = classes if classes is not None else classes_of(paths)
+        numbers = {class_name: number for number, class_name in enumerate(self.classes or ())}
+        self.items: Sequence[Item] = [
+            Item(path, numbers[path.split("/", 1)[0]] if self.classes else None) for path in paths
+        ]
+
+    def read(self, index: int) -> bytes:
+        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+        return (self._folder / self.items[index].id).read_bytes()
+
+
+def image_paths(folder: Path) -> Iterator[str]:
+    """Paths of all images below `folder`, relative to it, with forward slashes; hidden files are left out."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder", hint="Check the path after --data.")
+    for root, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES:
+                yield os.path.relpath(os.path.join(root, file), folder).replace(os.sep, "/")
+
+
+def classes_of(paths: Sequence[str]) -> tuple[str, ...] | None:
+    """First-level folder names, sorted, or None if some image lies at the top level."""
+    if any("/" not in path for path in paths):
+        return None
+    return tuple(sorted({path.split("/", 1)[0] for path in paths}))

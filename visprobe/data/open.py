@@ -1,0 +1,126 @@
+"""From what a user writes after --data to image sets."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from visprobe.data.folder import ImageFolder, classes_of, image_paths
+from visprobe.data.hf import MARKERS, HuggingFaceImages, load_splits
+from visprobe.data.image_set import ImageSet, Item
+from visprobe.errors import DataError, UsageError
+
+TRAIN = ("train", "training")
+VAL = ("val", "validation", "valid", "test")
+DIGITS_SIZE = 1000
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """The image sets behind one --data: what is measured, and where prototypes come from.
+
+    Attributes:
+        name: Name for tables.
+        query: The images that are measured.
+        support: The images that class prototypes are made of; None if there is only one split.
+    """
+
+    name: str
+    query: ImageSet
+    support: ImageSet | None
+
+
+class Subset:
+    """Some items of an image set, in the order of the set."""
+
+    def __init__(self, images: ImageSet, indices: Sequence[int]) -> None:
+        self._images = images
+        self._indices = list(indices)
+        self.name = images.name
+        self.classes = images.classes
+        self.items: Sequence[Item] = [images.items[index] for index in self._indices]
+
+    def read(self, index: int) -> bytes:
+        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+        return self._images.read(self._indices[index])
+
+
+def open_images(spec: str, *, split: str | None = None, limit: int | None = None, seed: int = 0) -> ImageData:
+    """Open what a user named after --data.
+
+    Args:
+        spec: "digits" (the built-in scenes), a folder of images, a folder with train/ and val/ inside, a
+            folder written by `datasets.save_to_disk`, or a Hugging Face hub id.
+        split: Name of the split to measure; by default val, validation, valid or test, whichever exists.
+        limit: At most so many images of each split, drawn evenly over the classes.
+        seed: Seed of that draw, and of the built-in scenes.
+
+    Raises:
+        DataError: If nothing can be read there.
+        UsageError: If the split does not exist.
+    """
+    sets = _open_digits(limit, seed) if spec == "digits" else _open_splits(spec)
+    query_name = _query_name(sets, split, spec)
+    support_name = next((name for name in TRAIN if name in sets and name != query_name), None)
+    query, support = sets[query_name], sets[support_name] if support_name else None
+    return ImageData(
+        name=spec if spec == "digits" else Path(spec.rstrip("/")).name,
+        query=take(query, limit, seed),
+        support=take(support, limit, seed) if support is not None else None,
+    )
+
+
+def take(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
+    """At most `limit` images, as evenly over the classes as possible, the same ones for the same seed."""
+    if limit is None or limit >= len(images.items):
+        return images
+    if limit < 1:
+        raise UsageError(f"--limit {limit} leaves no image", hint="Give a whole number from 1 up.")
+    groups: dict[int | None, list[int]] = defaultdict(list)
+    for index, item in enumerate(images.items):
+        groups[item.label].append(index)
+    generator = random.Random(seed)
+    for members in groups.values():
+        generator.shuffle(members)
+    rounds = [(rank, order, index) for order, m in enumerate(groups.values()) for rank, index in enumerate(m)]
+    return Subset(images, sorted(index for _, _, index in sorted(rounds)[:limit]))
+
+
+def _query_name(sets: dict[str, ImageSet], split: str | None, spec: str) -> str:
+    if split is not None:
+        if split not in sets:
+            raise UsageError(f"{spec} has no split {split!r}", hint=f"It has: {', '.join(sets)}.")
+        return split
+    return next((name for name in VAL if name in sets), next(iter(sets)))
+
+
+def _open_digits(limit: int | None, seed: int) -> dict[str, ImageSet]:
+    from visprobe.data.digits import DigitScenes
+
+    size = limit or DIGITS_SIZE
+    return {"train": DigitScenes("train", size=size, seed=seed), "val": DigitScenes("val", size=size, seed=seed)}
+
+
+def _open_splits(spec: str) -> dict[str, ImageSet]:
+    folder = Path(spec)
+    if not folder.exists() and (spec.count("/") > 1 or spec.startswith((".", "/", "~"))):
+        raise DataError(f"{spec} does not exist", hint="Check the path after --data; 'digits' is built in.")
+    if not folder.is_dir() or any((folder / marker).is_file() for marker in MARKERS):
+        name = Path(spec.rstrip("/")).name
+        return {split: HuggingFaceImages(rows, name=f"{name}/{split}") for split, rows in load_splits(spec).items()}
+    splits = [name for name in TRAIN + VAL if (folder / name).is_dir()]
+    if not splits:
+        return {folder.name: ImageFolder(folder, name=folder.name)}
+    classes = _shared_classes(folder, splits)
+    return {name: ImageFolder(folder / name, name=f"{folder.name}/{name}", classes=classes) for name in splits}
+
+
+def _shared_classes(folder: Path, splits: Sequence[str]) -> tuple[str, ...] | None:
+    """One numbering for all splits: the union of their class folders, or None if one split has none."""
+    found = [classes_of(sorted(image_paths(folder / name))) for name in splits]
+    if any(classes is None for classes in found):
+        return None
+    return tuple(sorted({name for classes in found for name in classes or ()}))

@@ -1,0 +1,254 @@
+"""One pass over the images: each is read and decoded once, each encoder sees it once, whatever is asked.
+
+What is already in the feature store is not computed again, so an interrupted pass goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from visprobe.data.image_set import BadImage, ImageSet, decode
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.errors import CheckpointError, DataError
+from visprobe.features.feature_set import FeatureSet
+from visprobe.features.store import ChunkKey, FeatureStore
+
+CHUNK = 128  # images per file of the store: small enough to lose little to kill -9, large enough to be few
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class BadItem:
+    """An image that was left out, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The features of one image set under several encoders.
+
+    Attributes:
+        features: One `FeatureSet` per encoder, in the order given, over the same images.
+        bad: Images that could not be used; they are missing from every feature set.
+        decoded: Images decoded in this pass.
+        forwarded: Images x encoders forwarded in this pass.
+        images_hash: SHA-256 over the ids and contents of all images.
+    """
+
+    features: tuple[FeatureSet, ...]
+    bad: tuple[BadItem, ...]
+    decoded: int
+    forwarded: int
+    images_hash: str
+
+
+def extract(
+    encoders: Sequence[VisionEncoder],
+    images: ImageSet,
+    sites: Sequence[str],
+    *,
+    store: FeatureStore,
+    batch_size: int = 64,
+    processors: Sequence[VisionEncoder] | None = None,
+    progress: Progress | None = None,
+) -> Extraction:
+    """Mean-pooled patch features of every image at every site under every encoder.
+
+    Args:
+        encoders: The encoders; all must have the sites.
+        images: The images.
+        sites: Site names; "consumed" stands for the site the MLLM reads.
+        store: Where features are kept and found again.
+        batch_size: Images per forward pass.
+        processors: For each encoder, the encoder whose processor makes its pixels; by default its own.
+            In a comparison of checkpoints all take the base's, so that only weights differ.
+        progress: Called with (what, images done, images in all).
+
+    Returns:
+        Feature sets paired by item id, float32 of shape (valid images, d) per site.
+
+    Raises:
+        DataError: If no image can be used.
+        CheckpointError: If an encoder lacks a site.
+    """
+    work = _Pass(images, store, [_Job(e, p, sites) for e, p in zip(encoders, processors or encoders, strict=True)])
+    for done in work.run(batch_size):
+        if progress:
+            progress(images.name, done, len(images.items))
+    return work.result()
+
+
+class _Job:
+    """One encoder of a pass: which arrays it owes, and how it computes them."""
+
+    def __init__(self, encoder: VisionEncoder, processor: VisionEncoder, sites: Sequence[str]) -> None:
+        self.encoder = encoder
+        self.processor = processor
+        self.sites = list(dict.fromkeys(encoder.consumed if site == "consumed" else site for site in sites))
+        known = {site.name for site in encoder.sites}
+        if unknown := [site for site in self.sites if site not in known]:
+            raise CheckpointError(
+                f"{encoder.name} has no site {', '.join(unknown)}",
+                hint=f"It has {', '.join(site.name for site in encoder.sites)}.",
+            )
+        # A projector can be retrained under an untouched tower: its arrays carry its own hash.
+        self.arrays = {s: f"projected-{encoder.projector_hash}" if s == "projected" else s for s in self.sites}
+
+    def key(self, hashes: tuple[str, ...]) -> ChunkKey:
+        compute = f"{self.encoder.dtype}/{self.encoder.device.type}".removeprefix("torch.")
+        return ChunkKey(self.encoder.tower_hash, self.processor.processor_hash, compute, hashes)
+
+    def compute(self, pixels: torch.Tensor) -> dict[str, NDArray[np.float32]]:
+        pooled = self.encoder.forward(pixels, self.sites, reduce=_mean)
+        return {self.arrays[site]: values.float().cpu().numpy() for site, values in pooled.items()}
+
+
+def _mean(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.mean(dim=1)
+
+
+@dataclass
+class _Chunk:
+    """A run of consecutive images of the set, read and hashed; `decoded` is filled when an encoder needs it."""
+
+    start: int
+    data: list[bytes | BadImage]
+    hashes: tuple[str, ...]
+    jobs: list[_Job] = field(default_factory=list)
+    decoded: list[Image.Image] = field(default_factory=list)
+    bad: dict[int, str] = field(default_factory=dict)
+
+
+class _Pass:
+    def __init__(self, images: ImageSet, store: FeatureStore, jobs: list[_Job]) -> None:
+        self.images, self.store, self.jobs = images, store, jobs
+        self.chunks: list[tuple[int, tuple[str, ...]]] = []
+        self.decoded = self.forwarded = 0
+
+    def run(self, batch_size: int) -> Iterator[int]:
+        starts = range(0, len(self.images.items), CHUNK)
+        # One chunk is read and decoded in the background while the encoders work on the one before.
+        with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(4) as readers:
+            pending = [ahead.submit(self._load, start, readers) for start in starts[:1]]
+            for number, _ in enumerate(starts):
+                chunk = pending.pop().result()
+                pending += [ahead.submit(self._load, start, readers) for start in starts[number + 1 : number + 2]]
+                yield from self._compute(chunk, batch_size)
+                self.chunks.append((chunk.start, chunk.hashes))
+                yield chunk.start + len(chunk.data)
+
+    def _load(self, start: int, readers: ThreadPoolExecutor) -> _Chunk:
+        indices = range(start, min(start + CHUNK, len(self.images.items)))
+        data = list(readers.map(self._read, indices))
+        chunk = _Chunk(start, data, tuple(_content_hash(item) for item in data))
+        chunk.jobs = [j for j in self.jobs if self.store.missing(j.key(chunk.hashes), [*j.arrays.values(), "bad"])]
+        if chunk.jobs:
+            for offset, image in enumerate(readers.map(_decode, data)):
+                if isinstance(image, BadImage):
+                    chunk.bad[offset] = str(image)
+                else:
+                    chunk.decoded.append(image)
+            self.decoded += len(data)
+        return chunk
+
+    def _read(self, index: int) -> bytes | BadImage:
+        try:
+            return self.images.read(index)
+        except OSError as error:
+            return BadImage(f"cannot be read: {error}")
+
+    def _compute(self, chunk: _Chunk, batch_size: int) -> Iterator[int]:
+        parts: dict[int, list[dict[str, NDArray[np.float32]]]] = {id(job): [] for job in chunk.jobs}
+        for start in range(0, len(chunk.decoded), batch_size):
+            batch = chunk.decoded[start : start + batch_size]
+            pixels: dict[str, torch.Tensor] = {}
+            for job in chunk.jobs:
+                how = job.processor.processor_hash
+                if how not in pixels:
+                    pixels[how] = job.processor.preprocess(batch)
+                parts[id(job)].append(job.compute(pixels[how]))
+                self.forwarded += len(batch)
+            yield chunk.start + start
+        for job in chunk.jobs:
+            self.store.write(job.key(chunk.hashes), {**_joined(parts[id(job)], job), "bad": _to_array(chunk.bad)})
+
+    def result(self) -> Extraction:
+        bad: dict[int, str] = {}
+        for start, hashes in self.chunks:
+            reasons = _from_array(self.store.read(self.jobs[0].key(hashes), ["bad"])["bad"])
+            bad.update({start + int(offset): reason for offset, reason in reasons.items()})
+        valid = [index for index in range(len(self.images.items)) if index not in bad]
+        if not valid:
+            raise DataError(
+                f"none of the {len(self.images.items)} images of {self.images.name} can be used"
+                + (f"; the first: {next(iter(bad.values()))}" if bad else ""),
+                hint="Open one of them by hand; visprobe reads JPEG, PNG, WebP, BMP, GIF, TIFF and PPM.",
+            )
+        return Extraction(
+            features=tuple(self._feature_set(job, valid) for job in self.jobs),
+            bad=tuple(BadItem(self.images.items[index].id, reason) for index, reason in sorted(bad.items())),
+            decoded=self.decoded,
+            forwarded=self.forwarded,
+            images_hash=self._images_hash(),
+        )
+
+    def _feature_set(self, job: _Job, valid: list[int]) -> FeatureSet:
+        items = [self.images.items[index] for index in valid]
+        chunks = [self.store.read(job.key(hashes), list(job.arrays.values())) for _, hashes in self.chunks]
+        return FeatureSet(
+            encoder=job.encoder.name,
+            images=self.images.name,
+            item_ids=tuple(item.id for item in items),
+            labels=np.array([item.label for item in items], dtype=np.int64) if self.images.classes else None,
+            classes=self.images.classes,
+            sites={
+                site: np.concatenate([c[name] for c in chunks if c[name].size]) for site, name in job.arrays.items()
+            },
+            consumed=job.encoder.consumed,
+        )
+
+    def _images_hash(self) -> str:
+        digest = hashlib.sha256()
+        for start, hashes in self.chunks:
+            for offset, content in enumerate(hashes):
+                digest.update(f"{self.images.items[start + offset].id}\0{content}\n".encode())
+        return digest.hexdigest()
+
+
+def _content_hash(data: bytes | BadImage) -> str:
+    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else str(data)
+
+
+def _decode(data: bytes | BadImage) -> Image.Image | BadImage:
+    if isinstance(data, BadImage):
+        return data
+    try:
+        return decode(data)
+    except BadImage as error:
+        return error
+
+
+def _joined(parts: list[dict[str, NDArray[np.float32]]], job: _Job) -> dict[str, NDArray[Any]]:
+    empty = np.zeros((0, 0), np.float32)  # a chunk in which every image is bad
+    return {name: np.concatenate([p[name] for p in parts]) if parts else empty for name in job.arrays.values()}
+
+
+def _to_array(bad: Mapping[int, str]) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(bad).encode(), dtype=np.uint8)
+
+
+def _from_array(data: NDArray[np.uint8]) -> dict[str, str]:
+    reasons: dict[str, str] = json.loads(data.tobytes())
+    return reasons

@@ -1,0 +1,106 @@
+"""Features on disk, keyed by what the numbers depend on, so that nothing stale is ever read.
+
+One file per encoder and chunk of images. Its name is a hash of the tower's weights, the pixels' processing, the
+number format, the device kind, the version of this layout and the content of the images; it holds one array
+per site and pooling. Names and times of files play no part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from visprobe.io.atomic import replacing
+
+LAYOUT_VERSION = 1
+
+
+def default_folder() -> Path:
+    """Where features lie: $VISPROBE_CACHE, or the user's cache folder of this platform."""
+    import platformdirs
+
+    root = os.environ.get("VISPROBE_CACHE") or platformdirs.user_cache_dir("visprobe")
+    return Path(root) / "features"
+
+
+@dataclass(frozen=True)
+class ChunkKey:
+    """What the features of one chunk of images depend on.
+
+    Attributes:
+        tower_hash: Content hash of the tower's tensors.
+        processor_hash: Hash of how images became pixels.
+        compute: Number format and device kind, "float32/cpu".
+        image_hashes: SHA-256 of each image file of the chunk, in order.
+    """
+
+    tower_hash: str
+    processor_hash: str
+    compute: str
+    image_hashes: tuple[str, ...]
+
+    def digest(self) -> str:
+        """The key as 64 hexadecimal digits."""
+        text = json.dumps([LAYOUT_VERSION, self.tower_hash, self.processor_hash, self.compute, self.image_hashes])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class FeatureStore:
+    """Arrays of features by `ChunkKey` and array name.
+
+    Args:
+        folder: Root of the store; made when first written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def missing(self, key: ChunkKey, names: Collection[str]) -> set[str]:
+        """Which of `names` this chunk does not hold yet."""
+        return set(names) - set(self._names(key))
+
+    def write(self, key: ChunkKey, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Add `arrays` (one row per valid image) to the chunk; what it held stays."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The lock makes read-add-replace one step: two processes may add different sites to one chunk.
+        with FileLock(path.parent / ".lock"):
+            held = self.read(key, self._names(key))
+            with replacing(path) as temporary:
+                save_file({**held, **arrays}, temporary)
+
+    def read(self, key: ChunkKey, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """The named arrays of the chunk.
+
+        Raises:
+            KeyError: If the chunk or an array is missing.
+        """
+        if not names:
+            return {}
+        with safe_open(self._path(key), framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in names}
+
+    def _names(self, key: ChunkKey) -> list[str]:
+        path = self._path(key)
+        if not path.is_file():
+            return []
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return list(file.keys())
+        except SafetensorError:  # a damaged chunk is computed again and replaced
+            return []
+
+    def _path(self, key: ChunkKey) -> Path:
+        digest = key.digest()
+        return self.folder / digest[:2] / f"{digest}.safetensors"

@@ -1,0 +1,71 @@
+"""What a training run was: enough to repeat it and to say exactly how two runs differed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from visprobe import __version__
+from visprobe.training.collate import PreferenceRow
+
+NAME = "manifest.json"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over the weight files of a checkpoint folder, by name and content."""
+    files = sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256("".join(f"{f.name} {file_hash(f)}\n" for f in files).encode()).hexdigest()
+
+
+def rows_hash(rows: Sequence[PreferenceRow]) -> str:
+    """SHA-256 over the training rows, in order."""
+    return hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
+
+
+def finished(folder: Path, inputs: dict[str, Any]) -> bool:
+    """Whether `folder` holds a finished run of exactly these inputs."""
+    path = folder / NAME
+    return path.is_file() and json.loads(path.read_text()).get("inputs") == inputs
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as far as they can change a number."""
+    packages = ("torch", "transformers", "trl", "accelerate", "numpy")
+    return {
+        "visprobe": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{package: version(package) for package in packages},
+    }
+
+
+class Clock:
+    """Wall time, processor time and peak memory of a run, from its making to `read`."""
+
+    def __init__(self) -> None:
+        self._started = datetime.now(UTC)
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, Any]:
+        """Start (UTC, ISO 8601), seconds of wall and processor time, peak resident memory in MiB."""
+        return {
+            "started": self._started.isoformat(timespec="seconds"),
+            "wall_seconds": round(time.perf_counter() - self._wall, 1),
+            "cpu_seconds": round(time.process_time() - self._cpu, 1),
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        }
