@@ -1,0 +1,106 @@
+"""Planted results: numbers as a real comparison gives them, for the tests of figures and report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from visprobe.analyses.result import Estimate, Result, Role, Row
+
+Planted = Callable[..., dict[str, Result]]
+
+
+@pytest.fixture
+def planted() -> Planted:
+    """A function `planted(checkpoints=("base", "sft", "dpo", "grpo"), blocks=6, identical=())`."""
+    return planted_results
+
+
+def planted_results(
+    checkpoints: tuple[str, ...] = ("base", "sft", "dpo", "grpo"), blocks: int = 6, identical: tuple[str, ...] = ()
+) -> dict[str, Result]:
+    return {
+        "imagenet": _imagenet(checkpoints, blocks),
+        "drift": _drift(checkpoints, blocks, identical),
+        "weights": _weights(checkpoints, blocks, identical),
+        "answers": _answers(checkpoints),
+    }
+
+
+def _share(value: float, n: int) -> Estimate:
+    half = 1.96 * math.sqrt(value * (1 - value) / n)
+    return Estimate(value, value - half, value + half, n, "fraction", "Wilson 95 %")
+
+
+def _difference(value: float, half: float, n: int) -> Estimate:
+    return Estimate(value, value - half, value + half, n, "fraction", "Newcombe paired 95 %")
+
+
+def _imagenet(checkpoints: tuple[str, ...], blocks: int) -> Result:
+    rows = []
+    consumed = f"block_{blocks:02d}"
+    for site, best, floor in ((consumed, 0.612, 0.181), ("projected", 0.587, 0.172)):
+        for i, name in enumerate(checkpoints):
+            rows.append(Row(name, site, "top1", _share(best + 0.012 * i - 0.003 * i * i, 1000)))
+            rows.append(Row(name, site, "top5", _share(best + 0.3 + 0.01 * i, 1000)))
+        rows.append(Row("untrained", site, "top1", _share(floor, 1000), role="floor"))
+        for i, name in enumerate(checkpoints[1:], start=1):
+            difference = _difference(0.012 * i - 0.003 * i * i, 0.011, 1000)
+            rows.append(Row(name, site, "top1", difference, checkpoints[0], "difference"))
+        if len(checkpoints) > 2:
+            pair = _difference(0.003, 0.012, 1000)
+            rows.append(Row(checkpoints[2], site, "top1", pair, checkpoints[1], "difference"))
+    settings = {"chance": 0.1, "consumed": consumed, "protocol": "disjoint prototypes"}
+    return Result("imagenet", "Do the features separate the classes better?", tuple(rows), settings)
+
+
+def _drift(checkpoints: tuple[str, ...], blocks: int, identical: tuple[str, ...]) -> Result:
+    sites = [*(f"block_{i:02d}" for i in range(blocks + 1)), "final_norm", "projected"]
+    rows = []
+
+    def add(name: str, distances: list[float], role: Role = "value") -> None:
+        for site, d in zip(sites, distances, strict=True):
+            cka = Estimate(1 - d, 1 - 1.18 * d, 1 - 0.84 * d, 1000, "CKA", "delete-one jackknife 95 %")
+            rows.append(Row(name, site, "cka", cka, checkpoints[0], role))
+
+    for i, name in enumerate(checkpoints[1:], start=1):
+        scale = 0.0 if name in identical else 0.02 / i**1.5
+        grown = [scale * (k / len(sites)) ** 2 * (1 + 0.3 * math.sin(k)) for k in range(len(sites))]
+        add(name, grown)
+    add("untrained", [0.35 + 0.4 * k / len(sites) for k in range(len(sites))], "floor")
+    add(f"{checkpoints[0]} (bfloat16)", [2e-6 * (1 + k) for k in range(len(sites))], "floor")
+    settings = {"sites": sites, "consumed": sites[blocks], "identical": list(identical)}
+    return Result("drift", "Where did the representation move?", tuple(rows), settings, ("Only 1,000 images.",))
+
+
+def _weights(checkpoints: tuple[str, ...], blocks: int, identical: tuple[str, ...]) -> Result:
+    groups = [
+        "embeddings",
+        *(f"block_{i:02d}" for i in range(1, blocks + 1)),
+        "final_norm",
+        "head",
+        "projector",
+        "tower",
+    ]
+    rows = []
+    for i, name in enumerate(checkpoints[1:], start=1):
+        for k, group in enumerate(groups):
+            frozen = group == "head" or (name in identical and group != "projector")
+            change = 0.0 if frozen else 0.03 / 3**i * (1 + 0.5 * math.cos(k))
+            equal = 1.0 if frozen else min(0.95, 0.12 * i + 0.02 * k)
+            for measure, value, unit in (("relative_change", change, "ratio"), ("share_equal", equal, "fraction")):
+                exact = Estimate(value, value, value, 7_087_872 + 1000 * k, unit, "exact")
+                rows.append(Row(name, group, measure, exact, checkpoints[0]))
+    settings = {"identical": list(identical)}
+    return Result("weights", "Where did the weights move, and how much?", tuple(rows), settings)
+
+
+def _answers(checkpoints: tuple[str, ...]) -> Result:
+    rows = []
+    for group, n, right, blind in (("all", 600, 0.62, 0.31), ("count", 200, 0.55, 0.3), ("where", 200, 0.71, 0.25)):
+        for i, name in enumerate(checkpoints):
+            rows.append(Row(name, "consumed", f"accuracy/{group}", _share(right + 0.02 * i, n)))
+        rows.append(Row("blind", "consumed", f"accuracy/{group}", _share(blind, n), role="floor"))
+    return Result("answers", "Does the whole model answer better?", tuple(rows))

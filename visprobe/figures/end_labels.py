@@ -1,0 +1,61 @@
+"""Names written beside the ends of lines, pushed apart where they would overlap: a legend in reading order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+_LINE_HEIGHT = 9.0  # points, for text of 6.5 points
+
+
+class End(NamedTuple):
+    """A line's name, the height of its end in data units, and the style of its key."""
+
+    name: str
+    height: float
+    colour: str
+    marker: str = ""
+    dashed: bool = False
+
+
+def label_ends(axes: Axes, ends: Sequence[End]) -> None:
+    """Write each name to the right of `axes`, as near to its height as the others allow, with a key before it.
+
+    The axis limits have to be set before.
+    """
+    figure = axes.get_figure(root=True)
+    if figure is None or not ends:
+        return
+    step = _LINE_HEIGHT / (72 * figure.get_figheight() * axes.get_position().height)
+    to_fraction = axes.transScale + axes.transLimits
+    wanted = [float(to_fraction.transform((0, end.height))[1]) for end in ends]
+    for end, y in zip(ends, spread(wanted, step), strict=True):
+        key = Line2D(
+            [1.015, 1.055], [y, y], color=end.colour, linestyle="--" if end.dashed else "-", linewidth=1.1, markevery=[1],
+            marker=end.marker, transform=axes.transAxes, clip_on=False,
+        )  # fmt: skip
+        axes.add_line(key)
+        axes.annotate(end.name, (1.075, y), xycoords="axes fraction", va="center", ha="left", size=6.5)
+
+
+def spread(wanted: Sequence[float], step: float) -> list[float]:
+    """Positions in the order of `wanted`, near to it, at least `step` apart, within 0 and 1 where they fit.
+
+    Args:
+        wanted: Positions between 0 and 1.
+        step: The least distance between two of them.
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed = [0.0] * len(wanted)
+    floor = 0.0
+    for i in order:
+        placed[i] = floor = max(wanted[i], floor)
+        floor += step
+    ceiling = 1.0
+    for i in reversed(order):
+        placed[i] = min(placed[i], ceiling)
+        ceiling = placed[i] - step
+    return placed

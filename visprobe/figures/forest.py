@@ -1,0 +1,147 @@
+"""Shares with intervals, one row per checkpoint, and beside them the paired differences to the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from visprobe.analyses.result import Estimate, Row
+from visprobe.figures.labels import shorten
+from visprobe.figures.style import INK, MUTED, ONE_COLUMN, TWO_COLUMNS, Look, paper_style
+
+_ROW_INCHES = 0.165
+_FRAME_INCHES = 0.62
+
+
+@dataclass
+class Section:
+    """One block of rows: a site or a question group.
+
+    Attributes:
+        title: What the block is about, as the reader sees it.
+        values: Checkpoint name to its share.
+        floors: Floor name to its share.
+        differences: Checkpoint name to its paired difference from the base.
+    """
+
+    title: str
+    values: dict[str, Estimate] = field(default_factory=dict)
+    floors: dict[str, Estimate] = field(default_factory=dict)
+    differences: dict[str, Estimate] = field(default_factory=dict)
+
+
+def sections(rows: Sequence[Row], keys: Sequence[str], titles: Sequence[str], base: str) -> list[Section]:
+    """Sort `rows` into sections: `keys[i]` says to which title `rows[i]` belongs.
+
+    Args:
+        rows: Values, floors and differences of one measure.
+        keys: One key per row, a site or a question group.
+        titles: The keys to keep, in order.
+        base: Only differences against this checkpoint are kept.
+    """
+    found = {title: Section(title) for title in titles}
+    for row, key in zip(rows, keys, strict=True):
+        if key not in found or (row.role == "difference" and row.reference != base):
+            continue
+        section = found[key]
+        kind = {"value": section.values, "floor": section.floors, "difference": section.differences}[row.role]
+        kind[row.checkpoint] = row.estimate
+    return [section for section in found.values() if section.values]
+
+
+def draw_forest(parts: Sequence[Section], look: Mapping[str, Look], label: str, chance: float | None = None) -> Figure:
+    """Shares on the left; on the right paired differences, if there are any.
+
+    Args:
+        parts: The blocks of rows, from top to bottom.
+        look: Colour and marker per checkpoint.
+        label: What the shares are, for the left axis.
+        chance: The share that guessing gets, drawn as a dotted line.
+    """
+    paired = any(part.differences for part in parts)
+    lines = sum(len(part.values) + 1.6 for part in parts)
+    size = (TWO_COLUMNS if paired else ONE_COLUMN, _FRAME_INCHES + _ROW_INCHES * lines)
+    with paper_style():
+        figure = Figure(size, layout="constrained")
+        panels = figure.subplots(1, 1 + paired, sharey=True, squeeze=False)[0]
+        _draw_names(panels[0], parts)
+        _draw_shares(panels[0], parts, look, label, chance)
+        if paired:
+            _draw_differences(panels[1], parts, look)
+        panels[0].set_ylim(lines - 0.6, -0.8)
+    return figure
+
+
+def _places(parts: Sequence[Section]) -> list[dict[str, float]]:
+    """The y position of every row, counted downwards, by section and checkpoint."""
+    places, y = [], 0.0
+    for part in parts:
+        places.append({name: y + 1 + i for i, name in enumerate(part.values)})
+        y += len(part.values) + 1.6
+    return places
+
+
+def _draw_names(axes: Axes, parts: Sequence[Section]) -> None:
+    places = _places(parts)
+    axes.set_yticks(
+        [y for place in places for y in place.values()], labels=[shorten(name) for place in places for name in place]
+    )
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    for part, place in zip(parts, places, strict=True):
+        top = min(place.values()) - 1
+        axes.annotate(
+            shorten(part.title, 40), (0, top), xycoords=("axes fraction", "data"), va="center", weight="bold", color=INK
+        )
+
+
+def _draw_shares(
+    axes: Axes, parts: Sequence[Section], look: Mapping[str, Look], label: str, chance: float | None
+) -> None:
+    for part, place in zip(parts, _places(parts), strict=True):
+        span = min(place.values()) - 0.45, max(place.values()) + 0.45
+        for name, floor in part.floors.items():
+            axes.plot([floor.value] * 2, span, color=MUTED, linestyle="--", linewidth=0.9)
+            axes.annotate(shorten(name), (floor.value, span[1] + 0.05), va="top", ha="center", size=6, color=MUTED)
+        for name, estimate in part.values.items():
+            _draw_interval(axes, estimate, place[name], look[name])
+    highest = max(e.high for part in parts for e in (*part.values.values(), *part.floors.values()))
+    axes.set_xlim(0, min(highest * 1.08, 1.005))
+    if chance is not None:
+        axes.axvline(chance, color=MUTED, linestyle=":", linewidth=0.9)
+        axes.annotate(
+            "chance", (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", size=6, color=MUTED
+        )
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.grid(axis="x")
+    axes.set_xlabel(label)
+
+
+def _draw_differences(axes: Axes, parts: Sequence[Section], look: Mapping[str, Look]) -> None:
+    for part, place in zip(parts, _places(parts), strict=True):
+        for name, estimate in part.differences.items():
+            if name in place:
+                _draw_interval(axes, estimate, place[name], look[name])
+    axes.axvline(0, color=INK, linewidth=0.7)
+    low, high = axes.get_xlim()
+    reach = max(abs(low), abs(high))
+    axes.set_xlim(-reach, reach)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:+.3g}".replace("-", "−") if x else "0"))
+    axes.xaxis.set_major_locator(MaxNLocator(6, symmetric=True))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.set_xlabel("Paired difference to the base, percentage points")
+
+
+def _draw_interval(axes: Axes, estimate: Estimate, y: float, look: Look) -> None:
+    axes.plot([estimate.low, estimate.high], [y, y], color=look.colour, linewidth=1.3, solid_capstyle="butt")
+    axes.plot(
+        [estimate.value], [y], color=look.colour, marker=look.marker, markersize=4.2, markeredgecolor="white",
+        markeredgewidth=0.5,
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""A figure on disk: vector and raster, beside the rows it was drawn from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import warnings
+from collections.abc import Iterable
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from visprobe.analyses.result import Estimate, Row
+from visprobe.figures.style import paper_style
+from visprobe.io import atomic
+
+PNG_DPI = 200
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_COLUMNS = ("checkpoint", "site", "measure", "reference", "role", *(f.name for f in fields(Estimate)))
+
+
+def save_figure(figure: Figure, folder: Path, name: str, rows: Iterable[Row]) -> None:
+    """Write `name`.svg, `name`.png and `name`.csv into `folder`, each atomically and the same on every run.
+
+    Args:
+        figure: The figure, as a `draw` function made it.
+        folder: Where to; made if missing.
+        name: File name without its ending.
+        rows: The rows that the figure was drawn from, for the CSV file.
+    """
+    atomic.write_text(folder / f"{name}.svg", svg_text(figure))
+    atomic.write_bytes(folder / f"{name}.png", _render(figure, "png", dpi=PNG_DPI, metadata={"Software": None}))
+    atomic.write_text(folder / f"{name}.csv", rows_csv(rows))
+
+
+def svg_text(figure: Figure) -> str:
+    """`figure` as SVG with its text as text and without a date."""
+    return _render(figure, "svg", metadata={"Date": None, "Creator": None}).decode()
+
+
+def rows_csv(rows: Iterable[Row]) -> str:
+    """`rows` as CSV. A cell of text that a spreadsheet would run as a formula gets a leading apostrophe."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row in rows:
+        cells = (row.checkpoint, row.site, row.measure, row.reference, row.role, *astuple(row.estimate))
+        writer.writerow([_inert(cell) for cell in cells])
+    return text.getvalue()
+
+
+def _inert(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
+
+
+def _render(figure: Figure, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    with paper_style(), warnings.catch_warnings():
+        # A name in a script that the font lacks shows as boxes in the PNG; the SVG and the CSV have it right.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        figure.savefig(buffer, format=kind, **options)
+    return buffer.getvalue()

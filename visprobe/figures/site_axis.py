@@ -1,0 +1,70 @@
+"""The horizontal axis through an encoder: blocks at equal steps, what lies before and after them set apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+
+from visprobe.figures.labels import block_number, site_label
+from visprobe.figures.style import MUTED, SHADE
+
+_MOST_BLOCK_LABELS = 15
+_HALF_SLOT = 0.45
+_ASIDE = 0.18
+
+
+def place_sites(sites: Sequence[str]) -> dict[str, float]:
+    """An x position per site, in the given order: 1 between blocks, more beside any other site.
+
+    Args:
+        sites: Site or weight-group names from the input to the output.
+    """
+    sites = list(dict.fromkeys(sites))
+    gap = max(1.3, 0.085 * len(sites))
+    positions: dict[str, float] = {}
+    x, before = 0.0, None
+    for site in sites:
+        blocks = block_number(site) is not None
+        if before is not None:
+            x += 1.0 if blocks and before else gap
+        positions[site], before = x, blocks
+    return positions
+
+
+def runs(sites: Sequence[str]) -> list[list[str]]:
+    """The sites that one line joins: neighbouring blocks together, every other site alone."""
+    groups: list[list[str]] = []
+    for site in sites:
+        joined = groups and block_number(site) is not None and block_number(groups[-1][-1]) is not None
+        groups[-1].append(site) if joined else groups.append([site])
+    return groups
+
+
+def line_positions(run: Sequence[str], positions: Mapping[str, float], index: int, count: int) -> list[float]:
+    """The x positions of `run` for line `index` of `count`: lines share the blocks, lone points stand side by side."""
+    aside = 0.0 if len(run) > 1 else _ASIDE * (index - (count - 1) / 2)
+    return [positions[site] + aside for site in run]
+
+
+def label_sites(axes: Axes, positions: Mapping[str, float], consumed: str | None = None) -> None:
+    """Ticks and labels of `positions` on the x axis of `axes`; the site that the language model reads is shaded."""
+    blocks = [site for site in positions if block_number(site) is not None]
+    every = math.ceil(len(blocks) / _MOST_BLOCK_LABELS) or 1
+    shown = [s for s in positions if s not in blocks or (block_number(s) or 0) % every == 0]
+    axes.set_xticks([positions[s] for s in shown], labels=[site_label(s) for s in shown])
+    axes.set_xlim(min(positions.values(), default=0) - 0.8, max(positions.values(), default=1) + 0.8)
+    axes.set_xlabel("Block, counted from the input")
+    if consumed is not None and consumed in positions:
+        x = positions[consumed]
+        axes.axvspan(x - _HALF_SLOT, x + _HALF_SLOT, color=SHADE, linewidth=0, zorder=0)
+        axes.annotate(
+            "read by\nthe LLM",
+            (x, 1),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            va="bottom",
+            color=MUTED,
+            size=6,
+        )

@@ -1,0 +1,89 @@
+"""One look for all figures: sizes of a paper column, colours that colour-blind readers tell apart, fixed output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from matplotlib import style
+
+from visprobe.analyses.result import Result
+
+ONE_COLUMN = 3.3
+TWO_COLUMNS = 6.9
+
+INK = "#222222"
+MUTED = "#6b6b6b"
+RULE = "#d9d9d9"
+SHADE = "#f2f2ef"
+
+# Okabe and Ito (2008), without the yellow, which is unreadable on white; the base is always the first, black.
+_COLOURS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+
+_STYLE = {
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same layout on every machine
+    "font.size": 7.0,
+    "text.parse_math": False,  # a "$" in a checkpoint's name is a dollar sign
+    "text.color": INK,
+    "axes.titlesize": 7.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 7.0,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.6,
+    "lines.markeredgewidth": 0.8,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "visprobe",
+    "pdf.fonttype": 42,
+}
+
+
+class Look(NamedTuple):
+    """Colour and marker of one checkpoint, the same in every figure of a report."""
+
+    colour: str
+    marker: str
+
+
+def paper_style() -> AbstractContextManager[None]:
+    """A context in which figures are made and saved; matplotlib's own settings are back afterwards."""
+    return style.context(["default", _STYLE])
+
+
+def looks(checkpoints: Sequence[str]) -> dict[str, Look]:
+    """Colour and marker per checkpoint, by its place in `checkpoints` (the base first)."""
+    return {
+        name: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
+        for i, name in enumerate(dict.fromkeys(checkpoints))
+    }
+
+
+def checkpoints_of(result: Result) -> list[str]:
+    """The checkpoints that `result` is about, the one they are measured against first; floors are left out."""
+    values = [row for row in result.rows if row.role == "value"]
+    bases = [row.reference for row in values if row.reference is not None]
+    identical = result.settings.get("identical", [])
+    return list(dict.fromkeys([*bases[:1], *(row.checkpoint for row in values), *identical]))
