@@ -16,6 +16,8 @@ Group = Literal["general", "knowledge", "ocr", "vision"]
 GROUPS: tuple[Group, ...] = ("general", "knowledge", "ocr", "vision")
 
 _DIGITS = tuple(str(digit) for digit in range(10))
+_WORDS = """yes no is there a digit what plus the even or odd which larger read top bottom row colour where
+how many digits are ? . ,"""
 _LEVEL_GAP = 3  # pixels between two sizes that are not jitter of the same one
 _PAIRS_WITH_SUM = Counter(a + b for a, b in combinations(range(10), 2))
 
@@ -77,8 +79,7 @@ def questions_about(scenes: DigitScenes, index: int) -> list[Question]:
 
 def vocabulary() -> list[str]:
     """Every word and punctuation mark that occurs in a question or an answer, lower case, in a fixed order."""
-    words = "is there a digit ? what plus the even or odd which larger , read top bottom row . colour where how many digits are".split()
-    words += ["yes", "no", *COLOURS, *CELLS, *(str(number) for number in range(18))]
+    words = [*_WORDS.split(), *COLOURS, *CELLS, *(str(number) for number in range(18))]
     return list(dict.fromkeys(words))
 
 
