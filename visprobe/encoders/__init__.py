@@ -1,1 +1,7 @@
-"""Checkpoint in, vision encoder out: tower, projector and processor, without the language model."""
+"""Vision encoders: from a checkpoint folder to tower, projector and image processor."""
+
+from visprobe.encoders.encoder import Site, VisionEncoder
+from visprobe.encoders.load import load_encoder
+from visprobe.encoders.provenance import Provenance
+
+__all__ = ["Provenance", "Site", "VisionEncoder", "load_encoder"]

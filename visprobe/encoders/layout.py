@@ -1,0 +1,91 @@
+"""What a checkpoint folder turned out to hold: which tensors are tower and projector, and what the MLLM reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from visprobe.encoders.family import Family
+from visprobe.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A checkpoint's tower and projector, not read yet.
+
+    Attributes:
+        name: "A", "B", "C", "D", "L" or "bare".
+        family: Family of the tower.
+        config: transformers configuration of the tower.
+        tower_name: Name of the tower, for people.
+        tower: Name relative to the tower to name in the file.
+        projector: "linear_1.weight", … to name in the file; empty without a projector.
+        activation: Activation between the projector's layers, by its name in transformers.
+        consumed: Site that the MLLM reads.
+        why: Why it is that site.
+        processor: Image processor.
+        warnings: What a reader should know.
+    """
+
+    name: str
+    family: Family
+    config: Any
+    tower_name: str
+    tower: Mapping[str, str]
+    projector: Mapping[str, str]
+    activation: str
+    consumed: str
+    why: str
+    processor: Any
+    warnings: tuple[str, ...] = ()
+
+
+def under(prefix: str, names: Iterable[str]) -> dict[str, str]:
+    """Names that begin with `prefix`, by what follows it; the buffer `position_ids` of old versions is left out."""
+    return {
+        name.removeprefix(prefix): name
+        for name in names
+        if name.startswith(prefix) and not name.endswith(".position_ids")
+    }
+
+
+def hidden_state(layer: int, blocks: int) -> str:
+    """The site of `hidden_states[layer]` in a tower of `blocks` blocks, counted from the input.
+
+    Raises:
+        CheckpointError: If there is no such layer.
+    """
+    if not -blocks - 1 <= layer <= blocks:
+        raise CheckpointError(
+            f"the configuration selects vision layer {layer}, the tower has {blocks} blocks",
+            hint="Check that config.json belongs to these weights.",
+        )
+    return f"block_{layer % (blocks + 1):02d}"
+
+
+def no_tower(folder: object, named: str | None, keys: Iterable[str]) -> CheckpointError:
+    """The error for a checkpoint that holds no vision tensors; `named` is the tower its configuration names."""
+    found = f"its tensors begin with {', '.join(prefixes(keys))}"
+    if named:
+        return CheckpointError(
+            f"{folder} holds no vision tower: {found}. Its configuration names the tower {named}, which was frozen "
+            "and not saved",
+            hint="The tower is that of the base model: give the checkpoint of that tower itself.",
+        )
+    return CheckpointError(
+        f"{folder} holds no vision tower: {found}", hint="Give the checkpoint of a multimodal model or of a tower."
+    )
+
+
+def no_projector(folder: object, keys: Iterable[str]) -> CheckpointError:
+    """The error for a multimodal checkpoint that holds a tower and no projector."""
+    return CheckpointError(
+        f"{folder} holds no projector: its tensors begin with {', '.join(prefixes(keys))}",
+        hint="Give the full checkpoint, with tower and projector.",
+    )
+
+
+def prefixes(keys: Iterable[str], limit: int = 5) -> list[str]:
+    """The first few distinct beginnings (two parts) of tensor names."""
+    return list(dict.fromkeys(".".join(key.split(".")[:2]) for key in sorted(keys)))[:limit]

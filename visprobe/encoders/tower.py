@@ -1,0 +1,70 @@
+"""Building a tower of transformers from tensors, with nothing missing and nothing left over."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from visprobe.encoders.family import Family
+from visprobe.encoders.projector import widest
+from visprobe.encoders.quiet import quiet
+from visprobe.errors import CheckpointError
+
+
+def load_tower(
+    family: Family, config: Any, tensors: Mapping[str, torch.Tensor], *, norm_needed: bool
+) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The tower whose weights are `tensors`, in their widest dtype, in evaluation mode.
+
+    Args:
+        family: Family of the tower.
+        config: Its transformers configuration.
+        tensors: Weights by name relative to the tower, as the file spells them.
+        norm_needed: Whether the MLLM reads the last norm; if not, a checkpoint may leave it out.
+
+    Returns:
+        The tower, and its weights by canonical name (that of the transformers class) in stored dtype.
+
+    Raises:
+        CheckpointError: If tensors are missing, unexpected or of another shape; all of them are counted.
+    """
+    names = set(tensors)
+    config = copy.deepcopy(config)
+    with quiet():
+        tower, info = family.cls.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(tensors),
+            dtype=widest(tensors),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **family.options(names),
+        )
+    optional = set() if norm_needed else {f"{family.norm}.weight", f"{family.norm}.bias"}
+    _check(family, info, optional)
+    tower = family.without_absent(tower, names).eval().requires_grad_(False)
+    stored = {
+        name: parameter.to(tensors[name].dtype) if name in tensors else parameter
+        for name, parameter in tower.state_dict().items()
+    }
+    return tower, stored
+
+
+def _check(family: Family, info: Mapping[str, Any], optional: set[str]) -> None:
+    missing = sorted(set(info["missing_keys"]) - optional)
+    faults = [_listed("missing", missing), _listed("unexpected", sorted(info["unexpected_keys"]))]
+    shapes = [f"{name} {list(stored)} instead of {list(wanted)}" for name, stored, wanted in info["mismatched_keys"]]
+    faults += [_listed("of another shape", sorted(shapes)), _listed("not convertible", list(info["error_msgs"]))]
+    if any(faults):
+        raise CheckpointError(
+            f"the tensors do not make a {family.tower_class} as configured: {'; '.join(filter(None, faults))}",
+            hint="Check that config.json belongs to these weights and that the checkpoint is complete.",
+        )
+
+
+def _listed(fault: str, names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{fault}: {', '.join(names[:3])}{more}" if names else ""
