@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -60,5 +60,9 @@ def decode(data: bytes) -> Image.Image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except BadImage:
         raise
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image of a known format") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, higher, limits
+        raise BadImage(f"more than {MAX_PIXELS // 1_000_000} Mpx") from error
     except Exception as error:  # Pillow raises many types on damaged files, SyntaxError and struct.error among them
         raise BadImage(f"{type(error).__name__}: {error}".splitlines()[0][:200]) from error

@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl reports each train
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
+from transformers import AutoModelForImageTextToText, AutoProcessor, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from visprobe.errors import CheckpointError, TrainingError
@@ -142,6 +142,7 @@ def _trainer(
         reference = copy.deepcopy(model).requires_grad_(False).eval()
         arguments = DPOConfig(beta=recipe.beta, **settings)
         trainer = _DPO(model, reference, arguments, data_collator=PreferenceCollator(encoder), **common)
+    trainer.remove_callback(PrinterCallback)  # it prints every log to stdout, which is for results
     trainer.part_learning_rates = recipe.part_learning_rates
     return trainer
 
@@ -171,6 +172,7 @@ def _settings(recipe: Recipe, scratch: str) -> dict[str, Any]:
         "remove_unused_columns": False,
         "seed": recipe.seed,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # by default a NaN is logged as the last finite loss
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,

@@ -1,0 +1,68 @@
+"""Decoding: what is an image, what is not, and what is too much."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visprobe.data.image_set import MAX_PIXELS, BadImage, decode
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds no pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 1000) + b"IDAT"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "BMP", "TIFF"])
+def test_lossless_formats_keep_every_pixel(kind):
+    assert np.array_equal(np.asarray(decode(encoded(Image.fromarray(PIXELS), kind))), PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
+def test_every_mode_becomes_rgb(mode):
+    image = Image.fromarray(PIXELS)
+    image = Image.new("I;16", (30, 20), 700) if mode == "I;16" else image.convert(mode)
+    done = decode(encoded(image, "TIFF" if mode in {"CMYK", "I;16"} else "PNG"))
+    assert (done.mode, done.size) == ("RGB", (30, 20))
+
+
+def test_exif_rotation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate 90 degrees clockwise to view upright
+    done = decode(encoded(Image.fromarray(PIXELS), "PNG", exif=exif))
+    assert np.array_equal(np.asarray(done), np.rot90(PIXELS, -1))
+
+
+def test_every_truncation_of_a_jpeg_is_caught():
+    data = encoded(Image.fromarray(PIXELS), "JPEG")
+    for length in range(0, len(data) - 2, 7):
+        with pytest.raises(BadImage):
+            decode(data[:length])
+
+
+def test_more_than_64_megapixels_is_refused_from_the_header_alone():
+    assert MAX_PIXELS == 64_000_000
+    for side in (8_001, 9_600, 50_000):  # above ours; above Pillow's warning; above Pillow's error
+        with pytest.raises(BadImage, match="more than 64 Mpx"):
+            decode(png_header(side, side))
+    with pytest.raises(BadImage, match="truncated|broken|OSError"):
+        decode(png_header(7_999, 8_000))  # small enough to be tried
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"%PDF-1.4", b"GIF89a"])
+def test_what_is_no_image_is_named(data):
+    with pytest.raises(BadImage, match="known format|Error"):
+        decode(data)

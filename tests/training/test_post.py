@@ -1,0 +1,175 @@
+"""SFT and DPO runs against plain computations of what they should do."""
+
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from visprobe.errors import CheckpointError, TrainingError, UsageError
+from visprobe.training.collate import PreferenceCollator, PreferenceRow, RowEncoder, SupervisedCollator
+from visprobe.training.digits import digit_rows
+from visprobe.training.parts import check_gradients, part_of, train_only
+from visprobe.training.post import Recipe, post_train
+from visprobe.training.small_llava import build_model, build_processor
+
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints") / "base"
+    processor = build_processor()
+    build_model(processor, seed=0).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return digit_rows(BATCH, seed=0)
+
+
+def run(base, rows, folder, **settings):
+    settings = {"stage": "sft", "steps": 2, "batch_size": BATCH, **settings}
+    return post_train(base, Recipe(**settings), *rows, folder)
+
+
+def changed_parts(before, after):
+    old, new = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")
+    assert old.keys() == new.keys()
+    return {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
+
+
+def answer_log_probabilities(folder, rows, which):
+    """Plain transformers, one row at a time: log-probabilities of the answer's tokens and the end of the turn."""
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    found = []
+    for row in rows[0]:
+        turns = [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row.prompt}]},
+            {"role": "assistant", "content": getattr(row, which)},
+        ]
+        text = processor.apply_chat_template(turns)
+        inputs = processor(images=[rows[1](row.image)], text=[text], return_tensors="pt")
+        ids = inputs["input_ids"][0]
+        end = int((ids == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")).nonzero()[-1])
+        start = int((ids == processor.tokenizer.convert_tokens_to_ids("assistant")).nonzero()[-1]) + 1
+        with torch.no_grad():
+            scores = model(**inputs).logits[0].log_softmax(-1)
+        found.append([scores[i - 1, ids[i]].item() for i in range(start, end + 1)])
+    return found
+
+
+def test_supervised_loss_is_the_mean_over_answer_tokens(base, rows, tmp_path):
+    manifest = run(base, rows, tmp_path / "sft")
+    tokens = [-score for answer in answer_log_probabilities(base, rows, "chosen") for score in answer]
+    # Padding and batching change float32 sums in the last digits only.
+    assert manifest["losses"][0] == pytest.approx(sum(tokens) / len(tokens), abs=2e-5)
+
+
+def test_preference_loss_is_the_formula_of_dpo(base, rows, tmp_path):
+    trained = tmp_path / "dpo"
+    first = run(base, rows, trained, stage="dpo", steps=6, beta=0.3)
+    assert first["losses"][0] == pytest.approx(math.log(2), abs=1e-5)  # policy and reference are the same model
+    sums = {
+        (folder, which): torch.tensor([sum(a) for a in answer_log_probabilities(folder, rows, which)])
+        for folder in (base, trained)
+        for which in ("chosen", "rejected")
+    }
+    margin = (sums[trained, "chosen"] - sums[base, "chosen"]) - (sums[trained, "rejected"] - sums[base, "rejected"])
+    loss = -torch.nn.functional.logsigmoid(0.3 * margin).mean().item()
+    # The last step's loss was taken before its own small update (the cosine has reached 1 % of the peak by then).
+    assert loss == pytest.approx(first["losses"][-1], abs=0.02)
+    assert loss < 0.6 < first["losses"][0]
+
+
+def test_both_arms_see_the_same_rows_and_record_it(base, rows, tmp_path):
+    sft = run(base, rows, tmp_path / "sft")
+    dpo = run(base, rows, tmp_path / "dpo", stage="dpo")
+    assert sft["inputs"]["rows"] == dpo["inputs"]["rows"]
+    assert sft["inputs"]["base"] == dpo["inputs"]["base"]
+    differ = {key for key, value in sft["inputs"]["recipe"].items() if dpo["inputs"]["recipe"][key] != value}
+    assert differ == {"stage"}
+    assert (sft["seen"]["responses"], dpo["seen"]["responses"]) == (2 * BATCH, 4 * BATCH)
+    assert json.loads((tmp_path / "sft" / "manifest.json").read_text())["losses"] == sft["losses"]
+
+
+def test_everything_the_loss_reaches_is_trained(base, rows, tmp_path):
+    manifest = run(base, rows, tmp_path / "sft")
+    assert changed_parts(base, tmp_path / "sft") == {"vision_tower", "multi_modal_projector", "language_model"}
+    assert manifest["without_gradient"] == [
+        f"model.vision_tower.post_layernorm.{kind}" for kind in ("bias", "weight")
+    ]  # the MLLM reads the last block, before that norm
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_parts_left_out_stay_bit_identical(base, rows, tmp_path, stage):
+    run(base, rows, tmp_path / "out", stage=stage, train=("projector",))
+    assert changed_parts(base, tmp_path / "out") == {"multi_modal_projector"}
+
+
+def test_each_part_has_its_own_learning_rate(base, rows, tmp_path):
+    run(base, rows, tmp_path / "slow", steps=3, part_learning_rates={"vision_tower": 3e-5})
+    old, new = load_file(base / "model.safetensors"), load_file(tmp_path / "slow" / "model.safetensors")
+    step = {
+        part: max((new[n] - old[n]).abs().max().item() for n in old if n.startswith(part))
+        for part in ("vision_tower", "multi_modal_projector")
+    }
+    # Adam moves a weight by at most about its learning rate per step, whatever the gradient.
+    assert step["multi_modal_projector"] / step["vision_tower"] == pytest.approx(10, rel=0.2)
+
+
+def test_a_finished_run_is_not_repeated(base, rows, tmp_path):
+    run(base, rows, tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    assert run(base, rows, tmp_path / "out")["reused"]
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+    assert "reused" not in run(base, rows, tmp_path / "out", seed=1)
+
+
+def test_same_seed_same_weights(base, rows, tmp_path):
+    for name in ("one", "two"):
+        run(base, rows, tmp_path / name, stage="dpo")
+    assert changed_parts(tmp_path / "one", tmp_path / "two") == set()
+
+
+def test_a_diverged_run_stops_and_leaves_nothing(base, rows, tmp_path):
+    with pytest.raises(TrainingError, match="the loss is nan"):
+        run(base, rows, tmp_path / "out", steps=5, learning_rate=1e30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_without_any_gradient_is_refused(base):
+    model = LlavaForConditionalGeneration.from_pretrained(base)
+    train_only(model, ("vision_tower", "language_model"))
+    for name, parameter in model.named_parameters():
+        parameter.grad = torch.ones_like(parameter) if part_of(name) == "language_model" else None
+    with pytest.raises(TrainingError, match="vision_tower is meant to train .*patch_embedding"):
+        check_gradients(model)
+
+
+def test_unknown_parts_and_bases_are_refused(base, rows, tmp_path):
+    with pytest.raises(UsageError, match="no such part: tower"):
+        run(base, rows, tmp_path / "out", train=("tower",))
+    with pytest.raises(CheckpointError, match="cannot load"):
+        run(tmp_path, rows, tmp_path / "out")
+    with pytest.raises(TrainingError, match="no known part"):
+        part_of("model.audio_tower.weight")
+
+
+def test_batches_mark_only_the_answer():
+    processor = build_processor()
+    rows = [PreferenceRow(0, "Is there a red digit?", "yes", "no"), PreferenceRow(0, "Read the top row.", "3 7", "3 1")]
+    encoder = RowEncoder(processor, rows, lambda _: Image.new("RGB", (64, 64)))
+    batch = SupervisedCollator(encoder)([{"row": 0}, {"row": 1}])
+    spoken = [processor.tokenizer.decode(ids[labels >= 0]) for ids, labels in zip(*(batch[k] for k in ("input_ids", "labels")), strict=True)]
+    assert spoken == ["yes <|im_end|>", "3 7 <|im_end|>"]
+    pairs = PreferenceCollator(encoder)([{"row": 0}, {"row": 1}])
+    spoken = [processor.tokenizer.decode(ids[mask == 1]) for ids, mask in zip(pairs["input_ids"], pairs["completion_mask"], strict=True)]
+    assert spoken == ["yes <|im_end|>", "3 7 <|im_end|>", "no <|im_end|>", "3 1 <|im_end|>"]
+    assert torch.equal(pairs["pixel_values"][:2], pairs["pixel_values"][2:])
