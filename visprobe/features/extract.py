@@ -57,7 +57,7 @@ class Extraction:
 def extract(
     encoders: Sequence[VisionEncoder],
     images: ImageSet,
-    sites: Sequence[str],
+    sites: Callable[[VisionEncoder], Sequence[str]],
     *,
     store: FeatureStore,
     batch_size: int = 64,
@@ -67,9 +67,9 @@ def extract(
     """Mean-pooled patch features of every image at every site under every encoder.
 
     Args:
-        encoders: The encoders; all must have the sites.
+        encoders: The encoders.
         images: The images.
-        sites: Site names; "consumed" stands for the site the MLLM reads.
+        sites: From an encoder to the names of the sites wanted of it; "consumed" stands for the site the MLLM reads.
         store: Where features are kept and found again.
         batch_size: Images per forward pass.
         processors: For each encoder, the encoder whose processor makes its pixels; by default its own.
@@ -81,9 +81,9 @@ def extract(
 
     Raises:
         DataError: If no image can be used.
-        CheckpointError: If an encoder lacks a site.
+        CheckpointError: If an encoder lacks a site that is wanted of it.
     """
-    work = _Pass(images, store, [_Job(e, p, sites) for e, p in zip(encoders, processors or encoders, strict=True)])
+    work = _Pass(images, store, [_Job(e, p, sites(e)) for e, p in zip(encoders, processors or encoders, strict=True)])
     for done in work.run(batch_size):
         if progress:
             progress(images.name, done, len(images.items))

@@ -1,0 +1,5 @@
+"""`python -m visprobe` is `visprobe`."""
+
+from visprobe.cli.app import main
+
+main()

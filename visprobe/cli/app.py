@@ -1,0 +1,65 @@
+"""The `visprobe` command: its sub-commands, and what happens to errors and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from visprobe import __version__
+from visprobe.cli import compare, demo, doctor, imagenet, train
+from visprobe.cli.output import print_error
+from visprobe.errors import TooManyBadItems, VisprobeError
+
+app = typer.Typer(
+    name="visprobe",
+    help="What did post-training do to the vision encoder of a multimodal LLM, and does it see better?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": lambda name: name.replace("_", "-")},
+)
+app.command("compare")(compare.command)
+app.command("imagenet")(imagenet.command)
+app.add_typer(train.app, name="train")
+app.command("demo")(demo.command)
+app.command("doctor")(doctor.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"visprobe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line; exit codes are 0 done, 1 failed, 2 usage, 3 too many bad items, 4 prerequisite, 130, 143."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except VisprobeError as error:
+        if os.environ.get("VISPROBE_DEBUG"):
+            raise
+        # Where too many items were bad, the results are already on stdout, as the one JSON document there is.
+        print_error(error, as_json="--json" in sys.argv and not isinstance(error, TooManyBadItems))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    sys.exit(143)

@@ -1,0 +1,46 @@
+"""`visprobe compare`: what post-training did to the vision encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from visprobe.cli import options as o
+from visprobe.cli.output import Bars
+
+
+def command(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoint folders; the first is the base.")],
+    data: o.Data,
+    output_dir: o.OutputDir = Path("visprobe-report"),
+    split: o.Split = None,
+    limit: o.Limit = None,
+    batch_size: o.BatchSize = 64,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    seed: o.Seed = 0,
+    max_bad: o.MaxBad = "1%",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Where and how far each checkpoint's encoder moved from the first one's, and whether it sees better.
+
+    Writes report.html, report.json and the figures into the output folder.
+
+    Example: visprobe compare checkpoints/base checkpoints/sft checkpoints/dpo --data ILSVRC2012 --limit 5000
+
+    Example: visprobe compare checkpoints/base checkpoints/dpo --data digits --json
+    """
+    from visprobe.cli.measured import command_line, finish, show
+    from visprobe.report.compare import compare
+    from visprobe.report.measurement import Options
+    from visprobe.report.write import write_report
+
+    with Bars(quiet) as bars:
+        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars)
+        measured = compare(checkpoints, data, how)
+        page = write_report(output_dir, measured.document(command_line()))
+    show(measured, as_json=json, page=page)
+    finish(measured, max_bad)

@@ -1,0 +1,54 @@
+"""Options that mean the same in every command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from visprobe.errors import UsageError
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        help="Folder of images (train/ and val/ inside, one folder per class, or plain), saved or hub dataset, "
+        "or 'digits' for the built-in scenes.",
+    ),
+]
+Split = Annotated[str | None, typer.Option(help="Split to measure. Default: val, validation, valid or test.")]
+Limit = Annotated[int | None, typer.Option(help="At most so many images of each split, evenly over the classes.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward pass.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16: number format of the encoders' arithmetic.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+MaxBad = Annotated[
+    str,
+    typer.Option(
+        help="How many images may be unusable before exit code 3: a number or 'P%'.",
+        callback=lambda text: _checked(text),  # before any work is done
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder that is written.")]
+
+
+def _checked(text: str) -> str:
+    allowed_bad(text, 100)
+    return text
+
+
+def allowed_bad(text: str, total: int) -> int:
+    """How many of `total` images may be bad, from "N" or "P%".
+
+    Raises:
+        UsageError: If the text is neither.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip())
+    if not match or (not match[2] and "." in match[1]):
+        raise UsageError(f"--max-bad {text!r} is neither a number nor a percentage", hint="Write 20 or 1%.")
+    return int(float(match[1]) / 100 * total) if match[2] else int(match[1])

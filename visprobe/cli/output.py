@@ -1,0 +1,128 @@
+"""What commands print: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.errors import VisprobeError
+
+QUIET_PERIOD = 30.0  # seconds between two lines where there is no terminal to draw a bar on
+
+
+class Bars:
+    """A progress bar per stage on stderr; plain lines where stderr is no terminal; nothing if quiet."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._tasks: dict[str, TaskID] = {}
+        self._last = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=Console(stderr=True),
+            disable=quiet or not sys.stderr.isatty(),
+        )
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` steps of `stage` are done."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(escape(stage), total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+        if self._progress.disable and not self._quiet and self._due(done == total):
+            print(f"{printable(stage)}: {done}/{total}", file=sys.stderr, flush=True)
+
+    def _due(self, finished: bool) -> bool:
+        now = time.monotonic()
+        if finished or now - self._last >= QUIET_PERIOD:
+            self._last = now
+            return True
+        return False
+
+
+def print_error(error: VisprobeError, *, as_json: bool) -> None:
+    """The error on stderr, and as a JSON document on stdout where JSON was asked for."""
+    if as_json:
+        what = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+        print(json.dumps({"error": what}, ensure_ascii=False))
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {escape(printable(error.message))}", highlight=False)
+    console.print(f"  [bold]try:[/] {escape(printable(error.hint))}", highlight=False)
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, so that a file name cannot steer the terminal."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def print_statements(statements: Sequence[str]) -> None:
+    """The verdict, one paragraph per statement."""
+    console = Console()
+    for statement in statements:
+        console.print(f"• {escape(printable(statement))}", highlight=False)
+
+
+def print_results(results: Iterable[Result]) -> None:
+    """One table per result: a line per checkpoint and site, a column per measure, with intervals."""
+    for result in results:
+        Console().print(_table(result))
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """What a reader must know before believing the numbers, on stderr."""
+    for note in notes:
+        Console(stderr=True).print(f"[yellow]note:[/] {escape(printable(note))}", highlight=False)
+
+
+def _table(result: Result) -> Table:
+    measures = list(dict.fromkeys((row.measure, row.role == "difference") for row in result.rows))
+    lines: dict[tuple[str, str], dict[tuple[str, bool], Row]] = {}
+    for row in result.rows:
+        name = row.checkpoint if row.role != "difference" else f"{row.checkpoint} − {row.reference}"
+        lines.setdefault((name, row.site), {})[row.measure, row.role == "difference"] = row
+    table = Table(title=printable(result.question), title_justify="left", title_style="bold", caption_justify="left")
+    table.add_column("checkpoint")
+    table.add_column("site")
+    names = list(dict.fromkeys(measure for measure, _ in measures))
+    for measure in names:
+        table.add_column(measure, justify="right")
+    for (name, site), cells in lines.items():
+        texts = [next((_cell(cells[key]) for key in cells if key[0] == measure), "") for measure in names]
+        table.add_row(escape(printable(name)), escape(printable(site)), *texts)
+    table.caption = "; ".join(dict.fromkeys(f"n = {r.estimate.n}, {r.estimate.method}" for r in result.rows))[:200]
+    return table
+
+
+def _cell(row: Row) -> str:
+    text = number(row.estimate, signed=row.role == "difference")
+    return f"[dim]{text}[/]" if row.role == "floor" else text
+
+
+def number(estimate: Estimate, *, signed: bool = False) -> str:
+    """An estimate as text: percentages for fractions, four significant digits otherwise, with the interval."""
+    scale, digits, mark = (100, ".1f", " %") if estimate.unit == "fraction" else (1, ".4g", "")
+    sign = "+" if signed else ""
+    value = f"{estimate.value * scale:{sign}{digits}}{mark}"
+    if estimate.method == "exact":
+        return value
+    return f"{value} [{estimate.low * scale:{sign}{digits}}, {estimate.high * scale:{sign}{digits}}]".replace(r"[", r"\[")

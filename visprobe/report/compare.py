@@ -1,0 +1,99 @@
+"""The main question, asked whole: checkpoints and images in, results and a verdict out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from visprobe.analyses.drift import representation_drift
+from visprobe.analyses.result import Result
+from visprobe.analyses.verdict import verdict
+from visprobe.analyses.weights import weight_drift
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.errors import DataError, UsageError
+from visprobe.report.measurement import Measurement, Options
+from visprobe.report.session import Session, all_sites, open_encoders, read_sites
+
+
+def compare(
+    checkpoints: Sequence[str | Path], data: str, options: Options | None = None, also: Sequence[Result] = ()
+) -> Measurement:
+    """How each checkpoint's vision encoder differs from the first one's, and whether it sees better.
+
+    Args:
+        checkpoints: Two or more checkpoint folders; the first is the base.
+        data: What `open_images` understands.
+        options: How to run.
+        also: Results from elsewhere on the same checkpoints (answer accuracy), for the verdict and the report.
+
+    Returns:
+        Prototype accuracy (if the images have classes), representation drift and weight drift, each with
+        its floors and paired differences, and a verdict.
+
+    Raises:
+        UsageError: If there are fewer than two checkpoints, or their encoders have different shapes.
+        CheckpointError, DataError: If a checkpoint or the images cannot be used.
+    """
+    options = options or Options()
+    if len(checkpoints) < 2:
+        raise UsageError("compare needs two checkpoints or more", hint="visprobe compare BASE SFT DPO --data DATA")
+    encoders = open_encoders(checkpoints, options)
+    base, others = encoders[0], encoders[1:]
+    _refuse_other_shapes(base, others)
+    untrained, rounded = base.untrained(options.seed), base.rounded(torch.bfloat16)
+    session = Session(encoders, [untrained, rounded], data, options)
+    query = session.extract(session.images.query, all_sites)
+    count, warnings = len(encoders), []
+    results = [
+        representation_drift(query[0], query[1:count], query[count:]),
+        weight_drift(base.name, base.weights(), {e.name: e.weights() for e in others}, base.weight_group),
+        *also,
+    ]
+    try:
+        results.insert(0, session.accuracy(query, [untrained]))
+    except DataError as error:  # drift needs no classes, so images without usable ones still answer half the question
+        warnings.append(f"accuracy was not measured: {error.message}")
+    return session.measurement(results, verdict(results, base.name), warnings)
+
+
+def imagenet(checkpoints: Sequence[str | Path], data: str, options: Options | None = None) -> Measurement:
+    """Class-prototype accuracy of each checkpoint's encoder, before and after the projector.
+
+    Args:
+        checkpoints: One or more checkpoint folders; differences are taken to the first.
+        data: A labelled image set, as `open_images` understands it.
+        options: How to run.
+
+    Raises:
+        CheckpointError, DataError: If a checkpoint or the images cannot be used.
+    """
+    options = options or Options()
+    encoders = open_encoders(checkpoints, options)
+    floors = _untrained_of_each_shape(encoders, options.seed)
+    session = Session(encoders, floors, data, options)
+    query = session.extract(session.images.query, read_sites)
+    return session.measurement([session.accuracy(query, floors)])
+
+
+def _refuse_other_shapes(base: VisionEncoder, others: Sequence[VisionEncoder]) -> None:
+    for other in others:
+        if all_sites(other) != all_sites(base) or other.grid != base.grid:
+            raise UsageError(
+                f"{other.name} and {base.name} have encoders of different shape "
+                f"({len(other.sites)} sites over {other.grid[0]}x{other.grid[1]} patches against "
+                f"{len(base.sites)} over {base.grid[0]}x{base.grid[1]})",
+                hint="compare follows one encoder through training; for unrelated encoders use visprobe imagenet.",
+            )
+
+
+def _untrained_of_each_shape(encoders: Sequence[VisionEncoder], seed: int) -> list[VisionEncoder]:
+    """One untrained tower per shape among the encoders, named after the first of its shape if there are several."""
+    first = {(e.sites, e.grid, e.processor_hash): e for e in reversed(encoders)}
+    floors = []
+    for encoder in reversed(first.values()):
+        floor = encoder.untrained(seed)
+        floor.name = floor.name if len(first) == 1 else f"{floor.name} ({encoder.name})"
+        floors.append(floor)
+    return floors

@@ -1,0 +1,86 @@
+"""What a command measured, and the document it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visprobe.analyses.result import Result
+from visprobe.analyses.verdict import Statement
+from visprobe.report.document import build_document
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a measurement is run; the same for every command.
+
+    Attributes:
+        split: Split to measure; by default the first of val, validation, valid, test.
+        limit: At most so many images of each split.
+        batch_size: Images per forward pass.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "float32", "bfloat16" or "float16": number format of the encoders' arithmetic.
+        seed: Seed of every random choice.
+        store: Root of the feature store; by default the user's cache folder.
+        progress: Called with (stage, done, total).
+    """
+
+    split: str | None = None
+    limit: int | None = None
+    batch_size: int = 64
+    device: str = "auto"
+    dtype: str = "float32"
+    seed: int = 0
+    store: Path | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured on some checkpoints with one data set.
+
+    Attributes:
+        results: One `Result` per analysis.
+        verdict: What follows, in words; empty where there is nothing to compare.
+        checkpoints: Name and provenance of every checkpoint, the base first.
+        data: Each image set: name, n, classes, hash, bad_items.
+        warnings: What a reader must know before believing the numbers.
+        decoded: Images decoded in this run: fewer than asked for if the feature store held some.
+        forwarded: Images x encoders forwarded in this run.
+        seed: Seed of the run.
+    """
+
+    results: tuple[Result, ...]
+    verdict: tuple[Statement, ...]
+    checkpoints: tuple[dict[str, Any], ...]
+    data: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...]
+    decoded: int
+    forwarded: int
+    seed: int
+
+    @property
+    def images(self) -> int:
+        """How many images were asked for, usable or not."""
+        return sum(images["n"] + len(images["bad_items"]) for images in self.data)
+
+    @property
+    def bad(self) -> list[tuple[str, str]]:
+        """Images left out: where they are, and why."""
+        return [(f"{s['name']}/{item['id']}", item["reason"]) for s in self.data for item in s["bad_items"]]
+
+    def document(self, command: Sequence[str]) -> dict[str, Any]:
+        """The content of report.json, for the command line that asked for it."""
+        return build_document(
+            command=command,
+            seed=self.seed,
+            checkpoints=self.checkpoints,
+            data=self.data,
+            results=self.results,
+            verdict=self.verdict,
+            warnings=self.warnings,
+        )

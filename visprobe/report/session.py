@@ -1,0 +1,197 @@
+"""Checkpoints and images brought together: who is loaded, under what name, with whose pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from visprobe.analyses.imagenet import prototype_accuracy
+from visprobe.analyses.result import Result
+from visprobe.analyses.verdict import Statement
+from visprobe.data.image_set import ImageSet
+from visprobe.data.open import open_images
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.load import load_encoder
+from visprobe.errors import DataError, PrerequisiteError, UsageError
+from visprobe.features.extract import Extraction, extract
+from visprobe.features.feature_set import FeatureSet
+from visprobe.features.store import FeatureStore, default_folder
+from visprobe.report.measurement import Measurement, Options
+
+FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Sites = Callable[[VisionEncoder], Sequence[str]]
+
+
+def all_sites(encoder: VisionEncoder) -> list[str]:
+    """Every site of the encoder, counted from the input."""
+    return [site.name for site in encoder.sites]
+
+
+def read_sites(encoder: VisionEncoder) -> list[str]:
+    """The site the MLLM reads, and the projector's output where there is a projector."""
+    return [encoder.consumed, "projected"] if encoder.has_projector else [encoder.consumed]
+
+
+def open_encoders(checkpoints: Sequence[str | Path], options: Options) -> list[VisionEncoder]:
+    """Load the encoders under names that tell them apart.
+
+    Raises:
+        UsageError: If a checkpoint is named twice, or a device or number format is unknown.
+        PrerequisiteError: If the device is not there.
+        CheckpointError: If a checkpoint cannot be read.
+    """
+    paths = [Path(checkpoint) for checkpoint in checkpoints]
+    names, device, dtype = distinct_names(paths), _device(options.device), _format(options.dtype)
+    encoders = []
+    for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
+        encoder = load_encoder(path, device=device, dtype=dtype)
+        encoder.name = name
+        encoders.append(encoder)
+        if options.progress:
+            options.progress("read encoders", number, len(paths))
+    return encoders
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest endings of the paths that tell them apart: folder names, with parents where needed.
+
+    Raises:
+        UsageError: If two paths are the same.
+    """
+    parts = [path.resolve().parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise UsageError("the same checkpoint is named twice", hint="Name each checkpoint once.")
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("distinct paths have distinct names")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name} is unknown", hint="Write auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise PrerequisiteError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices", hint="Write --device cpu."
+        )
+    return device
+
+
+def _format(name: str) -> torch.dtype:
+    if name not in FORMATS:
+        raise UsageError(f"--dtype {name} is unknown", hint=f"Write one of {', '.join(FORMATS)}.")
+    return FORMATS[name]
+
+
+class Session:
+    """One measurement under way.
+
+    Args:
+        encoders: The checkpoints' encoders, the base first.
+        floors: What their numbers are read against: untrained and rounded encoders.
+        data: What `open_images` understands.
+        options: How to run.
+    """
+
+    def __init__(
+        self, encoders: Sequence[VisionEncoder], floors: Sequence[VisionEncoder], data: str, options: Options
+    ) -> None:
+        self.encoders, self.floors = list(encoders), list(floors)
+        self.images = open_images(data, split=options.split, limit=options.limit, seed=options.seed)
+        self.warnings: list[str] = []
+        self._options = options
+        self._store = FeatureStore(options.store or default_folder())
+        self._data: list[dict[str, Any]] = []
+        self._decoded = self._forwarded = 0
+
+    def extract(
+        self, images: ImageSet, sites: Sites, encoders: Sequence[VisionEncoder] | None = None
+    ) -> tuple[FeatureSet, ...]:
+        """Features of `images` under the encoders and floors (or under `encoders`), and a note of what was read."""
+        chosen = list(encoders or [*self.encoders, *self.floors])
+        extraction = extract(
+            chosen,
+            images,
+            sites,
+            store=self._store,
+            batch_size=self._options.batch_size,
+            processors=[self._processor_for(encoder) for encoder in chosen],
+            progress=self._options.progress,
+        )
+        self._note(images, extraction)
+        return extraction.features
+
+    def accuracy(self, query: Sequence[FeatureSet], floors: Sequence[VisionEncoder]) -> Result:
+        """Prototype accuracy of the encoders and `floors`, where the MLLM reads and after the projector.
+
+        Args:
+            query: Feature sets of the encoders and floors, in that order; more may follow.
+            floors: The first of the session's floors.
+
+        Raises:
+            DataError: If the images have no usable classes.
+        """
+        chosen = [*self.encoders, *floors]
+        if self.images.query.classes is None:
+            raise DataError(
+                f"{self.images.query.name} has no classes", hint="Accuracy needs a folder per class or a label column."
+            )
+        read = [_only(features, read_sites(e)) for features, e in zip(query, chosen, strict=False)]
+        support = self.extract(self.images.support, read_sites, chosen) if self.images.support else None
+        return prototype_accuracy(read, support, floor=[floor.name for floor in floors])
+
+    def measurement(
+        self, results: Sequence[Result], verdict: Sequence[Statement] = (), warnings: Sequence[str] = ()
+    ) -> Measurement:
+        """The results with everything they depended on."""
+        return Measurement(
+            results=tuple(results),
+            verdict=tuple(verdict),
+            checkpoints=tuple({"name": e.name, **_provenance(e)} for e in self.encoders),
+            data=tuple(self._data),
+            warnings=(*self.warnings, *warnings),
+            decoded=self._decoded,
+            forwarded=self._forwarded,
+            seed=self._options.seed,
+        )
+
+    def _processor_for(self, encoder: VisionEncoder) -> VisionEncoder:
+        """The first encoder's processor wherever the shapes agree: a changed processor would look like drift."""
+        first = self.encoders[0]
+        if encoder.processor_hash == first.processor_hash or encoder.grid != first.grid:
+            return encoder
+        note = f"{encoder.name} has another image processor than {first.name}: {first.name}'s was used for both"
+        if note not in self.warnings:
+            self.warnings.append(note)
+        return first
+
+    def _note(self, images: ImageSet, extraction: Extraction) -> None:
+        self._decoded += extraction.decoded
+        self._forwarded += extraction.forwarded
+        self._data.append(
+            {
+                "name": images.name,
+                "n": len(images.items) - len(extraction.bad),
+                "classes": len(images.classes) if images.classes else None,
+                "hash": extraction.images_hash,
+                "bad_items": [{"id": item.id, "reason": item.reason} for item in extraction.bad],
+            }
+        )
+
+
+def _only(features: FeatureSet, sites: Sequence[str]) -> FeatureSet:
+    return replace(features, sites={site: features.sites[site] for site in sites})
+
+
+def _provenance(encoder: VisionEncoder) -> dict[str, Any]:
+    hashes = {"tower_hash": encoder.tower_hash, "projector_hash": encoder.projector_hash}
+    return {**encoder.provenance.to_json(), **hashes, "processor_hash": encoder.processor_hash}
