@@ -34,8 +34,8 @@ def label_ends(axes: Axes, ends: Sequence[End]) -> None:
     wanted = [float(to_fraction.transform((0, end.height))[1]) for end in ends]
     for end, y in zip(ends, spread(wanted, step), strict=True):
         key = Line2D(
-            [1.015, 1.055], [y, y], color=end.colour, linestyle="--" if end.dashed else "-", linewidth=1.1, markevery=[1],
-            marker=end.marker, transform=axes.transAxes, clip_on=False,
+            [1.015, 1.055], [y, y], color=end.colour, linestyle="--" if end.dashed else "-", linewidth=1.1,
+            marker=end.marker, markevery=[1], transform=axes.transAxes, clip_on=False,
         )  # fmt: skip
         axes.add_line(key)
         axes.annotate(end.name, (1.075, y), xycoords="axes fraction", va="center", ha="left", size=6.5)

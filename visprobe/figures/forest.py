@@ -15,6 +15,7 @@ from visprobe.figures.style import INK, MUTED, ONE_COLUMN, TWO_COLUMNS, Look, pa
 
 _ROW_INCHES = 0.165
 _FRAME_INCHES = 0.62
+_ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
 
 @dataclass
@@ -95,7 +96,13 @@ def _draw_names(axes: Axes, parts: Sequence[Section]) -> None:
     for part, place in zip(parts, places, strict=True):
         top = min(place.values()) - 1
         axes.annotate(
-            shorten(part.title, 40), (0, top), xycoords=("axes fraction", "data"), va="center", weight="bold", color=INK
+            shorten(part.title, 40),
+            (0, top),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            weight="bold",
+            color=INK,
+            bbox=_ON_WHITE,
         )
 
 
@@ -132,7 +139,7 @@ def _draw_differences(axes: Axes, parts: Sequence[Section], look: Mapping[str, L
     reach = max(abs(low), abs(high))
     axes.set_xlim(-reach, reach)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:+.3g}".replace("-", "−") if x else "0"))
-    axes.xaxis.set_major_locator(MaxNLocator(6, symmetric=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, symmetric=True, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")

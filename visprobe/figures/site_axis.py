@@ -12,7 +12,7 @@ from visprobe.figures.style import MUTED, SHADE
 
 _MOST_BLOCK_LABELS = 15
 _HALF_SLOT = 0.45
-_ASIDE = 0.18
+_ASIDE = 0.008  # of the axis
 
 
 def place_sites(sites: Sequence[str]) -> dict[str, float]:
@@ -44,7 +44,8 @@ def runs(sites: Sequence[str]) -> list[list[str]]:
 
 def line_positions(run: Sequence[str], positions: Mapping[str, float], index: int, count: int) -> list[float]:
     """The x positions of `run` for line `index` of `count`: lines share the blocks, lone points stand side by side."""
-    aside = 0.0 if len(run) > 1 else _ASIDE * (index - (count - 1) / 2)
+    span = max(positions.values()) - min(positions.values())
+    aside = 0.0 if len(run) > 1 else _ASIDE * span * (index - (count - 1) / 2)
     return [positions[site] + aside for site in run]
 
 

@@ -1,0 +1,27 @@
+"""Which figure belongs to which analysis, in the order in which a report shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from visprobe.analyses.result import Result
+from visprobe.figures import answers, prototype_accuracy, representation_drift, weight_drift
+
+
+class Kind(NamedTuple):
+    """A kind of figure: its file name, and how it is drawn and described."""
+
+    name: str
+    draw: Callable[[Result, Sequence[str]], Figure]
+    caption: Callable[[Result], str]
+
+
+KINDS = {
+    "imagenet": Kind("prototype_accuracy", prototype_accuracy.draw, prototype_accuracy.caption),
+    "drift": Kind("representation_drift", representation_drift.draw, representation_drift.caption),
+    "weights": Kind("weight_drift", weight_drift.draw, weight_drift.caption),
+    "answers": Kind("answers", answers.draw, answers.caption),
+}

@@ -1,0 +1,83 @@
+"""The content of report.json: everything a run found and everything it depended on."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import visprobe
+from visprobe.analyses.result import Result
+from visprobe.report.redact import redact
+
+SCHEMA = "visprobe.report/1"
+_PACKAGES = (
+    "torch", "transformers", "safetensors", "datasets", "numpy", "scipy", "scikit-learn", "pillow", "matplotlib",
+)  # fmt: skip
+
+
+def build_document(
+    *,
+    command: Sequence[str],
+    seed: int,
+    checkpoints: Sequence[Mapping[str, Any]],
+    data: Sequence[Mapping[str, Any]],
+    results: Sequence[Result],
+    verdict: Sequence[Any],
+    warnings: Sequence[str] = (),
+    created: datetime | None = None,
+) -> dict[str, Any]:
+    """The whole report as plain JSON values, with secrets removed from every text.
+
+    Args:
+        command: The command line, program name first.
+        seed: The seed of the run.
+        checkpoints: Provenance of each checkpoint, the base first; "name" is required, the rest is shown as it is.
+        data: Each image set: "name", "n", "classes", "hash" and "bad_items" (a list of "id" and "reason").
+        results: What the analyses returned.
+        verdict: Statements with `text` and `evidence` (references to rows: analysis, checkpoint, site, measure).
+        warnings: What concerns the run as a whole; results and checkpoints carry their own.
+        created: When the run ended; now, if None.
+
+    Returns:
+        A dict that `write_report` writes and `render` shows.
+    """
+    document = {
+        "schema": SCHEMA,
+        "visprobe": visprobe.__version__,
+        "created": (created or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
+        "command": redact(shlex.join(redact(word) for word in command)),
+        "seed": seed,
+        "checkpoints": checkpoints,
+        "data": data,
+        "results": [result.to_json() for result in results],
+        "verdict": verdict,
+        "warnings": warnings,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "platform": platform.platform(),
+    }
+    plain: dict[str, Any] = _plain(document)
+    return plain
+
+
+def _versions() -> dict[str, str]:
+    installed = {d.metadata["Name"].lower() for d in metadata.distributions() if d.metadata["Name"]}
+    return {name: metadata.version(name) for name in _PACKAGES if name in installed}
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can hold it; a lone surrogate (an undecodable file name) is spelled out, as UTF-8 has none."""
+    if isinstance(value, str | Path):
+        return redact(str(value)).encode("utf-8", "backslashreplace").decode()
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    return value

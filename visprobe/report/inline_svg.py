@@ -1,0 +1,44 @@
+"""An SVG file as a part of an HTML page: no global style, no id that another figure also has."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "http://www.w3.org/1999/xlink"
+_LEFT_OUT = {f"{{{_SVG}}}{tag}" for tag in ("metadata", "style", "script", "foreignObject")}
+_REFERENCE = re.compile(r"url\(#([^)]+)\)")
+
+
+def inline_svg(svg: str, prefix: str, label: str) -> str:
+    """`svg` ready to stand inside a page.
+
+    Args:
+        svg: A whole SVG file.
+        prefix: Put before every id, so that two figures on one page do not share one.
+        label: What the figure shows, for readers who do not see it.
+
+    Returns:
+        One `<svg>` element without XML declaration, style sheet, metadata or script.
+    """
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _XLINK)
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in [c for c in parent if c.tag in _LEFT_OUT]:
+            parent.remove(child)
+        for name, value in parent.attrib.items():
+            parent.set(name, _prefixed(name, value, prefix))
+    root.set("role", "img")
+    root.set("aria-label", label)
+    root.set("style", "stroke-linejoin: round; stroke-linecap: butt")  # what matplotlib's own style sheet says
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _prefixed(name: str, value: str, prefix: str) -> str:
+    if name == "id":
+        return f"{prefix}-{value}"
+    if name in ("href", f"{{{_XLINK}}}href") and value.startswith("#"):
+        return f"#{prefix}-{value[1:]}"
+    return _REFERENCE.sub(lambda match: f"url(#{prefix}-{match[1]})", value)

@@ -1,0 +1,48 @@
+"""Numbers as a paper prints them: enough digits to see what matters, none that mean nothing."""
+
+from __future__ import annotations
+
+import math
+
+from visprobe.analyses.result import Estimate, Role
+
+_MINUS = "\N{MINUS SIGN}"
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def value_text(estimate: Estimate, role: Role = "value") -> str:
+    """The point estimate: "61.2 %", "+1.1" (percentage points), "0.99987", "4.1·10⁻⁵"."""
+    suffix = " %" if estimate.unit == "fraction" and role != "difference" else ""
+    return _number(estimate.value, estimate, role) + suffix
+
+
+def interval_text(estimate: Estimate, role: Role = "value") -> str:
+    """The interval in brackets, in the digits of the value; empty for an exact number."""
+    if estimate.low == estimate.high:
+        return ""
+    return f"[{_number(estimate.low, estimate, role)}, {_number(estimate.high, estimate, role)}]"
+
+
+def _number(value: float, estimate: Estimate, role: Role) -> str:
+    if role == "difference":
+        text = f"{100 * value:+.1f}" if estimate.unit == "fraction" else _significant(value, sign="+")
+    elif estimate.unit == "fraction":
+        text = f"{100 * value:.{max(1, _decimals(estimate.value) - 2)}f}"
+    elif estimate.unit == "CKA":
+        text = f"{value:.{max(3, _decimals(estimate.value))}f}"
+    else:
+        text = _significant(value)
+    return text.replace("-", _MINUS)
+
+
+def _decimals(value: float) -> int:
+    """Decimals that show two digits of the distance to the nearer of 0 and 1, at most 8."""
+    distance = min(abs(value), abs(1 - value))
+    return 0 if distance == 0 else min(8, math.ceil(-math.log10(distance)) + 1)
+
+
+def _significant(value: float, sign: str = "") -> str:
+    if value == 0 or abs(value) >= 1e-3:
+        return f"{value:{sign}.3g}"
+    mantissa, exponent = f"{value:{sign}.1e}".split("e")
+    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"

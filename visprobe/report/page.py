@@ -1,0 +1,120 @@
+"""The report as one HTML file that needs no network, no script and no trust in the names it shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from visprobe.analyses.result import Result
+from visprobe.figures.gallery import KINDS
+from visprobe.figures.labels import shorten, visible
+from visprobe.report.inline_svg import inline_svg
+from visprobe.report.tables import anchor, tables
+
+_MOST_BAD_ITEMS = 200
+_MOST_LINKS = 6
+_MOST_TEXT = 400
+
+
+class _Shown(NamedTuple):
+    name: str
+    question: str
+    caption: str
+    svg: Markup
+
+
+def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+    """The page: verdict, figures, all numbers, and what they depend on.
+
+    Args:
+        document: What `build_document` returned, or the content of a report.json.
+        figures: Figure name ("representation_drift") to SVG text; a figure that is not there is left out.
+
+    Returns:
+        HTML. Every text from `document` is escaped, and its control characters and bidirectional marks are spelled out.
+    """
+    results = [Result.from_json(result) for result in document["results"]]
+    names = [checkpoint["name"] for checkpoint in document["checkpoints"]]
+    return _environment().get_template("report.html.j2").render(
+        document=document,
+        names=names,
+        base=names[0] if names else None,
+        others=names[1:],
+        verdict=[(s["text"], _anchors(results, s["evidence"])) for s in document["verdict"]],
+        figures=list(_figures(results, figures)),
+        sections=[(result, tables(result)) for result in results],
+        provenance=_across(document["checkpoints"]),
+        warnings=list(_warnings(document, results)),
+        most_bad_items=_MOST_BAD_ITEMS,
+        most_links=_MOST_LINKS,
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
+    # `finalize` sees every value before it is escaped; text from outside is plain `str`, our own markup is not.
+    environment = Environment(
+        loader=PackageLoader("visprobe.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )
+    environment.filters["plain"] = _plain
+    environment.filters["short"] = shorten
+    return environment
+
+
+def _figures(results: Sequence[Result], figures: Mapping[str, str]) -> Iterator[_Shown]:
+    """Every figure, in the order of the gallery."""
+    by_analysis = {result.analysis: result for result in results}
+    for analysis, kind in KINDS.items():
+        if analysis in by_analysis and kind.name in figures:
+            result = by_analysis[analysis]
+            caption = kind.caption(result)
+            svg = inline_svg(figures[kind.name], kind.name, visible(caption))
+            yield _Shown(kind.name, result.question, caption, Markup(svg))
+
+
+def _anchors(results: Sequence[Result], evidence: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where in the page the numbers of one statement stand."""
+    found = []
+    for reference in evidence:
+        wanted = {key: value for key, value in reference.items() if key != "analysis" and value is not None}
+        for result in results:
+            hits = result.select(**wanted) if result.analysis == reference["analysis"] else []
+            found += [anchor(result.analysis, result.rows.index(row)) for row in hits[:1]]
+    return list(dict.fromkeys(found))
+
+
+def _across(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Provenance by field, one value per checkpoint (None where a checkpoint lacks the field)."""
+    keys = dict.fromkeys(key for checkpoint in checkpoints for key in checkpoint if key not in ("name", "warnings"))
+    return {key: [checkpoint.get(key) for checkpoint in checkpoints] for key in keys}
+
+
+def _warnings(document: Mapping[str, Any], results: Sequence[Result]) -> Iterator[tuple[str, str]]:
+    """Every warning with where it comes from."""
+    yield from (("run", text) for text in document["warnings"])
+    for checkpoint in document["checkpoints"]:
+        yield from ((checkpoint["name"], text) for text in checkpoint.get("warnings", ()))
+    for result in results:
+        yield from ((result.analysis, text) for text in result.warnings)
+
+
+def _plain(value: Any) -> str:
+    """Any JSON value as one line of text."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value) or "none"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}… (all of it in report.json)"

@@ -1,0 +1,42 @@
+"""A report on disk: report.json, figures/ and report.html, each complete or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from visprobe.analyses.result import Result
+from visprobe.figures.gallery import KINDS
+from visprobe.figures.save import save_figure, svg_text
+from visprobe.io import atomic
+from visprobe.report.page import render
+
+
+def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
+    """Draw the figures of `document` and write it as JSON and as one HTML page.
+
+    The page comes last: where report.html exists, everything beside it is complete.
+
+    Args:
+        folder: Where to; made if missing. Files of an earlier report are replaced.
+        document: What `build_document` returned, or the content of a report.json.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        ValueError: If the document holds NaN or infinity, which JSON cannot hold; nothing is written then.
+    """
+    text = atomic.to_json(document)
+    names = [checkpoint["name"] for checkpoint in document["checkpoints"]]
+    svgs = {}
+    for result in map(Result.from_json, document["results"]):
+        if kind := KINDS.get(result.analysis):
+            figure = kind.draw(result, names)
+            save_figure(figure, folder / "figures", kind.name, result.rows)
+            svgs[kind.name] = svg_text(figure)
+    page = render(document, svgs)
+    atomic.write_text(folder / "report.json", text + "\n")
+    atomic.write_text(folder / "report.html", page)
+    return folder / "report.html"
