@@ -135,7 +135,9 @@ def test_bfloat16_weights_are_kept_as_stored(tmp_path):
 
 def test_mixed_dtypes_are_kept_as_stored(tmp_path):
     model = llava("siglip")
-    mixed = {k: v.bfloat16() if "mlp" in k else v.half() if "self_attn" in k else v for k, v in model.state_dict().items()}
+    mixed = {
+        k: v.bfloat16() if "mlp" in k else v.half() if "self_attn" in k else v for k, v in model.state_dict().items()
+    }
     weights = load_encoder(write(tmp_path, mixed, model.config)).weights()
     assert all(torch.equal(v, mixed[f"model.vision_tower.{k}"]) for k, v in weights.items() if "projector" not in k)
     assert {v.dtype for v in weights.values()} == {torch.float32, torch.float16, torch.bfloat16}

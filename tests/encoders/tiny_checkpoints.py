@@ -47,6 +47,7 @@ def llava(family="siglip", model_type="llava", seed=0, vision=None, **changes):
     config = getattr(transformers, f"{name}Config")(
         vision_config=vision_config(family, **vision).to_dict(), text_config=TEXT, image_token_index=49, **options
     )
+    torch.manual_seed(seed)
     with quiet():
         return filled(getattr(transformers, f"{name}ForConditionalGeneration")(config), seed)
 

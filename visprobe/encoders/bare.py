@@ -7,7 +7,7 @@ from typing import Any
 
 from visprobe.encoders.family import FAMILY_OF, Family
 from visprobe.encoders.layout import Layout, no_tower, under
-from visprobe.encoders.processor import default_processor, read_processor
+from visprobe.encoders.processor import find_processor
 
 
 def bare(folder: Path, config: Any, names: list[str]) -> Layout:
@@ -26,10 +26,7 @@ def bare(folder: Path, config: Any, names: list[str]) -> Layout:
     tower = _tower_names(family, names)
     if not family.block_count(set(tower)) and not any(".layer" in name for name in tower):
         raise no_tower(folder, None, names)
-    processor, warnings = read_processor(folder), []
-    if processor is None:
-        processor = default_processor(family.name, vision.image_size)
-        warnings.append("the folder has no preprocessor_config.json: the default image processor of the tower is used")
+    processor, warnings = find_processor(folder, family.name, vision.image_size)
     if family.name == "siglip":
         vision.vision_use_head = any(name.startswith("head.") for name in tower)
     return Layout(

@@ -7,7 +7,7 @@ from typing import Any
 
 from visprobe.encoders.family import FAMILY_OF
 from visprobe.encoders.layout import Layout, hidden_state, no_projector, no_tower, under
-from visprobe.encoders.processor import default_processor, read_processor
+from visprobe.encoders.processor import find_processor
 from visprobe.errors import CheckpointError
 
 MODEL_TYPES = ("llava", "llava_onevision")
@@ -49,12 +49,9 @@ def llava_hf(folder: Path, config: Any, names: list[str]) -> Layout:
     if not under(projector, names):
         raise no_projector(folder, names)
     tower = under(prefix, names)
+    processor, assumed = find_processor(folder, family.name, vision.image_size)
     warnings = [] if config.model_type == "llava" else [_ONEVISION]
-    warnings += _selection_warnings(config.vision_feature_select_strategy, family.has_cls)
-    processor = read_processor(folder)
-    if processor is None:
-        processor = default_processor(family.name, vision.image_size)
-        warnings.append("the folder has no preprocessor_config.json: the default image processor of the tower is used")
+    warnings += _selection_warnings(config.vision_feature_select_strategy, family.has_cls) + assumed
     if family.name == "siglip":
         vision.vision_use_head = any(name.startswith("head.") for name in tower)
     return Layout(

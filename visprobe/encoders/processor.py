@@ -64,6 +64,15 @@ def read_processor(folder: Path) -> Any | None:
     return make_processor(name, {key: fields[key] for key in _FIELDS if key in fields and (padded or key != "do_pad")})
 
 
+def find_processor(folder: Path, family: str, image_size: int) -> tuple[Any, list[str]]:
+    """The processor of `folder`, else that of the family, with a warning if it had to be assumed."""
+    processor = read_processor(folder)
+    if processor is not None:
+        return processor, []
+    warning = "the folder has no preprocessor_config.json: the default image processor of the tower is used"
+    return default_processor(family, image_size), [warning]
+
+
 def default_processor(family: str, image_size: int) -> Any:
     """The processor that transformers gives towers of `family`, set to square images of `image_size` pixels."""
     square = {"height": image_size, "width": image_size}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class TensorIndex(Mapping[str, TensorEntry]):
         """
         index = cls(folder)
         if (folder / SINGLE_FILE).is_file():
-            index._add(index._header(folder / SINGLE_FILE))
+            index._entries.update(index._header(folder / SINGLE_FILE))
         elif (folder / INDEX_FILE).is_file():
             index._add_shards()
         else:
@@ -161,11 +162,8 @@ class TensorIndex(Mapping[str, TensorEntry]):
             raw = bytes(self._bytes(stream, 8, length))
         try:
             return _entries(json.loads(raw), file, 8 + length, size)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{file} has a damaged header: {error}", hint=_DAMAGED) from error
-
-    def _add(self, entries: Mapping[str, TensorEntry]) -> None:
-        self._entries.update(entries)
 
     def _add_shards(self) -> None:
         path = self.folder / INDEX_FILE
@@ -185,7 +183,7 @@ class TensorIndex(Mapping[str, TensorEntry]):
                     f"{path} promises {len(absent)} tensors that {shard} does not hold, {absent[0]!r} among them",
                     hint=_DAMAGED,
                 )
-            self._add({name: entries[name] for name in listed})
+            self._entries.update({name: entries[name] for name in listed})
 
     def _check_shards(self, path: Path, shards: list[str]) -> None:
         if outside := [shard for shard in shards if Path(shard).name != shard]:
@@ -203,11 +201,11 @@ def _entries(header: Mapping[str, Any], file: Path, start: int, size: int) -> di
     for name, fields in header.items():
         if name == "__metadata__":
             continue
-        first, last = fields["data_offsets"]
-        shape = tuple(int(n) for n in fields["shape"])
+        first, last = map(operator.index, fields["data_offsets"])
+        shape = tuple(map(operator.index, fields["shape"]))
         entry = TensorEntry(name, str(fields["dtype"]), shape, last - first, file, start + first)
         known = _DTYPES.get(entry.dtype)
-        if first < 0 or last < first or (known and entry.nbytes != math.prod(shape) * known.itemsize):
+        if min(first, last - first, *shape) < 0 or (known and entry.nbytes != math.prod(shape) * known.itemsize):
             raise ValueError(f"tensor {name!r} of shape {list(shape)} cannot lie in bytes {first} to {last}")
         entries[name], end = entry, max(end, start + last)
     if end > size:
