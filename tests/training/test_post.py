@@ -5,13 +5,11 @@ import math
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from visprobe.errors import CheckpointError, TrainingError, UsageError
-from visprobe.training.collate import PreferenceCollator, PreferenceRow, RowEncoder, SupervisedCollator
-from visprobe.training.digits import digit_rows
+from visprobe.training.digits import DigitRows
 from visprobe.training.parts import check_gradients, part_of, train_only
 from visprobe.training.post import Recipe, post_train
 from visprobe.training.small_llava import build_model, build_processor
@@ -30,12 +28,12 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows():
-    return digit_rows(BATCH, seed=0)
+    return DigitRows(BATCH)
 
 
 def run(base, rows, folder, **settings):
     settings = {"stage": "sft", "steps": 2, "batch_size": BATCH, **settings}
-    return post_train(base, Recipe(**settings), *rows, folder)
+    return post_train(base, Recipe(**settings), rows, folder)
 
 
 def changed_parts(before, after):
@@ -49,13 +47,14 @@ def answer_log_probabilities(folder, rows, which):
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     found = []
-    for row in rows[0]:
+    for row in (rows[index] for index in range(len(rows))):
+        question = row.turns[0].text.removeprefix("<image>\n")
         turns = [
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row.prompt}]},
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]},
             {"role": "assistant", "content": getattr(row, which)},
         ]
         text = processor.apply_chat_template(turns)
-        inputs = processor(images=[rows[1](row.image)], text=[text], return_tensors="pt")
+        inputs = processor(images=[rows.image(row.images[0])], text=[text], return_tensors="pt")
         ids = inputs["input_ids"][0]
         end = int((ids == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")).nonzero()[-1])
         start = int((ids == processor.tokenizer.convert_tokens_to_ids("assistant")).nonzero()[-1]) + 1
@@ -160,16 +159,3 @@ def test_unknown_parts_and_bases_are_refused(base, rows, tmp_path):
         run(tmp_path, rows, tmp_path / "out")
     with pytest.raises(TrainingError, match="no known part"):
         part_of("model.audio_tower.weight")
-
-
-def test_batches_mark_only_the_answer():
-    processor = build_processor()
-    rows = [PreferenceRow(0, "Is there a red digit?", "yes", "no"), PreferenceRow(0, "Read the top row.", "3 7", "3 1")]
-    encoder = RowEncoder(processor, rows, lambda _: Image.new("RGB", (64, 64)))
-    batch = SupervisedCollator(encoder)([{"row": 0}, {"row": 1}])
-    spoken = [processor.tokenizer.decode(ids[labels >= 0]) for ids, labels in zip(*(batch[k] for k in ("input_ids", "labels")), strict=True)]
-    assert spoken == ["yes <|im_end|>", "3 7 <|im_end|>"]
-    pairs = PreferenceCollator(encoder)([{"row": 0}, {"row": 1}])
-    spoken = [processor.tokenizer.decode(ids[mask == 1]) for ids, mask in zip(pairs["input_ids"], pairs["completion_mask"], strict=True)]
-    assert spoken == ["yes <|im_end|>", "3 7 <|im_end|>", "no <|im_end|>", "3 1 <|im_end|>"]
-    assert torch.equal(pairs["pixel_values"][:2], pairs["pixel_values"][2:])

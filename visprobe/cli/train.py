@@ -99,13 +99,12 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def _run(base: Path, recipe: Recipe, data: str, rows: int, output_dir: Path, quiet: bool) -> None:
-    from visprobe.training.digits import digit_rows
+    from visprobe.training.digits import DigitRows
     from visprobe.training.post import post_train
 
     if data != "digits":
         raise UsageError(f"--data {data}: only the built-in 'digits' can be trained on", hint="Write --data digits.")
-    training_rows, load_image = digit_rows(rows, recipe.seed)
     with Bars(quiet) as bars:
-        manifest = post_train(base, recipe, training_rows, load_image, output_dir, progress=bars)
+        manifest = post_train(base, recipe, DigitRows(rows, recipe.seed), output_dir, progress=bars)
     done = "already there" if manifest.get("reused") else f"final loss {manifest['losses'][-1]:.3f}"
     print(f"{output_dir}: {recipe.stage}, {recipe.steps} steps, {done}")

@@ -1,89 +1,143 @@
-"""Rows into batches. Each row is tokenized and its image processed once, not once per epoch.
+"""Rows into batches. Each row is tokenized and its images are processed once, not once per epoch.
 
-The trainers of trl tokenize, template and process images anew for every batch; on small models that is a third
-of the time. Prompts are padded on the right, together with their answers: positions are the same for every
-row whatever else is in the batch.
+The trainers of trl apply the template, tokenize and process images anew for every batch; on small models that is
+a third of the time. Everything is padded on the right, so that positions do not depend on what else is in the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
+
+from visprobe.training.rows import IMAGE, BadRow, Row, Rows, Turn
 
 IGNORED = -100
 
 
 @dataclass(frozen=True)
-class PreferenceRow:
-    """One image, one question, a right and a wrong answer; supervised training reads only `chosen`.
+class Segment:
+    """A run of tokens that is either given (prompt) or answered (the model's own turn)."""
 
-    Attributes:
-        image: Key that the image loader understands.
-        prompt: The question, plain text.
-        chosen: The preferred answer.
-        rejected: The other answer.
-    """
-
-    image: int
-    prompt: str
-    chosen: str
-    rejected: str
+    ids: list[int]
+    answered: bool
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    prompt: list[int]
+class EncodedRow:
+    """One row as tokens.
+
+    Attributes:
+        prompt: Given and answered segments up to the end of the conversation, or up to the two answers.
+        chosen: Tokens of the preferred answer with its end of turn; empty for a supervised row.
+        rejected: Tokens of the other answer.
+        images: What the processor made of the images, by name ("pixel_values", "image_grid_thw"), along dim 0.
+    """
+
+    prompt: list[Segment]
     chosen: list[int]
     rejected: list[int]
-    pixel_values: torch.Tensor
+    images: dict[str, torch.Tensor]
 
 
 class RowEncoder:
-    """Tokenizes rows and processes their images, each once.
+    """Tokenizes rows by the model's own chat template and processes their images, each once.
 
     Args:
         processor: A transformers processor with a chat template.
         rows: The rows.
-        load_image: From a row's image key to an RGB image.
+        keep: Whether to keep what was encoded; worth it where rows are seen several times and fit in memory.
     """
 
-    def __init__(self, processor: Any, rows: Sequence[PreferenceRow], load_image: Callable[[int], Image.Image]) -> None:
-        self._processor = processor
-        self._rows = rows
-        self._load_image = load_image
-        self._done: dict[int, _Encoded] = {}
+    def __init__(self, processor: Any, rows: Rows, *, keep: bool = True) -> None:
+        self._processor, self._rows, self._keep = processor, rows, keep
+        self._done: dict[int, EncodedRow] = {}
 
     @property
     def pad(self) -> int:
         """The token that fills a batch up."""
         return int(self._processor.tokenizer.pad_token_id)
 
-    def __getitem__(self, index: int) -> _Encoded:
-        if index not in self._done:
-            self._done[index] = self._encode(self._rows[index])
-        return self._done[index]
+    def __getitem__(self, index: int) -> EncodedRow:
+        if index in self._done:
+            return self._done[index]
+        encoded = self.encode(self._rows[index])
+        if self._keep:
+            self._done[index] = encoded
+        return encoded
 
-    def _encode(self, row: PreferenceRow) -> _Encoded:
-        content = [{"type": "image"}, {"type": "text", "text": row.prompt}]
-        user = [{"role": "user", "content": content}]
-        prompt = self._processor.apply_chat_template(user, add_generation_prompt=True)
-        inputs = self._processor(
-            images=[self._load_image(row.image)], text=[prompt], add_special_tokens=False, return_tensors="pt"
-        )
-        answers = [self._answer(user, prompt, answer) for answer in (row.chosen, row.rejected)]
-        return _Encoded(inputs["input_ids"][0].tolist(), *answers, inputs["pixel_values"])
+    def encode(self, row: Row) -> EncodedRow:
+        """The row as tokens.
 
-    def _answer(self, user: list[dict[str, Any]], prompt: str, answer: str) -> list[int]:
-        turn = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-        whole = self._processor.apply_chat_template([*user, turn])
-        if not whole.startswith(prompt):
-            raise ValueError("the chat template does not continue its own generation prompt")
-        ids = self._processor.tokenizer(whole.removeprefix(prompt), add_special_tokens=False)["input_ids"]
-        return list(ids)
+        Raises:
+            BadRow: If its images cannot be loaded or do not match its marks.
+        """
+        images = [self._rows.image(key) for key in row.images]
+        if sum(turn.text.count(IMAGE) for turn in row.turns) != len(images):
+            raise BadRow(f"{row.id} has {len(images)} images and another number of {IMAGE} marks")
+        made: dict[str, list[torch.Tensor]] = {}
+        prompt = [self._segment(text, answered, images, made) for text, answered in self._texts(row)]
+        ends = [self._answer(row.turns, answer) for answer in (row.chosen, row.rejected)]
+        return EncodedRow(prompt, *ends, {name: torch.cat(parts) for name, parts in made.items()})
+
+    def _texts(self, row: Row) -> Iterator[tuple[str, bool]]:
+        """The conversation's text, cut where the model's own turns begin and end."""
+        done = ""
+        for number, turn in enumerate(row.turns):
+            if turn.role == "assistant":
+                for text, answered in (
+                    (self._render(row.turns[:number], ask=True), False),
+                    (self._render(row.turns[: number + 1]), True),
+                ):
+                    yield self._rest(text, done), answered
+                    done = text
+        if row.turns[-1].role != "assistant":
+            yield self._rest(self._render(row.turns, ask=True), done), False
+
+    def _answer(self, turns: Sequence[Turn], answer: str | None) -> list[int]:
+        if answer is None:
+            return []
+        asked = self._render(turns, ask=True)
+        text = self._rest(self._render([*turns, Turn("assistant", answer)]), asked)
+        return self._tokens(text)
+
+    def _render(self, turns: Sequence[Turn], ask: bool = False) -> str:
+        messages = [{"role": turn.role, "content": _content(turn.text)} for turn in turns]
+        text: str = self._processor.apply_chat_template(messages, add_generation_prompt=ask)
+        return text
+
+    @staticmethod
+    def _rest(text: str, done: str) -> str:
+        if not text.startswith(done):
+            raise BadRow("the chat template rewrites earlier turns, so the answers in it cannot be told apart")
+        return text[len(done) :]
+
+    def _segment(self, text: str, answered: bool, images: list[Any], made: dict[str, list[torch.Tensor]]) -> Segment:
+        count = text.count(self._processor.image_token)
+        if not count:
+            return Segment(self._tokens(text), answered)
+        taken, images[:count] = images[:count], []
+        inputs = self._processor(images=taken, text=[text], add_special_tokens=False, return_tensors="pt")
+        for name, value in inputs.items():
+            if name not in {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"}:
+                made.setdefault(name, []).append(value)
+        return Segment(inputs["input_ids"][0].tolist(), answered)
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _content(text: str) -> list[dict[str, str]]:
+    """The parts of a turn as chat templates want them: text, image, text."""
+    parts: list[dict[str, str]] = []
+    for number, piece in enumerate(text.split(IMAGE)):
+        if number:
+            parts.append({"type": "image"})
+        if piece.strip():
+            parts.append({"type": "text", "text": piece.strip("\n")})
+    return parts
 
 
 def _padded(sequences: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
@@ -91,20 +145,30 @@ def _padded(sequences: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
     return torch.tensor([[*sequence, *[fill] * (width - len(sequence))] for sequence in sequences])
 
 
+def _images(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
+    names = dict.fromkeys(name for row in rows for name in row.images)
+    return {name: torch.cat([row.images[name] for row in rows if name in row.images]) for name in names}
+
+
 class SupervisedCollator:
-    """Batches for SFT: the loss is on the chosen answer and its end-of-turn token only."""
+    """Batches for SFT: the loss is on the model's own turns and their end-of-turn tokens only."""
 
     def __init__(self, encoder: RowEncoder) -> None:
         self._encoder = encoder
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Input ids, attention mask and labels of shape (batch, length), pixel values."""
+        """Input ids, attention mask and labels of shape (batch, length), and the images."""
         rows = [self._encoder[example["row"]] for example in examples]
+        parts = [[*row.prompt, *([Segment(row.chosen, True)] if row.chosen else [])] for row in rows]
+        ids = [[token for segment in row for token in segment.ids] for row in parts]
+        labels = [
+            [token if segment.answered else IGNORED for segment in row for token in segment.ids] for row in parts
+        ]
         return {
-            "input_ids": _padded([row.prompt + row.chosen for row in rows], self._encoder.pad),
-            "attention_mask": _padded([[1] * len(row.prompt + row.chosen) for row in rows], 0),
-            "labels": _padded([[IGNORED] * len(row.prompt) + row.chosen for row in rows], IGNORED),
-            "pixel_values": torch.cat([row.pixel_values for row in rows]),
+            "input_ids": _padded(ids, self._encoder.pad),
+            "attention_mask": _padded([[1] * len(row) for row in ids], 0),
+            "labels": _padded(labels, IGNORED),
+            **_images(rows),
         }
 
 
@@ -115,12 +179,14 @@ class PreferenceCollator:
         self._encoder = encoder
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Input ids, attention mask and completion mask of shape (2 batch, length), pixel values."""
+        """Input ids, attention mask and completion mask of shape (2 batch, length), and the images."""
         rows = [self._encoder[example["row"]] for example in examples]
-        pairs = [(row.prompt, row.chosen) for row in rows] + [(row.prompt, row.rejected) for row in rows]
+        prompts = [[token for segment in row.prompt for token in segment.ids] for row in rows]
+        answers = [row.chosen for row in rows] + [row.rejected for row in rows]
+        pairs = list(zip(prompts * 2, answers, strict=True))
         return {
             "input_ids": _padded([prompt + answer for prompt, answer in pairs], self._encoder.pad),
             "attention_mask": _padded([[1] * len(prompt + answer) for prompt, answer in pairs], 0),
             "completion_mask": _padded([[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs], 0),
-            "pixel_values": torch.cat([row.pixel_values for row in rows] * 2),
+            **_images(rows * 2),
         }

@@ -2,31 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from functools import cached_property
 
 from PIL import Image
 
 from visprobe.data.digits import DigitScenes
-from visprobe.data.questions import questions_about
-from visprobe.training.collate import PreferenceRow
+from visprobe.data.questions import Question, questions_about
+from visprobe.training.rows import IMAGE, Row, Turn
 
 SEED_OFFSET = 1_000_000  # post-training sees scenes that the base was not trained on
 
 
-def digit_rows(count: int, seed: int) -> tuple[list[PreferenceRow], Callable[[int], Image.Image]]:
-    """Questions on training scenes with their right and a plausible wrong answer, and the loader of their images.
+class DigitRows:
+    """Questions about training scenes, each with its right and a plausible wrong answer.
 
     Args:
         count: How many rows.
         seed: Another seed gives other scenes.
-
-    Returns:
-        The rows, scene by scene, and a function from a row's image key to its RGB image.
     """
-    scenes = DigitScenes("train", size=count, seed=SEED_OFFSET + seed)
-    rows: list[PreferenceRow] = []
-    for index in range(count):
-        rows += [PreferenceRow(index, q.text, q.answer, q.wrong) for q in questions_about(scenes, index)]
-        if len(rows) >= count:
-            break
-    return rows[:count], lambda index: Image.fromarray(scenes.scene(index).image)
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.count, self.seed = count, seed
+        self._scenes = DigitScenes("train", size=count, seed=SEED_OFFSET + seed)
+
+    @property
+    def name(self) -> str:
+        """Name of the source: "digits-1600-seed0"."""
+        return f"digits-{self.count}-seed{self.seed}"
+
+    @cached_property
+    def _questions(self) -> list[tuple[int, Question]]:
+        asked: list[tuple[int, Question]] = []
+        for scene in range(self.count):
+            asked += [(scene, question) for question in questions_about(self._scenes, scene)]
+            if len(asked) >= self.count:
+                break
+        return asked[: self.count]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Row:
+        """Row `index`: one image, one question, both answers."""
+        scene, question = self._questions[index]
+        return Row(
+            id=f"{self.name}#{index}",
+            turns=(Turn("user", f"{IMAGE}\n{question.text}"),),
+            images=(str(scene),),
+            chosen=question.answer,
+            rejected=question.wrong,
+            answer=question.answer,
+            group=question.group,
+        )
+
+    def image(self, key: str) -> Image.Image:
+        """The scene behind a row's image key, RGB."""
+        return Image.fromarray(self._scenes.scene(int(key)).image)
+
+    def content_hash(self) -> str:
+        """SHA-256 over the questions, their answers and the scenes they are about."""
+        return hashlib.sha256("\n".join(f"{self._scenes.name} {row}" for row in self._questions).encode()).hexdigest()

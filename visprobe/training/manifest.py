@@ -7,15 +7,12 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from visprobe import __version__
-from visprobe.training.collate import PreferenceRow
 
 NAME = "manifest.json"
 
@@ -30,11 +27,6 @@ def weights_hash(folder: Path) -> str:
     """SHA-256 over the weight files of a checkpoint folder, by name and content."""
     files = sorted(folder.glob("*.safetensors"))
     return hashlib.sha256("".join(f"{f.name} {file_hash(f)}\n" for f in files).encode()).hexdigest()
-
-
-def rows_hash(rows: Sequence[PreferenceRow]) -> str:
-    """SHA-256 over the training rows, in order."""
-    return hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
 
 
 def finished(folder: Path, inputs: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +18,15 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl reports each train
 
 import torch
 from datasets import Dataset
-from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from visprobe.errors import CheckpointError, TrainingError
 from visprobe.io.atomic import replacing, write_json
-from visprobe.training.collate import PreferenceCollator, PreferenceRow, RowEncoder, SupervisedCollator
-from visprobe.training.manifest import NAME, Clock, environment, finished, rows_hash, weights_hash
+from visprobe.training.collate import PreferenceCollator, RowEncoder, SupervisedCollator
+from visprobe.training.manifest import NAME, Clock, environment, finished, weights_hash
 from visprobe.training.parts import PARTS, PartLearningRates, check_gradients, train_only
+from visprobe.training.rows import Rows
 
 Stage = Literal["sft", "dpo"]
 Progress = Callable[[str, int, int], None]
@@ -60,8 +60,7 @@ class Recipe:
 def post_train(
     base: Path,
     recipe: Recipe,
-    rows: Sequence[PreferenceRow],
-    load_image: Callable[[int], Image.Image],
+    rows: Rows,
     output_dir: Path,
     *,
     progress: Progress | None = None,
@@ -77,7 +76,7 @@ def post_train(
         CheckpointError: If `base` cannot be loaded.
         TrainingError: If the loss is not finite, or a part that should train gets no gradient.
     """
-    inputs = {"base": weights_hash(base), "rows": rows_hash(rows), "recipe": _plain(asdict(recipe))}
+    inputs = {"base": weights_hash(base), "rows": rows.content_hash(), "recipe": _plain(asdict(recipe))}
     if finished(output_dir, inputs):
         return {"inputs": inputs, "reused": True}
     clock = Clock()
@@ -86,12 +85,12 @@ def post_train(
         train_only(model, recipe.train)
         watch = _Watch(recipe, progress)
         with tempfile.TemporaryDirectory() as scratch:
-            trainer = _trainer(model, processor, recipe, rows, load_image, scratch, watch)
+            trainer = _trainer(model, processor, recipe, rows, scratch, watch)
             trainer.train()
         manifest = {
             "inputs": inputs,
             "base": str(base),
-            "rows": len(rows),
+            "rows": {"name": rows.name, "count": len(rows)},
             "seen": _seen(recipe),
             "without_gradient": watch.without_gradient,
             "losses": watch.losses,
@@ -124,12 +123,11 @@ def _trainer(
     model: Any,
     processor: Any,
     recipe: Recipe,
-    rows: Sequence[PreferenceRow],
-    load_image: Callable[[int], Image.Image],
+    rows: Rows,
     scratch: str,
     watch: _Watch,
 ) -> Any:
-    encoder = RowEncoder(processor, rows, load_image)
+    encoder = RowEncoder(processor, rows)
     # The empty "images" column tells trl that this is vision data; the collator brings the pixels.
     dataset = Dataset.from_dict({"row": list(range(len(rows))), "images": [[]] * len(rows), "prompt": [""] * len(rows)})
     common = {"train_dataset": dataset, "processing_class": processor, "callbacks": [watch]}
