@@ -52,7 +52,7 @@ def _imagenet(checkpoints: tuple[str, ...], blocks: int) -> Result:
         if len(checkpoints) > 2:
             pair = _difference(0.003, 0.012, 1000)
             rows.append(Row(checkpoints[2], site, "top1", pair, checkpoints[1], "difference"))
-    settings = {"chance": 0.1, "consumed": consumed, "protocol": "disjoint prototypes"}
+    settings = {"base": checkpoints[0], "chance": 0.1, "consumed": consumed, "protocol": "disjoint prototypes"}
     return Result("imagenet", "Do the features separate the classes better?", tuple(rows), settings)
 
 
@@ -60,18 +60,19 @@ def _drift(checkpoints: tuple[str, ...], blocks: int, identical: tuple[str, ...]
     sites = [*(f"block_{i:02d}" for i in range(blocks + 1)), "final_norm", "projected"]
     rows = []
 
-    def add(name: str, distances: list[float], role: Role = "value") -> None:
+    def add(name: str, distances: list[float], role: Role = "value", only: list[str] = sites) -> None:
         for site, d in zip(sites, distances, strict=True):
+            if site not in only:
+                continue
             cka = Estimate(1 - d, 1 - 1.18 * d, 1 - 0.84 * d, 1000, "CKA", "delete-one jackknife 95 %")
             rows.append(Row(name, site, "cka", cka, checkpoints[0], role))
 
     for i, name in enumerate(checkpoints[1:], start=1):
-        scale = 0.0 if name in identical else 0.02 / i**1.5
-        grown = [scale * (k / len(sites)) ** 2 * (1 + 0.3 * math.sin(k)) for k in range(len(sites))]
-        add(name, grown)
+        grown = [0.02 / i**1.5 * (k / len(sites)) ** 2 * (1 + 0.3 * math.sin(k)) for k in range(len(sites))]
+        add(name, grown, only=["projected"] if name in identical else sites)
     add("untrained", [0.35 + 0.4 * k / len(sites) for k in range(len(sites))], "floor")
     add(f"{checkpoints[0]} (bfloat16)", [2e-6 * (1 + k) for k in range(len(sites))], "floor")
-    settings = {"sites": sites, "consumed": sites[blocks], "identical": list(identical)}
+    settings = {"base": checkpoints[0], "sites": sites, "consumed": sites[blocks], "identical": list(identical)}
     return Result("drift", "Where did the representation move?", tuple(rows), settings, ("Only 1,000 images.",))
 
 
@@ -93,7 +94,7 @@ def _weights(checkpoints: tuple[str, ...], blocks: int, identical: tuple[str, ..
             for measure, value, unit in (("relative_change", change, "ratio"), ("share_equal", equal, "fraction")):
                 exact = Estimate(value, value, value, 7_087_872 + 1000 * k, unit, "exact")
                 rows.append(Row(name, group, measure, exact, checkpoints[0]))
-    settings = {"identical": list(identical)}
+    settings = {"base": checkpoints[0], "groups": groups, "identical": list(identical)}
     return Result("weights", "Where did the weights move, and how much?", tuple(rows), settings)
 
 

@@ -22,7 +22,7 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
     """
-    names = list(checkpoints) or checkpoints_of(result)
+    names = list(dict.fromkeys([*checkpoints, *checkpoints_of(result)]))
     rows = _rows(result)
     groups = [row.measure.removeprefix(_PREFIX) for row in rows]
     order = sorted(dict.fromkeys(groups), key=lambda group: group != "all")

@@ -22,7 +22,7 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
     """
-    names = list(checkpoints) or checkpoints_of(result)
+    names = list(dict.fromkeys([*checkpoints, *checkpoints_of(result)]))
     titles = _titles(result)
     rows = [row for row in result.select(measure="top1") if row.site in titles]
     parts = sections(rows, [titles[row.site] for row in rows], list(titles.values()), names[0])

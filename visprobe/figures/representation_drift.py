@@ -16,6 +16,8 @@ from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
 from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
 
+_ROUNDING = 1e-11  # equal features give a CKA of 1 up to the last bits of float64 sums
+
 
 def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     """1 − CKA to the base at every site on a logarithmic axis, with intervals and both floors.
@@ -29,19 +31,16 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     """
     rows = [row for row in result.select(measure="cka") if row.role != "difference"]
     positions = place_sites(result.settings.get("sites") or [row.site for row in rows])
-    identical = result.settings.get("identical", [])
-    shown = [row for row in rows if row.checkpoint not in identical]
-    look = looks(checkpoints or checkpoints_of(result))
+    look = looks([*checkpoints, *checkpoints_of(result)])
     with paper_style():
         figure = Figure((TWO_COLUMNS, 2.9), layout="constrained")
         axes = figure.subplots()
-        zero = log_y_axis(axes, [1 - row.estimate.value for row in shown])
+        zero = log_y_axis(axes, [_distance(row.estimate.value) for row in rows])
         label_sites(axes, positions, result.settings.get("consumed"))
         axes.grid(axis="y")
-        label_ends(
-            axes, _draw_floors(axes, shown, positions, zero) + _draw_checkpoints(axes, shown, positions, look, zero)
-        )
-        note_identical(figure, identical)
+        floors = _draw_floors(axes, rows, positions, zero)
+        label_ends(axes, floors + _draw_checkpoints(axes, rows, positions, look, zero))
+        note_identical(figure, result.settings.get("identical", []))
         axes.set_ylabel("Distance to the base, 1 − CKA")
     return figure
 
@@ -54,6 +53,10 @@ def caption(result: Result) -> str:
         "logarithmic axis, higher is farther) at every site from the input to the projector. Dashed: what the "
         f"drift must be read against. {rests_on(rows, 'images')}"
     )
+
+
+def _distance(cka: float) -> float:
+    return 0.0 if abs(1 - cka) < _ROUNDING else 1 - cka
 
 
 def _lines(rows: Sequence[Row], role: Role) -> dict[str, dict[str, Estimate]]:
@@ -75,7 +78,7 @@ def _draw_checkpoints(
         for run in runs([site for site in positions if site in estimates]):
             x = line_positions(run, positions, i, len(lines))
             y, near, far = (
-                [max(1 - bound, zero) for bound in bounds]
+                [max(_distance(bound), zero) for bound in bounds]
                 for bounds in zip(*((e.value, e.high, e.low) for e in map(estimates.__getitem__, run)), strict=True)
             )
             axes.plot(x, y, color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.4, zorder=3)
@@ -91,7 +94,7 @@ def _draw_floors(axes: Axes, rows: Sequence[Row], positions: Mapping[str, float]
     ends = []
     for name, estimates in _lines(rows, "floor").items():
         for run in runs([site for site in positions if site in estimates]):
-            y = [max(1 - estimates[site].value, zero) for site in run]
+            y = [max(_distance(estimates[site].value), zero) for site in run]
             x = [positions[site] for site in run]
             if len(run) == 1:
                 x, y = [x[0] - 0.4, x[0] + 0.4], y * 2

@@ -13,11 +13,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Estimate, Row
+from visprobe.figures.labels import visible
 from visprobe.figures.style import paper_style
 from visprobe.io import atomic
 
 PNG_DPI = 200
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS = ("=", "+", "-", "@")
 _COLUMNS = ("checkpoint", "site", "measure", "reference", "role", *(f.name for f in fields(Estimate)))
 
 
@@ -52,7 +53,9 @@ def rows_csv(rows: Iterable[Row]) -> str:
 
 
 def _inert(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
+    if not isinstance(cell, str):
+        return cell
+    return f"'{visible(cell)}" if cell.startswith(_FORMULA_STARTS) else visible(cell)
 
 
 def _render(figure: Figure, kind: str, **options: Any) -> bytes:

@@ -83,7 +83,6 @@ def looks(checkpoints: Sequence[str]) -> dict[str, Look]:
 
 def checkpoints_of(result: Result) -> list[str]:
     """The checkpoints that `result` is about, the one they are measured against first; floors are left out."""
-    values = [row for row in result.rows if row.role == "value"]
-    bases = [row.reference for row in values if row.reference is not None]
-    identical = result.settings.get("identical", [])
-    return list(dict.fromkeys([*bases[:1], *(row.checkpoint for row in values), *identical]))
+    base = [result.settings["base"]] if "base" in result.settings else []
+    values = [row.checkpoint for row in result.rows if row.role == "value"]
+    return list(dict.fromkeys([*base, *values, *result.settings.get("identical", [])]))

@@ -28,8 +28,8 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     """
     identical = result.settings.get("identical", [])
     changes, shares = (_moved(result, measure, identical) for measure in ("relative_change", "share_equal"))
-    positions = place_sites([row.site for row in result.select(measure="relative_change")])
-    look = looks(checkpoints or checkpoints_of(result))
+    positions = place_sites(result.settings.get("groups") or [row.site for row in result.rows])
+    look = looks([*checkpoints, *checkpoints_of(result)])
     with paper_style():
         figure = Figure((TWO_COLUMNS, 3.6), layout="constrained")
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
@@ -57,7 +57,9 @@ def caption(result: Result) -> str:
 
 
 def _moved(result: Result, measure: str, identical: Sequence[str]) -> list[Row]:
-    return [row for row in result.select(measure=measure, role="value") if row.checkpoint not in identical]
+    """The rows to draw; of a tower that equals the base only the projector is left."""
+    rows = result.select(measure=measure, role="value")
+    return [row for row in rows if row.checkpoint not in identical or row.site == "projector"]
 
 
 def _draw_lines(

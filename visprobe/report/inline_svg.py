@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
 _LEFT_OUT = {f"{{{_SVG}}}{tag}" for tag in ("metadata", "style", "script", "foreignObject")}
+_LARGEST, _SMALLEST = 1.9, 1.15  # pixels per point: text of 7 pt is never above 13 px or below 8 px
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
 
@@ -32,7 +33,9 @@ def inline_svg(svg: str, prefix: str, label: str) -> str:
             parent.set(name, _prefixed(name, value, prefix))
     root.set("role", "img")
     root.set("aria-label", label)
-    root.set("style", "stroke-linejoin: round; stroke-linecap: butt")  # what matplotlib's own style sheet says
+    width = float(root.get("width", "0").removesuffix("pt"))
+    sizes = f"max-width: {width * _LARGEST:.0f}px; --legible: {width * _SMALLEST:.0f}px"
+    root.set("style", f"stroke-linejoin: round; stroke-linecap: butt; {sizes}")  # the first two as matplotlib's own CSS
     return ElementTree.tostring(root, encoding="unicode")
 
 

@@ -24,6 +24,8 @@ def interval_text(estimate: Estimate, role: Role = "value") -> str:
 
 
 def _number(value: float, estimate: Estimate, role: Role) -> str:
+    if value in (0, 1) and estimate.low == estimate.high and role != "difference":
+        return f"{100 * value:.0f}" if estimate.unit == "fraction" else f"{value:.0f}"
     if role == "difference":
         text = f"{100 * value:+.1f}" if estimate.unit == "fraction" else _significant(value, sign="+")
     elif estimate.unit == "fraction":
@@ -42,7 +44,9 @@ def _decimals(value: float) -> int:
 
 
 def _significant(value: float, sign: str = "") -> str:
-    if value == 0 or abs(value) >= 1e-3:
-        return f"{value:{sign}.3g}"
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e-3:
+        return f"{value:{sign}#.3g}".rstrip(".")
     mantissa, exponent = f"{value:{sign}.1e}".split("e")
     return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
