@@ -1,0 +1,61 @@
+"""Feature sets brought to one order of images, by item id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from visprobe.errors import DataError
+from visprobe.features.feature_set import FeatureSet
+
+
+def align(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
+    """Reorder the rows of all sets to the order of the first.
+
+    Args:
+        sets: Features of the same images under different encoders.
+
+    Returns:
+        The sets, rows (and labels) in the order of the first set's item ids.
+
+    Raises:
+        DataError: If a set repeats an id, has other images than the first, or holds NaN or infinity.
+    """
+    for features in sets:
+        _check_finite(features)
+    return [sets[0], *(_reorder(features, sets[0]) for features in sets[1:])]
+
+
+def _reorder(features: FeatureSet, first: FeatureSet) -> FeatureSet:
+    if features.item_ids == first.item_ids:
+        return features
+    position = {item: row for row, item in enumerate(features.item_ids)}
+    different = position.keys() ^ set(first.item_ids)
+    if different:
+        raise DataError(
+            f"{features.encoder} and {first.encoder} were not given the same images of {first.images}: "
+            f"{len(different)} differ, {min(different)} among them",
+            hint="Extract the features of all checkpoints from the same image set in one run.",
+        )
+    order = np.array([position[item] for item in first.item_ids])
+    labels = None if features.labels is None else features.labels[order]
+    sites = {site: array[order] for site, array in features.sites.items()}
+    return replace(features, item_ids=first.item_ids, labels=labels, sites=sites)
+
+
+def _check_finite(features: FeatureSet) -> None:
+    if len(set(features.item_ids)) != len(features.item_ids):
+        raise DataError(
+            f"{features.images} lists an image id more than once",
+            hint="Give every image its own id; two images of one id cannot be paired between checkpoints.",
+        )
+    for site, array in features.sites.items():
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        if bad.size:
+            raise DataError(
+                f"{features.encoder}: the features of {features.images} at {site} are not finite for "
+                f"{bad.size} of {len(array)} images, first {features.item_ids[bad[0]]}",
+                hint="Extract in float32; if it stays, the checkpoint holds NaN or overflows on this image.",
+            )
