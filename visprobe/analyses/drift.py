@@ -1,0 +1,142 @@
+"""Where in the encoder, and how far, did post-training move the representation of the same images?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from visprobe.analyses.pairing import align
+from visprobe.analyses.result import Estimate, Result, Role, Row
+from visprobe.errors import DataError
+from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.cka import Interval, Replicated, Representation, jackknife, replicate_cka, represent, subtract
+
+QUESTION = "Where in the encoder, and how far, did post-training move the representation of the same images?"
+
+_METHOD = "delete-one jackknife 95 %"
+
+# One image that makes up this share of the jackknife variance: the interval then describes that image.
+_ONE_IMAGE = 0.5
+
+# Coverage held down to 20 images in simulation (analyses/drift/card.md), but such intervals say little.
+_FEW_IMAGES = 50
+
+_Replicates = dict[tuple[str, str], Replicated]  # (checkpoint, site)
+
+
+def representation_drift(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = ()) -> Result:
+    """Debiased linear CKA of each checkpoint with the base, at every site that both have.
+
+    Args:
+        base: Pooled features of the images under the base checkpoint.
+        others: The same images under its descendants.
+        floors: The same images under what drift is read against: "untrained" (as far as can be) and
+            "<base> (bfloat16)" (rounding alone).
+
+    Returns:
+        Rows "cka" in [-1, 1] with jackknife intervals, 1 where nothing moved; and for each pair of descendants
+        the difference of their CKAs with the base, from the same leave-one-out replicates: negative where the
+        later one is further from the base. A descendant whose features equal the base's bit for bit at every site
+        before the projector gets no rows there; it is listed in settings["identical"].
+
+    Raises:
+        DataError: If there are fewer than five images, they are not the same for all, or a feature is not finite
+            or does not vary.
+
+    Source:
+        Kornblith et al. 2019 (1905.00414), debiased as in Nguyen et al. 2021 (2010.15327).
+    """
+    base, *rest = align([base, *others, *floors])
+    _check_count(base)
+    names = [features.encoder for features in others]
+    identical = [features.encoder for features in rest[: len(names)] if _same_tower(base, features)]
+    replicates = _replicates(base, rest, identical)
+    rows = [_row(key, one, base.encoder, "value" if key[0] in names else "floor") for key, one in replicates.items()]
+    settings = {
+        "base": base.encoder,
+        "images": base.images,
+        "n": len(base.item_ids),
+        "sites": list(base.sites),
+        "consumed": base.consumed,
+        "identical": identical,
+    }
+    warnings = tuple(_warnings(base, replicates, identical))
+    return Result("drift", QUESTION, (*rows, *_differences(names, list(base.sites), replicates)), settings, warnings)
+
+
+def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], identical: Sequence[str]) -> _Replicates:
+    """CKA with the base and its leave-one-out values; the base is prepared once per site."""
+    found: _Replicates = {}
+    for site in base.sites:
+        origin = _represent(base, site)
+        for features in rest:
+            told = features.encoder in identical and np.array_equal(features.sites.get(site, []), base.sites[site])
+            if site in features.sites and not told:
+                found[features.encoder, site] = _compare(origin, features, site)
+    order = [features.encoder for features in rest]
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))  # stable: sites stay in order
+
+
+def _represent(features: FeatureSet, site: str) -> Representation:
+    try:
+        return represent(features.sites[site])
+    except ValueError as error:
+        raise _undefined(features, site, error) from error
+
+
+def _compare(origin: Representation, features: FeatureSet, site: str) -> Replicated:
+    try:
+        return replicate_cka(origin, represent(features.sites[site]))
+    except ValueError as error:
+        raise _undefined(features, site, error) from error
+
+
+def _undefined(features: FeatureSet, site: str, error: ValueError) -> DataError:
+    return DataError(
+        f"CKA is not defined for {features.encoder} at {site} on {features.images}: {error}",
+        hint="Give more and more varied images; if they vary, the encoder of this checkpoint has collapsed.",
+    )
+
+
+def _check_count(base: FeatureSet) -> None:
+    if len(base.item_ids) < 5:
+        raise DataError(
+            f"{base.images} has {len(base.item_ids)} usable images; CKA with an interval needs at least 5",
+            hint=f"Give more images; below {_FEW_IMAGES} the interval is wide.",
+        )
+
+
+def _same_tower(base: FeatureSet, other: FeatureSet) -> bool:
+    """Whether every site before the projector has bit-equal features."""
+    sites = [site for site in base.sites if site != "projected" and site in other.sites]
+    return bool(sites) and all(np.array_equal(base.sites[site], other.sites[site]) for site in sites)
+
+
+def _row(key: tuple[str, str], replicated: Replicated, base: str, role: Role) -> Row:
+    return Row(key[0], key[1], "cka", _estimate(jackknife(replicated)), base, role)
+
+
+def _differences(names: Sequence[str], sites: Sequence[str], replicates: _Replicates) -> Iterator[Row]:
+    for earlier, later in combinations(names, 2):
+        for site in sites:
+            if (earlier, site) in replicates and (later, site) in replicates:
+                difference = subtract(replicates[later, site], replicates[earlier, site])
+                yield Row(later, site, "cka", _estimate(jackknife(difference, limit=2.0)), earlier, "difference")
+
+
+def _estimate(interval: Interval) -> Estimate:
+    return Estimate(interval.value, interval.low, interval.high, interval.n, "CKA", _METHOD)
+
+
+def _warnings(base: FeatureSet, replicates: _Replicates, identical: Sequence[str]) -> Iterator[str]:
+    for name in identical:
+        yield f"{name}: features equal those of {base.encoder} bit for bit: the tower was not trained or not saved"
+    if len(base.item_ids) < _FEW_IMAGES:
+        yield f"{len(base.item_ids)} images are few; intervals are wide and rest on the images chosen"
+    for (checkpoint, site), replicated in replicates.items():
+        spread = np.square(replicated.without - replicated.without.mean())
+        if spread.max() > _ONE_IMAGE * spread.sum() and np.sqrt(spread.sum()) > 1e-9:
+            item, share = base.item_ids[int(spread.argmax())], spread.max() / spread.sum()
+            yield f"{checkpoint} at {site}: {share:.0%} of the interval comes from one image, {item}"
