@@ -1,0 +1,99 @@
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from visprobe.analyses.result import Result
+from visprobe.analyses.weights import weight_drift
+from visprobe.errors import CheckpointError
+
+Weights = dict[str, Tensor]
+
+
+def group_of(name: str) -> str:
+    return name.split(".")[0]
+
+
+def base_weights() -> Weights:
+    generator = torch.Generator().manual_seed(0)
+    names = ["projector.0", "block_02.a", "block_01.a", "block_01.b", "embeddings.patch", "final_norm.weight"]
+    return {name: torch.randn(20, 10, generator=generator) for name in names} | {"embeddings.ids": torch.arange(5)}
+
+
+def changed(weights: Weights, factors: dict[str, float]) -> Weights:
+    return {name: tensor * factors.get(name, 1.0) for name, tensor in weights.items()}
+
+
+def value(result: Result, checkpoint: str, site: str, measure: str) -> float:
+    return result.select(checkpoint=checkpoint, site=site, measure=measure)[0].estimate.value
+
+
+def test_planted_changes_are_found_per_group() -> None:
+    base = base_weights()
+    sft = changed(base, {"block_01.a": 1.5, "projector.0": 2.0})
+    result = weight_drift("base", base, {"sft": sft}, group_of)
+    a, b = (base[name].double().square().sum() for name in ("block_01.a", "block_01.b"))
+    # float32 holds 1.5 w to 6e-8 of w.
+    assert value(result, "sft", "block_01", "relative_change") == pytest.approx(
+        float(0.5 * (a / (a + b)).sqrt()), rel=1e-6
+    )
+    assert value(result, "sft", "block_01", "share_equal") == 0.5
+    assert value(result, "sft", "block_02", "relative_change") == 0
+    assert value(result, "sft", "tower", "share_equal") == 0.8  # one of five tensors; the projector is not the tower
+    assert value(result, "sft", "projector", "relative_change") == 1
+    assert [row.site for row in result.select(measure="share_equal")] == result.settings["groups"]
+    assert result.settings["groups"] == ["embeddings", "block_01", "block_02", "final_norm", "projector", "tower"]
+    assert result.settings["identical"] == []
+    estimate = result.rows[0].estimate
+    assert (estimate.low, estimate.high, estimate.method, estimate.n) == (estimate.value, estimate.value, "exact", 200)
+    assert Result.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_untouched_towers_are_named_even_if_saved_in_bfloat16_or_with_a_new_projector() -> None:
+    base = base_weights()
+    others = {
+        "saved": {name: tensor.bfloat16() for name, tensor in base.items() if tensor.is_floating_point()},
+        "frozen": changed(base, {"projector.0": 2.0}),
+        "sft": changed(base, {"final_norm.weight": 2.0}),
+    }
+    result = weight_drift("base", base, others, group_of)
+    assert result.settings["identical"] == ["saved", "frozen"]
+    assert result.settings["compared_at"]["saved"] == ["bfloat16"]
+    assert result.settings["compared_at"]["sft"] == ["float32"]
+    assert sum("not trained or not saved" in text for text in result.warnings) == 2
+
+
+def test_groups_off_the_training_path_are_named() -> None:
+    base = base_weights()
+    result = weight_drift("base", base, {"sft": changed(base, {"block_01.a": 2.0})}, group_of, {"final_norm", "head"})
+    assert result.settings["off_path"] == ["final_norm"]
+    assert any("never reaches final_norm" in text for text in result.warnings)
+
+
+def test_weights_that_one_side_lacks_are_named_and_left_out() -> None:
+    base = base_weights()
+    bare = {name: tensor for name, tensor in base.items() if not name.startswith("projector")}
+    result = weight_drift("base", bare, {"sft": changed(base, {"block_01.a": 2.0})}, group_of)
+    assert not result.select(site="projector")
+    assert result.warnings == ("sft has weights in projector that base lacks; they are not compared",)
+
+
+def test_a_group_that_was_all_zero_has_no_relative_change() -> None:
+    result = weight_drift("base", {"head.bias": torch.zeros(4)}, {"sft": {"head.bias": torch.ones(4)}}, group_of)
+    assert not result.select(measure="relative_change")
+    assert value(result, "sft", "head", "share_equal") == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"unknown": torch.ones(3)}, "no weight of the same name"),
+        ({"block_01.a": torch.ones(3)}, r"block_01.a is \(3,\) in sft and \(20, 10\) in base"),
+        ({"block_01.a": torch.full((20, 10), torch.nan)}, "block_01.a of sft holds NaN"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(other: Weights, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words) as caught:
+        weight_drift("base", base_weights(), {"sft": other}, group_of)
+    assert caught.value.hint

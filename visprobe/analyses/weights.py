@@ -1,0 +1,127 @@
+"""Which weights of the encoder did post-training change, and by how much?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.errors import CheckpointError
+from visprobe.metrics.weights import WeightChange, coarser, total, weight_change
+
+QUESTION = "Which weights of the encoder did post-training change, and by how much?"
+
+Weights = Mapping[str, Tensor]
+Groups = dict[str, WeightChange]
+
+
+def weight_drift(
+    base_name: str,
+    base: Weights,
+    others: Mapping[str, Weights],
+    group_of: Callable[[str], str],
+    off_path: Collection[str] = (),
+) -> Result:
+    """Relative change and share of exactly equal weights, per weight group and for the whole tower.
+
+    Args:
+        base_name: Name of the base checkpoint.
+        base: Its weights by canonical name, as stored.
+        others: Name of each descendant and its weights.
+        group_of: Weight group of a canonical name ("embeddings", "block_01", "final_norm", "head", "projector").
+        off_path: Groups that the MLLM's loss never reaches.
+
+    Returns:
+        Exact rows "relative_change" (>= 0, ratio of Frobenius norms) and "share_equal" (in [0, 1], compared at the
+        coarser of the two stored dtypes) per group and for "tower", all groups but the projector. Descendants
+        whose every tower weight equals the base's are listed in settings["identical"].
+
+    Raises:
+        CheckpointError: If a descendant shares no weight with the base, has one of another shape, or holds NaN or
+            infinity.
+    """
+    rows: list[Row] = []
+    warnings: list[str] = []
+    identical: list[str] = []
+    dtypes: dict[str, list[str]] = {}
+    for name, weights in others.items():
+        shared = _shared(base_name, base, name, weights)
+        groups = _by_group(base, weights, shared, group_of)
+        rows += [row for group, change in groups.items() for row in _rows(name, group, change, base_name)]
+        if "tower" in groups and groups["tower"].squared_change == 0:
+            identical.append(name)
+        dtypes[name] = sorted({str(coarser(base[key].dtype, weights[key].dtype)).split(".")[1] for key in shared})
+        warnings += _warnings(base_name, base, name, weights, group_of)
+    warnings += [f"{name}: every tower weight equals {base_name}'s: not trained or not saved" for name in identical]
+    groups_seen = {row.site for row in rows}
+    if off := sorted(groups_seen & set(off_path), key=_place):
+        warnings.append(f"the language model's loss never reaches {', '.join(off)}: only weight decay can change them")
+    settings: dict[str, Any] = {
+        "base": base_name,
+        "groups": sorted(groups_seen, key=_place),
+        "identical": identical,
+        "compared_at": dtypes,
+        "off_path": off,
+    }
+    return Result("weights", QUESTION, tuple(rows), settings, tuple(warnings))
+
+
+def _shared(base_name: str, base: Weights, name: str, weights: Weights) -> list[str]:
+    """Names of the weights that both have; buffers of integers are not weights."""
+    shared = [key for key in base if key in weights and base[key].is_floating_point()]
+    if not shared:
+        raise CheckpointError(
+            f"{name} and {base_name} have no weight of the same name",
+            hint="Compare checkpoints that descend from one base, with the base first.",
+        )
+    for key in shared:
+        if base[key].shape != weights[key].shape:
+            raise CheckpointError(
+                f"{key} is {tuple(weights[key].shape)} in {name} and {tuple(base[key].shape)} in {base_name}",
+                hint="Compare checkpoints that descend from one base, with the base first.",
+            )
+        for owner, tensor in ((base_name, base[key]), (name, weights[key])):
+            _check_finite(owner, key, tensor)
+    return shared
+
+
+def _check_finite(owner: str, key: str, tensor: Tensor) -> None:
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError(
+            f"{key} of {owner} holds NaN or infinity", hint="The training diverged; take an earlier checkpoint."
+        )
+
+
+def _by_group(base: Weights, weights: Weights, shared: Sequence[str], group_of: Callable[[str], str]) -> Groups:
+    changes: dict[str, list[WeightChange]] = {}
+    for key in shared:
+        changes.setdefault(group_of(key), []).append(weight_change(base[key], weights[key]))
+    groups = {group: total(changes[group]) for group in sorted(changes, key=_place)}
+    tower = [change for group, change in groups.items() if group != "projector"]
+    return groups | ({"tower": total(tower)} if tower else {})
+
+
+def _rows(name: str, group: str, change: WeightChange, base: str) -> Iterator[Row]:
+    measures = {"share_equal": (change.share_equal, "fraction")}
+    if change.squared_base > 0 or change.squared_change == 0:  # a change from all zeros has no relative size
+        measures = {"relative_change": (change.relative_change, "ratio"), **measures}
+    for measure, (value, unit) in measures.items():
+        yield Row(name, group, measure, Estimate(value, value, value, change.weights, unit, "exact"), base)
+
+
+def _warnings(
+    base_name: str, base: Weights, name: str, weights: Weights, group_of: Callable[[str], str]
+) -> Iterator[str]:
+    for owner, mine, other, theirs in ((base_name, base, name, weights), (name, weights, base_name, base)):
+        groups = sorted({group_of(key) for key in mine if key not in theirs}, key=_place)
+        if groups:
+            yield f"{owner} has weights in {', '.join(groups)} that {other} lacks; they are not compared"
+
+
+def _place(group: str) -> tuple[int, str]:
+    """Order from the input to the projector, the whole tower last."""
+    fixed = {"embeddings": 0, "final_norm": 2, "head": 3, "projector": 5, "tower": 6}
+    return (1 if group.startswith("block_") else fixed.get(group, 4)), group
