@@ -1,0 +1,188 @@
+from typing import Any
+
+import pytest
+
+from visprobe.analyses.result import Estimate, Result, Role, Row
+from visprobe.analyses.verdict import verdict
+
+ROUNDING = "base (bfloat16)"
+
+
+def row(
+    checkpoint: str,
+    site: str,
+    measure: str,
+    numbers: tuple[float, float, float],
+    reference: str | None = None,
+    role: Role = "value",
+) -> Row:
+    return Row(checkpoint, site, measure, Estimate(*numbers, 1000, "fraction", "planted"), reference, role)
+
+
+def cka(checkpoint: str, site: str, *numbers: float, role: Role = "value", reference: str = "base") -> Row:
+    return row(checkpoint, site, "cka", numbers, reference, role)  # type: ignore[arg-type]
+
+
+def drift(*rows: Row, **settings: Any) -> Result:
+    return Result("drift", "?", rows, {"consumed": "block_02", "identical": [], **settings})
+
+
+def imagenet(*rows: Row) -> Result:
+    return Result("imagenet", "?", rows, {"consumed": "block_02", "chance": 0.1})
+
+
+def accuracies(difference: tuple[float, float, float], name: str = "sft", reference: str = "base") -> tuple[Row, ...]:
+    return (
+        row(reference, "block_02", "top1", (0.601, 0.57, 0.631)),
+        row(name, "block_02", "top1", (0.612, 0.581, 0.642)),
+        row(name, "block_02", "top1", difference, reference, "difference"),
+    )
+
+
+def texts(*results: Result) -> list[str]:
+    return [statement.text for statement in verdict(results, "base")]
+
+
+FLOORS = [cka(ROUNDING, f"block_0{i}", 0.9999, 0.9998, 0.99995, role="floor") for i in range(3)]
+
+
+def test_a_tower_moved_at_every_site_names_the_most_moved() -> None:
+    rows = [
+        cka("sft", "block_00", 0.998, 0.997, 0.999),
+        cka("sft", "block_01", 0.981, 0.976, 0.986),
+        cka("sft", "block_02", 0.99, 0.985, 0.995),
+    ]
+    assert texts(drift(*rows, *FLOORS)) == [
+        "sft: the tower moved at every site; most at block_01: CKA 0.981 [0.976, 0.986] "
+        "against 0.9999 for bfloat16 rounding."
+    ]
+
+
+def test_only_sites_below_the_rounding_interval_count_as_moved() -> None:
+    rows = [
+        cka("sft", "block_00", 0.99985, 0.9997, 0.9999),
+        cka("sft", "block_01", 0.9, 0.89, 0.91),
+        cka("sft", "block_02", 0.5, 0.1, 0.9),
+    ]
+    assert "moved at 2 of 3 sites; most at block_02" in texts(drift(*rows, *FLOORS))[0]
+
+
+def test_drift_within_rounding_is_not_called_movement() -> None:
+    rows = [cka("sft", f"block_0{i}", 0.9998, 0.9997, 0.99985) for i in range(3)]
+    assert "did not measurably move" in texts(drift(*rows, *FLOORS))[0]
+
+
+def test_without_a_rounding_floor_nothing_is_said_of_rounding() -> None:
+    moved, still = (texts(drift(cka("sft", "block_01", 0.99, 0.98, high)))[0] for high in (0.995, 1.0))
+    assert "moved at every site" in moved
+    assert "did not measurably move" in still
+    assert "rounding" not in moved + still
+
+
+def test_the_projector_is_not_a_site_of_the_tower() -> None:
+    found = texts(drift(cka("sft", "block_01", 0.99, 0.98, 0.995), cka("sft", "projected", 0.5, 0.4, 0.6)))
+    assert "most at block_01" in found[0]
+    assert found[1] == "sft: the projector's output moved: CKA 0.500 [0.400, 0.600]."
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        ((0.011, 0.002, 0.02), "sft sees better than base at block_02 (what the language model reads)"),
+        ((0.011, -0.003, 0.025), "sft is not measurably different from base at block_02"),
+        ((0.0, 0.0, 0.0), "sft is not measurably different from base at block_02"),
+        ((-0.02, -0.03, -0.01), "sft sees worse than base at block_02"),
+    ],
+)
+def test_seeing_better_needs_an_interval_that_excludes_zero(difference: tuple[float, float, float], words: str) -> None:
+    (text,) = texts(imagenet(*accuracies(difference)))
+    assert text.startswith(words)
+
+
+def test_accuracy_is_printed_with_difference_interval_and_n() -> None:
+    (text,) = texts(imagenet(*accuracies((0.011, -0.003, 0.025))))
+    assert text.endswith("top-1 61.2 % against 60.1 %, difference +1.1 points [-0.3, +2.5], n = 1000.")
+
+
+def test_two_descendants_are_compared_with_each_other() -> None:
+    dpo = accuracies((0.001, -0.01, 0.012), "dpo", "sft")
+    drifts = drift(
+        cka("sft", "block_02", 0.9, 0.89, 0.91),
+        cka("dpo", "block_02", 0.95, 0.94, 0.96),
+        cka("dpo", "block_02", 0.05, 0.04, 0.06, role="difference", reference="sft"),
+    )
+    found = texts(imagenet(*accuracies((0.011, 0.002, 0.02)), dpo[1], dpo[2]), drifts)
+    assert "dpo is closer to base than sft at block_02: CKA difference +0.050 [+0.040, +0.060]." in found
+    assert any(text.startswith("dpo is not measurably different from sft at block_02") for text in found)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ((-0.05, -0.06, -0.04), "dpo is further from base than sft"),
+        ((0.0, -0.01, 0.01), "dpo is not measurably further from or closer to base than sft"),
+    ],
+)
+def test_distance_of_two_descendants_follows_the_interval(numbers: tuple[float, ...], words: str) -> None:
+    values = [cka(name, "block_02", 0.9, 0.89, 0.91) for name in ("sft", "dpo")]
+    found = texts(drift(*values, cka("dpo", "block_02", *numbers, role="difference", reference="sft")))
+    assert found[-1].startswith(words)
+
+
+def test_an_identical_tower_gets_one_statement_and_no_comparison_before_the_projector() -> None:
+    weights = Result("weights", "?", (row("sft", "tower", "share_equal", (1, 1, 1), "base"),), {"identical": ["sft"]})
+    statements = verdict([drift(identical=["sft"]), weights, imagenet(*accuracies((0, -0.001, 0.001)))], "base")
+    assert [s.text for s in statements] == ["sft: the vision tower is identical to base's: not trained or not saved."]
+    assert statements[0].evidence[0]["measure"] == "share_equal"
+
+
+def test_weights_are_summed_up_with_their_most_changed_group() -> None:
+    rows = [
+        row("sft", site, "relative_change", (v, v, v), "base")
+        for site, v in {"block_01": 0.00012, "block_02": 0.004, "projector": 0.5, "tower": 0.002}.items()
+    ]
+    result = Result("weights", "?", (*rows, row("sft", "tower", "share_equal", (0.9999, 0.9999, 0.9999), "base")))
+    assert texts(result) == [
+        "sft: the tower's weights changed by 0.2 % of their norm, most in block_02 (0.4 %); "
+        "more than 99.9 % of them are exactly equal."
+    ]
+
+
+def test_accuracy_at_the_floor_is_called_out() -> None:
+    base = row("base", "block_02", "top1", (0.13, 0.11, 0.15))
+    untrained = row("untrained", "block_02", "top1", (0.12, 0.1, 0.14), role="floor")
+    assert texts(imagenet(base, untrained)) == [
+        "base's top-1 at block_02, 13.0 % [11.0, 15.0], is not clearly above that of the untrained encoder, "
+        "12.0 % [10.0, 14.0]."
+    ]
+    assert "not clearly above chance, 10.0 %" in texts(imagenet(row("base", "block_02", "top1", (0.1, 0.09, 0.12))))[0]
+    assert not texts(imagenet(row("base", "block_02", "top1", (0.3, 0.28, 0.32)), untrained))
+
+
+def test_answers_stand_beside_the_blind_score() -> None:
+    rows = (
+        row("base", "language_model", "accuracy/all", (0.7, 0.67, 0.73)),
+        row("sft", "language_model", "accuracy/all", (0.45, 0.42, 0.48)),
+        row("sft", "language_model", "accuracy/all", (-0.25, -0.28, -0.22), "base", "difference"),
+        row("blind", "language_model", "accuracy/all", (0.44, 0.41, 0.47), role="floor"),
+    )
+    assert texts(Result("answers", "?", rows)) == [
+        "base answers 70.0 % [67.0, 73.0] of 1000 questions right, above the 44.0 % [41.0, 47.0] of guessing "
+        "without the image.",
+        "sft answers 45.0 % [42.0, 48.0] of 1000 questions right, not clearly above the 44.0 % [41.0, 47.0] of "
+        "guessing without the image.",
+        "sft answers worse than base: 45.0 % against 70.0 %, difference -25.0 points [-28.0, -22.0], n = 1000.",
+    ]
+
+
+def test_every_statement_points_at_rows_that_exist() -> None:
+    results = [drift(cka("sft", "block_01", 0.9, 0.89, 0.91), *FLOORS), imagenet(*accuracies((0.02, 0.01, 0.03)))]
+    statements = verdict(results, "base")
+    assert len(statements) == 2
+    for reference in (reference for statement in statements for reference in statement.evidence):
+        result = next(one for one in results if one.analysis == reference["analysis"])
+        assert len(result.select(**{key: v for key, v in reference.items() if key != "analysis"})) == 1
+
+
+def test_nothing_measured_says_nothing() -> None:
+    assert verdict([], "base") == []
