@@ -44,7 +44,7 @@ class Row:
 
 
 class BadRow(Exception):
-    """A row that cannot be trained on; the text is the reason."""
+    """A row that cannot be trained on; the text is the reason, perhaps followed by ": " and its details."""
 
 
 class Rows(Protocol):

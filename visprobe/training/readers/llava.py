@@ -1,0 +1,76 @@
+"""Rows from JSON files as LLaVA, LLaVA-NeXT, LLaVA-OneVision and MMPR publish them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from visprobe.errors import DataError
+from visprobe.training.readers.image_files import read_image
+from visprobe.training.readers.json_index import JsonIndex
+from visprobe.training.readers.records import image_cells, to_row
+from visprobe.training.rows import BadRow, Row
+
+
+class LlavaRows:
+    """Records of one JSON file whose images are paths below a folder.
+
+    Args:
+        path: JSON array or JSON Lines; each record as `readers.records` describes.
+        images: Folder that the image paths start from.
+        group: Group of the rows that name none.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+
+    def __init__(self, path: Path, images: Path, group: str | None = None) -> None:
+        self.index = JsonIndex(path)
+        self.name = path.name
+        self.images = images
+        self._group = group
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: int) -> Row:
+        """The row at `index`; raises BadRow if the record is no usable row."""
+        try:
+            record = self.index.record(index)
+        except ValueError as error:
+            raise BadRow(f"not valid JSON: {error}") from error
+        images = image_cells(record)
+        if not all(isinstance(image, str) for image in images):
+            raise BadRow("an image is not a path")
+        row = to_row(record, row_id=f"{self.name}#{index}", images=tuple(images))
+        return row if row.group else replace(row, group=self._group)
+
+    def image(self, key: str) -> Image.Image:
+        """The RGB image at the path `key`; raises BadRow if it is missing or damaged."""
+        return read_image(self.images / key, key)
+
+    def content_hash(self) -> str:
+        """SHA-256 over the file's name, which the row ids hold, and its content."""
+        return hashlib.sha256(f"{self.name}\n{self.index.sha256}".encode()).hexdigest()
+
+
+def llava_json(path: Path, images: Path | None = None) -> LlavaRows:
+    """Rows of a JSON file in a LLaVA format.
+
+    Args:
+        path: JSON array or JSON Lines of {"id", "image": path or list of paths, "conversations": [{"from", "value"}]},
+            or of {"image", "question" or "prompt", "chosen", "rejected"}.
+        images: Folder that the image paths start from; by default the folder of `path`.
+
+    Returns:
+        The rows, read one at a time.
+
+    Raises:
+        DataError: If the file cannot be read, or the folder does not exist.
+    """
+    if images is not None and not images.is_dir():
+        raise DataError(f"{images} is not a folder", hint="Name the folder that the image paths start from.")
+    return LlavaRows(path, path.parent if images is None else images)
