@@ -1,5 +1,7 @@
 """The encoder's interface: sites, order of tokens, memory, floors, hashes."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -169,6 +171,17 @@ def test_one_flipped_bit_changes_the_hash(tmp_path):
     assert after.projector_hash == before.projector_hash
 
 
+def test_the_settings_hash_sees_what_weights_do_not_show(tmp_path):
+    def hashed(name, layout="C", **changes):
+        return load_encoder(write_llava(tmp_path / name, llava("siglip", **changes), layout)).settings_hash
+
+    base = hashed("base")
+    assert hashed("layout", "B") == base
+    assert hashed("layer", vision_feature_layer=-2) != base
+    assert hashed("projector", projector_hidden_act="relu") != base
+    assert hashed("tower", vision={"hidden_act": "relu"}) != base
+
+
 def test_the_processor_hash_sees_pixels_only(tmp_path):
     def hashed(name, cls="SiglipImageProcessorPil", **fields):
         folder = write_llava(tmp_path / name, llava("siglip"))
@@ -182,8 +195,6 @@ def test_the_processor_hash_sees_pixels_only(tmp_path):
 
 
 def test_a_full_processor_of_transformers_5_is_read(tmp_path):
-    import json
-
     folder = write_llava(tmp_path, llava("siglip"))
     fields = json.loads((folder / "preprocessor_config.json").read_text()) | {"image_mean": [0.1, 0.2, 0.3]}
     (folder / "preprocessor_config.json").unlink()
@@ -212,8 +223,6 @@ def test_loading_prints_nothing_and_restores_the_progress_bars(tmp_path, capfd):
 
 
 def test_provenance_is_plain_json(encoder):
-    import json
-
     value = json.loads(json.dumps(encoder.provenance.to_json()))
     assert value["params"] == sum(weight.numel() for weight in encoder.weights().values())
     assert value["consumed"] == encoder.consumed

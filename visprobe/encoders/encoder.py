@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +25,7 @@ from visprobe.errors import CheckpointError, UsageError
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 _PROJECTOR = "projector."
 _CLS = ":cls"
+_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,14 @@ class VisionEncoder:
         """SHA-256 of the projector's stored weights, or None without a projector."""
         weights = {k: v for k, v in self._stored.items() if k.startswith(_PROJECTOR)}
         return tensors_hash(weights) if weights else None
+
+    @cached_property
+    def settings_hash(self) -> str:
+        """SHA-256 of what tokens depend on beside weights and pixels: architecture, consumed site, activation."""
+        values = {field: getattr(self._config, field, None) for field in _SETTINGS}
+        activation = self._projector.activation if self._projector else None
+        text = json.dumps([self._family.name, values, self.consumed, activation], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """All weights by canonical name, as stored; those of the projector begin with "projector."."""

@@ -143,7 +143,10 @@ def _check_numbers(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _is_usable(tensor: torch.Tensor) -> bool:
-    return tensor.dtype.is_floating_point and tensor.itemsize > 1 and bool(torch.isfinite(tensor).all())
+    if not tensor.dtype.is_floating_point or tensor.itemsize < 2:
+        return False
+    # NaN passes through minimum and maximum, and one pass is several times faster than isfinite of every weight
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 def _provenance(path: str, layout: Layout, stored: Mapping[str, torch.Tensor], bytes_read: int) -> Provenance:

@@ -70,8 +70,10 @@ def build_projector(tensors: Mapping[str, torch.Tensor], *, activation: str, tow
             f"projector layers of shapes {shapes} do not follow a tower of width {tower_width}",
             hint="Check that tower and projector come from the same checkpoint.",
         )
-    projector = Projector(widths, bias=bias, activation=activation).to(widest(tensors))
-    projector.load_state_dict(dict(tensors), strict=True)
+    dtype = widest(tensors)
+    with torch.device("meta"):
+        projector = Projector(widths, bias=bias, activation=activation)
+    projector.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
     return projector
 
 

@@ -1,0 +1,151 @@
+"""How fast and with how little reading the vision encoder comes out of a LLaVA checkpoint.
+
+Writes a LLaVA checkpoint with a language model of 4.3 GB and a SigLIP base tower, both in bfloat16; the tower is 4 % of
+the bytes, as in LLaVA-1.5-7B. Then loads it in fresh processes with the page cache dropped:
+
+- visprobe: `load_encoder`, tower and projector in memory
+- transformers: `from_pretrained` of the whole model, every page of its weights in memory
+- transformers, mapped: the same without touching the weights, most of which transformers leaves on disk
+
+Bytes are those that the kernel fetched from disk (`read_bytes` of /proc/self/io), so readahead counts against whoever
+causes it. Peak RSS is VmHWM, Python and torch themselves included.
+
+Run: python benchmarks/load.py [--repeats 3] [--folder DIR]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SHARD_BYTES = 1_000_000_000
+HOW = ("visprobe", "transformers", "transformers, mapped")
+PROBE = """
+import json, sys, time
+import torch, transformers
+from visprobe.encoders import load_encoder
+transformers.utils.logging.disable_progress_bar()
+transformers.LlavaForConditionalGeneration
+def field(file, name):
+    return int(dict(line.split(":") for line in open(f"/proc/self/{file}"))[name].split()[0])
+how, path = sys.argv[1:]
+before, start = field("io", "read_bytes"), time.perf_counter()
+if how == "visprobe":
+    model = load_encoder(path, dtype=torch.bfloat16)
+else:
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(path, dtype="auto")
+    for weight in model.parameters() if how == "transformers" else ():
+        weight.data.view(-1).view(torch.uint8)[::4096].sum()
+seconds, read = time.perf_counter() - start, field("io", "read_bytes") - before
+needed = sum(w.nbytes for w in model.weights().values()) if how == "visprobe" else None
+print(json.dumps({"seconds": seconds, "read": read, "needed": needed, "peak": field("status", "VmHWM") * 1024}))
+"""
+
+
+def llava_config():
+    import transformers
+
+    vision = transformers.SiglipVisionConfig(image_size=384, patch_size=16, vision_use_head=False)
+    text = {
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 30,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32000,
+    }  # fmt: skip
+    return transformers.LlavaConfig(
+        vision_config=vision.to_dict(), text_config=text, vision_feature_layer=-1, vision_feature_select_strategy="full"
+    )
+
+
+def write_checkpoint(folder):
+    """Random weights under the names that transformers expects, written shard by shard."""
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    config = llava_config()
+    config.dtype = "bfloat16"
+    config.architectures = ["LlavaForConditionalGeneration"]
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in transformers.LlavaForConditionalGeneration(config).state_dict().items()}
+    config.save_pretrained(folder)
+    processor = transformers.SiglipImageProcessorPil(size={"height": 384, "width": 384})
+    processor.save_pretrained(folder)
+    noise = (torch.randn(max(shape.numel() for shape in shapes.values())) * 0.02).bfloat16()
+    shards, size = [{}], 0
+    for name, shape in shapes.items():
+        if size > SHARD_BYTES:
+            shards, size = [*shards, {}], 0
+        shards[-1][name] = shape
+        size += 2 * shape.numel()
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {name: noise[: shape.numel()].reshape(shape).clone() for name, shape in shard.items()}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def drop_page_cache(folder):
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def measure(how, folder):
+    drop_page_cache(folder)
+    command = [sys.executable, "-W", "ignore", "-c", PROBE, how, str(folder)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def run(folder, repeats):
+    runs = {how: [] for how in HOW}
+    for _ in range(repeats):
+        for how, taken in runs.items():
+            taken.append(measure(how, folder))
+    medians = {
+        how: {key: statistics.median(r[key] for r in taken) for key in ("seconds", "read", "peak")}
+        for how, taken in runs.items()
+    }
+    needed = runs["visprobe"][0]["needed"]
+    return {
+        "runs": runs,
+        "median": medians,
+        "needed": needed,
+        "checkpoint_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        "times_faster": medians["transformers"]["seconds"] / medians["visprobe"]["seconds"],
+        "times_faster_than_mapped": medians["transformers, mapped"]["seconds"] / medians["visprobe"]["seconds"],
+        "read_over_needed": medians["visprobe"]["read"] / needed,
+    }
+
+
+def table(result):
+    yield f"checkpoint {result['checkpoint_bytes'] / 1e9:.2f} GB, tower and projector {result['needed'] / 1e6:.1f} MB"
+    yield f"{'median':22}{'seconds':>10}{'read MB':>10}{'peak RSS MB':>13}"
+    for how, row in result["median"].items():
+        yield f"{how:22}{row['seconds']:10.2f}{row['read'] / 1e6:10.1f}{row['peak'] / 1e6:13.0f}"
+    yield (
+        f"{result['times_faster']:.1f} times faster ({result['times_faster_than_mapped']:.1f} times against mapped); "
+        f"bytes read / bytes needed {result['read_over_needed']:.4f}"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where to write the checkpoint (a temporary folder by default)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        write_checkpoint(Path(scratch))
+        result = run(Path(scratch), options.repeats)
+    print(*table(result), sep="\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
