@@ -1,0 +1,44 @@
+"""`visprobe demo`: the whole question on built-in data, in minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from visprobe.cli import options as o
+from visprobe.cli.output import Bars
+
+
+def command(
+    output_dir: o.OutputDir = Path("visprobe-demo"),
+    fast: Annotated[bool, typer.Option("--fast", help="A smoke run: few steps, few images, under a minute.")] = False,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Train the base model too, instead of taking the one that ships.")
+    ] = False,
+    seed: o.Seed = 0,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Post-train a small multimodal LLM by SFT and by DPO, and see what became of its vision encoder.
+
+    Everything is built in: scenes of real handwritten digits, and a base model that this command can also train
+    from nothing. Started again, it goes on where it stopped.
+
+    Example: visprobe demo
+
+    Example: visprobe demo --fast --output-dir smoke
+    """
+    from visprobe.cli.measured import command_line, finish, show
+    from visprobe.cli.train import require_training
+
+    require_training()
+    from visprobe.report.demo import demo
+    from visprobe.report.write import write_report
+
+    with Bars(quiet) as bars:
+        measured = demo(output_dir, fast=fast, from_scratch=from_scratch, seed=seed, progress=bars)
+        page = write_report(output_dir / "report", measured.document(command_line()))
+    show(measured, as_json=json, page=page)
+    finish(measured, "0")
