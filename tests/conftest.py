@@ -12,7 +12,7 @@ from visprobe.analyses.result import Estimate, Result, Role, Row
 Planted = Callable[..., dict[str, Result]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def planted() -> Planted:
     """A function `planted(checkpoints=("base", "sft", "dpo", "grpo"), blocks=6, identical=())`."""
     return planted_results
@@ -43,11 +43,11 @@ def _imagenet(checkpoints: tuple[str, ...], blocks: int) -> Result:
     consumed = f"block_{blocks:02d}"
     for site, best, floor in ((consumed, 0.612, 0.181), ("projected", 0.587, 0.172)):
         for i, name in enumerate(checkpoints):
-            rows.append(Row(name, site, "top1", _share(best + 0.012 * i - 0.003 * i * i, 1000)))
-            rows.append(Row(name, site, "top5", _share(best + 0.3 + 0.01 * i, 1000)))
+            rows.append(Row(name, site, "top1", _share(best + 0.012 * i - 0.001 * i * i, 1000)))
+            rows.append(Row(name, site, "top5", _share(best + 0.3 + 0.001 * i, 1000)))
         rows.append(Row("untrained", site, "top1", _share(floor, 1000), role="floor"))
         for i, name in enumerate(checkpoints[1:], start=1):
-            difference = _difference(0.012 * i - 0.003 * i * i, 0.011, 1000)
+            difference = _difference(0.012 * i - 0.001 * i * i, 0.011, 1000)
             rows.append(Row(name, site, "top1", difference, checkpoints[0], "difference"))
         if len(checkpoints) > 2:
             pair = _difference(0.003, 0.012, 1000)

@@ -13,6 +13,7 @@ from typing import Any
 
 import visprobe
 from visprobe.analyses.result import Result
+from visprobe.analyses.verdict import Statement
 from visprobe.report.redact import redact
 
 SCHEMA = "visprobe.report/1"
@@ -28,7 +29,7 @@ def build_document(
     checkpoints: Sequence[Mapping[str, Any]],
     data: Sequence[Mapping[str, Any]],
     results: Sequence[Result],
-    verdict: Sequence[Any],
+    verdict: Sequence[Statement],
     warnings: Sequence[str] = (),
     created: datetime | None = None,
 ) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def build_document(
         checkpoints: Provenance of each checkpoint, the base first; "name" is required, the rest is shown as it is.
         data: Each image set: "name", "n", "classes", "hash" and "bad_items" (a list of "id" and "reason").
         results: What the analyses returned.
-        verdict: Statements with `text` and `evidence` (references to rows: analysis, checkpoint, site, measure).
+        verdict: What the results say in sentences, each with references to the rows it rests on.
         warnings: What concerns the run as a whole; results and checkpoints carry their own.
         created: When the run ended; now, if None.
 

@@ -16,7 +16,6 @@ from visprobe.report.inline_svg import inline_svg
 from visprobe.report.tables import anchor, tables
 
 _MOST_BAD_ITEMS = 200
-_MOST_LINKS = 6
 _MOST_TEXT = 400
 
 
@@ -50,7 +49,6 @@ def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         provenance=_across(document["checkpoints"]),
         warnings=list(_warnings(document, results)),
         most_bad_items=_MOST_BAD_ITEMS,
-        most_links=_MOST_LINKS,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from visprobe.analyses.result import Result
 from visprobe.figures.gallery import KINDS
-from visprobe.figures.save import save_figure, svg_text
+from visprobe.figures.save import save_figure
 from visprobe.io import atomic
 from visprobe.report.page import render
 
@@ -35,7 +35,7 @@ def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
         if kind := KINDS.get(result.analysis):
             figure = kind.draw(result, names)
             save_figure(figure, folder / "figures", kind.name, result.rows)
-            svgs[kind.name] = svg_text(figure)
+            svgs[kind.name] = (folder / "figures" / f"{kind.name}.svg").read_text(encoding="utf-8")
     page = render(document, svgs)
     atomic.write_text(folder / "report.json", text + "\n")
     atomic.write_text(folder / "report.html", page)

@@ -1,0 +1,218 @@
+"""The page, read as a browser reads it: what is in it, where its links lead, and what a hostile name can do."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.analyses.verdict import Statement
+from visprobe.report.inline_svg import inline_svg
+from visprobe.report.page import render
+from visprobe.report.tables import tables
+from visprobe.report.write import write_report
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "\x1b[31mred\x1b[0m",
+    "evil\u202egpj.exe",
+    "{{ 7 * 7 }}{% raw %}",
+    "</style></title><svg onload=alert(1)>",
+    "]]><!--",
+    "&lt;b&gt;",
+    "=cmd()|'/c calc'!A0",
+    "n" * 255,
+)
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text, of one page; checks that tags are balanced."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+    def ids(self) -> list[str]:
+        return [attrs["id"] for _, attrs in self.elements if attrs.get("id")]  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def html(documented, tmp_path_factory) -> str:
+    return write_report(tmp_path_factory.mktemp("report"), documented()).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_nothing_is_fetched_and_nothing_runs(page: Page) -> None:
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None and policy.startswith("default-src 'none'") and "script-src" not in policy
+    assert not page.all("script") and not page.all("iframe") and not page.all("img")
+    for _, attrs in page.elements:
+        assert not [name for name in attrs if name.startswith("on") or name == "src"]
+        for name, value in attrs.items():
+            if name.endswith("href"):
+                assert re.match(r"#|data:,|figures/|report\.json$", value or "")
+
+
+def test_css_reaches_for_nothing_outside(html: str) -> None:
+    assert "@import" not in html and not re.findall(r"url\((?!#)", html)
+
+
+def test_ids_are_unique_and_every_link_and_reference_has_its_target(html: str, page: Page) -> None:
+    ids = page.ids()
+    assert len(ids) == len(set(ids))
+    hrefs = [value for _, attrs in page.elements for name, value in attrs.items() if name.endswith("href") and value]
+    wanted = [href[1:] for href in hrefs if href.startswith("#")] + re.findall(r"url\(#([^)]+)\)", html)
+    assert len(wanted) > 50 and set(wanted) <= set(ids)
+    labels = [value for _, attrs in page.elements if (value := attrs.get("aria-labelledby"))]
+    assert set(labels) <= set(ids)
+
+
+def test_the_verdict_comes_first_and_leads_to_its_numbers(documented, planted) -> None:
+    html = render(documented(), {})
+    assert html.index("is not measurably different") < html.index('id="figures"') < html.index('id="numbers"')
+    assert html.index('id="numbers"') < html.index('id="checkpoints"') < html.index('id="data"')
+    difference = planted(("base", "sft", "dpo"))["imagenet"].select(role="difference", checkpoint="sft")[0]
+    link = re.search(r'href="#(number-imagenet-\d+)" aria-label="Number 1', html)
+    assert link is not None
+    cell = html[html.index(f'id="{link[1]}"') :].split("</td>")[0]
+    assert f"{100 * difference.estimate.value:+.1f}" in cell
+
+
+def test_every_number_is_in_the_page_with_its_interval_and_n(page: Page, planted) -> None:
+    titles = [attrs.get("title") or "" for attrs in page.all("td")]
+    for result in planted(("base", "sft", "dpo")).values():
+        for row in result.rows:
+            e = row.estimate
+            assert f"{e.value!r} [{e.low!r}, {e.high!r}], n = {e.n}, {e.method}" in titles
+
+
+def test_headings_do_not_skip_a_level_and_tables_say_what_they_are(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels.count(1) == 1 and levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert len(page.all("table")) == len(page.all("caption"))
+    assert all(attrs.get("scope") in ("row", "col") for attrs in page.all("th"))
+    assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in page.all("svg"))
+    assert page.elements[[tag for tag, _ in page.elements].index("body") + 1] == (
+        "a",
+        {"class": "skip", "href": "#main"},
+    )
+
+
+def test_bad_items_warnings_and_command_are_shown(page: Page) -> None:
+    for text in (
+        "cat/0003.jpg",
+        "OSError: truncated",
+        "a warning of the run",
+        "Only 1,000 images.",
+        "visprobe compare base",
+    ):
+        assert text in page.text
+
+
+def test_a_long_list_of_bad_items_is_cut_and_says_so(documented) -> None:
+    items = [{"id": f"image-{i}.jpg", "reason": "r"} for i in range(5000)]
+    html = render(documented(data=[{"name": "d", "n": 1, "classes": 1, "hash": "0", "bad_items": items}]), {})
+    assert html.count("image-") == 200 and "The first 200" in html and "5,000" in html
+
+
+def everywhere(documented: Any, text: str) -> dict[str, Any]:
+    """A document in which `text` stands wherever a text from outside can stand."""
+    estimate = Estimate(0.5, 0.4, 0.6, 100, "fraction", text)
+    names = ("base", text)
+    rows = [Row(name, text, f"top1/{text}", estimate) for name in names]
+    rows.append(Row(text, text, "top1", estimate, "base", "difference"))
+    odd = Result(text, text, tuple(rows), {text: {text: [text]}}, (text,))
+    document: dict[str, Any] = documented(
+        names,
+        command=[text],
+        checkpoints=[{"name": name, text: text, "nested": {text: text}, "warnings": [text]} for name in names],
+        data=[{"name": text, "n": 1, "classes": text, "hash": text, "bad_items": [{"id": text, "reason": text}]}],
+        warnings=[text],
+        verdict=[Statement(text, ({"analysis": text, "checkpoint": text, "site": text, "measure": "top1"},))],
+    )
+    document["results"].append(odd.to_json())
+    return document
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_changes_nothing_but_text(documented, text: str) -> None:
+    hostile = render(everywhere(documented, text), {})
+    page, tame = Page(hostile), Page(render(everywhere(documented, "tame"), {}))
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in tame.elements]
+    assert [sorted(attrs) for _, attrs in page.elements] == [sorted(attrs) for _, attrs in tame.elements]
+    assert len(page.ids()) == len(set(page.ids()))
+    assert not UNSEEN.search(hostile)
+    assert "49" not in page.text.split("Verdict")[1].split("Read with")[0]  # {{ 7 * 7 }} was not computed
+
+
+def test_hostile_checkpoint_names_change_nothing_in_the_figures(documented, tmp_path: Path) -> None:
+    hostile = write_report(tmp_path, documented(("base", *HOSTILE))).read_text(encoding="utf-8")
+    page = Page(hostile)
+    assert len(page.all("svg")) == 4 and not page.all("script") and not page.all("img")
+    assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
+    assert not UNSEEN.search(hostile)
+
+
+def test_ids_of_two_figures_do_not_meet() -> None:
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="10pt">'
+        '<style>*{fill:red}</style><defs><clipPath id="p1"><path id="m1"/></clipPath></defs>'
+        '<g clip-path="url(#p1)"><use xlink:href="#m1"/><text>id="p1" url(#p1)</text></g></svg>'
+    )
+    first = inline_svg(svg, "drift", 'a "label"')
+    assert 'id="drift-p1"' in first and "url(#drift-p1)" in first and 'xlink:href="#drift-m1"' in first
+    assert 'id="p1" url(#p1)</text>' in first  # what a figure says is not what it refers to
+    assert "<style" not in first and "&quot;label&quot;" in first
+
+
+def test_groups_of_questions_are_rows_and_floors_are_marked(planted) -> None:
+    (table,) = tables(planted()["answers"])
+    assert list(table.lines) == ["all", "count", "where"] and table.counts["count"] == [200]
+    assert table.columns == {"base": False, "sft": False, "dpo": False, "grpo": False, "blind": True}
+
+
+def test_a_report_without_results_is_still_a_page(documented) -> None:
+    page = Page(render(documented(results=[], verdict=[], warnings=[]), {}))
+    assert "This run has no figures." in page.text and "No statement" in page.text
+
+
+def test_light_dark_print_and_small_screens_are_all_styled(documented) -> None:
+    html = render(documented(), {})
+    for rule in ("prefers-color-scheme: dark", "@media print", "max-width: 40rem", "tabular-nums"):
+        assert rule in html
