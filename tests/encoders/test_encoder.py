@@ -202,6 +202,23 @@ def test_a_full_processor_of_transformers_5_is_read(tmp_path):
     assert list(load_encoder(folder).processor.image_mean) == [0.1, 0.2, 0.3]
 
 
+def test_an_old_clip_processor_with_plain_numbers(tmp_path):
+    folder = write_llava(tmp_path, llava("clip"))
+    old = {"feature_extractor_type": "CLIPFeatureExtractor", "size": SIDE, "crop_size": SIDE, "resample": 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(old))
+    new = transformers.CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    expected = new(images(), return_tensors="pt")["pixel_values"]
+    assert torch.equal(load_encoder(folder).preprocess(images()), expected)
+
+
+@pytest.mark.parametrize("text", ["{", '{"image_processor_type": "PixtralImageProcessor"}'])
+def test_a_processor_that_cannot_be_built_is_refused(tmp_path, text):
+    folder = write_llava(tmp_path, llava("siglip"))
+    (folder / "preprocessor_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="is not JSON|PixtralImageProcessor"):
+        load_encoder(folder)
+
+
 def test_a_processor_that_does_not_fit_the_tower_is_refused(tmp_path):
     folder = write_llava(tmp_path, llava("siglip"))
     transformers.SiglipImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)

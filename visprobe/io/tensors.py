@@ -1,4 +1,7 @@
-"""Reading single tensors of a safetensors checkpoint by byte range, so that the rest is never touched."""
+"""Reading single tensors of a safetensors checkpoint by byte range, so that the rest is never touched.
+
+Why not `safe_open`: docs/design/0001-reading-checkpoints.md.
+"""
 
 from __future__ import annotations
 
