@@ -215,7 +215,7 @@ def test_an_old_clip_processor_with_plain_numbers(tmp_path):
 def test_a_processor_that_cannot_be_built_is_refused(tmp_path, text):
     folder = write_llava(tmp_path, llava("siglip"))
     (folder / "preprocessor_config.json").write_text(text)
-    with pytest.raises(CheckpointError, match="is not JSON|PixtralImageProcessor"):
+    with pytest.raises(CheckpointError, match=r"is not JSON|PixtralImageProcessor"):
         load_encoder(folder)
 
 
