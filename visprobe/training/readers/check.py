@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -91,6 +92,7 @@ class Usable:
     def __init__(self, rows: Rows, need: Need, image_required: bool) -> None:
         self._rows, self._need, self._image_required = rows, need, image_required
         self.skipped: dict[int, str] = {}
+        self._examples: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -124,19 +126,22 @@ class Usable:
 
     def report(self) -> Report:
         """Reasons of the unusable rows met so far; `checked` is the size of the set."""
-        counts = Counter(_reason(text) for text in self.skipped.values())
-        first = {_reason(text): index for index, text in reversed(self.skipped.items())}
-        examples = {reason: f"{self._rows.name}#{index}: {self.skipped[index]}" for reason, index in first.items()}
-        return Report(len(self), dict(counts.most_common()), examples)
+        counts = Counter(self.skipped.values())
+        return Report(len(self), dict(counts.most_common()), dict(self._examples))
 
     def _load(self, index: int) -> Example | None:
         if index in self.skipped:
             return None
+        row_id = f"{self._rows.name}#{index}"
         try:
-            row = fit(self._rows[index], self._need, image_required=self._image_required)
+            row = self._rows[index]
+            row_id = row.id
+            row = fit(row, self._need, image_required=self._image_required)
             return Example(index, row, tuple(self._rows.image(key) for key in row.images))
         except BadRow as error:
-            self.skipped[index] = str(error)
+            reason = sys.intern(str(error).partition(": ")[0])  # one string for a million rows
+            self.skipped[index] = reason
+            self._examples.setdefault(reason, f"{row_id}: {error}")
             return None
 
     def _nothing(self) -> DataError:
@@ -179,10 +184,6 @@ def scan(rows: Rows, need: Need, *, limit: int | None = None, image_required: bo
     for index in range(checked):
         view._load(index)
     return replace(view.report(), checked=checked)
-
-
-def _reason(text: str) -> str:
-    return text.partition(": ")[0]
 
 
 def _hint(reason: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visprobe.training.rows import Row, Rows
+from visprobe.training.rows import BadRow, Row, Rows
 
 
 class Selected:
@@ -63,7 +63,12 @@ class Concatenated:
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = int(np.searchsorted(self._ends, index, side="right"))
-        row = self.parts[number][index - int(self._ends[number]) + len(self.parts[number])]
+        part = self.parts[number]
+        local = index - int(self._ends[number]) + len(part)
+        try:
+            row = part[local]
+        except BadRow as error:
+            raise BadRow(f"{error}: row {local} of {part.name}") from error
         return replace(row, images=tuple(f"{number}/{key}" for key in row.images))
 
     def image(self, key: str) -> Image.Image:

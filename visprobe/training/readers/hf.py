@@ -15,7 +15,7 @@ from visprobe.training.readers.image_files import decode_image, read_image
 from visprobe.training.readers.records import CONVERSATIONS, IMAGES, PROMPTS, image_cells, to_row
 from visprobe.training.rows import BadRow, Row
 
-BATCH = 1000
+BATCH = 1000  # rows hashed at once; another number gives other hashes
 
 
 class HuggingFaceRows:
@@ -63,11 +63,11 @@ class HuggingFaceRows:
         return read_image(self._images / path, path)
 
     def content_hash(self) -> str:
-        """SHA-256 over all columns but the images, row by row."""
+        """SHA-256 over the name and all columns but the images."""
         digest = hashlib.sha256(self.name.encode())
         texts = self._rows.remove_columns([column for column in IMAGES if column in self._rows.column_names])
-        for record in texts:
-            digest.update(json.dumps(record, sort_keys=True, default=str).encode())
+        for batch in texts.iter(batch_size=BATCH):
+            digest.update(json.dumps(batch, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
 

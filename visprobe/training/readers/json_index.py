@@ -189,7 +189,7 @@ class _Scanner:
 
     def _skip_value(self) -> None:
         while True:
-            reason = "the record does not end"
+            reason = "the file ends after this record, not after the array"
             try:
                 _, end = _DECODER.raw_decode(self._text, self._at)
                 # A number that touches the end of the window may go on after it.

@@ -107,8 +107,9 @@ def mmpr_subset(
     """
     if size < 1:
         raise UsageError(f"a subset of {size} rows", hint="Give a size from 1 up.")
-    draw = _Draw(folder, random.Random(seed), max_tokens, _token_counter(tokenizer))
-    records = draw.walk(size, progress or (lambda stage, done, total: None))
+    show = progress or (lambda stage, done, total: None)
+    draw = _Draw(folder, random.Random(seed), max_tokens, _token_counter(tokenizer), show)
+    records = draw.walk(size)
     manifest = {
         "size": size,
         "kept": len(records),
@@ -146,16 +147,27 @@ def _token_counter(tokenizer: Path | None) -> CountTokens | None:
 class _Draw:
     """The shuffled walk over the single-image rows of all annotation files."""
 
-    def __init__(self, folder: Path, rng: random.Random, max_tokens: int, count_tokens: CountTokens | None) -> None:
-        self._folder, self._rng = folder, rng
+    def __init__(
+        self,
+        folder: Path,
+        rng: random.Random,
+        max_tokens: int,
+        count_tokens: CountTokens | None,
+        progress: Progress,
+    ) -> None:
+        self._folder, self._rng, self._progress = folder, rng, progress
         self._max_tokens, self._count_tokens = max_tokens, count_tokens
         self._sources = sources(folder)
-        self._indices = [JsonIndex(folder / source.annotation) for source in self._sources]
-        self._counts = [_single_image_rows(index) for index in self._indices]
+        self._indices: list[JsonIndex] = []
+        self._counts: list[int] = []
+        for number, source in enumerate(self._sources, start=1):
+            self._indices.append(JsonIndex(folder / source.annotation))
+            self._counts.append(_single_image_rows(self._indices[-1]))
+            progress("read MMPR annotations", number, len(self._sources))
         self.ends = np.cumsum(self._counts)
         self.left_out: Counter[str] = Counter()
 
-    def walk(self, size: int, progress: Progress) -> list[dict[str, str]]:
+    def walk(self, size: int) -> list[dict[str, str]]:
         order = array("I", range(int(self.ends[-1])))  # 4 bytes a row: a list of three million is 100 MB
         self._rng.shuffle(order)
         records: list[dict[str, str]] = []
@@ -167,8 +179,8 @@ class _Draw:
             if len(records) == size:
                 break
             if len(records) % 100 == 0:
-                progress("draw MMPR rows", len(records), size)
-        progress("draw MMPR rows", len(records), len(records))
+                self._progress("draw MMPR rows", len(records), size)
+        self._progress("draw MMPR rows", len(records), len(records))
         return records
 
     def annotations(self) -> list[dict[str, Any]]:

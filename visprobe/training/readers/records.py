@@ -36,7 +36,14 @@ def image_cells(record: Any) -> list[Any]:
         raise BadRow(f"not an object: {str(record)[:40]}")
     cell = _first(record, IMAGES)
     cells = cell if isinstance(cell, list | tuple) else [cell]
-    return [image for image in cells if image not in (None, "")]
+    return [image for image in cells if not _absent(image)]
+
+
+def _absent(image: Any) -> bool:
+    """Whether a cell stands for no image: nothing, an empty path, or parquet's struct without a value."""
+    if isinstance(image, Mapping):
+        return all(value is None for value in image.values())
+    return image is None or image == ""
 
 
 def to_row(record: Mapping[str, Any], *, row_id: str, images: tuple[str, ...], apart: bool = False) -> Row:
