@@ -1,7 +1,9 @@
 """One pass: what is decoded, what is forwarded, what is kept, and what survives damage and kill -9."""
 
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +138,18 @@ def test_a_rounded_tower_and_a_retrained_projector_have_features_of_their_own(en
     one, two = extract([base, rounded], images, sites, store=store).features
     assert not np.array_equal(one.sites[base.consumed], two.sites[base.consumed])
     assert one.sites[base.consumed] == pytest.approx(two.sites[base.consumed], abs=0.1)
+
+
+def test_the_same_weights_under_another_configuration_have_features_of_their_own(encoders, store, tmp_path):
+    shutil.copytree(encoders[0].provenance.path, tmp_path / "other")
+    path = tmp_path / "other" / "config.json"
+    config = json.loads(path.read_text())
+    config["vision_config"]["num_attention_heads"] //= 2
+    path.write_text(json.dumps(config))
+    other, images = load_encoder(tmp_path / "other"), Images([png(i) for i in range(4)])
+    assert other.tower_hash == encoders[0].tower_hash
+    one, two = extract([encoders[0], other], images, sites, store=store).features
+    assert not np.allclose(one.sites["projected"], two.sites["projected"], atol=1e-4)
 
 
 def test_bad_images_are_left_out_named_and_remembered(encoders, store):

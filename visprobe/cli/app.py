@@ -20,7 +20,10 @@ app = typer.Typer(
     help="What did post-training do to the vision encoder of a multimodal LLM, and does it see better?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": lambda name: name.replace("_", "-")},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
 )
 app.command("compare")(compare.command)
 app.command("imagenet")(imagenet.command)

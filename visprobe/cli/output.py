@@ -125,4 +125,6 @@ def number(estimate: Estimate, *, signed: bool = False) -> str:
     value = f"{estimate.value * scale:{sign}{digits}}{mark}"
     if estimate.method == "exact":
         return value
-    return f"{value} [{estimate.low * scale:{sign}{digits}}, {estimate.high * scale:{sign}{digits}}]".replace(r"[", r"\[")
+    return f"{value} [{estimate.low * scale:{sign}{digits}}, {estimate.high * scale:{sign}{digits}}]".replace(
+        r"[", r"\["
+    )

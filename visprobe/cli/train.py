@@ -53,7 +53,14 @@ def sft(
     from visprobe.training.post import Recipe
 
     part = {} if vision_learning_rate is None else {"vision_tower": vision_learning_rate}
-    _run(base, Recipe("sft", steps, batch_size, learning_rate, part, _parts(train), seed=seed), data, rows, output_dir, quiet)
+    _run(
+        base,
+        Recipe("sft", steps, batch_size, learning_rate, part, _parts(train), seed=seed),
+        data,
+        rows,
+        output_dir,
+        quiet,
+    )
 
 
 @app.command("dpo")

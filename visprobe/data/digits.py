@@ -28,7 +28,7 @@ COLOURS = {
     "white": (245, 245, 245),
 }
 # Three sizes in pixels, each with its jitter; gaps between them keep "larger" beyond doubt.
-SIZES = {"small": (16, 18), "medium": (21, 23), "large": (27, 29)}
+SIZES = {"small": (18, 19), "medium": (22, 24), "large": (28, 31)}
 _SPLITS: tuple[Split, ...] = ("train", "val")
 
 

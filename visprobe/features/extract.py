@@ -108,7 +108,8 @@ class _Job:
 
     def key(self, hashes: tuple[str, ...]) -> ChunkKey:
         compute = f"{self.encoder.dtype}/{self.encoder.device.type}".removeprefix("torch.")
-        return ChunkKey(self.encoder.tower_hash, self.processor.processor_hash, compute, hashes)
+        encoder = self.encoder
+        return ChunkKey(encoder.tower_hash, encoder.settings_hash, self.processor.processor_hash, compute, hashes)
 
     def compute(self, pixels: torch.Tensor) -> dict[str, NDArray[np.float32]]:
         pooled = self.encoder.forward(pixels, self.sites, reduce=_mean)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,21 @@ class ChunkKey:
 
     Attributes:
         tower_hash: Content hash of the tower's tensors.
+        settings_hash: Hash of the configuration that the same tensors could be run differently under.
         processor_hash: Hash of how images became pixels.
         compute: Number format and device kind, "float32/cpu".
         image_hashes: SHA-256 of each image file of the chunk, in order.
     """
 
     tower_hash: str
+    settings_hash: str
     processor_hash: str
     compute: str
     image_hashes: tuple[str, ...]
 
     def digest(self) -> str:
         """The key as 64 hexadecimal digits."""
-        text = json.dumps([LAYOUT_VERSION, self.tower_hash, self.processor_hash, self.compute, self.image_hashes])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(json.dumps([LAYOUT_VERSION, *astuple(self)]).encode()).hexdigest()
 
 
 class FeatureStore:

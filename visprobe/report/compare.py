@@ -48,7 +48,13 @@ def compare(
     count, warnings = len(encoders), []
     results = [
         representation_drift(query[0], query[1:count], query[count:]),
-        weight_drift(base.name, base.weights(), {e.name: e.weights() for e in others}, base.weight_group),
+        weight_drift(
+            base.name,
+            base.weights(),
+            {other.name: other.weights() for other in others},
+            base.weight_group,
+            off_path=base.provenance.off_path,
+        ),
         *also,
     ]
     try:

@@ -68,6 +68,11 @@ class RowEncoder:
             self._done[index] = encoded
         return encoded
 
+    def length(self, index: int) -> int:
+        """Characters of text in the row: enough to put rows of like length together without tokenizing all."""
+        row = self._rows[index]
+        return sum(len(turn.text) for turn in row.turns) + len(row.chosen or "") + len(row.rejected or "")
+
     def encode(self, row: Row) -> EncodedRow:
         """The row as tokens.
 
@@ -79,8 +84,8 @@ class RowEncoder:
             raise BadRow(f"{row.id} has {len(images)} images and another number of {IMAGE} marks")
         made: dict[str, list[torch.Tensor]] = {}
         prompt = [self._segment(text, answered, images, made) for text, answered in self._texts(row)]
-        ends = [self._answer(row.turns, answer) for answer in (row.chosen, row.rejected)]
-        return EncodedRow(prompt, *ends, {name: torch.cat(parts) for name, parts in made.items()})
+        chosen, rejected = (self._answer(row.turns, answer) for answer in (row.chosen, row.rejected))
+        return EncodedRow(prompt, chosen, rejected, {name: torch.cat(parts) for name, parts in made.items()})
 
     def _texts(self, row: Row) -> Iterator[tuple[str, bool]]:
         """The conversation's text, cut where the model's own turns begin and end."""
@@ -161,9 +166,7 @@ class SupervisedCollator:
         rows = [self._encoder[example["row"]] for example in examples]
         parts = [[*row.prompt, *([Segment(row.chosen, True)] if row.chosen else [])] for row in rows]
         ids = [[token for segment in row for token in segment.ids] for row in parts]
-        labels = [
-            [token if segment.answered else IGNORED for segment in row for token in segment.ids] for row in parts
-        ]
+        labels = [[token if segment.answered else IGNORED for segment in row for token in segment.ids] for row in parts]
         return {
             "input_ids": _padded(ids, self._encoder.pad),
             "attention_mask": _padded([[1] * len(row) for row in ids], 0),
@@ -173,10 +176,15 @@ class SupervisedCollator:
 
 
 class PreferenceCollator:
-    """Batches for DPO as trl wants them: all chosen first, then all rejected, images repeated."""
+    """Batches for DPO as trl wants them: all chosen first, then all rejected.
 
-    def __init__(self, encoder: RowEncoder) -> None:
-        self._encoder = encoder
+    Args:
+        encoder: The rows.
+        repeat_images: Whether the images come twice too, for a model that does not repeat their features itself.
+    """
+
+    def __init__(self, encoder: RowEncoder, *, repeat_images: bool = True) -> None:
+        self._encoder, self._times = encoder, 2 if repeat_images else 1
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Input ids, attention mask and completion mask of shape (2 batch, length), and the images."""
@@ -188,5 +196,5 @@ class PreferenceCollator:
             "input_ids": _padded([prompt + answer for prompt, answer in pairs], self._encoder.pad),
             "attention_mask": _padded([[1] * len(prompt + answer) for prompt, answer in pairs], 0),
             "completion_mask": _padded([[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs], 0),
-            **_images(rows * 2),
+            **_images(rows * self._times),
         }

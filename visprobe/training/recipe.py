@@ -41,9 +41,9 @@ class Lora(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     parts: tuple[str, ...] = ("language_model",)
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Recipe(BaseModel):
@@ -87,36 +87,36 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     stage: Stage
-    steps: int | None = Field(None, ge=1)
-    epochs: float = Field(1.0, gt=0)
-    batch_size: int = Field(16, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
-    learning_rate: float = Field(1e-5, ge=0)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-5, ge=0)
     part_learning_rates: dict[str, float] = {}
-    warmup: float = Field(0.03, ge=0, le=1)
+    warmup: float = Field(default=0.03, ge=0, le=1)
     schedule: str = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
-    max_gradient_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
     train: tuple[str, ...] = DEFAULT_TRAIN
     lora: Lora | None = None
-    beta: float = Field(0.1, ge=0)
+    beta: float = Field(default=0.1, ge=0)
     losses: dict[str, float] | Literal["mpo"] = {"sigmoid": 1.0}
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     reference: Literal["model", "precomputed"] = "precomputed"
     reward: tuple[str, ...] = ("exact",)
-    generations: int = Field(8, ge=2)
-    max_new_tokens: int = Field(64, ge=1)
-    temperature: float = Field(1.0, gt=0)
+    generations: int = Field(default=8, ge=2)
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gradient_checkpointing: bool = False
     group_by_length: bool = False
-    save_every: int = Field(0, ge=0)
-    snapshot_tower_every: int = Field(0, ge=0)
-    probe_every: int = Field(0, ge=0)
+    save_every: int = Field(default=0, ge=0)
+    snapshot_tower_every: int = Field(default=0, ge=0)
+    probe_every: int = Field(default=0, ge=0)
     probe_images: str = "digits"
-    log_every: int = Field(1, ge=1)
+    log_every: int = Field(default=1, ge=1)
     report_to: tuple[str, ...] = ()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
     @property
     def loss_weights(self) -> dict[str, float]:

