@@ -99,7 +99,7 @@ def mmpr_subset(
         DataError: If MMPR is incomplete or no row can be kept.
         UsageError: If `size` is not positive, or the tokenizer cannot be read.
 
-    Source: "RL makes MLLMs see better than SFT" (arXiv 2510.16333), section 3.1, and the published script; a seed
+    Source: "RL makes MLLMs see better than SFT" (arXiv 2510.16333) and its published mpo-make_jsons.py; a seed
         gives the script's shuffle and its row ids.
 
     Differs from source: where the script stops with an error (other image types, rows without an image), the row is
