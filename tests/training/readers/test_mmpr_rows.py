@@ -115,6 +115,8 @@ def test_the_token_limit(folder, tmp_path):
     assert drawn(subset) == restated(folder, 1000, 777, lambda text: len(text.split()) > 20)
     assert subset.manifest["left_out"]["more than 20 tokens"] == 1
     assert (subset.manifest["max_tokens"], subset.manifest["tokenizer"]) == (20, "words")
+    exactly = mmpr_subset(folder, size=1000, max_tokens=6, tokenizer=tmp_path / "words")  # most rows of a: 6 words
+    assert drawn(exactly) == restated(folder, 1000, 777, lambda text: len(text.split()) > 6) != []
     with pytest.raises(UsageError, match="cannot read a tokenizer"):
         mmpr_subset(folder, tokenizer=tmp_path / "nothing")
 
