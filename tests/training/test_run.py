@@ -102,7 +102,7 @@ def test_both_arms_see_the_same_rows_and_record_it(base, rows, tmp_path):
 def test_everything_the_loss_reaches_is_trained(base, rows, tmp_path):
     manifest = run(base, rows, tmp_path / "sft")
     assert changed_parts(base, tmp_path / "sft") == {"vision_tower", "multi_modal_projector", "language_model"}
-    assert manifest["without_gradient"] == [
+    assert manifest["off_path"] == [
         f"model.vision_tower.post_layernorm.{kind}" for kind in ("bias", "weight")
     ]  # the MLLM reads the last block, before that norm
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,12 +11,27 @@ from torch import nn
 
 from visprobe.errors import TrainingError, UsageError
 
-PREFIXES: Mapping[str, tuple[str, ...]] = {
-    "vision_tower": ("model.vision_tower.",),
-    "projector": ("model.multi_modal_projector.", "model.image_newline"),
-    "language_model": ("model.language_model.", "lm_head."),
+# The projectors come first: in the Qwen models they lie inside the tower.
+_PREFIXES: Mapping[str, tuple[str, ...]] = {
+    "projector": (
+        "model.multi_modal_projector.",
+        "model.image_newline",
+        "model.connector.",
+        "model.visual.merger.",
+        "model.visual.deepstack_merger_list.",
+    ),
+    "vision_tower": ("model.vision_tower.", "model.vision_model.", "model.visual."),
+    "language_model": ("model.language_model.", "model.text_model.", "lm_head."),
 }
-PARTS = tuple(PREFIXES)
+PARTS = ("vision_tower", "projector", "language_model")
+_TOWER_BLOCK = re.compile(r"(?:encoder\.layers?|transformer\.layers|layers|blocks)\.(\d+)\.")
+_RANGE = re.compile(r"vision_tower\.blocks\[(\d*):(\d*)\]")
+# What wrappers (DDP, compile, FSDP, PEFT) put into names.
+_WRAPPERS = re.compile(r"(?:^base_model\.model\.|^module\.|_orig_mod\.|_fsdp_wrapped_module\.)")
+# These models read hidden_states[vision_feature_layer], which is taken before the tower's last norm.
+_READ_HIDDEN_STATES = {"llava", "llava_next", "llava_onevision", "vipllava"}
+_LAST_NORMS = ("post_layernorm.", "layernorm.")
+_NEVER_READ = ("head.", "pooler.", "embeddings.mask_token")
 
 
 def part_of(parameter: str) -> str:
@@ -24,26 +40,101 @@ def part_of(parameter: str) -> str:
     Raises:
         TrainingError: If the name belongs to no known part.
     """
-    name = parameter.removeprefix("module.").removeprefix("_orig_mod.")
-    for part, prefixes in PREFIXES.items():
+    name = _unwrapped(parameter)
+    for part, prefixes in _PREFIXES.items():
         if name.startswith(prefixes):
             return part
     raise TrainingError(
         f"the parameter {parameter} belongs to no known part",
-        hint="visprobe trains LlavaForConditionalGeneration and models with the same part names.",
+        hint="visprobe trains models of transformers with the parts of LLaVA, Qwen-VL, Idefics3, Gemma 3 or InternVL.",
     )
 
 
-def train_only(model: nn.Module, parts: Collection[str]) -> None:
-    """Make exactly the named parts trainable.
+def tower_block(parameter: str) -> int | None:
+    """The index, from 0, of the tower's block that a parameter belongs to; None outside the tower's blocks."""
+    found = _TOWER_BLOCK.match(_in_tower(parameter)) if part_of(parameter) == "vision_tower" else None
+    return int(found[1]) if found else None
+
+
+def train_only(model: nn.Module, parts: Collection[str]) -> list[str]:
+    """Make exactly the named parts trainable, less what the loss can never reach.
+
+    Args:
+        model: An MLLM of transformers.
+        parts: Parts, and ranges of the tower's blocks as slices: "vision_tower.blocks[8:12]" are the 9th to 12th.
+
+    Returns:
+        What `off_path` says: names that stay frozen whatever is asked for.
 
     Raises:
-        UsageError: If a part does not exist.
+        UsageError: If a part or a block does not exist, or the model reads none of the blocks asked for.
     """
-    if unknown := set(parts) - set(PARTS):
-        raise UsageError(f"no such part: {', '.join(sorted(unknown))}", hint=f"The parts are {', '.join(PARTS)}.")
+    names = [name for name, _ in model.named_parameters()]
+    unreachable = off_path(model)
+    wanted: set[str] = set()
+    for item in parts:
+        chosen = _chosen(item, names)
+        if chosen and chosen <= set(unreachable):
+            raise UsageError(f"the model never reads {item}", hint="Choose blocks nearer to the input.")
+        wanted |= chosen
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in parts)
+        parameter.requires_grad_(name in wanted and name not in unreachable)
+    return unreachable
+
+
+def off_path(model: Any) -> list[str]:
+    """Names of the tower's parameters that lie behind what the model reads, so that no loss can reach them, sorted.
+
+    They have to be frozen before training: distributed training waits for the gradient of every trainable parameter.
+    """
+    tower = [name for name, _ in model.named_parameters() if part_of(name) == "vision_tower"]
+    read = _blocks_read(model.config, tower)
+    unread = _NEVER_READ if read is None else (*_NEVER_READ, *_LAST_NORMS)
+    return sorted(
+        name
+        for name in tower
+        if _in_tower(name).startswith(unread)
+        or (read is not None and (block := tower_block(name)) is not None and block >= read)
+    )
+
+
+def _blocks_read(config: Any, tower: Iterable[str]) -> int | None:
+    """How many blocks the hidden state that the model reads has passed; None if it reads the tower's output."""
+    if config.model_type not in _READ_HIDDEN_STATES:
+        return None
+    layer = config.vision_feature_layer
+    states = _block_count(tower) + 1
+    return max(number % states for number in ([layer] if isinstance(layer, int) else layer))
+
+
+def _block_count(names: Iterable[str]) -> int:
+    return max((block + 1 for block in map(tower_block, names) if block is not None), default=0)
+
+
+def _chosen(item: str, names: Collection[str]) -> set[str]:
+    if item in PARTS:
+        return {name for name in names if part_of(name) == item}
+    found = _RANGE.fullmatch(item.replace(" ", ""))
+    if found is None:
+        raise UsageError(
+            f"no such part: {item}", hint=f"The parts are {', '.join(PARTS)}, and vision_tower.blocks[8:12]."
+        )
+    count = _block_count(names)
+    start, stop = int(found[1] or 0), int(found[2] or count)
+    if not start < stop <= count:
+        raise UsageError(f"{item} does not fit a tower of {count} blocks", hint=f"Count from 0, end at {count}.")
+    return {name for name in names if (block := tower_block(name)) is not None and start <= block < stop}
+
+
+def _unwrapped(parameter: str) -> str:
+    return _WRAPPERS.sub("", parameter)
+
+
+def _in_tower(parameter: str) -> str:
+    name = _unwrapped(parameter)
+    for prefix in _PREFIXES["vision_tower"]:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def without_gradient(model: nn.Module) -> Iterator[str]:
@@ -70,7 +161,8 @@ def check_gradients(model: nn.Module) -> list[str]:
         if names and set(names) <= set(unreached):
             raise TrainingError(
                 f"{part} is meant to train but none of its {len(names)} parameters gets a gradient: "
-                + ", ".join(names[:3]) + (", …" if len(names) > 3 else ""),
+                + ", ".join(names[:3])
+                + (", …" if len(names) > 3 else ""),
                 hint=f"Leave {part} out of the trained parts, or find what detaches it (no_grad in its forward?).",
             )
     return unreached

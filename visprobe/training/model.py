@@ -1,0 +1,86 @@
+"""A multimodal LLM and its processor, complete and ready to be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from visprobe.encoders.quiet import quiet
+from visprobe.errors import CheckpointError
+
+_WHOLE = "Give a folder with a multimodal model and its processor, as save_pretrained writes it."
+
+
+def load_for_training(path: str | Path, precision: str = "float32") -> tuple[Any, Any]:
+    """The multimodal LLM in `path` and its processor.
+
+    Args:
+        path: Folder, or the id of a model on the Hugging Face hub.
+        precision: Dtype of the weights in memory: "float32", "bfloat16", "float16", or "auto" for that of the file.
+
+    Returns:
+        The model, and a processor with image token and chat template.
+
+    Raises:
+        CheckpointError: If there is no such folder, weights are missing or damaged, or the processor is absent or
+            lacks its image token or chat template.
+    """
+    _check_folder(path)
+    try:
+        with quiet():
+            processor = AutoProcessor.from_pretrained(path)
+            model, loaded = AutoModelForImageTextToText.from_pretrained(path, dtype=precision, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise _cannot(path, _first_line(error), _WHOLE) from error
+    if missing := sorted(loaded["missing_keys"]):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise _cannot(path, f"its files lack {', '.join(missing[:3])}{more}", "The checkpoint is incomplete.")
+    check_processor(path, processor, model)
+    return model, processor
+
+
+def check_processor(path: str | Path, processor: Any, model: Any) -> None:
+    """Refuse a processor that cannot make training rows for `model`.
+
+    Raises:
+        CheckpointError: If it has no image processor, no image token that `model` knows, or no chat template.
+    """
+    if not hasattr(processor, "image_processor"):
+        raise _cannot(path, "it has a tokenizer but no processor for images", _WHOLE)
+    token, tokenizer = getattr(processor, "image_token", None), processor.tokenizer
+    known = tokenizer.convert_tokens_to_ids(token) if token else None
+    if known is None or known == tokenizer.unk_token_id or token not in tokenizer.get_vocab():
+        raise _cannot(path, f"its tokenizer has no image token {token!r}", "Add it to the tokenizer and save that.")
+    expected = getattr(model.config, "image_token_id", None)
+    if expected is not None and expected >= len(tokenizer):
+        problem = f"config.json has image_token_id {expected}, the tokenizer ends at {len(tokenizer) - 1}"
+        raise _cannot(path, problem, "Check that the tokenizer belongs to these weights.")
+    if not processor.chat_template:
+        raise _cannot(
+            path,
+            "its processor has no chat template",
+            "Set processor.chat_template to that of the model's instruct version and save the processor again.",
+        )
+
+
+def _check_folder(path: str | Path) -> None:
+    folder = Path(path)
+    if folder.is_dir():
+        if (folder / "adapter_config.json").is_file():
+            raise _cannot(path, "it is a LoRA adapter", "Merge it into its base model and save that.")
+        return
+    looks_like_path = isinstance(path, Path) or str(path).startswith((".", "/", "~")) or str(path).count("/") != 1
+    if looks_like_path:
+        raise _cannot(path, "there is no such folder", _WHOLE)
+
+
+def _cannot(path: str | Path, why: str, hint: str) -> CheckpointError:
+    return CheckpointError(f"cannot load {path} for training: {why}", hint=hint)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
