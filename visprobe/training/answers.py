@@ -1,0 +1,175 @@
+"""How many questions about digit scenes a multimodal LLM answers right, beside what can be guessed blind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from visprobe.analyses.result import Estimate, Result, Role, Row
+from visprobe.data.digits import DigitScenes
+from visprobe.data.questions import GROUPS, Question, blind_guess, questions_about
+from visprobe.errors import UsageError
+from visprobe.metrics.intervals import newcombe_paired, wilson
+from visprobe.training.packing import Packed, Packer, answer_logits, image_features
+
+Bools = NDArray[np.bool_]
+
+SITE = "language_model"
+BATCH = 50
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which questions one model answered right; two of them on the same scenes are paired row by row.
+
+    Attributes:
+        correct: bool of shape (questions,).
+        groups: Group of each question.
+        kinds: Kind of each question.
+    """
+
+    correct: Bools
+    groups: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+
+def ask(scenes: DigitScenes) -> list[list[Question]]:
+    """The questions about every scene, one list per scene."""
+    return [questions_about(scenes, index) for index in range(scenes.size)]
+
+
+@torch.inference_mode()
+def answer(model: Any, processor: Any, scenes: DigitScenes) -> Answers:
+    """Exact-match correctness of greedy answers to all questions about `scenes`.
+
+    Greedy decoding gives exactly the gold answer if, and only if, at every answer position, given the gold
+    tokens before it, the likeliest token is the gold one, the end token included. So one forward pass per
+    scene, all questions packed, decides; nothing is generated. Each image passes the tower once.
+
+    Args:
+        model: A `LlavaForConditionalGeneration`; it is put into evaluation mode and left in its old one.
+        processor: Its processor.
+        scenes: The scenes.
+
+    Returns:
+        One entry per question, scene by scene in the order of `ask`.
+    """
+    was_training = model.training
+    model.eval()
+    packer = Packer(processor, model.config.image_seq_length)
+    asked = ask(scenes)
+    correct = [_correct(model, processor, packer, scenes, asked, start) for start in range(0, scenes.size, BATCH)]
+    model.train(was_training)
+    return _answers(np.concatenate(correct), asked)
+
+
+def _correct(
+    model: Any, processor: Any, packer: Packer, scenes: DigitScenes, asked: list[list[Question]], start: int
+) -> Bools:
+    rows = asked[start : start + BATCH]
+    images = [Image.fromarray(scenes.scene(start + i).image) for i in range(len(rows))]
+    pixels = processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+    features = image_features(model, pixels.to(model.device, model.dtype))
+    return exact_matches(model, packer.pack(rows).to(model.device), features)
+
+
+def exact_matches(model: Any, packed: Packed, features: torch.Tensor) -> Bools:
+    """For each packed question, whether all its answer tokens are the likeliest ones; bool of shape (questions,)."""
+    logits, gold = answer_logits(model, packed, features)
+    missed = packed.question[packed.targets >= 0][logits.argmax(-1) != gold]
+    correct = np.ones(int(packed.question.max()) + 1, np.bool_)
+    correct[missed.cpu().numpy()] = False
+    return correct
+
+
+def answer_blind(train: DigitScenes, scenes: DigitScenes) -> Answers:
+    """The blind score: each question text gets its most frequent answer in `train`, the image is ignored."""
+    guess = blind_guess(question for row in ask(train) for question in row)
+    asked = ask(scenes)
+    return _answers(np.array([guess.get(q.text) == q.answer for row in asked for q in row]), asked)
+
+
+def _answers(correct: Bools, asked: list[list[Question]]) -> Answers:
+    flat = [question for row in asked for question in row]
+    return Answers(correct, tuple(q.group for q in flat), tuple(q.kind for q in flat))
+
+
+def evaluate_answers(checkpoints: Mapping[str, Path], scenes: DigitScenes, blind_from: DigitScenes) -> Result:
+    """Answer accuracy of checkpoints on the same questions, with paired differences and the blind floor.
+
+    Args:
+        checkpoints: Name to folder of a LLaVA checkpoint with its processor, the base first.
+        scenes: Scenes that none of them was trained on.
+        blind_from: Training scenes whose most frequent answers make the blind floor.
+
+    Returns:
+        The "answers" result, as `answers_result` makes it.
+    """
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    answers = {}
+    for name, folder in checkpoints.items():
+        model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        answers[name] = answer(model, AutoProcessor.from_pretrained(folder), scenes)
+    return answers_result(answers, answer_blind(blind_from, scenes), scenes.name)
+
+
+def answers_result(answers: Mapping[str, Answers], blind: Answers, scenes: str) -> Result:
+    """Accuracy per group and over all, paired differences, and the blind floor, as an "answers" result.
+
+    Args:
+        answers: Name of a checkpoint to its answers, the base first, all to the same questions.
+        blind: The blind answers to the same questions.
+        scenes: Name of the scenes.
+
+    Returns:
+        Shares in [0, 1] with Wilson 95 % intervals; differences `later - earlier` for every pair of
+        checkpoints with Newcombe's paired 95 % interval; the blind score with role "floor".
+
+    Raises:
+        UsageError: If two of them answered different questions.
+    """
+    if {a.kinds for a in answers.values()} != {blind.kinds}:
+        raise UsageError(
+            "the answers are to different questions", hint="Answer with every checkpoint on the same scenes."
+        )
+    masks = _masks(blind.groups)
+    rows = [row for name, a in answers.items() for row in _shares(name, a, masks, "value")]
+    for earlier, later in combinations(answers, 2):
+        rows += [_difference(later, earlier, answers, group, mask) for group, mask in masks.items()]
+    rows += _shares("blind", blind, masks, "floor")
+    note = "Several questions are about the same scene; the intervals treat them as independent."
+    question = "How many questions about unseen scenes does the whole model answer exactly right?"
+    return Result("answers", question, tuple(rows), {"scenes": scenes, "match": "exact, greedy"}, (note,))
+
+
+def _masks(groups: Sequence[str]) -> dict[str, Bools]:
+    """Which questions belong to each group, and to "all"; groups nobody asked about are left out."""
+    column = np.array(groups)
+    masks: dict[str, Bools] = {group: column == group for group in GROUPS if group in groups}
+    return {**masks, "all": np.ones(len(column), np.bool_)}
+
+
+def _shares(name: str, answers: Answers, masks: Mapping[str, Bools], role: Role) -> list[Row]:
+    rows = []
+    for group, mask in masks.items():
+        hits, n = int(answers.correct[mask].sum()), int(mask.sum())
+        estimate = Estimate(hits / n, *wilson(hits, n), n=n, unit="fraction", method="Wilson 95 %")
+        rows.append(Row(name, SITE, f"accuracy/{group}", estimate, role=role))
+    return rows
+
+
+def _difference(later: str, earlier: str, answers: Mapping[str, Answers], group: str, mask: Bools) -> Row:
+    a, b = answers[later].correct[mask], answers[earlier].correct[mask]
+    counts = (int((x & y).sum()) for x, y in ((a, b), (a, ~b), (~a, b), (~a, ~b)))
+    difference = newcombe_paired(*counts)
+    estimate = Estimate(*difference, n=int(mask.sum()), unit="fraction", method="Newcombe paired 95 %")
+    return Row(later, SITE, f"accuracy/{group}", estimate, earlier, "difference")
