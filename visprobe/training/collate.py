@@ -15,6 +15,7 @@ import torch
 from visprobe.training.rows import IMAGE, BadRow, Row, Rows, Turn
 
 IGNORED = -100
+_TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,24 @@ class RowEncoder:
             raise BadRow(f"{row.id} has {len(images)} images and another number of {IMAGE} marks")
         made: dict[str, list[torch.Tensor]] = {}
         prompt = [self._segment(text, answered, images, made) for text, answered in self._texts(row)]
-        chosen, rejected = (self._answer(row.turns, answer) for answer in (row.chosen, row.rejected))
-        return EncodedRow(prompt, chosen, rejected, {name: torch.cat(parts) for name, parts in made.items()})
+        open_end = row.turns[-1].role != "assistant"  # else the conversation itself holds the answer
+        chosen, rejected = (self._answer(row.turns, a if open_end else None) for a in (row.chosen, row.rejected))
+        return EncodedRow(prompt, chosen, rejected, {name: _stacked(parts) for name, parts in made.items()})
+
+    def token_types(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Which tokens stand for images (1) and which are text (0), for a model that asks for it.
+
+        Args:
+            ids: Token ids of shape (batch, length), int64.
+
+        Returns:
+            int64 of the shape of `ids`, under the name the model wants; empty for models that do not ask.
+        """
+        asked = [name for name in _TOKEN_TYPES if name in self._processor.model_input_names]
+        if not asked:
+            return {}
+        marks = torch.tensor(self._processor.image_token_ids)
+        return {asked[0]: torch.isin(ids, marks).long()}
 
     def _texts(self, row: Row) -> Iterator[tuple[str, bool]]:
         """The conversation's text, cut where the model's own turns begin and end."""
@@ -124,9 +141,9 @@ class RowEncoder:
         if not count:
             return Segment(self._tokens(text), answered)
         taken, images[:count] = images[:count], []
-        inputs = self._processor(images=taken, text=[text], add_special_tokens=False, return_tensors="pt")
+        inputs = self._processor(images=[taken], text=[text], add_special_tokens=False, return_tensors="pt")
         for name, value in inputs.items():
-            if name not in {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"}:
+            if name not in {"input_ids", "attention_mask", *_TOKEN_TYPES}:
                 made.setdefault(name, []).append(value)
         return Segment(inputs["input_ids"][0].tolist(), answered)
 
@@ -152,7 +169,16 @@ def _padded(sequences: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
 
 def _images(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
     names = dict.fromkeys(name for row in rows for name in row.images)
-    return {name: torch.cat([row.images[name] for row in rows if name in row.images]) for name in names}
+    return {name: _stacked([row.images[name] for row in rows if name in row.images]) for name in names}
+
+
+def _stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All `parts` along dim 0; where images were cut into different numbers of tiles, the rest is zeros."""
+    if parts[0].dim() < 2:
+        return torch.cat(list(parts))
+    most = max(part.shape[1] for part in parts)
+    filled = [torch.cat([part, part.new_zeros(len(part), most - part.shape[1], *part.shape[2:])], 1) for part in parts]
+    return torch.cat(filled)
 
 
 class SupervisedCollator:
@@ -167,10 +193,12 @@ class SupervisedCollator:
         parts = [[*row.prompt, *([Segment(row.chosen, True)] if row.chosen else [])] for row in rows]
         ids = [[token for segment in row for token in segment.ids] for row in parts]
         labels = [[token if segment.answered else IGNORED for segment in row for token in segment.ids] for row in parts]
+        input_ids = _padded(ids, self._encoder.pad)
         return {
-            "input_ids": _padded(ids, self._encoder.pad),
+            "input_ids": input_ids,
             "attention_mask": _padded([[1] * len(row) for row in ids], 0),
             "labels": _padded(labels, IGNORED),
+            **self._encoder.token_types(input_ids),
             **_images(rows),
         }
 
@@ -192,9 +220,11 @@ class PreferenceCollator:
         prompts = [[token for segment in row.prompt for token in segment.ids] for row in rows]
         answers = [row.chosen for row in rows] + [row.rejected for row in rows]
         pairs = list(zip(prompts * 2, answers, strict=True))
+        input_ids = _padded([prompt + answer for prompt, answer in pairs], self._encoder.pad)
         return {
-            "input_ids": _padded([prompt + answer for prompt, answer in pairs], self._encoder.pad),
+            "input_ids": input_ids,
             "attention_mask": _padded([[1] * len(prompt + answer) for prompt, answer in pairs], 0),
             "completion_mask": _padded([[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs], 0),
+            **self._encoder.token_types(input_ids),
             **_images(rows * self._times),
         }
