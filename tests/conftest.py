@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 
 import pytest
 
 from visprobe.analyses.result import Estimate, Result, Role, Row
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests reach no network; read when huggingface_hub is imported
 
 Planted = Callable[..., dict[str, Result]]
 

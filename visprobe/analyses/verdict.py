@@ -73,7 +73,7 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
 def _not_trained(weights: Result, name: str, base: str) -> Statement:
     rows = weights.select(checkpoint=name, site="tower", measure="share_equal")
     text = f"{name}: the vision tower is identical to {base}'s: not trained or not saved."
-    return Statement(text, _evidence(weights, rows))
+    return Statement(text, evidence(weights, rows))
 
 
 def _tower_moved(drift: Result, name: str, base: str) -> Iterator[Statement]:
@@ -88,14 +88,14 @@ def _tower_moved(drift: Result, name: str, base: str) -> Iterator[Statement]:
         text = f"{name}: the tower moved at {where}; most at {lowest.site}: {numbers}."
     else:
         text = f"{name}: the tower did not measurably move; least like {base} at {lowest.site}: {numbers}."
-    yield Statement(text, _evidence(drift, [lowest, *floor]))
+    yield Statement(text, evidence(drift, [lowest, *floor]))
 
 
 def _projector_moved(drift: Result, name: str, base: str) -> Iterator[Statement]:
     for row in drift.select(checkpoint=name, measure="cka", role="value", site="projected"):
         numbers, floor = _against_rounding(drift, row, base)
         verb = "moved" if _has_moved(drift, row, base) else "did not measurably move"
-        yield Statement(f"{name}: the projector's output {verb}: {numbers}.", _evidence(drift, [row, *floor]))
+        yield Statement(f"{name}: the projector's output {verb}: {numbers}.", evidence(drift, [row, *floor]))
 
 
 def _has_moved(drift: Result, row: Row, base: str) -> bool:
@@ -124,7 +124,7 @@ def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
             f"{name}: the tower's weights changed by {_share(tower[0])} of their norm, most in {most.site} "
             f"({_share(most)}); {_share(equal[0])} of them are exactly equal."
         )
-        yield Statement(text, _evidence(weights, [tower[0], most, equal[0]]))
+        yield Statement(text, evidence(weights, [tower[0], most, equal[0]]))
 
 
 def _further(drift: Result, later: str, earlier: str, base: str) -> Iterator[Statement]:
@@ -138,7 +138,7 @@ def _further(drift: Result, later: str, earlier: str, base: str) -> Iterator[Sta
             f"{later} {distance} {base} than {earlier} at {row.site}: "
             f"CKA difference {numbers}{_signed(row.estimate.high, ends)}]."
         )
-        yield Statement(text, _evidence(drift, [row]))
+        yield Statement(text, evidence(drift, [row]))
 
 
 def _sees(imagenet: Result, drift: Result, name: str, reference: str, identical: Sequence[str]) -> Iterator[Statement]:
@@ -155,7 +155,7 @@ def _sees(imagenet: Result, drift: Result, name: str, reference: str, identical:
                 verb = {1: "sees better than", -1: "sees worse than", 0: "is not measurably different from"}
                 yield Statement(
                     f"{name} {verb[_sign(row.estimate)]} {reference} {where}: top-1 {_compared(row, own, other)}.",
-                    _evidence(imagenet, [own[0], other[0], row]),
+                    evidence(imagenet, [own[0], other[0], row]),
                 )
 
 
@@ -168,9 +168,9 @@ def _at_the_floor(imagenet: Result) -> Iterator[Statement]:
         if reached:
             floor = reached[0]
             text += f"that of the {floor.checkpoint} encoder, {_percent_interval(floor.estimate)}."
-            yield Statement(text, _evidence(imagenet, [row, floor]))
+            yield Statement(text, evidence(imagenet, [row, floor]))
         elif row.estimate.low <= chance:
-            yield Statement(f"{text}chance, {100 * chance:.1f} %.", _evidence(imagenet, [row]))
+            yield Statement(f"{text}chance, {100 * chance:.1f} %.", evidence(imagenet, [row]))
 
 
 def _answered(answers: Result) -> Iterator[Statement]:
@@ -182,7 +182,7 @@ def _answered(answers: Result) -> Iterator[Statement]:
             above = row.estimate.low > blind[0].estimate.high
             relation = "above" if above else "not clearly above"
             text += f", {relation} the {_percent_interval(blind[0].estimate)} of guessing without the image"
-        yield Statement(f"{text}.", _evidence(answers, [row, *blind]))
+        yield Statement(f"{text}.", evidence(answers, [row, *blind]))
     for row in answers.select(measure="accuracy/all", role="difference"):
         own, other = ([one for one in rows if one.checkpoint == name] for name in (row.checkpoint, row.reference))
         if own and other:
@@ -192,7 +192,7 @@ def _answered(answers: Result) -> Iterator[Statement]:
                 0: "does not answer measurably differently from",
             }
             text = f"{row.checkpoint} {verb[_sign(row.estimate)]} {row.reference}: {_compared(row, own, other)}."
-            yield Statement(text, _evidence(answers, [own[0], other[0], row]))
+            yield Statement(text, evidence(answers, [own[0], other[0], row]))
 
 
 def _sign(estimate: Estimate) -> int:
@@ -200,7 +200,8 @@ def _sign(estimate: Estimate) -> int:
     return int(estimate.low > 0) - int(estimate.high < 0)
 
 
-def _evidence(result: Result, rows: Sequence[Row]) -> tuple[dict[str, str], ...]:
+def evidence(result: Result, rows: Sequence[Row]) -> tuple[dict[str, str], ...]:
+    """References to `rows` of `result`, as a statement carries them."""
     return tuple(
         {
             "analysis": result.analysis,

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from visprobe import __version__
-from visprobe.cli import compare, demo, doctor, imagenet, train
+from visprobe.cli import compare, data, demo, doctor, imagenet, train
 from visprobe.cli.output import print_error
 from visprobe.errors import TooManyBadItems, VisprobeError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command("compare")(compare.command)
 app.command("imagenet")(imagenet.command)
 app.add_typer(train.app, name="train")
+app.add_typer(data.app, name="data")
 app.command("demo")(demo.command)
 app.command("doctor")(doctor.command)
 
@@ -48,7 +49,10 @@ def _root(
 
 
 def main() -> NoReturn:
-    """Run the command line; exit codes are 0 done, 1 failed, 2 usage, 3 too many bad items, 4 prerequisite, 130, 143."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 done with too many bad items, 4 prerequisite missing, 130, 143.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()

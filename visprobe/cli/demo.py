@@ -17,6 +17,8 @@ def command(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Train the base model too, instead of taking the one that ships.")
     ] = False,
+    arms: Annotated[str, typer.Option(help="Arms of the study, with commas: sft, dpo, grpo.")] = "sft,dpo",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per arm; with several, arms are compared over runs.")] = 1,
     seed: o.Seed = 0,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -29,6 +31,8 @@ def command(
     Example: visprobe demo
 
     Example: visprobe demo --fast --output-dir smoke
+
+    Example: visprobe demo --arms sft,dpo,grpo --seeds 3 --output-dir study
     """
     from visprobe.cli.measured import command_line, finish, show
     from visprobe.cli.train import require_training
@@ -38,7 +42,10 @@ def command(
     from visprobe.report.write import write_report
 
     with Bars(quiet) as bars:
-        measured = demo(output_dir, fast=fast, from_scratch=from_scratch, seed=seed, progress=bars)
+        chosen = [arm.strip() for arm in arms.split(",") if arm.strip()]
+        measured = demo(
+            output_dir, arms=chosen, seeds=seeds, fast=fast, from_scratch=from_scratch, seed=seed, progress=bars
+        )
         page = write_report(output_dir / "report", measured.document(command_line()))
     show(measured, as_json=json, page=page)
     finish(measured, "0")

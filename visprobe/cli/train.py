@@ -1,117 +1,109 @@
-"""`visprobe train`: post-train branches of one base on the same rows."""
+"""`visprobe train`: checkpoints to compare, one stage at a time or a whole study."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from visprobe.cli import options as o
 from visprobe.cli.output import Bars
-from visprobe.errors import PrerequisiteError, UsageError
+from visprobe.errors import PrerequisiteError
 
-if TYPE_CHECKING:
-    from visprobe.training.post import Recipe
+STAGES = {
+    "projector": "Train the projector alone, on captions (stage 1a of the paper).",
+    "full": "Train tower, projector and language model together (stage 1b of the paper).",
+    "sft": "Supervised fine-tuning: cross-entropy on the chosen answers.",
+    "dpo": "Direct preference optimization: chosen against rejected answers, on the rows that sft takes.",
+    "grpo": "Group-relative policy optimization: the model's own answers, scored by verifiable rewards.",
+}
+EXAMPLES = {
+    "projector": "--vision-tower siglip2-base --language-model qwen2.5-0.5b --data blip_laion_cc_sbu_558k.json",
+    "full": "--base checkpoints/projector --data onevision.yaml --vision-learning-rate 2e-6",
+    "sft": "--base checkpoints/base --data digits",
+    "dpo": "--base checkpoints/base --data digits --set beta=0.3",
+    "grpo": "--base checkpoints/base --data digits --set reward=exact",
+}
 
-app = typer.Typer(help="Post-train a multimodal LLM: checkpoints to compare.", no_args_is_help=True)
-
-Base = Annotated[Path, typer.Option("--base", help="Folder of the multimodal model to start from.")]
-Output = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder of the new checkpoint.")]
-Data = Annotated[str, typer.Option("--data", "-d", help="Training rows: 'digits', the built-in scenes.")]
-Rows = Annotated[int, typer.Option(min=1, help="How many training rows.")]
-Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Rows per step.")]
-LearningRate = Annotated[float, typer.Option(min=0, help="Peak learning rate.")]
-VisionLearningRate = Annotated[float | None, typer.Option(min=0, help="Learning rate of the vision tower alone.")]
-Train = Annotated[str, typer.Option(help="Parts that train: vision_tower, projector, language_model, with commas.")]
-ALL = "vision_tower,projector,language_model"
-
-
-@app.command("sft")
-def sft(
-    base: Base,
-    output_dir: Output,
-    data: Data = "digits",
-    rows: Rows = 1600,
-    steps: Steps = 100,
-    batch_size: BatchSize = 16,
-    learning_rate: LearningRate = 3e-4,
-    vision_learning_rate: VisionLearningRate = None,
-    train: Train = ALL,
-    seed: o.Seed = 0,
-    quiet: o.Quiet = False,
-) -> None:
-    """Supervised fine-tuning: cross-entropy on the chosen answers.
-
-    Example: visprobe train sft --base checkpoints/base --output-dir checkpoints/sft
-
-    Example: visprobe train sft --base checkpoints/base --output-dir checkpoints/llm-only --train language_model
-    """
-    require_training()
-    from visprobe.training.post import Recipe
-
-    part = {} if vision_learning_rate is None else {"vision_tower": vision_learning_rate}
-    _run(
-        base,
-        Recipe("sft", steps, batch_size, learning_rate, part, _parts(train), seed=seed),
-        data,
-        rows,
-        output_dir,
-        quiet,
-    )
-
-
-@app.command("dpo")
-def dpo(
-    base: Base,
-    output_dir: Output,
-    data: Data = "digits",
-    rows: Rows = 1600,
-    steps: Steps = 100,
-    batch_size: BatchSize = 16,
-    learning_rate: LearningRate = 3e-4,
-    vision_learning_rate: VisionLearningRate = None,
-    train: Train = ALL,
-    beta: Annotated[float, typer.Option(min=0, help="Temperature of the preference loss.")] = 0.1,
-    seed: o.Seed = 0,
-    quiet: o.Quiet = False,
-) -> None:
-    """Direct preference optimization: chosen against rejected answers, on the rows that sft takes.
-
-    Example: visprobe train dpo --base checkpoints/base --output-dir checkpoints/dpo
-
-    Example: visprobe train dpo --base checkpoints/base --output-dir checkpoints/dpo-1 --beta 1
-    """
-    require_training()
-    from visprobe.training.post import Recipe
-
-    part = {} if vision_learning_rate is None else {"vision_tower": vision_learning_rate}
-    recipe = Recipe("dpo", steps, batch_size, learning_rate, part, _parts(train), beta, seed)
-    _run(base, recipe, data, rows, output_dir, quiet)
+app = typer.Typer(help="Train a multimodal LLM: checkpoints to compare.", no_args_is_help=True, cls=TyperGroup)
 
 
 def require_training() -> None:
     """Refuse at once, with advice, where the training extra is not installed."""
-    missing = [name for name in ("trl", "accelerate") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("trl", "peft", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
         raise PrerequisiteError(
             f"training needs {' and '.join(missing)}", hint="Install the extra: pip install -e '.[train]' in the clone."
         )
 
 
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _stage_command(stage: str) -> Any:
+    """The command of one stage; all stages take the same flags, and a recipe knows which of them mean something."""
+
+    def command(
+        output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder of the new checkpoint.")],
+        config: Annotated[Path | None, typer.Option("--config", "-C", help="Recipe file (YAML); flags win.")] = None,
+        base: Annotated[str | None, typer.Option(help="Multimodal model to start from.")] = None,
+        vision_tower: Annotated[str | None, typer.Option(help="Vision tower of a new model.")] = None,
+        language_model: Annotated[str | None, typer.Option(help="Language model of a new model.")] = None,
+        data: Annotated[
+            str | None, typer.Option("--data", "-d", help="Training rows: a file, folder, hub id, or 'digits'.")
+        ] = None,
+        images: Annotated[Path | None, typer.Option(help="Folder that image paths in the rows start from.")] = None,
+        rows: Annotated[int | None, typer.Option(min=1, help="At most so many rows.")] = None,
+        steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; without it, by epochs.")] = None,
+        epochs: Annotated[float | None, typer.Option(help="Passes over the rows.")] = None,
+        batch_size: Annotated[
+            int | None, typer.Option("--batch-size", "-b", min=1, help="Rows per step and process.")
+        ] = None,
+        gradient_accumulation: Annotated[int | None, typer.Option(min=1, help="Batches per optimizer step.")] = None,
+        learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+        vision_learning_rate: Annotated[
+            float | None, typer.Option(help="Learning rate of the vision tower alone.")
+        ] = None,
+        train: Annotated[
+            str | None,
+            typer.Option(help="What trains: vision_tower, projector, language_model, vision_tower.blocks[8:12]."),
+        ] = None,
+        precision: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+        save_every: Annotated[int | None, typer.Option(min=0, help="Steps between checkpoints to resume from.")] = None,
+        snapshot_tower_every: Annotated[
+            int | None, typer.Option(min=0, help="Steps between copies of tower and projector.")
+        ] = None,
+        setting: Annotated[
+            list[str] | None, typer.Option("--set", help="Any other setting of the recipe: key=value.")
+        ] = None,
+        seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+        quiet: o.Quiet = False,
+    ) -> None:
+        require_training()
+        from visprobe.training.job import make_job, run_job
+
+        flags = {
+            "base": base, "vision_tower": vision_tower, "language_model": language_model, "data": data,
+            "images": images, "rows": rows, "steps": steps, "epochs": epochs, "batch_size": batch_size,
+            "gradient_accumulation": gradient_accumulation, "learning_rate": learning_rate, "train": train,
+            "precision": precision, "save_every": save_every, "snapshot_tower_every": snapshot_tower_every,
+            "seed": seed,
+        }  # fmt: skip
+        job = make_job(stage, config, flags, setting or [], vision_learning_rate)
+        with Bars(quiet) as bars:
+            manifest = run_job(job, output_dir, progress=bars)
+        _print_done(output_dir, stage, manifest)
+
+    command.__doc__ = (
+        f"{STAGES[stage]}\n\n    Example: visprobe train {stage} {EXAMPLES[stage]} -o checkpoints/{stage}\n"
+    )
+    return command
 
 
-def _run(base: Path, recipe: Recipe, data: str, rows: int, output_dir: Path, quiet: bool) -> None:
-    from visprobe.training.digits import DigitRows
-    from visprobe.training.post import post_train
+def _print_done(folder: Path, stage: str, manifest: dict[str, Any]) -> None:
+    state = "already there" if manifest.get("reused") else f"final loss {manifest['losses'][-1]:.4g}"
+    print(f"{folder}: {stage}, {manifest['seen']['steps']} steps, {state}")
 
-    if data != "digits":
-        raise UsageError(f"--data {data}: only the built-in 'digits' can be trained on", hint="Write --data digits.")
-    with Bars(quiet) as bars:
-        manifest = post_train(base, recipe, DigitRows(rows, recipe.seed), output_dir, progress=bars)
-    done = "already there" if manifest.get("reused") else f"final loss {manifest['losses'][-1]:.3f}"
-    print(f"{output_dir}: {recipe.stage}, {recipe.steps} steps, {done}")
+
+for _stage in STAGES:
+    app.command(_stage)(_stage_command(_stage))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +75,7 @@ class Recipe(BaseModel):
         precision: "auto" is bfloat16 where the device has it, else float32.
         gradient_checkpointing: Recompute activations to save memory.
         group_by_length: Batches of rows of like length.
+        image_required: Whether rows without images are left out.
         save_every: Steps between checkpoints that a stopped run resumes from; 0 for none.
         snapshot_tower_every: Steps between copies of tower and projector alone; 0 for none.
         probe_every: Steps between measurements of drift and prototype accuracy; 0 for none.
@@ -110,6 +111,7 @@ class Recipe(BaseModel):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gradient_checkpointing: bool = False
     group_by_length: bool = False
+    image_required: bool = True
     save_every: int = Field(default=0, ge=0)
     snapshot_tower_every: int = Field(default=0, ge=0)
     probe_every: int = Field(default=0, ge=0)
@@ -124,12 +126,13 @@ class Recipe(BaseModel):
         return MPO if self.losses == "mpo" else dict(self.losses)
 
 
-def make_recipe(settings: Mapping[str, Any], where: str) -> Recipe:
+def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = ()) -> Recipe:
     """A recipe from plain values, with every fault of them reported at once.
 
     Args:
         settings: Values by field name; a string may stand for a sequence, its items separated by commas.
         where: Where they come from, for the message: "recipe.yaml", "the command line".
+        known: Keys that are handled elsewhere and may be what an unknown key was meant to be.
 
     Raises:
         UsageError: If a key is unknown (the nearest known one is named), a value does not fit, or a setting has
@@ -140,7 +143,7 @@ def make_recipe(settings: Mapping[str, Any], where: str) -> Recipe:
     try:
         recipe = Recipe(**values)
     except ValidationError as error:
-        faults = [_fault(item["loc"], item["type"], item["msg"]) for item in error.errors()]
+        faults = [_fault(item["loc"], item["type"], item["msg"], known) for item in error.errors()]
     stage = values.get("stage")
     for key, stages in _ONLY.items():
         if key in values and stage not in stages and isinstance(stage, str):
@@ -181,8 +184,8 @@ def _listed(key: str, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _fault(where: tuple[int | str, ...], kind: str, text: str) -> str:
+def _fault(where: tuple[int | str, ...], kind: str, text: str, known: Sequence[str]) -> str:
     name = ".".join(map(str, where))
     if kind == "extra_forbidden":
-        return f"unknown key {name}" + nearest(str(where[-1]), list(Recipe.model_fields))
+        return f"unknown key {name}" + nearest(str(where[-1]), [*Recipe.model_fields, *known])
     return f"{name}: {text[0].lower()}{text[1:]}"

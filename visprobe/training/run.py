@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from visprobe.errors import TrainingError
 from visprobe.io.atomic import write_json
 from visprobe.training.callbacks import COMPLETE, Snapshots, Watch, read_metrics
 from visprobe.training.collate import RowEncoder
+from visprobe.training.fitted import Fitted
 from visprobe.training.manifest import NAME, Clock, environment, finished, weights_hash
 from visprobe.training.model import load_for_training
 from visprobe.training.parts import train_only
+from visprobe.training.readers.check import Need
 from visprobe.training.recipe import Recipe
 from visprobe.training.reference import reference_log_probabilities
 from visprobe.training.rows import Rows
@@ -36,16 +38,31 @@ from visprobe.training.trainers import build_trainer, resolved_precision
 
 Progress = Callable[[str, int, int], None]
 CHECKPOINTS = "checkpoints"
+NEEDS: Mapping[str, Need] = {"dpo": "preference", "grpo": "reward"}
 REMEMBERED_ROWS = 20_000  # so many encoded rows are kept in memory; larger sets are encoded again each epoch
 
 
 def run(
-    base: Path, recipe: Recipe, rows: Rows, output_dir: Path, *, progress: Progress | None = None
+    base: Path,
+    recipe: Recipe,
+    rows: Rows,
+    output_dir: Path,
+    *,
+    progress: Progress | None = None,
+    origins: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train a branch of `base` and save it as a folder that transformers loads.
 
     A finished run of the same base, rows and recipe is not repeated; a stopped one goes on from its last whole
     checkpoint.
+
+    Args:
+        base: Checkpoint folder to start from.
+        recipe: The settings.
+        rows: The training rows.
+        output_dir: The run's folder.
+        progress: Called with (stage, step, steps).
+        origins: Where settings came from that are not defaults, for the manifest.
 
     Returns:
         The manifest, also written to `output_dir/manifest.json`; with "reused" if nothing had to be done.
@@ -65,7 +82,8 @@ def run(
         off_path = train_only(model, recipe.train)
         checkpoint = _last_checkpoint(output_dir, inputs)
         watch = Watch(recipe, output_dir, progress)
-        trainer, skipped = _trainer(model, processor, recipe, rows, output_dir, watch, progress)
+        fitted = Fitted(rows, NEEDS.get(recipe.stage, "supervised"), image_required=recipe.image_required)
+        trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
         first = trainer.is_world_process_zero()
         if first:
             output_dir.mkdir(parents=True, exist_ok=True)
@@ -75,7 +93,8 @@ def run(
         manifest = {
             "inputs": inputs,
             "base": str(base),
-            "rows": {"name": rows.name, "count": len(rows), "skipped": skipped},
+            "origins": dict(origins or {}),
+            "rows": {"name": rows.name, "count": len(rows), "skipped": fitted.report().bad},
             "seen": _seen(recipe, trainer),
             "trained": sorted(name for name, p in trainer.model.named_parameters() if p.requires_grad),
             "off_path": off_path,
@@ -95,11 +114,11 @@ def _trainer(
     model: Any,
     processor: Any,
     recipe: Recipe,
-    rows: Rows,
+    rows: Fitted,
     output_dir: Path,
     watch: Watch,
     progress: Progress | None,
-) -> tuple[Any, dict[str, int]]:
+) -> Any:
     callbacks: list[Any] = [watch]
     if recipe.snapshot_tower_every:
         callbacks.append(Snapshots(recipe.snapshot_tower_every, output_dir, processor))
@@ -109,7 +128,7 @@ def _trainer(
     reference = _reference(model, recipe, encoder, usable, progress) if recipe.stage == "dpo" else None
     trainer = build_trainer(model, processor, recipe, encoder, usable, folder, reference=reference, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout, which is for results
-    return trainer, {}
+    return trainer
 
 
 def _reference(model: Any, recipe: Recipe, encoder: RowEncoder, usable: list[int], progress: Progress | None) -> Any:

@@ -17,13 +17,14 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from visprobe.training.collate import PreferenceCollator, RowEncoder, SupervisedCollator
 from visprobe.training.parts import PartLearningRates
 from visprobe.training.recipe import Recipe
+from visprobe.training.resume import ResumeByName
 
 
-class SupervisedTrainer(PartLearningRates, SFTTrainer):  # type: ignore[misc]
+class SupervisedTrainer(PartLearningRates, ResumeByName, SFTTrainer):  # type: ignore[misc]
     """trl's SFTTrainer with a learning rate per part."""
 
 
-class PreferenceTrainer(PartLearningRates, DPOTrainer):  # type: ignore[misc]
+class PreferenceTrainer(PartLearningRates, ResumeByName, DPOTrainer):  # type: ignore[misc]
     """trl's DPOTrainer with a learning rate per part, on prepared batches."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:

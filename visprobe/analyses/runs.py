@@ -1,0 +1,107 @@
+"""Several runs per arm: is the difference between arms larger than that between runs of the same recipe?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.analyses.verdict import Statement, evidence
+from visprobe.metrics.runs import Mean, mean_over_runs, sign_flip_p
+
+QUESTION = "Over runs with different seeds, how do the arms differ from the base and from each other?"
+MEASURES = ("top1", "cka", "accuracy/all")
+UNITS = {"top1": "fraction", "accuracy/all": "fraction", "cka": "CKA"}
+
+
+def across_runs(results: Sequence[Result], arms: Mapping[str, Sequence[str]], base: str) -> Result:
+    """Mean difference of each arm to the base and between arms, with intervals over runs.
+
+    Args:
+        results: Results that hold a value row per run: "imagenet", "drift", "answers".
+        arms: Arm name to the names of its runs' checkpoints, in the same order of seeds for every arm.
+        base: Name of the base.
+
+    Returns:
+        Rows of role "difference": per arm and measure the mean of (run - base) over runs (for CKA the mean
+        itself, as it already compares with the base); per pair of arms the mean of the differences between
+        runs of the same seed. The settings hold the exact sign-flip p of each pair of arms.
+    """
+    rows: list[Row] = []
+    tests = []
+    for site, measure in _measured(results):
+        values = {arm: [_value(results, run, site, measure, base) for run in runs] for arm, runs in arms.items()}
+        rows += [_row(arm, base, site, measure, mean_over_runs(found)) for arm, found in values.items()]
+        for one, two in combinations(arms, 2):
+            pairs = [b - a for a, b in zip(values[one], values[two], strict=True)]
+            rows.append(_row(two, one, site, measure, mean_over_runs(pairs)))
+            tests.append(
+                {"checkpoint": two, "reference": one, "site": site, "measure": measure, "p": sign_flip_p(pairs)}
+            )
+    runs = min(len(names) for names in arms.values())
+    settings = {"base": base, "arms": {arm: list(names) for arm, names in arms.items()}, "sign_flip": tests}
+    return Result("runs", QUESTION, tuple(rows), settings, tuple(_warnings(runs)))
+
+
+def _warnings(runs: int) -> list[str]:
+    if runs >= 6:
+        return []
+    return [f"{runs} runs per arm: no exact test over runs can give p below {2 / 2**runs:.2g}, and intervals are wide."]
+
+
+def _measured(results: Sequence[Result]) -> list[tuple[str, str]]:
+    rows = [row for result in results for row in result.rows if row.role == "value" and row.measure in MEASURES]
+    read = {result.settings.get("consumed") for result in results} | {"projected", "language_model"}
+    return list(dict.fromkeys((row.site, row.measure) for row in rows if row.site in read))
+
+
+def _value(results: Sequence[Result], run: str, site: str, measure: str, base: str) -> float:
+    found = {
+        row.checkpoint: row.estimate.value
+        for result in results
+        for row in result.rows
+        if row.role == "value" and row.site == site and row.measure == measure
+    }
+    if measure == "cka":
+        return found.get(run, 1.0)  # a tower equal to the base has no CKA row: nothing moved
+    return found[run] - found[base]
+
+
+def _row(checkpoint: str, reference: str, site: str, measure: str, mean: Mean) -> Row:
+    method = f"Student t 95 % over {mean.n} runs"
+    estimate = Estimate(mean.value, mean.low, mean.high, mean.n, UNITS[measure], method)
+    return Row(checkpoint, site, measure, estimate, reference, "difference")
+
+
+VERBS = {
+    "top1": ("sees better than", "sees worse than", "is not measurably different from"),
+    "accuracy/all": ("answers better than", "answers worse than", "does not answer measurably differently from"),
+    "cka": ("is closer to the base than", "is further from the base than", "is not measurably further or closer than"),
+}
+
+
+def runs_verdict(result: Result, base: str) -> list[Statement]:
+    """What follows over runs: per arm against the base and per pair of arms, never more than the interval says.
+
+    Args:
+        result: What `across_runs` returned.
+        base: Name of the base.
+    """
+    statements = []
+    for row in result.rows:
+        if row.measure == "cka" and row.reference == base:
+            text = f"{row.checkpoint}: CKA to {base} at {row.site} is {_interval(row.estimate)}"
+        else:
+            better, worse, neither = VERBS[row.measure]
+            low, high = row.estimate.low, row.estimate.high
+            verb = better if low > 0 else worse if high < 0 else neither
+            text = f"{row.checkpoint} {verb} {row.reference} at {row.site}: {_interval(row.estimate)}"
+        statements.append(Statement(f"Over {row.estimate.n} runs, {text}.", evidence(result, [row])))
+    return statements
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.unit == "fraction":
+        value, low, high = (100 * number for number in (estimate.value, estimate.low, estimate.high))
+        return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"

@@ -1,0 +1,101 @@
+"""A matched study: one base, the same rows, several arms, several seeds, one comparison over all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from visprobe.analyses.result import Result
+from visprobe.analyses.runs import across_runs, runs_verdict
+from visprobe.io.atomic import write_json
+from visprobe.report.compare import compare
+from visprobe.report.measurement import Measurement, Options
+from visprobe.training.manifest import weights_hash
+from visprobe.training.recipe import Recipe
+from visprobe.training.rows import Rows
+from visprobe.training.run import run
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained and how it is compared.
+
+    Attributes:
+        base: Checkpoint that every arm starts from.
+        arms: Arm name to its recipe; the seed in it is replaced by each of `seeds`.
+        seeds: One run per arm and seed. Runs of the same seed see the same rows in the same order.
+        rows: From a seed to the training rows.
+        images: What the encoders are compared on, as `--data` takes it.
+        limit: At most so many images of each split.
+        scenes: Built-in scenes whose questions all checkpoints answer; 0 for none.
+        question_seed: Seed of those scenes and of the images.
+    """
+
+    base: Path
+    arms: Mapping[str, Recipe]
+    seeds: tuple[int, ...]
+    rows: Callable[[int], Rows]
+    images: str = "digits"
+    limit: int | None = None
+    scenes: int = 0
+    question_seed: int = 0
+    options: Options = field(default_factory=Options)
+
+
+def run_study(study: Study, output_dir: Path, progress: Progress | None = None) -> Measurement:
+    """Train every arm with every seed and compare all of them with the base.
+
+    Finished runs are not repeated, stopped ones go on.
+
+    Args:
+        study: What to do.
+        output_dir: Gets one folder per run: "sft" for a single seed, "sft-seed1" for several.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        The comparison; with several seeds also the differences between arms over runs, and a verdict about
+        arms instead of single runs.
+    """
+    arms: dict[str, list[str]] = {arm: [] for arm in study.arms}
+    for seed in study.seeds:
+        rows = study.rows(seed)
+        for arm, recipe in study.arms.items():
+            name = arm if len(study.seeds) == 1 else f"{arm}-seed{seed}"
+            run(study.base, recipe.model_copy(update={"seed": seed}), rows, output_dir / name, progress=progress)
+            arms[arm].append(name)
+    folders = {study.base.name: study.base} | {n: output_dir / n for names in arms.values() for n in names}
+    also = [_answers(folders, study, output_dir / "answers.json")] if study.scenes else []
+    options = replace(study.options, limit=study.limit, seed=study.question_seed, progress=progress)
+    measured = compare(list(folders.values()), study.images, options, also=also)
+    return measured if len(study.seeds) == 1 else over_runs(measured, arms, study.base.name)
+
+
+def over_runs(measured: Measurement, arms: Mapping[str, list[str]], base: str) -> Measurement:
+    """The measurement with arms compared over their runs, and a verdict about arms."""
+    runs = across_runs(measured.results, arms, base)
+    untouched = [s for s in measured.verdict if "not trained or not saved" in s.text]
+    return replace(measured, results=(runs, *measured.results), verdict=(*runs_verdict(runs, base), *untouched))
+
+
+def _answers(folders: Mapping[str, Path], study: Study, path: Path) -> Result:
+    """How many questions each checkpoint answers right; kept in `path` for the next time."""
+    from visprobe.data.digits import DigitScenes
+    from visprobe.training.answers import evaluate_answers
+
+    inputs: dict[str, Any] = {
+        "weights": {name: weights_hash(folder) for name, folder in folders.items()},
+        "scenes": study.scenes,
+        "seed": study.question_seed,
+    }
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    if kept.get("inputs") == inputs:
+        return Result.from_json(kept["result"])
+    unseen = DigitScenes("val", study.scenes, study.question_seed)
+    result = evaluate_answers(folders, unseen, DigitScenes("train", 4 * study.scenes, study.question_seed))
+    write_json(path, {"inputs": inputs, "result": result.to_json()})
+    return result

@@ -1,0 +1,45 @@
+"""Rows as a stage needs them: unusable ones are replaced by their next usable neighbour, and counted."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from visprobe.training.readers.check import Need, Report, usable
+from visprobe.training.rows import Row, Rows
+
+
+class Fitted:
+    """The same rows in the shape that a stage trains on.
+
+    Args:
+        rows: The rows as they were read.
+        need: What the stage trains on.
+        image_required: Whether a row without images is unusable.
+    """
+
+    def __init__(self, rows: Rows, need: Need, *, image_required: bool = True) -> None:
+        self.name = rows.name
+        self._rows = rows
+        self._usable = usable(rows, need, image_required=image_required)
+        self._images: dict[str, Image.Image] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Row:
+        """The row at `index`, or the next usable one; raises DataError if no row at all is usable."""
+        example = self._usable[index]
+        self._images = dict(zip(example.row.images, example.images, strict=True))  # decoded once, asked for next
+        return example.row
+
+    def image(self, key: str) -> Image.Image:
+        """The RGB image behind a key of the row that was asked for last."""
+        return self._images[key] if key in self._images else self._rows.image(key)
+
+    def content_hash(self) -> str:
+        """SHA-256 over what the rows are."""
+        return self._rows.content_hash()
+
+    def report(self) -> Report:
+        """Reasons of the unusable rows met so far."""
+        return self._usable.report()

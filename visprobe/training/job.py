@@ -1,0 +1,149 @@
+"""A training job: which model starts, on which rows, by which recipe, and where each setting came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from visprobe.errors import UsageError
+from visprobe.training.recipe import Recipe, make_recipe, read_yaml
+from visprobe.training.rows import Rows
+
+Progress = Callable[[str, int, int], None]
+DIGIT_ROWS = 1600
+
+
+class Sources(BaseModel):
+    """What a job starts from.
+
+    Attributes:
+        base: Multimodal model: a folder, or a hub id.
+        vision_tower: Vision tower of a new model, instead of `base`.
+        language_model: Language model of a new model, instead of `base`.
+        chat_template: Jinja file, for a language model without a chat template.
+        data: Training rows, as `open_rows` takes them.
+        images: Folder that image paths in the rows start from.
+        rows: At most so many rows, the first ones.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str | None = None
+    vision_tower: str | None = None
+    language_model: str | None = None
+    chat_template: Path | None = None
+    data: str = "digits"
+    images: Path | None = None
+    rows: int | None = Field(default=None, ge=1)
+
+
+class Job(BaseModel):
+    """Sources, recipe, and the origin of every setting that is not a default."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sources: Sources
+    recipe: Recipe
+    origins: dict[str, str]
+
+
+def make_job(
+    stage: str,
+    config: Path | None,
+    flags: Mapping[str, Any],
+    settings: Sequence[str] = (),
+    vision_learning_rate: float | None = None,
+) -> Job:
+    """A job from a recipe file, flags and `key=value` settings, later ones winning.
+
+    Raises:
+        UsageError: If anything in them is wrong; all faults are named at once.
+    """
+    from_file = read_yaml(config) if config else {}
+    given = {key: value for key, value in flags.items() if value is not None}
+    assigned = dict(_assignment(text) for text in settings)
+    values = {**from_file, **given, **assigned, "stage": stage}
+    if vision_learning_rate is not None:
+        values["part_learning_rates"] = {
+            **values.get("part_learning_rates", {}), "vision_tower": vision_learning_rate
+        }  # fmt: skip
+    origins = {key: str(config) for key in from_file} | dict.fromkeys(given, "flag") | dict.fromkeys(assigned, "--set")
+    sources = {key: values.pop(key) for key in list(values) if key in Sources.model_fields}
+    recipe = make_recipe(values, str(config) if config else "the command line", known=list(Sources.model_fields))
+    return Job(sources=_checked(Sources(**sources)), recipe=recipe, origins=origins)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: not of the form key=value", hint="Write --set beta=0.3, for example.")
+    return key.strip().replace("-", "_"), yaml.safe_load(value)
+
+
+def _checked(sources: Sources) -> Sources:
+    new = sources.vision_tower is not None or sources.language_model is not None
+    if sources.base is None and not new:
+        raise UsageError("there is no model to start from", hint="Give --base, or --vision-tower and --language-model.")
+    if sources.base is not None and new:
+        raise UsageError("both a base and the parts of a new model were given", hint="Give one of the two.")
+    if new and (sources.vision_tower is None or sources.language_model is None):
+        raise UsageError("a new model needs a tower and an LLM", hint="Give --vision-tower and --language-model.")
+    return sources
+
+
+def open_job_rows(sources: Sources, recipe: Recipe) -> Rows:
+    """The rows of a job; the built-in ones as many as the run will see."""
+    from visprobe.training.digits import DigitRows
+    from visprobe.training.readers.combine import Selected
+    from visprobe.training.readers.open import open_rows
+
+    if sources.data == "digits":
+        seen = (recipe.steps or 0) * recipe.batch_size * recipe.gradient_accumulation
+        return DigitRows(sources.rows or seen or DIGIT_ROWS, recipe.seed)
+    rows = open_rows(sources.data, sources.images, seed=recipe.seed)
+    return Selected(rows, range(min(sources.rows, len(rows)))) if sources.rows else rows
+
+
+def run_job(job: Job, output_dir: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Run a job; see `run`.
+
+    Returns:
+        The manifest.
+    """
+    from visprobe.training.run import run
+
+    rows = open_job_rows(job.sources, job.recipe)
+    base = start(job.sources, job.recipe.seed, output_dir)
+    return run(base, job.recipe, rows, output_dir, progress=progress, origins=job.origins)
+
+
+def start(sources: Sources, seed: int, output_dir: Path) -> Path:
+    """The folder that training starts from: the base, or a new model put together beside the output folder."""
+    if sources.base is not None:
+        return _local(sources.base)
+    from visprobe.io.atomic import replacing
+    from visprobe.training.assemble import assemble
+
+    folder = output_dir.parent / f"{output_dir.name}-start"
+    if not folder.is_dir():
+        model, processor = assemble(
+            sources.vision_tower, sources.language_model, seed=seed, chat_template=sources.chat_template
+        )
+        with replacing(folder) as temporary:
+            model.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+    return folder
+
+
+def _local(base: str) -> Path:
+    """The folder of a checkpoint; one on the hub ("org/name", "org/name@revision") is downloaded first."""
+    if Path(base).exists() or base.count("/") != 1 or base.startswith((".", "/", "~")):
+        return Path(base)
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = base.partition("@")
+    return Path(snapshot_download(name, revision=revision or None))

@@ -1,0 +1,36 @@
+"""Resuming from the weights that were saved, whatever names they were saved under."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from visprobe.encoders.quiet import quiet
+from visprobe.errors import TrainingError
+
+
+class ResumeByName:
+    """Mixin for a transformers Trainer: a checkpoint's weights are loaded as `from_pretrained` loads them.
+
+    The Trainer reads the file and matches names itself, with `strict=False`. A LLaVA is saved under other names
+    ("vision_tower.") than it has in memory ("model.vision_tower."), so nothing matches, a warning is logged, and
+    training goes on from the base with the optimizer's old state (transformers 5.23).
+    """
+
+    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
+        model = model if model is not None else self.model
+        if self.is_fsdp_enabled or not hasattr(type(model), "from_pretrained") or hasattr(model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        with quiet():
+            saved, loading = type(model).from_pretrained(
+                resume_from_checkpoint, dtype=torch.float32, output_loading_info=True
+            )
+        if loading["missing_keys"] or loading["unexpected_keys"]:
+            raise TrainingError(
+                f"the checkpoint {resume_from_checkpoint} does not fit the model: "
+                f"{len(loading['missing_keys'])} weights missing, {len(loading['unexpected_keys'])} unknown",
+                hint="Delete the checkpoints folder of this run to start it anew.",
+            )
+        model.load_state_dict(saved.state_dict())
