@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.data.digits import DigitScenes
 from visprobe.data.questions import GROUPS, Question, blind_guess, questions_about
+from visprobe.encoders.quiet import quiet
 from visprobe.errors import UsageError
 from visprobe.metrics.intervals import newcombe_paired, wilson
 from visprobe.training.packing import Packed, Packer, answer_logits, image_features
@@ -113,12 +115,12 @@ def evaluate_answers(checkpoints: Mapping[str, Path], scenes: DigitScenes, blind
     Returns:
         The "answers" result, as `answers_result` makes it.
     """
-    from transformers import AutoProcessor, LlavaForConditionalGeneration
-
     answers = {}
     for name, folder in checkpoints.items():
-        model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        answers[name] = answer(model, AutoProcessor.from_pretrained(folder), scenes)
+        with quiet():
+            model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+            processor = AutoProcessor.from_pretrained(folder)
+        answers[name] = answer(model, processor, scenes)
     return answers_result(answers, answer_blind(blind_from, scenes), scenes.name)
 
 

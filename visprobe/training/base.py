@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from visprobe.analyses.result import Result
 from visprobe.data.digits import COLOURS, DigitScenes
 from visprobe.data.questions import questions
+from visprobe.encoders.quiet import quiet
 from visprobe.io.atomic import replacing, write_json
 from visprobe.training.answers import evaluate_answers
 from visprobe.training.manifest import NAME, Clock, environment, weights_hash
@@ -181,8 +182,9 @@ def _optimizers(model: Any, head: nn.Module, tower_rate: float) -> list[torch.op
 
 def _save(model: Any, processor: Any, folder: Path) -> None:
     model.generation_config.max_new_tokens = 4
-    model.half().save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with quiet():
+        model.half().save_pretrained(folder)
+        processor.save_pretrained(folder)
     # float16 is for the size of the file. A processor computes in float32, so that is what a plain load should give.
     path = folder / "config.json"
     config = json.loads(path.read_text())
