@@ -9,7 +9,8 @@ from transformers import LlavaForConditionalGeneration, TrainerCallback
 
 from visprobe.errors import TrainingError, UsageError
 from visprobe.training.digits import DigitRows
-from visprobe.training.grpo import QuestionCollator, distinct, grpo_trainer
+from visprobe.training.fitted import Fitted
+from visprobe.training.grpo import QuestionCollator, distinct, grpo_trainer, refuse_without_answers
 from visprobe.training.parts import part_of, train_only
 from visprobe.training.recipe import DEFAULT_TRAIN, Recipe
 from visprobe.training.rewards import REWARDS
@@ -180,6 +181,14 @@ def test_the_seed_fixes_everything(base, tmp_path):
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_resumed_run_ends_where_an_unbroken_one_does(base, tmp_path):
+    settings = {"steps": 4, "save_every": 2}
+    unbroken = weights(trained(base, tmp_path, **settings))
+    resumed = make(base, tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert all(torch.equal(value, unbroken[name]) for name, value in weights(resumed).items())
+
+
 def test_gradient_accumulation_makes_one_step_of_several_batches(base, tmp_path):
     trainer = make(base, tmp_path, steps=2, gradient_accumulation=3)
     batches = recorded(trainer)
@@ -224,10 +233,11 @@ def test_another_reference_is_refused(base, tmp_path):
         grpo_trainer(build_model(PROCESSOR, 0), PROCESSOR, recipe, DigitRows(4), str(tmp_path))
 
 
-def test_rows_without_answers_are_refused(base, tmp_path):
+def test_rows_without_answers_are_refused():
     rows = ListRows([asked("even or odd ?", answer=answer) for answer in ("even", None, " ", "odd")])
     with pytest.raises(UsageError, match="2 of 4 rows of list have no reference answer, first row 1"):
-        make(base, tmp_path, rows)
+        refuse_without_answers(rows)
+    refuse_without_answers(DigitRows(4))
 
 
 def test_fewer_rows_than_a_step_takes_are_refused(base, tmp_path):
@@ -245,6 +255,7 @@ def test_conversations_and_any_number_of_images(base, tmp_path):
             asked("<image>\neven or odd ?", "missing"),  # its place is taken by the next usable row
         ]
     )
+    rows = Fitted(rows, "reward", image_required=False)
     (conversation, *_, replaced) = QuestionCollator(rows)([{"row": i} for i in (0, 0, 1, 3)])
     assert [message["role"] for message in conversation["prompt"]] == ["user", "assistant", "user"]
     assert conversation["prompt"][2]["content"] == [

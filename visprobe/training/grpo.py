@@ -18,7 +18,6 @@ from trl import GRPOConfig, GRPOTrainer
 from visprobe.errors import TrainingError, UsageError
 from visprobe.training.collate import _content
 from visprobe.training.parts import PartLearningRates
-from visprobe.training.readers.check import usable
 from visprobe.training.recipe import Recipe
 from visprobe.training.resume import ResumeByName
 from visprobe.training.rewards import as_trl
@@ -38,11 +37,11 @@ class QuestionCollator:
     """Batches of questions as trl's GRPOTrainer wants them, each row and its images loaded once per batch.
 
     Args:
-        rows: The rows; an unusable one is replaced by the next usable one.
+        rows: The rows, all usable.
     """
 
     def __init__(self, rows: Rows) -> None:
-        self.rows = usable(rows, "reward", image_required=False)
+        self._rows = rows
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """One dictionary per example: "prompt" (a conversation), "images" (a list) and "answer"."""
@@ -51,9 +50,9 @@ class QuestionCollator:
         return [loaded[number] for number in numbers]
 
     def _question(self, number: int) -> dict[str, Any]:
-        example = self.rows[number]
-        prompt = [{"role": turn.role, "content": _content(turn.text)} for turn in example.row.turns]
-        return {"prompt": prompt, "images": list(example.images), "answer": example.row.answer}
+        row = self._rows[number]
+        prompt = [{"role": turn.role, "content": _content(turn.text)} for turn in row.turns]
+        return {"prompt": prompt, "images": [self._rows.image(key) for key in row.images], "answer": row.answer}
 
 
 def grpo_trainer(
@@ -71,17 +70,16 @@ def grpo_trainer(
         model: The model, its trainable parts set, as loaded.
         processor: Its processor.
         recipe: The settings. Without an explicit `beta` there is no KL penalty and no reference model.
-        rows: The questions, each with its reference answer.
+        rows: The questions, each with its reference answer; `Fitted` rows where some may be unusable.
         folder: Where the trainer keeps its checkpoints.
         callbacks: Trainer callbacks.
 
     Raises:
-        UsageError: If rows lack an answer, are fewer than a step takes, or a reward cannot be found.
+        UsageError: If the rows are fewer than a step takes, or a reward cannot be found.
         TrainingError: If the KL penalty needs a reference that is not to be had.
 
     Source: DeepSeekMath (arXiv 2402.03300), equations 3 and 4.
     """
-    _refuse_without_answers(rows)
     rewards = as_trl(recipe.reward)
     config = _config(recipe, folder, len(rewards))
     if len(rows) < (needed := config.generation_batch_size // config.num_generations):
@@ -107,6 +105,25 @@ def grpo_trainer(
         if each is not None and images_are_encoded_once(each):
             share_encodings(each)
     return trainer
+
+
+def refuse_without_answers(rows: Rows) -> None:
+    """Refuse rows that a reward has nothing to compare with, before anything is loaded.
+
+    Rows are read, their images are not. Rows that are unusable for another reason are let pass.
+
+    Args:
+        rows: The rows as they were read.
+
+    Raises:
+        UsageError: If any has no answer; the message says how many.
+    """
+    missing = [number for number in range(len(rows)) if not _has_answer(rows, number)]
+    if missing:
+        raise UsageError(
+            f"{len(missing)} of {len(rows)} rows of {rows.name} have no reference answer, first row {missing[0]}",
+            hint="Rewards compare with an answer: give every row one, or leave those rows out.",
+        )
 
 
 def share_encodings(model: Any) -> None:
@@ -188,15 +205,6 @@ def _refuse_another_reference(trainer: Any) -> None:
                 f"one that training starts from: {name} differs",
                 hint="Save the model to a folder and start from there, or set beta to 0.",
             )
-
-
-def _refuse_without_answers(rows: Rows) -> None:
-    missing = [number for number in range(len(rows)) if not _has_answer(rows, number)]
-    if missing:
-        raise UsageError(
-            f"{len(missing)} of {len(rows)} rows of {rows.name} have no reference answer, first row {missing[0]}",
-            hint="Rewards compare with an answer: give every row one, or leave those rows out.",
-        )
 
 
 def _has_answer(rows: Rows, number: int) -> bool:
