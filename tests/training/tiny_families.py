@@ -48,14 +48,16 @@ SQUARE = {"image_size": SIDE, "patch_size": PATCH}
 QWEN_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
-def tokenizer(**named):
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
+def tokenizer(without=(), **named):
+    special = [word for word in SPECIAL if word not in without]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.add_special_tokens(special)
     extra = {f"{name}_token": token for name, token in named.items()}
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", bos_token=None, eos_token="<|im_end|>",
-        additional_special_tokens=SPECIAL, extra_special_tokens=extra,
+        extra_special_tokens=extra,
     )  # fmt: skip
 
 

@@ -98,6 +98,11 @@ class VisionEncoder:
         """Dtype in which the tower runs."""
         return next(self._tower.parameters()).dtype
 
+    @property
+    def config(self) -> Any:
+        """Configuration of the tower in transformers, a copy."""
+        return copy.deepcopy(self._config)
+
     @cached_property
     def processor_hash(self) -> str:
         """SHA-256 of what the processor does to pixels."""

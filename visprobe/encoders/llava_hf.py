@@ -11,7 +11,7 @@ from visprobe.encoders.processor import find_processor
 from visprobe.errors import CheckpointError
 
 MODEL_TYPES = ("llava", "llava_onevision")
-_TOWERS = ("siglip", "clip")
+_TOWERS = ("siglip", "clip", "dinov2", "vit")
 # Longer prefixes first: each is also a beginning of names in the spelling after it.
 _PREFIXES = (
     ("B", "model.vision_tower.vision_model.", "model.multi_modal_projector."),
@@ -38,7 +38,7 @@ def llava_hf(folder: Path, config: Any, names: list[str]) -> Layout:
     if family is None or family.name not in _TOWERS:
         raise CheckpointError(
             f"{folder} is a {config.model_type} with a tower of type {vision.model_type}",
-            hint="Supported towers in LLaVA checkpoints are SigLIP and CLIP.",
+            hint="Supported towers in LLaVA checkpoints are SigLIP, CLIP, DINOv2 and ViT.",
         )
     if not isinstance(config.vision_feature_layer, int):
         raise CheckpointError(

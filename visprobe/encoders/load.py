@@ -24,8 +24,8 @@ from visprobe.errors import CheckpointError
 from visprobe.io.tensors import TensorIndex
 
 _SUPPORTED = (
-    "Supported: LlavaForConditionalGeneration and LlavaOnevisionForConditionalGeneration with SigLIP or CLIP, original "
-    "LLaVA checkpoints (mm_vision_tower in config.json), and bare SigLIP, CLIP, DINOv2 and ViT towers."
+    "Supported: LlavaForConditionalGeneration and LlavaOnevisionForConditionalGeneration with SigLIP, CLIP, DINOv2 or "
+    "ViT, original LLaVA checkpoints (mm_vision_tower in config.json), and bare SigLIP, CLIP, DINOv2 and ViT towers."
 )
 
 
