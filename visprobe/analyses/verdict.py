@@ -109,8 +109,8 @@ def _rounding(drift: Result, site: str, base: str) -> list[Row]:
 
 def _against_rounding(drift: Result, row: Row, base: str) -> tuple[str, list[Row]]:
     floor = _rounding(drift, row.site, base)
-    against = f" against {_cka(floor[0].estimate.value)} for bfloat16 rounding" if floor else ""
-    return f"CKA {_cka_interval(row.estimate)}{against}", floor
+    against = f" against {cka_text(floor[0].estimate.value)} for bfloat16 rounding" if floor else ""
+    return f"CKA {cka_interval(row.estimate)}{against}", floor
 
 
 def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
@@ -121,8 +121,8 @@ def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
     if tower and groups and equal:
         most = max(groups, key=lambda row: row.estimate.value)
         text = (
-            f"{name}: the tower's weights changed by {_share(tower[0])} of their norm, most in {most.site} "
-            f"({_share(most)}); {_share(equal[0])} of them are exactly equal."
+            f"{name}: the tower's weights changed by {share(tower[0])} of their norm, most in {most.site} "
+            f"({share(most)}); {share(equal[0])} of them are exactly equal."
         )
         yield Statement(text, evidence(weights, [tower[0], most, equal[0]]))
 
@@ -130,7 +130,7 @@ def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
 def _further(drift: Result, later: str, earlier: str, base: str) -> Iterator[Statement]:
     wanted = {"checkpoint": later, "reference": earlier, "measure": "cka", "role": "difference"}
     for row in drift.select(**wanted, site=drift.settings.get("consumed")):
-        sign = _sign(row.estimate)
+        sign = sign_of(row.estimate)
         distance = {-1: "is further from", 1: "is closer to", 0: "is not measurably further from or closer to"}[sign]
         ends = _digits(row.estimate.low, row.estimate.high)
         numbers = f"{_signed(row.estimate.value, ends)} [{_signed(row.estimate.low, ends)}, "
@@ -154,7 +154,7 @@ def _sees(imagenet: Result, drift: Result, name: str, reference: str, identical:
             if own and other and not untouched:
                 verb = {1: "sees better than", -1: "sees worse than", 0: "is not measurably different from"}
                 yield Statement(
-                    f"{name} {verb[_sign(row.estimate)]} {reference} {where}: top-1 {_compared(row, own, other)}.",
+                    f"{name} {verb[sign_of(row.estimate)]} {reference} {where}: top-1 {compared(row, own, other)}.",
                     evidence(imagenet, [own[0], other[0], row]),
                 )
 
@@ -191,11 +191,11 @@ def _answered(answers: Result) -> Iterator[Statement]:
                 -1: "answers worse than",
                 0: "does not answer measurably differently from",
             }
-            text = f"{row.checkpoint} {verb[_sign(row.estimate)]} {row.reference}: {_compared(row, own, other)}."
+            text = f"{row.checkpoint} {verb[sign_of(row.estimate)]} {row.reference}: {compared(row, own, other)}."
             yield Statement(text, evidence(answers, [own[0], other[0], row]))
 
 
-def _sign(estimate: Estimate) -> int:
+def sign_of(estimate: Estimate) -> int:
     """1 or -1 if the interval excludes 0, else 0."""
     return int(estimate.low > 0) - int(estimate.high < 0)
 
@@ -215,13 +215,15 @@ def evidence(result: Result, rows: Sequence[Row]) -> tuple[dict[str, str], ...]:
     )
 
 
-def _compared(row: Row, own: Sequence[Row], other: Sequence[Row]) -> str:
+def compared(row: Row, own: Sequence[Row], other: Sequence[Row]) -> str:
+    """Two shares and their paired difference: "61.2 % against 60.0 %, difference +1.2 points [+0.3, +2.1], n = 1000"."""
     e = row.estimate
     points = f"{_signed(100 * e.value, 1)} points [{_signed(100 * e.low, 1)}, {_signed(100 * e.high, 1)}]"
-    return f"{_share(own[0])} against {_share(other[0])}, difference {points}, n = {e.n}"
+    return f"{share(own[0])} against {share(other[0])}, difference {points}, n = {e.n}"
 
 
-def _share(row: Row) -> str:
+def share(row: Row) -> str:
+    """A share in per cent: "61.2 %", with more digits where it is small."""
     value = 100 * row.estimate.value
     if 99.95 <= value < 100:
         return "more than 99.9 %"
@@ -233,12 +235,14 @@ def _percent_interval(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
-def _cka_interval(estimate: Estimate) -> str:
+def cka_interval(estimate: Estimate) -> str:
+    """A CKA and its interval, with enough decimals to show how far from 1 it is: "0.981 [0.975, 0.987]"."""
     digits = _digits(estimate.value - 1, (estimate.high - estimate.low) / 2)
     return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
-def _cka(value: float) -> str:
+def cka_text(value: float) -> str:
+    """A CKA with enough decimals to show how far from 1 it is."""
     return f"{value:.{_digits(value - 1)}f}"
 
 

@@ -13,9 +13,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.analyses.result import Result, Row
 from visprobe.errors import VisprobeError
+from visprobe.report.numbers import interval_text, value_text
 
+WIDE = 3  # more measures than this do not fit side by side
 QUIET_PERIOD = 30.0  # seconds between two lines where there is no terminal to draw a bar on
 
 
@@ -95,36 +97,38 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def _table(result: Result) -> Table:
-    measures = list(dict.fromkeys((row.measure, row.role == "difference") for row in result.rows))
-    lines: dict[tuple[str, str], dict[tuple[str, bool], Row]] = {}
+    """Checkpoint and site down, measures across; many measures go down too, so that 80 columns are enough."""
+    measures = list(dict.fromkeys(row.measure for row in result.rows))
+    down = len(measures) > WIDE
+    cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in result.rows:
-        name = row.checkpoint if row.role != "difference" else f"{row.checkpoint} − {row.reference}"
-        lines.setdefault((name, row.site), {})[row.measure, row.role == "difference"] = row
-    table = Table(title=printable(result.question), title_justify="left", title_style="bold", caption_justify="left")
+        name = f"{row.checkpoint} − {row.reference}" if row.role == "difference" else row.checkpoint
+        line = cells.setdefault((name, row.measure if down else row.site), {})
+        line["value" if down else row.measure] = _cell(row)
+    table = Table(title=printable(result.question), title_justify="left", title_style="bold", caption=_caption(result))
     table.add_column("checkpoint")
-    table.add_column("site")
-    names = list(dict.fromkeys(measure for measure, _ in measures))
-    for measure in names:
+    table.add_column("measure" if down else "site")
+    for measure in ["value"] if down else measures:
         table.add_column(measure, justify="right")
-    for (name, site), cells in lines.items():
-        texts = [next((_cell(cells[key]) for key in cells if key[0] == measure), "") for measure in names]
-        table.add_row(escape(printable(name)), escape(printable(site)), *texts)
-    table.caption = "; ".join(dict.fromkeys(f"n = {r.estimate.n}, {r.estimate.method}" for r in result.rows))[:200]
+    for (name, what), line in cells.items():
+        table.add_row(
+            escape(printable(name)),
+            escape(printable(what)),
+            *(line.get(str(column.header), "") for column in table.columns[2:]),
+        )
     return table
 
 
+def _caption(result: Result) -> str:
+    """How many units the numbers rest on, and how their intervals were made."""
+    methods = list(dict.fromkeys(row.estimate.method for row in result.rows))
+    if methods == ["exact"]:
+        return "exact"
+    sizes = sorted({row.estimate.n for row in result.rows if row.estimate.method != "exact"})
+    n = f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"
+    return f"{n}; {', '.join(methods)}"
+
+
 def _cell(row: Row) -> str:
-    text = number(row.estimate, signed=row.role == "difference")
-    return f"[dim]{text}[/]" if row.role == "floor" else text
-
-
-def number(estimate: Estimate, *, signed: bool = False) -> str:
-    """An estimate as text: percentages for fractions, four significant digits otherwise, with the interval."""
-    scale, digits, mark = (100, ".1f", " %") if estimate.unit == "fraction" else (1, ".4g", "")
-    sign = "+" if signed else ""
-    value = f"{estimate.value * scale:{sign}{digits}}{mark}"
-    if estimate.method == "exact":
-        return value
-    return f"{value} [{estimate.low * scale:{sign}{digits}}, {estimate.high * scale:{sign}{digits}}]".replace(
-        r"[", r"\["
-    )
+    text = f"{value_text(row.estimate, row.role)} {interval_text(row.estimate, row.role)}".strip()
+    return f"[dim]{escape(text)}[/]" if row.role == "floor" else escape(text)

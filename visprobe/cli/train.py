@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from visprobe.cli import options as o
-from visprobe.cli.output import Bars
+from visprobe.cli.output import Bars, print_notes
 from visprobe.errors import PrerequisiteError
 
 STAGES = {
@@ -81,6 +81,7 @@ def _stage_command(stage: str) -> Any:
     ) -> None:
         require_training()
         from visprobe.training.job import make_job, run_job
+        from visprobe.training.launch import is_first_process, launch_note
 
         flags = {
             "base": base, "vision_tower": vision_tower, "language_model": language_model, "data": data,
@@ -90,9 +91,11 @@ def _stage_command(stage: str) -> Any:
             "seed": seed,
         }  # fmt: skip
         job = make_job(stage, config, flags, setting or [], vision_learning_rate)
-        with Bars(quiet) as bars:
+        print_notes(filter(None, [launch_note()]))
+        with Bars(quiet or not is_first_process()) as bars:
             manifest = run_job(job, output_dir, progress=bars)
-        _print_done(output_dir, stage, manifest)
+        if is_first_process():
+            _print_done(output_dir, stage, manifest)
 
     command.__doc__ = (
         f"{STAGES[stage]}\n\n    Example: visprobe train {stage} {EXAMPLES[stage]} -o checkpoints/{stage}\n"
@@ -103,6 +106,58 @@ def _stage_command(stage: str) -> Any:
 def _print_done(folder: Path, stage: str, manifest: dict[str, Any]) -> None:
     state = "already there" if manifest.get("reused") else f"final loss {manifest['losses'][-1]:.4g}"
     print(f"{folder}: {stage}, {manifest['seen']['steps']} steps, {state}")
+
+
+@app.command("pivot")
+def pivot(
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder of the stages.")],
+    tower_from: Annotated[str, typer.Option(help="Checkpoint whose post-trained tower is transplanted.")],
+    language_model: Annotated[str, typer.Option(help="Language model that it is put under.")],
+    projector_config: Annotated[Path, typer.Option(help="Recipe of the projector stage (YAML).")],
+    full_config: Annotated[Path, typer.Option(help="Recipe of the stage after it; its `train` decides on the tower.")],
+    reuse_projector_layers: Annotated[int, typer.Option(min=0, help="First projector layers taken over too.")] = 0,
+    seed: o.Seed = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Put a post-trained tower under a fresh projector and another language model, and train those.
+
+    Example: visprobe train pivot --tower-from checkpoints/dpo --language-model qwen2.5-1.5b
+    --projector-config training/1a-projector.yaml --full-config training/pivot.yaml -o checkpoints/pivot
+    """
+    require_training()
+    from visprobe.training.job import run_pivot
+
+    with Bars(quiet) as bars:
+        stages = run_pivot(
+            tower_from, language_model, projector_config, full_config, output_dir,
+            reuse_projector_layers=reuse_projector_layers, seed=seed, progress=bars,
+        )  # fmt: skip
+    for stage, manifest in stages.items():
+        _print_done(output_dir / stage, stage, manifest)
+
+
+@app.command("study")
+def study(
+    file: Annotated[Path, typer.Argument(help="Study file (YAML): base, rows, arms, seeds, comparison.")],
+    output_dir: o.OutputDir = Path("visprobe-study"),
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train every arm with every seed from one base on the same rows, then compare all their encoders.
+
+    Example: visprobe train study training/study.yaml -o study
+    """
+    require_training()
+    from visprobe.cli.measured import command_line, finish, show
+    from visprobe.report.study import run_study
+    from visprobe.report.study_file import read_study
+    from visprobe.report.write import write_report
+
+    with Bars(quiet) as bars:
+        measured = run_study(read_study(file, output_dir), output_dir, bars)
+        page = write_report(output_dir / "report", measured.document(command_line()))
+    show(measured, as_json=json, page=page)
+    finish(measured, "1%")
 
 
 for _stage in STAGES:

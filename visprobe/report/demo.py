@@ -82,12 +82,12 @@ def arm_recipes(size: Size) -> dict[str, Recipe]:
 
 def _base(folder: Path, from_scratch: bool, seed: int, progress: Progress | None) -> Path:
     """The base checkpoint in `folder`: trained, or copied from the package."""
-    from visprobe.training.base import shipped_base, train_base
+    from visprobe.training.base import BASE, train_base
 
     if not (folder / "manifest.json").is_file():
         if from_scratch:
             train_base(folder, seed=seed, progress=progress or (lambda stage, done, total: None))
         else:
             with replacing(folder) as temporary:
-                shutil.copytree(shipped_base(), temporary)
+                shutil.copytree(BASE, temporary)
     return folder

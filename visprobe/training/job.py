@@ -74,7 +74,7 @@ def make_job(
     origins = {key: str(config) for key in from_file} | dict.fromkeys(given, "flag") | dict.fromkeys(assigned, "--set")
     sources = {key: values.pop(key) for key in list(values) if key in Sources.model_fields}
     recipe = make_recipe(values, str(config) if config else "the command line", known=list(Sources.model_fields))
-    return Job(sources=_checked(Sources(**sources)), recipe=recipe, origins=origins)
+    return Job(sources=check_sources(Sources(**sources)), recipe=recipe, origins=origins)
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -84,7 +84,12 @@ def _assignment(text: str) -> tuple[str, Any]:
     return key.strip().replace("-", "_"), yaml.safe_load(value)
 
 
-def _checked(sources: Sources) -> Sources:
+def check_sources(sources: Sources) -> Sources:
+    """The sources, if they name one model to start from.
+
+    Raises:
+        UsageError: If they name none, or both a base and the parts of a new model.
+    """
     new = sources.vision_tower is not None or sources.language_model is not None
     if sources.base is None and not new:
         raise UsageError("there is no model to start from", hint="Give --base, or --vision-tower and --language-model.")
@@ -147,3 +152,49 @@ def _local(base: str) -> Path:
 
     name, _, revision = base.partition("@")
     return Path(snapshot_download(name, revision=revision or None))
+
+
+def run_pivot(
+    tower_from: str,
+    language_model: str,
+    projector_config: Path,
+    full_config: Path,
+    output_dir: Path,
+    *,
+    reuse_projector_layers: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Transplant a post-trained tower, train the projector, then what the second recipe says (PIVOT's evaluation).
+
+    Args:
+        tower_from: Checkpoint whose tower is taken.
+        language_model: Language model that it is put under.
+        projector_config: Recipe file of the projector stage.
+        full_config: Recipe file of the stage after it.
+        output_dir: Gets the folders start, projector and full.
+        reuse_projector_layers: First layers of the projector that are taken over.
+        seed: Seed of the fresh projector.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        The manifests by stage.
+
+    Source:
+        "RL makes MLLMs see better than SFT" (2510.16333), section 6.
+    """
+    from visprobe.io.atomic import replacing
+    from visprobe.training.pivot import transplant
+
+    # Both recipes are read before anything is done, so that a fault in the second does not wait for the first.
+    names = {"projector": output_dir / "start", "full": output_dir / "projector"}
+    configs = {"projector": projector_config, "full": full_config}
+    jobs = {stage: make_job(stage, configs[stage], {"base": str(base)}) for stage, base in names.items()}
+    if not names["projector"].is_dir():
+        model, processor = transplant(
+            tower_from, language_model, reuse_projector_layers=reuse_projector_layers, seed=seed
+        )
+        with replacing(names["projector"]) as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+    return {stage: run_job(job, output_dir / stage, progress=progress) for stage, job in jobs.items()}

@@ -27,6 +27,8 @@ from visprobe.io.atomic import write_json
 from visprobe.training.callbacks import COMPLETE, Snapshots, Watch, read_metrics
 from visprobe.training.collate import RowEncoder
 from visprobe.training.fitted import Fitted
+from visprobe.training.grpo import grpo_trainer, refuse_without_answers
+from visprobe.training.launch import launch_note
 from visprobe.training.manifest import NAME, Clock, environment, finished, weights_hash
 from visprobe.training.model import load_for_training
 from visprobe.training.parts import train_only
@@ -78,18 +80,22 @@ def run(
     clock = Clock()
     with _quiet():
         set_seed(recipe.seed)
+        if recipe.stage == "grpo":
+            refuse_without_answers(rows)
         model, processor = load_for_training(base)
         off_path = train_only(model, recipe.train)
         checkpoint = _last_checkpoint(output_dir, inputs)
         watch = Watch(recipe, output_dir, progress)
         fitted = Fitted(rows, NEEDS.get(recipe.stage, "supervised"), image_required=recipe.image_required)
         trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
-        first = trainer.is_world_process_zero()
-        if first:
-            output_dir.mkdir(parents=True, exist_ok=True)
+        trainer.accelerator.wait_for_everyone()  # every process has looked for checkpoints
+        if trainer.is_world_process_zero():
+            if checkpoint is None:  # what lies there belongs to another run
+                shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
             write_json(output_dir / CHECKPOINTS / "inputs.json", inputs)
         with _readable_failure(recipe):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.accelerator.wait_for_everyone()  # the first process has written its last metrics
         manifest = {
             "inputs": inputs,
             "base": str(base),
@@ -101,12 +107,14 @@ def run(
             "without_gradient": watch.without_gradient,
             "resumed_from": checkpoint.name if checkpoint else None,
             "processes": trainer.accelerator.num_processes,
+            "launch_note": launch_note(),
             "precision": resolved_precision(recipe.precision),
-            "losses": [line["loss"] for line in read_metrics(output_dir)] if first else [],
+            "losses": [line["loss"] for line in read_metrics(output_dir)],
             "environment": environment(),
             **clock.read(),
         }
         _save(trainer, processor, output_dir, manifest)
+        trainer.accelerator.wait_for_everyone()
     return manifest
 
 
@@ -123,10 +131,15 @@ def _trainer(
     if recipe.snapshot_tower_every:
         callbacks.append(Snapshots(recipe.snapshot_tower_every, output_dir, processor))
     folder = str(output_dir / CHECKPOINTS)
-    encoder = RowEncoder(processor, rows, keep=len(rows) <= REMEMBERED_ROWS)
-    usable = list(range(len(rows)))
-    reference = _reference(model, recipe, encoder, usable, progress) if recipe.stage == "dpo" else None
-    trainer = build_trainer(model, processor, recipe, encoder, usable, folder, reference=reference, callbacks=callbacks)
+    if recipe.stage == "grpo":
+        trainer = grpo_trainer(model, processor, recipe, rows, folder, callbacks)
+    else:
+        encoder = RowEncoder(processor, rows, keep=len(rows) <= REMEMBERED_ROWS)
+        usable = range(len(rows))
+        reference = _reference(model, recipe, encoder, list(usable), progress) if recipe.stage == "dpo" else None
+        trainer = build_trainer(
+            model, processor, recipe, encoder, usable, folder, reference=reference, callbacks=callbacks
+        )
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout, which is for results
     return trainer
 
@@ -134,18 +147,18 @@ def _trainer(
 def _reference(model: Any, recipe: Recipe, encoder: RowEncoder, usable: list[int], progress: Progress | None) -> Any:
     if recipe.reference == "model":
         return copy.deepcopy(model).requires_grad_(False).eval()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = resolved_precision(recipe.precision)
     return reference_log_probabilities(
-        model.to(device), encoder, usable, batch_size=recipe.batch_size, device=device, progress=progress
+        model, encoder, usable, batch_size=recipe.batch_size, precision=precision, progress=progress
     )
 
 
 def _last_checkpoint(output_dir: Path, inputs: dict[str, Any]) -> Path | None:
-    """The newest whole checkpoint of the same run; checkpoints of another run are removed."""
+    """The newest whole checkpoint of the same run."""
     folder = output_dir / CHECKPOINTS
     known = folder / "inputs.json"
-    if known.is_file() and json.loads(known.read_text()) != inputs:
-        shutil.rmtree(folder)
+    if not known.is_file() or json.loads(known.read_text()) != inputs:
+        return None
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
