@@ -216,7 +216,7 @@ def evidence(result: Result, rows: Sequence[Row]) -> tuple[dict[str, str], ...]:
 
 
 def compared(row: Row, own: Sequence[Row], other: Sequence[Row]) -> str:
-    """Two shares and their paired difference: "61.2 % against 60.0 %, difference +1.2 points [+0.3, +2.1], n = 1000"."""
+    """Two shares and their paired difference: "61.2 % against 60.0 %, difference +1.2 points [+0.3, +2.1]"."""
     e = row.estimate
     points = f"{_signed(100 * e.value, 1)} points [{_signed(100 * e.low, 1)}, {_signed(100 * e.high, 1)}]"
     return f"{share(own[0])} against {share(other[0])}, difference {points}, n = {e.n}"
