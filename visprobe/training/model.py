@@ -12,6 +12,7 @@ from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError
 
 _WHOLE = "Give a folder with a multimodal model and its processor, as save_pretrained writes it."
+_AGAIN = "The checkpoint is incomplete or damaged; copy or download it again."
 
 
 def load_for_training(path: str | Path, precision: str = "float32") -> tuple[Any, Any]:
@@ -29,17 +30,38 @@ def load_for_training(path: str | Path, precision: str = "float32") -> tuple[Any
             lacks its image token or chat template.
     """
     _check_folder(path)
-    try:
-        with quiet():
-            processor = AutoProcessor.from_pretrained(path)
-            model, loaded = AutoModelForImageTextToText.from_pretrained(path, dtype=precision, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise _cannot(path, _first_line(error), _WHOLE) from error
-    if missing := sorted(loaded["missing_keys"]):
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise _cannot(path, f"its files lack {', '.join(missing[:3])}{more}", "The checkpoint is incomplete.")
+    processor = _read_processor(path)
+    model = _read_model(path, precision)
     check_processor(path, processor, model)
     return model, processor
+
+
+def _read_processor(path: str | Path) -> Any:
+    try:
+        with quiet():
+            return AutoProcessor.from_pretrained(path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _cannot(path, f"its processor does not load: {_first_line(error)}", _WHOLE) from error
+
+
+def _read_model(path: str | Path, precision: str) -> Any:
+    try:
+        with quiet():
+            model, loaded = AutoModelForImageTextToText.from_pretrained(
+                path, dtype=precision, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except SafetensorError as error:
+        raise _cannot(path, f"a file of its weights is damaged: {_first_line(error)}", _AGAIN) from error
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise _cannot(path, f"its model does not load: {_first_line(error)}", _WHOLE) from error
+    if missing := sorted(loaded["missing_keys"]):
+        raise _cannot(path, f"its files lack {_listed(missing)}", _AGAIN)
+    if wrong := sorted(
+        f"{name} {list(found)}, not {list(wanted)}" for name, found, wanted in loaded["mismatched_keys"]
+    ):
+        problem = f"tensors have other shapes than config.json says: {_listed(wrong)}"
+        raise _cannot(path, problem, "Check that config.json belongs to these weights.")
+    return model
 
 
 def check_processor(path: str | Path, processor: Any, model: Any) -> None:
@@ -79,6 +101,10 @@ def _check_folder(path: str | Path) -> None:
 
 def _cannot(path: str | Path, why: str, hint: str) -> CheckpointError:
     return CheckpointError(f"cannot load {path} for training: {why}", hint=hint)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _first_line(error: Exception) -> str:
