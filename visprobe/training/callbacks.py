@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from visprobe.errors import TrainingError
@@ -49,8 +51,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 temporary.write_text(text)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Refuse a part that should train and gets no gradient, at the first step."""
-        if not self._checked:
+        """Refuse a part that should train and gets no gradient, at the first step.
+
+        DeepSpeed keeps gradients to itself, so there nothing is checked.
+        """
+        if not self._checked and args.deepspeed_plugin is None:
             self._checked = True
             self.without_gradient = check_gradients(model)
 
@@ -80,6 +85,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint that was just written as whole; one without the mark is never resumed from."""
+        PartialState().wait_for_everyone()  # each process writes the state of its own random numbers
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             for file in checkpoint.iterdir():
@@ -101,20 +107,33 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]
     def __init__(self, every: int, folder: Path, processor: Any, dtype: torch.dtype = torch.bfloat16) -> None:
         self._every, self._folder, self._processor, self._dtype = every, folder, processor, dtype
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Refuse ZeRO-3, under which no process can see the tower's weights."""
+        if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
+            raise TrainingError(
+                "the tower cannot be copied during training under DeepSpeed ZeRO-3",
+                hint="Leave snapshot_tower_every out, or train with FSDP2 (visprobe/training/configs/fsdp2.yaml).",
+            )
+
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Write a copy if it is time."""
-        if state.global_step % self._every == 0 and state.is_world_process_zero:
+        if state.global_step % self._every == 0:
             path = self._folder / SNAPSHOTS / f"step-{state.global_step:06d}"
             save_vision(model, self._processor, path, self._dtype)
 
 
 def save_vision(model: Any, processor: Any, path: Path, dtype: torch.dtype) -> None:
-    """Save tower and projector of an MLLM, with its configuration and processor, as one folder."""
+    """Save tower and projector of an MLLM, with its configuration and processor, as one folder.
+
+    Every process has to call it: sharded weights are gathered by all of them, and the first one writes.
+    """
     weights = {
-        name: value.detach().to(dtype).contiguous().cpu()
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().to(dtype).contiguous().cpu()
         for name, value in model.state_dict().items()
         if part_of(name) != "language_model"
     }
+    if not PartialState().is_main_process:
+        return
     with replacing(path) as folder:
         folder.mkdir()
         model.config.save_pretrained(folder)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from visprobe.training.collate import PreferenceCollator, RowEncoder
 
@@ -22,36 +24,43 @@ def reference_log_probabilities(
     rows: list[int],
     *,
     batch_size: int,
-    device: torch.device,
+    precision: str = "float32",
     progress: Progress | None = None,
 ) -> dict[int, tuple[float, float]]:
     """Summed log-probability of the chosen and of the rejected answer of each row.
 
+    Several processes share the rows among themselves, and each gets the numbers of all.
+
     Args:
-        model: The model that training starts from, on `device`.
+        model: The model that training starts from; it is moved to the process's own device.
         encoder: The rows.
         rows: Which rows.
         batch_size: Rows per forward pass.
-        device: Where the model lies.
-        progress: Called with (stage, rows done, rows in all).
+        precision: What the policy will be computed in: "float32", "bfloat16" or "float16".
+        progress: Called with (stage, rows done, rows of this process).
 
     Returns:
         Row number to (chosen, rejected), natural logarithms.
     """
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    device = processes.device
+    model.to(device)
+    mine = rows[processes.process_index :: processes.num_processes]
     collate = PreferenceCollator(encoder)
     found: dict[int, tuple[float, float]] = {}
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(rows), batch_size):
-            numbers = rows[start : start + batch_size]
+    autocast = torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+    with torch.inference_mode(), autocast:
+        for start in range(0, len(mine), batch_size):
+            numbers = mine[start : start + batch_size]
             batch = {k: v.to(device) for k, v in collate([{"row": number} for number in numbers]).items()}
             chosen, rejected = answer_log_probabilities(model, batch).chunk(2)
             found.update(zip(numbers, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True))
             if progress:
-                progress("reference", start + len(numbers), len(rows))
+                progress("reference", start + len(numbers), len(mine))
     model.train(was_training)
-    return found
+    return dict(gather_object(list(found.items())))
 
 
 def answer_log_probabilities(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,0 +1,26 @@
+"""What the launcher's environment variables say about the processes of a run."""
+
+from __future__ import annotations
+
+import os
+
+ONE_STARTED = (
+    "accelerate was asked for several processes and started one, as it does on CPUs; "
+    "start them with torchrun --standalone --nproc_per_node N -m visprobe train ..."
+)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes, draws bars and prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def launch_note() -> str | None:
+    """A warning where accelerate was asked for several processes and started a single one without saying so.
+
+    accelerate names a meeting point for the processes (MASTER_ADDR) only if it was asked for several of them, and
+    each process that finds its way there is told of how many it is one (WORLD_SIZE).
+    """
+    by_accelerate = any(name.startswith("ACCELERATE_") for name in os.environ)
+    alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    return ONE_STARTED if by_accelerate and alone else None
