@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from visprobe.cli import options as o
 from visprobe.cli.output import Bars, print_notes
 from visprobe.errors import PrerequisiteError
+from visprobe.training.launch import is_first_process, launch_note
 
 STAGES = {
     "projector": "Train the projector alone, on captions (stage 1a of the paper).",
@@ -81,7 +82,6 @@ def _stage_command(stage: str) -> Any:
     ) -> None:
         require_training()
         from visprobe.training.job import make_job, run_job
-        from visprobe.training.launch import is_first_process, launch_note
 
         flags = {
             "base": base, "vision_tower": vision_tower, "language_model": language_model, "data": data,
@@ -94,8 +94,7 @@ def _stage_command(stage: str) -> Any:
         print_notes(filter(None, [launch_note()]))
         with Bars(quiet or not is_first_process()) as bars:
             manifest = run_job(job, output_dir, progress=bars)
-        if is_first_process():
-            _print_done(output_dir, stage, manifest)
+        _print_done(output_dir, stage, manifest)
 
     command.__doc__ = (
         f"{STAGES[stage]}\n\n    Example: visprobe train {stage} {EXAMPLES[stage]} -o checkpoints/{stage}\n"
@@ -104,6 +103,8 @@ def _stage_command(stage: str) -> Any:
 
 
 def _print_done(folder: Path, stage: str, manifest: dict[str, Any]) -> None:
+    if not is_first_process():
+        return
     state = "already there" if manifest.get("reused") else f"final loss {manifest['losses'][-1]:.4g}"
     print(f"{folder}: {stage}, {manifest['seen']['steps']} steps, {state}")
 
@@ -127,7 +128,7 @@ def pivot(
     require_training()
     from visprobe.training.job import run_pivot
 
-    with Bars(quiet) as bars:
+    with Bars(quiet or not is_first_process()) as bars:
         stages = run_pivot(
             tower_from, language_model, projector_config, full_config, output_dir,
             reuse_projector_layers=reuse_projector_layers, seed=seed, progress=bars,
@@ -149,10 +150,13 @@ def study(
     """
     require_training()
     from visprobe.cli.measured import command_line, finish, show
-    from visprobe.report.study import run_study
+    from visprobe.report.study import run_study, train_arms
     from visprobe.report.study_file import read_study
     from visprobe.report.write import write_report
 
+    if not is_first_process():  # all processes train, the first one compares
+        train_arms(read_study(file, output_dir), output_dir)
+        return
     with Bars(quiet) as bars:
         measured = run_study(read_study(file, output_dir), output_dir, bars)
         page = write_report(output_dir / "report", measured.document(command_line()))

@@ -61,6 +61,20 @@ def run_study(study: Study, output_dir: Path, progress: Progress | None = None) 
         The comparison; with several seeds also the differences between arms over runs, and a verdict about
         arms instead of single runs.
     """
+    arms = train_arms(study, output_dir, progress)
+    folders = {study.base.name: study.base} | {n: output_dir / n for names in arms.values() for n in names}
+    also = [_answers(folders, study, output_dir / "answers.json")] if study.scenes else []
+    options = replace(study.options, limit=study.limit, seed=study.question_seed, progress=progress)
+    measured = compare(list(folders.values()), study.images, options, also=also)
+    return measured if len(study.seeds) == 1 else over_runs(measured, arms, study.base.name)
+
+
+def train_arms(study: Study, output_dir: Path, progress: Progress | None = None) -> dict[str, list[str]]:
+    """Train every arm with every seed; see `run_study`.
+
+    Returns:
+        The names of each arm's runs.
+    """
     arms: dict[str, list[str]] = {arm: [] for arm in study.arms}
     for seed in study.seeds:
         rows = study.rows(seed)
@@ -68,11 +82,7 @@ def run_study(study: Study, output_dir: Path, progress: Progress | None = None) 
             name = arm if len(study.seeds) == 1 else f"{arm}-seed{seed}"
             run(study.base, recipe.model_copy(update={"seed": seed}), rows, output_dir / name, progress=progress)
             arms[arm].append(name)
-    folders = {study.base.name: study.base} | {n: output_dir / n for names in arms.values() for n in names}
-    also = [_answers(folders, study, output_dir / "answers.json")] if study.scenes else []
-    options = replace(study.options, limit=study.limit, seed=study.question_seed, progress=progress)
-    measured = compare(list(folders.values()), study.images, options, also=also)
-    return measured if len(study.seeds) == 1 else over_runs(measured, arms, study.base.name)
+    return arms
 
 
 def over_runs(measured: Measurement, arms: Mapping[str, list[str]], base: str) -> Measurement:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
 from visprobe.errors import UsageError
+from visprobe.io.atomic import replacing
+from visprobe.training.launch import process_count
 from visprobe.training.recipe import Recipe, make_recipe, read_yaml
 from visprobe.training.rows import Rows
 
@@ -107,7 +110,7 @@ def open_job_rows(sources: Sources, recipe: Recipe) -> Rows:
     from visprobe.training.readers.open import open_rows
 
     if sources.data == "digits":
-        seen = (recipe.steps or 0) * recipe.batch_size * recipe.gradient_accumulation
+        seen = (recipe.steps or 0) * recipe.batch_size * recipe.gradient_accumulation * process_count()
         return DigitRows(sources.rows or seen or DIGIT_ROWS, recipe.seed)
     rows = open_rows(sources.data, sources.images, seed=recipe.seed)
     return Selected(rows, range(min(sources.rows, len(rows)))) if sources.rows else rows
@@ -130,18 +133,24 @@ def start(sources: Sources, seed: int, output_dir: Path) -> Path:
     """The folder that training starts from: the base, or a new model put together beside the output folder."""
     if sources.base is not None:
         return _local(sources.base)
-    from visprobe.io.atomic import replacing
     from visprobe.training.assemble import assemble
 
     folder = output_dir.parent / f"{output_dir.name}-start"
-    if not folder.is_dir():
-        model, processor = assemble(
-            sources.vision_tower, sources.language_model, seed=seed, chat_template=sources.chat_template
-        )
-        with replacing(folder) as temporary:
-            model.save_pretrained(temporary)
-            processor.save_pretrained(temporary)
+    tower, language_model = sources.vision_tower, sources.language_model
+    assert tower is not None and language_model is not None  # make_job has checked it
+    _save_once(folder, lambda: assemble(tower, language_model, seed=seed, chat_template=sources.chat_template))
     return folder
+
+
+def _save_once(folder: Path, make: Callable[[], tuple[Any, Any]]) -> None:
+    """Save the model and processor that `make` returns, if they are not there; one of several processes does it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        if not folder.is_dir():
+            model, processor = make()
+            with replacing(folder) as temporary:
+                model.save_pretrained(temporary)
+                processor.save_pretrained(temporary)
 
 
 def _local(base: str) -> Path:
@@ -183,18 +192,14 @@ def run_pivot(
     Source:
         "RL makes MLLMs see better than SFT" (2510.16333), section 6.
     """
-    from visprobe.io.atomic import replacing
     from visprobe.training.pivot import transplant
 
     # Both recipes are read before anything is done, so that a fault in the second does not wait for the first.
     names = {"projector": output_dir / "start", "full": output_dir / "projector"}
     configs = {"projector": projector_config, "full": full_config}
     jobs = {stage: make_job(stage, configs[stage], {"base": str(base)}) for stage, base in names.items()}
-    if not names["projector"].is_dir():
-        model, processor = transplant(
-            tower_from, language_model, reuse_projector_layers=reuse_projector_layers, seed=seed
-        )
-        with replacing(names["projector"]) as folder:
-            model.save_pretrained(folder)
-            processor.save_pretrained(folder)
+    _save_once(
+        names["projector"],
+        lambda: transplant(tower_from, language_model, reuse_projector_layers=reuse_projector_layers, seed=seed),
+    )
     return {stage: run_job(job, output_dir / stage, progress=progress) for stage, job in jobs.items()}

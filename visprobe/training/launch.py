@@ -15,6 +15,11 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def process_count() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def launch_note() -> str | None:
     """A warning where accelerate was asked for several processes and started a single one without saying so.
 
