@@ -26,6 +26,7 @@ from visprobe.errors import TrainingError
 from visprobe.io.atomic import write_json
 from visprobe.training.callbacks import COMPLETE, Snapshots, Watch, read_metrics
 from visprobe.training.collate import RowEncoder
+from visprobe.training.dynamics import Probe
 from visprobe.training.fitted import Fitted
 from visprobe.training.grpo import grpo_trainer, refuse_without_answers
 from visprobe.training.launch import launch_note
@@ -87,7 +88,10 @@ def run(
         checkpoint = _last_checkpoint(output_dir, inputs)
         watch = Watch(recipe, output_dir, progress)
         fitted = Fitted(rows, NEEDS.get(recipe.stage, "supervised"), image_required=recipe.image_required)
+        probe = Probe(recipe, base, output_dir, processor) if recipe.probe_every else None
         trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
+        if probe is not None:
+            trainer.add_callback(probe)
         trainer.accelerator.wait_for_everyone()  # every process has looked for checkpoints
         if trainer.is_world_process_zero():
             if checkpoint is None:  # what lies there belongs to another run

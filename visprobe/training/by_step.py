@@ -1,0 +1,61 @@
+"""What a run's folder holds step by step: files of one JSON line per step, and copies of the tower."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from visprobe.io.atomic import remove_leftovers, write_text
+
+METRICS = "metrics.jsonl"
+DYNAMICS = "dynamics.jsonl"
+SNAPSHOTS = "snapshots"
+_SNAPSHOT = re.compile(r"step-(\d+)")
+
+
+def snapshots(folder: Path) -> dict[int, Path]:
+    """The whole copies of tower and projector in a run's folder, by step, in order."""
+    found = {path: _SNAPSHOT.fullmatch(path.name) for path in (folder / SNAPSHOTS).glob("step-*")}
+    return dict(sorted((int(name[1]), path) for path, name in found.items() if name))
+
+
+def snapshot_path(folder: Path, step: int) -> Path:
+    """Where the copy of a step lies."""
+    return folder / SNAPSHOTS / f"step-{step:06d}"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines; nothing from a line on that kill -9 has torn, or if there is no file."""
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Append `line` as strict JSON."""
+    with path.open("a") as file:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Remove from a run's folder what belongs to steps after `step`: it is of another run, or will be done again.
+
+    Args:
+        folder: The run's folder.
+        step: The step that training goes on from; 0 at a new start.
+    """
+    for path in (folder / METRICS, folder / DYNAMICS):
+        kept = [line for line in read_lines(path) if 0 < step >= line["step"]]
+        if path.is_file():
+            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    for number, copy in snapshots(folder).items():
+        if number > step:
+            shutil.rmtree(copy)
+    remove_leftovers(folder / SNAPSHOTS)

@@ -1,0 +1,139 @@
+"""Measurements while training goes on: how far the encoder is from the base, and what can be read from it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from visprobe.analyses.result import Estimate, Result
+from visprobe.analyses.trajectory import State, measure_step
+from visprobe.data.image_set import ImageSet
+from visprobe.data.open import open_images
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.load import load_encoder
+from visprobe.features.extract import extract
+from visprobe.features.feature_set import FeatureSet
+from visprobe.features.store import FeatureStore
+from visprobe.training.by_step import DYNAMICS, append_line, read_lines
+from visprobe.training.callbacks import save_vision
+from visprobe.training.recipe import Recipe
+
+LIMIT = 256  # images per split: a probe then takes seconds, and CKA is known well enough to see it move
+NOW = "now"
+
+
+class Probe(TrainerCallback):  # type: ignore[misc]
+    """Drift from the base and prototype accuracy at steps 0, `probe_every`, …, and the last.
+
+    Each measurement is a line of dynamics.jsonl in the run's folder: "step", "seconds" it took, "n" images,
+    "cka" and "top1" (with "top1_difference", paired, to the base) by site as {"value", "low", "high"}, and
+    "relative_change" of the weights of "tower" and "projector". The images are the same in every run, whatever its
+    seed. Training goes on with the bits it would have without the probe.
+
+    Args:
+        recipe: The settings `probe_every` and `probe_images`.
+        base: Checkpoint folder that training started from.
+        folder: The run's folder.
+        processor: The model's processor.
+
+    Raises:
+        CheckpointError: If visprobe cannot read the encoder of `base`.
+        DataError: If the images cannot be read.
+    """
+
+    def __init__(self, recipe: Recipe, base: Path, folder: Path, processor: Any) -> None:
+        self._every, self._folder, self._processor = recipe.probe_every, folder, processor
+        with random_state_kept():
+            self._images = open_images(recipe.probe_images, limit=LIMIT)
+            self._encoder = load_encoder(base)
+        self._base: State | None = None
+        self._last: int | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Measure the start."""
+        self._measure(state, model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Measure if it is time."""
+        if state.global_step % self._every == 0:
+            self._measure(state, model)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Measure the end."""
+        self._measure(state, model)
+
+    def _measure(self, state: Any, model: Any) -> None:
+        """Append a line, unless this step has one."""
+        step = state.global_step
+        if self._last == step:
+            return
+        self._last, started = step, time.perf_counter()
+        with random_state_kept(), tempfile.TemporaryDirectory(prefix="visprobe-probe-") as scratch:
+            save_vision(model, self._processor, Path(scratch) / NOW, torch.float32)  # every process takes part
+            path = self._folder / DYNAMICS
+            if state.is_world_process_zero and all(line["step"] != step for line in read_lines(path)):
+                numbers = line_of(self._compare(Path(scratch), next(model.parameters()).device))
+                append_line(path, {"step": step, "seconds": round(time.perf_counter() - started, 3), **numbers})
+
+    def _compare(self, scratch: Path, device: torch.device) -> Result:
+        if self._base is None:
+            self._base = self._see(Path(self._encoder.provenance.path), scratch, device)
+        now = self._see(scratch / NOW, scratch, device)
+        return measure_step(
+            self._base, now, self._encoder.weight_group, accuracy=self._images.query.classes is not None
+        )
+
+    def _see(self, checkpoint: Path, scratch: Path, device: torch.device) -> State:
+        encoder = load_encoder(checkpoint, device=device)
+        store = FeatureStore(scratch / "features")  # of one moment: nobody will ask for these features again
+
+        def features(images: ImageSet) -> FeatureSet:
+            return extract([encoder], images, _read_sites, store=store, processors=[self._encoder]).features[0]
+
+        support = self._images.support
+        return State(features(self._images.query), features(support) if support else None, encoder.weights())
+
+
+def _read_sites(encoder: VisionEncoder) -> list[str]:
+    return [encoder.consumed, "projected"]
+
+
+def line_of(step: Result) -> dict[str, Any]:
+    """The numbers of one measurement as a line of dynamics.jsonl holds them.
+
+    Args:
+        step: What `measure_step` returned.
+    """
+    line: dict[str, Any] = {"n": max(row.estimate.n for row in step.select(measure="cka"))}
+    for row in step.rows:
+        key = f"{row.measure}_difference" if row.role == "difference" else row.measure
+        line.setdefault(key, {})[row.site] = _interval(row.estimate)
+    return line
+
+
+def _interval(estimate: Estimate) -> float | dict[str, float]:
+    if estimate.method == "exact" and estimate.unit == "ratio":
+        return estimate.value
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Leave every generator of random numbers as it was, so that what follows is as if nothing had been drawn."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
