@@ -56,6 +56,30 @@ def tower_block(parameter: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def selected(item: str, names: Collection[str]) -> set[str]:
+    """Those of the parameters `names` that `item` stands for.
+
+    Args:
+        item: A part, or a range of the tower's blocks: "vision_tower.blocks[8:12]".
+        names: All parameters of the model.
+
+    Raises:
+        UsageError: If there is no such part or block.
+    """
+    if item in PARTS:
+        return {name for name in names if part_of(name) == item}
+    found = _RANGE.fullmatch(item.replace(" ", ""))
+    if found is None:
+        raise UsageError(
+            f"no such part: {item}", hint=f"The parts are {', '.join(PARTS)}, and vision_tower.blocks[8:12]."
+        )
+    count = _block_count(names)
+    start, stop = int(found[1] or 0), int(found[2] or count)
+    if not start < stop <= count:
+        raise UsageError(f"{item} does not fit a tower of {count} blocks", hint=f"Count from 0, end at {count}.")
+    return {name for name in names if (block := tower_block(name)) is not None and start <= block < stop}
+
+
 def train_only(model: nn.Module, parts: Collection[str]) -> list[str]:
     """Make exactly the named parts trainable, less what the loss can never reach.
 
@@ -73,7 +97,7 @@ def train_only(model: nn.Module, parts: Collection[str]) -> list[str]:
     unreachable = off_path(model)
     wanted: set[str] = set()
     for item in parts:
-        chosen = _chosen(item, names)
+        chosen = selected(item, names)
         if chosen and chosen <= set(unreachable):
             raise UsageError(f"the model never reads {item}", hint="Choose blocks nearer to the input.")
         wanted |= chosen
@@ -111,21 +135,6 @@ def _block_count(names: Iterable[str]) -> int:
     return max((block + 1 for block in map(tower_block, names) if block is not None), default=0)
 
 
-def _chosen(item: str, names: Collection[str]) -> set[str]:
-    if item in PARTS:
-        return {name for name in names if part_of(name) == item}
-    found = _RANGE.fullmatch(item.replace(" ", ""))
-    if found is None:
-        raise UsageError(
-            f"no such part: {item}", hint=f"The parts are {', '.join(PARTS)}, and vision_tower.blocks[8:12]."
-        )
-    count = _block_count(names)
-    start, stop = int(found[1] or 0), int(found[2] or count)
-    if not start < stop <= count:
-        raise UsageError(f"{item} does not fit a tower of {count} blocks", hint=f"Count from 0, end at {count}.")
-    return {name for name in names if (block := tower_block(name)) is not None and start <= block < stop}
-
-
 def _unwrapped(parameter: str) -> str:
     return _WRAPPERS.sub("", parameter)
 
@@ -140,6 +149,8 @@ def _in_tower(parameter: str) -> str:
 def without_gradient(model: nn.Module) -> Iterator[str]:
     """Names of trainable parameters that the last backward pass did not reach."""
     for name, parameter in model.named_parameters():
+        if ".lora_A." in name:
+            continue  # its gradient is zero at the first step, where lora_B still is
         if parameter.requires_grad and (parameter.grad is None or not bool(parameter.grad.any())):
             yield name
 
