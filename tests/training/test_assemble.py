@@ -5,7 +5,7 @@ import torch
 import transformers
 from tiny_families import ASKED, PATCH, SIDE
 from tiny_families import llava as tiny_llava
-from tiny_pieces import BLOCKS, CHAT, WORD_COUNT, write_language_model, write_tower
+from tiny_pieces import BLOCKS, CHAT, WORD_COUNT, write_language_model, write_pair, write_tower
 
 from visprobe.encoders import load_encoder
 from visprobe.errors import CheckpointError, UsageError
@@ -45,9 +45,11 @@ def read_by(model, pixels):
     return taken[0]
 
 
-@pytest.mark.parametrize("family", READ)
-def test_the_language_model_reads_the_right_block_of_the_right_tower(family, language, tmp_path):
-    original = write_tower(tmp_path / "tower", family)
+@pytest.mark.parametrize(
+    ("write", "family"), [(write_tower, family) for family in READ] + [(write_pair, "siglip"), (write_pair, "clip")]
+)
+def test_the_language_model_reads_the_right_block_of_the_right_tower(write, family, language, tmp_path):
+    original = write(tmp_path / "tower", family)
     model, processor = assemble(tmp_path / "tower", language[0])
     pixels = processor.image_processor([ASKED.image("40x40")], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():

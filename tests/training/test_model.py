@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_families import FAMILIES, llava
 from tiny_pieces import write_language_model
 
-from visprobe.errors import CheckpointError
+from visprobe.errors import CheckpointError, PrerequisiteError
 from visprobe.training.model import check_processor, load_for_training
 
 
@@ -131,3 +131,13 @@ def test_a_tokenizer_of_other_weights():
     model.config.image_token_id = 1000
     with pytest.raises(CheckpointError, match="image_token_id 1000, the tokenizer ends at 30"):
         check_processor("here", processor, model)
+
+
+def test_a_processor_that_needs_another_library(saved, monkeypatch):
+    def without(*_):
+        raise ImportError("VideoProcessor requires the Torchvision library.\nSee the instructions.")
+
+    monkeypatch.setattr("visprobe.training.model.AutoProcessor.from_pretrained", without)
+    with pytest.raises(PrerequisiteError, match="requires the Torchvision library") as error:
+        load_for_training(saved)
+    assert "pip install torchvision" in error.value.hint

@@ -44,6 +44,19 @@ def write_tower(folder, family, seed=1, **changes):
     return model
 
 
+def write_pair(folder, family, seed=1):
+    """A tower with its text tower, as SigLIP and CLIP are published."""
+    name, _, processor = TOWERS[family]
+    name = name.removesuffix("Vision")
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{name}Config")(vision_config=VISION, text_config=text)
+    model = getattr(transformers, f"{name}Model")(config).eval()
+    model.save_pretrained(folder)
+    processor().save_pretrained(folder)
+    return model.vision_model
+
+
 def write_language_model(folder, kind="llama", seed=2, template=CHAT, rows=None, **changes):
     """A language model whose tokenizer lacks `<image>`, the last of its words."""
     torch.manual_seed(seed)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visprobe.encoders.quiet import quiet
-from visprobe.errors import CheckpointError
+from visprobe.errors import CheckpointError, PrerequisiteError
 
 _WHOLE = "Give a folder with a multimodal model and its processor, as save_pretrained writes it."
 _AGAIN = "The checkpoint is incomplete or damaged; copy or download it again."
@@ -28,6 +28,7 @@ def load_for_training(path: str | Path, precision: str = "float32") -> tuple[Any
     Raises:
         CheckpointError: If there is no such folder, weights are missing or damaged, or the processor is absent or
             lacks its image token or chat template.
+        PrerequisiteError: If the processor needs a library that is not installed.
     """
     _check_folder(path)
     processor = _read_processor(path)
@@ -40,7 +41,12 @@ def _read_processor(path: str | Path) -> Any:
     try:
         with quiet():
             return AutoProcessor.from_pretrained(path)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except ImportError as error:  # processors that also take videos want torchvision
+        raise PrerequisiteError(
+            f"cannot load the processor of {path}: {_first_line(error)}",
+            hint="Install the library it names: pip install torchvision, for example.",
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
         raise _cannot(path, f"its processor does not load: {_first_line(error)}", _WHOLE) from error
 
 
