@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from visprobe.io.atomic import remove_leftovers, write_text
 
+CHECKPOINTS = "checkpoints"  # there while the run goes on
 METRICS = "metrics.jsonl"
 DYNAMICS = "dynamics.jsonl"
 SNAPSHOTS = "snapshots"
@@ -39,9 +41,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Append `line` as strict JSON."""
+    """Append `line` as strict JSON; a number that is none (the gradient norm of a skipped step) becomes null."""
+    strict = {key: None if value != value or value in (math.inf, -math.inf) else value for key, value in line.items()}
     with path.open("a") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
+        file.write(json.dumps(strict, allow_nan=False) + "\n")
 
 
 def forget_after(folder: Path, step: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -18,13 +17,12 @@ from transformers import TrainerCallback
 
 from visprobe.errors import TrainingError
 from visprobe.io.atomic import replacing
+from visprobe.training.by_step import METRICS, append_line, forget_after, read_lines, snapshot_path
 from visprobe.training.parts import check_gradients, part_of
 from visprobe.training.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
 COMPLETE = "complete"  # stands in every checkpoint that was written to its end
-METRICS = "metrics.jsonl"
-SNAPSHOTS = "snapshots"
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -43,12 +41,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.without_gradient: list[str] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Forget metrics of steps that will be done again after a resume."""
+        """Forget what was measured and copied at steps that will be done again after a resume."""
         if state.is_world_process_zero:
-            kept = [line for line in read_metrics(self._folder) if line["step"] <= state.global_step]
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            with replacing(self._folder / METRICS) as temporary:
-                temporary.write_text(text)
+            forget_after(self._folder, state.global_step)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Refuse a part that should train and gets no gradient, at the first step.
@@ -80,8 +75,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             now = time.perf_counter()
             line = {"step": state.global_step, "seconds": round(now - self._last, 4), **numbers}
             self._last = now
-            with (self._folder / METRICS).open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(self._folder / METRICS, line)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint that was just written as whole; one without the mark is never resumed from."""
@@ -118,8 +112,7 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Write a copy if it is time."""
         if state.global_step % self._every == 0:
-            path = self._folder / SNAPSHOTS / f"step-{state.global_step:06d}"
-            save_vision(model, self._processor, path, self._dtype)
+            save_vision(model, self._processor, snapshot_path(self._folder, state.global_step), self._dtype)
 
 
 def save_vision(model: Any, processor: Any, path: Path, dtype: torch.dtype) -> None:
@@ -143,11 +136,4 @@ def save_vision(model: Any, processor: Any, path: Path, dtype: torch.dtype) -> N
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """The lines of a run's metrics.jsonl; a line torn by kill -9 is left out."""
-    path = folder / METRICS
-    lines: list[dict[str, float]] = []
-    for text in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    return read_lines(folder / METRICS)

@@ -24,6 +24,7 @@ from transformers import PrinterCallback, set_seed
 
 from visprobe.errors import TrainingError
 from visprobe.io.atomic import write_json
+from visprobe.training.by_step import CHECKPOINTS
 from visprobe.training.callbacks import COMPLETE, Snapshots, Watch, read_metrics
 from visprobe.training.collate import RowEncoder
 from visprobe.training.dynamics import Probe
@@ -40,7 +41,6 @@ from visprobe.training.rows import Rows
 from visprobe.training.trainers import build_trainer, resolved_precision
 
 Progress = Callable[[str, int, int], None]
-CHECKPOINTS = "checkpoints"
 NEEDS: Mapping[str, Need] = {"dpo": "preference", "grpo": "reward"}
 REMEMBERED_ROWS = 20_000  # so many encoded rows are kept in memory; larger sets are encoded again each epoch
 
