@@ -26,7 +26,9 @@ def plant(folder, names):
 
 
 def test_train_and_val_folders_share_one_numbering(tmp_path):
-    data = open_images(plant(tmp_path / "photos", ["train/cat/1.png", "train/dog/1.png", "val/dog/2.png", "val/emu/3.png"]))
+    data = open_images(
+        plant(tmp_path / "photos", ["train/cat/1.png", "train/dog/1.png", "val/dog/2.png", "val/emu/3.png"])
+    )
     assert data.query.classes == data.support.classes == ("cat", "dog", "emu")
     assert [(item.id, item.label) for item in data.query.items] == [("dog/2.png", 1), ("emu/3.png", 2)]
     assert (data.name, data.query.name, data.support.name) == ("photos", "photos/val", "photos/train")

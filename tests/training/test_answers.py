@@ -9,7 +9,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from visprobe.data.digits import DigitScenes
 from visprobe.data.questions import Question, questions_about
 from visprobe.errors import UsageError
-from visprobe.metrics.intervals import wilson
+from visprobe.metrics.clustered import clustered_mean
 from visprobe.training.answers import Answers, answer, answer_blind, answers_result, evaluate_answers, exact_matches
 from visprobe.training.base import BASE
 from visprobe.training.packing import Packer, answer_logits, image_features
@@ -99,12 +99,15 @@ def test_a_wrong_gold_answer_is_not_matched(base):
 def test_the_result_holds_shares_differences_and_the_floor():
     groups, kinds = ("general",) * 4 + ("ocr",) * 6, ("parity",) * 10
     right = {"base": [1, 1, 0, 0, 1, 0, 0, 0, 0, 0], "sft": [1, 1, 1, 0, 1, 1, 0, 0, 0, 0]}
-    answers = {name: Answers(np.array(hits, bool), groups, kinds) for name, hits in right.items()}
-    blind = Answers(np.array([1, 0, 0, 0, 0, 0, 0, 0, 0, 0], bool), groups, kinds)
+    scenes = np.array([0, 0, 1, 1, 0, 0, 1, 1, 2, 2])
+    answers = {name: Answers(np.array(hits, bool), scenes, groups, kinds) for name, hits in right.items()}
+    blind = Answers(np.array([1, 0, 0, 0, 0, 0, 0, 0, 0, 0], bool), scenes, groups, kinds)
     result = answers_result(answers, blind, "digits")
     (share,) = result.select(checkpoint="sft", measure="accuracy/ocr", role="value")
     assert (share.estimate.value, share.estimate.n) == (2 / 6, 6)
-    assert (share.estimate.low, share.estimate.high) == wilson(2, 6)
+    ocr = clustered_mean(np.array([1.0, 1, 0, 0, 0, 0]), scenes[4:])
+    assert (share.estimate.low, share.estimate.high) == (ocr.low, ocr.high)
+    assert "clustered by scene" in share.estimate.method
     (difference,) = result.select(measure="accuracy/all", role="difference")
     assert (difference.checkpoint, difference.reference) == ("sft", "base")
     assert difference.estimate.value == pytest.approx(0.2)
@@ -118,8 +121,8 @@ def test_the_result_holds_shares_differences_and_the_floor():
 
 
 def test_answers_to_different_questions_are_refused():
-    ours = Answers(np.ones(1, bool), ("ocr",), ("read",))
-    theirs = Answers(np.ones(1, bool), ("ocr",), ("row",))
+    ours = Answers(np.ones(1, bool), np.zeros(1, int), ("ocr",), ("read",))
+    theirs = Answers(np.ones(1, bool), np.zeros(1, int), ("ocr",), ("row",))
     with pytest.raises(UsageError, match="different questions"):
         answers_result({"base": ours, "sft": theirs}, ours, "digits")
 

@@ -54,6 +54,9 @@ def main() -> NoReturn:
     Exit codes: 0 done, 1 failed, 2 usage, 3 done with too many bad items, 4 prerequisite missing, 130, 143.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    # Threads of torch that wait by spinning take the cores from whoever else computes on this machine: with two other
+    # busy processes on two cores a training step took five times as long. Read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except VisprobeError as error:

@@ -75,7 +75,7 @@ def demo(
 
 def arm_recipes(size: Size) -> dict[str, Recipe]:
     """The demo's arms: the same rows, steps and learning rate, and what belongs to each stage."""
-    common = Recipe(stage="sft", steps=size.steps, batch_size=size.batch_size, learning_rate=3e-4)
+    common = Recipe(stage="sft", steps=size.steps, batch_size=size.batch_size, learning_rate=5e-5)
     grpo = {"stage": "grpo", "beta": 0.0, "max_new_tokens": 3, "generations": 8}
     return {"sft": common, "dpo": common.model_copy(update={"stage": "dpo"}), "grpo": common.model_copy(update=grpo)}
 

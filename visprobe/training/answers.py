@@ -19,7 +19,7 @@ from visprobe.data.digits import DigitScenes
 from visprobe.data.questions import GROUPS, Question, blind_guess, questions_about
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import UsageError
-from visprobe.metrics.intervals import newcombe_paired, wilson
+from visprobe.metrics.clustered import clustered_mean
 from visprobe.training.packing import Packed, Packer, answer_logits, image_features
 
 Bools = NDArray[np.bool_]
@@ -34,11 +34,13 @@ class Answers:
 
     Attributes:
         correct: bool of shape (questions,).
+        scenes: int64 of shape (questions,): which scene each question is about.
         groups: Group of each question.
         kinds: Kind of each question.
     """
 
     correct: Bools
+    scenes: NDArray[np.int64]
     groups: tuple[str, ...]
     kinds: tuple[str, ...]
 
@@ -101,7 +103,8 @@ def answer_blind(train: DigitScenes, scenes: DigitScenes) -> Answers:
 
 def _answers(correct: Bools, asked: list[list[Question]]) -> Answers:
     flat = [question for row in asked for question in row]
-    return Answers(correct, tuple(q.group for q in flat), tuple(q.kind for q in flat))
+    scenes = np.repeat(np.arange(len(asked)), [len(row) for row in asked])
+    return Answers(correct, scenes, tuple(q.group for q in flat), tuple(q.kind for q in flat))
 
 
 def evaluate_answers(checkpoints: Mapping[str, Path], scenes: DigitScenes, blind_from: DigitScenes) -> Result:
@@ -133,8 +136,8 @@ def answers_result(answers: Mapping[str, Answers], blind: Answers, scenes: str) 
         scenes: Name of the scenes.
 
     Returns:
-        Shares in [0, 1] with Wilson 95 % intervals; differences `later - earlier` for every pair of
-        checkpoints with Newcombe's paired 95 % interval; the blind score with role "floor".
+        Shares in [0, 1] and differences `later - earlier` for every pair of checkpoints, with 95 % intervals that
+        allow for several questions about one scene; the blind score with role "floor".
 
     Raises:
         UsageError: If two of them answered different questions.
@@ -148,9 +151,8 @@ def answers_result(answers: Mapping[str, Answers], blind: Answers, scenes: str) 
     for earlier, later in combinations(answers, 2):
         rows += [_difference(later, earlier, answers, group, mask) for group, mask in masks.items()]
     rows += _shares("blind", blind, masks, "floor")
-    note = "Several questions are about the same scene; the intervals treat them as independent."
     question = "How many questions about unseen scenes does the whole model answer exactly right?"
-    return Result("answers", question, tuple(rows), {"scenes": scenes, "match": "exact, greedy"}, (note,))
+    return Result("answers", question, tuple(rows), {"scenes": scenes, "match": "exact, greedy"})
 
 
 def _masks(groups: Sequence[str]) -> dict[str, Bools]:
@@ -161,17 +163,19 @@ def _masks(groups: Sequence[str]) -> dict[str, Bools]:
 
 
 def _shares(name: str, answers: Answers, masks: Mapping[str, Bools], role: Role) -> list[Row]:
-    rows = []
-    for group, mask in masks.items():
-        hits, n = int(answers.correct[mask].sum()), int(mask.sum())
-        estimate = Estimate(hits / n, *wilson(hits, n), n=n, unit="fraction", method="Wilson 95 %")
-        rows.append(Row(name, SITE, f"accuracy/{group}", estimate, role=role))
-    return rows
+    correct = answers.correct.astype(np.float64)
+    return [
+        Row(name, SITE, f"accuracy/{group}", _estimate(correct[mask], answers.scenes[mask], (0, 1)), role=role)
+        for group, mask in masks.items()
+    ]
 
 
 def _difference(later: str, earlier: str, answers: Mapping[str, Answers], group: str, mask: Bools) -> Row:
-    a, b = answers[later].correct[mask], answers[earlier].correct[mask]
-    counts = (int((x & y).sum()) for x, y in ((a, b), (a, ~b), (~a, b), (~a, ~b)))
-    difference = newcombe_paired(*counts)
-    estimate = Estimate(*difference, n=int(mask.sum()), unit="fraction", method="Newcombe paired 95 %")
+    change = answers[later].correct[mask].astype(np.float64) - answers[earlier].correct[mask]
+    estimate = _estimate(change, answers[later].scenes[mask], (-1, 1))
     return Row(later, SITE, f"accuracy/{group}", estimate, earlier, "difference")
+
+
+def _estimate(values: NDArray[np.float64], scenes: NDArray[np.int64], bounds: tuple[float, float]) -> Estimate:
+    mean = clustered_mean(values, scenes, bounds=bounds)
+    return Estimate(*mean[:3], n=mean.n, unit="fraction", method="Student t 95 %, clustered by scene")
