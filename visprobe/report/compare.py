@@ -41,7 +41,7 @@ def compare(
         raise UsageError("compare needs two checkpoints or more", hint="visprobe compare BASE SFT DPO --data DATA")
     encoders = open_encoders(checkpoints, options)
     base, others = encoders[0], encoders[1:]
-    _refuse_other_shapes(base, others)
+    refuse_other_shapes(base, others)
     untrained, rounded = base.untrained(options.seed), base.rounded(torch.bfloat16)
     session = Session(encoders, [untrained, rounded], data, options)
     query = session.extract(session.images.query, all_sites)
@@ -83,7 +83,12 @@ def imagenet(checkpoints: Sequence[str | Path], data: str, options: Options | No
     return session.measurement([session.accuracy(query, floors)])
 
 
-def _refuse_other_shapes(base: VisionEncoder, others: Sequence[VisionEncoder]) -> None:
+def refuse_other_shapes(base: VisionEncoder, others: Sequence[VisionEncoder]) -> None:
+    """Refuse encoders whose sites or patches are not those of `base`.
+
+    Raises:
+        UsageError: If there is one.
+    """
     for other in others:
         if all_sites(other) != all_sites(base) or other.grid != base.grid:
             raise UsageError(

@@ -156,7 +156,7 @@ class Session:
         return Measurement(
             results=tuple(results),
             verdict=tuple(verdict),
-            checkpoints=tuple({"name": e.name, **_provenance(e)} for e in self.encoders),
+            checkpoints=tuple(map(provenance_of, self.encoders)),
             data=tuple(self._data),
             warnings=(*self.warnings, *warnings),
             decoded=self._decoded,
@@ -192,6 +192,7 @@ def _only(features: FeatureSet, sites: Sequence[str]) -> FeatureSet:
     return replace(features, sites={site: features.sites[site] for site in sites})
 
 
-def _provenance(encoder: VisionEncoder) -> dict[str, Any]:
+def provenance_of(encoder: VisionEncoder) -> dict[str, Any]:
+    """Name, origin and content hashes of an encoder, as a report lists them."""
     hashes = {"tower_hash": encoder.tower_hash, "projector_hash": encoder.projector_hash}
-    return {**encoder.provenance.to_json(), **hashes, "processor_hash": encoder.processor_hash}
+    return {"name": encoder.name, **encoder.provenance.to_json(), **hashes, "processor_hash": encoder.processor_hash}
