@@ -14,8 +14,15 @@ from visprobe.errors import UsageError
 
 Stage = Literal["projector", "full", "sft", "dpo", "grpo"]
 DEFAULT_TRAIN = ("vision_tower", "projector", "language_model")
-# Mixed preference optimization (arXiv 2411.10442): DPO, BCO and SFT losses at these weights.
+# Mixed preference optimization (arXiv 2411.10442): DPO, BCO and SFT losses at these weights. trl's BCO has no reward
+# shift, which in the paper is a running mean of the rewards.
 MPO = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
+_SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")  # trl's other losses ignore label_smoothing
+_LOSSES = (
+    *("sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down"),
+    *("discopop", "sft"),
+    *_SMOOTHED,
+)
 _ONLY: Mapping[str, tuple[Stage, ...]] = {
     "beta": ("dpo", "grpo"),
     "losses": ("dpo",),
@@ -66,7 +73,7 @@ class Recipe(BaseModel):
         lora: Adapters instead of full weights.
         beta: Temperature of DPO; weight of the KL penalty of GRPO (whose usual value is 0).
         losses: DPO loss types and their weights, as trl names them; "mpo" for the mixed preset.
-        label_smoothing: Probability that a preference is wrong.
+        label_smoothing: Probability that a preference is wrong, for the losses that allow for it ("robust", ...).
         reference: "model" keeps a copy of the start in memory; "precomputed" runs it once over the rows.
         reward: GRPO's rewards, by name: "exact", "numeric", "choice", or "module:function".
         generations: GRPO's answers per question.
@@ -139,11 +146,12 @@ def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = 
             no meaning for the stage.
     """
     values = {key: _listed(key, value) for key, value in settings.items()}
-    faults = []
     try:
         recipe = Recipe(**values)
     except ValidationError as error:
         faults = [_fault(item["loc"], item["type"], item["msg"], known) for item in error.errors()]
+    else:
+        faults = _loss_faults(recipe)
     stage = values.get("stage")
     for key, stages in _ONLY.items():
         if key in values and stage not in stages and isinstance(stage, str):
@@ -153,6 +161,17 @@ def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = 
     if faults:
         raise UsageError(f"{where}: " + "; ".join(faults), hint="visprobe train STAGE --help lists the settings.")
     return recipe if recipe.stage != "projector" else recipe.model_copy(update={"train": ("projector",)})
+
+
+def _loss_faults(recipe: Recipe) -> list[str]:
+    faults = [f"losses: no such loss: {n}{nearest(n, list(_LOSSES))}" for n in recipe.loss_weights if n not in _LOSSES]
+    if recipe.label_smoothing and not set(_SMOOTHED) & set(recipe.loss_weights):
+        faults.append(
+            f"label_smoothing has no meaning for losses {', '.join(recipe.loss_weights)} (only {', '.join(_SMOOTHED)})"
+        )
+    if "exo_pair" in recipe.loss_weights and not recipe.label_smoothing:
+        faults.append("exo_pair needs a label_smoothing above 0, 1e-3 for example")
+    return faults
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
