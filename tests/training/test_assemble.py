@@ -20,6 +20,7 @@ TURNS = [
     {"role": "assistant", "content": [{"type": "text", "text": "one two"}]},
     {"role": "user", "content": "is this two ?"},
 ]
+PLAIN = ["<image>\nwhat is this ?", "one two", "is this two ?"]
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +126,34 @@ def test_rows_without_a_token_are_never_written(tower, language):
 
 def test_the_template_is_the_language_models_own(tower, language):
     _, processor = assemble(tower, language[0])
-    plain = [{**turn, "content": text} for turn, text in zip(
-        TURNS, ["<image>\nwhat is this ?", "one two", "is this two ?"], strict=True
-    )]  # fmt: skip
+    plain = [{**turn, "content": text} for turn, text in zip(TURNS, PLAIN, strict=True)]
     words = transformers.AutoTokenizer.from_pretrained(language[0])
     for ask in (True, False):
         wanted = words.apply_chat_template(plain, tokenize=False, add_generation_prompt=ask)
         assert processor.apply_chat_template(TURNS, add_generation_prompt=ask) == wanted
         assert "<|im_start|>system three<|im_end|>" in wanted
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for message in messages %}{% set content = '<' + message['role'] + '>' + message['content'] | trim %}"
+        "{% if loop.index0 == 0 %}{% set content = 'begin ' + content %}{% endif %}{{ content }}{% endfor %}",
+        "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}{% else %}{% set turns = messages %}"
+        "{% endif %}{% for message in turns %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles') }}{% endif %}{{ '[' + message.content + ']' }}{% endfor %}",
+        "{%- macro said(message) %}{{ message.content }}{% endmacro %}{% for message in messages %}"
+        "{{ said(message) }}{% if not loop.last %}|{% endif %}{% endfor %}",
+    ],
+    ids=["trimmed", "alternating", "macro"],
+)
+def test_templates_in_the_styles_that_exist_take_images(language, template):
+    words = transformers.AutoTokenizer.from_pretrained(language[0])
+    plain = [{**turn, "content": text} for turn, text in zip(TURNS, PLAIN, strict=True)]
+    wanted = words.apply_chat_template(plain, chat_template=template, tokenize=False)
+    extended = with_images(template, "<image>")
+    assert words.apply_chat_template(TURNS, chat_template=extended, tokenize=False) == wanted
+    assert "<image>\nwhat is this ?" in wanted
 
 
 def test_a_template_that_knows_images_is_left_alone():
