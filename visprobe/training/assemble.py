@@ -194,12 +194,11 @@ def _filled_up(matrix: torch.Tensor, rows: int) -> torch.Tensor:
 
 def _generation_config(model: Any, language: LanguageModel) -> GenerationConfig:
     """Ends where the language model ends; never writes the image token or a row that stands for no token."""
-    own = language.model.generation_config
-    ends = own.eos_token_id if own is not None else language.tokenizer.eos_token_id
+    ends = getattr(language.model.generation_config, "eos_token_id", None)
     never = sorted({model.config.image_token_id, *range(len(language.tokenizer), model.config.text_config.vocab_size)})
     return GenerationConfig(
         bos_token_id=language.tokenizer.bos_token_id,
-        eos_token_id=ends,
+        eos_token_id=language.tokenizer.eos_token_id if ends is None else ends,
         pad_token_id=language.tokenizer.pad_token_id,
         suppress_tokens=never,
     )
