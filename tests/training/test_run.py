@@ -162,3 +162,17 @@ def test_unknown_parts_and_bases_are_refused(base, rows, tmp_path):
         run(tmp_path, rows, tmp_path / "out")
     with pytest.raises(TrainingError, match="no known part"):
         part_of("model.audio_tower.weight")
+
+
+def test_rewards_train_the_tower_too(rows, tmp_path):
+    from visprobe.training.base import BASE
+
+    manifest = run(BASE, rows, tmp_path / "grpo", stage="grpo", steps=3, batch_size=4, generations=4, max_new_tokens=3)
+    assert manifest["seen"] == {"steps": 3, "rows": 12, "responses": 48}
+    reward = json.loads((tmp_path / "grpo" / "metrics.jsonl").read_text().splitlines()[0])["reward"]
+    assert 0.5 <= reward <= 1  # the shipped base answers most questions right
+
+
+def test_a_first_step_whose_answers_all_earn_the_same_is_no_fault(base, rows, tmp_path):
+    manifest = run(base, rows, tmp_path / "grpo", stage="grpo", batch_size=2, generations=2, max_new_tokens=1)
+    assert manifest["losses"] == pytest.approx([0, 0], abs=1e-6)  # an untrained model never answers "yes" and stops

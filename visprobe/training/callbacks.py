@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from visprobe.errors import TrainingError
 from visprobe.io.atomic import replacing
 from visprobe.training.by_step import METRICS, append_line, forget_after, read_lines, snapshot_path
-from visprobe.training.parts import check_gradients, part_of
+from visprobe.training.parts import check_gradients, part_of, taught_nothing
 from visprobe.training.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
@@ -46,11 +46,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             forget_after(self._folder, state.global_step)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Refuse a part that should train and gets no gradient, at the first step.
+        """Refuse a part that should train and gets no gradient, at the first step that teaches anything.
 
         DeepSpeed keeps gradients to itself, so there nothing is checked.
         """
-        if not self._checked and args.deepspeed_plugin is None:
+        if not self._checked and args.deepspeed_plugin is None and not taught_nothing(model):
             self._checked = True
             self.without_gradient = check_gradients(model)
 
@@ -63,7 +63,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Append the step's numbers to metrics.jsonl; stop where the loss is none."""
         if not logs or "loss" not in logs:
             return
-        numbers = {key: float(value) for key, value in logs.items()}
+        numbers = {key: float(value) for key, value in logs.items() if value is not None}
         if not math.isfinite(numbers["loss"]):
             raise TrainingError(
                 f"the loss is {numbers['loss']} at step {state.global_step}; rows of about "

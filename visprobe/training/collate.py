@@ -126,7 +126,7 @@ class RowEncoder:
         return self._tokens(text)
 
     def _render(self, turns: Sequence[Turn], ask: bool = False) -> str:
-        messages = [{"role": turn.role, "content": _content(turn.text)} for turn in turns]
+        messages = [{"role": turn.role, "content": content_parts(turn.text)} for turn in turns]
         text: str = self._processor.apply_chat_template(messages, add_generation_prompt=ask)
         return text
 
@@ -151,7 +151,7 @@ class RowEncoder:
         return list(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _content(text: str) -> list[dict[str, str]]:
+def content_parts(text: str) -> list[dict[str, str]]:
     """The parts of a turn as chat templates want them: text, image, text."""
     parts: list[dict[str, str]] = []
     for number, piece in enumerate(text.split(IMAGE)):

@@ -16,7 +16,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from visprobe.errors import TrainingError, UsageError
-from visprobe.training.collate import _content
+from visprobe.training.collate import content_parts
 from visprobe.training.parts import PartLearningRates
 from visprobe.training.recipe import Recipe
 from visprobe.training.resume import ResumeByName
@@ -51,7 +51,7 @@ class QuestionCollator:
 
     def _question(self, number: int) -> dict[str, Any]:
         row = self._rows[number]
-        prompt = [{"role": turn.role, "content": _content(turn.text)} for turn in row.turns]
+        prompt = [{"role": turn.role, "content": content_parts(turn.text)} for turn in row.turns]
         return {"prompt": prompt, "images": [self._rows.image(key) for key in row.images], "answer": row.answer}
 
 

@@ -155,6 +155,12 @@ def without_gradient(model: nn.Module) -> Iterator[str]:
             yield name
 
 
+def taught_nothing(model: nn.Module) -> bool:
+    """Whether every trainable parameter was reached and all gradients are zero: a GRPO step of equal rewards."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    return all(gradient is not None and not bool(gradient.any()) for gradient in gradients)
+
+
 def check_gradients(model: nn.Module) -> list[str]:
     """Refuse a part that is meant to train and gets no gradient at all.
 

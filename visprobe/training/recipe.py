@@ -71,7 +71,7 @@ class Recipe(BaseModel):
         max_gradient_norm: Gradients longer than this are shortened to it.
         train: What is trained: parts, or a range of the tower's blocks, "vision_tower.blocks[8:12]".
         lora: Adapters instead of full weights.
-        beta: Temperature of DPO; weight of the KL penalty of GRPO (whose usual value is 0).
+        beta: Temperature of DPO; weight of the KL penalty of GRPO, where the default is 0.
         losses: DPO loss types and their weights, as trl names them; "mpo" for the mixed preset.
         label_smoothing: Probability that a preference is wrong, for the losses that allow for it ("robust", ...).
         reference: "model" keeps a copy of the start in memory; "precomputed" runs it once over the rows.
@@ -146,6 +146,8 @@ def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = 
             no meaning for the stage.
     """
     values = {key: _listed(key, value) for key, value in settings.items()}
+    if values.get("stage") == "grpo":
+        values.setdefault("beta", 0.0)  # without a KL penalty no reference is needed, and it is what people use
     try:
         recipe = Recipe(**values)
     except ValidationError as error:

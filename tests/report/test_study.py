@@ -1,0 +1,80 @@
+"""A study: every arm with every seed from one base, one comparison, and words about arms instead of runs."""
+
+import json
+
+import pytest
+
+from visprobe.errors import UsageError
+from visprobe.report.measurement import Options
+from visprobe.report.study import Study, run_study
+from visprobe.report.study_file import read_study
+from visprobe.training.base import BASE
+from visprobe.training.digits import DigitRows
+from visprobe.training.recipe import Recipe
+
+STUDY = f"""
+base: {BASE}
+data: digits
+seeds: [0, 1]
+common: {{steps: 2, batch_size: 4, learning_rate: 1.0e-3}}
+arms:
+  sft: {{stage: sft}}
+  dpo: {{stage: dpo, beta: 0.3}}
+compare: {{data: digits, limit: 30, scenes: 10}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("VISPROBE_CACHE", str(tmp_path / "cache"))
+
+
+def test_arms_and_seeds_become_runs_and_one_comparison(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    out = tmp_path / "out"
+    measured = run_study(read_study(path, out), out)
+    assert [c["name"] for c in measured.checkpoints] == ["base", "sft-seed0", "sft-seed1", "dpo-seed0", "dpo-seed1"]
+    manifests = {
+        name: json.loads((out / name / "manifest.json").read_text()) for name in ("sft-seed0", "dpo-seed0", "sft-seed1")
+    }
+    assert manifests["sft-seed0"]["inputs"]["rows"] == manifests["dpo-seed0"]["inputs"]["rows"]  # matched
+    assert manifests["sft-seed0"]["inputs"]["rows"] != manifests["sft-seed1"]["inputs"]["rows"]
+    assert manifests["dpo-seed0"]["inputs"]["recipe"]["beta"] == 0.3
+    runs = measured.results[0]
+    assert runs.analysis == "runs"
+    assert {(row.checkpoint, row.reference) for row in runs.rows} == {("sft", "base"), ("dpo", "base"), ("dpo", "sft")}
+    assert all(row.estimate.n == 2 for row in runs.rows)
+    assert {row.measure for row in runs.rows} == {"top1", "cka", "accuracy/all"}
+    assert all(statement.text.startswith("Over 2 runs") for statement in measured.verdict)
+    before = (out / "sft-seed0" / "model.safetensors").stat().st_mtime_ns
+    again = run_study(read_study(path, out), out)
+    assert again.results == measured.results
+    assert again.forwarded == 0
+    assert (out / "sft-seed0" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_one_seed_gives_a_verdict_about_the_runs(tmp_path):
+    recipe = Recipe(stage="sft", steps=1, batch_size=4, learning_rate=1e-3)
+    study = Study(BASE, {"sft": recipe}, (0,), rows=lambda seed: DigitRows(4, seed), limit=20, options=Options())
+    measured = run_study(study, tmp_path)
+    assert [c["name"] for c in measured.checkpoints] == ["base", "sft"]
+    assert not any(statement.text.startswith("Over") for statement in measured.verdict)
+
+
+def test_all_faults_of_a_study_are_named_at_once(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "seedz: [1]\nseeds: one\narms:\n  a: {stage: sft, stepz: 3}\n  b: {stage: dpo, reward: exact}\ncompare: {limt: 3}\n"
+    )
+    with pytest.raises(UsageError) as error:
+        read_study(path, tmp_path)
+    for part in (
+        "unknown key seedz (did you mean seeds?)",
+        "no model to start from",
+        "arm a: unknown key stepz (did you mean steps?)",
+        "arm b: reward has no meaning for stage dpo",
+        "limt: Extra inputs are not permitted",
+        "seeds: write a list",
+    ):
+        assert part in error.value.message
