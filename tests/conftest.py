@@ -29,6 +29,7 @@ def planted_results(
         "drift": _drift(checkpoints, blocks, identical),
         "weights": _weights(checkpoints, blocks, identical),
         "answers": _answers(checkpoints),
+        "trajectory": planted_trajectory(checkpoints),
     }
 
 
@@ -108,3 +109,31 @@ def _answers(checkpoints: tuple[str, ...]) -> Result:
             rows.append(Row(name, "consumed", f"accuracy/{group}", _share(right + 0.02 * i, n)))
         rows.append(Row("blind", "consumed", f"accuracy/{group}", _share(blind, n), role="floor"))
     return Result("answers", "Does the whole model answer better?", tuple(rows))
+
+
+def planted_trajectory(checkpoints: tuple[str, ...], steps: tuple[int, ...] = (10, 20, 30)) -> Result:
+    """Every descendant as a run: one tenth of the rounding floor at its first moment, ten times more at each next."""
+    base, *runs = checkpoints
+    consumed, floor = "block_06", 2e-4
+    rows, moments = [], {}
+
+    def cka(name: str, site: str, distance: float, role: Role = "value") -> Row:
+        estimate = Estimate(1 - distance, 1 - 1.18 * distance, 1 - 0.84 * distance, 1000, "CKA", "jackknife 95 %")
+        return Row(name, site, "cka", estimate, base, role)
+
+    for site in (consumed, "projected"):
+        rows.append(cka(f"{base} (bfloat16)", site, floor, "floor"))
+        rows.append(Row(base, site, "top1", _share(0.6, 1000)))
+        rows.append(Row("untrained", site, "top1", _share(0.2, 1000), role="floor"))
+    for i, run in enumerate(runs):
+        moments[run] = [{"step": step, "checkpoint": f"{run} step {step}"} for step in steps]
+        for k, step in enumerate(steps):
+            name, gain = f"{run} step {step}", 0.01 * k * (-1) ** i
+            for site in (consumed, "projected"):
+                rows.append(cka(name, site, floor * 10 ** (k - 1)))
+                rows.append(Row(name, site, "top1", _share(0.6 + gain, 1000)))
+                rows.append(Row(name, site, "top1", _difference(gain, 0.012, 1000), base, "difference"))
+            change = Estimate(0.004 * k, 0.004 * k, 0.004 * k, 7_087_872, "ratio", "exact")
+            rows.append(Row(name, "tower", "relative_change", change, base))
+    settings = {"base": base, "consumed": consumed, "chance": 0.1, "runs": moments}
+    return Result("trajectory", "When did the encoder move?", tuple(rows), settings)

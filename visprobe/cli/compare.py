@@ -9,11 +9,16 @@ import typer
 
 from visprobe.cli import options as o
 from visprobe.cli.output import Bars
+from visprobe.errors import UsageError
 
 
 def command(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoint folders; the first is the base.")],
     data: o.Data,
+    checkpoints: Annotated[list[Path] | None, typer.Argument(help="Checkpoint folders; the first is the base.")] = None,
+    trajectory: Annotated[
+        list[Path] | None,
+        typer.Option(help="Follow the tower copies of a training run instead; repeat for runs of one base."),
+    ] = None,
     output_dir: o.OutputDir = Path("visprobe-report"),
     split: o.Split = None,
     limit: o.Limit = None,
@@ -32,15 +37,30 @@ def command(
     Example: visprobe compare checkpoints/base checkpoints/sft checkpoints/dpo --data ILSVRC2012 --limit 5000
 
     Example: visprobe compare checkpoints/base checkpoints/dpo --data digits --json
+
+    Example: visprobe compare --trajectory checkpoints/sft --trajectory checkpoints/dpo --data digits
     """
     from visprobe.cli.measured import command_line, finish, show
     from visprobe.report.compare import compare
     from visprobe.report.measurement import Options
+    from visprobe.report.trajectory import trajectory as follow
     from visprobe.report.write import write_report
 
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars)
-        measured = compare(checkpoints, data, how)
+        if trajectory:
+            measured = follow(trajectory, data, how, _only_base(checkpoints or []))
+        else:
+            measured = compare(checkpoints or [], data, how)
         page = write_report(output_dir, measured.document(command_line()))
     show(measured, as_json=json, page=page)
     finish(measured, max_bad)
+
+
+def _only_base(checkpoints: list[Path]) -> Path | None:
+    if len(checkpoints) > 1:
+        raise UsageError(
+            f"--trajectory takes one checkpoint beside the runs, their base; {len(checkpoints)} are given",
+            hint="visprobe compare BASE --trajectory RUN --data DATA",
+        )
+    return checkpoints[0] if checkpoints else None

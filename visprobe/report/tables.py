@@ -15,7 +15,7 @@ _MEASURES = {
     "share_equal": "Share of weights exactly equal to the base",
     "accuracy": "Questions answered correctly",
 }
-_HEADINGS = {"weights": "Weight group", "answers": "Questions"}
+_HEADINGS = {"weights": "Weight group", "answers": "Questions", "trajectory": "Checkpoint"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def tables(result: Result) -> list[Table]:
         measure = row.measure.partition("/")[0]
         key = (row.role == "difference", measure)
         table = found.setdefault(key, Table(_title(row, measure), _HEADINGS.get(result.analysis, "Site")))
-        _add(table, row, anchor(result.analysis, index))
+        _add(table, row, anchor(result.analysis, index), downwards=result.analysis == "trajectory")
     return [found[key] for key in sorted(found, key=lambda key: key[0])]
 
 
@@ -72,15 +72,17 @@ def _title(row: Row, measure: str) -> str:
     return f"{title}: paired differences" + (", percentage points" if row.estimate.unit == "fraction" else "")
 
 
-def _add(table: Table, row: Row, place: str) -> None:
+def _add(table: Table, row: Row, place: str, downwards: bool) -> None:
+    """Put a row into its cell; `downwards` has checkpoints, which may be many, as lines instead of columns."""
     group = row.measure.partition("/")[2]
     line = group or row.site
     column = f"{row.checkpoint} − {row.reference}" if row.role == "difference" else row.checkpoint
+    line, column = (column, line) if downwards else (line, column)
     estimate = row.estimate
     exact = f"{estimate.value!r} [{estimate.low!r}, {estimate.high!r}], n = {estimate.n}, {estimate.method}"
     cell = Cell(place, value_text(estimate, row.role), interval_text(estimate, row.role), exact)
     table.lines.setdefault(line, {})[column] = cell
-    table.columns.setdefault(column, row.role == "floor")
+    table.columns.setdefault(column, row.role == "floor" and not downwards)
     table.counts[line] = sorted({*table.counts.get(line, []), estimate.n})
     if estimate.method not in table.methods:
         table.methods.append(estimate.method)

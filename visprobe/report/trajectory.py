@@ -110,8 +110,8 @@ def _warnings(runs: Sequence[Run], start: Path) -> Iterator[str]:
         if not run.manifest:
             yield f"{run.folder} is not finished: its last moment is step {max(run.moments)} so far"
     yield (
-        "copies of the tower are rounded to bfloat16, finished models are not: of what is drawn for a copy, a distance "
-        "of about the floor is rounding"
+        "copies of the tower are rounded to bfloat16, finished models are not: a distance of a copy near that of the "
+        "rounded base is rounding, and so are the last digits of its weight change"
     )
 
 

@@ -1,0 +1,102 @@
+"""When did it move: planted motion is found at its step, rounding is not taken for motion."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from visprobe.analyses.result import Estimate
+from visprobe.analyses.trajectory import State, measure_step, moved, trajectory_result, trajectory_verdict
+from visprobe.features.feature_set import FeatureSet
+
+N, WIDTH, CLASSES = 200, 12, 4
+
+
+def state(name, shift=0.0, seed=1):
+    """Features of four clusters, with independent noise of size `shift` added; and one weight moved as far."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(N) % CLASSES
+    clean = generator.normal(size=(CLASSES, WIDTH))[labels] + generator.normal(size=(N, WIDTH))
+    features = clean + shift * np.random.default_rng(seed).normal(size=clean.shape)
+    sites = {"block_02": features.astype(np.float32), "projected": (2 * features).astype(np.float32)}
+    query = FeatureSet(name, "digits/val", tuple(map(str, range(N))), labels, tuple("abcd"), sites, "block_02")
+    return State(query, None, {"w": torch.full((4,), 1 + shift), "projector.w": torch.full((4,), 1 - shift)})
+
+
+def group_of(name):
+    return "projector" if name.startswith("projector") else "block_01"
+
+
+@pytest.fixture(scope="module")
+def result():
+    base, shifts = state("base"), {10: 0.0, 20: 1e-4, 30: 0.5, 40: 2.0}
+    steps = [measure_step(base, state(f"sft step {step}", shift), group_of) for step, shift in shifts.items()]
+    runs = {"sft": [{"step": step, "checkpoint": f"sft step {step}"} for step in shifts]}
+    rounded, untrained = state("base (bfloat16)", 1e-3, seed=2), state("untrained", 9.0, seed=3)
+    return trajectory_result(base, rounded, untrained, steps, runs)
+
+
+def test_a_step_has_its_distance_its_accuracy_and_its_weights(result) -> None:
+    rows = result.select(checkpoint="sft step 30")
+    assert [(row.site, row.measure, row.role) for row in rows] == [
+        ("block_02", "cka", "value"),
+        ("projected", "cka", "value"),
+        ("block_02", "top1", "value"),
+        ("projected", "top1", "value"),
+        ("block_02", "top1", "difference"),
+        ("projected", "top1", "difference"),
+        ("projector", "relative_change", "value"),
+        ("tower", "relative_change", "value"),
+    ]
+    assert rows[-1].estimate.value == pytest.approx(0.5)  # every weight went from 1 to 1.5
+
+
+def test_equal_features_are_a_distance_of_exactly_zero(result) -> None:
+    for site in ("block_02", "projected"):
+        [row] = result.select(checkpoint="sft step 10", site=site, measure="cka")
+        assert row.estimate == Estimate(1.0, 1.0, 1.0, N, "CKA", "exact")
+        assert not moved(result, row)
+
+
+def test_moved_means_beyond_rounding(result) -> None:
+    found = {row.checkpoint: moved(result, row) for row in result.select(site="block_02", measure="cka", role="value")}
+    assert found == {"sft step 10": False, "sft step 20": False, "sft step 30": True, "sft step 40": True}
+
+
+def test_the_verdict_says_when_how_far_and_whether_it_sees_better(result) -> None:
+    texts = [statement.text for statement in trajectory_verdict(result)]
+    assert len(texts) == 5
+    assert (
+        "at block_02 (what the language model reads) it had measurably moved by step 30 (not yet at step 20)"
+        in texts[0]
+    )
+    assert "after the projector it had measurably moved by step 30" in texts[1]
+    assert "changed by 200.0 % of their norm by step 40" in texts[2]
+    assert "sft at step 40 sees worse than base at block_02" in texts[3]
+    assert "sft at step 40 sees worse than base after the projector" in texts[4]
+
+
+def test_every_statement_rests_on_rows_that_are_there(result) -> None:
+    for statement in trajectory_verdict(result):
+        for reference in statement.evidence:
+            wanted = {key: value for key, value in reference.items() if key != "analysis"}
+            assert len(result.select(**wanted)) == 1
+
+
+def test_a_run_that_never_moved_is_said_so(result) -> None:
+    runs = {"frozen": result.settings["runs"]["sft"][:1], "slow": result.settings["runs"]["sft"][:2]}
+    still = dataclasses.replace(result, settings={**result.settings, "runs": runs})
+    texts = [statement.text for statement in trajectory_verdict(still)]
+    assert any("frozen: at block_02" in text and "equal the base's bit for bit" in text for text in texts)
+    assert any("slow: at block_02" in text and "did not measurably move at any of 2 moments" in text for text in texts)
+
+
+def test_without_classes_the_distance_is_there_all_the_same() -> None:
+    base, later = state("base"), state("sft step 5", 1.0)
+    step = measure_step(base, later, group_of, accuracy=False)
+    floors = state("base (bfloat16)", 1e-3), state("untrained", 9.0)
+    runs = {"sft": [{"step": 5, "checkpoint": "sft step 5"}]}
+    result = trajectory_result(base, *floors, [step], runs, accuracy=False)
+    assert {row.measure for row in result.rows} == {"cka", "relative_change"}
+    assert len(trajectory_verdict(result)) == 3
