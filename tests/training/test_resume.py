@@ -39,9 +39,11 @@ def base(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_a_killed_run_resumes_to_the_bit(base, tmp_path, stage):
-    settings = {"stage": stage, **SETTINGS}
+@pytest.mark.parametrize(
+    "how", [{"stage": "sft"}, {"stage": "dpo"}, {"stage": "sft", "lora": {"parts": ["vision_tower"]}}], ids=str
+)
+def test_a_killed_run_resumes_to_the_bit(base, tmp_path, how):
+    settings = {**how, **SETTINGS}
     whole = run(base, Recipe(**settings), DigitRows(20), tmp_path / "whole")
     command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "killed"), json.dumps(settings), "7"]
     killed = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})

@@ -37,10 +37,10 @@ def run(base, rows, folder, **settings):
     return train(base, Recipe(**settings), rows, folder)
 
 
-def changed_parts(before, after):
+def changed_parts(before, after, dtype=None):
     old, new = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")
     assert old.keys() == new.keys()
-    return {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
+    return {name.split(".")[0] for name in old if not torch.equal(old[name].to(dtype), new[name].to(dtype))}
 
 
 def answer_log_probabilities(folder, rows, which):
@@ -151,7 +151,7 @@ def test_a_part_without_any_gradient_is_refused(base):
     train_only(model, ("vision_tower", "language_model"))
     for name, parameter in model.named_parameters():
         parameter.grad = torch.ones_like(parameter) if part_of(name) == "language_model" else None
-    with pytest.raises(TrainingError, match="vision_tower is meant to train .*patch_embedding"):
+    with pytest.raises(TrainingError, match=r"vision_tower is meant to train .*patch_embedding"):
         check_gradients(model)
 
 
@@ -176,3 +176,20 @@ def test_rewards_train_the_tower_too(rows, tmp_path):
 def test_a_first_step_whose_answers_all_earn_the_same_is_no_fault(base, rows, tmp_path):
     manifest = run(base, rows, tmp_path / "grpo", stage="grpo", batch_size=2, generations=2, max_new_tokens=1)
     assert manifest["losses"] == pytest.approx([0, 0], abs=1e-6)  # an untrained model never answers "yes" and stops
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
+def test_adapters_change_their_part_alone_and_leave_an_ordinary_checkpoint(rows, tmp_path, stage):
+    from visprobe.encoders.load import load_encoder
+    from visprobe.training.base import BASE
+
+    lora = {"parts": ("vision_tower.blocks[1:3]",), "rank": 4, "alpha": 64}
+    settings = {"generations": 4, "max_new_tokens": 3, "batch_size": 8} if stage == "grpo" else {}
+    manifest = run(
+        BASE, rows, tmp_path / "out", stage=stage, train=("projector",), lora=lora, learning_rate=1e-2, **settings
+    )
+    assert any("lora_A" in name for name in manifest["trained"])
+    before, after = load_encoder(BASE).weights(), load_encoder(tmp_path / "out").weights()
+    moved = {load_encoder(BASE).weight_group(n) for n in before if not torch.equal(before[n].float(), after[n].float())}
+    assert moved == {"block_02", "block_03", "projector"}
+    assert changed_parts(BASE, tmp_path / "out", dtype=torch.float32) == {"vision_tower", "multi_modal_projector"}

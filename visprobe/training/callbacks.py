@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from visprobe.errors import TrainingError
 from visprobe.io.atomic import replacing
 from visprobe.training.by_step import METRICS, append_line, forget_after, read_lines, snapshot_path
+from visprobe.training.lora import merged_weights
 from visprobe.training.parts import check_gradients, part_of, taught_nothing
 from visprobe.training.recipe import Recipe
 
@@ -122,7 +123,7 @@ def save_vision(model: Any, processor: Any, path: Path, dtype: torch.dtype) -> N
     """
     weights = {
         name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().to(dtype).contiguous().cpu()
-        for name, value in model.state_dict().items()
+        for name, value in merged_weights(model).items()
         if part_of(name) != "language_model"
     }
     if not PartialState().is_main_process:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
 
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import TrainingError
+
+TRAINED = "trained.safetensors"  # what was trainable, by its name in memory; written where there are adapters
 
 
 class ResumeByName:
@@ -18,8 +23,21 @@ class ResumeByName:
     training goes on from the base with the optimizer's old state (transformers 5.23).
     """
 
+    def _save(self: Any, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)  # type: ignore[misc]
+        if any(isinstance(module, BaseTunerLayer) for module in self.model.modules()):
+            trained = {n: p.detach().contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
+            save_file(trained, Path(output_dir or self.args.output_dir) / TRAINED)
+
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         model = model if model is not None else self.model
+        trained = Path(resume_from_checkpoint) / TRAINED
+        if trained.is_file():
+            parameters = dict(model.named_parameters())
+            with torch.no_grad():
+                for name, value in load_file(trained).items():
+                    parameters[name].copy_(value)
+            return
         if self.is_fsdp_enabled or not hasattr(type(model), "from_pretrained") or hasattr(model, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return

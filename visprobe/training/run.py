@@ -31,6 +31,7 @@ from visprobe.training.dynamics import Probe
 from visprobe.training.fitted import Fitted
 from visprobe.training.grpo import grpo_trainer, refuse_without_answers
 from visprobe.training.launch import launch_note
+from visprobe.training.lora import add_adapters, merge
 from visprobe.training.manifest import NAME, Clock, environment, finished, weights_hash
 from visprobe.training.model import load_for_training
 from visprobe.training.parts import train_only
@@ -105,16 +106,11 @@ def run(
             "base": str(base),
             "origins": dict(origins or {}),
             "rows": {"name": rows.name, "count": len(rows), "skipped": fitted.report().bad},
-            "seen": _seen(recipe, trainer),
-            "trained": sorted(name for name, p in trainer.model.named_parameters() if p.requires_grad),
             "off_path": off_path,
             "without_gradient": watch.without_gradient,
             "resumed_from": checkpoint.name if checkpoint else None,
-            "processes": trainer.accelerator.num_processes,
-            "launch_note": launch_note(),
-            "precision": resolved_precision(recipe.precision),
             "losses": [line["loss"] for line in read_metrics(output_dir)],
-            "environment": environment(),
+            **_about(trainer, recipe),
             **clock.read(),
         }
         _save(trainer, processor, output_dir, manifest)
@@ -135,12 +131,15 @@ def _trainer(
     if recipe.snapshot_tower_every:
         callbacks.append(Snapshots(recipe.snapshot_tower_every, output_dir, processor))
     folder = str(output_dir / CHECKPOINTS)
+    encoder = RowEncoder(processor, rows, keep=len(rows) <= REMEMBERED_ROWS)
+    usable = range(len(rows))
+    # The reference is the model as it was loaded, so it comes before the adapters.
+    reference = _reference(model, recipe, encoder, list(usable), progress) if recipe.stage == "dpo" else None
+    if recipe.lora is not None:
+        add_adapters(model, recipe.lora)
     if recipe.stage == "grpo":
         trainer = grpo_trainer(model, processor, recipe, rows, folder, callbacks)
     else:
-        encoder = RowEncoder(processor, rows, keep=len(rows) <= REMEMBERED_ROWS)
-        usable = range(len(rows))
-        reference = _reference(model, recipe, encoder, list(usable), progress) if recipe.stage == "dpo" else None
         trainer = build_trainer(
             model, processor, recipe, encoder, usable, folder, reference=reference, callbacks=callbacks
         )
@@ -167,6 +166,18 @@ def _last_checkpoint(output_dir: Path, inputs: dict[str, Any]) -> Path | None:
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
+def _about(trainer: Any, recipe: Recipe) -> dict[str, Any]:
+    """What the manifest says of the training itself."""
+    return {
+        "seen": _seen(recipe, trainer),
+        "trained": sorted(name for name, p in trainer.model.named_parameters() if p.requires_grad),
+        "processes": trainer.accelerator.num_processes,
+        "launch_note": launch_note(),
+        "precision": resolved_precision(recipe.precision),
+        "environment": environment(),
+    }
+
+
 def _seen(recipe: Recipe, trainer: Any) -> dict[str, int]:
     steps = trainer.state.global_step
     per_step = recipe.batch_size * recipe.gradient_accumulation * trainer.accelerator.num_processes
@@ -176,6 +187,7 @@ def _seen(recipe: Recipe, trainer: Any) -> dict[str, int]:
 
 def _save(trainer: Any, processor: Any, output_dir: Path, manifest: dict[str, Any]) -> None:
     scratch = output_dir / CHECKPOINTS / "final"
+    merge(trainer.model)  # adapters, if there are any, so that the checkpoint is an ordinary one
     trainer.save_model(str(scratch))  # every process takes part: sharded weights are gathered here
     if not trainer.is_world_process_zero():
         return
