@@ -168,7 +168,7 @@ def test_bad_images_are_left_out_named_and_remembered(encoders, store):
 
 
 def test_no_usable_image_is_an_error_that_names_the_first_reason(encoders, store):
-    with pytest.raises(DataError, match="none of the 5 images .*known format"):
+    with pytest.raises(DataError, match=r"none of the 5 images .*known format"):
         extract(encoders, Images([b"junk"] * 5), sites, store=store)
 
 

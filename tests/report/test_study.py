@@ -65,7 +65,8 @@ def test_one_seed_gives_a_verdict_about_the_runs(tmp_path):
 def test_all_faults_of_a_study_are_named_at_once(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(
-        "seedz: [1]\nseeds: one\narms:\n  a: {stage: sft, stepz: 3}\n  b: {stage: dpo, reward: exact}\ncompare: {limt: 3}\n"
+        "seedz: [1]\nseeds: one\narms:\n  a: {stage: sft, stepz: 3}\n  b: {stage: dpo, reward: exact}\n"
+        "compare: {limt: 3}\n"
     )
     with pytest.raises(UsageError) as error:
         read_study(path, tmp_path)

@@ -59,8 +59,9 @@ class Probe(TrainerCallback):  # type: ignore[misc]
         self._last: int | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Measure the start."""
-        self._measure(state, model)
+        """Measure the start; a run that goes on has its line already."""
+        if state.global_step == 0:
+            self._measure(state, model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Measure if it is time."""
