@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from visprobe.data.image_set import BadImage, ImageSet, decode
 from visprobe.encoders.encoder import VisionEncoder
@@ -120,15 +119,21 @@ def _mean(tokens: torch.Tensor) -> torch.Tensor:
     return tokens.mean(dim=1)
 
 
+Pixels = dict[str, torch.Tensor]  # processor hash -> what that processor made of one image, shape (1, 3, H, W)
+
+
 @dataclass
 class _Chunk:
-    """A run of consecutive images of the set, read and hashed; `decoded` is filled when an encoder needs it."""
+    """A run of consecutive images of the set, read and hashed; `pixels` is filled when an encoder needs it.
+
+    Decoded images are not kept: 128 of the largest allowed would be 24 GB, their pixels for a tower are not.
+    """
 
     start: int
     data: list[bytes | BadImage]
     hashes: tuple[str, ...]
     jobs: list[_Job] = field(default_factory=list)
-    decoded: list[Image.Image] = field(default_factory=list)
+    pixels: list[Pixels] = field(default_factory=list)
     bad: dict[int, str] = field(default_factory=dict)
 
 
@@ -156,11 +161,12 @@ class _Pass:
         chunk = _Chunk(start, data, tuple(_content_hash(item) for item in data))
         chunk.jobs = [j for j in self.jobs if self.store.missing(j.key(chunk.hashes), [*j.arrays.values(), "bad"])]
         if chunk.jobs:
-            for offset, image in enumerate(readers.map(_decode, data)):
-                if isinstance(image, BadImage):
-                    chunk.bad[offset] = str(image)
+            processors = {job.processor.processor_hash: job.processor for job in chunk.jobs}
+            for offset, made in enumerate(readers.map(lambda item: _pixels(item, processors), data)):
+                if isinstance(made, BadImage):
+                    chunk.bad[offset] = str(made)
                 else:
-                    chunk.decoded.append(image)
+                    chunk.pixels.append(made)
             self.decoded += len(data)
         return chunk
 
@@ -172,14 +178,11 @@ class _Pass:
 
     def _compute(self, chunk: _Chunk, batch_size: int) -> Iterator[int]:
         parts: dict[int, list[dict[str, NDArray[np.float32]]]] = {id(job): [] for job in chunk.jobs}
-        for start in range(0, len(chunk.decoded), batch_size):
-            batch = chunk.decoded[start : start + batch_size]
-            pixels: dict[str, torch.Tensor] = {}
+        for start in range(0, len(chunk.pixels), batch_size):
+            batch = chunk.pixels[start : start + batch_size]
+            stacked = {how: torch.cat([pixels[how] for pixels in batch]) for how in batch[0]}
             for job in chunk.jobs:
-                how = job.processor.processor_hash
-                if how not in pixels:
-                    pixels[how] = job.processor.preprocess(batch)
-                parts[id(job)].append(job.compute(pixels[how]))
+                parts[id(job)].append(job.compute(stacked[job.processor.processor_hash]))
                 self.forwarded += len(batch)
             yield chunk.start + start
         for job in chunk.jobs:
@@ -232,13 +235,15 @@ def _content_hash(data: bytes | BadImage) -> str:
     return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else str(data)
 
 
-def _decode(data: bytes | BadImage) -> Image.Image | BadImage:
+def _pixels(data: bytes | BadImage, processors: Mapping[str, VisionEncoder]) -> Pixels | BadImage:
+    """One image, decoded once, as each of the processors gives it."""
     if isinstance(data, BadImage):
         return data
     try:
-        return decode(data)
+        image = decode(data)
     except BadImage as error:
         return error
+    return {how: encoder.preprocess([image]) for how, encoder in processors.items()}
 
 
 def _joined(parts: list[dict[str, NDArray[np.float32]]], job: _Job) -> dict[str, NDArray[Any]]:
