@@ -59,11 +59,12 @@ def trajectory(
     options = options or Options()
     found = [read_run(folder) for folder in runs]
     start = base if base is not None else _base_of(found)
+    warnings = list(_warnings(found, start))
     names = distinct_names([start, *runs])
     following = _Following(start, names[0], data, options)
     for run, name in zip(found, names[1:], strict=True):
         following.follow(run, name)
-    return following.measurement(list(_warnings(found, start)))
+    return following.measurement(warnings)
 
 
 def read_run(folder: Path) -> Run:
