@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from transformers import GradientCheckpointingLayer
 from visprobe.errors import TrainingError
 from visprobe.training.callbacks import Snapshots, Watch, read_metrics
 from visprobe.training.digits import DigitRows
+from visprobe.training.job import Sources, open_job_rows, start
 from visprobe.training.launch import ONE_STARTED, is_first_process, launch_note, process_count
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
@@ -162,6 +165,33 @@ def test_what_the_launcher_says(monkeypatch, variables, note, first, count):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert (launch_note(), is_first_process(), process_count()) == (note, first, count)
+
+
+def test_the_built_in_rows_are_as_many_as_all_processes_will_see(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = Recipe(stage="sft", steps=3, batch_size=4, gradient_accumulation=2)
+    assert len(open_job_rows(Sources(base="base"), recipe)) == 3 * 4 * 2 * 2
+
+
+def test_a_new_model_is_put_together_by_one_of_the_processes(monkeypatch, tmp_path):
+    made = []
+
+    class Saved:
+        def save_pretrained(self, folder):
+            folder.mkdir(exist_ok=True)
+            (folder / str(len(made))).touch()
+
+    def assemble(*_, **__):
+        made.append(True)
+        time.sleep(0.1)  # time enough for the other to find no folder
+        return Saved(), Saved()
+
+    monkeypatch.setattr("visprobe.training.assemble.assemble", assemble)
+    sources = Sources(vision_tower="tower", language_model="llm")
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: start(sources, 0, tmp_path / "runs" / "out"), range(2)))
+    assert made == [True]
+    assert [[path.name for path in folder.iterdir()] for folder in folders] == [["1"], ["1"]]
 
 
 class Arguments:
