@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,13 +16,13 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from visprobe.analyses.result import Result
 from visprobe.encoders.load import load_encoder
-from visprobe.errors import DataError
+from visprobe.errors import DataError, TrainingError
 from visprobe.report.measurement import Options
 from visprobe.report.trajectory import trajectory
 from visprobe.training.by_step import DYNAMICS, append_line, forget_after, read_lines, snapshots
-from visprobe.training.callbacks import save_vision
+from visprobe.training.callbacks import Snapshots, save_vision
 from visprobe.training.digits import DigitRows
-from visprobe.training.dynamics import line_of, random_state_kept
+from visprobe.training.dynamics import Probe, line_of, random_state_kept
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
 from visprobe.training.small_llava import build_model, build_processor
@@ -198,6 +199,18 @@ run(Path(sys.argv[1]), Recipe(**json.loads(sys.argv[3])), DigitRows(20), Path(sy
     assert after == [{**line, "seconds": 0} for line in read_lines(probed[0] / DYNAMICS)]
     assert [line["step"] for line in after] == [0, 2, 4, 5]
     assert list(snapshots(tmp_path / "out")) == [2, 4]
+
+
+@pytest.mark.parametrize("setting", ["snapshot_tower_every", "probe_every"])
+def test_zero3_hides_the_tower_and_is_refused_before_the_first_step(base, photos, tmp_path, setting) -> None:
+    recipe, processor = Recipe(stage="sft", probe_every=1, probe_images=str(photos)), build_processor()
+    watching = (
+        Probe(recipe, base, tmp_path, processor) if setting == "probe_every" else Snapshots(1, tmp_path, processor)
+    )
+    sharded = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
+    with pytest.raises(TrainingError, match="cannot be copied") as caught:
+        watching.on_train_begin(sharded, SimpleNamespace(global_step=0), None, model=None)
+    assert setting in caught.value.hint
 
 
 def test_images_that_cannot_be_read_are_refused_before_training(base, tmp_path) -> None:

@@ -103,17 +103,30 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]
         self._every, self._folder, self._processor, self._dtype = every, folder, processor, dtype
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Refuse ZeRO-3, under which no process can see the tower's weights."""
-        if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
-            raise TrainingError(
-                "the tower cannot be copied during training under DeepSpeed ZeRO-3",
-                hint="Leave snapshot_tower_every out, or train with FSDP2 (visprobe/training/configs/fsdp2.yaml).",
-            )
+        """Refuse ZeRO-3."""
+        refuse_zero3(args, "snapshot_tower_every")
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Write a copy if it is time."""
         if state.global_step % self._every == 0:
             save_vision(model, self._processor, snapshot_path(self._folder, state.global_step), self._dtype)
+
+
+def refuse_zero3(args: Any, setting: str) -> None:
+    """Refuse DeepSpeed ZeRO-3, under which no process can see the tower's weights.
+
+    Args:
+        args: The trainer's arguments.
+        setting: The recipe's setting that asks for them.
+
+    Raises:
+        TrainingError: If training runs under ZeRO-3.
+    """
+    if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
+        raise TrainingError(
+            "the tower cannot be copied during training under DeepSpeed ZeRO-3",
+            hint=f"Leave {setting} out, or train with FSDP2 (visprobe/training/configs/fsdp2.yaml).",
+        )
 
 
 def save_vision(model: Any, processor: Any, path: Path, dtype: torch.dtype) -> None:

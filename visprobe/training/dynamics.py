@@ -24,7 +24,7 @@ from visprobe.features.extract import extract
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.store import FeatureStore
 from visprobe.training.by_step import DYNAMICS, append_line, read_lines
-from visprobe.training.callbacks import save_vision
+from visprobe.training.callbacks import refuse_zero3, save_vision
 from visprobe.training.recipe import Recipe
 
 LIMIT = 256  # images per split: a probe then takes seconds, and CKA is known well enough to see it move
@@ -59,7 +59,12 @@ class Probe(TrainerCallback):  # type: ignore[misc]
         self._last: int | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Measure the start; a run that goes on has its line already."""
+        """Measure the start; a run that goes on has its line already.
+
+        Raises:
+            TrainingError: Under DeepSpeed ZeRO-3.
+        """
+        refuse_zero3(args, "probe_every")
         if state.global_step == 0:
             self._measure(state, model)
 
