@@ -68,10 +68,10 @@ def test_the_verdict_says_when_how_far_and_whether_it_sees_better(result) -> Non
     texts = [statement.text for statement in trajectory_verdict(result)]
     assert len(texts) == 5
     assert (
-        "at block_02 (what the language model reads) it had measurably moved by step 30 (not yet at step 20)"
+        "the features at block_02 (what the language model reads) had measurably moved by step 30 (not yet at step 20)"
         in texts[0]
     )
-    assert "after the projector it had measurably moved by step 30" in texts[1]
+    assert "after the projector had measurably moved by step 30" in texts[1]
     assert "changed by 200.0 % of their norm by step 40" in texts[2]
     assert "sft at step 40 sees worse than base at block_02" in texts[3]
     assert "sft at step 40 sees worse than base after the projector" in texts[4]
@@ -88,8 +88,14 @@ def test_a_run_that_never_moved_is_said_so(result) -> None:
     runs = {"frozen": result.settings["runs"]["sft"][:1], "slow": result.settings["runs"]["sft"][:2]}
     still = dataclasses.replace(result, settings={**result.settings, "runs": runs})
     texts = [statement.text for statement in trajectory_verdict(still)]
-    assert any("frozen: at block_02" in text and "equal the base's bit for bit" in text for text in texts)
-    assert any("slow: at block_02" in text and "did not measurably move at any of 2 moments" in text for text in texts)
+    assert any(
+        "frozen: the features at block_02" in text and "equal to those of the base bit for bit" in text
+        for text in texts
+    )
+    assert any(
+        "slow: the features at block_02" in text and "did not measurably move at any of 2 moments" in text
+        for text in texts
+    )
 
 
 def test_without_classes_the_distance_is_there_all_the_same() -> None:

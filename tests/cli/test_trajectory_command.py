@@ -20,7 +20,7 @@ def test_a_run_is_followed_from_its_folder_alone(run, trained, tmp_path):
     assert [checkpoint["name"] for checkpoint in document["checkpoints"]] == ["base", "sft step 2", "sft step 4"]
     assert [result["analysis"] for result in document["results"]] == ["trajectory"]
     assert (tmp_path / "out" / "figures" / "trajectory.svg").is_file()
-    assert "sft: at block_04 (what the language model reads) it" in " ".join(ran.out.split())
+    assert "sft: the features at block_04 (what the language model reads)" in " ".join(ran.out.split())
     assert "follow sft: 2/2" in ran.err
     lines = [json.loads(line) for line in (trained / "dynamics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 2, 4]

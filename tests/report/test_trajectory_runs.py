@@ -101,11 +101,13 @@ def test_distances_are_those_of_a_plain_comparison(root, photos, how, measured) 
 
 def test_when_it_moved_is_found_and_rounding_is_not_motion(measured) -> None:
     texts = [statement.text for statement in measured.verdict]
-    sft = next(text for text in texts if text.startswith("sft: at block_04"))
+    sft = next(text for text in texts if text.startswith("sft: the features at block_04"))
     assert "had measurably moved by step 20 (not yet at step 10)" in sft  # step 10 is the base, rounded
-    frozen = next(text for text in texts if text.startswith("frozen: at block_04"))
-    assert "equal the base's bit for bit" in frozen
-    assert any(text.startswith("frozen: after the projector it had measurably moved by step 30") for text in texts)
+    frozen = next(text for text in texts if text.startswith("frozen: the features at block_04"))
+    assert "equal to those of the base bit for bit" in frozen
+    assert any(
+        text.startswith("frozen: the features after the projector had measurably moved by step 30") for text in texts
+    )
     assert any("rounded to bfloat16" in text for text in measured.warnings)
 
 

@@ -158,20 +158,20 @@ def _when(result: Result, run: str, site: str, steps: Mapping[str, int]) -> Stat
     where, floor, end = _sites(result)[site], _rounding(result, site), rows[-1]
     step = steps[end.checkpoint]
     if end.estimate.method == "exact":
-        return Statement(f"{run}: {where} nothing moved: features at step {step} equal the base's bit for bit.",
-                         evidence(result, [end]))  # fmt: skip
+        text = f"{run}: the features {where} are at step {step}, the last, equal to those of the base bit for bit."
+        return Statement(text, evidence(result, [end]))
     beyond = [row for row in rows if moved(result, row)]
-    text = f"{run}: {where} {_since(rows, beyond, steps)}; CKA at step {step}, the last, {cka_interval(end.estimate)}"
+    text = f"{run}: the features {where} {_since(rows, beyond, steps)}; CKA at step {step}, the last, {cka_interval(end.estimate)}"
     text += f" against {cka_text(floor.estimate.value)} for bfloat16 rounding."
     return Statement(text, evidence(result, [*beyond[:1], *([end] if beyond[:1] != [end] else []), floor]))
 
 
 def _since(rows: Sequence[Row], beyond: Sequence[Row], steps: Mapping[str, int]) -> str:
     if not beyond:
-        return f"it did not measurably move at any of {len(rows)} moments"
+        return f"did not measurably move at any of {len(rows)} moments"
     first = rows.index(beyond[0])
     before = f"not yet at step {steps[rows[first - 1].checkpoint]}" if first else "the first that was looked at"
-    return f"it had measurably moved by step {steps[beyond[0].checkpoint]} ({before})"
+    return f"had measurably moved by step {steps[beyond[0].checkpoint]} ({before})"
 
 
 def _weights_at_the_end(result: Result, run: str, last: str, step: int) -> Iterator[Statement]:
