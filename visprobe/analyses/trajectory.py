@@ -161,8 +161,10 @@ def _when(result: Result, run: str, site: str, steps: Mapping[str, int]) -> Stat
         text = f"{run}: the features {where} are at step {step}, the last, equal to those of the base bit for bit."
         return Statement(text, evidence(result, [end]))
     beyond = [row for row in rows if moved(result, row)]
-    text = f"{run}: the features {where} {_since(rows, beyond, steps)}; CKA at step {step}, the last, {cka_interval(end.estimate)}"
-    text += f" against {cka_text(floor.estimate.value)} for bfloat16 rounding."
+    text = (
+        f"{run}: the features {where} {_since(rows, beyond, steps)}; CKA at step {step}, the last, "
+        f"{cka_interval(end.estimate)} against {cka_text(floor.estimate.value)} for bfloat16 rounding."
+    )
     return Statement(text, evidence(result, [*beyond[:1], *([end] if beyond[:1] != [end] else []), floor]))
 
 
