@@ -80,7 +80,7 @@ def _tower_moved(drift: Result, name: str, base: str) -> Iterator[Statement]:
     rows = [row for row in drift.select(checkpoint=name, measure="cka", role="value") if row.site != "projected"]
     if not rows:
         return
-    moved = [row for row in rows if _has_moved(drift, row, base)]
+    moved = [row for row in rows if has_moved(drift, row, base)]
     lowest = min(moved or rows, key=lambda row: row.estimate.value)
     numbers, floor = _against_rounding(drift, lowest, base)
     if moved:
@@ -94,11 +94,12 @@ def _tower_moved(drift: Result, name: str, base: str) -> Iterator[Statement]:
 def _projector_moved(drift: Result, name: str, base: str) -> Iterator[Statement]:
     for row in drift.select(checkpoint=name, measure="cka", role="value", site="projected"):
         numbers, floor = _against_rounding(drift, row, base)
-        verb = "moved" if _has_moved(drift, row, base) else "did not measurably move"
+        verb = "moved" if has_moved(drift, row, base) else "did not measurably move"
         yield Statement(f"{name}: the projector's output {verb}: {numbers}.", evidence(drift, [row, *floor]))
 
 
-def _has_moved(drift: Result, row: Row, base: str) -> bool:
+def has_moved(drift: Result, row: Row, base: str) -> bool:
+    """Whether a CKA lies below that of bfloat16 rounding, or below 1 where that was not measured, intervals apart."""
     floor = _rounding(drift, row.site, base)
     return row.estimate.high < (floor[0].estimate.low if floor else 1.0)
 
@@ -218,7 +219,10 @@ def evidence(result: Result, rows: Sequence[Row]) -> tuple[dict[str, str], ...]:
 def compared(row: Row, own: Sequence[Row], other: Sequence[Row]) -> str:
     """Two shares and their paired difference: "61.2 % against 60.0 %, difference +1.2 points [+0.3, +2.1]"."""
     e = row.estimate
-    points = f"{_signed(100 * e.value, 1)} points [{_signed(100 * e.low, 1)}, {_signed(100 * e.high, 1)}]"
+    # An interval that excludes 0 must not be printed with an end of 0.0.
+    digits = 2 if sign_of(e) and round(100 * min(abs(e.low), abs(e.high)), 1) == 0 else 1
+    low, high = (_signed(100 * end, digits) for end in (e.low, e.high))
+    points = f"{_signed(100 * e.value, digits)} points [{low}, {high}]"
     return f"{share(own[0])} against {share(other[0])}, difference {points}, n = {e.n}"
 
 

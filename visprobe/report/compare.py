@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from visprobe.analyses.drift import representation_drift
+from visprobe.analyses.headline import headline
 from visprobe.analyses.result import Result
 from visprobe.analyses.verdict import verdict
 from visprobe.analyses.weights import weight_drift
@@ -61,7 +62,7 @@ def compare(
         results.insert(0, session.accuracy(query, [untrained]))
     except DataError as error:  # drift needs no classes, so images without usable ones still answer half the question
         warnings.append(f"accuracy was not measured: {error.message}")
-    return session.measurement(results, verdict(results, base.name), warnings)
+    return session.measurement(results, [*headline(results, base.name), *verdict(results, base.name)], warnings)
 
 
 def imagenet(checkpoints: Sequence[str | Path], data: str, options: Options | None = None) -> Measurement:

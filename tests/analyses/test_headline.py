@@ -1,0 +1,61 @@
+"""The verdict in one sentence follows the same rules as the verdict."""
+
+import pytest
+
+from visprobe.analyses.headline import headline
+from visprobe.analyses.result import Estimate, Result, Row
+
+
+def cka(name, value, half=0.001, role="value"):
+    return Row(
+        name, "block_04", "cka", Estimate(value, value - half, value + half, 100, "CKA", "jackknife"), "base", role
+    )
+
+
+def difference(one, two, value, half=0.01):
+    estimate = Estimate(value, value - half, value + half, 100, "fraction", "Newcombe paired 95 %")
+    return Row(one, "block_04", "top1", estimate, two, "difference")
+
+
+def planted(drift, seeing=(), identical=()):
+    floor = cka("base (bfloat16)", 0.9999, 0.00001, "floor")
+    settings = {"consumed": "block_04", "identical": list(identical)}
+    return [
+        Result("drift", "?", (*drift, floor), settings),
+        Result("imagenet", "?", tuple(seeing), {"consumed": "block_04"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("results", "text"),
+    [
+        (
+            planted(
+                [cka("sft", 0.97), cka("dpo", 0.98)],
+                [difference("sft", "base", 0.0), difference("dpo", "base", 0.02), difference("dpo", "sft", 0.005)],
+            ),
+            "In short: sft and dpo moved what the language model reads; dpo sees better than base, "
+            "sft is not measurably different from base, sft and dpo do not differ measurably.",
+        ),
+        (
+            planted([cka("sft", 0.9999)], [difference("sft", "base", -0.03)], identical=["frozen"]),
+            "In short: sft did not measurably move what the language model reads, frozen left the tower as it was (not trained or not saved); "
+            "sft sees worse than base.",
+        ),
+        (
+            planted([cka("sft", 0.9), cka("dpo", 0.9)], [difference("dpo", "sft", 0.05)]),
+            "In short: sft and dpo moved what the language model reads; dpo sees better than sft.",
+        ),
+    ],
+)
+def test_one_sentence(results, text):
+    (statement,) = headline(results, "base")
+    assert statement.text == text
+    drift, imagenet = results
+    for reference in statement.evidence:
+        result = {"drift": drift, "imagenet": imagenet}[reference["analysis"]]
+        assert result.select(**{key: value for key, value in reference.items() if key != "analysis"})
+
+
+def test_nothing_measured_nothing_said():
+    assert headline([], "base") == []
