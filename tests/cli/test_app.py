@@ -1,14 +1,20 @@
 """The command line as a user meets it: answers, errors, exit codes, streams."""
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+import visprobe
 from visprobe.cli.options import allowed_bad
 from visprobe.errors import UsageError
 
@@ -176,6 +182,54 @@ def test_images_without_classes_give_drift_and_say_that_accuracy_is_missing(run,
     assert {result["analysis"] for result in document["results"]} == {"drift", "weights"}
     assert "accuracy was not measured: " in " ".join(document["warnings"])
     assert "has no classes" in error_of(run("imagenet", "--ckpt", checkpoints / "base", "--data", photos / "cat"))
+
+
+def test_classes_that_cannot_be_told_apart_are_refused(run, checkpoints, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "split" / "val")
+    for kind in ("cat", "emu"):
+        shutil.copytree(photos / "cat", tmp_path / "split" / "train" / kind)
+    lacking = run("imagenet", "--ckpt", checkpoints / "base", "--data", tmp_path / "split", "--max-bad", 5)
+    assert (lacking.code, "dog" in error_of(lacking)) == (1, True)
+    shutil.copytree(photos / "cat", tmp_path / "single" / "cat")
+    single = run("imagenet", "--ckpt", checkpoints / "base", "--data", tmp_path / "single")
+    assert (single.code, "class" in error_of(single)) == (1, True)
+
+
+def test_weights_that_are_no_numbers_are_named(run, checkpoints, tmp_path):
+    shutil.copytree(checkpoints / "base", tmp_path / "nan")
+    weights = load_file(tmp_path / "nan" / "model.safetensors")
+    weights["vision_tower.encoder.layers.1.mlp.fc1.weight"][3, 4] = float("nan")
+    save_file(weights, tmp_path / "nan" / "model.safetensors", metadata={"format": "pt"})
+    ran = run("compare", checkpoints / "base", tmp_path / "nan", "--data", "digits", "-o", tmp_path / "out")
+    assert ran.code == 1
+    assert "encoder.layers.1.mlp.fc1.weight" in error_of(ran)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_the_program_with_their_code(tmp_path, number, code):
+    """A run that is stopped leaves nothing half-written."""
+    command = [sys.executable, "-m", "visprobe", "demo", "--output-dir", str(tmp_path / "demo")]
+    environment = {**os.environ, "VISPROBE_CACHE": str(tmp_path / "cache")}
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    while not (tmp_path / "demo" / "sft" / "metrics.jsonl").exists():
+        assert program.poll() is None
+        time.sleep(0.1)
+    program.send_signal(number)
+    out, err = program.communicate(timeout=60)
+    assert program.returncode == code, err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (tmp_path / "demo" / "sft" / "manifest.json").exists()
+
+
+def test_three_lines_of_python(checkpoints):
+    encoder = visprobe.load_encoder(checkpoints / "base")
+    features = encoder([Image.new("RGB", (80, 60))])
+    assert features["consumed"].shape == (1, 64, 96)
+    assert features["projected"].shape == (1, 64, 128)
+    with pytest.raises(AttributeError, match="no attribute 'load'"):
+        visprobe.load  # noqa: B018
 
 
 def test_hostile_names_reach_the_terminal_as_plain_text(run, checkpoints, tmp_path):
