@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
 from visprobe.errors import UsageError
-from visprobe.io.atomic import replacing
+from visprobe.io.atomic import replacing, write_json
 from visprobe.training.launch import process_count
+from visprobe.training.manifest import weights_hash
 from visprobe.training.recipe import Recipe, make_recipe, read_yaml
 from visprobe.training.rows import Rows
 
 Progress = Callable[[str, int, int], None]
 DIGIT_ROWS = 1600
+MADE_OF = "made_of.json"  # in the folder of a new model: what it was put together from
 
 
 class Sources(BaseModel):
@@ -28,6 +31,8 @@ class Sources(BaseModel):
         vision_tower: Vision tower of a new model, instead of `base`.
         language_model: Language model of a new model, instead of `base`.
         chat_template: Jinja file, for a language model without a chat template.
+        image_size: Side of the square images of a new model; by default that of the tower.
+        feature_layer: Block of the tower, counted from the input, that a new model reads; by default the last but one.
         data: Training rows, as `open_rows` takes them.
         images: Folder that image paths in the rows start from.
         rows: At most so many rows, the first ones.
@@ -39,6 +44,8 @@ class Sources(BaseModel):
     vision_tower: str | None = None
     language_model: str | None = None
     chat_template: Path | None = None
+    image_size: int | None = Field(default=None, ge=1)
+    feature_layer: int | None = Field(default=None, ge=1)
     data: str = "digits"
     images: Path | None = None
     rows: int | None = Field(default=None, ge=1)
@@ -138,19 +145,38 @@ def start(sources: Sources, seed: int, output_dir: Path) -> Path:
     folder = output_dir.parent / f"{output_dir.name}-start"
     tower, language_model = sources.vision_tower, sources.language_model
     assert tower is not None and language_model is not None  # make_job has checked it
-    _save_once(folder, lambda: assemble(tower, language_model, seed=seed, chat_template=sources.chat_template))
+    how: dict[str, Any] = {"seed": seed, "image_size": sources.image_size, "feature_layer": sources.feature_layer}
+    template = sources.chat_template
+    made_of = {
+        **how,
+        "vision_tower": _identity(tower),
+        "language_model": _identity(language_model),
+        "chat_template": template.read_text() if template else None,
+    }
+    _save_once(folder, made_of, lambda: assemble(tower, language_model, chat_template=template, **how))
     return folder
 
 
-def _save_once(folder: Path, make: Callable[[], tuple[Any, Any]]) -> None:
-    """Save the model and processor that `make` returns, if they are not there; one of several processes does it."""
+def _identity(model: str) -> str:
+    """What a model is, whatever its path: the hash of its weights, or its hub id."""
+    return weights_hash(Path(model)) if Path(model).is_dir() else model
+
+
+def _save_once(folder: Path, made_of: dict[str, Any], make: Callable[[], tuple[Any, Any]]) -> None:
+    """Save the model and processor that `make` returns, unless `folder` holds one made of the same.
+
+    Of several processes one does it.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    note = folder / MADE_OF
     with FileLock(folder.parent / f".{folder.name}.lock"):
-        if not folder.is_dir():
-            model, processor = make()
-            with replacing(folder) as temporary:
-                model.save_pretrained(temporary)
-                processor.save_pretrained(temporary)
+        if note.is_file() and json.loads(note.read_text()) == made_of:
+            return
+        model, processor = make()
+        with replacing(folder) as temporary:
+            model.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+            write_json(temporary / MADE_OF, made_of)
 
 
 def _local(base: str) -> Path:
@@ -198,8 +224,7 @@ def run_pivot(
     names = {"projector": output_dir / "start", "full": output_dir / "projector"}
     configs = {"projector": projector_config, "full": full_config}
     jobs = {stage: make_job(stage, configs[stage], {"base": str(base)}) for stage, base in names.items()}
-    _save_once(
-        names["projector"],
-        lambda: transplant(tower_from, language_model, reuse_projector_layers=reuse_projector_layers, seed=seed),
-    )
+    how: dict[str, Any] = {"reuse_projector_layers": reuse_projector_layers, "seed": seed}
+    made_of = {**how, "tower_from": _identity(tower_from), "language_model": _identity(language_model)}
+    _save_once(names["projector"], made_of, lambda: transplant(tower_from, language_model, **how))
     return {stage: run_job(job, output_dir / stage, progress=progress) for stage, job in jobs.items()}

@@ -1,0 +1,81 @@
+"""The stages one after another, as the paper runs them: a new model, projector, full, SFT, PIVOT."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from tiny_pieces import write_language_model, write_tower
+
+SMALL = ("--data", "digits", "--rows", 8, "--steps", 2, "--batch-size", 4, "--learning-rate", 1e-3, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pieces")
+    write_tower(root / "tower", "siglip")
+    write_language_model(root / "llm")
+    write_language_model(root / "other-llm", seed=9)
+    return root
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def moved(before, after):
+    old, new = weights(before), weights(after)
+    changed = {name.removeprefix("model.").split(".")[0] for name in old if not torch.equal(old[name], new[name])}
+    return {"language_model" if part == "lm_head" else part for part in changed}
+
+
+def test_the_papers_stages_in_a_row(run, pieces, tmp_path):
+    first = run("train", "projector", "--vision-tower", pieces / "tower", "--language-model", pieces / "llm", *SMALL,
+                "-o", tmp_path / "projector")  # fmt: skip
+    assert first.code == 0, first.err
+    assert moved(tmp_path / "projector-start", tmp_path / "projector") == {"multi_modal_projector"}
+    for stage, base in (("full", "projector"), ("sft", "full"), ("dpo", "full")):
+        ran = run("train", stage, "--base", tmp_path / base, *SMALL, "-o", tmp_path / stage)
+        assert ran.code == 0, ran.err
+        assert moved(tmp_path / base, tmp_path / stage) == {"multi_modal_projector", "vision_tower", "language_model"}
+    compared = run("compare", *(tmp_path / n for n in ("full", "sft", "dpo")), "--data", "digits", "--limit", 20,
+                   "-o", tmp_path / "report")  # fmt: skip
+    assert compared.code == 0, compared.err
+
+    for name, text in (("a.yaml", ""), ("b.yaml", "train: [projector, language_model]\n")):
+        (tmp_path / name).write_text(f"data: digits\nrows: 8\nsteps: 2\nbatch_size: 4\nlearning_rate: 1.0e-3\n{text}")
+    pivoted = run("train", "pivot", "--tower-from", tmp_path / "dpo", "--language-model", pieces / "other-llm",
+                  "--projector-config", tmp_path / "a.yaml", "--full-config", tmp_path / "b.yaml",
+                  "-o", tmp_path / "pivot", "--quiet")  # fmt: skip
+    assert pivoted.code == 0, pivoted.err
+    taken, kept = weights(tmp_path / "dpo"), weights(tmp_path / "pivot" / "full")
+    tower = [name for name in kept if name.removeprefix("model.").startswith("vision_tower.")]
+    assert tower and all(torch.equal(taken[name], kept[name]) for name in tower)  # the transplanted tower stays frozen
+
+
+def test_a_new_model_is_put_together_again_when_its_parts_change(run, pieces, tmp_path):
+    def train(llm, *more):
+        ran = run("train", "projector", "--vision-tower", pieces / "tower", "--language-model", pieces / llm, *SMALL,
+                  *more, "-o", tmp_path / "projector")  # fmt: skip
+        assert ran.code == 0, ran.err
+        return json.loads((tmp_path / "projector" / "manifest.json").read_text())
+
+    one, same, two = train("llm"), train("llm"), train("other-llm")
+    assert one["inputs"] == same["inputs"]
+    assert one["inputs"]["base"] != two["inputs"]["base"]
+    assert train("llm", "--set", "feature_layer=1")["inputs"]["base"] != one["inputs"]["base"]
+
+
+def test_recipe_flags_and_settings_in_their_order(run, pieces, checkpoints, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"base: {checkpoints / 'base'}\nsteps: 5\nbatch_size: 4\nseed: 3\nrows: 8\n")
+    ran = run("train", "dpo", "-C", recipe, "--steps", 2, "--set", "beta=0.7", "-o", tmp_path / "out", "--quiet")
+    assert ran.code == 0, ran.err
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    recipe_used = manifest["inputs"]["recipe"]
+    assert (recipe_used["steps"], recipe_used["batch_size"], recipe_used["beta"], recipe_used["seed"]) == (2, 4, 0.7, 3)
+    assert manifest["origins"] | {"beta": "--set", "steps": "flag", "seed": str(recipe)} == manifest["origins"]
