@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from visprobe.analyses.result import Estimate, Result, Role, Row
+from visprobe.analyses.runs import across_runs
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests reach no network; read when huggingface_hub is imported
 
@@ -29,6 +30,7 @@ def planted_results(
         "drift": _drift(checkpoints, blocks, identical),
         "weights": _weights(checkpoints, blocks, identical),
         "answers": _answers(checkpoints),
+        "runs": _runs(checkpoints, f"block_{blocks:02d}"),
         "trajectory": planted_trajectory(checkpoints),
     }
 
@@ -137,3 +139,10 @@ def planted_trajectory(checkpoints: tuple[str, ...], steps: tuple[int, ...] = (1
             rows.append(Row(name, "tower", "relative_change", change, base))
     settings = {"base": base, "consumed": consumed, "chance": 0.1, "runs": moments}
     return Result("trajectory", "When did the encoder move?", tuple(rows), settings)
+
+
+def _runs(checkpoints: tuple[str, ...], site: str) -> Result:
+    arms = {name: [f"{name}-seed{seed}" for seed in range(3)] for name in checkpoints[1:]}
+    names = [checkpoints[0], *(run for runs in arms.values() for run in runs)]
+    rows = [Row(name, site, "top1", _share(0.6 + 0.004 * i, 1000)) for i, name in enumerate(names)]
+    return across_runs([Result("imagenet", "?", tuple(rows), {"consumed": site})], arms, checkpoints[0])

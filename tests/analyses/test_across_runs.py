@@ -32,6 +32,8 @@ def test_differences_are_means_over_runs():
     assert found["dpo", "sft"].value == pytest.approx(0.04)
     assert found["dpo", "sft"].n == 3
     half = 4.302652729911275 * np.std([0.04, 0.05, 0.03], ddof=1) / np.sqrt(3)  # t quantile of 2 degrees of freedom
+    (single,) = [v["runs"] for v in result.settings["values"] if (v["checkpoint"], v["reference"]) == ("dpo", "sft")]
+    assert single == pytest.approx([0.04, 0.05, 0.03])
     assert found["dpo", "sft"].low == pytest.approx(0.04 - half)
     assert result.settings["sign_flip"] == [
         {"checkpoint": "dpo", "reference": "sft", "site": "block_04", "measure": "top1", "p": 0.25}
@@ -69,6 +71,8 @@ def test_the_words_follow_the_interval(shift, words):
         | {f"dpo-{i}": 0.5 + shift - noise[i] for i in range(3)}
     )
     statements = runs_verdict(across_runs(planted(top1), ARMS, "base"), "base")
+    assert statements[0].text.startswith("In short: over 3 runs per arm, ")
+    assert ("no arm sees measurably" in statements[0].text) == (shift == 0)
     texts = [statement.text for statement in statements]
     assert any(f"Over 3 runs, dpo {words} sft at block_04" in text for text in texts)
     assert statements[0].evidence[0]["analysis"] == "runs"

@@ -39,7 +39,8 @@ def planted(drift, seeing=(), identical=()):
         ),
         (
             planted([cka("sft", 0.9999)], [difference("sft", "base", -0.03)], identical=["frozen"]),
-            "In short: sft did not measurably move what the language model reads, frozen left the tower as it was (not trained or not saved); "
+            "In short: sft did not measurably move what the language model reads, frozen left the tower as it was "
+            "(not trained or not saved); "
             "sft sees worse than base.",
         ),
         (

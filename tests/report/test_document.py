@@ -64,7 +64,7 @@ def test_report_json_page_and_figures_are_written(documented, tmp_path: Path) ->
     folder = tmp_path / "new" / "run"
     assert sorted(os.listdir(folder)) == ["figures", "report.html", "report.json"]
     assert json.loads((folder / "report.json").read_text()) == document
-    stems = ["answers", "prototype_accuracy", "representation_drift", "trajectory", "weight_drift"]
+    stems = ["answers", "arms_over_runs", "prototype_accuracy", "representation_drift", "trajectory", "weight_drift"]
     assert sorted(os.listdir(folder / "figures")) == [f"{s}.{kind}" for s in stems for kind in ("csv", "png", "svg")]
 
 

@@ -46,7 +46,8 @@ def test_arms_and_seeds_become_runs_and_one_comparison(tmp_path):
     assert {(row.checkpoint, row.reference) for row in runs.rows} == {("sft", "base"), ("dpo", "base"), ("dpo", "sft")}
     assert all(row.estimate.n == 2 for row in runs.rows)
     assert {row.measure for row in runs.rows} == {"top1", "cka", "accuracy/all"}
-    assert all(statement.text.startswith("Over 2 runs") for statement in measured.verdict)
+    assert measured.verdict[0].text.startswith("In short: over 2 runs per arm")
+    assert all(statement.text.startswith("Over 2 runs") for statement in measured.verdict[1:])
     before = (out / "sft-seed0" / "model.safetensors").stat().st_mtime_ns
     again = run_study(read_study(path, out), out)
     assert again.results == measured.results

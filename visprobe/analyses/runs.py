@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.analyses.verdict import Statement, evidence
@@ -25,21 +26,32 @@ def across_runs(results: Sequence[Result], arms: Mapping[str, Sequence[str]], ba
     Returns:
         Rows of role "difference": per arm and measure the mean of (run - base) over runs (for CKA the mean
         itself, as it already compares with the base); per pair of arms the mean of the differences between
-        runs of the same seed. The settings hold the exact sign-flip p of each pair of arms.
+        runs of the same seed. The settings hold the single runs, and the exact sign-flip p of each pair of arms.
     """
     rows: list[Row] = []
-    tests = []
+    tests: list[dict[str, Any]] = []
+    single: list[dict[str, Any]] = []
+
+    def add(arm: str, reference: str, runs: Sequence[float]) -> None:
+        rows.append(_row(arm, reference, site, measure, mean_over_runs(runs)))
+        where = {"checkpoint": arm, "reference": reference, "site": site, "measure": measure}
+        single.append({**where, "runs": list(runs)})
+        if reference != base:
+            tests.append({**where, "p": sign_flip_p(runs)})
+
     for site, measure in _measured(results):
         values = {arm: [_value(results, run, site, measure, base) for run in runs] for arm, runs in arms.items()}
-        rows += [_row(arm, base, site, measure, mean_over_runs(found)) for arm, found in values.items()]
+        for arm, found in values.items():
+            add(arm, base, found)
         for one, two in combinations(arms, 2):
-            pairs = [b - a for a, b in zip(values[one], values[two], strict=True)]
-            rows.append(_row(two, one, site, measure, mean_over_runs(pairs)))
-            tests.append(
-                {"checkpoint": two, "reference": one, "site": site, "measure": measure, "p": sign_flip_p(pairs)}
-            )
+            add(two, one, [b - a for a, b in zip(values[one], values[two], strict=True)])
     runs = min(len(names) for names in arms.values())
-    settings = {"base": base, "arms": {arm: list(names) for arm, names in arms.items()}, "sign_flip": tests}
+    settings = {
+        "base": base,
+        "arms": {arm: list(names) for arm, names in arms.items()},
+        "sign_flip": tests,
+        "values": single,
+    }
     return Result("runs", QUESTION, tuple(rows), settings, tuple(_warnings(runs)))
 
 
@@ -69,7 +81,8 @@ def _value(results: Sequence[Result], run: str, site: str, measure: str, base: s
 
 def _row(checkpoint: str, reference: str, site: str, measure: str, mean: Mean) -> Row:
     method = f"Student t 95 % over {mean.n} runs"
-    estimate = Estimate(mean.value, mean.low, mean.high, mean.n, UNITS[measure], method)
+    low, high = max(-1.0, mean.low), min(1.0, mean.high)  # no share, CKA or difference of them lies beyond
+    estimate = Estimate(mean.value, low, high, mean.n, UNITS[measure], method)
     return Row(checkpoint, site, measure, estimate, reference, "difference")
 
 
@@ -87,7 +100,7 @@ def runs_verdict(result: Result, base: str) -> list[Statement]:
         result: What `across_runs` returned.
         base: Name of the base.
     """
-    statements = []
+    statements = _in_short(result, base)
     for row in result.rows:
         if row.measure == "cka" and row.reference == base:
             text = f"{row.checkpoint}: CKA to {base} at {row.site} is {_interval(row.estimate)}"
@@ -100,8 +113,26 @@ def runs_verdict(result: Result, base: str) -> list[Statement]:
     return statements
 
 
+def _in_short(result: Result, base: str) -> list[Statement]:
+    """Which arms differ in top-1 at the site the language model reads, from the base and from each other."""
+    rows = [row for row in result.rows if row.measure == "top1" and row.site not in ("projected", "language_model")]
+    if not rows:
+        return []
+    apart = [row for row in rows if row.estimate.low > 0 or row.estimate.high < 0]
+    found = [f"{r.checkpoint} sees {'better' if r.estimate.low > 0 else 'worse'} than {r.reference}" for r in apart]
+    said = ", ".join(found) if found else f"no arm sees measurably better or worse than {base} or than another arm"
+    text = (
+        f"In short: over {rows[0].estimate.n} runs per arm, {said}, at what the language model reads ({rows[0].site})."
+    )
+    return [Statement(text, evidence(result, rows))]
+
+
 def _interval(estimate: Estimate) -> str:
     if estimate.unit == "fraction":
         value, low, high = (100 * number for number in (estimate.value, estimate.low, estimate.high))
-        return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+        return f"{_signed(value)} points [{_signed(low)}, {_signed(high)}]"
     return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
+
+
+def _signed(value: float) -> str:
+    return "0.0" if round(value, 1) == 0 else f"{value:+.1f}"

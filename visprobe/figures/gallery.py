@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
-from visprobe.figures import answers, prototype_accuracy, representation_drift, trajectory, weight_drift
+from visprobe.figures import answers, arms, prototype_accuracy, representation_drift, trajectory, weight_drift
 
 
 class Kind(NamedTuple):
@@ -20,6 +20,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    "runs": Kind("arms_over_runs", arms.draw, arms.caption),
     "trajectory": Kind("trajectory", trajectory.draw, trajectory.caption),
     "imagenet": Kind("prototype_accuracy", prototype_accuracy.draw, prototype_accuracy.caption),
     "drift": Kind("representation_drift", representation_drift.draw, representation_drift.caption),

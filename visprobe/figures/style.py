@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -74,11 +75,17 @@ def paper_style() -> AbstractContextManager[None]:
 
 
 def looks(checkpoints: Sequence[str]) -> dict[str, Look]:
-    """Colour and marker per checkpoint, by its place in `checkpoints` (the base first)."""
-    return {
-        name: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
-        for i, name in enumerate(dict.fromkeys(checkpoints))
-    }
+    """Colour and marker per checkpoint, by its place in `checkpoints` (the base first).
+
+    Runs of one arm ("sft-seed0", "sft-seed1") share theirs with each other and with the arm ("sft").
+    """
+    arms = list(dict.fromkeys(map(_arm, checkpoints)))
+    kept = {arm: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, arm in enumerate(arms)}
+    return {name: kept[_arm(name)] for name in checkpoints}
+
+
+def _arm(checkpoint: str) -> str:
+    return re.sub(r"-seed\d+$", "", checkpoint)
 
 
 def checkpoints_of(result: Result) -> list[str]:
