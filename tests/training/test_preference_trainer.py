@@ -190,20 +190,17 @@ def test_a_precomputed_reference_gives_the_losses_of_a_reference_in_memory(base,
 def test_batches_of_like_length(stage, tmp_path):
     count, size = 96, 4
     rows = Fitted(DigitRows(count), "preference" if stage == "dpo" else "supervised")
-    encoder = RowEncoder(build_processor(), rows)
-    model, numbers, reference = (
-        build_model(build_processor(), 0),
-        list(range(count)),
-        dict.fromkeys(range(count), (0, 0)),
-    )
+    encoder, model = RowEncoder(build_processor(), rows), build_model(build_processor(), 0)
+    numbers, reference = list(range(count)), dict.fromkeys(range(count), (0, 0))
+    lengths = [rows.length(number) for number in numbers]
     spread = {}
     for grouped in (True, False):
         recipe = make_recipe({"stage": stage, "batch_size": size, "group_by_length": grouped}, "test")
-        arguments = {"reference": reference, "callbacks": []}
+        arguments = {"reference": reference, "callbacks": [], "lengths": lengths if grouped else None}
         trainer = trainers.build_trainer(model, build_processor(), recipe, encoder, numbers, str(tmp_path), **arguments)
         order = list(trainer._get_train_sampler())
         assert sorted(order) == numbers
-        batches = [[encoder.length(row) for row in order[k : k + size]] for k in range(0, count, size)]
+        batches = [[lengths[row] for row in order[k : k + size]] for k in range(0, count, size)]
         spread[grouped] = sum(max(batch) - min(batch) for batch in batches)
     # The sampler sorts 24 rows at a time here: 6 batches share a range that each would span alone.
     assert spread[True] < 0.5 * spread[False]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.analyses.verdict import Statement, evidence
 from visprobe.metrics.runs import Mean, mean_over_runs, sign_flip_p
 
@@ -24,8 +24,8 @@ def across_runs(results: Sequence[Result], arms: Mapping[str, Sequence[str]], ba
         base: Name of the base.
 
     Returns:
-        Rows of role "difference": per arm and measure the mean of (run - base) over runs (for CKA the mean
-        itself, as it already compares with the base); per pair of arms the mean of the differences between
+        Rows of role "difference": per arm and measure the mean of (run - base) over runs (for CKA a "value", the
+        mean itself, as it already compares with the base); per pair of arms the mean of the differences between
         runs of the same seed. The settings hold the single runs, and the exact sign-flip p of each pair of arms.
     """
     rows: list[Row] = []
@@ -33,7 +33,7 @@ def across_runs(results: Sequence[Result], arms: Mapping[str, Sequence[str]], ba
     single: list[dict[str, Any]] = []
 
     def add(arm: str, reference: str, runs: Sequence[float]) -> None:
-        rows.append(_row(arm, reference, site, measure, mean_over_runs(runs)))
+        rows.append(_row(arm, reference, site, measure, mean_over_runs(runs), reference == base))
         where = {"checkpoint": arm, "reference": reference, "site": site, "measure": measure}
         single.append({**where, "runs": list(runs)})
         if reference != base:
@@ -79,11 +79,12 @@ def _value(results: Sequence[Result], run: str, site: str, measure: str, base: s
     return found[run] - found[base]
 
 
-def _row(checkpoint: str, reference: str, site: str, measure: str, mean: Mean) -> Row:
+def _row(checkpoint: str, reference: str, site: str, measure: str, mean: Mean, is_base: bool) -> Row:
     method = f"Student t 95 % over {mean.n} runs"
     low, high = max(-1.0, mean.low), min(1.0, mean.high)  # no share, CKA or difference of them lies beyond
     estimate = Estimate(mean.value, low, high, mean.n, UNITS[measure], method)
-    return Row(checkpoint, site, measure, estimate, reference, "difference")
+    role: Role = "value" if measure == "cka" and is_base else "difference"
+    return Row(checkpoint, site, measure, estimate, reference, role)
 
 
 VERBS = {

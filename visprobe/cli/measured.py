@@ -24,7 +24,10 @@ def show(measured: Measurement, *, as_json: bool, page: Path | None = None) -> N
     if as_json:
         print(to_json(measured.document(command_line())))
         return
-    print_results(measured.results)
+    over_runs = [result for result in measured.results if result.analysis == "runs"]
+    print_results(
+        over_runs or measured.results
+    )  # single runs of a study fill hundreds of lines: they are in the report
     print_statements([statement.text for statement in measured.verdict])
     print_notes([*measured.warnings, *(warning for result in measured.results for warning in result.warnings)])
     if page is not None:

@@ -17,7 +17,7 @@ from visprobe.analyses.result import Result, Row
 from visprobe.errors import VisprobeError
 from visprobe.report.numbers import interval_text, value_text
 
-WIDE = 3  # more measures than this do not fit side by side
+WIDE = 2  # more measures than this do not fit side by side
 QUIET_PERIOD = 30.0  # seconds between two lines where there is no terminal to draw a bar on
 
 
@@ -100,10 +100,12 @@ def _table(result: Result) -> Table:
     """Checkpoint and site down, measures across; many measures go down too, so that 80 columns are enough."""
     measures = list(dict.fromkeys(row.measure for row in result.rows))
     down = len(measures) > WIDE
+    one_site = len({row.site for row in result.rows}) == 1
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in result.rows:
         name = f"{row.checkpoint} − {row.reference}" if row.role == "difference" else row.checkpoint
-        line = cells.setdefault((name, row.measure if down else row.site), {})
+        what = (row.measure if one_site else f"{row.measure} at {row.site}") if down else row.site
+        line = cells.setdefault((name, what), {})
         line["value" if down else row.measure] = _cell(row)
     table = Table(title=printable(result.question), title_justify="left", title_style="bold", caption=_caption(result))
     table.add_column("checkpoint")
