@@ -102,7 +102,7 @@ def refuse_other_shapes(base: VisionEncoder, others: Sequence[VisionEncoder]) ->
 
 def _untrained_of_each_shape(encoders: Sequence[VisionEncoder], seed: int) -> list[VisionEncoder]:
     """One untrained tower per shape among the encoders, named after the first of its shape if there are several."""
-    first = {(e.sites, e.grid, e.processor_hash): e for e in reversed(encoders)}
+    first = {(e.provenance.family, e.sites, e.grid, e.processor_hash): e for e in reversed(encoders)}
     floors = []
     for encoder in reversed(first.values()):
         floor = encoder.untrained(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from visprobe.features.store import FeatureStore, default_folder
 from visprobe.report.measurement import Measurement, Options
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_UNTRAINED = re.compile(r"untrained( \(.*\))?")
 Sites = Callable[[VisionEncoder], Sequence[str]]
 
 
@@ -59,17 +61,20 @@ def open_encoders(checkpoints: Sequence[str | Path], options: Options) -> list[V
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """The shortest endings of the paths that tell them apart: folder names, with parents where needed.
 
+    None of them is the name of a floor, whose features would otherwise be taken for those of the checkpoint.
+
     Raises:
-        UsageError: If two paths are the same.
+        UsageError: If two paths are the same, or one cannot be told from the floor of the first.
     """
     parts = [path.resolve().parts for path in paths]
     if len(set(parts)) < len(parts):
         raise UsageError("the same checkpoint is named twice", hint="Name each checkpoint once.")
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
+        floors = [name for name in names if _UNTRAINED.fullmatch(name) or name == f"{names[0]} (bfloat16)"]
+        if len(set(names)) == len(names) and not floors:
             return names
-    raise AssertionError("distinct paths have distinct names")
+    raise UsageError(f"{floors[0]} is the name of a floor of {names[0]}", hint="Rename that checkpoint's folder.")
 
 
 def _device(name: str) -> torch.device:
@@ -165,9 +170,9 @@ class Session:
         )
 
     def _processor_for(self, encoder: VisionEncoder) -> VisionEncoder:
-        """The first encoder's processor wherever the shapes agree: a changed processor would look like drift."""
+        """The first encoder's processor for towers of its kind and shape: a changed one would look like drift."""
         first = self.encoders[0]
-        if encoder.processor_hash == first.processor_hash or encoder.grid != first.grid:
+        if encoder.processor_hash == first.processor_hash or _kind(encoder) != _kind(first):
             return encoder
         note = f"{encoder.name} has another image processor than {first.name}: {first.name}'s was used for both"
         if note not in self.warnings:
@@ -186,6 +191,11 @@ class Session:
                 "bad_items": [{"id": item.id, "reason": item.reason} for item in extraction.bad],
             }
         )
+
+
+def _kind(encoder: VisionEncoder) -> tuple[Any, ...]:
+    """What two towers share if pixels made for the one can be given to the other."""
+    return encoder.provenance.family, encoder.grid, encoder.config.image_size, encoder.config.patch_size
 
 
 def _only(features: FeatureSet, sites: Sequence[str]) -> FeatureSet:

@@ -1,0 +1,50 @@
+"""Who is measured under what name, with whose pixels."""
+
+from pathlib import Path
+
+import pytest
+import transformers
+
+from visprobe.errors import UsageError
+from visprobe.report.compare import imagenet
+from visprobe.report.measurement import Options
+from visprobe.report.session import distinct_names
+
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def names(*paths):
+    return distinct_names([Path("/work") / path for path in paths])
+
+
+def test_names_are_the_shortest_that_tell_apart():
+    assert names("base", "sft") == ["base", "sft"]
+    assert names("a/model", "b/model", "sft") == ["a/model", "b/model", "work/sft"]
+
+
+def test_no_checkpoint_has_the_name_of_a_floor():
+    assert names("base", "untrained") == ["work/base", "work/untrained"]
+    assert names("base", "untrained (base)") == ["work/base", "work/untrained (base)"]
+    with pytest.raises(UsageError, match="the name of a floor"):
+        names("base", "base (bfloat16)")
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    """Towers of two kinds, and of one kind in two sizes, all with 4x4 patches."""
+    root = tmp_path_factory.mktemp("towers")
+    for name, kind, side in (("siglip", "Siglip", 32), ("clip", "CLIP", 32), ("clip-large", "CLIP", 64)):
+        config = getattr(transformers, f"{kind}VisionConfig")(**SMALL, image_size=side, patch_size=side // 4)
+        getattr(transformers, f"{kind}VisionModel")(config).save_pretrained(root / name)
+    return root
+
+
+@pytest.mark.parametrize("other", ["clip", "clip-large"])
+def test_a_tower_of_another_kind_gets_its_own_pixels(towers, tmp_path, other):
+    options = Options(limit=40, store=tmp_path / "store")
+    together = imagenet([towers / "siglip", towers / other], "digits", options)
+    alone = imagenet([towers / other], "digits", Options(limit=40, store=tmp_path / "another store"))
+    assert not [warning for warning in together.warnings if "image processor" in warning]
+    [measured] = together.results[0].select(checkpoint=other, role="value", measure="top1")
+    [expected] = alone.results[0].select(checkpoint=other, role="value", measure="top1")
+    assert measured == expected
