@@ -225,3 +225,33 @@ def test_a_killed_pass_goes_on_and_ends_in_the_same_numbers(encoders, tmp_path):
     whole = extract(encoders[:1], DigitScenes("val", 40), lambda e: ["consumed"], store=FeatureStore(tmp_path / "new"))
     site = encoders[0].consumed
     assert np.array_equal(resumed.features[0].sites[site], whole.features[0].sites[site])
+
+
+def test_a_file_name_need_not_be_utf_8(encoders, store):
+    class Odd(Images):
+        items = (Item("caf\udce9.png", 0), Item("b.png", 1))
+
+    extraction = extract(encoders[:1], Odd([png(0), png(1)]), sites, store=store)
+    assert extraction.features[0].item_ids[0] == "caf\udce9.png"
+
+
+def test_features_of_other_library_versions_are_not_taken(encoders, store, monkeypatch):
+    images = Images([png(i) for i in range(4)])
+    extract(encoders[:1], images, sites, store=store)
+    monkeypatch.setattr(module, "_libraries", lambda: "torch 0")
+    assert extract(encoders[:1], images, sites, store=store).forwarded == 4
+
+
+def test_encoders_whose_stored_features_are_of_other_images_are_not_paired(encoders, store, monkeypatch):
+    images = Images([png(i) for i in range(4)])
+    extract(encoders[:1], images, sites, store=store)
+    refused = images.files[1]
+
+    def short_of_memory(data, real=module.decode):
+        if data == refused:
+            raise module.BadImage("MemoryError")
+        return real(data)
+
+    monkeypatch.setattr(module, "decode", short_of_memory)
+    with pytest.raises(DataError, match="decoded for one of"):
+        extract(encoders, images, sites, store=store)

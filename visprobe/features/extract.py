@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -106,13 +108,19 @@ class _Job:
         self.arrays = {s: f"projected-{encoder.projector_hash}" if s == "projected" else s for s in self.sites}
 
     def key(self, hashes: tuple[str, ...]) -> ChunkKey:
-        compute = f"{self.encoder.dtype}/{self.encoder.device.type}".removeprefix("torch.")
+        compute = f"{self.encoder.dtype}/{self.encoder.device.type}/{_libraries()}".removeprefix("torch.")
         encoder = self.encoder
         return ChunkKey(encoder.tower_hash, encoder.settings_hash, self.processor.processor_hash, compute, hashes)
 
     def compute(self, pixels: torch.Tensor) -> dict[str, NDArray[np.float32]]:
         pooled = self.encoder.forward(pixels, self.sites, reduce=_mean)
         return {self.arrays[site]: values.float().cpu().numpy() for site, values in pooled.items()}
+
+
+@cache
+def _libraries() -> str:
+    """Versions of what decodes images and runs towers: features of another version are not those of this one."""
+    return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "pillow"))
 
 
 def _mean(tokens: torch.Tensor) -> torch.Tensor:
@@ -191,7 +199,7 @@ class _Pass:
     def result(self) -> Extraction:
         bad: dict[int, str] = {}
         for start, hashes in self.chunks:
-            reasons = _from_array(self.store.read(self.jobs[0].key(hashes), ["bad"])["bad"])
+            reasons = self._bad_of(hashes)
             bad.update({start + int(offset): reason for offset, reason in reasons.items()})
         valid = [index for index in range(len(self.images.items)) if index not in bad]
         if not valid:
@@ -207,6 +215,18 @@ class _Pass:
             forwarded=self.forwarded,
             images_hash=self._images_hash(),
         )
+
+    def _bad_of(self, hashes: tuple[str, ...]) -> dict[str, str]:
+        """Offset and reason of each unusable image of a chunk: the same images for every encoder, or none is paired."""
+        found = [_from_array(self.store.read(job.key(hashes), ["bad"])["bad"]) for job in self.jobs]
+        for job, reasons in zip(self.jobs, found, strict=True):
+            if reasons.keys() != found[0].keys():
+                raise DataError(
+                    f"an image of {self.images.name} could be decoded for one of {self.jobs[0].encoder.name} and "
+                    f"{job.encoder.name} and not for the other, which was done at another time",
+                    hint=f"Remove {self.store.folder}, or set VISPROBE_CACHE to another folder, and run again.",
+                )
+        return found[0]
 
     def _feature_set(self, job: _Job, valid: list[int]) -> FeatureSet:
         items = [self.images.items[index] for index in valid]
@@ -227,7 +247,8 @@ class _Pass:
         digest = hashlib.sha256()
         for start, hashes in self.chunks:
             for offset, content in enumerate(hashes):
-                digest.update(f"{self.images.items[start + offset].id}\0{content}\n".encode())
+                line = f"{self.images.items[start + offset].id}\0{content}\n"
+                digest.update(line.encode("utf-8", "backslashreplace"))  # a file name need not be UTF-8
         return digest.hexdigest()
 
 

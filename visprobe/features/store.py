@@ -1,8 +1,8 @@
 """Features on disk, keyed by what the numbers depend on, so that nothing stale is ever read.
 
 One file per encoder and chunk of images. Its name is a hash of the tower's weights, the pixels' processing, the
-number format, the device kind, the version of this layout and the content of the images; it holds one array
-per site and pooling. Names and times of files play no part.
+number format, the device kind, the versions of the libraries and of this layout, and the content of the images; it
+holds one array per site and pooling. Names and times of files play no part.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ChunkKey:
         tower_hash: Content hash of the tower's tensors.
         settings_hash: Hash of the configuration that the same tensors could be run differently under.
         processor_hash: Hash of how images became pixels.
-        compute: Number format and device kind, "float32/cpu".
+        compute: Number format, device kind and versions of the libraries, "float32/cpu/torch 2.9.0, …".
         image_hashes: SHA-256 of each image file of the chunk, in order.
     """
 
