@@ -66,3 +66,10 @@ def test_more_than_64_megapixels_is_refused_from_the_header_alone():
 def test_what_is_no_image_is_named(data):
     with pytest.raises(BadImage, match=r"known format|Error"):
         decode(data)
+
+
+def test_a_strip_is_refused_from_the_header_alone():
+    assert decode(encoded(Image.new("RGB", (1, 200)), "PNG")).size == (1, 200)
+    for size in ((1, 201), (50_000, 2)):
+        with pytest.raises(BadImage, match="more than 200 times as long as wide"):
+            decode(png_header(*size))

@@ -121,3 +121,50 @@ def test_a_file_that_is_no_dataset_gives_the_librarys_reason(tmp_path):
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(DataError, match="cannot read the dataset"):
         open_images(str(tmp_path))
+
+
+def test_a_link_back_up_is_not_walked_again(tmp_path):
+    folder = plant(tmp_path / "photos", ["a/1.png", "b/2.png"])
+    (tmp_path / "photos" / "a" / "up").symlink_to("..")
+    (tmp_path / "photos" / "b" / "over").symlink_to("../a")  # no loop by itself, but its "up" is one
+    (tmp_path / "elsewhere").symlink_to("photos")
+    expected = ["a/1.png", "b/2.png", "b/over/1.png"]
+    assert [item.id for item in open_images(folder).query.items] == expected
+    assert [item.id for item in open_images(str(tmp_path / "elsewhere")).query.items] == expected
+
+
+def test_a_class_called_train_is_not_taken_for_a_split(tmp_path):
+    folder = plant(tmp_path, ["train/1.png", "bus/1.png", "car/1.png"])
+    with pytest.raises(DataError, match="images in train and in bus, car: train may be a split or a class"):
+        open_images(folder)
+
+
+def test_folders_beside_the_splits_do_no_harm(tmp_path):
+    folder = plant(tmp_path, ["train/a/1.png", "train/b/1.png", "val/a/2.png", "figures/1.png"])
+    assert open_images(folder).query.classes == ("a", "b")
+
+
+def test_the_folder_one_is_in_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(plant(tmp_path / "photos", ["a/1.png", "b/1.png"]))
+    data = open_images(".")
+    assert data.name == data.query.name == "photos"
+
+
+def saved(folder, labels, images):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    datasets.Dataset.from_dict({"image": images, "label": labels}, features=features).save_to_disk(str(folder))
+    return str(folder)
+
+
+@pytest.mark.parametrize("missing", [-1, None])
+def test_labels_that_are_missing_are_no_class(tmp_path, missing):
+    images = [{"bytes": png(), "path": None}] * 3
+    assert open_images(saved(tmp_path / "all", [missing] * 3, images)).query.classes is None
+    with pytest.raises(DataError, match="1 of 3 images of some/data have no label"):
+        open_images(saved(tmp_path / "some", [0, missing, 1], images))
+
+
+def test_an_empty_image_cell_is_an_unreadable_image(tmp_path):
+    data = open_images(saved(tmp_path / "saved", [0, 1], [{"bytes": png(), "path": None}, None]))
+    with pytest.raises(OSError, match="empty"):
+        data.query.read(1)

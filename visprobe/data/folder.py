@@ -48,8 +48,12 @@ def image_paths(folder: Path) -> Iterator[str]:
     """Paths of all images below `folder`, relative to it, with forward slashes; hidden files are left out."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder", hint="Check the path after --data.")
+    lineage = {os.fspath(folder): {os.path.realpath(folder)}}
     for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        above = lineage.pop(root)
+        real = {name: os.path.realpath(os.path.join(root, name)) for name in folders if not name.startswith(".")}
+        folders[:] = [name for name in real if real[name] not in above]  # a link back up would be walked again
+        lineage.update({os.path.join(root, name): above | {real[name]} for name in folders})
         for file in files:
             if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES:
                 yield os.path.relpath(os.path.join(root, file), folder).replace(os.sep, "/")

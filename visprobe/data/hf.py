@@ -35,7 +35,7 @@ class HuggingFaceImages:
         self.name = name
         self._column = columns[0]
         self._rows = dataset.cast_column(self._column, datasets.Image(decode=False))
-        labels, self.classes = _labels(dataset)
+        labels, self.classes = _labels(dataset, name)
         self.items: Sequence[Item] = [
             Item(f"{index:08d}", labels[index] if labels else None) for index in range(len(dataset))
         ]
@@ -43,13 +43,13 @@ class HuggingFaceImages:
     def read(self, index: int) -> bytes:
         """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
         cell = self._rows[index][self._column]
-        if cell is None:
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise OSError("the image cell is empty")
         data: bytes = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
         return data
 
 
-def _labels(dataset: Any) -> tuple[list[int], tuple[str, ...] | None]:
+def _labels(dataset: Any, name: str) -> tuple[list[int], tuple[str, ...] | None]:
     import datasets
 
     named = [column for column, kind in dataset.features.items() if isinstance(kind, datasets.ClassLabel)]
@@ -58,6 +58,14 @@ def _labels(dataset: Any) -> tuple[list[int], tuple[str, ...] | None]:
         return [], None
     kind = dataset.features[column]
     values = list(dataset[column])
+    missing = sum(value in (None, -1) for value in values)
+    if missing == len(values):  # test splits are often published so
+        return [], None
+    if missing:
+        raise DataError(
+            f"{missing} of {len(values)} images of {name} have no {column}",
+            hint="Remove those rows or the column; without the column the images count as unlabelled.",
+        )
     if isinstance(kind, datasets.ClassLabel):
         return values, tuple(kind.names)
     names = sorted({str(value) for value in values})

@@ -10,6 +10,7 @@ from typing import Protocol
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000
+MAX_ASPECT = 200  # processors that set the shorter side would make gigabytes of a longer strip
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
@@ -48,14 +49,16 @@ def decode(data: bytes) -> Image.Image:
     """Decode an image file to RGB, upright.
 
     Raises:
-        BadImage: If the file is damaged, truncated, of an unknown format, or larger than 64 Mpx
-            (checked in the header, before any pixel is decoded).
+        BadImage: If the file is damaged, truncated, of an unknown format, larger than 64 Mpx or
+            longer than 200 times its width (checked in the header, before any pixel is decoded).
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BadImage(f"{width}x{height} is more than {MAX_PIXELS // 1_000_000} Mpx")
+            if max(width, height) > MAX_ASPECT * min(width, height):
+                raise BadImage(f"{width}x{height} is more than {MAX_ASPECT} times as long as wide")
             image.load()
             return ImageOps.exif_transpose(image).convert("RGB")
     except BadImage:

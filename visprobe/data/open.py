@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visprobe.data.folder import ImageFolder, classes_of, image_paths
+from visprobe.data.folder import SUFFIXES, ImageFolder, classes_of, image_paths
 from visprobe.data.hf import MARKERS, HuggingFaceImages, load_splits
 from visprobe.data.image_set import ImageSet, Item
 from visprobe.errors import DataError, UsageError
@@ -67,7 +68,7 @@ def open_images(spec: str, *, split: str | None = None, limit: int | None = None
     support_name = next((name for name in TRAIN if name in sets and name != query_name), None)
     query, support = sets[query_name], sets[support_name] if support_name else None
     return ImageData(
-        name=spec if spec == "digits" else Path(spec.rstrip("/")).name,
+        name=_name(spec),
         query=take(query, limit, seed),
         support=take(support, limit, seed) if support is not None else None,
     )
@@ -105,17 +106,36 @@ def _open_digits(limit: int | None, seed: int) -> dict[str, ImageSet]:
 
 
 def _open_splits(spec: str) -> dict[str, ImageSet]:
-    folder = Path(spec)
+    folder, name = Path(spec), _name(spec)
     if not folder.exists() and (spec.count("/") > 1 or spec.startswith((".", "/", "~"))):
         raise DataError(f"{spec} does not exist", hint="Check the path after --data; 'digits' is built in.")
     if not folder.is_dir() or any((folder / marker).is_file() for marker in MARKERS):
-        name = Path(spec.rstrip("/")).name
         return {split: HuggingFaceImages(rows, name=f"{name}/{split}") for split, rows in load_splits(spec).items()}
     splits = [name for name in TRAIN + VAL if (folder / name).is_dir()]
     if not splits:
-        return {folder.name: ImageFolder(folder, name=folder.name)}
+        return {name: ImageFolder(folder, name=name)}
+    _refuse_classes(folder, splits)
     classes = _shared_classes(folder, splits)
-    return {name: ImageFolder(folder / name, name=f"{folder.name}/{name}", classes=classes) for name in splits}
+    return {split: ImageFolder(folder / split, name=f"{name}/{split}", classes=classes) for split in splits}
+
+
+def _name(spec: str) -> str:
+    return Path(os.path.abspath(spec)).name  # also of "." and ".."
+
+
+def _refuse_classes(folder: Path, splits: Sequence[str]) -> None:
+    """A class, too, may be called "train": images directly in it, and in other folders beside it, are ambiguous."""
+    flat = [name for name in splits if _holds_images(folder / name)]
+    others = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and p.name not in splits and _holds_images(p)]
+    if flat and others:
+        raise DataError(
+            f"{folder} holds images in {flat[0]} and in {', '.join(others[:3])}: {flat[0]} may be a split or a class",
+            hint=f"If it is a class, move all classes into one folder named val; if a split, move {others[0]} away.",
+        )
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES and not path.name.startswith(".") for path in folder.iterdir())
 
 
 def _shared_classes(folder: Path, splits: Sequence[str]) -> tuple[str, ...] | None:
