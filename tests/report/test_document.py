@@ -93,3 +93,26 @@ def test_a_failed_page_leaves_the_earlier_report(documented, tmp_path: Path, mon
         write_report(tmp_path, documented(seed=8))
     assert (tmp_path / "report.html").read_bytes() == before
     assert json.loads((tmp_path / "report.json").read_text())["seed"] == 7
+
+
+def test_figures_of_an_earlier_report_do_not_stay(documented, tmp_path: Path) -> None:
+    write_report(tmp_path, documented())
+    (tmp_path / "figures" / "mine.svg").write_text("kept")
+    document = documented()
+    document["results"] = [r for r in document["results"] if r["analysis"] == "drift"]
+    document["verdict"] = []
+    write_report(tmp_path, document)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {f"representation_drift.{kind}" for kind in ("svg", "png", "csv")} | {"mine.svg"}
+
+
+def test_a_report_cut_off_while_it_is_written_has_no_page(documented, tmp_path: Path, monkeypatch) -> None:
+    write_report(tmp_path, documented())
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(write, "save_figure", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(tmp_path, documented(seed=8))
+    assert not (tmp_path / "report.html").exists()

@@ -8,7 +8,7 @@ from typing import Any
 
 from visprobe.analyses.result import Result
 from visprobe.figures.gallery import KINDS
-from visprobe.figures.save import save_figure
+from visprobe.figures.save import save_figure, svg_text
 from visprobe.io import atomic
 from visprobe.report.page import render
 
@@ -30,13 +30,17 @@ def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
     """
     text = atomic.to_json(document)
     names = [checkpoint["name"] for checkpoint in document["checkpoints"]]
-    svgs = {}
+    drawn = {}
     for result in map(Result.from_json, document["results"]):
         if kind := KINDS.get(result.analysis):
-            figure = kind.draw(result, names)
-            save_figure(figure, folder / "figures", kind.name, result.rows)
-            svgs[kind.name] = (folder / "figures" / f"{kind.name}.svg").read_text(encoding="utf-8")
-    page = render(document, svgs)
+            drawn[kind.name] = kind.draw(result, names), result.rows
+    page = render(document, {name: svg_text(figure) for name, (figure, _) in drawn.items()})
+    (folder / "report.html").unlink(missing_ok=True)
+    for kind in KINDS.values():  # a figure of an earlier report would pass for one of this
+        for suffix in ("svg", "png", "csv"):
+            (folder / "figures" / f"{kind.name}.{suffix}").unlink(missing_ok=True)
+    for name, (figure, rows) in drawn.items():
+        save_figure(figure, folder / "figures", name, rows)
     atomic.write_text(folder / "report.json", text + "\n")
     atomic.write_text(folder / "report.html", page)
     return folder / "report.html"
