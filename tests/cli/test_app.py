@@ -111,6 +111,8 @@ def test_underscores_are_accepted(run, checkpoints, tmp_path):
         (["imagenet", "--ckpt", "BASE", "--data", "digits", "--device", "tpu!"], 2, "--device tpu! is unknown"),
         (["imagenet", "--ckpt", "BASE", "--data", "digits", "--device", "cuda:99"], 4, "CUDA devices"),
         (["imagenet", "--ckpt", "BASE", "--data", "digits", "--dtype", "int8"], 2, "--dtype int8 is unknown"),
+        (["compare", "BASE", "MOVED", "--data", "digits", "-o", "FILE"], 2, "file.txt is a file"),
+        (["compare", "BASE", "MOVED", "--data", "digits", "-o", "FILE/in"], 2, "file.txt is a file"),
         (["imagenet", "--ckpt", "BASE", "--data", "digits", "--max-bad", "few"], 2, "neither a number nor"),
         (["train", "sft", "--base", "absent", "--output-dir", "OUT"], 1, "cannot load absent"),
         (["train", "sft", "--base", "BASE", "--output-dir", "OUT", "--data", "/absent.json"], 1, "/absent.json"),
@@ -132,7 +134,10 @@ def test_each_mistake_is_one_clear_message_with_its_exit_code(run, checkpoints, 
         "MOVED": checkpoints / "moved",
         "EMPTY": tmp_path / "empty",
         "OUT": tmp_path / "out",
+        "FILE": tmp_path / "file.txt",
+        "FILE/in": tmp_path / "file.txt" / "in",
     }
+    places["FILE"].touch()
     ran = run(*(places.get(argument, argument) for argument in arguments))
     assert ran.code == code
     assert message in error_of(ran)
@@ -266,7 +271,24 @@ def test_doctor_finds_this_installation_well(run):
     assert f"visprobe {version('visprobe')}" in ran.out
 
 
+def test_what_the_system_refuses_is_one_message(run, checkpoints, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VISPROBE_CACHE", str(tmp_path / "file"))
+    ran = run("imagenet", "--ckpt", checkpoints / "base", "--data", "digits", "--limit", 20, "--json")
+    assert ran.code == 1
+    assert "Not a directory" in json.loads(ran.out)["error"]["message"]
+    assert "Traceback" not in ran.err
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_any_work(run, checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write anywhere
+    ran = run("compare", checkpoints / "base", checkpoints / "moved", "--data", "digits", "-o", tmp_path / "out")
+    assert (ran.code, "cannot be written" in error_of(ran)) == (4, True)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_allowed_bad():
+    assert allowed_bad("29%", 100) == 29  # 29 / 100 * 100 is 28.999999999999996
     assert [allowed_bad(text, 200) for text in ("0", "7", "1%", "2.5%", "100%")] == [0, 7, 2, 5, 200]
     for text in ("", "-1", "1.5", "half"):
         with pytest.raises(UsageError):

@@ -59,9 +59,10 @@ def main() -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
-    except VisprobeError as error:
+    except (VisprobeError, OSError) as problem:
         if os.environ.get("VISPROBE_DEBUG"):
             raise
+        error = problem if isinstance(problem, VisprobeError) else _system_error(problem)
         # Where too many items were bad, the results are already on stdout, as the one JSON document there is.
         print_error(error, as_json="--json" in sys.argv and not isinstance(error, TooManyBadItems))
         sys.exit(error.exit_code)
@@ -69,6 +70,14 @@ def main() -> NoReturn:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _system_error(error: OSError) -> VisprobeError:
+    """A full disk or a folder that may not be written, in one message."""
+    return VisprobeError(
+        f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__,
+        hint="Check the path, its permissions and the room on its disk; VISPROBE_DEBUG=1 shows where it happened.",
+    )
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

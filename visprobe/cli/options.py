@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from visprobe.errors import UsageError
+from visprobe.errors import PrerequisiteError, UsageError
 
 Data = Annotated[
     str,
@@ -34,7 +35,24 @@ MaxBad = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder that is written.")]
+OutputDir = Annotated[
+    Path,
+    typer.Option(
+        "--output-dir",
+        "-o",
+        help="Folder that is written.",
+        callback=lambda path: _writable(path),  # before any work is done
+    ),
+]
+
+
+def _writable(path: Path) -> Path:
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    if not existing.is_dir():
+        raise UsageError(f"--output-dir {path}: {existing} is a file", hint="Name a folder, or a new one.")
+    if not os.access(existing, os.W_OK):
+        raise PrerequisiteError(f"--output-dir {path}: {existing} cannot be written", hint="Name another folder.")
+    return path
 
 
 def _checked(text: str) -> str:
@@ -51,4 +69,4 @@ def allowed_bad(text: str, total: int) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip())
     if not match or (not match[2] and "." in match[1]):
         raise UsageError(f"--max-bad {text!r} is neither a number nor a percentage", hint="Write 20 or 1%.")
-    return int(float(match[1]) / 100 * total) if match[2] else int(match[1])
+    return int(float(match[1]) * total / 100) if match[2] else int(match[1])
