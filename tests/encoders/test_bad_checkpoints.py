@@ -51,6 +51,35 @@ def test_a_configuration_that_transformers_cannot_build(tmp_path, model):
     refused(write(tmp_path, spelled(model, "C"), config), "transformers cannot read")
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value", "message"),
+    [
+        ("vision_config", "hidden_act", "nonsense", "cannot build the SiglipVisionModel of config.json"),
+        ("vision_config", "num_attention_heads", 3, "must be divisible"),
+        ("vision_config", "patch_size", 0, "cannot build the SiglipVisionModel"),
+        (None, "projector_hidden_act", "nonsense", "activation 'nonsense' is unknown"),
+    ],
+)
+def test_a_configuration_that_makes_no_encoder(tmp_path, model, part, field, value, message):
+    config = model.config.to_dict()
+    (config[part] if part else config)[field] = value
+    refused(write(tmp_path, spelled(model, "C"), config), message)
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ([1], "does not describe a processor"),
+        ({"image_processor_type": "SiglipImageProcessor", "size": "large"}, "cannot make the image processor"),
+        ({"image_processor_type": "SiglipImageProcessor", "image_mean": [0.5]}, "mean must have 3 elements"),
+    ],
+)
+def test_a_description_that_makes_no_processor(tmp_path, model, description, message):
+    write_llava(tmp_path, model)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(description))
+    refused(tmp_path, message)
+
+
 def test_an_adapter_is_named(tmp_path, model):
     write_llava(tmp_path, model)
     (tmp_path / "config.json").unlink()

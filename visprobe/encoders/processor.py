@@ -82,20 +82,30 @@ def default_processor(family: str, image_size: int) -> Any:
 
 
 def make_processor(name: str, fields: Mapping[str, Any]) -> Any:
-    """The transformers image processor class `name` with `fields`."""
-    with quiet():
-        return getattr(transformers, name)(**fields)
+    """The transformers image processor class `name` with `fields`.
+
+    Raises:
+        CheckpointError: If they make no processor.
+    """
+    try:
+        with quiet():
+            return getattr(transformers, name)(**fields)
+    except Exception as error:  # transformers raises many types on fields it cannot use
+        raise _unusable(error) from error
 
 
 def output_size(processor: Any) -> tuple[int, int]:
     """Height and width in pixels of what `processor` makes of any image.
 
     Raises:
-        CheckpointError: If the size depends on the image.
+        CheckpointError: If the size depends on the image, or the processor makes nothing of it.
     """
     sizes = set()
     for shape in ((64, 48), (40, 120)):
-        pixels = processor([Image.new("RGB", shape)], return_tensors="pt")["pixel_values"]
+        try:
+            pixels = processor([Image.new("RGB", shape)], return_tensors="pt")["pixel_values"]
+        except Exception as error:  # as above
+            raise _unusable(error) from error
         sizes.add(tuple(pixels.shape[-2:]))
     if len(sizes) != 1:
         raise CheckpointError(
@@ -104,6 +114,13 @@ def output_size(processor: Any) -> tuple[int, int]:
         )
     height, width = sizes.pop()
     return height, width
+
+
+def _unusable(error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"transformers cannot make the image processor that the checkpoint describes: {error}".splitlines()[0],
+        hint="Copy preprocessor_config.json again from the base model.",
+    )
 
 
 def processor_hash(processor: Any) -> str:
@@ -125,6 +142,8 @@ def _stored_fields(folder: Path) -> Mapping[str, Any] | None:
             fields = json.loads(path.read_text())
         except ValueError as error:
             raise CheckpointError(f"{path} is not JSON: {error}", hint="Copy it again from the base model.") from error
+        if not isinstance(fields, dict):
+            raise CheckpointError(f"{path} does not describe a processor", hint="Copy it again from the base model.")
         fields = fields.get("image_processor") if name == "processor_config.json" else fields
         if isinstance(fields, dict):
             return fields

@@ -51,7 +51,8 @@ def build_projector(tensors: Mapping[str, torch.Tensor], *, activation: str, tow
         tower_width: Width of the tokens that come from the tower.
 
     Raises:
-        CheckpointError: If tensors are missing, unexpected, or do not fit each other or the tower.
+        CheckpointError: If tensors are missing, unexpected, or do not fit each other or the tower, or the activation
+            is unknown.
     """
     count = sum(name.endswith(".weight") for name in tensors)
     bias = "linear_1.bias" in tensors
@@ -70,6 +71,8 @@ def build_projector(tensors: Mapping[str, torch.Tensor], *, activation: str, tow
             f"projector layers of shapes {shapes} do not follow a tower of width {tower_width}",
             hint="Check that tower and projector come from the same checkpoint.",
         )
+    if activation not in ACT2FN:
+        raise CheckpointError(f"the projector's activation {activation!r} is unknown", hint="Check config.json.")
     dtype = widest(tensors)
     with torch.device("meta"):
         projector = Projector(widths, bias=bias, activation=activation)

@@ -29,20 +29,27 @@ def load_tower(
         The tower, and its weights by canonical name (that of the transformers class) in stored dtype.
 
     Raises:
-        CheckpointError: If tensors are missing, unexpected or of another shape; all of them are counted.
+        CheckpointError: If the configuration makes no tower, or tensors are missing, unexpected or of another shape;
+            all of them are counted.
     """
     names = set(tensors)
     config = copy.deepcopy(config)
-    with quiet():
-        tower, info = family.cls.from_pretrained(
-            None,
-            config=config,
-            state_dict=dict(tensors),
-            dtype=widest(tensors),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **family.options(names),
-        )
+    try:
+        with quiet():
+            tower, info = family.cls.from_pretrained(
+                None,
+                config=config,
+                state_dict=dict(tensors),
+                dtype=widest(tensors),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **family.options(names),
+            )
+    except Exception as error:  # transformers raises many types on a configuration that makes no tower
+        raise CheckpointError(
+            f"transformers cannot build the {family.tower_class} of config.json: {error!r}".splitlines()[0],
+            hint="Check that config.json belongs to these weights.",
+        ) from error
     optional = set() if norm_needed else {f"{family.norm}.weight", f"{family.norm}.bias"}
     _check(family, info, optional)
     tower = family.without_absent(tower, names).eval().requires_grad_(False)
