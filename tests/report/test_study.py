@@ -1,6 +1,7 @@
 """A study: every arm with every seed from one base, one comparison, and words about arms instead of runs."""
 
 import json
+import re
 
 import pytest
 
@@ -80,3 +81,25 @@ def test_all_faults_of_a_study_are_named_at_once(tmp_path):
         "seeds: write a list",
     ):
         assert part in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seeds: [0, 0]", "seeds: write a list of different whole numbers"),
+        ("seeds: [true]", "seeds: write a list of different whole numbers"),
+        ("common: [1]", "common: write one"),
+        ("compare: digits", "compare: write one"),
+        ("common: {seed: 3}", "arm sft: seed has no meaning here"),
+        ("arms: {sft: dpo}", "arm sft: write one"),
+        ("arms: {../sft: {stage: sft}}", "arm ../sft: give it another name"),
+        ("arms: {report: {stage: sft}}", "arm report: give it another name"),
+        ("arms: {start: {stage: sft}}", "arm start: give it another name"),  # the base's folder is called so
+    ],
+)
+def test_a_study_that_would_count_or_overwrite_wrongly_is_refused(tmp_path, text, message):
+    path = tmp_path / "study.yaml"
+    arms = "" if text.startswith("arms") else "arms: {sft: {stage: sft}}\n"
+    path.write_text(f"base: {tmp_path / 'start'}\n{arms}{text}\n")
+    with pytest.raises(UsageError, match=re.escape(message)):
+        read_study(path, tmp_path)

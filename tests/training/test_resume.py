@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from visprobe.errors import UsageError
 from visprobe.training.callbacks import COMPLETE, read_metrics
 from visprobe.training.digits import DigitRows
 from visprobe.training.recipe import Recipe
@@ -40,7 +41,14 @@ def base(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "how", [{"stage": "sft"}, {"stage": "dpo"}, {"stage": "sft", "lora": {"parts": ["vision_tower"]}}], ids=str
+    "how",
+    [
+        {"stage": "sft"},
+        {"stage": "dpo"},
+        {"stage": "sft", "lora": {"parts": ["vision_tower"]}},
+        {"stage": "sft", "group_by_length": True},  # killed in the second pass over the rows
+    ],
+    ids=str,
 )
 def test_a_killed_run_resumes_to_the_bit(base, tmp_path, how):
     settings = {**how, **SETTINGS}
@@ -73,3 +81,23 @@ def test_another_recipe_starts_anew(base, tmp_path):
     assert subprocess.run(command).returncode == -signal.SIGKILL
     other = recipe.model_copy(update={"learning_rate": 2e-3})
     assert run(base, other, DigitRows(20), tmp_path / "out")["resumed_from"] is None
+
+
+def test_another_number_of_processes_is_refused_before_anything_is_deleted(base, tmp_path, monkeypatch):
+    recipe = Recipe(stage="sft", **SETTINGS)
+    command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "out"), recipe.model_dump_json(), "4"]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(UsageError, match="had 1 processes, this one has 8"):
+        run(base, recipe, DigitRows(20), tmp_path / "out")
+    monkeypatch.delenv("WORLD_SIZE")
+    assert run(base, recipe, DigitRows(20), tmp_path / "out")["resumed_from"] == "checkpoint-3"
+
+
+def test_a_killed_run_does_not_pass_for_the_finished_one_before_it(base, tmp_path):
+    """The folder's manifest would speak of the first recipe, its weights perhaps of the second."""
+    run(base, recipe := Recipe(stage="sft", **{**SETTINGS, "steps": 1}), DigitRows(20), tmp_path / "out")
+    other = Recipe(stage="sft", **{**SETTINGS, "learning_rate": 2e-3})
+    command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "out"), other.model_dump_json(), "2"]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert "reused" not in run(base, recipe, DigitRows(20), tmp_path / "out")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from visprobe.errors import UsageError
-from visprobe.io.atomic import replacing
+from visprobe.io.atomic import replacing, write_json
 from visprobe.report.measurement import Measurement
 from visprobe.report.study import Study, run_study
 from visprobe.training.digits import DigitRows
@@ -81,13 +82,17 @@ def arm_recipes(size: Size) -> dict[str, Recipe]:
 
 
 def _base(folder: Path, from_scratch: bool, seed: int, progress: Progress | None) -> Path:
-    """The base checkpoint in `folder`: trained, or copied from the package."""
+    """The base checkpoint in `folder`: trained, or copied from the package; made anew if it was the other one."""
     from visprobe.training.base import BASE, train_base
 
-    if not (folder / "manifest.json").is_file():
+    note = folder.parent / "base-made-of.json"
+    made_of = {"from_scratch": from_scratch, "seed": seed if from_scratch else None}
+    if not (folder / "manifest.json").is_file() or not note.is_file() or json.loads(note.read_text()) != made_of:
+        note.unlink(missing_ok=True)
         if from_scratch:
             train_base(folder, seed=seed, progress=progress or (lambda stage, done, total: None))
         else:
             with replacing(folder) as temporary:
                 shutil.copytree(BASE, temporary)
+        write_json(note, made_of)
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visprobe.errors import UsageError
 from visprobe.report.study import Study
-from visprobe.training.job import Sources, check_sources, open_job_rows, start
+from visprobe.training.job import Sources, check_sources, make_sources, open_job_rows, start
 from visprobe.training.recipe import Recipe, make_recipe, nearest, read_yaml
 from visprobe.training.rows import Rows
 
@@ -48,14 +49,19 @@ def read_study(path: Path, output_dir: Path) -> Study:
     faults: list[str] = []
     known = [*_OWN, *Sources.model_fields]
     faults += [f"unknown key {key}{nearest(key, known)}" for key in values if key not in known]
-    sources = _try(
-        faults, lambda: check_sources(Sources(**{k: v for k, v in values.items() if k in Sources.model_fields}))
-    )
+    for key in ("common", "compare"):
+        if not isinstance(values.get(key) or {}, dict):
+            faults.append(f"{key}: write one `key: value` per line below it")
+            values[key] = {}
+    given = {key: value for key, value in values.items() if key in Sources.model_fields}
+    sources = _try(faults, lambda: check_sources(make_sources(given)))
     compared = _try(faults, lambda: Comparison(**(values.get("compare") or {})))
     arms = _arms(values, faults)
     seeds = values.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        faults.append("seeds: write a list of whole numbers, [0, 1, 2]")
+    if not _are_seeds(seeds):
+        faults.append("seeds: write a list of different whole numbers from 0 up, [0, 1, 2]")
+    elif sources is not None:
+        faults += _name_faults(arms, seeds, sources.base)
     if faults or sources is None or compared is None:
         raise UsageError(f"{path}: " + "; ".join(faults), hint="training/study.yaml in the clone is an example.")
     return Study(
@@ -69,6 +75,23 @@ def read_study(path: Path, output_dir: Path) -> Study:
     )
 
 
+def _are_seeds(seeds: Any) -> bool:
+    """Whether these are seeds; the same one twice would be one run that counts as two."""
+    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    return whole and 0 < len(seeds) == len(set(seeds))
+
+
+def _name_faults(arms: Mapping[str, Recipe], seeds: list[int], base: str | None) -> list[str]:
+    """Arms whose folder would be none of its own, or whose name in the report is the base's."""
+    taken = {"report", "base", "base-start", Path(base).name if base else "base-start"}
+    names = {arm: {arm} if len(seeds) == 1 else {f"{arm}-seed{seed}" for seed in seeds} for arm in arms}
+    return [
+        f"arm {arm}: give it another name, of letters, digits, - and _, that is not the base's"
+        for arm in arms
+        if not re.fullmatch(r"[\w-]+", arm) or names[arm] & taken
+    ]
+
+
 def _arms(values: Mapping[str, Any], faults: list[str]) -> dict[str, Recipe]:
     arms: dict[str, Recipe] = {}
     given = values.get("arms")
@@ -76,7 +99,12 @@ def _arms(values: Mapping[str, Any], faults: list[str]) -> dict[str, Recipe]:
         faults.append("arms: write a name and its settings for each arm")
         return arms
     for name, settings in given.items():
+        if not isinstance(settings or {}, dict):
+            faults.append(f"arm {name}: write one `key: value` per line below it")
+            continue
         merged = {**(values.get("common") or {}), **(settings or {})}
+        if "seed" in merged:
+            faults.append(f"arm {name}: seed has no meaning here; write `seeds: [{merged['seed']}]` for all arms")
         recipe = _try(faults, lambda merged=merged, name=name: make_recipe(merged, f"arm {name}"))  # type: ignore[misc]
         if recipe is not None:
             arms[str(name)] = recipe

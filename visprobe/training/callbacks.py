@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from visprobe.errors import TrainingError
 from visprobe.io.atomic import replacing
 from visprobe.training.by_step import METRICS, append_line, forget_after, read_lines, snapshot_path
+from visprobe.training.launch import process_count
 from visprobe.training.lora import merged_weights
 from visprobe.training.parts import check_gradients, part_of, taught_nothing
 from visprobe.training.recipe import Recipe
@@ -56,7 +57,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.without_gradient = check_gradients(model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Show how far training is."""
+        """Show how far training is, and have the last step logged whatever `log_every` is."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
         if self._progress and state.is_world_process_zero:
             self._progress(f"train {self._recipe.stage}", state.global_step, state.max_steps)
 
@@ -65,11 +68,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if not logs or "loss" not in logs:
             return
         numbers = {key: float(value) for key, value in logs.items() if value is not None}
-        if not math.isfinite(numbers["loss"]):
+        # A gradient that is none has already spoilt the weights, except in float16, where such a step is left out.
+        watched = ("loss",) if self._recipe.precision == "float16" else ("loss", "grad_norm")
+        if broken := [key for key in watched if not math.isfinite(numbers.get(key, 0.0))]:
+            per_step = self._recipe.batch_size * self._recipe.gradient_accumulation * process_count()
+            first = max(0, state.global_step - self._recipe.log_every)
             raise TrainingError(
-                f"the loss is {numbers['loss']} at step {state.global_step}; rows of about "
-                f"{self._recipe.batch_size * (state.global_step - 1)} to {self._recipe.batch_size * state.global_step} "
-                "in training order",
+                f"the {broken[0]} is {numbers[broken[0]]} at step {state.global_step}; rows of about "
+                f"{per_step * first} to {per_step * state.global_step} in training order",
                 hint=f"Lower learning_rate (now {self._recipe.learning_rate:g}); the last checkpoint, if any, is kept.",
             )
         if state.is_world_process_zero:

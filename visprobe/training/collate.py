@@ -49,11 +49,11 @@ class RowEncoder:
     Args:
         processor: A transformers processor with a chat template.
         rows: The rows.
-        keep: Whether to keep what was encoded; worth it where rows are seen several times and fit in memory.
+        memory: Bytes of encoded rows to keep; rows beyond that are encoded again each time.
     """
 
-    def __init__(self, processor: Any, rows: Rows, *, keep: bool = True) -> None:
-        self._processor, self._rows, self._keep = processor, rows, keep
+    def __init__(self, processor: Any, rows: Rows, *, memory: int = 1 << 30) -> None:
+        self._processor, self._rows, self._free = processor, rows, memory
         self._done: dict[int, EncodedRow] = {}
 
     @property
@@ -65,14 +65,10 @@ class RowEncoder:
         if index in self._done:
             return self._done[index]
         encoded = self.encode(self._rows[index])
-        if self._keep:
+        if (size := _size(encoded)) <= self._free:
+            self._free -= size
             self._done[index] = encoded
         return encoded
-
-    def length(self, index: int) -> int:
-        """Characters of text in the row: enough to put rows of like length together without tokenizing all."""
-        row = self._rows[index]
-        return sum(len(turn.text) for turn in row.turns) + len(row.chosen or "") + len(row.rejected or "")
 
     def encode(self, row: Row) -> EncodedRow:
         """The row as tokens.
@@ -149,6 +145,12 @@ class RowEncoder:
 
     def _tokens(self, text: str) -> list[int]:
         return list(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _size(row: EncodedRow) -> int:
+    """Bytes in memory, about: tensors, and 36 for each token in a list."""
+    tokens = sum(len(segment.ids) for segment in row.prompt) + len(row.chosen) + len(row.rejected)
+    return sum(value.nbytes for value in row.images.values()) + 36 * tokens
 
 
 def content_parts(text: str) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from visprobe.training.readers.check import Need, Report, usable
-from visprobe.training.rows import Row, Rows
+from visprobe.training.rows import BadRow, Row, Rows
 
 
 class Fitted:
@@ -32,9 +32,25 @@ class Fitted:
         self._images = dict(zip(example.row.images, example.images, strict=True))  # decoded once, asked for next
         return example.row
 
+    def length(self, index: int) -> int:
+        """Characters of text in the row at `index` as it was read, the same for every stage; 0 if it cannot be read.
+
+        Images are left alone: whoever asks for the length of every row does not wait for all images to be decoded.
+        """
+        try:
+            row = self._rows[index]
+        except BadRow:
+            return 0
+        return sum(len(turn.text) for turn in row.turns) + len(row.chosen or "") + len(row.rejected or "")
+
     def image(self, key: str) -> Image.Image:
         """The RGB image behind a key of the row that was asked for last."""
         return self._images[key] if key in self._images else self._rows.image(key)
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Reason by index, for every unusable row met so far."""
+        return self._usable.skipped
 
     def content_hash(self) -> str:
         """SHA-256 over what the rows are."""

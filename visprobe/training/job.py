@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from visprobe.errors import UsageError
+from visprobe.errors import CheckpointError, UsageError
 from visprobe.io.atomic import replacing, write_json
 from visprobe.training.launch import process_count
 from visprobe.training.manifest import weights_hash
@@ -20,6 +20,7 @@ from visprobe.training.rows import Rows
 
 Progress = Callable[[str, int, int], None]
 DIGIT_ROWS = 1600
+_NEW_MODEL = ("chat_template", "image_size", "feature_layer")  # they mean something for a new model alone
 MADE_OF = "made_of.json"  # in the folder of a new model: what it was put together from
 
 
@@ -77,6 +78,9 @@ def make_job(
     given = {key: value for key, value in flags.items() if value is not None}
     assigned = dict(_assignment(text) for text in settings)
     values = {**from_file, **given, **assigned, "stage": stage}
+    named = from_file.get("stage", stage)
+    if named != stage:
+        raise UsageError(f"{config} is a recipe of stage {named}, not {stage}", hint=f"Run visprobe train {named}.")
     if vision_learning_rate is not None:
         values["part_learning_rates"] = {
             **values.get("part_learning_rates", {}), "vision_tower": vision_learning_rate
@@ -84,14 +88,30 @@ def make_job(
     origins = {key: str(config) for key in from_file} | dict.fromkeys(given, "flag") | dict.fromkeys(assigned, "--set")
     sources = {key: values.pop(key) for key in list(values) if key in Sources.model_fields}
     recipe = make_recipe(values, str(config) if config else "the command line", known=list(Sources.model_fields))
-    return Job(sources=check_sources(Sources(**sources)), recipe=recipe, origins=origins)
+    return Job(sources=check_sources(make_sources(sources)), recipe=recipe, origins=origins)
+
+
+def make_sources(values: Mapping[str, Any]) -> Sources:
+    """Sources from plain values.
+
+    Raises:
+        UsageError: If a value does not fit; all faults are named at once.
+    """
+    try:
+        return Sources(**values)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise UsageError("; ".join(faults), hint="visprobe train STAGE --help lists the settings.") from error
 
 
 def _assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--set {text}: not of the form key=value", hint="Write --set beta=0.3, for example.")
-    return key.strip().replace("-", "_"), yaml.safe_load(value)
+    try:
+        return key.strip().replace("-", "_"), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {text}: the value is not YAML", hint="Close every bracket and quote.") from error
 
 
 def check_sources(sources: Sources) -> Sources:
@@ -105,6 +125,9 @@ def check_sources(sources: Sources) -> Sources:
         raise UsageError("there is no model to start from", hint="Give --base, or --vision-tower and --language-model.")
     if sources.base is not None and new:
         raise UsageError("both a base and the parts of a new model were given", hint="Give one of the two.")
+    idle = [key for key in _NEW_MODEL if getattr(sources, key) is not None]
+    if sources.base is not None and idle:
+        raise UsageError(f"a base has its own {', '.join(idle)}", hint="Leave it out; it is for a new model.")
     if new and (sources.vision_tower is None or sources.language_model is None):
         raise UsageError("a new model needs a tower and an LLM", hint="Give --vision-tower and --language-model.")
     return sources
@@ -184,9 +207,16 @@ def _local(base: str) -> Path:
     if Path(base).exists() or base.count("/") != 1 or base.startswith((".", "/", "~")):
         return Path(base)
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     name, _, revision = base.partition("@")
-    return Path(snapshot_download(name, revision=revision or None))
+    try:
+        return Path(snapshot_download(name, revision=revision or None))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise CheckpointError(
+            f"there is no folder {base}, and it cannot be fetched from the hub: {str(error).splitlines()[0][:200]}",
+            hint="Check the path or the id; a private model needs `hf auth login`.",
+        ) from error
 
 
 def run_pivot(

@@ -29,6 +29,13 @@ def weights_hash(folder: Path) -> str:
     return hashlib.sha256("".join(f"{f.name} {file_hash(f)}\n" for f in files).encode()).hexdigest()
 
 
+def settings_hash(folder: Path) -> str:
+    """SHA-256 over what else a checkpoint folder says of its model: configuration, tokenizer, chat template."""
+    kinds = {".json", ".jinja", ".txt", ".model", ".bin"}
+    files = sorted(f for f in folder.glob("*") if f.suffix in kinds and f.name != NAME)
+    return hashlib.sha256("".join(f"{f.name} {file_hash(f)}\n" for f in files).encode()).hexdigest()
+
+
 def finished(folder: Path, inputs: dict[str, Any]) -> bool:
     """Whether `folder` holds a finished run of exactly these inputs."""
     path = folder / NAME

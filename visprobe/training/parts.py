@@ -191,7 +191,7 @@ class PartLearningRates:
     Set `part_learning_rates` before training; parts without an entry use `args.learning_rate`.
     """
 
-    part_learning_rates: Mapping[str, float] = {}
+    part_learning_rates: Mapping[Any, float] = {}
 
     def create_optimizer(self: Any, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of the training arguments over one parameter group per part and decay."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,7 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from visprobe.errors import UsageError
 
 Stage = Literal["projector", "full", "sft", "dpo", "grpo"]
-DEFAULT_TRAIN = ("vision_tower", "projector", "language_model")
+# Those of transformers that need no further settings.
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+]
+Part = Literal["vision_tower", "projector", "language_model"]
+DEFAULT_TRAIN: tuple[str, ...] = get_args(Part)
 # Mixed preference optimization (arXiv 2411.10442): DPO, BCO and SFT losses at these weights. trl's BCO has no reward
 # shift, which in the paper is a running mean of the rewards.
 MPO = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
@@ -32,6 +43,7 @@ _ONLY: Mapping[str, tuple[Stage, ...]] = {
     "generations": ("grpo",),
     "max_new_tokens": ("grpo",),
     "temperature": ("grpo",),
+    "group_by_length": ("projector", "full", "sft", "dpo"),
 }
 
 
@@ -99,19 +111,19 @@ class Recipe(BaseModel):
     epochs: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=16, ge=1)
     gradient_accumulation: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=1e-5, ge=0)
-    part_learning_rates: dict[str, float] = {}
-    warmup: float = Field(default=0.03, ge=0, le=1)
-    schedule: str = "cosine"
+    learning_rate: float = Field(default=1e-5, ge=0, allow_inf_nan=False)
+    part_learning_rates: dict[Part, Annotated[float, Field(ge=0)]] = {}
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    schedule: Schedule = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
-    train: tuple[str, ...] = DEFAULT_TRAIN
+    train: tuple[str, ...] = Field(default=DEFAULT_TRAIN, min_length=1)
     lora: Lora | None = None
     beta: float = Field(default=0.1, ge=0)
     losses: dict[str, float] | Literal["mpo"] = {"sigmoid": 1.0}
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     reference: Literal["model", "precomputed"] = "precomputed"
-    reward: tuple[str, ...] = ("exact",)
+    reward: tuple[str, ...] = Field(default=("exact",), min_length=1)
     generations: int = Field(default=8, ge=2)
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, gt=0)
@@ -166,7 +178,8 @@ def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = 
 
 
 def _loss_faults(recipe: Recipe) -> list[str]:
-    faults = [f"losses: no such loss: {n}{nearest(n, list(_LOSSES))}" for n in recipe.loss_weights if n not in _LOSSES]
+    faults = [] if recipe.loss_weights else ["losses: name at least one"]
+    faults += [f"losses: no such loss: {n}{nearest(n, list(_LOSSES))}" for n in recipe.loss_weights if n not in _LOSSES]
     if recipe.label_smoothing and not set(_SMOOTHED) & set(recipe.loss_weights):
         faults.append(
             f"label_smoothing has no meaning for losses {', '.join(recipe.loss_weights)} (only {', '.join(_SMOOTHED)})"

@@ -10,9 +10,12 @@ import contextlib
 import copy
 import json
 import logging
+import math
 import os
+import re
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,12 @@ from typing import Any
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl reports each trainer's start unless told not to
 
 import torch
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from transformers import PrinterCallback, set_seed
+from transformers.integrations import get_available_reporting_integrations
 
-from visprobe.errors import TrainingError
+from visprobe.errors import TrainingError, UsageError
 from visprobe.io.atomic import write_json
 from visprobe.training.by_step import CHECKPOINTS
 from visprobe.training.callbacks import COMPLETE, Snapshots, Watch, read_metrics
@@ -30,9 +36,9 @@ from visprobe.training.collate import RowEncoder
 from visprobe.training.dynamics import Probe
 from visprobe.training.fitted import Fitted
 from visprobe.training.grpo import grpo_trainer, refuse_without_answers
-from visprobe.training.launch import launch_note
+from visprobe.training.launch import launch_note, process_count
 from visprobe.training.lora import add_adapters, merge
-from visprobe.training.manifest import NAME, Clock, environment, finished, weights_hash
+from visprobe.training.manifest import NAME, Clock, environment, finished, settings_hash, weights_hash
 from visprobe.training.model import load_for_training
 from visprobe.training.parts import train_only
 from visprobe.training.readers.check import Need
@@ -43,7 +49,6 @@ from visprobe.training.trainers import build_trainer, resolved_precision
 
 Progress = Callable[[str, int, int], None]
 NEEDS: Mapping[str, Need] = {"dpo": "preference", "grpo": "reward"}
-REMEMBERED_ROWS = 20_000  # so many encoded rows are kept in memory; larger sets are encoded again each epoch
 
 
 def run(
@@ -76,7 +81,14 @@ def run(
         DataError: If no row can be used.
         TrainingError: If the loss is not finite, or a part that should train gets no gradient.
     """
-    inputs = {"base": weights_hash(base), "rows": rows.content_hash(), "recipe": json.loads(recipe.model_dump_json())}
+    _refuse_folder(base, output_dir)
+    _refuse_trackers(recipe)
+    inputs = {
+        "base": weights_hash(base),
+        "base_settings": settings_hash(base),
+        "rows": rows.content_hash(),
+        "recipe": json.loads(recipe.model_dump_json()),
+    }
     if finished(output_dir, inputs):
         return {**json.loads((output_dir / NAME).read_text()), "reused": True}
     clock = Clock()
@@ -90,14 +102,16 @@ def run(
         watch = Watch(recipe, output_dir, progress)
         fitted = Fitted(rows, NEEDS.get(recipe.stage, "supervised"), image_required=recipe.image_required)
         probe = Probe(recipe, base, output_dir, processor) if recipe.probe_every else None
-        trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
+        with _readable_failure(recipe):
+            trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
         if probe is not None:
             trainer.add_callback(probe)
         trainer.accelerator.wait_for_everyone()  # every process has looked for checkpoints
         if trainer.is_world_process_zero():
             if checkpoint is None:  # what lies there belongs to another run
                 shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
-            write_json(output_dir / CHECKPOINTS / "inputs.json", inputs)
+                (output_dir / NAME).unlink(missing_ok=True)
+            write_json(output_dir / CHECKPOINTS / "inputs.json", {**inputs, "processes": process_count()})
         with _readable_failure(recipe):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.accelerator.wait_for_everyone()  # the first process has written its last metrics
@@ -105,17 +119,43 @@ def run(
             "inputs": inputs,
             "base": str(base),
             "origins": dict(origins or {}),
-            "rows": {"name": rows.name, "count": len(rows), "skipped": fitted.report().bad},
+            "rows": {"name": rows.name, "count": len(rows), "skipped": _skipped(fitted)},
             "off_path": off_path,
             "without_gradient": watch.without_gradient,
             "resumed_from": checkpoint.name if checkpoint else None,
             "losses": [line["loss"] for line in read_metrics(output_dir)],
-            **_about(trainer, recipe),
+            **_about(trainer, recipe, len(rows)),
             **clock.read(),
         }
-        _save(trainer, processor, output_dir, manifest)
+        with _readable_failure(recipe):
+            _save(trainer, processor, output_dir, manifest)
         trainer.accelerator.wait_for_everyone()
     return manifest
+
+
+def _refuse_folder(base: Path, output_dir: Path) -> None:
+    """Refuse an output folder that cannot be one, before anything is loaded."""
+    if output_dir.resolve() == base.resolve():
+        raise UsageError(f"the output folder {output_dir} is that of the base", hint="Give another output folder.")
+    there = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"cannot write to {output_dir}: {there} is no folder", hint="Give another output folder.")
+
+
+def _refuse_trackers(recipe: Recipe) -> None:
+    """Refuse trackers that do not exist or are not installed."""
+    available = get_available_reporting_integrations()
+    if missing := [name for name in recipe.report_to if name not in available]:
+        raise UsageError(
+            f"report_to: {', '.join(missing)} does not exist or is not installed",
+            hint=f"Here there is {', '.join(sorted(available)) or 'none'}; metrics.jsonl is always written.",
+        )
+
+
+def _skipped(rows: Fitted) -> dict[str, int]:
+    """Unusable rows that any process has met, by reason, commonest first."""
+    met: dict[int, str] = dict(gather_object(list(rows.skipped.items())))
+    return dict(Counter(met.values()).most_common())
 
 
 def _trainer(
@@ -131,7 +171,7 @@ def _trainer(
     if recipe.snapshot_tower_every:
         callbacks.append(Snapshots(recipe.snapshot_tower_every, output_dir, processor))
     folder = str(output_dir / CHECKPOINTS)
-    encoder = RowEncoder(processor, rows, keep=len(rows) <= REMEMBERED_ROWS)
+    encoder = RowEncoder(processor, rows)
     usable = range(len(rows))
     # The reference is the model as it was loaded, so it comes before the adapters.
     reference = _reference(model, recipe, encoder, list(usable), progress) if recipe.stage == "dpo" else None
@@ -141,8 +181,11 @@ def _trainer(
         trainer = grpo_trainer(model, processor, recipe, rows, folder, callbacks)
     else:
         trainer = build_trainer(
-            model, processor, recipe, encoder, usable, folder, reference=reference, callbacks=callbacks
-        )
+            model, processor, recipe, encoder, usable, folder,
+            reference=reference,
+            callbacks=callbacks,
+            lengths=[rows.length(number) for number in usable] if recipe.group_by_length else None,
+        )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout, which is for results
     return trainer
 
@@ -160,16 +203,23 @@ def _last_checkpoint(output_dir: Path, inputs: dict[str, Any]) -> Path | None:
     """The newest whole checkpoint of the same run."""
     folder = output_dir / CHECKPOINTS
     known = folder / "inputs.json"
-    if not known.is_file() or json.loads(known.read_text()) != inputs:
-        return None
+    begun = json.loads(known.read_text()) if known.is_file() else {}
+    processes = begun.pop("processes", None)
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    if not whole or begun != inputs:
+        return None
+    if processes != process_count():
+        raise UsageError(
+            f"the run that was stopped in {output_dir} had {processes} processes, this one has {process_count()}",
+            hint=f"Start it with {processes}, or delete {folder} to begin anew.",
+        )
+    return max(whole, key=lambda path: int(path.name.split("-")[1]))
 
 
-def _about(trainer: Any, recipe: Recipe) -> dict[str, Any]:
+def _about(trainer: Any, recipe: Recipe, count: int) -> dict[str, Any]:
     """What the manifest says of the training itself."""
     return {
-        "seen": _seen(recipe, trainer),
+        "seen": seen(recipe, trainer.state.global_step, count, trainer.accelerator.num_processes),
         "trained": sorted(name for name, p in trainer.model.named_parameters() if p.requires_grad),
         "processes": trainer.accelerator.num_processes,
         "launch_note": launch_note(),
@@ -178,11 +228,19 @@ def _about(trainer: Any, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _seen(recipe: Recipe, trainer: Any) -> dict[str, int]:
-    steps = trainer.state.global_step
-    per_step = recipe.batch_size * recipe.gradient_accumulation * trainer.accelerator.num_processes
+def seen(recipe: Recipe, steps: int, count: int, processes: int) -> dict[str, int]:
+    """How many rows and answers went into `steps` steps over `count` rows.
+
+    The last step of each pass over the rows has what is left of them; "grpo" leaves out what fills no batch.
+    """
+    batch = recipe.batch_size * processes
+    if recipe.stage == "grpo":
+        count -= count % batch
+    per_step = batch * recipe.gradient_accumulation
+    passes, rest = divmod(steps, math.ceil(count / per_step))
+    rows = passes * count + min(rest * per_step, count)
     answers = {"dpo": 2, "grpo": recipe.generations}.get(recipe.stage, 1)
-    return {"steps": steps, "rows": steps * per_step, "responses": steps * per_step * answers}
+    return {"steps": steps, "rows": rows, "responses": rows * answers}
 
 
 def _save(trainer: Any, processor: Any, output_dir: Path, manifest: dict[str, Any]) -> None:
@@ -211,10 +269,20 @@ def _readable_failure(recipe: Recipe) -> Iterator[None]:
             f"{recipe.gradient_accumulation * 2}, then gradient_checkpointing.",
         ) from error
     except OSError as error:
-        raise TrainingError(
-            f"cannot write: {error.strerror or error} ({error.filename or 'checkpoint'})",
-            hint="Free some space and start the same command: it goes on from the last whole checkpoint.",
-        ) from error
+        if error.errno is None:  # the libraries' own, which are not about writing
+            raise
+        raise _cannot_write(f"{error.strerror or error} ({error.filename or 'checkpoint'})") from error
+    except (SafetensorError, RuntimeError) as error:  # how the libraries say that a disk is full
+        if not re.search("I/O error|inline_container", str(error)):
+            raise
+        raise _cannot_write(f"the disk seems to be full ({str(error).splitlines()[0]})") from error
+
+
+def _cannot_write(why: str) -> TrainingError:
+    return TrainingError(
+        f"cannot write: {why}",
+        hint="Free some space and start the same command: it goes on from the last whole checkpoint.",
+    )
 
 
 @contextlib.contextmanager

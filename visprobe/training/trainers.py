@@ -7,24 +7,56 @@ log-probabilities that were computed beforehand.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from visprobe.errors import UsageError
 from visprobe.training.collate import PreferenceCollator, RowEncoder, SupervisedCollator
 from visprobe.training.parts import PartLearningRates
 from visprobe.training.recipe import Recipe
 from visprobe.training.resume import ResumeByName
 
 
-class SupervisedTrainer(PartLearningRates, ResumeByName, SFTTrainer):  # type: ignore[misc]
+class LengthGrouped(LengthGroupedSampler):  # type: ignore[misc]
+    """Batches of rows of like length, in an order that seed and epoch alone decide.
+
+    The Trainer's own draws from the global random numbers, so that a resumed run would see other batches.
+
+    Args:
+        like: What the Trainer has made.
+        seed_now: Gives the seed of the pass over the rows that begins.
+    """
+
+    def __init__(self, like: LengthGroupedSampler, seed_now: Callable[[], int]) -> None:
+        super().__init__(like.batch_size, lengths=like.lengths)
+        self._seed_now = seed_now
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self._seed_now())
+        yield from super().__iter__()
+
+
+class OrderBySeed:
+    """Mixin for a transformers Trainer: batches of rows of like length come in the order of `LengthGrouped`."""
+
+    def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+        if isinstance(sampler, LengthGroupedSampler):
+            # Not by `set_epoch`: accelerate does not pass it on where several processes go on within an epoch.
+            return LengthGrouped(sampler, lambda: self.args.seed + int(self.state.epoch or 0))
+        return sampler
+
+
+class SupervisedTrainer(OrderBySeed, PartLearningRates, ResumeByName, SFTTrainer):  # type: ignore[misc]
     """trl's SFTTrainer with a learning rate per part."""
 
 
-class PreferenceTrainer(PartLearningRates, ResumeByName, DPOTrainer):  # type: ignore[misc]
+class PreferenceTrainer(OrderBySeed, PartLearningRates, ResumeByName, DPOTrainer):  # type: ignore[misc]
     """trl's DPOTrainer with a learning rate per part, on prepared batches."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
@@ -81,6 +113,7 @@ def build_trainer(
     reference: Mapping[int, tuple[float, float]] | Any,
     callbacks: Sequence[Any],
     peft_config: Any = None,
+    lengths: Sequence[int] | None = None,
 ) -> Any:
     """The trainer of a supervised or preference stage.
 
@@ -94,14 +127,16 @@ def build_trainer(
         reference: For DPO, log-probabilities by row, or a reference model.
         callbacks: Trainer callbacks.
         peft_config: Adapters, if any.
+        lengths: Length of each usable row, where the recipe wants batches of rows of like length.
     """
     common = {"processing_class": processor, "callbacks": list(callbacks), "peft_config": peft_config}
     trainer: Any
     if recipe.stage == "dpo":
-        trainer = _preference_trainer(model, recipe, encoder, usable, folder, reference, common)
+        columns = {**_columns(usable, lengths), "prompt": [""] * len(usable)}
+        trainer = _preference_trainer(model, recipe, encoder, Dataset.from_dict(columns), folder, reference, common)
     else:
         # The empty "images" column tells trl that this is vision data; the collator brings the pixels.
-        dataset = Dataset.from_dict({**_columns(recipe, encoder, usable), "images": [[]] * len(usable)})
+        dataset = Dataset.from_dict({**_columns(usable, lengths), "images": [[]] * len(usable)})
         config = SFTConfig(**trainer_settings(recipe, folder))
         collator = SupervisedCollator(encoder)
         trainer = SupervisedTrainer(model, config, data_collator=collator, train_dataset=dataset, **common)
@@ -113,7 +148,7 @@ def _preference_trainer(
     model: Any,
     recipe: Recipe,
     encoder: RowEncoder,
-    usable: Sequence[int],
+    dataset: Dataset,
     folder: str,
     reference: Any,
     common: dict[str, Any],
@@ -134,7 +169,7 @@ def _preference_trainer(
         None if precomputed else reference,
         config,
         data_collator=WithReference(collate, reference) if precomputed else collate,
-        train_dataset=Dataset.from_dict({**_columns(recipe, encoder, usable), "prompt": [""] * len(usable)}),
+        train_dataset=dataset,
         **common,
     )
     for each in [model] if precomputed else [model, reference]:
@@ -143,9 +178,8 @@ def _preference_trainer(
     return trainer
 
 
-def _columns(recipe: Recipe, encoder: RowEncoder, usable: Sequence[int]) -> dict[str, list[int]]:
-    lengths = {"length": [encoder.length(number) for number in usable]} if recipe.group_by_length else {}
-    return {"row": list(usable), **lengths}
+def _columns(usable: Sequence[int], lengths: Sequence[int] | None) -> dict[str, list[int]]:
+    return {"row": list(usable), **({} if lengths is None else {"length": list(lengths)})}
 
 
 def trainer_settings(recipe: Recipe, folder: str) -> dict[str, Any]:
@@ -181,7 +215,16 @@ def trainer_settings(recipe: Recipe, folder: str) -> dict[str, Any]:
 
 
 def resolved_precision(wanted: str) -> str:
-    """What "auto" means here: bfloat16 where the CUDA device computes in it, else float32."""
+    """What "auto" means here: bfloat16 where the CUDA device computes in it, else float32.
+
+    Raises:
+        UsageError: If float16 is wanted where it cannot be had.
+    """
+    if wanted == "float16" and not torch.cuda.is_available():
+        raise UsageError(
+            "precision float16 needs a CUDA device; on others it is left out without a word",
+            hint="Give --precision auto, float32 or bfloat16.",
+        )
     if wanted != "auto":
         return wanted
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
