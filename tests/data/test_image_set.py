@@ -39,6 +39,14 @@ def test_every_mode_becomes_rgb(mode):
     assert (done.mode, done.size) == ("RGB", (30, 20))
 
 
+def test_sixteen_bits_become_eight_instead_of_white():
+    values = np.arange(0, 60_000, 100, dtype=np.uint16).reshape(20, 30)
+    done = np.asarray(decode(encoded(Image.fromarray(values), "PNG")))
+    assert np.array_equal(done[..., 0], values >> 8)
+    with pytest.raises(BadImage, match="mode F"):
+        decode(encoded(Image.fromarray(values.astype(np.float32)), "TIFF"))
+
+
 def test_exif_rotation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate 90 degrees clockwise to view upright

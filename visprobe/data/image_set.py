@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000
@@ -45,6 +46,14 @@ class BadImage(Exception):
     """An image that cannot be used; the text is the reason."""
 
 
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F"):
+        raise BadImage(f"pixels of mode {image.mode} have no range of their own to be shown in")
+    if image.mode.startswith("I;16"):  # Pillow's own conversion turns every value above 255 white
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
 def decode(data: bytes) -> Image.Image:
     """Decode an image file to RGB, upright.
 
@@ -60,7 +69,7 @@ def decode(data: bytes) -> Image.Image:
             if max(width, height) > MAX_ASPECT * min(width, height):
                 raise BadImage(f"{width}x{height} is more than {MAX_ASPECT} times as long as wide")
             image.load()
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _rgb(ImageOps.exif_transpose(image))
     except BadImage:
         raise
     except UnidentifiedImageError as error:
