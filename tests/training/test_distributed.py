@@ -191,7 +191,7 @@ def test_a_new_model_is_put_together_by_one_of_the_processes(monkeypatch, tmp_pa
     with ThreadPoolExecutor(2) as pool:
         folders = list(pool.map(lambda _: start(sources, 0, tmp_path / "runs" / "out"), range(2)))
     assert made == [True]
-    assert [[path.name for path in folder.iterdir()] for folder in folders] == [["1"], ["1"]]
+    assert [{path.name for path in folder.iterdir()} for folder in folders] == [{"1", "made_of.json"}] * 2
 
 
 class Arguments:
