@@ -28,7 +28,7 @@ class Study:
     Attributes:
         base: Checkpoint that every arm starts from.
         arms: Arm name to its recipe; the seed in it is replaced by each of `seeds`.
-        seeds: One run per arm and seed. Runs of the same seed see the same rows in the same order.
+        seeds: One run per arm and seed. Runs of the same seed see the same rows, SFT and DPO in the same order.
         rows: From a seed to the training rows.
         images: What the encoders are compared on, as `--data` takes it.
         limit: At most so many images of each split.

@@ -33,7 +33,7 @@ from visprobe.training.small_llava import build_model, build_processor
 Progress = Callable[[str, int, int], None]
 Batch = NDArray[np.int64]
 
-BASE = Path(__file__).parent / "base"
+BASE = Path(__file__).parent / "base_checkpoint"
 """The folder of the base that comes with the package."""
 
 _SCENES, _SEEING_STEPS, _ANSWERING_STEPS = 12_000, 600, 700
