@@ -35,7 +35,7 @@ def test_arms_and_seeds_become_runs_and_one_comparison(tmp_path):
     path.write_text(STUDY)
     out = tmp_path / "out"
     measured = run_study(read_study(path, out), out)
-    assert [c["name"] for c in measured.checkpoints] == ["base", "sft-seed0", "sft-seed1", "dpo-seed0", "dpo-seed1"]
+    assert [c["name"] for c in measured.checkpoints] == [BASE.name, "sft-seed0", "sft-seed1", "dpo-seed0", "dpo-seed1"]
     manifests = {
         name: json.loads((out / name / "manifest.json").read_text()) for name in ("sft-seed0", "dpo-seed0", "sft-seed1")
     }
@@ -44,7 +44,11 @@ def test_arms_and_seeds_become_runs_and_one_comparison(tmp_path):
     assert manifests["dpo-seed0"]["inputs"]["recipe"]["beta"] == 0.3
     runs = measured.results[0]
     assert runs.analysis == "runs"
-    assert {(row.checkpoint, row.reference) for row in runs.rows} == {("sft", "base"), ("dpo", "base"), ("dpo", "sft")}
+    assert {(row.checkpoint, row.reference) for row in runs.rows} == {
+        ("sft", BASE.name),
+        ("dpo", BASE.name),
+        ("dpo", "sft"),
+    }
     assert all(row.estimate.n == 2 for row in runs.rows)
     assert {row.measure for row in runs.rows} == {"top1", "cka", "accuracy/all"}
     assert measured.verdict[0].text.startswith("In short: over 2 runs per arm")
@@ -60,7 +64,7 @@ def test_one_seed_gives_a_verdict_about_the_runs(tmp_path):
     recipe = Recipe(stage="sft", steps=1, batch_size=4, learning_rate=1e-3)
     study = Study(BASE, {"sft": recipe}, (0,), rows=lambda seed: DigitRows(4, seed), limit=20, options=Options())
     measured = run_study(study, tmp_path)
-    assert [c["name"] for c in measured.checkpoints] == ["base", "sft"]
+    assert [c["name"] for c in measured.checkpoints] == [BASE.name, "sft"]
     assert not any(statement.text.startswith("Over") for statement in measured.verdict)
 
 
