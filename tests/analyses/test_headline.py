@@ -2,7 +2,7 @@
 
 import pytest
 
-from visprobe.analyses.headline import headline
+from visprobe.analyses.headline import SCOPE, headline
 from visprobe.analyses.result import Estimate, Result, Row
 
 
@@ -51,7 +51,7 @@ def planted(drift, seeing=(), identical=()):
 )
 def test_one_sentence(results, text):
     (statement,) = headline(results, "base")
-    assert statement.text == text
+    assert statement.text == f"{text} {SCOPE}"
     drift, imagenet = results
     for reference in statement.evidence:
         result = {"drift": drift, "imagenet": imagenet}[reference["analysis"]]

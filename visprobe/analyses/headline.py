@@ -8,6 +8,7 @@ from itertools import combinations
 from visprobe.analyses.result import Result, Row
 from visprobe.analyses.verdict import Statement, evidence, has_moved, sign_of
 
+SCOPE = "This is about these checkpoints; about their recipes only several runs of each can speak."
 SEES = {1: "better than", -1: "worse than", 0: "not measurably different from"}
 
 
@@ -35,7 +36,7 @@ def headline(results: Sequence[Result], base: str) -> list[Statement]:
         return []
     text = "; ".join(clause for clause, _, _ in clauses)
     refs = tuple(reference for _, result, rows in clauses for reference in evidence(result, rows))
-    return [Statement(f"In short: {text}.", refs)]
+    return [Statement(f"In short: {text}. {SCOPE}", refs)]
 
 
 def _moved(drift: Result, names: Sequence[str], identical: Sequence[str], base: str) -> tuple[str, Result, list[Row]]:
