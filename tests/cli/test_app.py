@@ -216,7 +216,14 @@ def test_signals_end_the_program_with_their_code(tmp_path, number, code):
     """A run that is stopped leaves nothing half-written."""
     command = [sys.executable, "-m", "visprobe", "demo", "--output-dir", str(tmp_path / "demo")]
     environment = {**os.environ, "VISPROBE_CACHE": str(tmp_path / "cache")}
-    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    program = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background ignore SIGINT
+    )
     while not (tmp_path / "demo" / "sft" / "metrics.jsonl").exists():
         assert program.poll() is None
         time.sleep(0.1)
