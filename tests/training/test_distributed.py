@@ -66,15 +66,6 @@ destroy_process_group()
 """
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoints") / "base"
-    processor = build_processor()
-    build_model(processor, seed=0).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
 def launch(*command, by=("torchrun", "--standalone", "--nproc_per_node", "2")):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [str(BIN / by[0]), *by[1:], *map(str, command)]

@@ -27,15 +27,6 @@ BETA = 0.3
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoints") / "base"
-    processor = build_processor()
-    build_model(processor, seed=0).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def rows():
     return Fitted(DigitRows(BATCH), "preference")
 

@@ -17,17 +17,8 @@ from visprobe.training.job import make_job
 from visprobe.training.recipe import Recipe, make_recipe
 from visprobe.training.rows import BadRow
 from visprobe.training.run import run, seen
-from visprobe.training.small_llava import build_model, build_processor
+from visprobe.training.small_llava import build_processor
 from visprobe.training.trainers import resolved_precision
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoints") / "base"
-    processor = build_processor()
-    build_model(processor, seed=0).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from visprobe.training.callbacks import COMPLETE, read_metrics
 from visprobe.training.digits import DigitRows
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
-from visprobe.training.small_llava import build_model, build_processor
 
 SETTINGS = {"steps": 9, "batch_size": 4, "learning_rate": 1e-3, "save_every": 3, "seed": 5}
 SCRIPT = """
@@ -29,15 +28,6 @@ def progress(stage, done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 run(Path(sys.argv[1]), Recipe(**json.loads(sys.argv[3])), DigitRows(20), Path(sys.argv[2]), progress=progress)
 """
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoints") / "base"
-    processor = build_processor()
-    build_model(processor, seed=0).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

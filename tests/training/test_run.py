@@ -13,18 +13,8 @@ from visprobe.training.digits import DigitRows
 from visprobe.training.parts import check_gradients, part_of, train_only
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run as train
-from visprobe.training.small_llava import build_model, build_processor
 
 BATCH = 8
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoints") / "base"
-    processor = build_processor()
-    build_model(processor, seed=0).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
