@@ -21,7 +21,9 @@ from visprobe.encoders.provenance import Provenance
 from visprobe.encoders.quiet import quiet
 from visprobe.encoders.tower import load_tower
 from visprobe.errors import CheckpointError
-from visprobe.io.tensors import TensorIndex
+from visprobe.io.containers import open_tensors
+from visprobe.io.folder import LocalFolder
+from visprobe.io.tensors import Tensors
 
 _SUPPORTED = (
     "Supported: LlavaForConditionalGeneration and LlavaOnevisionForConditionalGeneration with SigLIP, CLIP, DINOv2 or "
@@ -49,7 +51,7 @@ def load_encoder(
         CheckpointError: If the folder, its configuration or its weights are missing, damaged or of an unknown kind.
     """
     folder = Path(path)
-    index = TensorIndex.open(folder)
+    index = open_tensors(LocalFolder(folder))
     layout = _layout(folder, index)
     tensors = index.read_many([*layout.tower.values(), *layout.projector.values()])
     _check_numbers(folder, tensors)
@@ -97,7 +99,7 @@ def _missing_config(folder: Path) -> str:
     return "Give the folder that holds config.json and the weights."
 
 
-def _layout(folder: Path, index: TensorIndex) -> Layout:
+def _layout(folder: Path, index: Tensors) -> Layout:
     raw, names = read_config(folder), list(index)
     if "mm_vision_tower" in raw:
         return llava_original(folder, raw, names)

@@ -1,0 +1,122 @@
+"""Where a checkpoint's files lie: a folder on this machine, or one that can be read as if it were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from visprobe.errors import CheckpointError
+
+_DAMAGED = "Copy or download the checkpoint again; the file is damaged or incomplete."
+
+
+class ByteFile(Protocol):
+    """A large file of which only some bytes are wanted. `str` of it is its name in messages.
+
+    Attributes:
+        size: Bytes in the whole file.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes in the whole file."""
+        ...
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
+        """The bytes of each (offset, count), in the order given.
+
+        Raises:
+            CheckpointError: If a range cannot be had in full.
+        """
+        ...
+
+
+class Folder(Protocol):
+    """A checkpoint's folder. `str` of it is what the user typed."""
+
+    @property
+    def path(self) -> Path:
+        """A local folder that holds the small files (`*.json`): configuration, processor, index of shards."""
+        ...
+
+    def names(self) -> list[str]:
+        """All files, relative to the folder, with "/" between parts, sorted."""
+        ...
+
+    def open(self, name: str) -> ByteFile:
+        """File `name`, for reading ranges of it.
+
+        Raises:
+            CheckpointError: If there is no such file.
+        """
+        ...
+
+    def fetch(self, name: str) -> Path:
+        """File `name` as a whole, on this machine.
+
+        Raises:
+            CheckpointError: If there is no such file.
+        """
+        ...
+
+
+class LocalFile:
+    """A file on this machine.
+
+    Args:
+        path: Where it lies.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
+        """The bytes of each (offset, count), in the order given; nothing around them is read."""
+        read = []
+        with self.path.open("rb", buffering=0) as stream:
+            for offset, count in ranges:
+                data = bytearray(count)
+                view, done = memoryview(data), 0
+                stream.seek(offset)
+                while done < count:  # an unbuffered read returns at most 2 GiB
+                    step = stream.readinto(view[done:])
+                    if not step:
+                        raise CheckpointError(f"{self} ends before byte {offset + count}", hint=_DAMAGED)
+                    done += step
+                read.append(data)
+        return read
+
+
+class LocalFolder:
+    """A folder on this machine.
+
+    Args:
+        path: Where it lies.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def names(self) -> list[str]:
+        """Files of the folder itself and of the folders in it, two levels deep."""
+        found = [p for pattern in ("*", "*/*", "*/*/*") for p in self.path.glob(pattern) if p.is_file()]
+        return sorted(p.relative_to(self.path).as_posix() for p in found)
+
+    def open(self, name: str) -> LocalFile:
+        """File `name`, for reading ranges of it."""
+        return LocalFile(self.fetch(name))
+
+    def fetch(self, name: str) -> Path:
+        """Path of file `name`."""
+        path = self.path / name
+        if not path.is_file():
+            raise CheckpointError(f"{self.path} has no file {name}", hint=_DAMAGED)
+        return path

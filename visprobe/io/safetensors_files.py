@@ -1,0 +1,125 @@
+"""Reading single tensors of a safetensors checkpoint by byte range, so that the rest is never touched.
+
+Why not `safe_open`: docs/design/0001-reading-checkpoints.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from visprobe.errors import CheckpointError
+from visprobe.io.folder import ByteFile, Folder
+from visprobe.io.tensors import DAMAGED, DTYPES, TensorEntry, Tensors
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_MAX_HEADER = 100_000_000  # the limit of the safetensors format
+_SHARD_OF = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
+
+
+class SafetensorsFiles(Tensors):
+    """The tensors of one safetensors file, or of the shards that an index names.
+
+    Args:
+        folder: Where the files lie.
+        file: A single file (`SINGLE_FILE`, `adapter_model.safetensors`) or an index (`*.index.json`).
+
+    Raises:
+        CheckpointError: If a header or the index is damaged or incomplete.
+    """
+
+    container = "safetensors"
+
+    def __init__(self, folder: Folder, file: str = SINGLE_FILE) -> None:
+        super().__init__(str(folder))
+        self._folder = folder
+        self._files: dict[str, ByteFile] = {}
+        if file.endswith(".index.json"):
+            self._add_shards(file)
+        else:
+            self._entries.update(self._header(file))
+
+    def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
+        tensors: dict[str, torch.Tensor] = {}
+        ordered = sorted(entries, key=lambda entry: (entry.file, entry.offset))
+        for file in self._files.values():
+            own = [entry for entry in ordered if entry.file == str(file)]
+            for entry, data in zip(own, file.read([(e.offset, e.nbytes) for e in own]), strict=True):
+                tensors[entry.name] = torch.frombuffer(data, dtype=DTYPES[entry.dtype]).reshape(entry.shape)
+                self.bytes_read += entry.nbytes
+        return tensors
+
+    def _file(self, name: str) -> ByteFile:
+        if name not in self._files:
+            self._files[name] = self._folder.open(name)
+        return self._files[name]
+
+    def _header(self, name: str) -> dict[str, TensorEntry]:
+        file = self._file(name)
+        length = int.from_bytes(file.read([(0, 8)])[0], "little") if file.size >= 8 else file.size
+        if not 2 <= length <= min(_MAX_HEADER, file.size - 8):
+            raise CheckpointError(
+                f"{file} is not a safetensors file, or is truncated ({file.size} bytes)", hint=DAMAGED
+            )
+        raw = bytes(file.read([(8, length)])[0])
+        self.bytes_read += 8 + length
+        try:
+            return _entries(json.loads(raw), str(file), 8 + length, file.size)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{file} has a damaged header: {error}", hint=DAMAGED) from error
+
+    def _add_shards(self, index: str) -> None:
+        path = self._folder.fetch(index)
+        raw = path.read_bytes()
+        self.bytes_read += len(raw)
+        try:
+            shard_of: dict[str, str] = {str(k): str(v) for k, v in json.loads(raw)["weight_map"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{path} is not an index of shards: {error!r}", hint=DAMAGED) from error
+        shards = sorted(set(shard_of.values()))
+        self._check_shards(path, shards)
+        for shard in shards:
+            entries = self._header(shard)
+            listed = {name for name, file in shard_of.items() if file == shard}
+            if absent := sorted(listed - set(entries)):
+                raise CheckpointError(
+                    f"{path} promises {len(absent)} tensors that {shard} does not hold, {absent[0]!r} among them",
+                    hint=DAMAGED,
+                )
+            self._entries.update({name: entries[name] for name in listed})
+
+    def _check_shards(self, path: Path, shards: list[str]) -> None:
+        if outside := [shard for shard in shards if Path(shard).name != shard]:
+            raise CheckpointError(f"{path} names {outside[0]!r}, which is not a file beside it", hint=DAMAGED)
+        there = set(self._folder.names())
+        if absent := [shard for shard in shards if shard not in there]:
+            raise CheckpointError(f"{path} names shards that are not there: {', '.join(absent)}", hint=DAMAGED)
+        numbers = [(int(m[1]), int(m[2])) for m in map(_SHARD_OF.search, shards) if m]
+        total = max((of for _, of in numbers), default=0)
+        if numbers and (unlisted := sorted(set(range(1, total + 1)) - {number for number, _ in numbers})):
+            raise CheckpointError(f"{path} does not name shard {unlisted[0]} of {total}", hint=DAMAGED)
+
+
+def _entries(header: Mapping[str, Any], file: str, start: int, size: int) -> dict[str, TensorEntry]:
+    entries, end = {}, start
+    for name, fields in header.items():
+        if name == "__metadata__":
+            continue
+        first, last = map(operator.index, fields["data_offsets"])
+        shape = tuple(map(operator.index, fields["shape"]))
+        entry = TensorEntry(name, str(fields["dtype"]), shape, last - first, file, start + first)
+        known = DTYPES.get(entry.dtype)
+        if min(first, last - first, *shape) < 0 or (known and entry.nbytes != math.prod(shape) * known.itemsize):
+            raise ValueError(f"tensor {name!r} of shape {list(shape)} cannot lie in bytes {first} to {last}")
+        entries[name], end = entry, max(end, start + last)
+    if end > size:
+        raise ValueError(f"it promises {end} bytes, the file has {size}")
+    return entries
