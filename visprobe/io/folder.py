@@ -33,7 +33,13 @@ class ByteFile(Protocol):
 
 
 class Folder(Protocol):
-    """A checkpoint's folder. `str` of it is what the user typed."""
+    """A checkpoint's folder. `str` of it is what the user typed.
+
+    Attributes:
+        notes: What a reader should know, one sentence each; grows while files are read.
+    """
+
+    notes: list[str]
 
     @property
     def path(self) -> Path:
@@ -101,6 +107,7 @@ class LocalFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.notes: list[str] = []
 
     def __str__(self) -> str:
         return str(self.path)

@@ -8,21 +8,19 @@ from __future__ import annotations
 import json
 import math
 import operator
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from visprobe.errors import CheckpointError
 from visprobe.io.folder import ByteFile, Folder
+from visprobe.io.shard_index import check_promise, read_index
 from visprobe.io.tensors import DAMAGED, DTYPES, TensorEntry, Tensors
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _MAX_HEADER = 100_000_000  # the limit of the safetensors format
-_SHARD_OF = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
 
 
 class SafetensorsFiles(Tensors):
@@ -40,6 +38,7 @@ class SafetensorsFiles(Tensors):
 
     def __init__(self, folder: Folder, file: str = SINGLE_FILE) -> None:
         super().__init__(str(folder))
+        self.notes = folder.notes
         self._folder = folder
         self._files: dict[str, ByteFile] = {}
         if file.endswith(".index.json"):
@@ -77,39 +76,16 @@ class SafetensorsFiles(Tensors):
             raise CheckpointError(f"{file} has a damaged header: {error}", hint=DAMAGED) from error
 
     def _add_shards(self, index: str) -> None:
-        path = self._folder.fetch(index)
-        raw = path.read_bytes()
-        self.bytes_read += len(raw)
-        try:
-            shard_of: dict[str, str] = {str(k): str(v) for k, v in json.loads(raw)["weight_map"].items()}
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path} is not an index of shards: {error!r}", hint=DAMAGED) from error
-        shards = sorted(set(shard_of.values()))
-        self._check_shards(path, shards)
-        for shard in shards:
+        shards, read = read_index(self._folder, index)
+        self.bytes_read += read
+        for shard, listed in shards.items():
             entries = self._header(shard)
-            listed = {name for name, file in shard_of.items() if file == shard}
-            if absent := sorted(listed - set(entries)):
-                raise CheckpointError(
-                    f"{path} promises {len(absent)} tensors that {shard} does not hold, {absent[0]!r} among them",
-                    hint=DAMAGED,
-                )
+            check_promise(index, shard, listed, entries)
             self._entries.update({name: entries[name] for name in listed})
-
-    def _check_shards(self, path: Path, shards: list[str]) -> None:
-        if outside := [shard for shard in shards if Path(shard).name != shard]:
-            raise CheckpointError(f"{path} names {outside[0]!r}, which is not a file beside it", hint=DAMAGED)
-        there = set(self._folder.names())
-        if absent := [shard for shard in shards if shard not in there]:
-            raise CheckpointError(f"{path} names shards that are not there: {', '.join(absent)}", hint=DAMAGED)
-        numbers = [(int(m[1]), int(m[2])) for m in map(_SHARD_OF.search, shards) if m]
-        total = max((of for _, of in numbers), default=0)
-        if numbers and (unlisted := sorted(set(range(1, total + 1)) - {number for number, _ in numbers})):
-            raise CheckpointError(f"{path} does not name shard {unlisted[0]} of {total}", hint=DAMAGED)
 
 
 def _entries(header: Mapping[str, Any], file: str, start: int, size: int) -> dict[str, TensorEntry]:
-    entries, end = {}, start
+    entries = {}
     for name, fields in header.items():
         if name == "__metadata__":
             continue
@@ -119,7 +95,17 @@ def _entries(header: Mapping[str, Any], file: str, start: int, size: int) -> dic
         known = DTYPES.get(entry.dtype)
         if min(first, last - first, *shape) < 0 or (known and entry.nbytes != math.prod(shape) * known.itemsize):
             raise ValueError(f"tensor {name!r} of shape {list(shape)} cannot lie in bytes {first} to {last}")
-        entries[name], end = entry, max(end, start + last)
-    if end > size:
-        raise ValueError(f"it promises {end} bytes, the file has {size}")
+        entries[name] = entry
+    _check_layout(entries.values(), start, size)
     return entries
+
+
+def _check_layout(entries: Iterable[TensorEntry], start: int, size: int) -> None:
+    """The format wants every byte of the file to belong to exactly one tensor."""
+    end = start
+    for entry in sorted(entries, key=lambda entry: (entry.offset, entry.nbytes)):
+        if entry.offset != end:
+            raise ValueError(f"tensor {entry.name!r} begins at byte {entry.offset}, the one before it ends at {end}")
+        end += entry.nbytes
+    if end != size:
+        raise ValueError(f"it promises {end} bytes, the file has {size}")

@@ -1,0 +1,218 @@
+"""Checkpoints by hub id: small files as a whole, large ones by the byte.
+
+Environment as in huggingface_hub: HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and the proxies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import quote
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+from visprobe.errors import CheckpointError
+from visprobe.io.atomic import write_json
+from visprobe.io.folder import ByteFile, Folder, LocalFile, LocalFolder
+from visprobe.io.hub_errors import explained, offline, patiently
+from visprobe.io.range_cache import RangeCache, hub_cache
+from visprobe.io.remote_file import RemoteAddress, RemoteFile, plain_etag
+
+_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^@\s]+))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NOT_NEEDED = {"tokenizer.json", "vocab.json"}  # megabytes that no vision encoder needs
+
+
+def open_folder(spec: str | Path) -> Folder:
+    """The checkpoint that a user names.
+
+    Args:
+        spec: A folder on this machine, or `org/name` or `org/name@revision` (branch, tag or commit) on the hub. What
+            exists on this machine comes first.
+
+    Raises:
+        CheckpointError: If it is neither, or the hub does not have it or does not give it.
+    """
+    path = Path(spec).expanduser()
+    if path.exists():
+        return LocalFolder(path)
+    if match := _HUB_ID.fullmatch(os.fspath(spec)):
+        return HubFolder(str(spec), match["repo"], match["revision"] or constants.DEFAULT_REVISION)
+    raise CheckpointError(
+        f"{spec} does not exist", hint="Give a checkpoint's folder, or a hub id: org/name or org/name@revision."
+    )
+
+
+def list_models(author: str) -> list[str]:
+    """Ids of all models of a user or an organisation on the hub that one may see, in the hub's order.
+
+    Raises:
+        CheckpointError: If the hub cannot be asked.
+    """
+    with explained(f"the list of models of {author}", author):
+        return patiently(lambda: [str(model.id) for model in _api().list_models(author=author)], time.sleep)
+
+
+def list_collection(slug: str) -> list[str]:
+    """Ids of the models in a collection, in its order.
+
+    Args:
+        slug: The end of the collection's address: "org/title-0123456789abcdef01234567".
+
+    Raises:
+        CheckpointError: If there is no such collection, or the hub cannot be asked.
+    """
+    with explained(f"the collection {slug}", f"collections/{slug}"):
+        items = patiently(lambda: _api().get_collection(slug).items, time.sleep)
+        return [str(item.item_id) for item in items if item.item_type == "model"]
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The files of one commit: name to (size, etag), empty where the hub did not say."""
+
+    commit: str
+    files: dict[str, list[object]] = field(default_factory=dict)
+
+
+class HubFolder:
+    """A model's files at one commit on the hub. Only listing them travels at first.
+
+    Args:
+        spec: What the user typed.
+        repo: The model's id, `org/name`.
+        revision: Branch, tag or commit.
+
+    Attributes:
+        commit: The commit that `revision` means now; all reading is from it.
+        notes: What a reader should know, one sentence each.
+
+    Raises:
+        CheckpointError: If the hub does not have it or does not give it.
+    """
+
+    def __init__(self, spec: str, repo: str, revision: str) -> None:
+        self.notes: list[str] = []
+        self._spec = spec
+        self._repo = repo
+        with explained(spec, repo):
+            self._listing = _list_files(spec, repo, revision)
+        self.commit = self._listing.commit
+
+    def __str__(self) -> str:
+        return self._spec
+
+    @cached_property
+    def path(self) -> Path:
+        """A local folder that holds all `*.json` of the checkpoint itself, tokenizer tables left out."""
+        small = [n for n in self.names() if n.endswith(".json") and "/" not in n and n not in _NOT_NEEDED]
+        if not small:
+            raise CheckpointError(f"{self} has no config.json", hint="Give a model in the layout of transformers.")
+        with _no_progress_bars(), ThreadPoolExecutor(4) as pool:
+            fetched = list(pool.map(self.fetch, small))
+        return fetched[0].parent
+
+    def names(self) -> list[str]:
+        """All files of the commit, sorted."""
+        return sorted(self._listing.files)
+
+    def open(self, name: str) -> ByteFile:
+        """File `name`, for reading ranges of it; from huggingface_hub's cache where it lies there as a whole."""
+        self._check(name)
+        whole = try_to_load_from_cache(self._repo, name, revision=self.commit)
+        if isinstance(whole, str):
+            return LocalFile(Path(whole))
+        with explained(f"{name} of {self}", self._repo):
+            address = self._address(name)
+        is_hash = re.fullmatch("[0-9a-f]{40,64}", address.etag)
+        key = address.etag if is_hash else sha256(f"{address.url} {address.etag}".encode()).hexdigest()
+        return RemoteFile(
+            f"{name} of {self}", address, RangeCache(hub_cache() / "files" / key, address.size), self.notes
+        )
+
+    def fetch(self, name: str) -> Path:
+        """File `name` as a whole, in huggingface_hub's cache."""
+        self._check(name)
+        with explained(f"{name} of {self}", self._repo):
+            _api()
+            return Path(hf_hub_download(self._repo, name, revision=self.commit, library_name="visprobe"))
+
+    def _check(self, name: str) -> None:
+        if name not in self._listing.files:
+            raise CheckpointError(f"{self} has no file {name}", hint=f"It has: {', '.join(self.names()[:20])}")
+
+    def _address(self, name: str) -> RemoteAddress:
+        size, etag = self._listing.files[name] or (None, None)
+        url = hf_hub_url(self._repo, name, revision=self.commit)
+        if not isinstance(size, int) or not isinstance(etag, str):
+            if constants.HF_HUB_OFFLINE:
+                raise offline(f"{name} of {self}")
+            _api()
+            asked = patiently(lambda: get_hf_file_metadata(url, library_name="visprobe"), time.sleep)
+            size, etag = asked.size, asked.etag
+        if not isinstance(size, int) or not isinstance(etag, str):
+            raise ValueError(f"no size or no ETag for {name}")
+        return RemoteAddress(self._repo, url, self.commit, plain_etag(etag), size)
+
+
+def _api() -> HfApi:
+    # Without this, huggingface_hub adds versions and the calling program to each request, and may ask for a list of
+    # such programs: nothing but the requests themselves is to be sent.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    return HfApi(library_name="visprobe")
+
+
+def _list_files(spec: str, repo: str, revision: str) -> _Listing:
+    folder = hub_cache() / "models" / repo.replace("/", "--")
+    kept = folder / f"{quote(revision, safe='')}.json"
+    if _COMMIT.fullmatch(revision) or constants.HF_HUB_OFFLINE:  # what a commit holds never changes
+        if kept.is_file():
+            return _Listing(**json.loads(kept.read_bytes()))
+        if constants.HF_HUB_OFFLINE:
+            return _in_hub_cache(spec, repo, revision)
+    ask = _api().model_info
+    timeout = constants.HF_HUB_ETAG_TIMEOUT
+    info = patiently(lambda: ask(repo, revision=revision, files_metadata=True, timeout=timeout), time.sleep)
+    if not info.sha:
+        raise ValueError("no commit")
+    listing = _Listing(info.sha)
+    for file in info.siblings or ():
+        etag = file.lfs.sha256 if file.lfs else file.blob_id
+        listing.files[file.rfilename] = [file.size, etag] if file.size is not None and etag else []
+    for name in {kept.name, f"{info.sha}.json"}:
+        write_json(folder / name, asdict(listing))
+    return listing
+
+
+def _in_hub_cache(spec: str, repo: str, revision: str) -> _Listing:
+    for file in ("config.json", "adapter_config.json"):
+        found = try_to_load_from_cache(repo, file, revision=revision)
+        if isinstance(found, str):
+            snapshot = Path(found).parent
+            return _Listing(snapshot.name, {name: [] for name in LocalFolder(snapshot).names()})
+    raise offline(spec)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()

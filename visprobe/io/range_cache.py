@@ -1,0 +1,156 @@
+"""Byte ranges of large remote files, kept on this machine under the content's own address."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from visprobe.io.atomic import write_json
+from visprobe.io.folder import LocalFile
+
+Span = tuple[int, int]  # first byte, byte after the last
+
+_FLUSH_BYTES = 8 << 20  # finished bytes that a crash may cost; a flush takes tens of milliseconds
+_LARGEST_GAP = 1 << 20  # a wider gap takes longer to read than another request takes
+_GAP_SHARE = 0.01  # of the bytes wanted
+
+
+def hub_cache() -> Path:
+    """Where ranges lie: `hub` in $VISPROBE_CACHE, or in the user's cache folder of this platform."""
+    return Path(os.environ.get("VISPROBE_CACHE") or platformdirs.user_cache_dir("visprobe")) / "hub"
+
+
+def union(spans: Iterable[Span]) -> list[Span]:
+    """The same bytes as `spans`, sorted, as few spans as possible."""
+    merged: list[Span] = []
+    for start, end in sorted(span for span in spans if span[0] < span[1]):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def subtract(wanted: Iterable[Span], had: Iterable[Span]) -> list[Span]:
+    """The bytes of `wanted` that are not in `had`, sorted, as few spans as possible."""
+    missing, had = [], union(had)
+    for start, end in union(wanted):
+        for first, last in had:
+            if last <= start or end <= first:
+                continue
+            missing.append((start, first))
+            start = last
+        missing.append((start, end))
+    return union(missing)
+
+
+def coalesce(spans: Sequence[Span]) -> list[Span]:
+    """Fewer spans for fewer requests: the smallest gaps are read too, in all at most 1 % of the bytes wanted."""
+    spans = union(spans)
+    budget = int(_GAP_SHARE * sum(end - start for start, end in spans))
+    bridges: list[Span] = []
+    gaps = [(end, start) for (_, end), (start, _) in pairwise(spans)]
+    for start, end in sorted(gaps, key=lambda gap: gap[1] - gap[0]):
+        budget -= end - start
+        if budget < 0 or end - start > _LARGEST_GAP:
+            break
+        bridges.append((start, end))
+    return union([*spans, *bridges])
+
+
+def split(spans: Iterable[Span], size: int) -> list[Span]:
+    """`spans` in pieces of at most `size` bytes."""
+    return [(at, min(at + size, end)) for start, end in spans for at in range(start, end, size)]
+
+
+class RangeCache:
+    """The ranges of one remote file that are on this machine: a sparse file with the remote's offsets and a list.
+
+    A range enters the list only after its bytes are on the disk, so what the list names is whole after any crash.
+    Several processes may read at once; who writes holds `locked()`.
+
+    Args:
+        folder: Where both lie; its name is the address of the content.
+        size: Bytes of the remote file.
+    """
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.size = size
+        self._folder = folder
+        self._data, self._list = folder / "data", folder / "ranges.json"
+        self._descriptor = -1
+        self._pending: list[Span] = []
+        self._guard = threading.Lock()
+
+    def missing(self, wanted: Iterable[Span]) -> list[Span]:
+        """The bytes of `wanted` that are not here, sorted, as few spans as possible."""
+        return subtract(wanted, self._had())
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
+        """The bytes of each (offset, count), all of which are here."""
+        return LocalFile(self._data).read(ranges) if ranges else []
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The right to write; waits while another process has it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._folder / "lock")
+        try:
+            lock.acquire(timeout=2)
+        except Timeout:
+            logging.getLogger(__name__).warning("waiting for another process that downloads the same file")
+            lock.acquire()
+        try:
+            self._descriptor = os.open(self._data, os.O_RDWR | os.O_CREAT, 0o644)
+            yield
+        finally:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+            self._descriptor = -1
+            lock.release()
+
+    def write(self, offset: int, chunk: bytes) -> None:
+        """Put `chunk` at `offset`; not believed before `finish`."""
+        view = memoryview(chunk)
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    def finish(self, span: Span) -> None:
+        """All bytes of `span` have been written."""
+        with self._guard:
+            self._pending.append(span)
+            if sum(end - start for start, end in self._pending) >= _FLUSH_BYTES:
+                self._flush()
+
+    def flush(self) -> None:
+        """Put all finished ranges on the disk and into the list."""
+        with self._guard:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        had = self._had()
+        os.ftruncate(self._descriptor, self.size)
+        os.fsync(self._descriptor)
+        write_json(self._list, {"size": self.size, "ranges": union([*had, *self._pending])})
+        self._pending = []
+
+    def _had(self) -> list[Span]:
+        try:
+            if self._data.stat().st_size != self.size:
+                return []
+            listed = json.loads(self._list.read_bytes())
+            return [(int(start), int(end)) for start, end in listed["ranges"]] if listed["size"] == self.size else []
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return []
