@@ -53,7 +53,7 @@ def test_consumed_is_the_models_last_hidden_state(tmp_path, case):
     tower = saved(tmp_path, case)
     encoder = load_encoder(tmp_path)
     with torch.no_grad():
-        out = tower(encoder.preprocess(images()), output_hidden_states=True)
+        out = tower(encoder.preprocess(images()).inputs["pixel_values"], output_hidden_states=True)
     tokens = encoder(images())
     prefix = encoder.prefix_tokens
     assert prefix == PREFIX.get(case[:7], 1)
@@ -89,7 +89,7 @@ def test_the_class_token_can_be_asked_for(tmp_path, case):
     encoder = load_encoder(tmp_path)
     pixels = encoder.preprocess(images())
     with torch.no_grad():
-        states = tower(pixels, output_hidden_states=True).hidden_states
+        states = tower(pixels.inputs["pixel_values"], output_hidden_states=True).hidden_states
     token = encoder.forward(pixels, ["block_02:cls"], reduce=lambda tokens: tokens.mean(1))["block_02:cls"]
     assert torch.equal(token, states[2][:, 0])
 
@@ -108,5 +108,5 @@ def test_a_folder_without_processor_gets_the_default_and_a_warning(tmp_path):
     saved(tmp_path, "Dinov2Model")
     (tmp_path / "preprocessor_config.json").unlink()
     encoder = load_encoder(tmp_path)
-    assert encoder.preprocess(images()).shape == (2, 3, SIDE, SIDE)
+    assert encoder.preprocess(images()).inputs["pixel_values"].shape == (2, 3, SIDE, SIDE)
     assert "default image processor" in encoder.provenance.warnings[0]

@@ -33,7 +33,7 @@ def test_blocks_equal_the_hidden_states_of_the_tower(tmp_path):
     tower = filled(transformers.SiglipVisionModel(vision_config("siglip")))
     encoder = load_encoder(write(tmp_path, tower.state_dict(), tower.config))
     with torch.no_grad():
-        out = tower(encoder.preprocess(images()), output_hidden_states=True)
+        out = tower(encoder.preprocess(images()).inputs["pixel_values"], output_hidden_states=True)
     tokens = encoder(images())
     assert all(torch.equal(tokens[f"block_{n:02d}"], out.hidden_states[n]) for n in range(BLOCKS + 1))
     assert torch.equal(tokens["final_norm"], out.last_hidden_state)
@@ -96,7 +96,7 @@ def test_a_tower_without_class_token_says_so(tmp_path):
 
 def test_images_of_any_mode_and_size_become_the_same_shape(encoder):
     odd = [Image.new("L", (10, 90)), Image.new("RGBA", (33, 32)), Image.new("P", (5, 5)), images(1)[0]]
-    pixels = encoder.preprocess(odd)
+    pixels = encoder.preprocess(odd).inputs["pixel_values"]
     assert pixels.shape == (4, 3, SIDE, SIDE)
     assert pixels.dtype == torch.float32
 
@@ -208,7 +208,7 @@ def test_an_old_clip_processor_with_plain_numbers(tmp_path):
     (folder / "preprocessor_config.json").write_text(json.dumps(old))
     new = transformers.CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     expected = new(images(), return_tensors="pt")["pixel_values"]
-    assert torch.equal(load_encoder(folder).preprocess(images()), expected)
+    assert torch.equal(load_encoder(folder).preprocess(images()).inputs["pixel_values"], expected)
 
 
 @pytest.mark.parametrize("text", ["{", '{"image_processor_type": "PixtralImageProcessor"}'])

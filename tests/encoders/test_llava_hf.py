@@ -44,7 +44,7 @@ def test_tower_and_features_equal_those_of_the_whole_model(tmp_path, family, mod
     assert weights.keys() == own.keys()
     assert all(torch.equal(weights[name], own[name]) for name in own)
     tokens = encoder(images())
-    consumed, projected = image_features(model, encoder.preprocess(images()))
+    consumed, projected = image_features(model, encoder.preprocess(images()).inputs["pixel_values"])
     assert torch.equal(tokens["consumed"], consumed[:, encoder.prefix_tokens :])
     assert torch.equal(tokens["projected"], projected)
     assert encoder.provenance.layout == layout
@@ -67,7 +67,7 @@ def test_the_consumed_site_is_counted_from_the_input(tmp_path, layer, site):
     model = llava("siglip", vision_feature_layer=layer)
     encoder = load_encoder(write_llava(tmp_path, model))
     assert encoder.consumed == site
-    consumed, projected = image_features(model, encoder.preprocess(images()))
+    consumed, projected = image_features(model, encoder.preprocess(images()).inputs["pixel_values"])
     tokens = encoder(images())
     assert torch.equal(tokens["consumed"], consumed)
     assert torch.equal(tokens["projected"], projected)
@@ -98,7 +98,7 @@ def test_an_absent_last_norm_is_no_fault_where_the_model_does_not_read_it(tmp_pa
 def test_default_strategy_on_a_tower_without_class_token(tmp_path):
     model = llava("siglip", vision_feature_select_strategy="default")
     encoder = load_encoder(write_llava(tmp_path, model))
-    _, projected = image_features(model, encoder.preprocess(images()))
+    _, projected = image_features(model, encoder.preprocess(images()).inputs["pixel_values"])
     assert torch.equal(encoder(images())["projected"][:, 1:], projected)
     assert "drop the first patch" in encoder.provenance.warnings[0]
 
@@ -106,7 +106,7 @@ def test_default_strategy_on_a_tower_without_class_token(tmp_path):
 def test_full_strategy_on_a_tower_with_class_token(tmp_path):
     model = llava("clip", vision_feature_select_strategy="full")
     encoder = load_encoder(write_llava(tmp_path, model))
-    _, projected = image_features(model, encoder.preprocess(images()))
+    _, projected = image_features(model, encoder.preprocess(images()).inputs["pixel_values"])
     assert torch.equal(encoder(images())["projected"], projected[:, 1:])
     assert "class token" in encoder.provenance.warnings[0]
 
@@ -114,7 +114,7 @@ def test_full_strategy_on_a_tower_with_class_token(tmp_path):
 def test_the_projector_follows_its_configuration(tmp_path):
     model = llava("siglip", projector_hidden_act="relu", multimodal_projector_bias=False)
     encoder = load_encoder(write_llava(tmp_path, model))
-    _, projected = image_features(model, encoder.preprocess(images()))
+    _, projected = image_features(model, encoder.preprocess(images()).inputs["pixel_values"])
     assert torch.equal(encoder(images())["projected"], projected)
     assert {n for n in encoder.weights() if n.startswith("projector.")} == {
         "projector.linear_1.weight",
@@ -152,14 +152,19 @@ def test_onevision_reads_the_base_view_of_its_own_processor(tmp_path):
     own.save_pretrained(tmp_path)
     encoder = load_encoder(tmp_path)
     expected = own(images(), return_tensors="pt")["pixel_values"][:, 0]
-    assert torch.equal(encoder.preprocess(images()), torch.as_tensor(expected))
+    assert torch.equal(encoder.preprocess(images()).inputs["pixel_values"], torch.as_tensor(expected))
     assert "base view" in encoder.provenance.warnings[0]
 
 
-def test_several_vision_layers_are_refused(tmp_path):
-    model = llava("siglip", vision_feature_layer=[1, 2])
-    with pytest.raises(CheckpointError, match=r"several vision layers .*\[1, 2\]"):
-        load_encoder(write_llava(tmp_path, model))
+def test_several_vision_layers_are_concatenated_as_in_the_model(tmp_path):
+    model = llava("siglip", vision_feature_layer=[1, -1])
+    encoder = load_encoder(write_llava(tmp_path, model))
+    with torch.no_grad():
+        own = model.get_image_features(encoder.preprocess(images()).inputs["pixel_values"]).pooler_output
+    tokens = encoder(images())
+    assert torch.equal(tokens["projected"], torch.stack(list(own)))
+    assert encoder.consumed == "block_03"
+    assert "[1, -1]" in encoder.provenance.why
 
 
 def test_a_layer_that_does_not_exist_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import transformers
 from tiny_checkpoints import BLOCKS, SIDE, images, llava, spelled, vision_config, write_llava, write_original
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.known_towers import known_tower
+from visprobe.encoders.families.known_towers import known_tower
 from visprobe.errors import CheckpointError
 
 
@@ -34,7 +34,7 @@ def test_siglip_without_its_last_block(tmp_path, siglip_tower, shards):
     assert original.consumed == "block_03"
     assert original.tower_hash == reference.tower_hash
     assert original.projector_hash == reference.projector_hash
-    pixels = original.preprocess(images())
+    pixels = original.preprocess(images()).inputs["pixel_values"]
     with torch.no_grad():
         out = model.get_image_features(pixels, output_hidden_states=True)
     tokens = original(images())
@@ -49,7 +49,7 @@ def test_clip_saved_whole(tmp_path, clip_tower, layer, site):
     original = load_encoder(write_original(tmp_path / "l", model, clip_tower, mm_vision_select_layer=layer))
     assert original.consumed == site
     with torch.no_grad():
-        out = model.get_image_features(original.preprocess(images()))
+        out = model.get_image_features(original.preprocess(images()).inputs["pixel_values"])
     assert torch.equal(original(images())["projected"], torch.stack(list(out.pooler_output)))
 
 
@@ -57,7 +57,7 @@ def test_siglip_saved_whole_reads_the_selected_layer(tmp_path, siglip_tower):
     model = llava("siglip", vision={"num_hidden_layers": BLOCKS + 1}, vision_feature_layer=-2)
     original = load_encoder(write_original(tmp_path / "l", model, siglip_tower))
     with torch.no_grad():
-        out = model.get_image_features(original.preprocess(images()))
+        out = model.get_image_features(original.preprocess(images()).inputs["pixel_values"])
     assert original.consumed == "block_03"
     assert torch.equal(original(images())["projected"], torch.stack(list(out.pooler_output)))
 
@@ -108,7 +108,7 @@ def test_identity_projector(tmp_path, siglip_tower):
 def test_image_aspect_ratio(tmp_path, clip_tower):
     def pixels(ratio):
         folder = write_original(tmp_path / ratio, llava("clip"), clip_tower, image_aspect_ratio=ratio)
-        return load_encoder(folder).preprocess(images(1, size=(20, 40)))
+        return load_encoder(folder).preprocess(images(1, size=(20, 40))).inputs["pixel_values"]
 
     mean = torch.tensor(transformers.image_utils.OPENAI_CLIP_MEAN)[:, None, None]
     std = torch.tensor(transformers.image_utils.OPENAI_CLIP_STD)[:, None, None]
@@ -126,7 +126,9 @@ def test_the_local_tower_folder_may_hold_the_processor(tmp_path, siglip_tower):
     own = transformers.SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_mean=[0.1, 0.2, 0.3])
     own.save_pretrained(siglip_tower)
     encoder = load_encoder(write_original(tmp_path / "l", llava("siglip"), siglip_tower))
-    assert torch.equal(encoder.preprocess(images()), own(images(), return_tensors="pt")["pixel_values"])
+    assert torch.equal(
+        encoder.preprocess(images()).inputs["pixel_values"], own(images(), return_tensors="pt")["pixel_values"]
+    )
 
 
 @pytest.mark.parametrize(

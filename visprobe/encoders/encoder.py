@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -14,18 +14,25 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from visprobe.encoders.family import Family
+from visprobe.encoders.geometry import View, side
 from visprobe.encoders.hashing import tensors_hash
-from visprobe.encoders.processor import output_size, processor_hash
-from visprobe.encoders.projector import Projector
+from visprobe.encoders.layout import Layout
+from visprobe.encoders.pixels import Grid, Pixels
+from visprobe.encoders.processor import processor_hash
 from visprobe.encoders.provenance import Provenance
 from visprobe.encoders.quiet import quiet
+from visprobe.encoders.watch import watched
 from visprobe.errors import CheckpointError, UsageError
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 _PROJECTOR = "projector."
 _CLS = ":cls"
-_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
+# Fields of a tower's configuration that its tokens do not depend on.
+_INERT = re.compile(
+    r"_.*|architectures|transformers_version|dtype|torch_dtype|model_type|.*initializer.*|.*dropout.*|drop_path_rate"
+    r"|projection_dim|vision_use_head|use_head|output_.*|return_dict|id2label|label2id|problem_type"
+    r"|chunk_size_feed_forward|is_encoder_decoder|logit_scale_init_value"
+)
 
 
 @dataclass(frozen=True)
@@ -46,13 +53,21 @@ class Site:
 
 
 class VisionEncoder:
-    """Tower, projector and processor of one checkpoint, without its language model.
+    """Tower, connector and processor of one checkpoint, without its language model.
+
+    Args:
+        name: Name for tables; `load_encoder` takes it from the folder.
+        layout: What the checkpoint turned out to hold.
+        tower: Tower of transformers.
+        projector: Module of the connector, if there is one.
+        stored: Weights by canonical name, in stored dtype; those of the connector begin with "projector.".
+        provenance: Where all this comes from.
 
     Attributes:
-        name: Name for tables; `load_encoder` takes it from the folder.
+        name: Name for tables.
         sites: All sites, from the input on.
         consumed: Name of the site that the MLLM reads.
-        grid: Rows and columns of patch tokens.
+        grid: Rows and columns of patch tokens, or None where they depend on the image.
         prefix_tokens: Tokens before the patch tokens (class token and registers).
         has_projector: Whether there is a projector.
         processor: Image processor of transformers, Pillow backend.
@@ -63,30 +78,29 @@ class VisionEncoder:
         self,
         *,
         name: str,
-        family: Family,
-        config: Any,
+        layout: Layout,
         tower: torch.nn.Module,
-        projector: Projector | None,
+        projector: torch.nn.Module | None,
         stored: Mapping[str, torch.Tensor],
-        processor: Any,
         provenance: Provenance,
     ) -> None:
         self.name = name
-        self.processor = processor
+        self.processor = layout.processor
         self.provenance = provenance
-        self.consumed = provenance.consumed
-        self.prefix_tokens = family.prefix_tokens(config)
+        self.consumed = layout.consumed
+        self.prefix_tokens = layout.family.prefix_tokens(layout.config)
         self.has_projector = projector is not None
-        self._family, self._config = family, config
+        self._layout, self._family, self._config = layout, layout.family, layout.config
+        self._geometry = layout.geometry
         self._tower, self._projector = tower, projector
         self._stored = dict(stored)
-        self._blocks: Any = tower.get_submodule(family.blocks)
+        self._taps = {tap.name: tap for tap in layout.connector.taps} if layout.connector else {}
         self.grid = self._find_grid()
         self.sites = tuple(self._list_sites())
 
     def __repr__(self) -> str:
-        rows, columns = self.grid
-        return f"VisionEncoder({self.name!r}, {self.provenance.tower}, {rows}x{columns} patches, reads {self.consumed})"
+        patches = "{}x{} patches".format(*self.grid) if self.grid else "native resolution"
+        return f"VisionEncoder({self.name!r}, {self.provenance.tower}, {patches}, reads {self.consumed})"
 
     @property
     def device(self) -> torch.device:
@@ -122,9 +136,12 @@ class VisionEncoder:
     @cached_property
     def settings_hash(self) -> str:
         """SHA-256 of what tokens depend on beside weights and pixels: architecture, consumed site, activation."""
-        values = {field: getattr(self._config, field, None) for field in _SETTINGS}
-        activation = self._projector.activation if self._projector else None
-        text = json.dumps([self._family.name, values, self.consumed, activation], sort_keys=True)
+        values = {k: v for k, v in self._config.to_dict().items() if not _INERT.fullmatch(k)}
+        connector = self._layout.connector
+        taps = [(tap.name, tap.reads) for tap in self._taps.values()]
+        settings = connector.settings if connector else ()
+        geometry = type(self._geometry).__name__
+        text = json.dumps([self._family.name, values, self.consumed, taps, settings, geometry], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -133,27 +150,24 @@ class VisionEncoder:
 
     def weight_group(self, name: str) -> str:
         """The group of weight `name`: "embeddings", "block_01", …, "final_norm", "head" or "projector"."""
-        return "projector" if name.startswith(_PROJECTOR) else self._family.weight_group(name)
+        return "projector" if name.startswith(_PROJECTOR) else self._family.weight_group(name, self._config)
 
-    def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Pixels as the tower reads them.
+    def preprocess(self, images: Sequence[Image.Image]) -> Pixels:
+        """Images as the tower reads them.
 
         Args:
             images: RGB images of any sizes.
 
         Returns:
-            Tensor of shape (B, 3, H, W), float32, on the CPU.
+            The tower's inputs, float32, on the CPU, and the grid of patch tokens of each image.
         """
-        pixels = self.processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
-        return torch.as_tensor(pixels, dtype=torch.float32)
+        return self._geometry.preprocess(self.processor, self._config, [image.convert("RGB") for image in images])
 
-    def forward(
-        self, pixel_values: torch.Tensor, sites: Sequence[str], reduce: Reduce | None = None
-    ) -> dict[str, torch.Tensor]:
+    def forward(self, pixels: Pixels, sites: Sequence[str], reduce: Reduce | None = None) -> dict[str, torch.Tensor]:
         """Tokens of the requested sites, from one pass; nothing else is kept.
 
         Args:
-            pixel_values: Output of `preprocess`, shape (B, 3, H, W).
+            pixels: Output of `preprocess`, of B images.
             sites: Site names, or "consumed". A name gives the patch tokens in raster order, shape (B, T, D);
                 with ":cls" appended ("block_12:cls") it gives the class token alone, shape (B, 1, D).
             reduce: Applied to the tokens of each site, as float32, as soon as they exist.
@@ -162,21 +176,63 @@ class VisionEncoder:
             For each request its tokens on the tower's device, in its dtype, or what `reduce` made of them.
 
         Raises:
-            UsageError: If a site does not exist, or a tower without class token is asked for one.
+            UsageError: If a site does not exist, a tower without class token is asked for one, or images of different
+                grids are to be given back unreduced.
         """
-        taken: dict[str, torch.Tensor] = {}
+        if reduce is None and len(set(pixels.grids)) > 1:
+            raise UsageError(
+                f"{self.name} gives each image its own number of tokens", hint="Forward the images one by one."
+            )
         places = {request: self._place(request) for request in sites}
+        taken: dict[str, list[torch.Tensor]] = {request: [] for request in places}
+        with torch.inference_mode():
+            for piece in self._geometry.pieces(pixels):
+                self._forward_piece(piece.to(self.device, self.dtype), places, taken, reduce)
+        return {request: torch.cat(taken[request]) for request in sites}
 
-        def keep(site: str, tokens: torch.Tensor) -> None:
-            for request, (place, start, stop) in places.items():
-                if self._source(place) == site:
-                    part = tokens[:, start:stop]
-                    part = self._projector(part) if place == "projected" and self._projector else part
-                    taken[request] = reduce(part.float()) if reduce else part.contiguous()
+    def _forward_piece(
+        self,
+        pixels: Pixels,
+        places: Mapping[str, tuple[str, bool]],
+        taken: Mapping[str, list[torch.Tensor]],
+        reduce: Reduce | None,
+    ) -> None:
+        waiting = {request: list(self._reads(site)) for request, (site, _) in places.items()}
+        held: dict[str, list[View]] = {}
 
-        with torch.inference_mode(), self._watched({self._source(place) for place, _, _ in places.values()}, keep):
-            self._tower(pixel_values.to(self.device, self.dtype))
-        return {request: taken[request] for request in sites}
+        def keep(site: str, state: torch.Tensor) -> None:
+            held[site] = self._geometry.views(state, pixels, self._tower)
+            for request in [r for r, reads in waiting.items() if set(reads) <= held.keys()]:
+                del waiting[request]
+                for tokens, _ in self._tokens(*places[request], held, pixels):
+                    taken[request].append(reduce(tokens.float()) if reduce else tokens.contiguous())
+            needed = {name for reads in waiting.values() for name in reads}
+            for name in held.keys() - needed:
+                del held[name]
+
+        needed = {name for reads in waiting.values() for name in reads}
+        with watched(self._tower, self._family, needed, keep):
+            self._geometry.run(self._tower, pixels)
+
+    def _tokens(self, site: str, cls: bool, held: Mapping[str, list[View]], pixels: Pixels) -> list[View]:
+        if cls:
+            return [(tokens[:, :1], grid) for tokens, grid in held[site]]
+        sources = [[(t[:, self.prefix_tokens :], grid) for t, grid in held[name]] for name in self._reads(site)]
+        if site not in self._taps:
+            return self._geometry.images(sources[0], pixels)
+        tap, views = self._taps[site], []
+        for parts in zip(*sources, strict=True):
+            grid = parts[0][1]
+            projected = tap.project(self._projector_module(), [tokens for tokens, _ in parts], grid)
+            views.append((projected, _shrunk(grid, parts[0][0].shape[1], projected.shape[1])))
+        return self._geometry.images(views, pixels)
+
+    def _projector_module(self) -> torch.nn.Module:
+        assert self._projector is not None  # a tap belongs to a connector, whose module was built with it
+        return self._projector
+
+    def _reads(self, site: str) -> tuple[str, ...]:
+        return self._taps[site].reads if site in self._taps else (site,)
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Patch tokens of `images` at every site, and at "consumed", each of shape (B, T, D)."""
@@ -189,8 +245,8 @@ class VisionEncoder:
             torch.default_generator.manual_seed(seed)
             tower = self._family.build(copy.deepcopy(self._config), set(self._stored))
             fresh = dict(tower.state_dict())
-            if self._projector is not None:
-                fresh |= {_PROJECTOR + k: v for k, v in self._projector.fresh().state_dict().items()}
+            if self._layout.connector is not None:
+                fresh |= {_PROJECTOR + k: v for k, v in self._layout.connector.fresh().state_dict().items()}
         weights = {name: fresh[name].to(tensor.dtype) for name, tensor in self._stored.items()}
         return self._with_weights("untrained", weights, f"fresh weights, seed {seed}")
 
@@ -208,37 +264,38 @@ class VisionEncoder:
             projector.load_state_dict(own)
         return VisionEncoder(
             name=name,
-            family=self._family,
-            config=self._config,
+            layout=self._layout,
             tower=tower,
             projector=projector,
             stored=weights,
-            processor=self.processor,
             provenance=replace(self.provenance, layout=layout),
         )
 
-    def _find_grid(self) -> tuple[int, int]:
-        height, width = output_size(self.processor)
-        image, patch = _square(self._config.image_size), _square(self._config.patch_size)
-        if (height, width) != (image, image) and not self._family.name.startswith("dinov2"):
+    def _find_grid(self) -> Grid | None:
+        grid = self._geometry.grid(self.processor, self._config)
+        size = getattr(self._config, "image_size", None)
+        if grid is None or size is None or self._family.name.startswith("dino"):
+            return grid
+        patch = side(self._config.patch_size)
+        if grid != (side(size) // patch,) * 2:
             raise CheckpointError(
-                f"the image processor gives {height}x{width} pixels, the tower reads {image}x{image}",
+                f"the image processor gives {grid[0] * patch}x{grid[1] * patch} pixels, the tower reads "
+                f"{side(size)}x{side(size)}",
                 hint="Give the checkpoint the preprocessor_config.json of its base model.",
             )
-        return height // patch, width // patch
+        return grid
 
     def _list_sites(self) -> Iterator[Site]:
-        width, count = int(self._config.hidden_size), len(self._blocks)
+        width, count = int(getattr(self._config, self._family.width)), self._family.depth(self._config)
         last = count if self.consumed == "final_norm" else int(self.consumed.removeprefix("block_"))
         for number in range(count + 1):
             yield Site(f"block_{number:02d}", width, "pre", number <= last)
         if self._family.norm_on_tokens and f"{self._family.norm}.weight" in self._stored:
             yield Site("final_norm", width, "post", self.consumed == "final_norm")
-        if self._projector is not None:
-            state: Literal["pre", "post"] = "post" if self.consumed == "final_norm" else "pre"
-            yield Site("projected", self._projector.widths[-1], state, True)
+        for tap in self._taps.values():
+            yield Site(tap.name, tap.width, "post" if "final_norm" in tap.reads else "pre", True)
 
-    def _place(self, request: str) -> tuple[str, int, int | None]:
+    def _place(self, request: str) -> tuple[str, bool]:
         name = request.removesuffix(_CLS)
         name = self.consumed if name == "consumed" else name
         if name not in {site.name for site in self.sites}:
@@ -247,28 +304,13 @@ class VisionEncoder:
                 hint=f"Its sites: {', '.join(site.name for site in self.sites)}, and consumed for {self.consumed}.",
             )
         if not request.endswith(_CLS):
-            return name, self.prefix_tokens, None
-        if not self.prefix_tokens or name == "projected":
+            return name, False
+        if not self._family.has_cls or name in self._taps:
             raise UsageError(f"{self.name} has no class token at {name}", hint="Pool its patch tokens instead.")
-        return name, 0, 1
-
-    def _source(self, site: str) -> str:
-        return self.consumed if site == "projected" else site
-
-    @contextmanager
-    def _watched(self, sites: set[str], keep: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-        with ExitStack() as stack:
-            for site in sites:
-                stack.enter_context(self._hook(site, keep))
-            yield
-
-    def _hook(self, site: str, keep: Callable[[str, torch.Tensor], None]) -> Any:
-        if site == "block_00":
-            return self._blocks[0].register_forward_pre_hook(lambda _, args: keep(site, args[0]))
-        number = site.removeprefix("block_")
-        module = getattr(self._tower, self._family.norm) if site == "final_norm" else self._blocks[int(number) - 1]
-        return module.register_forward_hook(lambda _, __, output: keep(site, output))
+        return name, True
 
 
-def _square(size: Any) -> int:
-    return int(size) if isinstance(size, int) else int(size[0])
+def _shrunk(grid: Grid, before: int, after: int) -> Grid:
+    """The grid after a connector that joins each square of tokens into one."""
+    factor = round((before / after) ** 0.5)
+    return grid[0] // factor, grid[1] // factor

@@ -1,13 +1,17 @@
-"""The families of vision tower: where their blocks, norms and prefix tokens are in the transformers classes."""
+"""What a family of vision towers is: where its blocks, norms and prefix tokens are in the transformers class."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
 import transformers
+
+from visprobe.encoders.geometry import SQUARE, Geometry
 
 
 @dataclass(frozen=True)
@@ -15,30 +19,51 @@ class Family:
     """How one family of towers is built in transformers.
 
     Attributes:
-        name: "siglip", "clip", "dinov2", "dinov2_with_registers" or "vit".
-        model_types: `model_type` values whose tower is of this family.
-        tower_class: Name of the class in transformers.
-        blocks: Attribute path of the list of blocks.
-        norm: Attribute of the last norm.
+        name: "siglip", "clip", "qwen2_5_vl", …
+        model_types: `model_type` values of the tower's configuration, and of the bare or two-tower models around it.
+        tower_class: Name of the class in transformers, or "module:Class" below `transformers.models`.
+        blocks: Attribute path of each list of blocks, in the order of the forward pass, with the field of the
+            configuration that holds its length.
+        norm: Attribute of the last norm, if there is one.
         norm_on_tokens: Whether that norm is applied to every token; CLIP applies it to its class token only.
         head: Attribute of the pooling head, if the family has one.
         has_cls: Whether a class token comes first.
         outer_prefixes: What may stand before a tensor's name in a checkpoint of the bare model.
+        geometry: How images become inputs and states become tokens in raster order.
+        width: Field of the configuration that holds the width of the tokens.
+        detached: Attributes of parts of the tower's class that belong to the connector.
+        groups: Weight group of parts that are neither blocks, norm nor head, where it is not "embeddings".
+        processor: transformers class of the image processor, Pillow backend, where a checkpoint names none.
+        processors: Classes to use for stored kinds of processor, beside the usual ones of square towers.
     """
 
     name: str
     model_types: tuple[str, ...]
     tower_class: str
-    blocks: str
-    norm: str
-    norm_on_tokens: bool
-    head: str | None
-    has_cls: bool
-    outer_prefixes: tuple[str, ...]
+    blocks: tuple[tuple[str, str], ...] = (("encoder.layers", "num_hidden_layers"),)
+    norm: str | None = None
+    norm_on_tokens: bool = False
+    head: str | None = None
+    has_cls: bool = False
+    outer_prefixes: tuple[str, ...] = ()
+    geometry: Geometry = SQUARE
+    width: str = "hidden_size"
+    detached: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
+    processor: str = ""
+    processors: Mapping[str, str] = field(default_factory=dict)
 
     def prefix_tokens(self, config: Any) -> int:
         """How many tokens (class token, registers) stand before the patch tokens."""
         return int(self.has_cls) + int(getattr(config, "num_register_tokens", 0))
+
+    def depth(self, config: Any) -> int:
+        """Number of blocks."""
+        return sum(int(getattr(config, length)) for _, length in self.blocks)
+
+    def last_site(self, config: Any) -> str:
+        """The site of the tower's `last_hidden_state`."""
+        return "final_norm" if self.norm_on_tokens else f"block_{self.depth(config):02d}"
 
     def build(self, config: Any, names: set[str]) -> torch.nn.Module:
         """A tower with fresh weights that has the parts whose tensor `names` are given."""
@@ -47,64 +72,50 @@ class Family:
     @property
     def cls(self) -> Any:
         """The class in transformers."""
-        return getattr(transformers, self.tower_class)
+        module, _, name = self.tower_class.rpartition(":")
+        return getattr(import_module(f"transformers.models.{module}") if module else transformers, name)
 
     def options(self, names: set[str]) -> dict[str, bool]:
         """Arguments of the class that depend on which tensors there are."""
-        return {"add_pooling_layer": self._has(self.head, names)} if self.name == "vit" else {}
+        return {"add_pooling_layer": _has(self.head, names)} if self.name == "vit" else {}
 
     def without_absent(self, tower: torch.nn.Module, names: set[str]) -> torch.nn.Module:
-        """`tower`, its last norm left out where a checkpoint whose MLLM never reads that norm did not save it."""
-        if not self._has(self.norm, names):
+        """`tower` without the parts of the connector, and without a last norm that the checkpoint did not save."""
+        for part in self.detached:
+            _detach(tower, part)
+        if self.norm and not _has(self.norm, names):
             setattr(tower, self.norm, torch.nn.Identity())
         return tower
 
     def block_count(self, names: set[str]) -> int:
-        """One more than the highest block number in `names` (0 without blocks)."""
-        return max((int(m[1]) + 1 for m in map(self._block_pattern().match, names) if m), default=0)
+        """One more than the highest number of a block of the first list in `names` (0 without blocks)."""
+        pattern = _numbered(self.blocks[0][0])
+        return max((int(m[1]) + 1 for m in map(pattern.match, names) if m), default=0)
 
-    def weight_group(self, name: str) -> str:
+    def weight_group(self, name: str, config: Any) -> str:
         """The group of a canonical tensor name: "embeddings", "block_07", "final_norm" or "head"."""
-        if found := self._block_pattern().match(name):
-            return f"block_{int(found[1]) + 1:02d}"
+        before = 0
+        for path, length in self.blocks:
+            if found := _numbered(path).match(name):
+                return f"block_{before + int(found[1]) + 1:02d}"
+            before += int(getattr(config, length))
         part = name.split(".")[0]
-        return {self.norm: "final_norm", self.head: "head"}.get(part, "embeddings")
-
-    def _block_pattern(self) -> re.Pattern[str]:
-        return re.compile(re.escape(self.blocks) + r"\.(\d+)\.")
-
-    @staticmethod
-    def _has(part: str | None, names: set[str]) -> bool:
-        return any(name.startswith(f"{part}.") for name in names)
+        if part in (self.norm, self.head):
+            return "final_norm" if part == self.norm else "head"
+        return self.groups.get(part, "embeddings")
 
 
-_SIGLIP = ("siglip_vision_model", "siglip")
-_CLIP = ("clip_vision_model", "clip")
-FAMILIES = (
-    Family(
-        "siglip",
-        _SIGLIP,
-        "SiglipVisionModel",
-        "encoder.layers",
-        "post_layernorm",
-        True,
-        "head",
-        False,
-        ("vision_model.",),
-    ),
-    Family("clip", _CLIP, "CLIPVisionModel", "encoder.layers", "post_layernorm", False, None, True, ("vision_model.",)),
-    Family("dinov2", ("dinov2",), "Dinov2Model", "encoder.layer", "layernorm", True, None, True, ("dinov2.",)),
-    Family(
-        "dinov2_with_registers",
-        ("dinov2_with_registers",),
-        "Dinov2WithRegistersModel",
-        "encoder.layer",
-        "layernorm",
-        True,
-        None,
-        True,
-        ("dinov2_with_registers.",),
-    ),
-    Family("vit", ("vit",), "ViTModel", "layers", "layernorm", True, "pooler", True, ("vit.",)),
-)
-FAMILY_OF = {model_type: family for family in FAMILIES for model_type in family.model_types}
+def _numbered(path: str) -> re.Pattern[str]:
+    return re.compile(re.escape(path) + r"\.(\d+)\.")
+
+
+def _has(part: str | None, names: set[str]) -> bool:
+    return any(name.startswith(f"{part}.") for name in names)
+
+
+def _detach(tower: torch.nn.Module, part: str) -> None:
+    module = getattr(tower, part)
+    if isinstance(module, torch.nn.ModuleList):
+        setattr(tower, part, torch.nn.ModuleList(torch.nn.Identity() for _ in module))
+    else:
+        setattr(tower, part, torch.nn.Identity())

@@ -1,30 +1,51 @@
-"""What a checkpoint folder turned out to hold: which tensors are tower and projector, and what the MLLM reads."""
+"""What a checkpoint turned out to hold: which tensors are tower and connector, and what the MLLM reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from visprobe.encoders.connector import Connector
 from visprobe.encoders.family import Family
+from visprobe.encoders.geometry import Geometry
 from visprobe.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A checkpoint's tower and projector, not read yet.
+class Piece:
+    """A weight that is not a tensor of the file but made from tensors of it (one third of a fused qkv).
 
     Attributes:
-        name: "A", "B", "C", "D", "L" or "bare".
+        keys: Names in the file.
+        make: From those tensors to the weight.
+    """
+
+    keys: tuple[str, ...]
+    make: Callable[[Sequence[torch.Tensor]], torch.Tensor]
+
+
+Source = str | Piece
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A checkpoint's tower and connector, not read yet.
+
+    Attributes:
+        name: "A", "B", "C", "D", "L", "bare", …
         family: Family of the tower.
         config: transformers configuration of the tower.
         tower_name: Name of the tower, for people.
         tower: Name relative to the tower to name in the file.
-        projector: "linear_1.weight", … to name in the file; empty without a projector.
-        activation: Activation between the projector's layers, by its name in transformers.
-        consumed: Site that the MLLM reads.
+        projector: Name relative to the connector to name in the file; empty without a connector.
+        connector: What stands between tower and language model, if anything.
+        consumed: Site that the MLLM reads; the last of them if it reads several.
         why: Why it is that site.
         processor: Image processor.
+        geometry: How images become inputs and states become tokens; that of the family unless tiles are asked for.
         warnings: What a reader should know.
     """
 
@@ -32,13 +53,27 @@ class Layout:
     family: Family
     config: Any
     tower_name: str
-    tower: Mapping[str, str]
-    projector: Mapping[str, str]
-    activation: str
+    tower: Mapping[str, Source]
+    projector: Mapping[str, Source]
+    connector: Connector | None
     consumed: str
     why: str
     processor: Any
+    geometry: Geometry
     warnings: tuple[str, ...] = ()
+
+
+def keys_of(sources: Iterable[Source]) -> list[str]:
+    """The names in the file that `sources` need, each once."""
+    return list(dict.fromkeys(key for s in sources for key in (s.keys if isinstance(s, Piece) else (s,))))
+
+
+def made(sources: Mapping[str, Source], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights that `sources` describe, from the file's `tensors`."""
+    return {
+        name: source.make([tensors[key] for key in source.keys]) if isinstance(source, Piece) else tensors[source]
+        for name, source in sources.items()
+    }
 
 
 def under(prefix: str, names: Iterable[str]) -> dict[str, str]:

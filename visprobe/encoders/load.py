@@ -1,48 +1,42 @@
-"""From a checkpoint folder to a vision encoder, without reading the language model."""
+"""From a checkpoint to a vision encoder, without reading the language model."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig
 
-from visprobe.encoders.bare import bare
+from visprobe.encoders.checkpoint import Checkpoint, open_checkpoint
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.family import FAMILY_OF
-from visprobe.encoders.layout import Layout, prefixes
-from visprobe.encoders.llava_hf import MODEL_TYPES, llava_hf
-from visprobe.encoders.llava_original import llava_original
-from visprobe.encoders.projector import Projector, build_projector
+from visprobe.encoders.families import MODEL_OF, MODELS, TOWER_OF, TOWERS
+from visprobe.encoders.families.bare import bare_layout
+from visprobe.encoders.families.llava_original import original_layout
+from visprobe.encoders.layout import Layout, keys_of, made, prefixes
+from visprobe.encoders.model import model_layout
+from visprobe.encoders.processor import Resolution
 from visprobe.encoders.provenance import Provenance
-from visprobe.encoders.quiet import quiet
 from visprobe.encoders.tower import load_tower
 from visprobe.errors import CheckpointError
-from visprobe.io.containers import open_tensors
-from visprobe.io.folder import LocalFolder
-from visprobe.io.tensors import Tensors
-
-_SUPPORTED = (
-    "Supported: LlavaForConditionalGeneration and LlavaOnevisionForConditionalGeneration with SigLIP, CLIP, DINOv2 or "
-    "ViT, original LLaVA checkpoints (mm_vision_tower in config.json), and bare SigLIP, CLIP, DINOv2 and ViT towers."
-)
 
 
 def load_encoder(
-    path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    resolution: Resolution | None = None,
 ) -> VisionEncoder:
-    """The vision encoder of the checkpoint in folder `path`: tower, projector and image processor.
+    """The vision encoder of the checkpoint `path`: tower, connector and image processor.
 
-    Only the weight files named by the folder's own index are read, and of them only the bytes of tower and
-    projector.
+    Only the weight files named by the checkpoint's own index are read, and of them only the bytes of tower and
+    connector.
 
     Args:
-        path: Folder with config.json and safetensors weights.
+        path: Folder with config.json and weights.
         device: Where the tower runs.
         dtype: Dtype in which the tower runs; `weights()` keeps the stored dtype.
+        resolution: Pixels per image for towers of native resolution, and whether tiles are read.
 
     Returns:
         The encoder, in evaluation mode, without gradients.
@@ -50,95 +44,55 @@ def load_encoder(
     Raises:
         CheckpointError: If the folder, its configuration or its weights are missing, damaged or of an unknown kind.
     """
-    folder = Path(path)
-    index = open_tensors(LocalFolder(folder))
-    layout = _layout(folder, index)
-    tensors = index.read_many([*layout.tower.values(), *layout.projector.values()])
-    _check_numbers(folder, tensors)
+    checkpoint = open_checkpoint(path)
+    layout = find_layout(checkpoint, resolution or Resolution())
+    tensors = checkpoint.tensors.read_many(keys_of([*layout.tower.values(), *layout.projector.values()]))
+    _check_numbers(checkpoint.spec, tensors)
     tower, stored = load_tower(
         layout.family,
         layout.config,
-        {name: tensors[key] for name, key in layout.tower.items()},
+        made(layout.tower, tensors),
         norm_needed=layout.consumed == "final_norm",
     )
-    projector = _projector(layout, tensors)
-    stored |= {f"projector.{name}": tensors[key] for name, key in layout.projector.items()}
+    weights = made(layout.projector, tensors)
+    projector = layout.connector.build(weights).to(device, dtype) if layout.connector else None
+    stored |= {f"projector.{name}": tensor for name, tensor in weights.items()}
     return VisionEncoder(
-        name=folder.resolve().name,
-        family=layout.family,
-        config=layout.config,
+        name=Path(path).resolve().name,
+        layout=layout,
         tower=tower.to(device, dtype),
-        projector=projector.to(device, dtype) if projector else None,
+        projector=projector,
         stored=stored,
-        processor=layout.processor,
-        provenance=_provenance(str(path), layout, stored, index.bytes_read),
+        provenance=_provenance(checkpoint, layout, stored),
     )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json.
+def find_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
+    """Which tensors of `checkpoint` are tower and connector, and what its language model reads.
 
     Raises:
-        CheckpointError: If it is missing or damaged.
+        CheckpointError: If it is of an unknown kind, or incomplete.
     """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no config.json", hint=_missing_config(folder)) from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}", hint="Copy it again from the checkpoint.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} does not hold a configuration", hint="Copy it again from the checkpoint.")
-    return config
-
-
-def _missing_config(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        return "This is a LoRA adapter: merge it into its base model and save that."
-    return "Give the folder that holds config.json and the weights."
-
-
-def _layout(folder: Path, index: Tensors) -> Layout:
-    raw, names = read_config(folder), list(index)
-    if "mm_vision_tower" in raw:
-        return llava_original(folder, raw, names)
-    model_type = raw.get("model_type")
-    if model_type in MODEL_TYPES:
-        return llava_hf(folder, _library_config(folder), names)
-    if model_type in FAMILY_OF:
-        return bare(folder, _library_config(folder), names)
+    if "mm_vision_tower" in checkpoint.raw:
+        return original_layout(checkpoint)
+    model_type = str(checkpoint.raw.get("model_type"))
+    if model_type in MODEL_OF:
+        return model_layout(MODEL_OF[model_type], checkpoint, TOWER_OF, resolution)
+    if model_type in TOWER_OF:
+        return bare_layout(TOWER_OF[model_type], checkpoint, resolution)
     raise CheckpointError(
-        f"{folder} is of an unknown kind: model_type {model_type!r}, architectures {raw.get('architectures')}, "
-        f"tensors beginning with {', '.join(prefixes(names))}",
-        hint=_SUPPORTED,
+        f"{checkpoint.spec} is of an unknown kind: model_type {model_type!r}, architectures "
+        f"{checkpoint.raw.get('architectures')}, tensors beginning with {', '.join(prefixes(checkpoint.tensors))}",
+        hint=f"Supported: {', '.join(model.name for model in MODELS)}, original LLaVA checkpoints (mm_vision_tower in "
+        f"config.json), and bare towers ({', '.join(family.name for family in TOWERS)}).",
     )
 
 
-def _library_config(folder: Path) -> Any:
-    try:
-        with quiet():
-            return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many types on a configuration it cannot build
-        raise CheckpointError(
-            f"transformers cannot read {folder / 'config.json'}: {error}".splitlines()[0],
-            hint="Check the configuration, or use the version of transformers that wrote it.",
-        ) from error
-
-
-def _projector(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> Projector | None:
-    if not layout.projector:
-        return None
-    weights = {name: tensors[key] for name, key in layout.projector.items()}
-    projector = build_projector(weights, activation=layout.activation, tower_width=int(layout.config.hidden_size))
-    return projector.eval().requires_grad_(False)
-
-
-def _check_numbers(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def _check_numbers(where: str, tensors: Mapping[str, torch.Tensor]) -> None:
     bad = sorted(name for name, tensor in tensors.items() if not _is_usable(tensor))
     if bad:
         raise CheckpointError(
-            f"{folder} has NaN, infinite or non-float weights in {len(bad)} of {len(tensors)} tensors of tower and "
+            f"{where} has NaN, infinite or non-float weights in {len(bad)} of {len(tensors)} tensors of tower and "
             f"projector: {', '.join(bad[:3])}",
             hint="The training diverged or the weights are quantised; use an earlier or an unquantised checkpoint.",
         )
@@ -151,24 +105,24 @@ def _is_usable(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
-def _provenance(path: str, layout: Layout, stored: Mapping[str, torch.Tensor], bytes_read: int) -> Provenance:
+def _provenance(checkpoint: Checkpoint, layout: Layout, stored: Mapping[str, torch.Tensor]) -> Provenance:
     return Provenance(
-        path=path,
+        path=checkpoint.spec,
         family=layout.family.name,
         layout=layout.name,
         tower=layout.tower_name,
         dtype="+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in stored.values()})),
         params=sum(tensor.numel() for tensor in stored.values()),
-        bytes_read=bytes_read,
+        bytes_read=checkpoint.tensors.bytes_read,
         consumed=layout.consumed,
         why=layout.why,
         off_path=_off_path(layout, stored),
-        warnings=layout.warnings,
+        warnings=(*checkpoint.notes, *checkpoint.tensors.notes, *layout.warnings),
     )
 
 
 def _off_path(layout: Layout, stored: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    groups = sorted({layout.family.weight_group(n) for n in stored if not n.startswith("projector.")})
+    groups = sorted({layout.family.weight_group(n, layout.config) for n in stored if not n.startswith("projector.")})
     if layout.consumed == "final_norm":
         return ("head",) if "head" in groups else ()
     return tuple(g for g in groups if g in {"final_norm", "head"} or (g.startswith("block_") and g > layout.consumed))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import transformers
 from PIL import Image
@@ -25,16 +27,16 @@ _CLASSES = {
     "ViTImageProcessor": "ViTImageProcessorPil",
     "ViTFeatureExtractor": "ViTImageProcessorPil",
 }
-_DEFAULTS = {
-    "siglip": "SiglipImageProcessorPil",
-    "clip": "CLIPImageProcessorPil",
-    "dinov2": "BitImageProcessorPil",
-    "dinov2_with_registers": "BitImageProcessorPil",
-    "vit": "ViTImageProcessorPil",
-}
+_SQUASHING = ("SiglipImageProcessorPil", "ViTImageProcessorPil")
+_SQUARE = (*_SQUASHING, "CLIPImageProcessorPil", "BitImageProcessorPil")
 _FIELDS = (
     "do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_pad", "do_rescale",
     "rescale_factor", "do_normalize", "image_mean", "image_std",
+)  # fmt: skip
+_NATIVE_FIELDS = (
+    "min_pixels", "max_pixels", "patch_size", "temporal_patch_size", "merge_size", "max_num_patches", "max_soft_tokens",
+    "pooling_kernel_size", "spatial_merge_size", "max_image_size", "max_image_tiles", "image_grid_pinpoints",
+    "crop_to_patches", "min_patches", "max_patches", "do_image_splitting", "do_pan_and_scan", "use_thumbnail",
 )  # fmt: skip
 _SWITCHED = {
     "do_resize": ("size", "resample"),
@@ -44,8 +46,38 @@ _SWITCHED = {
 }
 
 
-def read_processor(folder: Path) -> Any | None:
+@dataclass(frozen=True)
+class Resolution:
+    """How much of an image a tower gets to see.
+
+    Attributes:
+        pixels: Pixels per image for towers of native resolution, whose number of tokens follows the image.
+        tiles: Whether models that cut images into tiles read the tiles; otherwise they read the base view alone.
+    """
+
+    pixels: int = 448 * 448
+    tiles: bool = False
+
+
+class ShapesProcessor(Protocol):
+    """What makes a processor's stored fields fit the way a tower is read; a geometry does."""
+
+    def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
+        """Arguments of the processor's class from the `stored` fields of a checkpoint."""
+        ...
+
+
+def read_processor(
+    folder: Path,
+    kinds: Mapping[str, str] | None = None,
+    shape: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
+) -> Any | None:
     """The image processor that `folder` describes, on the Pillow backend, or None if it describes none.
+
+    Args:
+        folder: Where `preprocessor_config.json` or `processor_config.json` lies.
+        kinds: Classes to use for stored kinds of processor, beside those known here.
+        shape: From the stored fields to the arguments of the class; by default `plain_fields`.
 
     Raises:
         CheckpointError: If the description is damaged or names an unknown kind of processor.
@@ -54,42 +86,73 @@ def read_processor(folder: Path) -> Any | None:
     if fields is None:
         return None
     kind = str(fields.get("image_processor_type") or fields.get("feature_extractor_type") or "CLIPImageProcessor")
-    name = _CLASSES.get(kind.removesuffix("Pil").removesuffix("Fast"))
+    known = {**_CLASSES, **(kinds or {})}
+    name = known.get(kind.removesuffix("Pil").removesuffix("Fast"))
     if name is None:
         raise CheckpointError(
             f"{folder} names the image processor {kind}, which visprobe does not know",
-            hint=f"Supported processors: {', '.join(sorted(_CLASSES))}.",
+            hint=f"Supported processors: {', '.join(sorted(known))}.",
         )
-    padded = name == "LlavaImageProcessorPil"  # for the others do_pad concerns tiles
-    return make_processor(name, {key: fields[key] for key in _FIELDS if key in fields and (padded or key != "do_pad")})
+    if name == "LlavaImageProcessorPil":  # for the others do_pad concerns tiles
+        return make_processor(name, {key: fields[key] for key in _FIELDS if key in fields})
+    return make_processor(name, (shape or plain_fields)(fields))
 
 
-def find_processor(folder: Path, family: str, image_size: int) -> tuple[Any, list[str]]:
-    """The processor of `folder`, else that of the family, with a warning if it had to be assumed."""
-    processor = read_processor(folder)
+def plain_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that say how one square view is made."""
+    return {key: stored[key] for key in _FIELDS if key in stored and key != "do_pad"}
+
+
+def find_processor(
+    folder: Path,
+    family: Any,
+    config: Any,
+    geometry: ShapesProcessor,
+    resolution: Resolution,
+    kinds: Mapping[str, str] | None = None,
+) -> tuple[Any, list[str]]:
+    """The processor of `folder`, else that of the tower's family, with a warning if it had to be assumed.
+
+    Args:
+        folder: Where it may be described.
+        family: `Family` of the tower.
+        config: Configuration of the tower.
+        geometry: How the tower is read.
+        resolution: How many pixels, and whether tiles.
+        kinds: Classes to use for stored kinds of processor, beside those of the family.
+    """
+
+    def shape(stored: Mapping[str, Any]) -> dict[str, Any]:
+        return geometry.fields(stored, config, resolution)
+
+    processor = read_processor(folder, {**family.processors, **(kinds or {})}, shape)
     if processor is not None:
         return processor, []
     warning = "the folder has no preprocessor_config.json: the default image processor of the tower is used"
-    return default_processor(family, image_size), [warning]
+    if (size := getattr(config, "image_size", None)) and family.processor.endswith(_SQUARE):
+        return default_processor(family.processor, int(size if isinstance(size, int) else size[0])), [warning]
+    return make_processor(family.processor, shape({})), [warning]
 
 
-def default_processor(family: str, image_size: int) -> Any:
-    """The processor that transformers gives towers of `family`, set to square images of `image_size` pixels."""
+def default_processor(name: str, image_size: int) -> Any:
+    """The processor class `name` with the fields of its class, set to square images of `image_size` pixels."""
     square = {"height": image_size, "width": image_size}
-    if family in {"siglip", "vit"}:
-        return make_processor(_DEFAULTS[family], {"size": square})
-    return make_processor(_DEFAULTS[family], {"size": {"shortest_edge": image_size}, "crop_size": square})
+    if name in _SQUASHING:
+        return make_processor(name, {"size": square})
+    return make_processor(name, {"size": {"shortest_edge": image_size}, "crop_size": square})
 
 
 def make_processor(name: str, fields: Mapping[str, Any]) -> Any:
-    """The transformers image processor class `name` with `fields`.
+    """The transformers image processor class `name` ("Class", or "module:Class" below its models) with `fields`.
 
     Raises:
         CheckpointError: If they make no processor.
     """
+    module, _, cls = name.rpartition(":")
     try:
         with quiet():
-            return getattr(transformers, name)(**fields)
+            found = getattr(import_module(f"transformers.models.{module}") if module else transformers, cls)
+            return found(**fields)
     except Exception as error:  # transformers raises many types on fields it cannot use
         raise _unusable(error) from error
 
@@ -126,7 +189,7 @@ def _unusable(error: Exception) -> CheckpointError:
 def processor_hash(processor: Any) -> str:
     """SHA-256 over the fields of `processor` that change pixels, and no others."""
     values = processor.to_dict()
-    kept = {key: values[key] for key in _FIELDS if values.get(key)}
+    kept = {key: values[key] for key in (*_FIELDS, *_NATIVE_FIELDS) if values.get(key)}
     for switch, fields in _SWITCHED.items():
         for field in () if switch in kept else fields:
             kept.pop(field, None)

@@ -1,14 +1,17 @@
-"""The projector between tower and language model: linear layers with an activation between them."""
+"""The plain projector: linear layers with an activation between them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
+from visprobe.encoders.connector import Connector, Tap, same_grid
 from visprobe.errors import CheckpointError
+from visprobe.io.tensors import TensorEntry
 
 
 class Projector(nn.Module):
@@ -22,7 +25,6 @@ class Projector(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], *, bias: bool, activation: str) -> None:
         super().__init__()
-        self.widths, self.bias, self.activation = widths, bias, activation
         self.count = len(widths) - 1
         for number in range(1, self.count + 1):
             self.add_module(f"linear_{number}", nn.Linear(widths[number - 1], widths[number], bias=bias))
@@ -34,56 +36,56 @@ class Projector(nn.Module):
             tokens = self.get_submodule(f"linear_{number}")(tokens if number == 1 else self.act(tokens))
         return tokens
 
-    def fresh(self) -> Projector:
-        """A projector of the same shape with weights as transformers draws them: N(0, 0.02²), zero bias."""
-        other = Projector(self.widths, bias=self.bias, activation=self.activation)
-        for name, parameter in other.named_parameters():
-            nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=0.02)
-        return other
 
-
-def build_projector(tensors: Mapping[str, torch.Tensor], *, activation: str, tower_width: int) -> Projector:
-    """The projector whose weights are `tensors`, in their widest dtype.
+def chain(
+    entries: Mapping[str, TensorEntry], *, activation: str, tower_width: int, reads: tuple[str, ...]
+) -> Connector:
+    """The connector whose weights are those of `entries`.
 
     Args:
-        tensors: `linear_1.weight` (out, in), `linear_1.bias` (out), … without gaps.
+        entries: `linear_1.weight` of shape (out, in), `linear_1.bias` (out), … without gaps.
         activation: Name of the activation in transformers.
         tower_width: Width of the tokens that come from the tower.
+        reads: Sites that it reads; their tokens are concatenated.
 
     Raises:
         CheckpointError: If tensors are missing, unexpected, or do not fit each other or the tower, or the activation
             is unknown.
     """
-    count = sum(name.endswith(".weight") for name in tensors)
-    bias = "linear_1.bias" in tensors
+    count = sum(name.endswith(".weight") for name in entries)
+    bias = "linear_1.bias" in entries
     kinds = ("weight", "bias") if bias else ("weight",)
     expected = {f"linear_{n}.{kind}" for n in range(1, count + 1) for kind in kinds}
-    if not tensors or set(tensors) != expected or any(tensors[n].dim() != 2 for n in tensors if n.endswith("weight")):
+    if (
+        not entries
+        or set(entries) != expected
+        or any(len(entries[f"linear_{n}.weight"].shape) != 2 for n in range(1, count + 1))
+    ):
         raise CheckpointError(
-            f"the projector is not a chain of linear layers: it holds {', '.join(sorted(tensors)) or 'no tensors'}",
-            hint="Supported projectors are linear, mlpNx_gelu and identity.",
+            f"the projector is not a chain of linear layers: it holds {', '.join(sorted(entries)) or 'no tensors'}",
+            hint="Check that the configuration belongs to these weights and that the checkpoint is complete.",
         )
-    weights = [tensors[f"linear_{n}.weight"] for n in range(1, count + 1)]
-    widths = (weights[0].shape[1], *(weight.shape[0] for weight in weights))
-    if widths[0] != tower_width or any(w.shape[1] != widths[n] for n, w in enumerate(weights)):
-        shapes = ", ".join(str(list(weight.shape)) for weight in weights)
+    shapes = [entries[f"linear_{n}.weight"].shape for n in range(1, count + 1)]
+    widths = (shapes[0][1], *(shape[0] for shape in shapes))
+    if widths[0] != tower_width * len(reads) or any(shape[1] != widths[n] for n, shape in enumerate(shapes)):
         raise CheckpointError(
-            f"projector layers of shapes {shapes} do not follow a tower of width {tower_width}",
+            f"projector layers of shapes {', '.join(str(list(shape)) for shape in shapes)} do not follow a tower of "
+            f"width {tower_width}",
             hint="Check that tower and projector come from the same checkpoint.",
         )
     if activation not in ACT2FN:
         raise CheckpointError(f"the projector's activation {activation!r} is unknown", hint="Check config.json.")
-    dtype = widest(tensors)
-    with torch.device("meta"):
-        projector = Projector(widths, bias=bias, activation=activation)
-    projector.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
-    return projector
+    make = partial(Projector, widths, bias=bias, activation=activation)
+    kind = "linear" if count == 1 else f"mlp{count}x_{activation}"
+    project = same_grid(_call) if len(reads) == 1 else _concatenated
+    return Connector(kind, make, (Tap("projected", reads, widths[-1], project),), (activation,))
 
 
-def widest(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
-    """The narrowest dtype that holds every tensor of `tensors` exactly."""
-    dtypes = [tensor.dtype for tensor in tensors.values()]
-    result = dtypes[0]
-    for dtype in dtypes[1:]:
-        result = torch.promote_types(result, dtype)
-    return result
+def _call(module: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    projected: torch.Tensor = module(tokens)
+    return projected
+
+
+def _concatenated(module: nn.Module, tokens: object, grid: object) -> torch.Tensor:
+    projected: torch.Tensor = module(torch.cat(list(tokens), dim=-1))  # type: ignore[call-overload]
+    return projected

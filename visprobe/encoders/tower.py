@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from visprobe.encoders.connector import widest
 from visprobe.encoders.family import Family
-from visprobe.encoders.projector import widest
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError
 
@@ -50,8 +50,8 @@ def load_tower(
             f"transformers cannot build the {family.tower_class} of config.json: {error!r}".splitlines()[0],
             hint="Check that config.json belongs to these weights.",
         ) from error
-    optional = set() if norm_needed else {f"{family.norm}.weight", f"{family.norm}.bias"}
-    _check(family, info, optional)
+    optional = family.detached if norm_needed or family.norm is None else (*family.detached, family.norm)
+    _check(family, info, tuple(f"{part}." for part in optional))
     tower = family.without_absent(tower, names).eval().requires_grad_(False)
     stored = {
         name: parameter.to(tensors[name].dtype) if name in tensors else parameter
@@ -60,8 +60,8 @@ def load_tower(
     return tower, stored
 
 
-def _check(family: Family, info: Mapping[str, Any], optional: set[str]) -> None:
-    missing = sorted(set(info["missing_keys"]) - optional)
+def _check(family: Family, info: Mapping[str, Any], optional: tuple[str, ...]) -> None:
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(optional))
     faults = [_listed("missing", missing), _listed("unexpected", sorted(info["unexpected_keys"]))]
     shapes = [f"{name} {list(stored)} instead of {list(wanted)}" for name, stored, wanted in info["mismatched_keys"]]
     faults += [_listed("of another shape", sorted(shapes)), _listed("not convertible", list(info["error_msgs"]))]

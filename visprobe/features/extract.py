@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from visprobe.data.image_set import BadImage, ImageSet, decode
 from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.pixels import Pixels
 from visprobe.errors import CheckpointError, DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.store import ChunkKey, FeatureStore
@@ -112,7 +113,7 @@ class _Job:
         encoder = self.encoder
         return ChunkKey(encoder.tower_hash, encoder.settings_hash, self.processor.processor_hash, compute, hashes)
 
-    def compute(self, pixels: torch.Tensor) -> dict[str, NDArray[np.float32]]:
+    def compute(self, pixels: Pixels) -> dict[str, NDArray[np.float32]]:
         pooled = self.encoder.forward(pixels, self.sites, reduce=_mean)
         return {self.arrays[site]: values.float().cpu().numpy() for site, values in pooled.items()}
 
@@ -127,7 +128,7 @@ def _mean(tokens: torch.Tensor) -> torch.Tensor:
     return tokens.mean(dim=1)
 
 
-Pixels = dict[str, torch.Tensor]  # processor hash -> what that processor made of one image, shape (1, 3, H, W)
+Made = dict[str, Pixels]  # processor hash -> what that processor made of one image
 
 
 @dataclass
@@ -141,7 +142,7 @@ class _Chunk:
     data: list[bytes | BadImage]
     hashes: tuple[str, ...]
     jobs: list[_Job] = field(default_factory=list)
-    pixels: list[Pixels] = field(default_factory=list)
+    pixels: list[Made] = field(default_factory=list)
     bad: dict[int, str] = field(default_factory=dict)
 
 
@@ -188,7 +189,7 @@ class _Pass:
         parts: dict[int, list[dict[str, NDArray[np.float32]]]] = {id(job): [] for job in chunk.jobs}
         for start in range(0, len(chunk.pixels), batch_size):
             batch = chunk.pixels[start : start + batch_size]
-            stacked = {how: torch.cat([pixels[how] for pixels in batch]) for how in batch[0]}
+            stacked = {how: Pixels.join([pixels[how] for pixels in batch]) for how in batch[0]}
             for job in chunk.jobs:
                 parts[id(job)].append(job.compute(stacked[job.processor.processor_hash]))
                 self.forwarded += len(batch)
@@ -256,7 +257,7 @@ def _content_hash(data: bytes | BadImage) -> str:
     return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else str(data)
 
 
-def _pixels(data: bytes | BadImage, processors: Mapping[str, VisionEncoder]) -> Pixels | BadImage:
+def _pixels(data: bytes | BadImage, processors: Mapping[str, VisionEncoder]) -> Made | BadImage:
     """One image, decoded once, as each of the processors gives it."""
     if isinstance(data, BadImage):
         return data

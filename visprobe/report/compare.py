@@ -93,11 +93,15 @@ def refuse_other_shapes(base: VisionEncoder, others: Sequence[VisionEncoder]) ->
     for other in others:
         if all_sites(other) != all_sites(base) or other.grid != base.grid:
             raise UsageError(
-                f"{other.name} and {base.name} have encoders of different shape "
-                f"({len(other.sites)} sites over {other.grid[0]}x{other.grid[1]} patches against "
-                f"{len(base.sites)} over {base.grid[0]}x{base.grid[1]})",
+                f"{other.name} and {base.name} have encoders of different shape ({_shape(other)} against "
+                f"{_shape(base)})",
                 hint="compare follows one encoder through training; for unrelated encoders use visprobe imagenet.",
             )
+
+
+def _shape(encoder: VisionEncoder) -> str:
+    patches = "{}x{} patches".format(*encoder.grid) if encoder.grid else "patches of any number"
+    return f"{encoder.provenance.family}, {len(encoder.sites)} sites over {patches}"
 
 
 def _untrained_of_each_shape(encoders: Sequence[VisionEncoder], seed: int) -> list[VisionEncoder]:

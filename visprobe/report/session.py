@@ -195,7 +195,8 @@ class Session:
 
 def _kind(encoder: VisionEncoder) -> tuple[Any, ...]:
     """What two towers share if pixels made for the one can be given to the other."""
-    return encoder.provenance.family, encoder.grid, encoder.config.image_size, encoder.config.patch_size
+    config = encoder.config
+    return encoder.provenance.family, encoder.grid, getattr(config, "image_size", None), config.patch_size
 
 
 def _only(features: FeatureSet, sites: Sequence[str]) -> FeatureSet:

@@ -9,29 +9,30 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from visprobe.encoders.family import FAMILY_OF, Family
-from visprobe.encoders.known_towers import NAMES, known_tower
+from visprobe.encoders.checkpoint import Checkpoint
+from visprobe.encoders.connector import Connector
+from visprobe.encoders.families.known_towers import NAMES, known_tower
+from visprobe.encoders.families.squares import TOWERS
+from visprobe.encoders.family import Family
 from visprobe.encoders.layout import Layout, hidden_state, no_projector, no_tower, under
 from visprobe.encoders.processor import default_processor, make_processor, read_processor
+from visprobe.encoders.projector import chain
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError
 
 _TOWER = "model.vision_tower.vision_tower."
 _PROJECTOR = "model.mm_projector."
 _PROJECTOR_TYPES = re.compile(r"linear|identity|mlp\d+x_gelu")
+_TOWER_OF = {model_type: family for family in TOWERS for model_type in family.model_types}
 
 
-def llava_original(folder: Path, raw: Mapping[str, Any], names: list[str]) -> Layout:
+def original_layout(checkpoint: Checkpoint) -> Layout:
     """The layout of an original LLaVA checkpoint.
-
-    Args:
-        folder: Checkpoint folder.
-        raw: Its config.json.
-        names: Names of its tensors.
 
     Raises:
         CheckpointError: If tower or projector are absent or unknown, or the blocks are not those of the tower.
     """
+    folder, raw, names = checkpoint.folder, checkpoint.raw, list(checkpoint.tensors)
     named = str(raw["mm_vision_tower"])
     outer = f"{_TOWER}vision_model." if any(n.startswith(f"{_TOWER}vision_model.") for n in names) else _TOWER
     tower = under(outer, names)
@@ -47,24 +48,26 @@ def llava_original(folder: Path, raw: Mapping[str, Any], names: list[str]) -> La
         warnings.append("the MLLM also reads the class token; consumed and projected hold patch tokens only")
     if _is_tiled(raw):
         warnings.append("only the squashed base view of an image is used, not the tiles that the MLLM reads beside it")
+    projector = _projector(folder, raw, names)
     return Layout(
         name="L",
         family=family,
         config=config,
         tower_name=named,
         tower=tower,
-        projector=_projector(folder, raw, names),
-        activation="gelu",
+        projector=projector,
+        connector=_connector(checkpoint, projector, config, consumed),
         consumed=consumed,
         why=why,
         processor=_processor(folder, raw, family, config),
+        geometry=family.geometry,
         warnings=tuple(warnings),
     )
 
 
 def _tower(folder: Path, named: str) -> tuple[Family, Any]:
     config = _described(Path(named)) or known_tower(named)
-    family = FAMILY_OF.get(config.model_type) if config is not None else None
+    family = _TOWER_OF.get(config.model_type) if config is not None else None
     if family is None or family.name not in {"siglip", "clip"}:
         raise CheckpointError(
             f"{folder} names the tower {named}, which visprobe does not know",
@@ -127,6 +130,13 @@ def _projector(folder: Path, raw: Mapping[str, Any], names: list[str]) -> dict[s
     return {_linear(name): key for name, key in found.items()}
 
 
+def _connector(checkpoint: Checkpoint, projector: Mapping[str, str], config: Any, consumed: str) -> Connector | None:
+    if not projector:
+        return None
+    entries = {name: checkpoint.tensors[key] for name, key in projector.items()}
+    return chain(entries, activation="gelu", tower_width=int(config.hidden_size), reads=(consumed,))
+
+
 def _linear(name: str) -> str:
     """Entry 2k of LLaVA's `nn.Sequential` is linear layer k + 1; the odd entries are activations."""
     place, _, kind = name.rpartition(".")
@@ -142,7 +152,7 @@ def _is_tiled(raw: Mapping[str, Any]) -> bool:
 def _processor(folder: Path, raw: Mapping[str, Any], family: Family, config: Any) -> Any:
     """The folder's processor, or the named tower's, made to treat image shapes as LLaVA does."""
     processor = read_processor(folder) or read_processor(Path(str(raw["mm_vision_tower"])))
-    processor = processor or default_processor(family.name, int(config.image_size))
+    processor = processor or default_processor(family.processor, int(config.image_size))
     kept = {field: getattr(processor, field) for field in ("resample", "image_mean", "image_std")}
     square = {"height": int(config.image_size), "width": int(config.image_size)}
     if raw.get("image_aspect_ratio") == "pad":

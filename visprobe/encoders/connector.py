@@ -1,0 +1,92 @@
+"""What stands between a tower and the language model, and which states of the tower it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from visprobe.encoders.pixels import Grid
+from visprobe.errors import CheckpointError
+
+Project = Callable[[nn.Module, Sequence[torch.Tensor], Grid], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """An output of the connector, which is a site of the encoder.
+
+    Attributes:
+        name: "projected", or "deepstack_1", … where a language model reads more than one.
+        reads: Sites of the tower that it is made from.
+        width: Width of its tokens.
+        project: From the connector, patch tokens (B, T, D) of each site read, and their grid, to tokens (B, T', width)
+            in raster order.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    width: int
+    project: Project
+
+
+@dataclass(frozen=True)
+class Connector:
+    """A projector and everything else between tower and language model.
+
+    Attributes:
+        kind: For people: "mlp2x_gelu", "Qwen2_5_VLPatchMerger".
+        make: A module with fresh weights; its parameter names are the canonical names of the weights.
+        taps: Its outputs.
+        settings: What its output depends on beside weights ("gelu").
+    """
+
+    kind: str
+    make: Callable[[], nn.Module]
+    taps: tuple[Tap, ...]
+    settings: tuple[str, ...] = ()
+
+    def build(self, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+        """The module with the weights `tensors`, in their widest dtype.
+
+        Raises:
+            CheckpointError: If tensors are missing, unexpected or of another shape.
+        """
+        dtype = widest(tensors)
+        module = self.make()
+        try:
+            module.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+        except RuntimeError as error:
+            faults = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+            raise CheckpointError(
+                f"the tensors do not make a {self.kind}: {faults}",
+                hint="Check that config.json belongs to these weights and that the checkpoint is complete.",
+            ) from error
+        return module.to(dtype).eval().requires_grad_(False)
+
+    def fresh(self) -> nn.Module:
+        """The module as at the start of a training: matrices from N(0, 0.02²), biases zero, norms at their identity."""
+        with torch.random.fork_rng(devices=[]):
+            module = self.make()
+        for name, parameter in module.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        return module
+
+
+def same_grid(project: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> Project:
+    """A projection that reads one site and treats every token alike."""
+    return lambda module, tokens, grid: project(module, tokens[0])
+
+
+def widest(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """The narrowest dtype that holds every tensor of `tensors` exactly."""
+    dtypes = [tensor.dtype for tensor in tensors.values()]
+    result = dtypes[0]
+    for dtype in dtypes[1:]:
+        result = torch.promote_types(result, dtype)
+    return result

@@ -1,0 +1,50 @@
+"""Towers saved by themselves or with their text tower."""
+
+from __future__ import annotations
+
+from visprobe.encoders.checkpoint import Checkpoint
+from visprobe.encoders.family import Family
+from visprobe.encoders.layout import Layout, no_tower, under
+from visprobe.encoders.processor import Resolution, find_processor
+
+
+def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) -> Layout:
+    """The layout of a tower without a language model.
+
+    Args:
+        family: Family of the tower.
+        checkpoint: The checkpoint.
+        resolution: How many pixels, for towers of native resolution.
+
+    Raises:
+        CheckpointError: If it holds no vision tensors.
+    """
+    config, names = checkpoint.config, list(checkpoint.tensors)
+    vision = getattr(config, "vision_config", config)
+    tower = _tower_names(family, names)
+    if not family.block_count(set(tower)) and not any(".layer" in name for name in tower):
+        raise no_tower(checkpoint.spec, None, names)
+    processor, warnings = find_processor(checkpoint.folder, family, vision, family.geometry, resolution)
+    if family.head and hasattr(vision, "vision_use_head"):
+        vision.vision_use_head = any(name.startswith(f"{family.head}.") for name in tower)
+    return Layout(
+        name="bare",
+        family=family,
+        config=vision,
+        tower_name=vision.model_type,
+        tower=tower,
+        projector={},
+        connector=None,
+        consumed=family.last_site(vision),
+        why=f"last_hidden_state of {family.tower_class.split(':')[-1]}",
+        processor=processor,
+        geometry=family.geometry,
+        warnings=tuple(warnings),
+    )
+
+
+def _tower_names(family: Family, names: list[str]) -> dict[str, str]:
+    for prefix in family.outer_prefixes:
+        if found := under(prefix, names):
+            return found
+    return under("", names)

@@ -1,0 +1,83 @@
+"""LLaVA, LLaVA-NeXT and LLaVA-OneVision as transformers saves them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from visprobe.encoders.connector import Connector
+from visprobe.encoders.family import Family
+from visprobe.encoders.layout import hidden_state
+from visprobe.encoders.model import Model, Spelling
+from visprobe.encoders.projector import chain
+from visprobe.io.tensors import TensorEntry
+
+_TILES = "only the squashed base view of an image is used, not the tiles that {} reads beside it"
+
+
+def spellings(connector: Mapping[str, str]) -> tuple[Spelling, ...]:
+    """The four namings of a model with `vision_tower` beside a connector, given in its names in memory."""
+    inner = dict(connector)
+    outer = {canonical: f"model.{prefix}" for canonical, prefix in inner.items()}
+    return (
+        Spelling("B", "model.vision_tower.vision_model.", outer),
+        Spelling("D", "model.vision_tower.", outer),
+        Spelling("A", "vision_tower.vision_model.", inner),
+        Spelling("C", "vision_tower.", inner),
+    )
+
+
+def selected(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
+    """The sites of `vision_feature_layer`, one number or several."""
+    layers, depth = config.vision_feature_layer, family.depth(config.vision_config)
+    numbers = [layers] if isinstance(layers, int) else list(layers)
+    return tuple(hidden_state(n, depth) for n in numbers), f"vision_feature_layer is {layers} of {depth} blocks"
+
+
+def mlp(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
+    """`LlavaMultiModalProjector`: linear, activation, linear."""
+    width = int(config.vision_config.hidden_size)
+    return chain(entries, activation=config.projector_hidden_act, tower_width=width, reads=reads)
+
+
+def class_token_notes(config: Any, family: Family) -> list[str]:
+    """What LLaVA's selection strategy does to tokens that are not patches."""
+    strategy = config.vision_feature_select_strategy
+    if strategy == "default" and not family.has_cls:
+        return [
+            'vision_feature_select_strategy "default" makes the MLLM drop the first patch of this tower, which has no '
+            "class token; it is kept here, so that the grid stays whole"
+        ]
+    if strategy == "full" and family.has_cls:
+        return ["the MLLM also reads the class token; consumed and projected hold patch tokens only"]
+    return []
+
+
+def _onevision_notes(config: Any, family: Family) -> list[str]:
+    return [_TILES.format("LLaVA-OneVision"), *class_token_notes(config, family)]
+
+
+_SQUARES = ("siglip", "clip", "dinov2", "vit")
+_PROJECTOR = {"": "multi_modal_projector."}
+MODELS = (
+    Model(
+        name="LLaVA",
+        model_types=("llava",),
+        cls="LlavaForConditionalGeneration",
+        spellings=spellings(_PROJECTOR),
+        reads=selected,
+        connect=mlp,
+        towers=_SQUARES,
+        notes=class_token_notes,
+    ),
+    Model(
+        name="LLaVA-OneVision",
+        model_types=("llava_onevision",),
+        cls="LlavaOnevisionForConditionalGeneration",
+        spellings=spellings(_PROJECTOR),
+        reads=selected,
+        connect=mlp,
+        towers=_SQUARES,
+        notes=_onevision_notes,
+    ),
+)

@@ -1,0 +1,139 @@
+"""A family of multimodal models as transformers saves it: one row says where its tower and connector are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from visprobe.encoders.checkpoint import Checkpoint
+from visprobe.encoders.connector import Connector
+from visprobe.encoders.family import Family
+from visprobe.encoders.geometry import Geometry
+from visprobe.encoders.layout import Layout, Source, no_projector, no_tower, under
+from visprobe.encoders.processor import Resolution, find_processor
+from visprobe.errors import CheckpointError
+from visprobe.io.tensors import TensorEntry
+
+Connect = Callable[[Any, Mapping[str, TensorEntry], tuple[str, ...]], Connector]
+
+
+def _none(config: Any, family: Family) -> list[str]:
+    return []
+
+
+def _as_it_is(names: Mapping[str, str], config: Any) -> Mapping[str, Source]:
+    return dict(names)
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """One of the ways in which a family's tensors are named on disk.
+
+    Attributes:
+        name: "A", "B", …
+        tower: What stands before the names of the tower.
+        connector: What stands before the names of each part of the connector, by the canonical prefix of that part.
+    """
+
+    name: str
+    tower: str
+    connector: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A family of multimodal models.
+
+    Attributes:
+        name: "Qwen2.5-VL", for people.
+        model_types: `model_type` of its configuration.
+        cls: Name of its class in transformers.
+        spellings: Its namings on disk, tried in order: longer prefixes before their own beginnings.
+        reads: From the model's configuration and the tower's family to the sites that the connector reads, and why.
+        connect: From the model's configuration, the connector's tensors by canonical name, and the sites read, to the
+            connector.
+        towers: Families of tower it may have; empty for any.
+        notes: From configuration and family to what a reader should know.
+        renamed: From the tower's names (relative to the tower to full) and the tower's configuration to its sources,
+            where disk and class differ in more than transformers itself can rename.
+        tiles: Geometry that cuts images into tiles, if the model does.
+        processors: Classes to use for stored kinds of processor where only the base view is read.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    cls: str
+    spellings: tuple[Spelling, ...]
+    reads: Callable[[Any, Family], tuple[tuple[str, ...], str]]
+    connect: Connect
+    towers: tuple[str, ...] = ()
+    notes: Callable[[Any, Family], list[str]] = _none
+    renamed: Callable[[Mapping[str, str], Any], Mapping[str, Source]] = _as_it_is
+    tiles: Geometry | None = None
+    processors: Mapping[str, str] = field(default_factory=dict)
+
+
+def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Family], resolution: Resolution) -> Layout:
+    """The layout of a checkpoint of the family `model`.
+
+    Args:
+        model: Row of the family.
+        checkpoint: The checkpoint.
+        towers: All families of towers by `model_type`.
+        resolution: How many pixels, and whether tiles.
+
+    Raises:
+        CheckpointError: If tower or connector are absent or unknown.
+    """
+    config = checkpoint.config
+    vision = config.vision_config
+    family = towers.get(vision.model_type)
+    if family is None or (model.towers and family.name not in model.towers):
+        known = model.towers or sorted({row.name for row in towers.values()})
+        raise CheckpointError(
+            f"{checkpoint.spec} is a {config.model_type} with a tower of type {vision.model_type}",
+            hint=f"Supported towers in {model.name}: {', '.join(known)}.",
+        )
+    spelling = _spelling(model, checkpoint, vision.model_type)
+    names = list(checkpoint.tensors)
+    projector = _connector_names(spelling, names)
+    if not projector:
+        raise no_projector(checkpoint.spec, names)
+    tower = _own(under(spelling.tower, names), set(projector.values()), family)
+    reads, why = model.reads(config, family)
+    geometry = model.tiles if resolution.tiles and model.tiles else family.geometry
+    processor, assumed = find_processor(checkpoint.folder, family, vision, geometry, resolution, model.processors)
+    if family.head and hasattr(vision, "vision_use_head"):
+        vision.vision_use_head = any(name.startswith(f"{family.head}.") for name in tower)
+    return Layout(
+        name=spelling.name,
+        family=family,
+        config=vision,
+        tower_name=vision.model_type,
+        tower=model.renamed(tower, vision),
+        projector=projector,
+        connector=model.connect(config, {n: checkpoint.tensors[key] for n, key in projector.items()}, reads),
+        consumed=reads[-1],
+        why=why,
+        processor=processor,
+        geometry=geometry,
+        warnings=(*model.notes(config, family), *assumed),
+    )
+
+
+def _spelling(model: Model, checkpoint: Checkpoint, tower: str) -> Spelling:
+    for spelling in model.spellings:
+        if any(name.startswith(spelling.tower) for name in checkpoint.tensors):
+            return spelling
+    raise no_tower(checkpoint.spec, tower, checkpoint.tensors)
+
+
+def _connector_names(spelling: Spelling, names: list[str]) -> dict[str, str]:
+    parts = [(canonical, under(prefix, names)) for canonical, prefix in spelling.connector.items()]
+    return {canonical + name: key for canonical, found in parts for name, key in found.items()}
+
+
+def _own(tower: Mapping[str, str], taken: set[str], family: Family) -> dict[str, str]:
+    """Names of the tower alone: some classes hold the connector too."""
+    return {name: key for name, key in tower.items() if key not in taken and name.split(".")[0] not in family.detached}
