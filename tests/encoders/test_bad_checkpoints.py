@@ -31,9 +31,13 @@ def test_nothing_there(tmp_path):
 
 
 def test_only_bin_files(tmp_path, model):
-    write_llava(tmp_path, model)
-    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    refused(tmp_path, "only pytorch_model.bin")
+    before = load_encoder(write_llava(tmp_path, model))
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(spelled(model, "C"), tmp_path / "pytorch_model.bin")
+    after = load_encoder(tmp_path)
+    assert (after.tower_hash, after.projector_hash) == (before.tower_hash, before.projector_hash)
+    (tmp_path / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1")
+    refused(tmp_path, "pytorch_model.bin is not a file of torch.save")
 
 
 def test_configuration_missing_or_damaged(tmp_path, model):

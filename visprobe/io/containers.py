@@ -2,33 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from visprobe.errors import CheckpointError
+from visprobe.io import safetensors_files, torch_files
+from visprobe.io.deepspeed import DeepSpeed, step_folder
+from visprobe.io.distcp import FSDP_FOLDER, METADATA, Distcp
 from visprobe.io.folder import Folder
-from visprobe.io.safetensors_files import INDEX_FILE, SINGLE_FILE, SafetensorsFiles
+from visprobe.io.safetensors_files import SafetensorsFiles
 from visprobe.io.tensors import Tensors
+from visprobe.io.torch_files import TorchFiles
+
+_FIRST = (
+    safetensors_files.SINGLE_FILE,
+    safetensors_files.INDEX_FILE,
+    torch_files.SINGLE_FILE,
+    torch_files.INDEX_FILE,
+)
+_ALONE = ("consolidated.safetensors", "consolidated.00.pth", "pytorch_model_fsdp.bin")
+_PROJECTOR = "mm_projector.bin"
 
 
 def open_tensors(folder: Folder) -> Tensors:
     """The tensors of the checkpoint in `folder` itself; nested checkpoints (`checkpoint-500/`) are never looked at.
 
-    safetensors come first, then `.bin`, as in transformers.
+    In this order: safetensors, `.bin`, FSDP's sharded folder, DeepSpeed's own files, another single file of weights, a
+    projector alone.
 
     Raises:
         CheckpointError: If there is no container, or it is damaged or incomplete.
     """
     names = folder.names()
-    for file in (SINGLE_FILE, INDEX_FILE):
+    for file in _FIRST:
         if file in names:
-            return SafetensorsFiles(folder, file)
+            return open_file(folder, file)
+    for inside in (FSDP_FOLDER, ""):
+        if inside + METADATA in names:
+            return Distcp(folder, inside)
+    step = step_folder(folder, names)
+    if step is not None:
+        return DeepSpeed(folder, step)
+    if single := _single_file(names):
+        return open_file(folder, single)
     raise _nothing_to_read(folder, names)
 
 
-def _nothing_to_read(folder: Folder, names: list[str]) -> CheckpointError:
+def open_file(folder: Folder, name: str) -> Tensors:
+    """The tensors of file `name`, or of the shards that it names if it is an index (`*.index.json`).
+
+    Args:
+        folder: Where it lies.
+        name: A file or index of safetensors; any other name is taken for a file or index of `torch.save`.
+
+    Raises:
+        CheckpointError: If it is damaged or incomplete.
+    """
+    if name.removesuffix(".index.json").endswith(".safetensors"):
+        return SafetensorsFiles(folder, name)
+    return TorchFiles(folder, name)
+
+
+def _single_file(names: Sequence[str]) -> str | None:
+    """The only file of weights: an adapter is none by itself, and one of several shards is not a checkpoint."""
+    own = [name for name in names if "/" not in name and not name.startswith("adapter_model.")]
+    parts = [name for name in own if name.startswith("consolidated.") and name.endswith(".pth")]
+    candidates = [name for name in _ALONE if name in own and (name not in parts or len(parts) == 1)]
+    others = [name for name in own if name.endswith(".safetensors") and "-of-" not in name]
+    candidates += others if len(others) == 1 else []
+    candidates += [_PROJECTOR] if _PROJECTOR in own else []
+    return candidates[0] if candidates else None
+
+
+def _nothing_to_read(folder: Folder, names: Sequence[str]) -> CheckpointError:
     if not folder.path.is_dir():
         return CheckpointError(
             f"{folder} is not a folder", hint="Give the folder that holds config.json and the weights."
         )
+    shown = f"{', '.join(names[:5])} and {len(names) - 5} more" if len(names) > 6 else ", ".join(names) or "no files"
     return CheckpointError(
-        f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}",
+        f"{folder} has neither {_FIRST[0]} nor another container of weights; it holds {shown}",
         hint="Give the folder of one checkpoint; nested folders such as checkpoint-500 are not searched.",
     )

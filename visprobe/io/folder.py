@@ -113,8 +113,8 @@ class LocalFolder:
         return str(self.path)
 
     def names(self) -> list[str]:
-        """Files of the folder itself and of the folders in it, two levels deep."""
-        found = [p for pattern in ("*", "*/*", "*/*/*") for p in self.path.glob(pattern) if p.is_file()]
+        """Files of the folder itself and of the folders in it, three levels deep."""
+        found = [p for pattern in ("*", "*/*", "*/*/*", "*/*/*/*") for p in self.path.glob(pattern) if p.is_file()]
         return sorted(p.relative_to(self.path).as_posix() for p in found)
 
     def open(self, name: str) -> LocalFile:

@@ -1,0 +1,65 @@
+"""The index of a checkpoint in shards (`*.index.json`): which file holds which tensor."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from visprobe.errors import CheckpointError
+from visprobe.io.folder import Folder
+from visprobe.io.tensors import DAMAGED
+
+_SHARD_OF = re.compile(r"-(\d+)-of-(\d+)\.\w+$")
+
+
+def read_index(folder: Folder, index: str) -> tuple[dict[str, set[str]], int]:
+    """The names of tensors that each shard must hold, and the bytes read to know it.
+
+    Args:
+        folder: Where the index and its shards lie.
+        index: Name of the index.
+
+    Returns:
+        Names of tensors by shard, sorted by shard; size of the index in bytes.
+
+    Raises:
+        CheckpointError: If the index is damaged, or a shard is absent or lies elsewhere.
+    """
+    path = folder.fetch(index)
+    raw = path.read_bytes()
+    try:
+        shard_of: dict[str, str] = {str(k): str(v) for k, v in json.loads(raw)["weight_map"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not an index of shards: {error!r}", hint=DAMAGED) from error
+    if not shard_of:
+        raise CheckpointError(f"{path} names no tensors", hint=DAMAGED)
+    names: dict[str, set[str]] = {shard: set() for shard in sorted(set(shard_of.values()))}
+    for name, shard in shard_of.items():
+        names[shard].add(name)
+    _check_shards(path, list(names), set(folder.names()))
+    return names, len(raw)
+
+
+def check_promise(index: str, shard: str, listed: Collection[str], there: Collection[str]) -> None:
+    """All of `listed` are `there`.
+
+    Raises:
+        CheckpointError: If the shard lacks tensors that the index lists.
+    """
+    if absent := sorted(set(listed) - set(there)):
+        raise CheckpointError(
+            f"{index} promises {len(absent)} tensors that {shard} does not hold, {absent[0]!r} among them", hint=DAMAGED
+        )
+
+
+def _check_shards(path: Path, shards: list[str], there: set[str]) -> None:
+    if outside := [shard for shard in shards if Path(shard).name != shard]:
+        raise CheckpointError(f"{path} names {outside[0]!r}, which is not a file beside it", hint=DAMAGED)
+    if absent := [shard for shard in shards if shard not in there]:
+        raise CheckpointError(f"{path} names shards that are not there: {', '.join(absent)}", hint=DAMAGED)
+    numbers = [(int(m[1]), int(m[2])) for m in map(_SHARD_OF.search, shards) if m]
+    total = max((of for _, of in numbers), default=0)
+    if numbers and (unlisted := sorted(set(range(1, total + 1)) - {number for number, _ in numbers})):
+        raise CheckpointError(f"{path} does not name shard {unlisted[0]} of {total}", hint=DAMAGED)
