@@ -11,6 +11,30 @@ from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A running `HubServer` that huggingface_hub and visprobe take for the hub, with empty caches."""
+    from huggingface_hub import close_session, constants
+
+    from visprobe.io import hub_errors
+
+    server = HubServer()
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    monkeypatch.setattr(hub_errors, "_FIRST_WAIT", 0.01)
+    monkeypatch.setenv("VISPROBE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield server
+    close_session()
+    server.close()
+
 
 class Blob:
     """Bytes of a file. `parts` lie in zeros up to `size`, so that files of many gigabytes cost nothing."""
@@ -58,7 +82,7 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.commits, self.files, self.collections = {}, {}, {}
         self.requests, self.served, self.spans = [], Counter(), []
-        self.tokens = []
+        self.tokens, self.agents = [], set()
         self.faults = Faults()
         self.guard = threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -83,6 +107,10 @@ class HubServer(ThreadingHTTPServer):
         self.served.clear()
         self.spans.clear()
 
+    def close(self):
+        self.shutdown()
+        self.server_close()
+
     def handle_error(self, request, client_address):
         pass  # clients that hang up are part of the tests
 
@@ -105,6 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.guard:
             self.server.requests.append((self.command, unquote(url.path)))
             self.server.tokens.append((self.headers["Host"].split(":")[0], self.headers.get("Authorization")))
+            self.server.agents.add(self.headers["User-Agent"])
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         if parts[:2] == ["api", "models"]:
             self.api_models(parts[2:], parse_qs(url.query))

@@ -13,7 +13,7 @@ from visprobe.errors import CheckpointError
 
 TransportError: Any = errors.HfHubHTTPError.__mro__[1]  # httpx.HTTPError, or httpx2's from huggingface_hub 2 on
 
-_TRIES = 6
+_TRIES = 5
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 8.0
 _LONGEST_RETRY_AFTER = 300.0
