@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import Faults, hub  # noqa: F401
+from hub_server import Faults
 from huggingface_hub import close_session, constants, hf_hub_download
 from huggingface_hub.utils import _detect_agent
 from safetensors.torch import save
@@ -44,14 +44,31 @@ def test_a_folder_on_this_machine_comes_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "spec", ["./x", "/x/y", "../org/name", "~/x", "x", "a/b/c", "org/", "org/name@", "org/na me", "http://a/b", "-a/b"]
+    "spec",
+    [
+        "./x",
+        "/x/y",
+        "../org/name",
+        "~/x",
+        "x",
+        "a/b/c",
+        "org/",
+        "org/name@",
+        "org/na me",
+        "http://a/b",
+        "-a/b",
+        "a--b/c",
+        "a/b.git",
+        "~nobody-here/x",
+        "x" * 5000,
+    ],
 )
-def test_what_is_no_hub_id_is_never_asked_for(hub, spec):  # noqa: F811
+def test_what_is_no_hub_id_is_never_asked_for(hub, spec):
     assert refused(spec) == f"{spec} does not exist"
     assert hub.requests == []
 
 
-def test_listing_costs_one_request_and_small_files_one_download(hub):  # noqa: F811
+def test_listing_costs_one_request_and_small_files_one_download(hub):
     commit = hub.add("org/name", FILES)
     folder = open_folder("org/name")
     assert isinstance(folder, HubFolder) and str(folder) == "org/name" and folder.commit == commit
@@ -66,7 +83,7 @@ def test_listing_costs_one_request_and_small_files_one_download(hub):  # noqa: F
 
 
 @pytest.mark.parametrize("kind", ["branch/with slash", "tag", "commit"])
-def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, kind):  # noqa: F811
+def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, kind):
     old = hub.add("org/name", {**FILES, NAME: save({"a": torch.zeros(3)})}, revision="v1")
     hub.add("org/name", FILES)
     hub.commits["org/name"]["refs/pr/1"] = old
@@ -76,7 +93,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, kind):  # noqa: F811
     assert torch.equal(open_tensors(folder).read("a"), torch.zeros(3))
 
 
-def test_a_branch_that_moves_does_not_change_an_open_folder(hub):  # noqa: F811
+def test_a_branch_that_moves_does_not_change_an_open_folder(hub):
     hub.add("org/name", FILES)
     folder = open_folder("org/name")
     hub.add("org/name", {**FILES, NAME: save({"a": torch.zeros(5000)})})
@@ -84,7 +101,7 @@ def test_a_branch_that_moves_does_not_change_an_open_folder(hub):  # noqa: F811
     assert torch.equal(open_tensors(open_folder("org/name")).read("a"), torch.zeros(5000))
 
 
-def test_without_a_network_what_was_read_is_there_and_the_rest_is_one_message(hub, monkeypatch):  # noqa: F811
+def test_without_a_network_what_was_read_is_there_and_the_rest_is_one_message(hub, monkeypatch):
     commit = hub.add("org/name", FILES)
     folder = open_folder("org/name")
     open_tensors(folder).read("a")
@@ -102,7 +119,7 @@ def test_without_a_network_what_was_read_is_there_and_the_rest_is_one_message(hu
     assert hub.requests == []
 
 
-def test_a_checkpoint_that_from_pretrained_brought_is_used_as_it_is(hub, monkeypatch, tmp_path):  # noqa: F811
+def test_a_checkpoint_that_from_pretrained_brought_is_used_as_it_is(hub, monkeypatch, tmp_path):
     hub.add("org/name", FILES)
     for name in ("config.json", NAME):
         hf_hub_download("org/name", name)
@@ -117,7 +134,7 @@ def test_a_checkpoint_that_from_pretrained_brought_is_used_as_it_is(hub, monkeyp
     assert torch.equal(open_tensors(offline).read("c"), TENSORS["c"])
 
 
-def test_a_gated_model_says_how_to_be_let_in(hub, monkeypatch):  # noqa: F811
+def test_a_gated_model_says_how_to_be_let_in(hub, monkeypatch):
     hub.add("org/name", FILES)
     hub.faults = Faults(gated=True, token="hf_right")
     assert "access to org/name has to be granted first (401)" in refused("org/name", lambda f: f.path)
@@ -129,7 +146,7 @@ def test_a_gated_model_says_how_to_be_let_in(hub, monkeypatch):  # noqa: F811
     assert folder.path.is_dir() and torch.equal(open_tensors(folder).read("b"), TENSORS["b"])
 
 
-def test_what_the_hub_does_not_have_is_named(hub):  # noqa: F811
+def test_what_the_hub_does_not_have_is_named(hub):
     hub.add("org/name", FILES)
     hub.add("org/text", {"README.md": b"text"})
     assert refused("org/nmae").startswith("org/nmae is neither a folder here nor a model that")
@@ -138,7 +155,7 @@ def test_what_the_hub_does_not_have_is_named(hub):  # noqa: F811
     assert refused("org/text", lambda f: f.path) == "org/text has no config.json"
 
 
-def test_a_dead_network_is_said_within_seconds(hub, monkeypatch):  # noqa: F811
+def test_a_dead_network_is_said_within_seconds(hub, monkeypatch):
     hub.add("org/name", FILES)
     folder = open_folder("org/name")
     hub.close()
@@ -157,7 +174,7 @@ def test_a_dead_network_is_said_within_seconds(hub, monkeypatch):  # noqa: F811
     assert time.monotonic() - started < 5
 
 
-def test_an_overloaded_hub_is_asked_again_and_not_for_ever(hub):  # noqa: F811
+def test_an_overloaded_hub_is_asked_again_and_not_for_ever(hub):
     hub.add("org/name", FILES)
     hub.faults = Faults(files=("api",), answers=[(503, {}), (429, {"Retry-After": "0"}), (500, {})])
     assert open_folder("org/name").names()
@@ -166,20 +183,20 @@ def test_an_overloaded_hub_is_asked_again_and_not_for_ever(hub):  # noqa: F811
     assert len(hub.faults.answers) > 40
 
 
-def test_a_login_page_in_place_of_the_hub_is_recognised(hub):  # noqa: F811
+def test_a_login_page_in_place_of_the_hub_is_recognised(hub):
     hub.add("org/name", FILES)
     hub.faults = Faults(files=("api",), answers=[(200, {"Content-Type": "text/html"})])
     assert "does not answer as a hub does" in refused("org/name")
 
 
-def test_a_cache_that_cannot_be_written_is_one_message(hub, monkeypatch, tmp_path):  # noqa: F811
+def test_a_cache_that_cannot_be_written_is_one_message(hub, monkeypatch, tmp_path):
     hub.add("org/name", FILES)
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("VISPROBE_CACHE", str(tmp_path / "file"))
     assert "cannot be kept on this machine" in refused("org/name")
 
 
-def test_models_of_an_author_and_of_a_collection(hub):  # noqa: F811
+def test_models_of_an_author_and_of_a_collection(hub):
     for name in ("org/a", "org/b", "org/c", "other/d"):
         hub.add(name, {"config.json": b"{}"})
     hub.collections["org/mine-0123"] = [("model", "org/c"), ("dataset", "org/x"), ("model", "other/d")]
@@ -190,7 +207,7 @@ def test_models_of_an_author_and_of_a_collection(hub):  # noqa: F811
         list_collection("org/none")
 
 
-def test_nothing_but_the_requests_is_sent(hub, monkeypatch):  # noqa: F811
+def test_nothing_but_the_requests_is_sent(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
     monkeypatch.setattr(_detect_agent, "_registry", None)
     monkeypatch.setenv("AI_AGENT", "some-agent")

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from hashlib import sha256
 from itertools import pairwise
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import Blob, Faults, hub  # noqa: F401
+from filelock import FileLock
+from hub_server import Blob, Faults
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,7 +68,7 @@ def safetensors_blob(tensors, zeros):
     )
 
 
-def test_a_small_tower_in_a_large_checkpoint_costs_its_own_bytes(hub):  # noqa: F811
+def test_a_small_tower_in_a_large_checkpoint_costs_its_own_bytes(hub):
     torch.manual_seed(0)
     tower = {f"vision_tower.{i}": torch.randn(300, 1000 + i) for i in range(9)}
     files, weight_map = {"config.json": b"{}"}, {}
@@ -93,7 +95,7 @@ def test_a_small_tower_in_a_large_checkpoint_costs_its_own_bytes(hub):  # noqa: 
 
 
 @pytest.fixture
-def file(hub, monkeypatch):  # noqa: F811
+def file(hub, monkeypatch):
     """A file of 3 MB on the hub, read in pieces of 400 kB."""
     monkeypatch.setattr(remote_file, "_PIECE", 400_000)
     monkeypatch.setattr(range_cache, "_FLUSH_BYTES", 1)
@@ -101,7 +103,7 @@ def file(hub, monkeypatch):  # noqa: F811
     return open_folder("org/name").open(NAME)
 
 
-def test_only_what_is_not_here_travels(hub, file):  # noqa: F811
+def test_only_what_is_not_here_travels(hub, file):
     assert file.size == len(DATA)
     assert file.read([(500, 0), (1_000_000, 40_000)]) == [b"", DATA[1_000_000:1_040_000]]
     assert file.read([(2_999_999, 1), (900_000, 200_000)]) == [DATA[2_999_999:], DATA[900_000:1_100_000]]
@@ -110,21 +112,20 @@ def test_only_what_is_not_here_travels(hub, file):  # noqa: F811
         file.read([(2_999_999, 2)])
 
 
-def test_the_token_goes_to_the_hub_and_nowhere_else(hub, file, monkeypatch):  # noqa: F811
+def test_the_token_goes_to_the_hub_and_nowhere_else(hub, file, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     file.read([(0, 100)])
     assert set(hub.tokens[-2:]) == {("127.0.0.1", "Bearer hf_secret"), ("localhost", None)}
 
 
-def test_cut_connections_go_on_where_they_ended(hub, file):  # noqa: F811
+def test_cut_connections_go_on_where_they_ended(hub, file):
     hub.faults = Faults(cut_after=[100, 300_000, 0, 262_144, 5])
     assert file.read([(10, 2_900_000)]) == [DATA[10:2_900_010]]
     assert hub.served[NAME] == 2_900_000 and not hub.faults.cut_after
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_an_overloaded_server_is_asked_again(hub, file, status):  # noqa: F811
-    hub.faults = Faults(answers=[(status, {"Retry-After": "1"}), (status, {})])
+def test_an_overloaded_server_is_asked_again_when_it_says(hub, file):
+    hub.faults = Faults(answers=[(429, {"Retry-After": "1"}), (500, {}), (503, {"Retry-After": "0"})])
     started = time.monotonic()
     assert file.read([(0, 100)]) == [DATA[:100]]
     assert 1 <= time.monotonic() - started < 3
@@ -137,6 +138,7 @@ def test_an_overloaded_server_is_asked_again(hub, file, status):  # noqa: F811
         (Faults(answers=[(500, {})] * 100), "answered 500"),
         (Faults(answers=[(429, {})] * 100), r"no more requests for now \(429\)"),
         (Faults(answers=[(429, {"Retry-After": "86400"})]), r"no more requests for now \(429\)"),
+        (Faults(answers=[(401, {"X-Error-Message": "Invalid credentials in Authorization header"})]), "your token"),
         (Faults(answers=[(404, {})]), f"{NAME} of org/name does not exist"),
         (Faults(answers=[(416, {})]), "answered 416"),
         (Faults(shift=1), "'bytes 101-200/3000000' instead of bytes 100-199/3000000"),
@@ -147,7 +149,7 @@ def test_an_overloaded_server_is_asked_again(hub, file, status):  # noqa: F811
         (Faults(gated=True), r"access to org/name has to be granted first \(401\)"),
     ],
 )
-def test_what_cannot_be_read_is_one_message_and_never_a_wrong_tensor(hub, file, faults, message):  # noqa: F811
+def test_what_cannot_be_read_is_one_message_and_never_a_wrong_tensor(hub, file, faults, message):
     hub.faults = faults
     started = time.monotonic()
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -158,7 +160,7 @@ def test_what_cannot_be_read_is_one_message_and_never_a_wrong_tensor(hub, file, 
     assert file.read([(100, 100)]) == [DATA[100:200]]
 
 
-def test_a_server_without_ranges_is_read_from_the_start_and_says_so(hub, monkeypatch):  # noqa: F811
+def test_a_server_without_ranges_is_read_from_the_start_and_says_so(hub, monkeypatch):
     monkeypatch.setattr(remote_file, "_PIECE", 400_000)
     blob = safetensors_blob({"b": torch.arange(300_000.0), "d": torch.arange(5.0)}, {"a": 1_000_000, "c": 90_000_000})
     hub.add("org/name", {NAME: blob, "config.json": b"{}"})
@@ -180,13 +182,15 @@ print(hashlib.sha256(open_folder("org/name").open("model.safetensors").read([(0,
 """
 
 
-def child(hub, code=CHILD):  # noqa: F811
+def child(hub, code=CHILD):
     home = os.environ["VISPROBE_CACHE"] + "/hf"
     environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": home}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
 
 
-def test_after_kill_9_nothing_that_was_finished_travels_again(hub, file):  # noqa: F811
+def test_after_kill_9_nothing_that_was_finished_travels_again(hub, file):
     hub.faults = Faults(seconds_per_chunk=0.15)
     with child(hub) as killed:
         deadline = time.monotonic() + 30
@@ -204,14 +208,46 @@ def test_after_kill_9_nothing_that_was_finished_travels_again(hub, file):  # noq
     assert not any(start in finished for _, start, _ in hub.spans)
 
 
-def test_two_processes_read_each_byte_once(hub, file):  # noqa: F811
+def test_two_processes_read_each_byte_once(hub, file):
     hub.faults = Faults(seconds_per_chunk=0.02)
     with child(hub) as one, child(hub) as two:
         assert {one.communicate()[0].strip(), two.communicate()[0].strip()} == {sha256(DATA).hexdigest()}
     assert hub.served[NAME] == 3_000_000
 
 
-def test_what_lies_in_the_cache_is_believed_only_if_whole(hub, file):  # noqa: F811
+def test_waiting_for_another_process_is_said(hub, file, monkeypatch, caplog):
+    monkeypatch.setattr(range_cache, "_SILENT_WAIT", 0.05)
+    file.read([(0, 10)])
+    (lock,) = Path(os.environ["VISPROBE_CACHE"]).rglob("lock")
+    held = threading.Event()
+
+    def hold():
+        with FileLock(lock):
+            held.set()
+            time.sleep(0.3)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert held.wait(5) and file.read([(500_000, 10)]) == [DATA[500_000:500_010]]
+    other.join()
+    assert caplog.messages == ["waiting for another process that downloads the same file"]
+
+
+def test_ctrl_c_ends_it_and_keeps_what_was_finished(hub, file):
+    hub.faults = Faults(seconds_per_chunk=0.15)
+    with child(hub, "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)" + CHILD) as stopped:
+        while not (lists := list(Path(os.environ["VISPROBE_CACHE"]).rglob("ranges.json"))):
+            time.sleep(0.01)
+        started = time.monotonic()
+        os.kill(stopped.pid, signal.SIGINT)
+        assert stopped.wait() != 0 and time.monotonic() - started < 3
+    finished = bytes_of(json.loads(lists[0].read_text())["ranges"])
+    assert 400_000 <= len(finished) < 3_000_000
+    hub.faults = Faults()
+    assert file.read([(0, 3_000_000)]) == [DATA]
+
+
+def test_what_lies_in_the_cache_is_believed_only_if_whole(hub, file):
     file.read([(0, 1_000_000)])
     (data,) = Path(os.environ["VISPROBE_CACHE"]).rglob("data")
     os.truncate(data, 999_999)
@@ -234,7 +270,7 @@ print(kib("VmHWM") - before, read.nbytes)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-def test_memory_holds_the_tensors_once(hub):  # noqa: F811
+def test_memory_holds_the_tensors_once(hub):
     hub.add("org/name", {NAME: safetensors_blob({}, {"a": 300_000_000}), "config.json": b"{}"})
     with child(hub, PEAK) as process:
         peak, nbytes = map(int, process.communicate()[0].split())

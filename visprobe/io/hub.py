@@ -23,6 +23,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
+    validate_repo_id,
 )
 
 from visprobe.errors import CheckpointError
@@ -32,7 +33,7 @@ from visprobe.io.hub_errors import explained, offline, patiently
 from visprobe.io.range_cache import RangeCache, hub_cache
 from visprobe.io.remote_file import RemoteAddress, RemoteFile, plain_etag
 
-_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^@\s]+))?", re.ASCII)
+_HUB_ID = re.compile(r"(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>\S+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NOT_NEEDED = {"tokenizer.json", "vocab.json"}  # megabytes that no vision encoder needs
 
@@ -47,14 +48,22 @@ def open_folder(spec: str | Path) -> Folder:
     Raises:
         CheckpointError: If it is neither, or the hub does not have it or does not give it.
     """
-    path = Path(spec).expanduser()
-    if path.exists():
-        return LocalFolder(path)
-    if match := _HUB_ID.fullmatch(os.fspath(spec)):
+    path = os.path.expanduser(spec)
+    if os.path.exists(path):  # not Path's: it raises for what no file can be called
+        return LocalFolder(Path(path))
+    if (match := _HUB_ID.fullmatch(str(spec))) and _may_be_id(match["repo"]):
         return HubFolder(str(spec), match["repo"], match["revision"] or constants.DEFAULT_REVISION)
     raise CheckpointError(
         f"{spec} does not exist", hint="Give a checkpoint's folder, or a hub id: org/name or org/name@revision."
     )
+
+
+def _may_be_id(repo: str) -> bool:
+    try:
+        validate_repo_id(repo)
+    except ValueError:
+        return False
+    return True
 
 
 def list_models(author: str) -> list[str]:
@@ -187,8 +196,8 @@ def _list_files(spec: str, repo: str, revision: str) -> _Listing:
     ask = _api().model_info
     timeout = constants.HF_HUB_ETAG_TIMEOUT
     info = patiently(lambda: ask(repo, revision=revision, files_metadata=True, timeout=timeout), time.sleep)
-    if not info.sha:
-        raise ValueError("no commit")
+    if info.sha is None or not _COMMIT.fullmatch(info.sha):
+        raise ValueError(f"{info.sha!r} is no commit")
     listing = _Listing(info.sha)
     for file in info.siblings or ():
         etag = file.lfs.sha256 if file.lfs else file.blob_id

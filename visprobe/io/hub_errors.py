@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,8 +16,8 @@ TransportError: Any = errors.HfHubHTTPError.__mro__[1]  # httpx.HTTPError, or ht
 
 _TRIES = 5
 _FIRST_WAIT = 0.5
-_LONGEST_WAIT = 8.0
-_LONGEST_RETRY_AFTER = 300.0
+_LONGEST_WAIT = 300.0
+_SILENT_WAIT = 1.0
 _PASSING = {408, 429, 500, 502, 503, 504}
 _Answer = TypeVar("_Answer")
 
@@ -32,17 +33,19 @@ def seconds_to_wait(error: Exception, failures: int) -> float:
         Seconds: what the server asks for (`Retry-After`), or twice as long each time.
 
     Raises:
-        Exception: `error`, if it will not pass or has come too often.
+        Exception: `error`, if it will not pass, has come too often or would have to be waited for too long.
     """
     response = getattr(error, "response", None)
     if failures >= _TRIES or (response is not None and response.status_code not in _PASSING):
         raise error
     asked = response.headers.get("Retry-After", "") if response is not None else ""
-    if asked.isdigit():
-        if float(asked) > _LONGEST_RETRY_AFTER:
-            raise error
-        return float(asked)
-    return float(min(_FIRST_WAIT * 2 ** (failures - 1), _LONGEST_WAIT))
+    wait = float(asked) if asked.isdigit() else _FIRST_WAIT * 2 ** (failures - 1)
+    if wait > _LONGEST_WAIT:
+        raise error
+    if wait > _SILENT_WAIT:
+        reason = f"status {response.status_code}" if response is not None else error
+        logging.getLogger(__name__).warning("%s: %s; next try in %g s", constants.ENDPOINT, reason, wait)
+    return wait
 
 
 def patiently(call: Callable[[], _Answer], sleep: Callable[[float], object]) -> _Answer:

@@ -22,6 +22,7 @@ Span = tuple[int, int]  # first byte, byte after the last
 _FLUSH_BYTES = 8 << 20  # finished bytes that a crash may cost; a flush takes tens of milliseconds
 _LARGEST_GAP = 1 << 20  # a wider gap takes longer to read than another request takes
 _GAP_SHARE = 0.01  # of the bytes wanted
+_SILENT_WAIT = 2.0  # seconds
 
 
 def hub_cache() -> Path:
@@ -105,7 +106,7 @@ class RangeCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._folder / "lock")
         try:
-            lock.acquire(timeout=2)
+            lock.acquire(timeout=_SILENT_WAIT)
         except Timeout:
             logging.getLogger(__name__).warning("waiting for another process that downloads the same file")
             lock.acquire()
