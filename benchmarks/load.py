@@ -10,7 +10,16 @@ the bytes, as in LLaVA-1.5-7B. Then loads it in fresh processes with the page ca
 Bytes are those that the kernel fetched from disk (`read_bytes` of /proc/self/io), so readahead counts against whoever
 causes it. Peak RSS is VmHWM, Python and torch themselves included.
 
-Run: python benchmarks/load.py [--repeats 3] [--folder DIR]
+With --remote the same checkpoint is read by its hub id from a hub on this machine (the one of tests/io), which counts
+the bytes that it sends:
+
+- by the byte: tensors of tower and projector through visprobe, nothing cached
+- again: the same with the ranges of the run before
+- whole: `snapshot_download` of the checkpoint, then the same tensors
+
+Seconds are those of a server in Python on the same machine, not of a network.
+
+Run: python benchmarks/load.py [--remote] [--repeats 3] [--folder DIR]
 """
 
 import argparse
@@ -43,6 +52,23 @@ else:
 seconds, read = time.perf_counter() - start, field("io", "read_bytes") - before
 needed = sum(w.nbytes for w in model.weights().values()) if how == "visprobe" else None
 print(json.dumps({"seconds": seconds, "read": read, "needed": needed, "peak": field("status", "VmHWM") * 1024}))
+"""
+
+REMOTE = ("by the byte", "again", "whole")
+REMOTE_PROBE = """
+import json, sys, time
+import torch, huggingface_hub
+from visprobe.io.containers import open_tensors
+from visprobe.io.hub import open_folder
+def peak():
+    return int(dict(line.split(":") for line in open("/proc/self/status"))["VmHWM"].split()[0]) * 1024
+before, start = peak(), time.perf_counter()
+if sys.argv[1] == "whole":
+    huggingface_hub.snapshot_download("org/llava")
+tensors = open_tensors(open_folder("org/llava"))
+read = tensors.read_many(name for name in tensors if "vision_tower" in name or "projector" in name)
+seconds, needed = time.perf_counter() - start, sum(tensor.nbytes for tensor in read.values())
+print(json.dumps({"seconds": seconds, "needed": needed, "peak": peak(), "peak_over_import": peak() - before}))
 """
 
 
@@ -135,15 +161,77 @@ def table(result):
     )
 
 
+def serve(folder):
+    """A hub on this machine that has the files of `folder` as `org/llava`."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "io"))
+    from hub_server import Blob, HubServer
+
+    class FileBlob(Blob):
+        def __init__(self, path):
+            super().__init__(str(path).encode(), lfs=path.suffix == ".safetensors")
+            self.size, self.descriptor = path.stat().st_size, os.open(path, os.O_RDONLY)
+
+        def read(self, start, count):
+            return os.pread(self.descriptor, count, start)
+
+    hub = HubServer()
+    hub.add("org/llava", {path.name: FileBlob(path) for path in folder.iterdir()})
+    return hub
+
+
+def measure_remote(how, hub, cache):
+    hub.forget()
+    places = {"VISPROBE_CACHE": str(cache / "visprobe"), "HF_HOME": str(cache / "huggingface")}
+    environment = os.environ | places | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}
+    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", REMOTE_PROBE, how]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    counted = {"sent": sum(hub.served.values()), "requests": len(hub.requests)}
+    return json.loads(done.stdout.splitlines()[-1]) | counted
+
+
+def run_remote(folder, repeats):
+    hub = serve(folder)
+    runs = {how: [] for how in REMOTE}
+    for _ in range(repeats):
+        with (
+            tempfile.TemporaryDirectory(dir=folder.parent) as one,
+            tempfile.TemporaryDirectory(dir=folder.parent) as two,
+        ):
+            for how, taken in runs.items():
+                taken.append(measure_remote(how, hub, Path(two if how == "whole" else one)))
+    keys = ("seconds", "sent", "requests", "needed", "peak", "peak_over_import")
+    medians = {how: {key: statistics.median(r[key] for r in taken) for key in keys} for how, taken in runs.items()}
+    return {
+        "runs": runs,
+        "median": medians,
+        "sent_over_needed": medians["by the byte"]["sent"] / medians["by the byte"]["needed"],
+    }
+
+
+def remote_table(result):
+    yield f"tower and projector {result['median']['by the byte']['needed'] / 1e6:.1f} MB"
+    yield f"{'median':22}{'seconds':>10}{'sent MB':>10}{'requests':>10}{'peak RSS MB':>13}{'over import':>13}"
+    for how, row in result["median"].items():
+        yield (
+            f"{how:22}{row['seconds']:10.2f}{row['sent'] / 1e6:10.1f}{row['requests']:10.0f}{row['peak'] / 1e6:13.0f}"
+            f"{row['peak_over_import'] / 1e6:13.0f}"
+        )
+    yield f"bytes sent / bytes needed {result['sent_over_needed']:.4f}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to write the checkpoint (a temporary folder by default)")
+    parser.add_argument("--remote", action="store_true", help="by hub id from a hub on this machine")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-        write_checkpoint(Path(scratch))
-        result = run(Path(scratch), options.repeats)
-    print(*table(result), sep="\n")
+        folder = Path(scratch) / "checkpoint"
+        folder.mkdir()
+        write_checkpoint(folder)
+        result = run_remote(folder, options.repeats) if options.remote else run(folder, options.repeats)
+    print(*(remote_table(result) if options.remote else table(result)), sep="\n")
     print(json.dumps(result))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ def seconds_to_wait(error: Exception, failures: int) -> float:
         failures: Tries that failed one after the other, the last one included.
 
     Returns:
-        Seconds: what the server asks for (`Retry-After`), or twice as long each time.
+        Seconds: what the server asks for (`Retry-After`, `RateLimit`), or twice as long each time.
 
     Raises:
         Exception: `error`, if it will not pass, has come too often or would have to be waited for too long.
@@ -38,14 +39,22 @@ def seconds_to_wait(error: Exception, failures: int) -> float:
     response = getattr(error, "response", None)
     if failures >= _TRIES or (response is not None and response.status_code not in _PASSING):
         raise error
-    asked = response.headers.get("Retry-After", "") if response is not None else ""
-    wait = float(asked) if asked.isdigit() else _FIRST_WAIT * 2 ** (failures - 1)
+    wait = _FIRST_WAIT * float(2 ** (failures - 1))
+    if response is not None:
+        wait = _asked_wait(response.headers) or wait
     if wait > _LONGEST_WAIT:
         raise error
     if wait > _SILENT_WAIT:
         reason = f"status {response.status_code}" if response is not None else error
         logging.getLogger(__name__).warning("%s: %s; next try in %g s", constants.ENDPOINT, reason, wait)
     return wait
+
+
+def _asked_wait(headers: Mapping[str, str]) -> float | None:
+    if (after := headers.get("Retry-After", "")).isdigit():
+        return float(after)
+    limit = re.search(r";\s*r=0;\s*t=(\d+)", headers.get("RateLimit", ""))  # what the hub itself sends
+    return float(limit[1]) + 1 if limit else None
 
 
 def patiently(call: Callable[[], _Answer], sleep: Callable[[float], object]) -> _Answer:

@@ -172,7 +172,8 @@ class RemoteFile:
         url = self._address.url
         with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
             hf_raise_for_status(response)
-            self._check(response, start, end, whole)
+            self._check_content(response)
+            self._check_range(response, start, end, whole)
             left = end - start
             for chunk in response.iter_raw():
                 left -= len(chunk)
@@ -182,7 +183,7 @@ class RemoteFile:
             if left:
                 raise _Cut(f"the connection ended {left} bytes early")
 
-    def _check(self, response: Any, start: int, end: int, whole: bool) -> None:
+    def _check_content(self, response: Any) -> None:
         hops = [*response.history, response]
         linked = [hop.headers["X-Linked-Etag"] for hop in hops if "X-Linked-Etag" in hop.headers]
         if not linked and len(hops) == 1:
@@ -194,6 +195,8 @@ class RemoteFile:
             )
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise self._wrong("a compressed body")
+
+    def _check_range(self, response: Any, start: int, end: int, whole: bool) -> None:
         if response.status_code == 200 and not whole:
             raise _NoRanges
         if response.status_code != (200 if whole else 206):
