@@ -94,9 +94,9 @@ def test_an_adapter_is_named(tmp_path, model):
 
 
 def test_an_unknown_kind_is_described(tmp_path, model):
-    config = {"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"]}
+    config = {"model_type": "blip-2", "architectures": ["Blip2ForConditionalGeneration"]}
     write(tmp_path, {"visual.blocks.0.norm1.weight": torch.ones(2), "model.norm.weight": torch.ones(2)}, config)
-    refused(tmp_path, r"model_type 'qwen2_vl', .*Qwen2VLForCond.*model\.norm, visual\.blocks")
+    refused(tmp_path, r"model_type 'blip-2', .*Blip2ForCond.*model\.norm, visual\.blocks")
 
 
 def test_a_tower_family_that_is_not_supported(tmp_path, model):

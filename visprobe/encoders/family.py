@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 
+from visprobe.encoders.connector import Connector
 from visprobe.encoders.geometry import SQUARE, Geometry
 
 
@@ -32,6 +33,7 @@ class Family:
         geometry: How images become inputs and states become tokens in raster order.
         width: Field of the configuration that holds the width of the tokens.
         detached: Attributes of parts of the tower's class that belong to the connector.
+        contained: From the tower's configuration to the connector that these parts make, where they are all of it.
         groups: Weight group of parts that are neither blocks, norm nor head, where it is not "embeddings".
         processor: transformers class of the image processor, Pillow backend, where a checkpoint names none.
         processors: Classes to use for stored kinds of processor, beside the usual ones of square towers.
@@ -49,6 +51,7 @@ class Family:
     geometry: Geometry = SQUARE
     width: str = "hidden_size"
     detached: tuple[str, ...] = ()
+    contained: Callable[[Any], Connector] | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     processor: str = ""
     processors: Mapping[str, str] = field(default_factory=dict)

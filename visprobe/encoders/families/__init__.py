@@ -1,10 +1,10 @@
 """Every family that visprobe reads: one module each, with rows for its towers and its multimodal models."""
 
-from visprobe.encoders.families import llava, squares
+from visprobe.encoders.families import llava, qwen, squares
 from visprobe.encoders.family import Family
 from visprobe.encoders.model import Model
 
-_MODULES = (squares, llava)
+_MODULES = (squares, llava, qwen)
 TOWERS: tuple[Family, ...] = tuple(row for module in _MODULES for row in getattr(module, "TOWERS", ()))
 MODELS: tuple[Model, ...] = tuple(row for module in _MODULES for row in getattr(module, "MODELS", ()))
 TOWER_OF = {model_type: family for family in TOWERS for model_type in family.model_types}

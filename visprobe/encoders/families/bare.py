@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from visprobe.encoders.checkpoint import Checkpoint
 from visprobe.encoders.family import Family
 from visprobe.encoders.layout import Layout, no_tower, under
@@ -24,6 +26,7 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
     tower = _tower_names(family, names)
     if not family.block_count(set(tower)) and not any(".layer" in name for name in tower):
         raise no_tower(checkpoint.spec, None, names)
+    inside = _connector_names(family, tower)
     processor, warnings = find_processor(checkpoint.folder, family, vision, family.geometry, resolution)
     if family.head and hasattr(vision, "vision_use_head"):
         vision.vision_use_head = any(name.startswith(f"{family.head}.") for name in tower)
@@ -32,9 +35,9 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
         family=family,
         config=vision,
         tower_name=vision.model_type,
-        tower=tower,
-        projector={},
-        connector=None,
+        tower={name: key for name, key in tower.items() if name not in inside},
+        projector=inside,
+        connector=family.contained(vision) if family.contained and inside else None,
         consumed=family.last_site(vision),
         why=f"last_hidden_state of {family.tower_class.split(':')[-1]}",
         processor=processor,
@@ -48,3 +51,10 @@ def _tower_names(family: Family, names: list[str]) -> dict[str, str]:
         if found := under(prefix, names):
             return found
     return under("", names)
+
+
+def _connector_names(family: Family, tower: Mapping[str, str]) -> dict[str, str]:
+    """Names of the connector, for towers whose class contains it."""
+    if family.contained is None:
+        return {}
+    return {name: key for name, key in tower.items() if name.split(".")[0] in family.detached}
