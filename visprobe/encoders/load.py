@@ -16,7 +16,7 @@ from visprobe.encoders.layout import Layout, keys_of, made, prefixes
 from visprobe.encoders.model import model_layout
 from visprobe.encoders.processor import Resolution
 from visprobe.encoders.provenance import Provenance
-from visprobe.encoders.tower import load_tower
+from visprobe.encoders.tower import load_tower, placed
 from visprobe.errors import CheckpointError
 
 
@@ -55,12 +55,12 @@ def load_encoder(
         norm_needed=layout.consumed == "final_norm",
     )
     weights = made(layout.projector, tensors)
-    projector = layout.connector.build(weights).to(device, dtype) if layout.connector else None
+    projector = placed(layout.connector.build(weights), device, dtype) if layout.connector else None
     stored |= {f"projector.{name}": tensor for name, tensor in weights.items()}
     return VisionEncoder(
         name=Path(path).resolve().name,
         layout=layout,
-        tower=tower.to(device, dtype),
+        tower=placed(tower, device, dtype),
         projector=projector,
         stored=stored,
         provenance=_provenance(checkpoint, layout, stored),

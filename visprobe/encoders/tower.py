@@ -60,8 +60,20 @@ def load_tower(
     return tower, stored
 
 
+def placed(module: torch.nn.Module, device: str | torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    """`module` on `device` with its weights in `dtype`.
+
+    What is computed and not stored, as rotary frequencies, keeps its precision, as in `from_pretrained`.
+    """
+    module.to(device)
+    for weight in module.state_dict(keep_vars=True).values():
+        if weight.is_floating_point():
+            weight.data = weight.data.to(dtype)
+    return module
+
+
 def _check(family: Family, info: Mapping[str, Any], optional: tuple[str, ...]) -> None:
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith(optional))
+    missing = sorted(name for name in info["missing_keys"] if not f"{name}.".startswith(optional))
     faults = [_listed("missing", missing), _listed("unexpected", sorted(info["unexpected_keys"]))]
     shapes = [f"{name} {list(stored)} instead of {list(wanted)}" for name, stored, wanted in info["mismatched_keys"]]
     faults += [_listed("of another shape", sorted(shapes)), _listed("not convertible", list(info["error_msgs"]))]
