@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from visprobe.errors import CheckpointError
 from visprobe.io.folder import Folder
 from visprobe.io.tensors import DAMAGED
-from visprobe.io.torch_archive import TorchArchive, View
-from visprobe.io.torch_files import TorchTensors, tensors_of
+from visprobe.io.torch_archive import View
+from visprobe.io.torch_files import Archive, TorchTensors, tensors_of
 
 _MODEL = re.compile(r"(?:zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt")
 _MASTER = re.compile(r"zero/([^/]+)/fp32\.pt")
@@ -49,10 +47,10 @@ class DeepSpeed(TorchTensors):
             self._refuse_shards(models, sharded)
         shapes: dict[str, tuple[int, ...]] = {}
         if models:
-            archive, root = self._open_states(models[0])
-            shapes = _shapes(root)
+            archive = self._open_states(models[0])
+            shapes = _shapes(archive.root)
             if len(models) == 1 and not sharded:
-                self._add(models[0], archive, _module(root, f"{folder}/{models[0]}"))
+                self._add(models[0], archive, _module(archive.root, f"{folder}/{models[0]}"))
         for parameter, name in masters.items():
             self._add_master(parameter, name, shapes)
 
@@ -63,7 +61,7 @@ class DeepSpeed(TorchTensors):
         if len(models) != 1:
             raise CheckpointError(f"{where} holds a model split over {len(models)} ranks", hint=_GATHER)
 
-    def _open_states(self, name: str) -> tuple[TorchArchive | None, Any]:
+    def _open_states(self, name: str) -> Archive:
         try:
             return self._open(name)
         except CheckpointError as error:
@@ -72,15 +70,14 @@ class DeepSpeed(TorchTensors):
             raise
 
     def _add_master(self, parameter: str, file: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        archive, root = self._open(file)
+        archive = self._open(file)
+        root = archive.root
         tensor = root.get("param") if isinstance(root, Mapping) else root
         where = f"{self._folder}/{file}"
         if not isinstance(tensor, View):
             raise CheckpointError(f"{where} holds no parameter of a universal checkpoint", hint=DAMAGED)
         if not isinstance(root, Mapping):
             tensor = _shaped(tensor, shapes.get(parameter), where)
-        self._views.pop(parameter, None)
-        self._loaded.pop(parameter, None)
         self._add(file, archive, {parameter: tensor})
 
 
@@ -117,7 +114,7 @@ def _text(folder: Folder, file: str) -> str:
     return folder.fetch(file).read_text(errors="replace").strip()[:200]
 
 
-def _module(root: Any, where: str) -> dict[str, View | torch.Tensor]:
+def _module(root: Any, where: str) -> dict[str, View]:
     tensors = tensors_of(root.get("module")) if isinstance(root, Mapping) else {}
     if not tensors:
         raise CheckpointError(f"{where} holds no tensors under 'module'", hint=_GATHER)

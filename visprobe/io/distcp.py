@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import operator
 from collections import OrderedDict
@@ -57,7 +58,7 @@ class Distcp(Tensors):
         source = folder.open(inside + METADATA)
         raw = bytes(source.read([(0, source.size)])[0])
         self.bytes_read = len(raw)
-        metadata = unpickle(raw, f"{folder}/{inside}{METADATA}", _ALLOWED, _CONVERT)
+        metadata = unpickle(io.BytesIO(raw), f"{folder}/{inside}{METADATA}", _ALLOWED, _CONVERT)
         try:
             self._add(metadata.state_dict_metadata, metadata.storage_data)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -67,11 +68,13 @@ class Distcp(Tensors):
         places = {
             (key.fqn, tuple(key.offset)): place for key, place in stored.items() if _field(key, "offset") is not None
         }
+        _check_places(stored.values())
         for name, tensor in described.items():
             if not isinstance(tensor, _Tensor):
                 continue
             dtype, shape = tensor.properties.args[0], _sizes(tensor.size)
-            chunks = [self._chunk(box, places[name, _sizes(box.offsets)]) for box in tensor.chunks]
+            boxes = [box for box in tensor.chunks if math.prod(box.sizes)]  # a rank may hold no rows of a small tensor
+            chunks = [self._chunk(box, places[name, _sizes(box.offsets)]) for box in boxes]
             _check_boxes(name, shape, chunks)
             nbytes = math.prod(shape) * dtype.itemsize
             if nbytes > sum(chunk.length for chunk in chunks):
@@ -153,6 +156,15 @@ def _box(chunk: _Chunk) -> tuple[slice, ...]:
     return tuple(slice(first, first + n) for first, n in zip(chunk.offsets, chunk.sizes, strict=True))
 
 
+def _check_places(places: Iterable[Any]) -> None:
+    """No two chunks share a byte, so that none can be taken for another."""
+    end: dict[str, int] = {}
+    for file, offset, length in sorted((place.relative_path, place.offset, place.length) for place in places):
+        if offset < end.get(file, 0):
+            raise ValueError(f"two chunks lie at byte {offset} of {file!r}")
+        end[file] = offset + length
+
+
 def _check_boxes(name: str, shape: tuple[int, ...], chunks: Sequence[_Chunk]) -> None:
     """The chunks lie in the tensor, none meets another, and together they are as large as it: each element once."""
     for chunk in chunks:
@@ -167,9 +179,9 @@ def _check_boxes(name: str, shape: tuple[int, ...], chunks: Sequence[_Chunk]) ->
 
 
 def _any_meet(chunks: Sequence[_Chunk]) -> bool:
-    filled = sorted((c for c in chunks if math.prod(c.sizes)), key=lambda c: c.offsets)
-    for at, chunk in enumerate(filled):
-        for other in filled[at + 1 :]:
+    ordered = sorted(chunks, key=lambda chunk: chunk.offsets)
+    for at, chunk in enumerate(ordered):
+        for other in ordered[at + 1 :]:
             if chunk.sizes and other.offsets[0] >= chunk.offsets[0] + chunk.sizes[0]:
                 break  # sorted by the first dimension: no later one meets this one
             if all(

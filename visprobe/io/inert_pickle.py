@@ -6,15 +6,26 @@ opcodes that allocate by a number in the file are taken out of it.
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from visprobe.errors import CheckpointError
 from visprobe.io.tensors import DAMAGED
 
 _ALLOCATING = {pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4}
+
+
+class Readable(Protocol):
+    """What a pickle is read from."""
+
+    def read(self, count: int, /) -> bytes:
+        """At most `count` bytes; fewer only at the end."""
+        ...
+
+    def readline(self) -> bytes:
+        """The bytes up to the end of the line."""
+        ...
 
 
 class Inert:
@@ -37,8 +48,8 @@ class _ForbiddenName(Exception):
 class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar = {c: read for c, read in pickle._Unpickler.dispatch.items() if bytes([c]) not in _ALLOCATING}
 
-    def __init__(self, data: bytes, allowed: Mapping[str, Any], storage: Callable[[Any], Any] | None) -> None:
-        super().__init__(io.BytesIO(data))
+    def __init__(self, stream: Readable, allowed: Mapping[str, Any], storage: Callable[[Any], Any] | None) -> None:
+        super().__init__(stream)
         self._allowed = allowed
         self._storage = storage
 
@@ -54,12 +65,12 @@ class _Unpickler(pickle._Unpickler):
 
 
 def unpickle(
-    data: bytes, where: str, allowed: Mapping[str, Any], hint: str, storage: Callable[[Any], Any] | None = None
+    stream: Readable, where: str, allowed: Mapping[str, Any], hint: str, storage: Callable[[Any], Any] | None = None
 ) -> Any:
     """The object of a pickle in which only the names in `allowed` occur.
 
     Args:
-        data: The pickle.
+        stream: The pickle; reading stops at its end.
         where: Its file, for messages.
         allowed: What "module.name" becomes: a stand-in, a harmless function, or a value.
         hint: What to do if another name occurs.
@@ -72,7 +83,7 @@ def unpickle(
         CheckpointError: If the pickle is damaged or needs a name that is not allowed.
     """
     try:
-        return _Unpickler(data, allowed, storage).load()
+        return _Unpickler(stream, allowed, storage).load()
     except _ForbiddenName as error:
         raise CheckpointError(f"{where} needs {error}, which is not safe to load", hint=hint) from None
     except Exception as error:  # a damaged pickle raises many types

@@ -21,7 +21,7 @@ import torch
 
 from visprobe.errors import CheckpointError
 from visprobe.io.folder import ByteFile
-from visprobe.io.inert_pickle import Inert, unpickle
+from visprobe.io.inert_pickle import Inert, Readable, unpickle
 from visprobe.io.tensors import DAMAGED
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -79,6 +79,25 @@ class View:
         return self.offset * self.dtype.itemsize, (self.offset + reach) * self.dtype.itemsize
 
 
+def to_tensor(view: View, data: bytearray) -> torch.Tensor:
+    """The tensor of `view`, contiguous and with memory of its own; `data` are the bytes of its span."""
+    return torch.frombuffer(data, dtype=view.dtype).as_strided(view.shape, view.stride).contiguous()
+
+
+def unpickle_tensors(stream: Readable, where: str, storage: Callable[[Any], Storage]) -> Any:
+    """The object of a pickle of `torch.save`, with a `View` for every tensor.
+
+    Args:
+        stream: The pickle.
+        where: Its file, for messages.
+        storage: The storage of a persistent id.
+
+    Raises:
+        CheckpointError: If the pickle is damaged or needs a class that is not safe to load.
+    """
+    return unpickle(stream, where, _ALLOWED, _CONVERT, storage)
+
+
 class TorchArchive:
     """A zip file that `torch.save` wrote.
 
@@ -106,7 +125,7 @@ class TorchArchive:
         small = self._bytes([name for name in (pickles[0], order) if name in self._records])
         if small.get(order, b"little") != b"little":
             raise CheckpointError(f"{file} was written on a big-endian machine", hint="Save it again on another one.")
-        self.root = unpickle(bytes(small[pickles[0]]), str(file), _ALLOWED, _CONVERT, self._storage)
+        self.root = unpickle_tensors(io.BytesIO(small[pickles[0]]), str(file), self._storage)
 
     def read(self, views: Mapping[str, View]) -> dict[str, torch.Tensor]:
         """The tensors of `views`, contiguous, each with memory of its own.
@@ -118,10 +137,7 @@ class TorchArchive:
         for name, view in views.items():
             spans.setdefault(view.storage.record, {})[name] = view.span
         held = self._read(spans)
-        return {
-            name: torch.frombuffer(held[name], dtype=view.dtype).as_strided(view.shape, view.stride).contiguous()
-            for name, view in views.items()
-        }
+        return {name: to_tensor(view, held[name]) for name, view in views.items()}
 
     def _bytes(self, records: Sequence[str]) -> dict[str, bytearray]:
         return self._read({record: {record: (0, self._records[record].file_size)} for record in records})

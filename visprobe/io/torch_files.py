@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +12,12 @@ from visprobe.io.folder import Folder
 from visprobe.io.shard_index import check_promise, read_index
 from visprobe.io.tensors import DAMAGED, NAME_OF_DTYPE, TensorEntry, Tensors
 from visprobe.io.torch_archive import ZIP_MAGIC, TorchArchive, View
+from visprobe.io.torch_legacy import LEGACY_MAGIC, LegacyArchive
 
 SINGLE_FILE = "pytorch_model.bin"
 INDEX_FILE = "pytorch_model.bin.index.json"
 _WRAPPERS = ("state_dict", "model", "module")
-_UNSAFE = re.compile(r"GLOBAL ([\w.]+)")
-_CONVERT = "If you trust its origin, load it once with weights_only=False and save its tensors as safetensors."
+Archive = TorchArchive | LegacyArchive
 
 
 class TorchTensors(Tensors):
@@ -31,43 +30,41 @@ class TorchTensors(Tensors):
     def __init__(self, folder: Folder) -> None:
         super().__init__(str(folder))
         self._folder = folder
-        self._views: dict[str, tuple[TorchArchive, View]] = {}
-        self._loaded: dict[str, torch.Tensor] = {}
+        self._views: dict[str, tuple[Archive, View]] = {}
 
     def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
-        tensors = {e.name: self._loaded[e.name].clone() for e in entries if e.name in self._loaded}
-        wanted: dict[TorchArchive, dict[str, View]] = {}
-        for name in (entry.name for entry in entries if entry.name in self._views):
-            archive, view = self._views[name]
-            wanted.setdefault(archive, {})[name] = view
+        wanted: dict[Archive, dict[str, View]] = {}
+        for entry in entries:
+            archive, view = self._views[entry.name]
+            wanted.setdefault(archive, {})[entry.name] = view
+        tensors: dict[str, torch.Tensor] = {}
         for archive, views in wanted.items():
             before = archive.bytes_read
             tensors |= archive.read(views)
             self.bytes_read += archive.bytes_read - before
         return tensors
 
-    def _open(self, file: str) -> tuple[TorchArchive | None, Any]:
-        """The archive of `file` if it is one, and what was saved in it."""
-        source = self._folder.open(file)
-        if bytes(source.read([(0, min(4, source.size))])[0]) != ZIP_MAGIC:
-            self.bytes_read += source.size
-            self.notes.append(f"{file} is in torch's format before 1.6: it was read whole, and it has no checksums.")
-            return None, _load_legacy(self._folder, file)
-        archive = TorchArchive(source)
+    def _open(self, name: str) -> Archive:
+        """File `name`, in either format."""
+        file = self._folder.open(name)
+        magic = bytes(file.read([(0, min(len(LEGACY_MAGIC), file.size))])[0])
+        archive: Archive
+        if magic.startswith(ZIP_MAGIC):
+            archive = TorchArchive(file)
+        elif magic == LEGACY_MAGIC:
+            archive = LegacyArchive(file)
+        else:
+            raise CheckpointError(f"{file} is not a file of torch.save", hint=DAMAGED)
         self.bytes_read += archive.bytes_read
         if not archive.has_checksums:
-            self.notes.append(f"{file} was saved without checksums.")
-        return archive, archive.root
+            self.notes.append(f"{name} has no checksums: damage of its weights would not be seen.")
+        return archive
 
-    def _add(self, file: str, archive: TorchArchive | None, tensors: Mapping[str, View | torch.Tensor]) -> None:
-        for name, tensor in tensors.items():
-            dtype = NAME_OF_DTYPE.get(tensor.dtype, str(tensor.dtype))
-            shape = tuple(tensor.shape)
-            self._entries[name] = TensorEntry(name, dtype, shape, tensor.nbytes, f"{self._folder}/{file}")
-            if archive is not None and isinstance(tensor, View):
-                self._views[name] = archive, tensor
-            elif isinstance(tensor, torch.Tensor):
-                self._loaded[name] = tensor.detach().contiguous()
+    def _add(self, name: str, archive: Archive, views: Mapping[str, View]) -> None:
+        for tensor, view in views.items():
+            dtype = NAME_OF_DTYPE.get(view.dtype, str(view.dtype))
+            self._entries[tensor] = TensorEntry(tensor, dtype, view.shape, view.nbytes, f"{self._folder}/{name}")
+            self._views[tensor] = archive, view
 
 
 class TorchFiles(TorchTensors):
@@ -96,15 +93,15 @@ class TorchFiles(TorchTensors):
             self._add_file(file)
 
     def _add_file(self, file: str, index: str = "", listed: Collection[str] | None = None) -> None:
-        archive, root = self._open(file)
-        tensors = state_dict(root, f"{self._folder}/{file}")
+        archive = self._open(file)
+        tensors = state_dict(archive.root, f"{self._folder}/{file}")
         if listed is not None:
             check_promise(index, file, listed, tensors)
             tensors = {name: tensors[name] for name in listed}
         self._add(file, archive, tensors)
 
 
-def state_dict(root: Any, where: str) -> dict[str, View | torch.Tensor]:
+def state_dict(root: Any, where: str) -> dict[str, View]:
     """The tensors of a saved object by name.
 
     Args:
@@ -127,31 +124,8 @@ def state_dict(root: Any, where: str) -> dict[str, View | torch.Tensor]:
     )
 
 
-def tensors_of(value: Any) -> dict[str, View | torch.Tensor]:
+def tensors_of(value: Any) -> dict[str, View]:
     """The tensors in a dictionary; none if `value` is something else."""
     if not isinstance(value, Mapping):
         return {}
-    return {name: tensor for name, tensor in value.items() if isinstance(name, str) and _is_tensor(tensor)}
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, View) or (isinstance(value, torch.Tensor) and value.layout is torch.strided)
-
-
-def _load_legacy(folder: Folder, file: str) -> Any:
-    path = folder.fetch(file)
-    try:
-        with path.open("rb") as stream:
-            if stream.read(1) != b"\x80":
-                raise ValueError("it does not begin like a pickle")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types on a damaged file
-        if found := _UNSAFE.search(str(error)):
-            raise CheckpointError(f"{path} needs {found[1]}, which is not safe to load", hint=_CONVERT) from error
-        raise CheckpointError(
-            f"{path} is not a file of torch.save, or is damaged: {_line(error)}", hint=DAMAGED
-        ) from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    return {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, View)}

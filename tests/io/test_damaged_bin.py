@@ -1,0 +1,130 @@
+"""Damaged files of torch.save: each is one CheckpointError or reads back to the bit; nothing else, and no hang."""
+
+import io
+import random
+import zipfile
+
+import torch
+
+from visprobe.errors import CheckpointError
+from visprobe.io.containers import open_tensors
+from visprobe.io.folder import LocalFolder
+
+BASE = torch.arange(40, dtype=torch.float32).reshape(5, 8)
+STATE = {
+    "model": {
+        "a.weight": BASE,
+        "a.view": BASE[1:3, 2:],
+        "b.weight": torch.linspace(0, 1, 30).to(torch.bfloat16).reshape(3, 10),
+        "c.bias": torch.nn.Parameter(torch.ones(7)),
+        "c.count": torch.tensor(5),
+        "d": torch.ones(4).to(torch.float8_e4m3fn),
+    },
+    "step": 3,
+}
+
+
+def mutated(data, rng):
+    """`data` with bits flipped, bytes replaced, a part cut out, doubled or moved, or the end gone."""
+    data, kind = bytearray(data), rng.randrange(5)
+    first, last = sorted(rng.sample(range(len(data)), 2))
+    if kind == 0:
+        for at in rng.sample(range(len(data)), rng.randint(1, 4)):
+            data[at] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        data[first : first + 8] = rng.choice([bytes(8), b"\xff" * 8, rng.randbytes(8)])
+    elif kind == 2:
+        del data[first:]
+    elif kind == 3:
+        del data[first : min(last, first + 64)]
+    else:
+        data[first:first] = data[last : last + 32]
+    return bytes(data)
+
+
+def read(folder):
+    """Every tensor in `folder` and the notes, or None if it is refused as it should be."""
+    try:
+        index = open_tensors(LocalFolder(folder))
+        return index.read_many(index), index.notes
+    except CheckpointError as error:
+        assert error.hint and "\n" not in error.message
+        return None
+
+
+def same(ours, theirs):
+    return set(ours) == set(theirs) and all(
+        (ours[k].dtype, ours[k].shape) == (v.dtype, v.shape)
+        and torch.equal(ours[k].reshape(-1).view(torch.uint8), v.detach().contiguous().reshape(-1).view(torch.uint8))
+        for k, v in theirs.items()
+    )
+
+
+def saved(state, **options):
+    stream = io.BytesIO()
+    torch.save(state, stream, **options)
+    return stream.getvalue()
+
+
+def test_300_mutations_anywhere_in_the_file(tmp_path):
+    whole, rng, refused = saved(STATE), random.Random(0), 0
+    for _ in range(300):
+        (tmp_path / "pytorch_model.bin").write_bytes(mutated(whole, rng))
+        if (found := read(tmp_path)) is None:
+            refused += 1
+        else:
+            assert same(found[0], STATE["model"])  # the bytes changed are padding, or of no tensor
+    assert refused > 200
+
+
+def test_every_bit_of_every_record_counts(tmp_path):
+    whole = saved(STATE)
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        records = [i for i in archive.infolist() if "/data/" in i.filename or i.filename.endswith("/data.pkl")]
+        contents = {i.header_offset: archive.read(i) for i in records}
+    for offset, content in contents.items():
+        start = whole.index(content, offset)
+        for at in range(start, start + len(content), 3):
+            (tmp_path / "pytorch_model.bin").write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+            assert read(tmp_path) is None
+
+
+def test_300_mutations_of_the_pickle_with_checksums_that_fit(tmp_path):
+    path, rng, accepted = tmp_path / "pytorch_model.bin", random.Random(1), 0
+    with zipfile.ZipFile(io.BytesIO(saved(STATE))) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    for _ in range(300):
+        with zipfile.ZipFile(path, "w") as new:
+            for name, content in records.items():
+                new.writestr(name, mutated(content, rng) if name.endswith("data.pkl") else content)
+        if (found := read(tmp_path)) is None:
+            continue
+        accepted += 1
+        root = torch.load(path, weights_only=True)  # such a file means something else, and the same to torch
+        theirs = root.get("model", root)
+        assert same(found[0], {k: v for k, v in theirs.items() if isinstance(v, torch.Tensor)})
+    assert accepted  # the checksums fit, so that some reach the tensors
+
+
+def test_300_mutations_of_the_format_before_zip(tmp_path):
+    state = {"model": {k: v for k, v in STATE["model"].items() if k != "d"}, "step": 3}  # torch reads no float8 there
+    path, rng, accepted = tmp_path / "pytorch_model.bin", random.Random(2), 0
+    whole = saved(state, _use_new_zipfile_serialization=False)
+    for _ in range(300):
+        path.write_bytes(mutated(whole, rng))
+        if (found := read(tmp_path)) is not None:
+            accepted += 1
+            root = torch.load(path, weights_only=True)  # without checksums a file means what torch takes it to mean
+            theirs = root.get("model", root)
+            assert same(found[0], {k: v for k, v in theirs.items() if isinstance(v, torch.Tensor)})
+            assert "no checksums" in found[1][0]
+    assert accepted
+
+
+def test_a_list_of_storages_that_is_cut_is_refused(tmp_path):
+    torch.save({"a": BASE, "b": BASE + 1}, tmp_path / "a.bin", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "a.bin").read_bytes()
+    keys = whole.rindex(b"\x80\x02]q")
+    for end in (b"\x80\x02].", whole[keys:]):  # no storages in the list, or none behind it
+        (tmp_path / "pytorch_model.bin").write_bytes(whole[:keys] + end[: end.index(b".") + 1])
+        assert read(tmp_path) is None
