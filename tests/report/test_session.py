@@ -8,7 +8,7 @@ import transformers
 from visprobe.errors import UsageError
 from visprobe.report.compare import imagenet
 from visprobe.report.measurement import Options
-from visprobe.report.session import distinct_names
+from visprobe.report.names import distinct_names
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -20,6 +20,13 @@ def names(*paths):
 def test_names_are_the_shortest_that_tell_apart():
     assert names("base", "sft") == ["base", "sft"]
     assert names("a/model", "b/model", "sft") == ["a/model", "b/model", "work/sft"]
+
+
+def test_an_expression_is_named_by_the_short_names_of_its_checkpoints():
+    swap = "/work/sft[block 1 <- /work/dpo]"
+    assert distinct_names(["/work/sft", swap]) == ["sft", "sft[block 1 <- dpo]"]
+    with pytest.raises(UsageError, match="named twice"):
+        distinct_names([swap, "/work/../work/sft[block 1 <- /work/dpo]"])
 
 
 def test_no_checkpoint_has_the_name_of_a_floor():

@@ -14,7 +14,10 @@ from visprobe.errors import UsageError
 
 def command(
     data: o.Data,
-    checkpoints: Annotated[list[Path] | None, typer.Argument(help="Checkpoint folders; the first is the base.")] = None,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Argument(help="Checkpoints, the first is the base: folders, hub ids, 'A[blocks 0-11 <- B]'."),
+    ] = None,
     trajectory: Annotated[
         list[Path] | None,
         typer.Option(help="Follow the tower copies of a training run instead; repeat for runs of one base."),
@@ -25,6 +28,8 @@ def command(
     batch_size: o.BatchSize = 64,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
+    pixels: o.Pixels = 448 * 448,
+    tiles: o.Tiles = False,
     seed: o.Seed = 0,
     max_bad: o.MaxBad = "1%",
     json: o.Json = False,
@@ -38,6 +43,8 @@ def command(
 
     Example: visprobe compare checkpoints/base checkpoints/dpo --data digits --json
 
+    Example: visprobe compare ckpt/base ckpt/sft 'ckpt/sft[blocks 0-5 <- ckpt/dpo]' --data digits
+
     Example: visprobe compare --trajectory checkpoints/sft --trajectory checkpoints/dpo --data digits
     """
     from visprobe.cli.measured import command_line, finish, show
@@ -47,7 +54,7 @@ def command(
     from visprobe.report.write import write_report
 
     with Bars(quiet) as bars:
-        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars)
+        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
         if trajectory:
             measured = follow(trajectory, data, how, _only_base(checkpoints or []))
         else:
@@ -57,10 +64,10 @@ def command(
     finish(measured, max_bad)
 
 
-def _only_base(checkpoints: list[Path]) -> Path | None:
+def _only_base(checkpoints: list[str]) -> Path | None:
     if len(checkpoints) > 1:
         raise UsageError(
             f"--trajectory takes one checkpoint beside the runs, their base; {len(checkpoints)} are given",
             hint="visprobe compare BASE --trajectory RUN --data DATA",
         )
-    return checkpoints[0] if checkpoints else None
+    return Path(checkpoints[0]) if checkpoints else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,13 +11,17 @@ from visprobe.cli.output import Bars
 
 
 def command(
-    ckpt: Annotated[list[Path], typer.Option("--ckpt", help="Checkpoint folder; repeat it to measure several.")],
+    ckpt: Annotated[
+        list[str], typer.Option("--ckpt", help="Checkpoint folder or hub id; repeat it to measure several.")
+    ],
     data: o.Data,
     split: o.Split = None,
     limit: o.Limit = None,
     batch_size: o.BatchSize = 64,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
+    pixels: o.Pixels = 448 * 448,
+    tiles: o.Tiles = False,
     seed: o.Seed = 0,
     max_bad: o.MaxBad = "1%",
     json: o.Json = False,
@@ -37,7 +40,7 @@ def command(
     from visprobe.report.measurement import Options
 
     with Bars(quiet) as bars:
-        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars)
+        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
         measured = imagenet(ckpt, data, how)
     show(measured, as_json=json)
     finish(measured, max_bad)

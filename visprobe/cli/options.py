@@ -25,6 +25,10 @@ Limit = Annotated[int | None, typer.Option(help="At most so many images of each 
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward pass.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16: number format of the encoders' arithmetic.")]
+Pixels = Annotated[
+    int, typer.Option(min=1, help="Pixels per image for towers of native resolution (Qwen-VL, Pixtral, NaFlex).")
+]
+Tiles = Annotated[bool, typer.Option("--tiles", help="Read the tiles too, where a model cuts images into tiles.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 MaxBad = Annotated[
     str,

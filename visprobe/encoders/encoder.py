@@ -122,6 +122,12 @@ class VisionEncoder:
         """SHA-256 of what the processor does to pixels."""
         return processor_hash(self.processor)
 
+    @property
+    def pixel_kind(self) -> tuple[Any, ...]:
+        """What two encoders share if pixels made for the one can be given to the other."""
+        size, patch = getattr(self._config, "image_size", None), getattr(self._config, "patch_size", None)
+        return self._family.name, type(self._geometry).__name__, self.grid, str(size), str(patch)
+
     @cached_property
     def tower_hash(self) -> str:
         """SHA-256 of the tower's stored weights, the same for every on-disk layout."""
@@ -248,15 +254,24 @@ class VisionEncoder:
             if self._layout.connector is not None:
                 fresh |= {_PROJECTOR + k: v for k, v in self._layout.connector.fresh().state_dict().items()}
         weights = {name: fresh[name].to(tensor.dtype) for name, tensor in self._stored.items()}
-        return self._with_weights("untrained", weights, f"fresh weights, seed {seed}")
+        provenance = replace(self.provenance, layout=f"fresh weights, seed {seed}")
+        return self.with_weights("untrained", weights, provenance)
 
     def rounded(self, dtype: torch.dtype) -> VisionEncoder:
         """The same encoder with every weight rounded to `dtype` and back."""
         short = str(dtype).removeprefix("torch.")
         weights = {name: tensor.to(dtype).to(tensor.dtype) for name, tensor in self._stored.items()}
-        return self._with_weights(f"{self.name} ({short})", weights, f"{self.provenance.layout}, rounded to {short}")
+        provenance = replace(self.provenance, layout=f"{self.provenance.layout}, rounded to {short}")
+        return self.with_weights(f"{self.name} ({short})", weights, provenance)
 
-    def _with_weights(self, name: str, weights: Mapping[str, torch.Tensor], layout: str) -> VisionEncoder:
+    def with_weights(self, name: str, weights: Mapping[str, torch.Tensor], provenance: Provenance) -> VisionEncoder:
+        """The same encoder with other weights.
+
+        Args:
+            name: Its name.
+            weights: All weights by canonical name, in the shapes of `weights()`.
+            provenance: Where they come from.
+        """
         tower, projector = copy.deepcopy(self._tower), copy.deepcopy(self._projector)
         tower.load_state_dict({k: v for k, v in weights.items() if not k.startswith(_PROJECTOR)})
         if projector is not None:
@@ -268,7 +283,7 @@ class VisionEncoder:
             tower=tower,
             projector=projector,
             stored=weights,
-            provenance=replace(self.provenance, layout=layout),
+            provenance=provenance,
         )
 
     def _find_grid(self) -> Grid | None:

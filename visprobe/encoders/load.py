@@ -16,6 +16,7 @@ from visprobe.encoders.layout import Layout, keys_of, made, prefixes
 from visprobe.encoders.model import model_layout
 from visprobe.encoders.processor import Resolution
 from visprobe.encoders.provenance import Provenance
+from visprobe.encoders.swap import parse_swap, swapped
 from visprobe.encoders.tower import load_tower, placed
 from visprobe.errors import CheckpointError
 
@@ -33,7 +34,7 @@ def load_encoder(
     connector.
 
     Args:
-        path: Folder with config.json and weights.
+        path: Folder with config.json and weights, or an expression `A[blocks 0-11 <- B]` of two of them.
         device: Where the tower runs.
         dtype: Dtype in which the tower runs; `weights()` keeps the stored dtype.
         resolution: Pixels per image for towers of native resolution, and whether tiles are read.
@@ -43,7 +44,13 @@ def load_encoder(
 
     Raises:
         CheckpointError: If the folder, its configuration or its weights are missing, damaged or of an unknown kind.
+        UsageError: If an expression is malformed, or its two encoders do not fit.
     """
+    if swap := parse_swap(str(path)):
+        into, source = (
+            load_encoder(spec, device=device, dtype=dtype, resolution=resolution) for spec in (swap.into, swap.source)
+        )
+        return swapped(swap, into, source)
     checkpoint = open_checkpoint(path)
     layout = find_layout(checkpoint, resolution or Resolution())
     tensors = checkpoint.tensors.read_many(keys_of([*layout.tower.values(), *layout.projector.values()]))

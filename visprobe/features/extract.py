@@ -98,6 +98,7 @@ class _Job:
     def __init__(self, encoder: VisionEncoder, processor: VisionEncoder, sites: Sequence[str]) -> None:
         self.encoder = encoder
         self.processor = processor
+        self.pixels = (processor.processor_hash, *processor.pixel_kind)
         self.sites = list(dict.fromkeys(encoder.consumed if site == "consumed" else site for site in sites))
         known = {site.name for site in encoder.sites}
         if unknown := [site for site in self.sites if site not in known]:
@@ -128,7 +129,7 @@ def _mean(tokens: torch.Tensor) -> torch.Tensor:
     return tokens.mean(dim=1)
 
 
-Made = dict[str, Pixels]  # processor hash -> what that processor made of one image
+Made = dict[tuple[object, ...], Pixels]  # how pixels are made -> what one image became
 
 
 @dataclass
@@ -170,7 +171,7 @@ class _Pass:
         chunk = _Chunk(start, data, tuple(_content_hash(item) for item in data))
         chunk.jobs = [j for j in self.jobs if self.store.missing(j.key(chunk.hashes), [*j.arrays.values(), "bad"])]
         if chunk.jobs:
-            processors = {job.processor.processor_hash: job.processor for job in chunk.jobs}
+            processors = {job.pixels: job.processor for job in chunk.jobs}
             for offset, made in enumerate(readers.map(lambda item: _pixels(item, processors), data)):
                 if isinstance(made, BadImage):
                     chunk.bad[offset] = str(made)
@@ -191,7 +192,7 @@ class _Pass:
             batch = chunk.pixels[start : start + batch_size]
             stacked = {how: Pixels.join([pixels[how] for pixels in batch]) for how in batch[0]}
             for job in chunk.jobs:
-                parts[id(job)].append(job.compute(stacked[job.processor.processor_hash]))
+                parts[id(job)].append(job.compute(stacked[job.pixels]))
                 self.forwarded += len(batch)
             yield chunk.start + start
         for job in chunk.jobs:
@@ -257,7 +258,7 @@ def _content_hash(data: bytes | BadImage) -> str:
     return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else str(data)
 
 
-def _pixels(data: bytes | BadImage, processors: Mapping[str, VisionEncoder]) -> Made | BadImage:
+def _pixels(data: bytes | BadImage, processors: Mapping[tuple[object, ...], VisionEncoder]) -> Made | BadImage:
     """One image, decoded once, as each of the processors gives it."""
     if isinstance(data, BadImage):
         return data

@@ -27,6 +27,8 @@ class Options:
         seed: Seed of every random choice.
         store: Root of the feature store; by default the user's cache folder.
         progress: Called with (stage, done, total).
+        pixels: Pixels per image for towers of native resolution.
+        tiles: Whether models that cut images into tiles read the tiles too.
     """
 
     split: str | None = None
@@ -37,6 +39,8 @@ class Options:
     seed: int = 0
     store: Path | None = None
     progress: Progress | None = None
+    pixels: int = 448 * 448
+    tiles: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +16,15 @@ from visprobe.data.image_set import ImageSet
 from visprobe.data.open import open_images
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import load_encoder
+from visprobe.encoders.processor import Resolution
 from visprobe.errors import DataError, PrerequisiteError, UsageError
 from visprobe.features.extract import Extraction, extract
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.store import FeatureStore, default_folder
 from visprobe.report.measurement import Measurement, Options
+from visprobe.report.names import distinct_names
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_UNTRAINED = re.compile(r"untrained( \(.*\))?")
 Sites = Callable[[VisionEncoder], Sequence[str]]
 
 
@@ -46,35 +46,16 @@ def open_encoders(checkpoints: Sequence[str | Path], options: Options) -> list[V
         PrerequisiteError: If the device is not there.
         CheckpointError: If a checkpoint cannot be read.
     """
-    paths = [Path(checkpoint) for checkpoint in checkpoints]
-    names, device, dtype = distinct_names(paths), _device(options.device), _format(options.dtype)
+    names, device, dtype = distinct_names(checkpoints), _device(options.device), _format(options.dtype)
+    resolution = Resolution(options.pixels, options.tiles)
     encoders = []
-    for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
-        encoder = load_encoder(path, device=device, dtype=dtype)
+    for number, (spec, name) in enumerate(zip(checkpoints, names, strict=True), start=1):
+        encoder = load_encoder(spec, device=device, dtype=dtype, resolution=resolution)
         encoder.name = name
         encoders.append(encoder)
         if options.progress:
-            options.progress("read encoders", number, len(paths))
+            options.progress("read encoders", number, len(names))
     return encoders
-
-
-def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """The shortest endings of the paths that tell them apart: folder names, with parents where needed.
-
-    None of them is the name of a floor, whose features would otherwise be taken for those of the checkpoint.
-
-    Raises:
-        UsageError: If two paths are the same, or one cannot be told from the floor of the first.
-    """
-    parts = [path.resolve().parts for path in paths]
-    if len(set(parts)) < len(parts):
-        raise UsageError("the same checkpoint is named twice", hint="Name each checkpoint once.")
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        floors = [name for name in names if _UNTRAINED.fullmatch(name) or name == f"{names[0]} (bfloat16)"]
-        if len(set(names)) == len(names) and not floors:
-            return names
-    raise UsageError(f"{floors[0]} is the name of a floor of {names[0]}", hint="Rename that checkpoint's folder.")
 
 
 def _device(name: str) -> torch.device:
@@ -172,7 +153,7 @@ class Session:
     def _processor_for(self, encoder: VisionEncoder) -> VisionEncoder:
         """The first encoder's processor for towers of its kind and shape: a changed one would look like drift."""
         first = self.encoders[0]
-        if encoder.processor_hash == first.processor_hash or _kind(encoder) != _kind(first):
+        if encoder.processor_hash == first.processor_hash or encoder.pixel_kind != first.pixel_kind:
             return encoder
         note = f"{encoder.name} has another image processor than {first.name}: {first.name}'s was used for both"
         if note not in self.warnings:
@@ -191,12 +172,6 @@ class Session:
                 "bad_items": [{"id": item.id, "reason": item.reason} for item in extraction.bad],
             }
         )
-
-
-def _kind(encoder: VisionEncoder) -> tuple[Any, ...]:
-    """What two towers share if pixels made for the one can be given to the other."""
-    config = encoder.config
-    return encoder.provenance.family, encoder.grid, getattr(config, "image_size", None), config.patch_size
 
 
 def _only(features: FeatureSet, sites: Sequence[str]) -> FeatureSet:

@@ -16,7 +16,8 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
 from visprobe.report.compare import refuse_other_shapes
 from visprobe.report.measurement import Measurement, Options
-from visprobe.report.session import Session, distinct_names, open_encoders, provenance_of, read_sites
+from visprobe.report.names import distinct_names
+from visprobe.report.session import Session, open_encoders, provenance_of, read_sites
 from visprobe.training.by_step import CHECKPOINTS, snapshots
 from visprobe.training.manifest import NAME, weights_hash
 
