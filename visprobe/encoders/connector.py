@@ -64,7 +64,7 @@ class Connector:
                 f"the tensors do not make a {self.kind}: {faults}",
                 hint="Check that config.json belongs to these weights and that the checkpoint is complete.",
             ) from error
-        return module.to(dtype).eval().requires_grad_(False)
+        return module.eval().requires_grad_(False)
 
     def fresh(self) -> nn.Module:
         """The module as at the start of a training: matrices from N(0, 0.02²), biases zero, norms at their identity."""
