@@ -140,8 +140,13 @@ class _Handler(BaseHTTPRequestHandler):
         found = self.find(repo, revision)
         if found is None:
             return None
+        files = server.files[repo, found].items()
+        if "tree" in parts:
+            oids = [{"lfs": {"oid": b.etag, "size": b.size, "pointerSize": 130}} if b.lfs else {} for _, b in files]
+            entries = [{"type": "file", "path": name, "size": b.size, "oid": b.etag[:40]} for name, b in files]
+            return self.send_json([entry | oid for entry, oid in zip(entries, oids, strict=True)])
         siblings = []
-        for name, blob in server.files[repo, found].items():
+        for name, blob in files:
             lfs = {"lfs": {"sha256": blob.etag, "size": blob.size, "pointerSize": 130}} if blob.lfs else {}
             siblings.append(
                 {"rfilename": name, "size": blob.size, "blobId": "0" * 40 if blob.lfs else blob.etag, **lfs}

@@ -99,7 +99,6 @@ def test_a_small_tower_in_a_large_checkpoint_costs_its_own_bytes(hub):
 def file(hub, monkeypatch):
     """A file of 3 MB on the hub, read in pieces of 400 kB."""
     monkeypatch.setattr(remote_file, "_PIECE", 400_000)
-    monkeypatch.setattr(range_cache, "_FLUSH_BYTES", 1)
     hub.add("org/name", {NAME: DATA, "config.json": b"{}"})
     return open_folder("org/name").open(NAME)
 
