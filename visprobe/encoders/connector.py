@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -81,6 +83,29 @@ class Connector:
 def same_grid(project: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> Project:
     """A projection that reads one site and treats every token alike."""
     return lambda module, tokens, grid: project(module, tokens[0])
+
+
+def of_class(
+    cls: Callable[[Any], nn.Module],
+    config: Any,
+    *,
+    width: int,
+    reads: tuple[str, ...],
+    project: Project | None = None,
+    settings: tuple[str, ...] = (),
+) -> Connector:
+    """The connector that is one class of transformers, made from the model's configuration.
+
+    Args:
+        cls: The class; its constructor takes `config`.
+        config: Configuration of the multimodal model.
+        width: Width of its output.
+        reads: Sites of the tower that it reads.
+        project: As in `Tap`; by default the module is called with the tokens of the one site read.
+        settings: As in `Connector`.
+    """
+    tap = Tap("projected", reads, width, project or same_grid(lambda module, tokens: module(tokens)))
+    return Connector(getattr(cls, "__name__", str(cls)), partial(cls, config), (tap,), settings)
 
 
 def widest(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:

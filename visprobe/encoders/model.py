@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from visprobe.encoders.checkpoint import Checkpoint
@@ -59,6 +59,7 @@ class Model:
             where disk and class differ in more than transformers itself can rename.
         tiles: Geometry that cuts images into tiles, if the model does.
         processors: Classes to use for stored kinds of processor where only the base view is read.
+        processor: Class of the image processor where a checkpoint names none, if it is not that of the tower.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Model:
     renamed: Callable[[Mapping[str, str], Any], Mapping[str, Source]] = _as_it_is
     tiles: Geometry | None = None
     processors: Mapping[str, str] = field(default_factory=dict)
+    processor: str = ""
 
 
 def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Family], resolution: Resolution) -> Layout:
@@ -103,7 +105,14 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
     tower = _own(under(spelling.tower, names), set(projector.values()), family)
     reads, why = model.reads(config, family)
     geometry = model.tiles if resolution.tiles and model.tiles else family.geometry
-    processor, assumed = find_processor(checkpoint.folder, family, vision, geometry, resolution, model.processors)
+    processor, assumed = find_processor(
+        checkpoint.folder,
+        replace(family, processor=model.processor or family.processor),
+        vision,
+        geometry,
+        resolution,
+        model.processors,
+    )
     if family.head and hasattr(vision, "vision_use_head"):
         vision.vision_use_head = any(name.startswith(f"{family.head}.") for name in tower)
     return Layout(

@@ -23,11 +23,12 @@ _CLASSES = {
     "CLIPFeatureExtractor": "CLIPImageProcessorPil",
     "LlavaImageProcessor": "LlavaImageProcessorPil",
     "LlavaOnevisionImageProcessor": "SiglipImageProcessorPil",
+    "Gemma3ImageProcessor": "Gemma3ImageProcessorPil",
     "BitImageProcessor": "BitImageProcessorPil",
     "ViTImageProcessor": "ViTImageProcessorPil",
     "ViTFeatureExtractor": "ViTImageProcessorPil",
 }
-_SQUASHING = ("SiglipImageProcessorPil", "ViTImageProcessorPil")
+_SQUASHING = ("SiglipImageProcessorPil", "ViTImageProcessorPil", "Gemma3ImageProcessorPil")
 _SQUARE = (*_SQUASHING, "CLIPImageProcessorPil", "BitImageProcessorPil")
 _FIELDS = (
     "do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_pad", "do_rescale",
