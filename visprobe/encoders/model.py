@@ -57,6 +57,7 @@ class Model:
         notes: From configuration and family to what a reader should know.
         renamed: From the tower's names (relative to the tower to full) and the tower's configuration to its sources,
             where disk and class differ in more than transformers itself can rename.
+        geometry: From the model's configuration to how images become inputs, where that is not as for the tower alone.
         tiles: Geometry that cuts images into tiles, if the model does.
         processors: Classes to use for stored kinds of processor where only the base view is read.
         processor: Class of the image processor where a checkpoint names none, if it is not that of the tower.
@@ -71,6 +72,7 @@ class Model:
     towers: tuple[str, ...] = ()
     notes: Callable[[Any, Family], list[str]] = _none
     renamed: Callable[[Mapping[str, str], Any], Mapping[str, Source]] = _as_it_is
+    geometry: Callable[[Any], Geometry] | None = None
     tiles: Geometry | None = None
     processors: Mapping[str, str] = field(default_factory=dict)
     processor: str = ""
@@ -104,7 +106,8 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
         raise no_projector(checkpoint.spec, names)
     tower = _own(under(spelling.tower, names), set(projector.values()), family)
     reads, why = model.reads(config, family)
-    geometry = model.tiles if resolution.tiles and model.tiles else family.geometry
+    geometry = model.geometry(config) if model.geometry else family.geometry
+    geometry = model.tiles if resolution.tiles and model.tiles else geometry
     processor, assumed = find_processor(
         checkpoint.folder,
         replace(family, processor=model.processor or family.processor),

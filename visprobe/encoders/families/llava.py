@@ -67,7 +67,7 @@ MODELS = (
         spellings=spellings(_PROJECTOR),
         reads=selected,
         connect=mlp,
-        towers=_SQUARES,
+        towers=(*_SQUARES, "pixtral"),
         notes=class_token_notes,
     ),
     Model(

@@ -1,0 +1,148 @@
+"""Pixtral, the tower of LLaVA-style Pixtral checkpoints and of Mistral 3, and Mistral 3 itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from math import isqrt
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from visprobe.encoders.connector import Connector, Tap
+from visprobe.encoders.families.llava import selected, spellings
+from visprobe.encoders.families.siglip2 import fits
+from visprobe.encoders.family import Family
+from visprobe.encoders.geometry import Geometry, side
+from visprobe.encoders.model import Model
+from visprobe.encoders.pixels import Grid, Pixels
+from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.errors import CheckpointError, UsageError
+from visprobe.io.tensors import TensorEntry
+
+
+class Packed(Geometry):
+    """Images in their own proportions, each forwarded by itself.
+
+    The model's processor bounds the longest edge and never enlarges, so that a small or a narrow image gets fewer
+    pixels than others. Here each image is resized, with the filter of that processor, to the largest whole number of
+    patches within one pixel budget that keeps its proportions, as other towers of native resolution do it; the rest
+    of the processor follows. A square image that is larger than the budget gets the same pixels from both.
+
+    The tower packs a batch into one sequence, with a mask that is quadratic in it: images go through one by one.
+
+    Args:
+        merge: Side of the square of patches that the connector joins; rows and columns are multiples of it.
+    """
+
+    resolution = "native"
+
+    def __init__(self, merge: int = 1) -> None:
+        self.merge = merge
+
+    def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
+        """The stored fields with `resolution.pixels` as largest number of pixels.
+
+        Raises:
+            UsageError: If the budget does not hold one cell of patches.
+        """
+        cell = side(config.patch_size) * self.merge
+        if resolution.pixels < cell**2:
+            raise UsageError(
+                f"{resolution.pixels} pixels per image are less than one cell of {cell}x{cell}",
+                hint=f"Give at least {cell**2}.",
+            )
+        own = {"max_pixels": resolution.pixels, "patch_size": {"height": cell, "width": cell}}
+        return {name: value for name, value in plain_fields(stored).items() if name != "size"} | own
+
+    def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
+        """RGB `images` of any sizes as pixels, padded to the largest, and their sizes."""
+        return Pixels.join([self._one(processor, side(config.patch_size), image) for image in images])
+
+    def _one(self, processor: Any, patch: int, image: Image.Image) -> Pixels:
+        cell = patch * self.merge
+        rows, columns = _cells(image, processor.max_pixels // cell**2)
+        resized = image.resize((columns * cell, rows * cell), Image.Resampling(processor.resample))
+        values = torch.as_tensor(processor([resized], do_resize=False, return_tensors="pt")["pixel_values"])
+        sizes = torch.tensor([[rows * cell, columns * cell]])
+        inputs = {"pixel_values": values.float(), "image_sizes": sizes}
+        return Pixels(inputs, ((rows * self.merge, columns * self.merge),))
+
+    def grid(self, processor: Any, config: Any) -> Grid | None:
+        """None: it depends on the image.
+
+        Raises:
+            CheckpointError: If the processor is not one for this tower.
+        """
+        fits(processor, {"pixel_values", "image_sizes"})
+        return None
+
+    def pieces(self, pixels: Pixels) -> Iterator[Pixels]:
+        """`pixels` image by image, without padding."""
+        values, sizes = pixels.inputs["pixel_values"], pixels.inputs["image_sizes"]
+        for n, (height, width) in enumerate(sizes.tolist()):
+            inputs = {"pixel_values": values[n : n + 1, :, :height, :width], "image_sizes": sizes[n : n + 1]}
+            yield Pixels(inputs, pixels.grids[n : n + 1])
+
+
+def _cells(image: Image.Image, budget: int) -> Grid:
+    """The largest rows and columns in the proportions of `image`, rounded down, with at most `budget` cells."""
+    width, height = image.size
+    rows, columns = isqrt(budget * height // width), isqrt(budget * width // height)
+    return min(max(rows, 1), budget), min(max(columns, 1), budget)
+
+
+def _merger(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
+    if len(reads) > 1:
+        raise CheckpointError(
+            f"vision_feature_layer selects {len(reads)} layers; the projector of Mistral 3 reads one",
+            hint="Check that config.json belongs to these weights.",
+        )
+    tap = Tap("projected", reads, int(config.text_config.hidden_size), partial(_project, _patch(config)))
+    settings = (str(config.projector_hidden_act), f"merge {config.spatial_merge_size}")
+    return Connector("Mistral3MultiModalProjector", partial(_projector, config), (tap,), settings)
+
+
+def _projector(config: Any) -> nn.Module:
+    from transformers.models.mistral3.modeling_mistral3 import Mistral3MultiModalProjector
+
+    module: nn.Module = Mistral3MultiModalProjector(config)
+    return module
+
+
+def _project(patch: int, module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
+    batch = len(tokens[0])
+    sizes = [(grid[0] * patch, grid[1] * patch)] * batch
+    projected: torch.Tensor = module(tokens[0].flatten(0, 1), sizes)
+    return projected.reshape(batch, -1, projected.shape[-1])
+
+
+def _patch(config: Any) -> int:
+    return side(config.vision_config.patch_size)
+
+
+TOWERS = (
+    Family(
+        name="pixtral",
+        model_types=("pixtral",),
+        tower_class="PixtralVisionModel",
+        blocks=(("transformer.layers", "num_hidden_layers"),),
+        geometry=Packed(),
+        processor="PixtralImageProcessorPil",
+        processors={"PixtralImageProcessor": "PixtralImageProcessorPil"},
+    ),
+)
+MODELS = (
+    Model(
+        name="Mistral 3",
+        model_types=("mistral3",),
+        cls="Mistral3ForConditionalGeneration",
+        spellings=spellings({"": "multi_modal_projector."}),
+        reads=selected,
+        connect=_merger,
+        towers=("pixtral",),
+        geometry=lambda config: Packed(int(config.spatial_merge_size)),
+    ),
+)
