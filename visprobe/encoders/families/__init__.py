@@ -1,10 +1,22 @@
 """Every family that visprobe reads: one module each, with rows for its towers and its multimodal models."""
 
-from visprobe.encoders.families import dinov3, gemma4, llava, pixtral, qwen, siglip2, squares
+from visprobe.encoders.families import (
+    dinov3,
+    gemma,
+    gemma4,
+    idefics,
+    internvl,
+    llava,
+    mllama,
+    pixtral,
+    qwen,
+    siglip2,
+    squares,
+)
 from visprobe.encoders.family import Family
 from visprobe.encoders.model import Model
 
-_MODULES = (squares, llava, qwen, siglip2, pixtral, gemma4, dinov3)
+_MODULES = (squares, llava, qwen, gemma, idefics, internvl, mllama, siglip2, pixtral, gemma4, dinov3)
 TOWERS: tuple[Family, ...] = tuple(row for module in _MODULES for row in getattr(module, "TOWERS", ()))
 MODELS: tuple[Model, ...] = tuple(row for module in _MODULES for row in getattr(module, "MODELS", ()))
 TOWER_OF = {model_type: family for family in TOWERS for model_type in family.model_types}

@@ -1,0 +1,59 @@
+"""PaliGemma and Gemma 3: a SigLIP tower read after its last norm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
+from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModalProjector
+
+from visprobe.encoders.connector import Connector, of_class
+from visprobe.encoders.families.llava import spellings
+from visprobe.encoders.family import Family
+from visprobe.encoders.model import Model
+from visprobe.io.tensors import TensorEntry
+
+
+def _last(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
+    return (family.last_site(config.vision_config),), "the model reads the tower's last_hidden_state"
+
+
+def _linear(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
+    width = int(config.vision_config.projection_dim)
+    return of_class(PaliGemmaMultiModalProjector, config, width=width, reads=reads)
+
+
+def _pooled(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
+    settings = (f"{config.mm_tokens_per_image} tokens",)
+    width = int(config.text_config.hidden_size)
+    return of_class(Gemma3MultiModalProjector, config, width=width, reads=reads, settings=settings)
+
+
+def _whole_image(config: Any, family: Family) -> list[str]:
+    return ["images are read whole, without the crops of pan and scan"]
+
+
+_PROJECTOR = {"": "multi_modal_projector."}
+MODELS = (
+    Model(
+        name="PaliGemma",
+        model_types=("paligemma",),
+        cls="PaliGemmaForConditionalGeneration",
+        spellings=spellings(_PROJECTOR),
+        reads=_last,
+        connect=_linear,
+        towers=("siglip",),
+    ),
+    Model(
+        name="Gemma 3",
+        model_types=("gemma3",),
+        cls="Gemma3ForConditionalGeneration",
+        spellings=spellings(_PROJECTOR),
+        reads=_last,
+        connect=_pooled,
+        towers=("siglip",),
+        notes=_whole_image,
+        processor="Gemma3ImageProcessorPil",
+    ),
+)

@@ -1,0 +1,155 @@
+"""InternVL as transformers saves it: an InternViT tower, and a projector that joins squares of four tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
+
+from visprobe.encoders.connector import Connector, of_class
+from visprobe.encoders.families.llava import spellings
+from visprobe.encoders.family import Family
+from visprobe.encoders.geometry import Geometry, side
+from visprobe.encoders.layout import Source, hidden_state
+from visprobe.encoders.model import Model
+from visprobe.encoders.pixels import Grid
+from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.errors import CheckpointError
+from visprobe.io.tensors import TensorEntry
+
+# Names of the first conversions to transformers, made before InternVL was part of it.
+_FIRST_NAMES = (
+    (re.compile(r"\.attention\.attention\.(?=(query|key|value)\.)"), ".attention."),
+    (re.compile(r"\.attention\.query\."), ".attention.q_proj."),
+    (re.compile(r"\.attention\.key\."), ".attention.k_proj."),
+    (re.compile(r"\.attention\.value\."), ".attention.v_proj."),
+    (re.compile(r"\.attention\.attention\.([qk]_norm)\."), r".attention.\1."),
+    (re.compile(r"\.attention\.output\.dense\."), ".attention.projection_layer."),
+    (re.compile(r"\.intermediate\.dense\."), ".mlp.fc1."),
+    (re.compile(r"(\.\d+)\.output\.dense\."), r"\1.mlp.fc2."),
+)
+
+
+class SquashedView(Geometry):
+    """Images squeezed into one square, with ImageNet's mean, as InternVL makes its thumbnail."""
+
+    def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
+        """The stored fields without crops: old checkpoints store a crop that InternVL's code never makes."""
+        kept = {k: v for k, v in plain_fields(stored).items() if k not in {"do_center_crop", "crop_size", "size"}}
+        square = {"height": side(config.image_size), "width": side(config.image_size)}
+        return {"size": square, "image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD, **kept}
+
+
+@dataclass(frozen=True)
+class InternViT(Family):
+    """InternViT, whose last norm is absent in every released model."""
+
+    def last_site(self, config: Any) -> str:
+        """The site of the tower's `last_hidden_state`."""
+        return f"block_{self.depth(config):02d}" if config.use_mean_pooling else "final_norm"
+
+
+INTERNVIT = InternViT(
+    name="internvl",
+    model_types=("internvl_vision",),
+    tower_class="InternVLVisionModel",
+    blocks=(("encoder.layer", "num_hidden_layers"),),
+    norm="layernorm",
+    norm_on_tokens=True,
+    has_cls=True,
+    geometry=SquashedView(),
+    processor="GotOcr2ImageProcessorPil",
+    processors={
+        kind: "GotOcr2ImageProcessorPil"
+        for kind in ("GotOcr2ImageProcessor", "CLIPImageProcessor", "CLIPFeatureExtractor")
+    },
+)
+
+
+def selected(layer: object, config: Any) -> str:
+    """The site of InternVL's `vision_feature_layer` in a tower of configuration `config`.
+
+    Raises:
+        CheckpointError: If there is no such layer.
+    """
+    if layer == -1:
+        return INTERNVIT.last_site(config)
+    if not isinstance(layer, int):
+        raise CheckpointError(
+            f"the configuration selects the vision layers {layer}; InternVL reads one",
+            hint="Check vision_feature_layer in config.json.",
+        )
+    return hidden_state(layer, INTERNVIT.depth(config))
+
+
+def connector(config: Any, reads: tuple[str, ...]) -> Connector:
+    """`InternVLMultiModalProjector` after the pixel shuffle.
+
+    Args:
+        config: An `InternVLConfig`.
+        reads: The site that it reads.
+    """
+    factor = round(1 / config.downsample_ratio)
+    return of_class(
+        InternVLMultiModalProjector,
+        config,
+        width=int(config.text_config.hidden_size),
+        reads=reads,
+        project=partial(_shuffled, factor=factor),
+        settings=(config.projector_hidden_act, f"pixel shuffle {factor}"),
+    )
+
+
+def _shuffled(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid, *, factor: int) -> torch.Tensor:
+    """Each square of `factor` x `factor` tokens becomes one, row by row, and is projected."""
+    (images,) = tokens
+    rows, columns = grid[0] // factor, grid[1] // factor
+    squares = images.reshape(len(images), rows, factor, columns, factor, -1).transpose(2, 3)
+    projected: torch.Tensor = module(squares.reshape(len(images), rows * columns, -1))
+    return projected
+
+
+def _reads(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
+    layer, depth = config.vision_feature_layer, family.depth(config.vision_config)
+    return (selected(layer, config.vision_config),), f"vision_feature_layer is {layer} of {depth} blocks"
+
+
+def _connect(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
+    return connector(config, reads)
+
+
+def _notes(config: Any, family: Family) -> list[str]:
+    return ["only the squashed whole image is used, not the tiles that the model may read beside it"]
+
+
+def _renamed(names: Mapping[str, str], config: Any) -> dict[str, Source]:
+    return {_current(name): key for name, key in names.items()}
+
+
+def _current(name: str) -> str:
+    for pattern, replacement in _FIRST_NAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+TOWERS = (INTERNVIT,)
+MODELS = (
+    Model(
+        name="InternVL",
+        model_types=("internvl",),
+        cls="InternVLForConditionalGeneration",
+        spellings=spellings({"": "multi_modal_projector."}),
+        reads=_reads,
+        connect=_connect,
+        towers=("internvl",),
+        notes=_notes,
+        renamed=_renamed,
+    ),
+)

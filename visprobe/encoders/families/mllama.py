@@ -1,0 +1,115 @@
+"""Llama 3.2 Vision: a tower of two stacks of blocks, several of whose states are read side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.functional import pad
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from visprobe.encoders.connector import Connector, of_class
+from visprobe.encoders.family import Family
+from visprobe.encoders.geometry import Geometry, View, side
+from visprobe.encoders.model import Model, Spelling
+from visprobe.encoders.pixels import Grid, Pixels
+from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.io.tensors import TensorEntry
+
+
+class OneTile(Geometry):
+    """Images fitted into the first of the tower's tiles; the others are empty, as for any image of one tile."""
+
+    def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
+        """The stored fields, for one tile."""
+        square = {"height": side(config.image_size), "width": side(config.image_size)}
+        defaults = {"size": square, "image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD}
+        return {**defaults, **plain_fields(stored), "max_image_tiles": 1}
+
+    def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
+        """RGB `images` of any sizes as one tile each, with the empty tiles that the tower expects beside it."""
+        made = processor([[image] for image in images], return_tensors="pt")
+        empty = int(config.max_num_tiles) - 1
+        values = pad(torch.as_tensor(made["pixel_values"], dtype=torch.float32), (0, 0) * 3 + (0, empty))
+        inputs = {
+            "pixel_values": values,
+            "aspect_ratio_ids": made["aspect_ratio_ids"],
+            "aspect_ratio_mask": pad(made["aspect_ratio_mask"], (0, empty)),
+        }
+        patch = side(config.patch_size)
+        return Pixels(inputs, ((values.shape[-2] // patch, values.shape[-1] // patch),) * len(images))
+
+    def pieces(self, pixels: Pixels) -> Iterator[Pixels]:
+        """One image at a time: the tower makes a mask of all tokens of its tiles by all for each."""
+        for n, grid in enumerate(pixels.grids):
+            yield Pixels({name: tensor[n : n + 1] for name, tensor in pixels.inputs.items()}, (grid,))
+
+    def views(self, state: torch.Tensor, pixels: Pixels, tower: nn.Module) -> list[View]:
+        """Class token and patch tokens of the first tile, without those added to make their number a multiple of 8."""
+        rows, columns = pixels.grids[0]  # the tokens of the first tile come first
+        return [(state[:, : 1 + rows * columns], pixels.grids[0])]
+
+
+def _reads(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
+    vision, depth = config.vision_config, family.depth(config.vision_config)
+    between = [f"block_{n % int(vision.num_hidden_layers) + 1:02d}" for n in vision.intermediate_layers_indices]
+    why = f"the last of {depth} blocks; the model reads {', '.join(between)} beside it (intermediate_layers_indices)"
+    return (*between, f"block_{depth:02d}"), why
+
+
+def _connect(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
+    return of_class(_linear, config, width=int(config.text_config.hidden_size), reads=reads, project=_concatenated)
+
+
+def _linear(config: Any) -> nn.Module:
+    return nn.Linear(int(config.vision_config.vision_output_dim), int(config.text_config.hidden_size))
+
+
+def _concatenated(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
+    """The last state, then the others interleaved number by number, through one linear layer."""
+    *between, last = tokens
+    parts = [last, torch.stack(between, dim=-1).flatten(-2)] if between else [last]
+    projected: torch.Tensor = module(torch.cat(parts, dim=-1))
+    return projected
+
+
+def _notes(config: Any, family: Family) -> list[str]:
+    return [
+        "images are fitted into one tile, whose rest is black; the model cuts larger images into several",
+        f"the model reads {len(config.vision_config.intermediate_layers_indices)} states beside the consumed one",
+        "the model also reads the class token; consumed and projected hold patch tokens only",
+    ]
+
+
+TOWERS = (
+    Family(
+        name="mllama",
+        model_types=("mllama_vision_model",),
+        tower_class="MllamaVisionModel",
+        blocks=(("transformer.layers", "num_hidden_layers"), ("global_transformer.layers", "num_global_layers")),
+        has_cls=True,
+        geometry=OneTile(),
+        groups={"layernorm_post": "layernorm_post"},
+        processor="MllamaImageProcessorPil",
+        processors={"MllamaImageProcessor": "MllamaImageProcessorPil"},
+    ),
+)
+_CONNECTOR = "multi_modal_projector."
+MODELS = (
+    Model(
+        name="Llama 3.2 Vision",
+        model_types=("mllama",),
+        cls="MllamaForConditionalGeneration",
+        spellings=(
+            Spelling("D", "model.vision_model.", {"": f"model.{_CONNECTOR}"}),
+            Spelling("C", "vision_model.", {"": _CONNECTOR}),
+        ),
+        reads=_reads,
+        connect=_connect,
+        towers=("mllama",),
+        notes=_notes,
+    ),
+)
