@@ -71,7 +71,7 @@ class SafetensorsFiles(Tensors):
         raw = bytes(file.read([(8, length)])[0])
         self.bytes_read += 8 + length
         try:
-            return _entries(json.loads(raw), str(file), 8 + length, file.size)
+            return _entries(json.loads(raw, object_pairs_hook=_no_twins), str(file), 8 + length, file.size)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{file} has a damaged header: {error}", hint=DAMAGED) from error
 
@@ -88,6 +88,8 @@ def _entries(header: Mapping[str, Any], file: str, start: int, size: int) -> dic
     entries = {}
     for name, fields in header.items():
         if name == "__metadata__":
+            if not all(isinstance(value, str) for value in fields.values()):
+                raise ValueError("__metadata__ holds more than text")
             continue
         first, last = map(operator.index, fields["data_offsets"])
         shape = tuple(map(operator.index, fields["shape"]))
@@ -98,6 +100,13 @@ def _entries(header: Mapping[str, Any], file: str, start: int, size: int) -> dic
         entries[name] = entry
     _check_layout(entries.values(), start, size)
     return entries
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return named
 
 
 def _check_layout(entries: Iterable[TensorEntry], start: int, size: int) -> None:
