@@ -13,33 +13,31 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+
+from visprobe.metrics.jackknife import Interval, Replicated, jackknife, subtract
+from visprobe.metrics.matrices import centred, same_images
+
+__all__ = [
+    "Interval",
+    "Replicated",
+    "Representation",
+    "cka_difference",
+    "debiased_cka",
+    "hsic_from_sums",
+    "jackknife",
+    "replicate_cka",
+    "represent",
+    "subtract",
+]
 
 Array = NDArray[np.float64]
+Sums = Array | float
 
 # Features have mean squared norm 1, so HSIC is of the order of 1 / (effective dimension); this is rounding error.
 _NO_VARIANCE = 1e-12
-
-
-class Replicated(NamedTuple):
-    """A statistic on all n images, and on the n sets that leave one image out, shape (n,)."""
-
-    value: float
-    without: Array
-
-
-class Interval(NamedTuple):
-    """A statistic with its jackknife standard error and interval, and the number of images."""
-
-    value: float
-    low: float
-    high: float
-    standard_error: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -82,19 +80,9 @@ def represent(features: ArrayLike) -> Representation:
     Raises:
         ValueError: If the shape is not (n >= 5, d >= 1), a value is not finite, or all rows are equal.
     """
-    array = np.asarray(features, dtype=np.float64)
-    if array.ndim != 2 or len(array) < 5 or array.shape[1] < 1:
-        raise ValueError(f"debiased CKA needs features of shape (n, d) with n >= 5 images, got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError("the features hold NaN or infinity")
-    centred = array - array.mean(0)
-    largest = np.abs(centred).max()
-    # The mean of equal numbers is off by rounding; that must not be taken for variance.
-    if largest <= 1e-13 * np.abs(array).max():
-        raise ValueError("all images have the same features: there is no variance to compare")
-    centred /= largest
-    centred *= math.sqrt(len(centred)) / np.linalg.norm(centred)
-    return Representation(centred)
+    moved = centred(features, 5, "debiased CKA")
+    moved *= math.sqrt(len(moved)) / np.linalg.norm(moved)
+    return Representation(moved)
 
 
 def replicate_cka(x: Representation, y: Representation) -> Replicated:
@@ -114,42 +102,12 @@ def replicate_cka(x: Representation, y: Representation) -> Replicated:
         Kornblith et al. 2019 (1905.00414), eq. 3, with the unbiased HSIC of Song et al. 2012, eq. 5, as in
         Nguyen, Raghu & Kornblith 2021 (2010.15327). It equals the U-centred form of Szekely & Rizzo 2014.
     """
-    if len(x.features) != len(y.features):
-        raise ValueError(f"{len(x.features)} images against {len(y.features)}: not the same images")
+    same_images(x.features, y.features)
     cross, own_x, own_y = _hsic(x, y), x.own_hsic, y.own_hsic
     if min(own_x.value, own_y.value, own_x.without.min(), own_y.without.min()) <= _NO_VARIANCE:
         raise ValueError("the variance hangs on a single image: CKA is not defined without it")
     value = cross.value / math.sqrt(own_x.value * own_y.value)
     return Replicated(value, cross.without / np.sqrt(own_x.without * own_y.without))
-
-
-def jackknife(statistic: Replicated, level: float = 0.95, limit: float = 1.0) -> Interval:
-    """Delete-one jackknife interval: value -/+ t(n-1) standard errors.
-
-    Args:
-        statistic: A CKA, or a difference of two CKAs made by `subtract`.
-        level: Nominal coverage.
-        limit: Largest absolute value the statistic can take, where the interval is cut: 1 for a CKA, 2 for a
-            difference.
-
-    Returns:
-        The interval, in the unit of the statistic.
-
-    Source:
-        Efron & Stein 1981. The interval is symmetric also near 1: in simulation (`analyses/drift/card.md`) the
-        plain scale covered 91-97 % from 0.2 to 0.9999999, atanh and log(1 - CKA) down to 86 % on heavy tails.
-    """
-    n = len(statistic.without)
-    spread = statistic.without - statistic.without.mean()
-    error = math.sqrt((n - 1) / n * float(spread @ spread))
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * error
-    low, high = statistic.value - half, statistic.value + half
-    return Interval(statistic.value, max(low, -limit), min(high, limit), error, n)
-
-
-def subtract(a: Replicated, b: Replicated) -> Replicated:
-    """Paired difference of two statistics over the same images."""
-    return Replicated(a.value - b.value, a.without - b.without)
 
 
 def debiased_cka(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval:
@@ -169,19 +127,51 @@ def debiased_cka(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval:
     return jackknife(replicate_cka(represent(x), represent(y)), level)
 
 
+def cka_difference(base: ArrayLike, a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
+    """Paired difference CKA(a, base) - CKA(b, base) on the same images, with its interval.
+
+    Args:
+        base: Any real dtype, shape (n, d), one row per image, n >= 5.
+        a: One descendant's features of the same images in the same order, shape (n, e).
+        b: The other's, shape (n, f).
+        level: Nominal coverage.
+
+    Returns:
+        The difference in [-2, 2]: negative where `a` is further from the base than `b`.
+
+    Raises:
+        ValueError: As `represent` and `replicate_cka`.
+    """
+    origin = represent(base)
+    first, second = (replicate_cka(origin, represent(features)) for features in (a, b))
+    return jackknife(subtract(first, second), level, limit=2.0)
+
+
 def _hsic(x: Representation, y: Representation) -> Replicated:
     k, m = x.row_sums, y.row_sums
     c = _couplings(x, y)
     product = float(k @ m)
     without = product - k * m - x.times(m) - y.times(k) + c
     return Replicated(
-        float(_from_sums(len(k), c.sum(), k.sum(), m.sum(), product)),
-        np.asarray(_from_sums(len(k) - 1, c.sum() - 2 * c, k.sum() - 2 * k, m.sum() - 2 * m, without)),
+        float(hsic_from_sums(len(k), c.sum(), k.sum(), m.sum(), product)),
+        hsic_from_sums(len(k) - 1, c.sum() - 2 * c, k.sum() - 2 * k, m.sum() - 2 * m, without),
     )
 
 
-def _from_sums(n: int, t: Array, sum_k: Array, sum_m: Array, product: Array | float) -> Array:
-    return (t + sum_k * sum_m / ((n - 1) * (n - 2)) - 2 * product / (n - 2)) / (n * (n - 3))
+def hsic_from_sums(n: int, t: Sums, sum_k: Sums, sum_m: Sums, product: Sums) -> Array:
+    """Unbiased HSIC from sums over the zero-diagonal Gram matrices K and L.
+
+    Args:
+        n: Number of images the sums are over.
+        t: sum_ij K_ij L_ij; one number, or one for each image left out, shape (n,).
+        sum_k: sum_ij K_ij, likewise.
+        sum_m: sum_ij L_ij, likewise.
+        product: sum_i of the row sums of K times those of L, likewise.
+
+    Source:
+        Song et al. 2012, eq. 5.
+    """
+    return np.asarray((t + sum_k * sum_m / ((n - 1) * (n - 2)) - 2 * product / (n - 2)) / (n * (n - 3)))
 
 
 def _couplings(x: Representation, y: Representation) -> Array:

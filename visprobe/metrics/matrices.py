@@ -1,0 +1,79 @@
+"""What every measure asks of its feature matrices: a shape, finite numbers, variance, the same images."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def finite(features: ArrayLike, least: int, measure: str) -> Array:
+    """Features as float64, refused where a measure is not defined.
+
+    Args:
+        features: Any real dtype, shape (n, d), one row per image.
+        least: How many images the measure needs.
+        measure: Name of the measure, for the message.
+
+    Raises:
+        ValueError: If the shape is not (n >= least, d >= 1) or a value is not finite.
+    """
+    array = np.asarray(features, dtype=np.float64)
+    if array.ndim != 2 or len(array) < least or array.shape[1] < 1:
+        raise ValueError(f"{measure} needs features of shape (n, d) with n >= {least} images, got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("the features hold NaN or infinity")
+    return array
+
+
+def centred(features: ArrayLike, least: int, measure: str) -> Array:
+    """Features with column means of zero and a largest absolute value of one, float64 of shape (n, d).
+
+    Args:
+        features: As `finite`.
+        least: As `finite`.
+        measure: As `finite`.
+
+    Raises:
+        ValueError: As `finite`, or if all rows are equal.
+    """
+    array = finite(features, least, measure)
+    moved: Array = array - array.mean(0)
+    largest = np.abs(moved).max()
+    # The mean of equal numbers is off by rounding; that must not be taken for variance.
+    if largest <= 1e-13 * np.abs(array).max():
+        raise ValueError("all images have the same features: there is no variance to compare")
+    moved /= largest
+    return moved
+
+
+def unit_rows(features: ArrayLike, least: int, measure: str) -> Array:
+    """Features with every row of length one, float64 of shape (n, d).
+
+    Args:
+        features: As `finite`.
+        least: As `finite`.
+        measure: As `finite`.
+
+    Raises:
+        ValueError: As `finite`, or if a row is zero: it has no direction.
+    """
+    array = finite(features, least, measure)
+    # Scaling by the largest entry first keeps 1e-200 and 1e200 from leaving float64 when squared.
+    largest = np.abs(array).max(1, keepdims=True)
+    if not largest.all():
+        raise ValueError(f"the features of image {int(largest.argmin())} are all zero: they have no direction")
+    scaled = array / largest
+    units: Array = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
+    return units
+
+
+def same_images(x: Array, y: Array) -> None:
+    """Refuse two arrays of different numbers of images.
+
+    Raises:
+        ValueError: If the first axes differ.
+    """
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} images against {len(y)}: not the same images")
