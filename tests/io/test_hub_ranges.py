@@ -191,7 +191,7 @@ def child(hub, code=CHILD):
 
 
 def test_after_kill_9_nothing_that_was_finished_travels_again(hub, file):
-    hub.faults = Faults(seconds_per_chunk=0.15)
+    hub.faults = Faults(seconds_per_chunk=0.3)
     with child(hub) as killed:
         deadline = time.monotonic() + 30
         while not (lists := list(Path(os.environ["VISPROBE_CACHE"]).rglob("ranges.json"))):
@@ -243,7 +243,7 @@ def test_waiting_for_another_process_is_said(hub, file, monkeypatch, caplog):
 
 
 def test_ctrl_c_ends_it_and_keeps_what_was_finished(hub, file):
-    hub.faults = Faults(seconds_per_chunk=0.15)
+    hub.faults = Faults(seconds_per_chunk=0.3)
     with child(hub, "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)" + CHILD) as stopped:
         while not (lists := list(Path(os.environ["VISPROBE_CACHE"]).rglob("ranges.json"))):
             time.sleep(0.01)
