@@ -9,6 +9,7 @@ from tiny_checkpoints import BLOCKS, SIDE, images, llava, spelled, vision_config
 
 from visprobe.encoders import load_encoder
 from visprobe.encoders.families.known_towers import known_tower
+from visprobe.encoders.families.original_towers import original_tower
 from visprobe.errors import CheckpointError
 
 
@@ -134,15 +135,18 @@ def test_the_local_tower_folder_may_hold_the_processor(tmp_path, siglip_tower):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mm_projector_type": "mlp2x_res2x_gelu"}, "projector of type mlp2x_res2x_gelu"),
-        ({"s2": True}, "several scales"),
-        ({"mm_vision_select_feature": "slicefour_patch"}, "slicefour_patch"),
-        ({"mm_vision_tower": "facebook/dinov2-large"}, "facebook/dinov2-large, which visprobe does not know"),
+        ({"mm_projector_type": "mlp2x_gelu_conv2x"}, "projector of type mlp2x_gelu_conv2x"),
+        ({"s2": True}, r"reads the scales \[336, 672, 1008\], its tower 32 pixels"),
+        ({"mm_vision_select_feature": "cls"}, "reads the features 'cls'"),
+        ({"mm_vision_select_layer": [1, 2]}, "selects vision layer"),
+        ({"mm_vision_tower": "someone/nice-tower"}, "someone/nice-tower, which visprobe does not know"),
+        ({"mm_vision_tower": "eva/CLIP-ViT-L-336"}, "eva/CLIP-ViT-L-336 is not supported yet"),
+        ({"mm_vision_tower": "open_clip_hub:ViT-L-14"}, "open_clip_hub:ViT-L-14 is not supported yet"),
     ],
 )
-def test_what_is_not_supported_is_named(tmp_path, siglip_tower, fields, message):
+def test_what_is_not_supported_is_named(tmp_path, clip_tower, fields, message):
     with pytest.raises(CheckpointError, match=message):
-        load_encoder(write_original(tmp_path / "l", llava("siglip"), siglip_tower, **fields))
+        load_encoder(write_original(tmp_path / "l", llava("clip"), clip_tower, **fields))
 
 
 @pytest.mark.parametrize(
@@ -156,13 +160,20 @@ def test_what_is_not_supported_is_named(tmp_path, siglip_tower, fields, message)
         ("google/siglip-base-patch16-224", 92_884_224, 224),
         ("google/siglip-so400m-patch14-384", 428_225_600, 384),
         ("/models/siglip2-so400m-patch14-384/", 428_225_600, 384),
+        ("facebook/dinov2-small", 22_056_576, 518),
+        ("facebook/dinov2-base", 86_580_480, 518),
+        ("facebook/dinov2-large", 304_368_640, 518),
+        ("facebook/dinov2-giant", 1_136_480_768, 518),
+        ("mae-vit-l-16", 303_301_632, 224),
+        ("supervised-vit-h-14-in21k", 630_764_800, 224),
+        ("moco-vit-b-16", 85_798_656, 224),
     ],
 )
 def test_known_towers_have_their_published_size(name, parameters, image_size):
     config = known_tower(name)
-    cls = {"clip_vision_model": transformers.CLIPVisionModel, "siglip_vision_model": transformers.SiglipVisionModel}
+    family = original_tower(name).family
     with torch.device("meta"):
-        tower = cls[config.model_type](config)
+        tower = family.build(config, {"layernorm.weight", "post_layernorm.weight", "head.probe"})
     assert sum(p.numel() for p in tower.parameters()) == parameters
     assert config.image_size == image_size
 

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from visprobe.encoders.checkpoint import Checkpoint
 from visprobe.encoders.connector import Connector
-from visprobe.encoders.families.known_towers import NAMES, known_tower
-from visprobe.encoders.families.squares import TOWERS
-from visprobe.encoders.family import Family
-from visprobe.encoders.layout import Layout, hidden_state, no_projector, no_tower, under
-from visprobe.encoders.processor import default_processor, make_processor, read_processor
-from visprobe.encoders.projector import chain
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.families.frozen_tower import TOWER, FrozenTower
+from visprobe.encoders.families.original_projectors import (
+    TYPES,
+    ProjectorType,
+    original_connector,
+    projector_type,
+    resampled,
+)
+from visprobe.encoders.families.original_towers import BaseScale, OriginalTower, original_tower
+from visprobe.encoders.families.sam import SAM
+from visprobe.encoders.geometry import side
+from visprobe.encoders.layout import Layout, Source, hidden_state, no_projector, no_tower, under
+from visprobe.encoders.processor import make_processor, read_processor
 from visprobe.errors import CheckpointError
 
-_TOWER = "model.vision_tower.vision_tower."
 _PROJECTOR = "model.mm_projector."
-_PROJECTOR_TYPES = re.compile(r"linear|identity|mlp\d+x_gelu")
-_TOWER_OF = {model_type: family for family in TOWERS for model_type in family.model_types}
+_RESAMPLER = "model.vision_resampler."
+_FIVE_LAYERS = (-2, -5, -8, -11, 6)
+_SLICES = ("", "slicefour", "slice_m25811_f6")
+_TILED = ("anyres", "highres", "crop_split")
+_PIXELS = ("size", "do_center_crop", "crop_size", "resample", "image_mean", "image_std")
 
 
 def original_layout(checkpoint: Checkpoint) -> Layout:
@@ -32,130 +38,178 @@ def original_layout(checkpoint: Checkpoint) -> Layout:
     Raises:
         CheckpointError: If tower or projector are absent or unknown, or the blocks are not those of the tower.
     """
-    folder, raw, names = checkpoint.folder, checkpoint.raw, list(checkpoint.tensors)
+    raw, names = checkpoint.raw, list(checkpoint.tensors)
     named = str(raw["mm_vision_tower"])
-    outer = f"{_TOWER}vision_model." if any(n.startswith(f"{_TOWER}vision_model.") for n in names) else _TOWER
-    tower = under(outer, names)
-    if not tower:
-        raise no_tower(folder, named, names)
-    family, config = _tower(folder, named)
-    _check_features(folder, raw)
-    consumed, why = _consumed(folder, raw, family, config, set(tower))
-    if family.name == "siglip":
-        config.vision_use_head = any(name.startswith("head.") for name in tower)
-    warnings = []
-    if raw.get("mm_vision_select_feature") == "cls_patch" and family.has_cls:
-        warnings.append("the MLLM also reads the class token; consumed and projected hold patch tokens only")
-    if _is_tiled(raw):
-        warnings.append("only the squashed base view of an image is used, not the tiles that the MLLM reads beside it")
-    projector = _projector(folder, raw, names)
+    outer = f"{TOWER}vision_model." if any(n.startswith(f"{TOWER}vision_model.") for n in names) else TOWER
+    saved = under(outer, names)
+    if not saved:
+        raise no_tower(checkpoint.spec, named, names)
+    tower = original_tower(named)
+    sources = tower.sources(saved)
+    reads, why = _reads(checkpoint, tower, tower.family.block_count(set(sources)))
+    if hasattr(tower.config, "vision_use_head"):
+        tower.config.vision_use_head = any(name.startswith("head.") for name in sources)
+    scales = _scales(checkpoint, tower)
+    projector = {} if scales else _projector(checkpoint, names)
     return Layout(
         name="L",
-        family=family,
-        config=config,
+        family=tower.family,
+        config=tower.config,
         tower_name=named,
-        tower=tower,
+        tower=sources,
         projector=projector,
-        connector=_connector(checkpoint, projector, config, consumed),
-        consumed=consumed,
+        connector=_connector(checkpoint, projector, tower, reads),
+        consumed=max(reads),
         why=why,
-        processor=_processor(folder, raw, family, config),
-        geometry=family.geometry,
-        warnings=tuple(warnings),
+        processor=_processor(checkpoint, tower, scales),
+        geometry=BaseScale() if scales else tower.family.geometry,
+        warnings=tuple(_warnings(checkpoint, tower, scales, saved)),
     )
 
 
-def _tower(folder: Path, named: str) -> tuple[Family, Any]:
-    config = _described(Path(named)) or known_tower(named)
-    family = _TOWER_OF.get(config.model_type) if config is not None else None
-    if family is None or family.name not in {"siglip", "clip"}:
+def _reads(checkpoint: Checkpoint, tower: OriginalTower, saved: int) -> tuple[tuple[str, ...], str]:
+    """The sites that the MLLM reads, and why; the configuration gets the number of blocks that were saved."""
+    depth = tower.family.depth(tower.config)
+    if tower.rule == "siglip" and saved == depth - 1:
+        tower.config.num_hidden_layers = saved
+    elif saved != depth:
         raise CheckpointError(
-            f"{folder} names the tower {named}, which visprobe does not know",
-            hint=f"Known towers: {NAMES}; or let mm_vision_tower be a local folder with the config.json of a SigLIP or "
-            "CLIP tower.",
-        )
-    return family, config
-
-
-def _described(tower: Path) -> Any | None:
-    if not (tower / "config.json").is_file():
-        return None
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(tower, local_files_only=True)
-    except Exception as error:  # transformers raises many types on a configuration it cannot build
-        raise CheckpointError(
-            f"transformers cannot read {tower / 'config.json'}: {error}".splitlines()[0],
-            hint="Check the configuration of the tower that mm_vision_tower names.",
-        ) from error
-    return getattr(config, "vision_config", config)
-
-
-def _check_features(folder: Path, raw: Mapping[str, Any]) -> None:
-    if raw.get("s2") or raw.get("mm_vision_select_feature", "patch") not in {"patch", "cls_patch"}:
-        raise CheckpointError(
-            f"{folder} reads features of several scales or layers (s2={raw.get('s2')}, mm_vision_select_feature="
-            f"{raw.get('mm_vision_select_feature')})",
-            hint="Checkpoints with one scale, and mm_vision_select_feature patch or cls_patch, are supported.",
-        )
-
-
-def _consumed(folder: Path, raw: Mapping[str, Any], family: Family, config: Any, names: set[str]) -> tuple[str, str]:
-    depth, saved = int(config.num_hidden_layers), family.block_count(names)
-    if family.name == "siglip" and saved == depth - 1:
-        config.num_hidden_layers = saved
-        return f"block_{saved:02d}", f"LLaVA deletes the last of SigLIP's {depth} blocks and reads the one before it"
-    if saved != depth:
-        raise CheckpointError(
-            f"{folder} holds {saved} blocks of a tower that has {depth}",
+            f"{checkpoint.spec} holds {saved} blocks of a tower that has {depth}",
             hint="Check that mm_vision_tower names the tower of this checkpoint, and that the checkpoint is complete.",
         )
-    layer = raw.get("mm_vision_select_layer")
+    if tower.rule == "siglip" and (saved < depth or isinstance(checkpoint.tensors, FrozenTower)):
+        why = f"LLaVA deletes the last of SigLIP's {depth} blocks and reads the one before it"
+        return (f"block_{depth - 1:02d}",), why
+    if tower.rule == "last":
+        return (f"block_{depth:02d}",), f"LLaVA reads the last of {depth} blocks, without the neck"
+    feature = _feature(checkpoint, tower)
+    if tower.rule == "final":
+        return ("final_norm",), "LLaVA reads last_hidden_state, whatever mm_vision_select_layer is"
+    return _selected(checkpoint, feature, depth)
+
+
+def _feature(checkpoint: Checkpoint, tower: OriginalTower) -> str:
+    """`mm_vision_select_feature` without what concerns the class token."""
+    feature = str(checkpoint.raw.get("mm_vision_select_feature", "patch"))
+    layers = feature.removesuffix("patch").removesuffix("cls_").rstrip("_")
+    if not feature.endswith("patch") or layers not in (_SLICES if tower.rule == "selected" else ("",)):
+        raise CheckpointError(
+            f"{checkpoint.spec} reads the features {feature!r} of its tower",
+            hint="mm_vision_select_feature may be patch or cls_patch, and slicefour_… or slice_m25811_f6_… of them "
+            "for CLIP.",
+        )
+    return layers
+
+
+def _selected(checkpoint: Checkpoint, feature: str, depth: int) -> tuple[tuple[str, ...], str]:
+    if feature == "slice_m25811_f6":
+        return tuple(hidden_state(n, depth) for n in _FIVE_LAYERS), f"LLaVA reads the layers {_FIVE_LAYERS}"
+    layer = checkpoint.raw.get("mm_vision_select_layer")
     if not isinstance(layer, int):
         raise CheckpointError(
-            f"{folder} selects vision layer {layer!r}", hint="config.json must hold one integer mm_vision_select_layer."
+            f"{checkpoint.spec} selects vision layer {layer!r}",
+            hint="config.json must hold one integer mm_vision_select_layer.",
         )
-    return hidden_state(layer, depth), f"mm_vision_select_layer is {layer} of {depth} blocks"
+    why = f"mm_vision_select_layer is {layer} of {depth} blocks"
+    if not feature:
+        return (hidden_state(layer, depth),), why
+    step = (depth + 1) // 4
+    reads = tuple(hidden_state(n, depth) for n in range(step + layer, depth + 1, step))
+    return reads, f"{why}, and every {step}th layer before it is read too"
 
 
-def _projector(folder: Path, raw: Mapping[str, Any], names: list[str]) -> dict[str, str]:
-    kind = str(raw.get("mm_projector_type", "linear"))
-    if not _PROJECTOR_TYPES.fullmatch(kind):
+def _scales(checkpoint: Checkpoint, tower: OriginalTower) -> list[int]:
+    """Sides of the images that S2 reads, smallest first; empty where there is one scale."""
+    raw = checkpoint.raw
+    if not raw.get("s2") or tower.rule != "selected" or str(raw["mm_vision_tower"]).startswith("hf:"):
+        return []
+    scales = sorted(map(int, re.findall(r"\d+", str(raw.get("s2_scales", "336,672,1008")))))
+    if not scales or scales[0] != tower.config.image_size:
         raise CheckpointError(
-            f"{folder} has a projector of type {kind}", hint="Supported projectors are linear, mlpNx_gelu and identity."
+            f"{checkpoint.spec} reads the scales {scales}, its tower {tower.config.image_size} pixels",
+            hint="Check s2_scales and mm_vision_tower in config.json.",
         )
+    return scales
+
+
+def _projector(checkpoint: Checkpoint, names: list[str]) -> dict[str, Source]:
+    """Names of the projector's weights by canonical name."""
+    kind = _kind(checkpoint)
     found = under(_PROJECTOR, names)
-    if not found and kind != "identity":
-        raise no_projector(folder, names)
-    return {_linear(name): key for name, key in found.items()}
+    if not found and kind.name != "identity":
+        raise no_projector(checkpoint.spec, names)
+    return {kind.canonical(name): key for name, key in found.items()}
 
 
-def _connector(checkpoint: Checkpoint, projector: Mapping[str, str], config: Any, consumed: str) -> Connector | None:
+def _kind(checkpoint: Checkpoint) -> ProjectorType:
+    name = str(checkpoint.raw.get("mm_projector_type", "linear"))
+    kind = projector_type(name)
+    if kind is None:
+        raise CheckpointError(
+            f"{checkpoint.spec} has a projector of type {name}", hint=f"Supported projectors are {TYPES}."
+        )
+    return kind
+
+
+def _connector(
+    checkpoint: Checkpoint, projector: Mapping[str, Source], tower: OriginalTower, reads: tuple[str, ...]
+) -> Connector | None:
     if not projector:
         return None
-    entries = {name: checkpoint.tensors[key] for name, key in projector.items()}
-    return chain(entries, activation="gelu", tower_width=int(config.hidden_size), reads=(consumed,))
+    entries = {name: checkpoint.tensors[str(key)] for name, key in projector.items()}
+    width = int(tower.config.hidden_size)
+    connector = original_connector(_kind(checkpoint), entries, tower_width=width, reads=reads)
+    return resampled(connector, tower.resampled) if tower.resampled else connector
 
 
-def _linear(name: str) -> str:
-    """Entry 2k of LLaVA's `nn.Sequential` is linear layer k + 1; the odd entries are activations."""
-    place, _, kind = name.rpartition(".")
-    if not place:
-        return f"linear_1.{kind}"
-    return f"linear_{int(place) // 2 + 1}.{kind}" if place.isdigit() and int(place) % 2 == 0 else name
-
-
-def _is_tiled(raw: Mapping[str, Any]) -> bool:
-    return str(raw.get("image_aspect_ratio")).startswith(("anyres", "highres", "crop_split"))
-
-
-def _processor(folder: Path, raw: Mapping[str, Any], family: Family, config: Any) -> Any:
-    """The folder's processor, or the named tower's, made to treat image shapes as LLaVA does."""
-    processor = read_processor(folder) or read_processor(Path(str(raw["mm_vision_tower"])))
-    processor = processor or default_processor(family.processor, int(config.image_size))
-    kept = {field: getattr(processor, field) for field in ("resample", "image_mean", "image_std")}
-    square = {"height": int(config.image_size), "width": int(config.image_size)}
-    if raw.get("image_aspect_ratio") == "pad":
-        fields = {"size": square, "do_center_crop": False, "do_pad": True, **kept}
+def _processor(checkpoint: Checkpoint, tower: OriginalTower, scales: list[int]) -> Any:
+    """The folder's processor, or the tower's, made to treat image sizes and shapes as LLaVA does."""
+    processor = _stored_processor(checkpoint, tower) or tower.processor()
+    values, ratio = processor.to_dict(), str(checkpoint.raw.get("image_aspect_ratio"))
+    fields = {name: values[name] for name in _PIXELS if values.get(name) is not None}
+    colours = {name: fields[name] for name in ("resample", "image_mean", "image_std")}
+    size = side(tower.config.image_size)
+    if ratio.startswith(_TILED):
+        return make_processor("SiglipImageProcessorPil", {"size": {"height": size, "width": size}, **colours})
+    resized = max([*scales, tower.resolution or 0])
+    if resized:
+        square = {"height": resized, "width": resized}
+        fields |= {"size": {"shortest_edge": resized}, "crop_size": square, "do_center_crop": True}
+    if ratio == "pad":
+        fields = {"do_center_crop": False, **fields, "do_pad": True}
+        fields |= {"size": {"height": size, "width": size}} if tower.family is SAM else {}
         return make_processor("LlavaImageProcessorPil", fields)
-    return make_processor("SiglipImageProcessorPil", {"size": square, **kept}) if _is_tiled(raw) else processor
+    return make_processor(type(processor).__name__, fields) if resized else processor
+
+
+def _stored_processor(checkpoint: Checkpoint, tower: OriginalTower) -> Any | None:
+    folders = [checkpoint.folder, Path(tower.name)]
+    if isinstance(checkpoint.tensors, FrozenTower) and tower.rule != "siglip":  # LLaVA makes SigLIP's processor itself
+        folders.append(checkpoint.tensors.folder)
+    return next((found for found in map(read_processor, folders) if found is not None), None)
+
+
+def _warnings(
+    checkpoint: Checkpoint, tower: OriginalTower, scales: list[int], saved: Mapping[str, str]
+) -> Iterator[str]:
+    raw = checkpoint.raw
+    feature = str(raw.get("mm_vision_select_feature", "patch"))
+    if tower.family.has_cls and feature.endswith("cls_patch") and tower.timm != "mae":
+        yield "the MLLM also reads the class token; consumed and projected hold patch tokens only"
+    if tower.rule == "selected" and not tower.family.has_cls and not feature.endswith("cls_patch"):
+        yield "the MLLM drops the first patch of this tower, which has no class token; it is kept here"
+    if str(raw.get("image_aspect_ratio")).startswith(_TILED):
+        yield "only the squashed base view of an image is used, not the tiles that the MLLM reads beside it"
+    if scales:
+        yield (
+            f"the MLLM reads this tower at the scales {', '.join(map(str, scales))} side by side; only the smallest is "
+            "read here, and the projector, which needs all of them, is left out"
+        )
+    if tower.resampled:
+        yield f"the MLLM resamples the tokens to {tower.resampled}x{tower.resampled}; consumed holds them before that"
+    if raw.get("mm_resampler_type") not in (None, "identity") or any(
+        n.startswith(_RESAMPLER) for n in checkpoint.tensors
+    ):
+        yield f"the resampler {raw.get('mm_resampler_type')} is left out: the MLLM's code loads it and never calls it"
+    if tower.timm and any(name.startswith("head.") for name in saved):
+        yield "the classifier on top of the tower is left out: the MLLM does not read it"

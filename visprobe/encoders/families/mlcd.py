@@ -1,0 +1,15 @@
+"""MLCD: CLIP's tower with rotary positions."""
+
+from visprobe.encoders.family import Family
+
+TOWERS = (
+    Family(
+        name="mlcd",
+        model_types=("mlcd_vision_model", "mlcd"),
+        tower_class="MLCDVisionModel",
+        norm="post_layernorm",
+        has_cls=True,
+        outer_prefixes=("vision_model.",),
+        processor="CLIPImageProcessorPil",
+    ),
+)
