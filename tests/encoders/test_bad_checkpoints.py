@@ -26,7 +26,7 @@ def refused(folder, message):
 
 
 def test_nothing_there(tmp_path):
-    refused(tmp_path / "gone", "is not a folder")
+    refused(tmp_path / "gone", "does not exist")
     refused(tmp_path, "neither model.safetensors nor")
 
 

@@ -10,10 +10,13 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from visprobe.encoders import adapter
 from visprobe.encoders.quiet import quiet
+from visprobe.encoders.wrappers import unwrapped
 from visprobe.errors import CheckpointError
 from visprobe.io.containers import open_tensors
-from visprobe.io.folder import LocalFolder
+from visprobe.io.folder import Folder, LocalFolder
+from visprobe.io.hub import open_folder
 from visprobe.io.tensors import Tensors
 
 
@@ -53,13 +56,63 @@ class Checkpoint:
 
 
 def open_checkpoint(spec: str | Path) -> Checkpoint:
-    """Open the checkpoint `spec`: a folder on this machine.
+    """Open the checkpoint `spec`: a folder, a LoRA adapter's folder, a hub id of either, or llama.cpp's mmproj file.
 
     Raises:
-        CheckpointError: If there is none, or it is damaged.
+        CheckpointError: If there is none, or it is damaged, or the base model of an adapter cannot be found.
     """
-    folder = LocalFolder(Path(spec))
-    return Checkpoint(str(spec), folder.path, open_tensors(folder))
+    return _opened(str(spec), ())
+
+
+def _opened(spec: str, adapters: tuple[str, ...]) -> Checkpoint:
+    folder = open_folder(spec)
+    names = folder.names()
+    if adapter.CONFIG in names and any(name in names for name in adapter.WEIGHTS):
+        return _adapted(spec, folder, (*adapters, str(folder.path.resolve())))
+    return Checkpoint(spec, folder.path, _own_tensors(folder))
+
+
+def _own_tensors(folder: Folder) -> Tensors:
+    return adapter.with_own_adapter(folder, unwrapped(open_tensors(folder)))
+
+
+def _adapted(spec: str, folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
+    base = _base(folder, adapters)
+    tensors = adapter.adapted(folder, base.tensors)
+    described = "config.json" in folder.names() and not (base.folder / "preprocessor_config.json").is_file()
+    notes = [*base.notes, f"{spec} is an adapter of the base model {base.spec}"]
+    return Checkpoint(spec, folder.path if described else base.folder, tensors, notes)
+
+
+def _base(folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
+    """The base model that an adapter names; if it names none, the model in the same folder or in the one around it."""
+    config = adapter.adapter_config(folder)
+    named, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision")
+    try:
+        for place in _places(folder.path, named):
+            if str(place.resolve()) not in adapters:
+                return _opened(str(place), adapters)
+            if _holds_model(place):
+                return Checkpoint(str(place), place, _own_tensors(LocalFolder(place)))
+            raise CheckpointError(f"{place} is the adapter itself", hint="")
+        return _opened(f"{named}@{revision}" if revision else named, adapters)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{folder} is an adapter of the base model {named!r}, which cannot be opened: {error.message}",
+            hint=f"Put the base model's folder, or its hub id, into base_model_name_or_path of {adapter.CONFIG}.",
+        ) from error
+
+
+def _places(own: Path, named: str) -> list[Path]:
+    """Folders on this machine that the adapter in `own` means by `named`, the first of them first."""
+    if named:
+        return [path for path in (Path(named).expanduser(), own / named) if path.is_dir()]
+    return [path for path in (own, own.resolve().parent) if _holds_model(path)]
+
+
+def _holds_model(path: Path) -> bool:
+    names = LocalFolder(path).names() if (path / "config.json").is_file() else []
+    return any(name.startswith(("model", "pytorch_model")) and "." in name and "/" not in name for name in names)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -98,5 +151,5 @@ def library_config(folder: Path) -> Any:
 
 def _missing_config(folder: Path) -> str:
     if (folder / "adapter_config.json").is_file():
-        return "This is a LoRA adapter: merge it into its base model and save that."
+        return f"This is a LoRA adapter without its {adapter.WEIGHTS[0]}: copy it again, as a whole."
     return "Give the folder that holds config.json and the weights."

@@ -33,4 +33,5 @@ class Joined(Tensors):
         tensors = self._first.read_many(entry.name for entry in entries if entry.name not in self._names)
         read = self._second.read_many(self._names[name] for name in borrowed)
         self.bytes_read = self._first.bytes_read + self._second.bytes_read
+        self.notes[:] = [*self._first.notes, *self._second.notes]
         return tensors | {name: read[self._names[name]] for name in borrowed}

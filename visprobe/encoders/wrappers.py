@@ -1,0 +1,92 @@
+"""Names of tensors without what training code wraps around a model: DDP, FSDP, torch.compile, PEFT, RL trainers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from visprobe.errors import CheckpointError
+from visprobe.io.tensors import TensorEntry, Tensors
+
+_ANYWHERE = re.compile(
+    r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module|base_layer"
+    r"|modules_to_save(?:\.default)?)\."
+)
+_FIRST = re.compile(r"(?:module|(?:model\.)?base_model\.model|model(?=\.model\.))\.")
+_ROLES = ("policy.", "actor.", "pretrained_model.")
+
+
+class Renamed(Tensors):
+    """Some tensors of another checkpoint view under other names.
+
+    Args:
+        tensors: Where they are read from.
+        names: New name to name there.
+    """
+
+    def __init__(self, tensors: Tensors, names: Mapping[str, str]) -> None:
+        super().__init__(tensors.where)
+        self.container = tensors.container
+        self.notes = tensors.notes
+        self.bytes_read = tensors.bytes_read
+        self._tensors = tensors
+        self._old = dict(names)
+        for new, old in names.items():
+            entry = tensors[old]
+            self._entries[new] = TensorEntry(new, entry.dtype, entry.shape, entry.nbytes, entry.file, entry.offset)
+
+    def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
+        before = self._tensors.bytes_read
+        read = self._tensors.read_many(self._old[entry.name] for entry in entries)
+        self.bytes_read += self._tensors.bytes_read - before
+        return {entry.name: read[self._old[entry.name]] for entry in entries}
+
+
+def plain_name(name: str) -> str:
+    """`name` without wrappers: "module.base_model.model.visual._orig_mod.merger.x" is "visual.merger.x"."""
+    name = _ANYWHERE.sub("", name)
+    while match := _FIRST.match(name):
+        name = name[match.end() :]
+    return name
+
+
+def unwrapped(tensors: Tensors) -> Tensors:
+    """`tensors` under the names that their model alone would have.
+
+    Where an RL trainer saved its policy beside value head and reference model, only the policy is left.
+
+    Args:
+        tensors: Tensors of one checkpoint.
+
+    Returns:
+        A view, or `tensors` itself if no name is wrapped.
+
+    Raises:
+        CheckpointError: If two names become one.
+    """
+    plain = {name: plain_name(name) for name in tensors if ".original_module." not in name}
+    role = next((role for role in _ROLES if any(name.startswith(role) for name in plain.values())), None)
+    if role is not None:
+        own = {old: plain_name(new.removeprefix(role)) for old, new in plain.items() if new.startswith(role)}
+        if len(own) < len(plain):
+            tensors.notes.append(
+                f"{len(plain) - len(own)} tensors outside of {role}* (value head, reference model) are left aside"
+            )
+        plain = own
+    if len(plain) == len(tensors) and all(old == new for old, new in plain.items()):
+        return tensors
+    return Renamed(tensors, _inverse(tensors.where, plain))
+
+
+def _inverse(where: str, plain: Mapping[str, str]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for old, new in plain.items():
+        if new in names:
+            raise CheckpointError(
+                f"{where} holds {names[new]!r} and {old!r}, which are both {new!r} without their wrappers",
+                hint="Save the model alone, without the training code's copies of it.",
+            )
+        names[new] = old
+    return names
