@@ -7,6 +7,7 @@ from visprobe.encoders.families import (
     idefics,
     internvl,
     llava,
+    mlcd,
     mllama,
     pixtral,
     qwen,
@@ -16,7 +17,7 @@ from visprobe.encoders.families import (
 from visprobe.encoders.family import Family
 from visprobe.encoders.model import Model
 
-_MODULES = (squares, llava, qwen, gemma, idefics, internvl, mllama, siglip2, pixtral, gemma4, dinov3)
+_MODULES = (squares, mlcd, llava, qwen, gemma, idefics, internvl, mllama, siglip2, pixtral, gemma4, dinov3)
 TOWERS: tuple[Family, ...] = tuple(row for module in _MODULES for row in getattr(module, "TOWERS", ()))
 MODELS: tuple[Model, ...] = tuple(row for module in _MODULES for row in getattr(module, "MODELS", ()))
 TOWER_OF = {model_type: family for family in TOWERS for model_type in family.model_types}
