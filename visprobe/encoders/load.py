@@ -11,6 +11,7 @@ from visprobe.encoders.checkpoint import Checkpoint, open_checkpoint
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.families import MODEL_OF, MODELS, TOWER_OF, TOWERS
 from visprobe.encoders.families.bare import bare_layout
+from visprobe.encoders.families.frozen_tower import with_frozen_tower
 from visprobe.encoders.families.llava_original import original_layout
 from visprobe.encoders.layout import Layout, keys_of, made, prefixes
 from visprobe.encoders.model import model_layout
@@ -51,7 +52,7 @@ def load_encoder(
             load_encoder(spec, device=device, dtype=dtype, resolution=resolution) for spec in (swap.into, swap.source)
         )
         return swapped(swap, into, source)
-    checkpoint = open_checkpoint(path)
+    checkpoint = with_frozen_tower(open_checkpoint(path))
     layout = find_layout(checkpoint, resolution or Resolution())
     tensors = checkpoint.tensors.read_many(keys_of([*layout.tower.values(), *layout.projector.values()]))
     _check_numbers(checkpoint.spec, tensors)
