@@ -117,7 +117,7 @@ def _has(part: str | None, names: set[str]) -> bool:
 
 
 def _detach(tower: torch.nn.Module, part: str) -> None:
-    module = getattr(tower, part)
+    module = getattr(tower, part, None)  # a part may depend on the configuration
     if isinstance(module, torch.nn.ModuleList):
         setattr(tower, part, torch.nn.ModuleList(torch.nn.Identity() for _ in module))
     else:

@@ -86,9 +86,9 @@ def fits(processor: Any, outputs: set[str]) -> None:
     Raises:
         CheckpointError: If it does not.
     """
-    if not outputs <= set(processor.model_input_names):
+    if absent := outputs - set(processor.model_input_names):
         raise CheckpointError(
-            f"the image processor {type(processor).__name__} does not give {', '.join(sorted(outputs))}, which the "
+            f"the image processor {type(processor).__name__} does not give {', '.join(sorted(absent))}, which the "
             "tower reads",
             hint="Give the checkpoint the preprocessor_config.json of its base model.",
         )
