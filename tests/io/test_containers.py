@@ -89,6 +89,8 @@ def test_nested_checkpoints_are_not_read(tmp_path):
         save_file(one(1), tmp_path / nested / "model.safetensors")
         torch.save(one(1), tmp_path / nested / "pytorch_model.bin")
         write_distcp(tmp_path / nested / "pytorch_model_fsdp_0", {"w": [((0,), (2,))]}, one(1))
+        deepspeed(tmp_path / nested, 1)
+        torch.save({"module": one(1)}, tmp_path / nested / "mp_rank_00_model_states.pt")
     with pytest.raises(CheckpointError, match="it holds checkpoint-5"):
         open_tensors(LocalFolder(tmp_path))
     with pytest.raises(CheckpointError, match="is not a folder"):

@@ -14,6 +14,7 @@ from visprobe.errors import CheckpointError
 from visprobe.io import torch_archive
 from visprobe.io.containers import open_file, open_tensors
 from visprobe.io.folder import LocalFolder
+from visprobe.io.hub import open_folder
 from visprobe.io.tensors import DTYPES
 
 BASE = torch.arange(24, dtype=torch.float32).reshape(4, 6)
@@ -252,3 +253,14 @@ def test_files_saved_without_checksums_are_read_and_said(tmp_path):
         set_crc32_options(True)
     index = opened(tmp_path / "a.bin")
     assert torch.equal(index.read("w"), BASE) and "a.bin has no checksums" in index.notes[0]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_of_a_file_on_the_hub_only_the_records_asked_for_travel(hub, old):
+    state = {"small": torch.arange(1000.0), "big": torch.zeros(500_000)}
+    stream = io.BytesIO()
+    torch.save(state, stream, _use_new_zipfile_serialization=not old)
+    hub.add("org/name", {"config.json": b"{}", "pytorch_model.bin": stream.getvalue()})
+    index = open_tensors(open_folder("org/name"))
+    assert torch.equal(index.read("small"), state["small"])
+    assert hub.served["pytorch_model.bin"] < (75_000 if old else 10_000)  # of 2 MB; the old format's head is 64 KiB

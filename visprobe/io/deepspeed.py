@@ -17,7 +17,13 @@ from visprobe.io.torch_files import Archive, TorchTensors, tensors_of
 _MODEL = re.compile(r"(?:zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt")
 _MASTER = re.compile(r"zero/([^/]+)/fp32\.pt")
 _STEP_FILE = re.compile(rf"(?<![^/])(?:{_MASTER.pattern}|{_MODEL.pattern})$")
+_NESTED = re.compile(r"checkpoint-\d+/")  # a checkpoint of its own, as transformers names it
 _GATHER = "Run python zero_to_fp32.py . out in the checkpoint's folder, or ds_to_universal.py, and give what it writes."
+
+_UNSAFE = (
+    "Run python zero_to_fp32.py . out in the checkpoint's folder and give what it writes; or, if you trust its origin, "
+    "load it once with torch.load(..., weights_only=False) and save its 'module' as safetensors."
+)
 
 
 class DeepSpeed(TorchTensors):
@@ -66,7 +72,7 @@ class DeepSpeed(TorchTensors):
             return self._open(name)
         except CheckpointError as error:
             if "not safe to load" in error.message:
-                raise CheckpointError(error.message, hint=_GATHER) from error
+                raise CheckpointError(error.message, hint=_UNSAFE) from error
             raise
 
     def _add_master(self, parameter: str, file: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -94,7 +100,8 @@ def step_folder(folder: Folder, names: Sequence[str]) -> str | None:
     Raises:
         CheckpointError: If there are several steps and `latest` names none of them.
     """
-    steps = sorted({name[: m.start()] for name in names if (m := _STEP_FILE.search(name))})
+    found = {name[: m.start()] for name in names if (m := _STEP_FILE.search(name))}
+    steps = sorted(step for step in found if step.count("/") <= 1 and not _NESTED.match(step))
     if "" in steps or not steps:
         return "" if steps else None
     latest, universal = (_text(folder, file) if file in names else "" for file in ("latest", "latest_universal"))
