@@ -31,7 +31,7 @@ _CLS = ":cls"
 _INERT = re.compile(
     r"_.*|architectures|transformers_version|dtype|torch_dtype|model_type|.*initializer.*|.*dropout.*|drop_path_rate"
     r"|projection_dim|vision_use_head|use_head|output_.*|return_dict|id2label|label2id|problem_type"
-    r"|chunk_size_feed_forward|is_encoder_decoder|logit_scale_init_value"
+    r"|chunk_size_feed_forward|is_encoder_decoder|logit_scale_init_value|layer_scale_init_value"
 )
 
 

@@ -12,6 +12,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.families import MODEL_OF, MODELS, TOWER_OF, TOWERS
 from visprobe.encoders.families.bare import bare_layout
 from visprobe.encoders.families.frozen_tower import with_frozen_tower
+from visprobe.encoders.families.internvl_original import original_internvl_layout
 from visprobe.encoders.families.llava_original import original_layout
 from visprobe.encoders.layout import Layout, keys_of, made, prefixes
 from visprobe.encoders.model import model_layout
@@ -84,6 +85,8 @@ def find_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
     if "mm_vision_tower" in checkpoint.raw:
         return original_layout(checkpoint)
     model_type = str(checkpoint.raw.get("model_type"))
+    if model_type == "internvl_chat":
+        return original_internvl_layout(checkpoint, resolution)
     if model_type in MODEL_OF:
         return model_layout(MODEL_OF[model_type], checkpoint, TOWER_OF, resolution)
     if model_type in TOWER_OF:
@@ -92,7 +95,7 @@ def find_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
         f"{checkpoint.spec} is of an unknown kind: model_type {model_type!r}, architectures "
         f"{checkpoint.raw.get('architectures')}, tensors beginning with {', '.join(prefixes(checkpoint.tensors))}",
         hint=f"Supported: {', '.join(model.name for model in MODELS)}, original LLaVA checkpoints (mm_vision_tower in "
-        f"config.json), and bare towers ({', '.join(family.name for family in TOWERS)}).",
+        f"config.json), original InternVL ones, and bare towers ({', '.join(family.name for family in TOWERS)}).",
     )
 
 
