@@ -8,7 +8,7 @@ from tiny_native import answering, gemma4, mixed, one_by_one, together, whole
 
 from visprobe.encoders import load_encoder
 from visprobe.encoders.processor import Resolution
-from visprobe.errors import UsageError
+from visprobe.errors import CheckpointError, UsageError
 
 POOL = 2
 BUDGET = Resolution(pixels=100 * (POOL * PATCH) ** 2)  # 100 tokens: the processor knows 70 and 140
@@ -115,3 +115,11 @@ def test_a_budget_below_what_the_processor_can_give_is_refused(tmp_path):
     with pytest.raises(UsageError, match="fewer than Gemma 4's image processor") as fault:
         load_encoder(saved(tmp_path, gemma4()), resolution=Resolution(pixels=70 * 256 - 1))
     assert "Give at least 17920" in str(fault.value.hint)
+
+
+def test_a_checkpoint_without_vision_is_one_message(tmp_path):
+    model = gemma4()
+    config = model.config.to_dict() | {"vision_config": None}
+    text = {name: tensor for name, tensor in model.state_dict().items() if "vision" not in name}
+    with pytest.raises(CheckpointError, match="holds no vision tower"):
+        load_encoder(write(tmp_path, text, config, processor=False))

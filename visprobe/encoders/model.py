@@ -91,7 +91,8 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
         CheckpointError: If tower or connector are absent or unknown.
     """
     config = checkpoint.config
-    vision = config.vision_config
+    if (vision := config.vision_config) is None:
+        raise no_tower(checkpoint.spec, None, checkpoint.tensors)
     family = towers.get(vision.model_type)
     if family is None or (model.towers and family.name not in model.towers):
         known = model.towers or sorted({row.name for row in towers.values()})

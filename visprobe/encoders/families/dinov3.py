@@ -40,10 +40,13 @@ class FloatSquares(Geometry):
             "image_std": list(IMAGENET_DEFAULT_STD),
         }
         fields = own | plain_fields(stored)
-        if fields["resample"] not in _MODES or not {"height", "width"} <= set(fields["size"]):
+        size, resample = fields["size"], fields["resample"]
+        fixed = isinstance(size, dict) and size.get("height") and size.get("width")
+        if not fixed or resample not in _MODES or not fields.get("do_resize", True):
             raise CheckpointError(
-                f"the image processor resizes to {fields['size']} with filter {fields['resample']}",
-                hint="DINOv3 is read at a fixed height and width, with filter 2 (bilinear) or 3 (bicubic).",
+                f"the image processor does not resize as DINOv3 is read: size {size}, filter {resample}, do_resize "
+                f"{fields.get('do_resize', True)}",
+                hint="Give it a fixed height and width, and filter 2 (bilinear) or 3 (bicubic).",
             )
         return fields
 
@@ -68,7 +71,7 @@ def _resized(processor: Any, image: Image.Image) -> torch.Tensor:
     values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(*size, 3).permute(2, 0, 1)[None]
     values = values * float(processor.rescale_factor) if processor.do_rescale else values.float()
     wanted = (processor.size["height"], processor.size["width"])
-    if processor.do_resize and size != wanted:
+    if size != wanted:
         values = interpolate(values, wanted, mode=_MODES[processor.resample], align_corners=False, antialias=True)
     return values[0]
 
