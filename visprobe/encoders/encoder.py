@@ -326,6 +326,6 @@ class VisionEncoder:
 
 
 def _shrunk(grid: Grid, before: int, after: int) -> Grid:
-    """The grid after a connector that joins each square of tokens into one."""
-    factor = round((before / after) ** 0.5)
-    return grid[0] // factor, grid[1] // factor
+    """The grid after a connector that joins each square of tokens into one, or resamples the grid."""
+    rows = max(1, round(grid[0] * (after / before) ** 0.5))
+    return rows, after // rows
