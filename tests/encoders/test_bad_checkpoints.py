@@ -100,8 +100,8 @@ def test_an_unknown_kind_is_described(tmp_path, model):
 
 
 def test_a_tower_family_that_is_not_supported(tmp_path, model):
-    config = model.config.to_dict() | {"vision_config": {"model_type": "pixtral"}}
-    refused(write(tmp_path, spelled(model, "C"), config), "tower of type pixtral")
+    config = model.config.to_dict() | {"vision_config": {"model_type": "siglip2_vision_model"}}
+    refused(write(tmp_path, spelled(model, "C"), config), "tower of type siglip2_vision_model")
 
 
 def test_language_model_only(tmp_path, model):
