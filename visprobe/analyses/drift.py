@@ -10,7 +10,7 @@ import numpy as np
 from visprobe.analyses.pairing import align
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.errors import DataError
-from visprobe.features.feature_set import FeatureSet
+from visprobe.features.feature_set import FeatureSet, of_tower
 from visprobe.metrics.cka import Interval, Replicated, Representation, jackknife, replicate_cka, represent, subtract
 
 QUESTION = "Where in the encoder, and how far, did post-training move the representation of the same images?"
@@ -110,7 +110,7 @@ def _check_count(base: FeatureSet) -> None:
 
 def _same_tower(base: FeatureSet, other: FeatureSet) -> bool:
     """Whether every site before the projector has bit-equal features."""
-    sites = [site for site in base.sites if site != "projected" and site in other.sites]
+    sites = [site for site in base.sites if of_tower(site) and site in other.sites]
     return bool(sites) and all(np.array_equal(base.sites[site], other.sites[site]) for site in sites)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.features.feature_set import of_tower
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _not_trained(weights: Result, name: str, base: str) -> Statement:
 
 
 def _tower_moved(drift: Result, name: str, base: str) -> Iterator[Statement]:
-    rows = [row for row in drift.select(checkpoint=name, measure="cka", role="value") if row.site != "projected"]
+    rows = [row for row in drift.select(checkpoint=name, measure="cka", role="value") if of_tower(row.site)]
     if not rows:
         return
     moved = [row for row in rows if has_moved(drift, row, base)]

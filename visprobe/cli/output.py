@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -18,6 +19,7 @@ from visprobe.errors import VisprobeError
 from visprobe.report.numbers import interval_text, value_text
 
 WIDE = 2  # more measures than this do not fit side by side
+UNBOUNDED = 1000  # characters of a line that goes to a file or a pipe
 QUIET_PERIOD = 30.0  # seconds between two lines where there is no terminal to draw a bar on
 
 
@@ -88,6 +90,16 @@ def print_results(results: Iterable[Result]) -> None:
     """One table per result: a line per checkpoint and site, a column per measure, with intervals."""
     for result in results:
         Console().print(_table(result))
+
+
+def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """A table of text, a list of cells per line; as wide as it needs to be where there is no terminal."""
+    table = Table(title=escape(printable(title)), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        table.add_row(*(escape(printable(cell)) for cell in line))
+    Console(width=None if sys.stdout.isatty() else UNBOUNDED).print(table)
 
 
 def print_notes(notes: Iterable[str]) -> None:

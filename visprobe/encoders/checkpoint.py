@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
+import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from transformers import AutoConfig
 
 from visprobe.encoders import adapter
+from visprobe.encoders.extracted import MLLM_CONFIG, is_extracted, restored
+from visprobe.encoders.mmproj import mmproj_file, open_mmproj
 from visprobe.encoders.quiet import quiet
 from visprobe.encoders.wrappers import unwrapped
 from visprobe.errors import CheckpointError
+from visprobe.io.atomic import write_json
 from visprobe.io.containers import open_tensors
 from visprobe.io.folder import Folder, LocalFolder
 from visprobe.io.hub import open_folder
 from visprobe.io.tensors import Tensors
+
+# A directory of checkpoints holds one configuration many times, and each takes transformers 20 ms.
+_PARSED: dict[bytes, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -29,21 +39,23 @@ class Checkpoint:
         folder: Where its small files (`*.json`) lie.
         tensors: Its tensors.
         notes: What a reader should know about how it was opened.
+        config_file: Name of its configuration in that folder.
     """
 
     spec: str
     folder: Path
     tensors: Tensors
     notes: list[str] = field(default_factory=list)
+    config_file: str = "config.json"
 
     @cached_property
     def raw(self) -> dict[str, Any]:
-        """config.json as it stands.
+        """The configuration as it stands.
 
         Raises:
             CheckpointError: If it is missing or damaged.
         """
-        return read_config(self.folder)
+        return read_config(self.folder, self.config_file)
 
     @cached_property
     def config(self) -> Any:
@@ -52,7 +64,7 @@ class Checkpoint:
         Raises:
             CheckpointError: If transformers does not.
         """
-        return library_config(self.folder)
+        return library_config(self.folder, self.config_file)
 
 
 def open_checkpoint(spec: str | Path) -> Checkpoint:
@@ -65,11 +77,29 @@ def open_checkpoint(spec: str | Path) -> Checkpoint:
 
 
 def _opened(spec: str, adapters: tuple[str, ...]) -> Checkpoint:
+    path = Path(spec).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return _from_llama_cpp(spec, LocalFolder(path.parent), path.name)
     folder = open_folder(spec)
     names = folder.names()
+    if file := mmproj_file(folder):
+        return _from_llama_cpp(spec, folder, file)
     if adapter.CONFIG in names and any(name in names for name in adapter.WEIGHTS):
         return _adapted(spec, folder, (*adapters, str(folder.path.resolve())))
+    if is_extracted(names):
+        return Checkpoint(spec, folder.path, restored(folder, open_tensors(folder)), [], MLLM_CONFIG)
     return Checkpoint(spec, folder.path, _own_tensors(folder))
+
+
+def _from_llama_cpp(spec: str, folder: Folder, file: str) -> Checkpoint:
+    config, processor, tensors = open_mmproj(folder, file)
+    described = Path(mkdtemp(prefix="visprobe-"))
+    for name, fields in (("config.json", config), ("preprocessor_config.json", processor)):
+        write_json(described / name, fields)
+    notes = [f"read from llama.cpp's {file}, with the processor and the configuration that it describes"]
+    checkpoint = Checkpoint(spec, described, tensors, notes)
+    weakref.finalize(checkpoint, shutil.rmtree, described, ignore_errors=True)
+    return checkpoint
 
 
 def _own_tensors(folder: Folder) -> Tensors:
@@ -115,17 +145,17 @@ def _holds_model(path: Path) -> bool:
     return any(name.startswith(("model", "pytorch_model")) and "." in name and "/" not in name for name in names)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json.
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """The configuration in file `name` of `folder`.
 
     Raises:
         CheckpointError: If it is missing or damaged.
     """
-    path = folder / "config.json"
+    path = folder / name
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no config.json", hint=_missing_config(folder)) from None
+        raise CheckpointError(f"{folder} has no {name}", hint=_missing_config(folder)) from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}", hint="Copy it again from the checkpoint.") from error
     if not isinstance(config, dict):
@@ -133,20 +163,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def library_config(folder: Path) -> Any:
-    """The configuration in `folder` as transformers understands it.
+def library_config(folder: Path, name: str = "config.json") -> Any:
+    """The configuration in file `name` of `folder` as transformers understands it.
 
     Raises:
         CheckpointError: If transformers does not.
     """
     try:
-        with quiet():
-            return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return copy.deepcopy(_parsed(folder / name))
     except Exception as error:  # transformers raises many types on a configuration it cannot build
         raise CheckpointError(
-            f"transformers cannot read {folder / 'config.json'}: {error}".splitlines()[0],
+            f"transformers cannot read {folder / name}: {error}".splitlines()[0],
             hint="Check the configuration, or use the version of transformers that wrote it.",
         ) from error
+
+
+def _parsed(path: Path) -> Any:
+    content = path.read_bytes()
+    if content not in _PARSED:
+        with quiet():
+            _PARSED[content] = AutoConfig.from_pretrained(path, local_files_only=True)
+    return _PARSED[content]
 
 
 def _missing_config(folder: Path) -> str:

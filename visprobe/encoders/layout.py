@@ -63,6 +63,15 @@ class Layout:
     warnings: tuple[str, ...] = ()
 
 
+def off_path(layout: Layout, names: Iterable[str]) -> tuple[str, ...]:
+    """Weight groups, among those of the tower's tensor `names`, that the MLLM's loss never reaches."""
+    groups = sorted({layout.family.weight_group(name, layout.config) for name in names})
+    if layout.consumed == "final_norm":
+        return ("head",) if "head" in groups else ()
+    beyond = {group for group in groups if group.startswith("block_") and group > layout.consumed}
+    return tuple(group for group in groups if group in {"final_norm", "head"} | beyond)
+
+
 def keys_of(sources: Iterable[Source]) -> list[str]:
     """The names in the file that `sources` need, each once."""
     return list(dict.fromkeys(key for s in sources for key in (s.keys if isinstance(s, Piece) else (s,))))

@@ -14,7 +14,7 @@ from visprobe.encoders.families.bare import bare_layout
 from visprobe.encoders.families.frozen_tower import with_frozen_tower
 from visprobe.encoders.families.internvl_original import original_internvl_layout
 from visprobe.encoders.families.llava_original import original_layout
-from visprobe.encoders.layout import Layout, keys_of, made, prefixes
+from visprobe.encoders.layout import Layout, keys_of, made, off_path, prefixes
 from visprobe.encoders.model import model_layout
 from visprobe.encoders.processor import Resolution
 from visprobe.encoders.provenance import Provenance
@@ -127,13 +127,6 @@ def _provenance(checkpoint: Checkpoint, layout: Layout, stored: Mapping[str, tor
         bytes_read=checkpoint.tensors.bytes_read,
         consumed=layout.consumed,
         why=layout.why,
-        off_path=_off_path(layout, stored),
+        off_path=off_path(layout, (name for name in stored if not name.startswith("projector."))),
         warnings=(*checkpoint.notes, *checkpoint.tensors.notes, *layout.warnings),
     )
-
-
-def _off_path(layout: Layout, stored: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    groups = sorted({layout.family.weight_group(n, layout.config) for n in stored if not n.startswith("projector.")})
-    if layout.consumed == "final_norm":
-        return ("head",) if "head" in groups else ()
-    return tuple(g for g in groups if g in {"final_norm", "head"} or (g.startswith("block_") and g > layout.consumed))

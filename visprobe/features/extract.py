@@ -22,7 +22,7 @@ from visprobe.data.image_set import BadImage, ImageSet, decode
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Pixels
 from visprobe.errors import CheckpointError, DataError
-from visprobe.features.feature_set import FeatureSet
+from visprobe.features.feature_set import FeatureSet, of_tower
 from visprobe.features.store import ChunkKey, FeatureStore
 
 CHUNK = 128  # images per file of the store: small enough to lose little to kill -9, large enough to be few
@@ -107,7 +107,7 @@ class _Job:
                 hint=f"It has {', '.join(site.name for site in encoder.sites)}.",
             )
         # A projector can be retrained under an untouched tower: its arrays carry its own hash.
-        self.arrays = {s: f"projected-{encoder.projector_hash}" if s == "projected" else s for s in self.sites}
+        self.arrays = {s: s if of_tower(s) else f"{s}-{encoder.projector_hash}" for s in self.sites}
 
     def key(self, hashes: tuple[str, ...]) -> ChunkKey:
         compute = f"{self.encoder.dtype}/{self.encoder.device.type}/{_libraries()}".removeprefix("torch.")

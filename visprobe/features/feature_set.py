@@ -9,6 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def of_tower(site: str) -> bool:
+    """Whether `site` lies in the tower and not in the connector ("projected", "deepstack_1")."""
+    return site.startswith(("block_", "final_norm"))
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """Pooled features, one row per image.

@@ -1,0 +1,36 @@
+"""Folders that `visprobe extract-encoder` wrote, read as the checkpoints they came from."""
+
+from __future__ import annotations
+
+import json
+
+from visprobe.errors import CheckpointError
+from visprobe.io.folder import Folder
+from visprobe.io.joined import Joined
+from visprobe.io.safetensors_files import SafetensorsFiles
+from visprobe.io.tensors import DAMAGED, Tensors
+
+MLLM_CONFIG = "mllm_config.json"
+PROJECTOR = "projector.safetensors"
+NAMES = "tower_names.json"
+
+
+def is_extracted(names: list[str]) -> bool:
+    """Whether a folder with files `names` holds a tower and the projector it was extracted with."""
+    return {MLLM_CONFIG, PROJECTOR, NAMES} <= set(names)
+
+
+def restored(folder: Folder, tower: Tensors) -> Tensors:
+    """The tensors of the projector and of `tower` under the names they had in the multimodal checkpoint.
+
+    Raises:
+        CheckpointError: If the list of names is damaged, or names a tensor that is not there.
+    """
+    path = folder.fetch(NAMES)
+    try:
+        names = {str(key): str(name) for key, name in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a list of names: {error}", hint=DAMAGED) from error
+    if absent := sorted(set(names.values()) - set(tower)):
+        raise CheckpointError(f"{path} names {absent[0]!r}, which the tower does not hold", hint=DAMAGED)
+    return Joined(SafetensorsFiles(folder, PROJECTOR), tower, names)

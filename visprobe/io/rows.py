@@ -1,0 +1,45 @@
+"""Rows of plain values as a file that a spreadsheet or a script reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from visprobe.errors import UsageError
+from visprobe.io import atomic
+
+_SUFFIXES = (".json", ".csv")
+
+
+def check_rows_path(path: Path) -> Path:
+    """`path`, if `write_rows` can write it.
+
+    Raises:
+        UsageError: If its ending is neither .json nor .csv.
+    """
+    if path.suffix not in _SUFFIXES:
+        raise UsageError(f"{path} ends in neither .json nor .csv", hint="Name a .json or a .csv file.")
+    return path
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write `rows` atomically, as JSON or CSV by the ending of `path`; lists become "a; b" in CSV.
+
+    Raises:
+        UsageError: If the ending is neither.
+    """
+    if check_rows_path(path).suffix == ".json":
+        atomic.write_json(path, list(rows))
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    atomic.write_text(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
