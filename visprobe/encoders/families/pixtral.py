@@ -29,7 +29,8 @@ class Packed(Geometry):
     The model's processor bounds the longest edge and never enlarges, so that a small or a narrow image gets fewer
     pixels than others. Here each image is resized, with the filter of that processor, to the largest whole number of
     patches within one pixel budget that keeps its proportions, as other towers of native resolution do it; the rest
-    of the processor follows. A square image that is larger than the budget gets the same pixels from both.
+    of the processor follows. Where the budget is a square of whole patches, a larger square image gets the same pixels
+    from both.
 
     The tower packs a batch into one sequence, with a mask that is quadratic in it: images go through one by one.
 
@@ -66,9 +67,9 @@ class Packed(Geometry):
         rows, columns = _cells(image, processor.max_pixels // cell**2)
         resized = image.resize((columns * cell, rows * cell), Image.Resampling(processor.resample))
         values = torch.as_tensor(processor([resized], do_resize=False, return_tensors="pt")["pixel_values"])
-        sizes = torch.tensor([[rows * cell, columns * cell]])
-        inputs = {"pixel_values": values.float(), "image_sizes": sizes}
-        return Pixels(inputs, ((rows * self.merge, columns * self.merge),))
+        height, width = values.shape[-2:]
+        inputs = {"pixel_values": values.float(), "image_sizes": torch.tensor([[height, width]])}
+        return Pixels(inputs, ((height // patch, width // patch),))
 
     def grid(self, processor: Any, config: Any) -> Grid | None:
         """None: it depends on the image.
