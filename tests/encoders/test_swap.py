@@ -89,7 +89,7 @@ def test_parts_that_the_encoder_does_not_have(pair):
 
 def test_encoders_of_other_shape_are_refused(tmp_path, pair):
     other = write_llava(tmp_path / "clip", llava("clip"))
-    with pytest.raises(UsageError, match="different shape: .* against absent"):
+    with pytest.raises(UsageError, match=r"different shape: .* against absent"):
         load_encoder(f"{pair[0]}[block 1 <- {other}]")
 
 

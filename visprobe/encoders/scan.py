@@ -21,6 +21,7 @@ from visprobe.errors import CheckpointError, VisprobeError
 from visprobe.io.hub import list_collection, list_models
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".gguf")
+_ORIGINAL = {"L": "LLaVA (original)", "I": "InternVL (original)"}
 # Folders that belong to the checkpoint around them.
 _INNER = ("global_step", "pytorch_model_fsdp_", "distributed_checkpoint")
 
@@ -181,8 +182,8 @@ def _params(checkpoint: Checkpoint, keys: Sequence[str]) -> int:
 def _family(checkpoint: Checkpoint, layout: Layout) -> str:
     if layout.name == "bare":
         return layout.family.name
-    if layout.name == "L":
-        return "LLaVA (original)"
+    if layout.name in _ORIGINAL:
+        return _ORIGINAL[layout.name]
     model = MODEL_OF.get(str(checkpoint.raw.get("model_type")))
     return model.name if model else str(checkpoint.raw.get("model_type"))
 
