@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from tiny_checkpoints import BLOCKS, filled, images, vision_config
 from tiny_original import mlp, shrink, tower, write_tower
 
@@ -59,11 +60,14 @@ def test_the_tower_of_another_mllm(tmp_path):
     assert str(tmp_path / "source") in encoder.provenance.warnings[0]
 
 
-def test_a_frozen_timm_tower(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["timm", "sam"])
+def test_a_frozen_tower_by_its_own_names(tmp_path, monkeypatch, kind):
     shrink(monkeypatch)
-    _, _, saved = tower("timm", tmp_path)
-    write_tower(tmp_path / "whole", saved, "mae-vit-h-14")
-    folder = write_tower(tmp_path / "l", {}, "mae-vit-h-14", vision_source_mllm_path=str(tmp_path / "whole"))
+    _, named, saved = tower(kind, tmp_path)
+    write_tower(tmp_path / "whole", saved, named)
+    (tmp_path / "weights").mkdir()
+    save_file(saved, tmp_path / "weights" / "model.safetensors")
+    folder = write_tower(tmp_path / "l", {}, named, vision_tower_pretrained=str(tmp_path / "weights"))
     assert load_encoder(folder).tower_hash == load_encoder(tmp_path / "whole").tower_hash
 
 
@@ -94,7 +98,7 @@ def test_a_frozen_tower_that_cannot_be_had(tmp_path, named):
     with pytest.raises(CheckpointError, match=f"names the tower {named}, which was frozen") as caught:
         load_encoder(write_tower(tmp_path, {}, named))
     assert "\n" not in caught.value.message
-    assert "mm_vision_tower" in caught.value.hint
+    assert "vision_tower_pretrained" in caught.value.hint
 
 
 def test_missing_misshapen_and_mixed_weights(tmp_path):

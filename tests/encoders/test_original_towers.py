@@ -5,8 +5,9 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file
 from tiny_checkpoints import filled, images, vision_config
-from tiny_original import HEADS, KINDS, TEXT, WIDTH, mlp, shrink, through_mlp, tower, write_tower
+from tiny_original import HEADS, KINDS, SHAPE, TEXT, WIDTH, mlp, shrink, through_mlp, tower, write_tower
 from torch.nn.functional import gelu, interpolate, layer_norm
 
 from visprobe.encoders import load_encoder
@@ -118,7 +119,7 @@ def test_a_classifier_on_top_is_left_out_and_said(tmp_path):
     moco |= {"patch_embed.proj.weight": torch.ones(WIDTH, 3, 16, 16), "patch_embed.proj.bias": torch.ones(WIDTH),
              "pos_embed": torch.ones(1, 197, WIDTH)}  # fmt: skip
     encoder = load_encoder(write_tower(tmp_path / "l", moco | head, "moco-vit-b-16"))
-    assert any("classifier" in warning for warning in encoder.provenance.warnings)
+    assert "head of the tower are left out: the MLLM's code never uses them" in encoder.provenance.warnings
     assert not any("head" in name for name in encoder.weights())
     with pytest.raises(CheckpointError, match=r"unexpected: layers\.0\.ls1\.gamma"):
         load_encoder(write_tower(tmp_path / "x", {**saved, "blocks.0.ls1.gamma.weight": torch.ones(2)}, "mae-vit-h-14"))
@@ -160,6 +161,18 @@ def test_dinov2_at_another_resolution_resampled_before_the_projector(tmp_path):
     assert any("resamples the tokens to 3x3" in warning for warning in encoder.provenance.warnings)
 
 
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_dinov2_as_older_versions_of_transformers_spell_it(tmp_path, swiglu):
+    config = transformers.Dinov2Config(**SHAPE, image_size=32, patch_size=8, use_swiglu_ffn=swiglu)
+    module = filled(transformers.Dinov2Model(config))
+    module.save_pretrained(tmp_path / "dinov2")
+    saved = load_file(tmp_path / "dinov2" / "model.safetensors")
+    assert "encoder.layer.0.attention.attention.query.weight" in saved
+    encoder = load_encoder(write_tower(tmp_path / "l", saved, tmp_path / "dinov2"))
+    weights = encoder.weights()
+    assert all(torch.equal(weights[name], weight) for name, weight in module.state_dict().items())
+
+
 def test_sam_is_resampled_and_padded(tmp_path):
     _, named, saved = tower("sam", tmp_path)
     extra = {
@@ -168,6 +181,7 @@ def test_sam_is_resampled_and_padded(tmp_path):
         "hd_alpha_downsamplers": torch.ones(1),
     }
     encoder = load_encoder(write_tower(tmp_path / "l", saved | extra, named))
+    assert "downsamples, hd_alpha_downsamplers, neck_hd of the tower are left out" in encoder.provenance.warnings[1]
     wide = images(1, size=(30, 60))
     pixels = encoder.preprocess(wide).inputs["pixel_values"]
     assert pixels.shape == (1, 3, 64, 64)

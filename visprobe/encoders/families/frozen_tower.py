@@ -71,7 +71,7 @@ def _origin(checkpoint: Checkpoint) -> Checkpoint:
         missing = no_tower(checkpoint.spec, str(source or named), checkpoint.tensors)
         raise CheckpointError(
             f"{missing.message}; it cannot be read: {error.message}",
-            hint="Get that tower and let mm_vision_tower in config.json be its folder.",
+            hint="Get its weights and let vision_tower_pretrained in config.json be their folder.",
         ) from error
 
 

@@ -20,7 +20,7 @@ from visprobe.encoders.families.original_projectors import (
 from visprobe.encoders.families.original_towers import BaseScale, OriginalTower, original_tower
 from visprobe.encoders.families.sam import SAM
 from visprobe.encoders.geometry import side
-from visprobe.encoders.layout import Layout, Source, hidden_state, no_projector, no_tower, under
+from visprobe.encoders.layout import Layout, Source, hidden_state, keys_of, no_projector, no_tower, under
 from visprobe.encoders.processor import make_processor, read_processor
 from visprobe.errors import CheckpointError
 
@@ -63,7 +63,7 @@ def original_layout(checkpoint: Checkpoint) -> Layout:
         why=why,
         processor=_processor(checkpoint, tower, scales),
         geometry=BaseScale() if scales else tower.family.geometry,
-        warnings=tuple(_warnings(checkpoint, tower, scales, saved)),
+        warnings=tuple(_warnings(checkpoint, tower, scales, set(saved.values()) - set(keys_of(sources.values())))),
     )
 
 
@@ -189,9 +189,7 @@ def _stored_processor(checkpoint: Checkpoint, tower: OriginalTower) -> Any | Non
     return next((found for found in map(read_processor, folders) if found is not None), None)
 
 
-def _warnings(
-    checkpoint: Checkpoint, tower: OriginalTower, scales: list[int], saved: Mapping[str, str]
-) -> Iterator[str]:
+def _warnings(checkpoint: Checkpoint, tower: OriginalTower, scales: list[int], unused: set[str]) -> Iterator[str]:
     raw = checkpoint.raw
     feature = str(raw.get("mm_vision_select_feature", "patch"))
     if tower.family.has_cls and feature.endswith("cls_patch") and tower.timm != "mae":
@@ -211,5 +209,6 @@ def _warnings(
         n.startswith(_RESAMPLER) for n in checkpoint.tensors
     ):
         yield f"the resampler {raw.get('mm_resampler_type')} is left out: the MLLM's code loads it and never calls it"
-    if tower.timm and any(name.startswith("head.") for name in saved):
-        yield "the classifier on top of the tower is left out: the MLLM does not read it"
+    if unused:
+        parts = sorted({key.removeprefix(TOWER).split(".")[0] for key in unused})
+        yield f"{', '.join(parts)} of the tower are left out: the MLLM's code never uses them"
