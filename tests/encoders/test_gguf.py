@@ -1,5 +1,6 @@
 """Vision files of llama.cpp, written as its converters write them, are the models that they were made from."""
 
+import json
 import random
 import re
 import struct
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from tiny_checkpoints import PATCH, SIDE, TEXT, VISION, filled, images, llava, write, write_llava
 from tiny_qwen import qwen, write_qwen
 
@@ -241,6 +243,30 @@ def test_unknown_projectors_and_tensors(tmp_path):
     path = save(tmp_path / "mmproj.gguf", {"v.blk.0.attn_rel.weight": torch.ones(2, 2)}, projector="mlp", **common)
     with pytest.raises(CheckpointError, match="does not describe a vision tower"):
         load_encoder(path)
+
+
+def test_the_file_of_a_language_model(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "llm.gguf", arch="llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match="names no projector; it is a file of type 'llama'"):
+        load_encoder(tmp_path / "llm.gguf")
+
+
+def test_an_adapter_of_a_tower_from_llama_cpp(tmp_path):
+    model = llava("siglip", vision_feature_layer=-2)
+    write_llava_gguf(tmp_path / "base" / "mmproj.gguf", model, "siglip")
+    (tmp_path / "adapter").mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": "../base"}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    name, width = "encoder.layers.0.self_attn.q_proj", VISION["hidden_size"]
+    pair = {"A": torch.ones(2, width), "B": torch.ones(width, 2)}
+    key = f"base_model.model.model.vision_tower.{name}.lora_{{}}.weight"
+    save_file({key.format(side): t for side, t in pair.items()}, tmp_path / "adapter" / "adapter_model.safetensors")
+    weight = load_encoder(tmp_path / "adapter").weights()[f"{name}.weight"]
+    assert torch.equal(weight, model.model.vision_tower.state_dict()[f"{name}.weight"] + 2)
 
 
 def test_quantised_files_need_the_library(tmp_path, monkeypatch):

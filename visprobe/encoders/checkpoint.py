@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -97,9 +97,8 @@ def _from_llama_cpp(spec: str, folder: Folder, file: str) -> Checkpoint:
     for name, fields in (("config.json", config), ("preprocessor_config.json", processor)):
         write_json(described / name, fields)
     notes = [f"read from llama.cpp's {file}, with the processor and the configuration that it describes"]
-    checkpoint = Checkpoint(spec, described, tensors, notes)
-    weakref.finalize(checkpoint, shutil.rmtree, described, ignore_errors=True)
-    return checkpoint
+    weakref.finalize(tensors, shutil.rmtree, described, ignore_errors=True)
+    return Checkpoint(spec, described, tensors, notes)
 
 
 def _own_tensors(folder: Folder) -> Tensors:
@@ -111,7 +110,9 @@ def _adapted(spec: str, folder: Folder, adapters: tuple[str, ...]) -> Checkpoint
     tensors = adapter.adapted(folder, base.tensors)
     described = "config.json" in folder.names() and not (base.folder / "preprocessor_config.json").is_file()
     notes = [*base.notes, f"{spec} is an adapter of the base model {base.spec}"]
-    return Checkpoint(spec, folder.path if described else base.folder, tensors, notes)
+    if described:
+        return Checkpoint(spec, folder.path, tensors, notes)
+    return replace(base, spec=spec, tensors=tensors, notes=notes)
 
 
 def _base(folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:

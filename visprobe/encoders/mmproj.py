@@ -125,6 +125,11 @@ def _kind(file: GgufFile) -> _Kind:
     metadata = file.metadata
     default = "mlp" if metadata.get("clip.has_llava_projector") else None
     found = metadata.get("clip.vision.projector_type") or metadata.get("clip.projector_type") or default
+    if found is None:
+        raise CheckpointError(
+            f"{file.where} names no projector; it is a file of type {metadata.get('general.architecture')!r}",
+            hint="Give the mmproj file that belongs to it: the vision tower is not in the language model's file.",
+        )
     if found not in _KINDS:
         raise CheckpointError(
             f"{file.where} has a projector of type {found}",
