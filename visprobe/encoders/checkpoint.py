@@ -40,6 +40,7 @@ class Checkpoint:
         tensors: Its tensors.
         notes: What a reader should know about how it was opened.
         config_file: Name of its configuration in that folder.
+        commit: The commit that was read, for a checkpoint of the hub.
     """
 
     spec: str
@@ -47,6 +48,7 @@ class Checkpoint:
     tensors: Tensors
     notes: list[str] = field(default_factory=list)
     config_file: str = "config.json"
+    commit: str = ""
 
     @cached_property
     def raw(self) -> dict[str, Any]:
@@ -81,14 +83,14 @@ def _opened(spec: str, adapters: tuple[str, ...]) -> Checkpoint:
     if path.suffix == ".gguf" and path.is_file():
         return _from_llama_cpp(spec, LocalFolder(path.parent), path.name)
     folder = open_folder(spec)
-    names = folder.names()
+    names, commit = folder.names(), folder.commit
     if file := mmproj_file(folder):
         return _from_llama_cpp(spec, folder, file)
     if adapter.CONFIG in names and any(name in names for name in adapter.WEIGHTS):
         return _adapted(spec, folder, (*adapters, str(folder.path.resolve())))
     if is_extracted(names):
-        return Checkpoint(spec, folder.path, restored(folder, open_tensors(folder)), [], MLLM_CONFIG)
-    return Checkpoint(spec, folder.path, _own_tensors(folder))
+        return Checkpoint(spec, folder.path, restored(folder, open_tensors(folder)), [], MLLM_CONFIG, commit)
+    return Checkpoint(spec, folder.path, _own_tensors(folder), commit=commit)
 
 
 def _from_llama_cpp(spec: str, folder: Folder, file: str) -> Checkpoint:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.initialization import no_init_weights
 
 from visprobe.encoders.pixels import Grid
 from visprobe.errors import CheckpointError
@@ -57,7 +58,8 @@ class Connector:
             CheckpointError: If tensors are missing, unexpected or of another shape.
         """
         dtype = widest(tensors)
-        module = self.make()
+        with no_init_weights():  # drawing weights that are replaced at once takes seconds for a large merger
+            module = self.make()
         try:
             module.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
         except RuntimeError as error:

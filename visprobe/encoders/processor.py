@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import transformers
 from PIL import Image
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError
@@ -140,7 +141,10 @@ def default_processor(name: str, image_size: int) -> Any:
     square = {"height": image_size, "width": image_size}
     if name in _SQUASHING:
         return make_processor(name, {"size": square})
-    return make_processor(name, {"size": {"shortest_edge": image_size}, "crop_size": square})
+    fields: dict[str, Any] = {"size": {"shortest_edge": image_size}, "crop_size": square}
+    if name == "BitImageProcessorPil":  # DINOv2's; the class itself starts from CLIP's mean and deviation
+        fields |= {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
+    return make_processor(name, fields)
 
 
 def make_processor(name: str, fields: Mapping[str, Any]) -> Any:

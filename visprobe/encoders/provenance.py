@@ -11,7 +11,8 @@ class Provenance:
     """What was read, and how it was understood.
 
     Attributes:
-        path: Checkpoint folder as given.
+        path: Checkpoint folder or hub id as given.
+        commit: The commit that was read, for a checkpoint of the hub.
         family: Family of the tower ("siglip").
         layout: On-disk layout ("A", "B", "C", "D": LLaVA of transformers; "L": original LLaVA; "bare").
         tower: Name of the tower where the checkpoint tells it, else the `model_type` of its configuration.
@@ -35,6 +36,7 @@ class Provenance:
     why: str
     off_path: tuple[str, ...]
     warnings: tuple[str, ...]
+    commit: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The provenance as plain JSON values."""

@@ -37,9 +37,11 @@ class Folder(Protocol):
 
     Attributes:
         notes: What a reader should know, one sentence each; grows while files are read.
+        commit: The commit that is read, for a folder on the hub; empty for one on this machine.
     """
 
     notes: list[str]
+    commit: str
 
     @property
     def path(self) -> Path:
@@ -107,6 +109,7 @@ class LocalFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.commit = ""
         self.notes: list[str] = []
 
     def __str__(self) -> str:
