@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,15 +15,15 @@ _SPARE = 16  # candidates beyond k that faiss is asked for
 _ROUNDING = 2.0**-24  # a float32 inner product of two unit vectors of width d is off by less than (d + 2) times this
 
 
-def nearest(features: ArrayLike, k: int, backend: str = "auto") -> Indices:
+def nearest(features: ArrayLike, k: int, backend: Literal["numpy", "faiss"] = "numpy") -> Indices:
     """The k most similar other images of every image.
 
     Args:
         features: Any real dtype, shape (n, d), one row per image, n > k.
         k: How many neighbours.
-        backend: "faiss", "numpy", or "auto" for faiss where it is installed. Both give the same answer: what faiss
-            finds in float32 is ranked again in float64, and rows in which a neighbour could have been missed
-            are searched by numpy.
+        backend: "numpy" or "faiss". Both give the same answer: what faiss finds in float32 is ranked again in
+            float64, and rows in which a neighbour could have been missed are searched by numpy. On one core numpy
+            took half the time of faiss-cpu at n = 10,000, d = 1,152.
 
     Returns:
         Indices of shape (n, k), most similar first, never the image itself; of equally similar images the one
@@ -31,11 +31,12 @@ def nearest(features: ArrayLike, k: int, backend: str = "auto") -> Indices:
 
     Raises:
         ValueError: If the shape does not fit, a value is not finite, a row is zero, or k < 1.
+        ImportError: If faiss is asked for and not installed.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     units = unit_rows(features, k + 1, f"a search for {k} neighbours")
-    if backend == "faiss" or (backend == "auto" and find_spec("faiss")):
+    if backend == "faiss":
         return _faiss(units, k)
     return _numpy(units, np.arange(len(units)), k)
 
@@ -67,7 +68,8 @@ def first_within(lists: Indices, images: Indices, k: int) -> Indices:
     kept = present[lists[images]]
     if kept.sum(1).min() < k:
         raise ValueError(f"neighbour lists of length {lists.shape[1]} do not hold {k} of {len(images)} images")
-    return np.argsort(~kept, axis=1, kind="stable")[:, :k]
+    first = kept & (np.cumsum(kept, axis=1, dtype=np.int32) <= k)
+    return np.nonzero(first)[1].reshape(len(images), k)
 
 
 def _numpy(units: Array, queries: Indices, k: int) -> Indices:

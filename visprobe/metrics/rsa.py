@@ -68,13 +68,8 @@ def rsa(x: ArrayLike, y: ArrayLike, distance: Distance = "correlation", comparis
     """
     if comparison not in get_args(Comparison):
         raise ValueError(f"comparison must be one of {', '.join(get_args(Comparison))}, got {comparison}")
-    first, second = rdm(x, distance), rdm(y, distance)
-    same_images(first, second)
-    upper = np.triu_indices(len(first), 1)
-    pairs = [one[upper] for one in (first, second)]
-    if comparison == "spearman":
-        pairs = [rankdata(one) for one in pairs]
-    a, b = (one - one.mean() for one in pairs)
+    same_images(np.asarray(x), np.asarray(y))
+    a, b = (_centred_pairs(side, distance, comparison) for side in (x, y))
     _has_spread(float(a @ a), float(b @ b))
     return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
 
@@ -105,6 +100,17 @@ def replicate_rsa(x: ArrayLike, y: ArrayLike, distance: Distance = "correlation"
     totals = rows.sum(1) / 2
     whole = _pearson(totals[:, None], n * (n - 1) // 2)
     return Replicated(float(whole[0]), _pearson(totals[:, None] - rows, (n - 1) * (n - 2) // 2))
+
+
+def _centred_pairs(features: ArrayLike, distance: Distance, comparison: Comparison) -> Array:
+    """Distances of all pairs, or their ranks, less their mean; shape (n (n - 1) / 2,)."""
+    whole = rdm(features, distance)
+    pairs = whole[np.triu(np.ones(whole.shape, dtype=bool), 1)]
+    del whole  # of 10,000 images 0.8 GB, before ranking takes as much again
+    if comparison == "spearman":
+        pairs = rankdata(pairs)
+    pairs -= pairs.mean()
+    return np.asarray(pairs, dtype=np.float64)
 
 
 def _pearson(sums: Array, pairs: int) -> Array:
