@@ -256,3 +256,30 @@ def test_resamplers_are_inert(tmp_path):
     assert (plain.tower_hash, plain.projector_hash) == (other.tower_hash, other.projector_hash)
     assert any("resampler perceiver is left out" in warning for warning in other.provenance.warnings)
     assert not any("resampler" in warning for warning in plain.provenance.warnings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padded_and_squashed_images(tmp_path, kind):
+    _, named, saved = tower(kind, tmp_path)
+    named += "-res48" if kind == "dinov2" else ""
+    wide = [Image.new("RGB", (300, 100), (255, 255, 255))]
+    padded, squashed = (
+        load_encoder(write_tower(tmp_path / ratio, saved, named, image_aspect_ratio=ratio))
+        for ratio in ("pad", "anyres")
+    )
+    assert padded.grid == squashed.grid
+    pixels = padded.preprocess(wide).inputs["pixel_values"][0]
+    middle = len(pixels[0]) // 2
+    # the bars have the mean's colour rounded down to a grey level, the deviation is at least 0.22
+    assert pixels[:, 0].abs().max() < 1 / 255 / 0.22
+    assert pixels[:, middle].min() > 0.9
+    assert squashed.preprocess(wide).inputs["pixel_values"].min() > 0.9  # white everywhere
+
+
+def test_mlcd_by_itself(tmp_path):
+    module, _, _ = tower("mlcd", tmp_path)
+    module.save_pretrained(tmp_path / "bare")
+    encoder = load_encoder(tmp_path / "bare")
+    _, last = states(module, encoder.preprocess(images()).inputs["pixel_values"])
+    assert encoder.consumed == "block_03"
+    assert torch.equal(encoder(images())["consumed"], last)

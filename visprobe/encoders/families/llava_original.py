@@ -168,16 +168,16 @@ def _processor(checkpoint: Checkpoint, tower: OriginalTower, scales: list[int]) 
     values, ratio = processor.to_dict(), str(checkpoint.raw.get("image_aspect_ratio"))
     fields = {name: values[name] for name in _PIXELS if values.get(name) is not None}
     colours = {name: fields[name] for name in ("resample", "image_mean", "image_std")}
-    size = side(tower.config.image_size)
-    if ratio.startswith(_TILED):
-        return make_processor("SiglipImageProcessorPil", {"size": {"height": size, "width": size}, **colours})
     resized = max([*scales, tower.resolution or 0])
+    size = resized or side(tower.config.image_size)
+    square = {"height": size, "width": size}
+    if ratio.startswith(_TILED):
+        return make_processor("SiglipImageProcessorPil", {"size": square, **colours})
     if resized:
-        square = {"height": resized, "width": resized}
-        fields |= {"size": {"shortest_edge": resized}, "crop_size": square, "do_center_crop": True}
+        fields |= {"size": {"shortest_edge": size}, "crop_size": square, "do_center_crop": True}
     if ratio == "pad":
         fields = {"do_center_crop": False, **fields, "do_pad": True}
-        fields |= {"size": {"height": size, "width": size}} if tower.family is SAM else {}
+        fields |= {"size": square} if tower.family is SAM else {}
         return make_processor("LlavaImageProcessorPil", fields)
     return make_processor(type(processor).__name__, fields) if resized else processor
 
