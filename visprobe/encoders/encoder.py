@@ -21,6 +21,7 @@ from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import processor_hash
 from visprobe.encoders.provenance import Provenance
 from visprobe.encoders.quiet import quiet
+from visprobe.encoders.tiles import Tiled
 from visprobe.encoders.watch import watched
 from visprobe.errors import CheckpointError, UsageError
 
@@ -99,7 +100,7 @@ class VisionEncoder:
         self.sites = tuple(self._list_sites())
 
     def __repr__(self) -> str:
-        patches = "{}x{} patches".format(*self.grid) if self.grid else "native resolution"
+        patches = "{}x{} patches".format(*self.grid) if self.grid else "patches of any number"
         return f"VisionEncoder({self.name!r}, {self.provenance.tower}, {patches}, reads {self.consumed})"
 
     @property
@@ -320,7 +321,7 @@ class VisionEncoder:
             )
         if not request.endswith(_CLS):
             return name, False
-        if not self._family.has_cls or name in self._taps:
+        if not self._family.has_cls or name in self._taps or isinstance(self._geometry, Tiled):
             raise UsageError(f"{self.name} has no class token at {name}", hint="Pool its patch tokens instead.")
         return name, True
 

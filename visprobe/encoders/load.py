@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from visprobe.encoders.model import model_layout
 from visprobe.encoders.processor import Resolution
 from visprobe.encoders.provenance import Provenance
 from visprobe.encoders.swap import parse_swap, swapped
+from visprobe.encoders.tiles import NO_TILES, Tiled
 from visprobe.encoders.tower import load_tower, placed
 from visprobe.errors import CheckpointError
 
@@ -54,7 +56,10 @@ def load_encoder(
         )
         return swapped(swap, into, source)
     checkpoint = with_frozen_tower(open_checkpoint(path))
-    layout = find_layout(checkpoint, resolution or Resolution())
+    resolution = resolution or Resolution()
+    layout = find_layout(checkpoint, resolution)
+    if resolution.tiles and not isinstance(layout.geometry, Tiled):
+        layout = replace(layout, warnings=(*layout.warnings, NO_TILES))
     tensors = checkpoint.tensors.read_many(keys_of([*layout.tower.values(), *layout.projector.values()]))
     _check_numbers(checkpoint.spec, tensors)
     tower, stored = load_tower(
@@ -83,7 +88,7 @@ def find_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
         CheckpointError: If it is of an unknown kind, or incomplete.
     """
     if "mm_vision_tower" in checkpoint.raw:
-        return original_layout(checkpoint)
+        return original_layout(checkpoint, resolution)
     model_type = str(checkpoint.raw.get("model_type"))
     if model_type == "internvl_chat":
         return original_internvl_layout(checkpoint, resolution)
@@ -129,4 +134,5 @@ def _provenance(checkpoint: Checkpoint, layout: Layout, stored: Mapping[str, tor
         why=layout.why,
         off_path=off_path(layout, (name for name in stored if not name.startswith("projector."))),
         warnings=(*checkpoint.notes, *checkpoint.tensors.notes, *layout.warnings),
+        commit=checkpoint.commit,
     )

@@ -12,6 +12,7 @@ from visprobe.encoders.family import Family
 from visprobe.encoders.geometry import Geometry
 from visprobe.encoders.layout import Layout, Source, no_projector, no_tower, under
 from visprobe.encoders.processor import Resolution, find_processor
+from visprobe.encoders.tiles import Tiled
 from visprobe.errors import CheckpointError
 from visprobe.io.tensors import TensorEntry
 
@@ -55,10 +56,11 @@ class Model:
             connector.
         towers: Families of tower it may have; empty for any.
         notes: From configuration and family to what a reader should know.
+        untiled: What a reader should know where tiles are not asked for.
         renamed: From the tower's names (relative to the tower to full) and the tower's configuration to its sources,
             where disk and class differ in more than transformers itself can rename.
         geometry: From the model's configuration to how images become inputs, where that is not as for the tower alone.
-        tiles: Geometry that cuts images into tiles, if the model does.
+        tiles: From the model's configuration to how it cuts images into tiles, if it does.
         processors: Classes to use for stored kinds of processor where only the base view is read.
         processor: Class of the image processor where a checkpoint names none, if it is not that of the tower.
     """
@@ -73,7 +75,8 @@ class Model:
     notes: Callable[[Any, Family], list[str]] = _none
     renamed: Callable[[Mapping[str, str], Any], Mapping[str, Source]] = _as_it_is
     geometry: Callable[[Any], Geometry] | None = None
-    tiles: Geometry | None = None
+    untiled: str = ""
+    tiles: Callable[[Any], Tiled] | None = None
     processors: Mapping[str, str] = field(default_factory=dict)
     processor: str = ""
 
@@ -107,15 +110,15 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
         raise no_projector(checkpoint.spec, names)
     tower = _own(under(spelling.tower, names), set(projector.values()), family)
     reads, why = model.reads(config, family)
-    geometry = model.geometry(config) if model.geometry else family.geometry
-    geometry = model.tiles if resolution.tiles and model.tiles else geometry
+    tiles = model.tiles(config) if resolution.tiles and model.tiles else None
+    geometry = tiles or (model.geometry(config) if model.geometry else family.geometry)
     processor, assumed = find_processor(
         checkpoint.folder,
-        replace(family, processor=model.processor or family.processor),
+        replace(family, processor=(tiles and tiles.processor) or model.processor or family.processor),
         vision,
         geometry,
         resolution,
-        model.processors,
+        {**model.processors, **(tiles.processors if tiles else {})},
     )
     if family.head and hasattr(vision, "vision_use_head"):
         vision.vision_use_head = any(name.startswith(f"{family.head}.") for name in tower)
@@ -131,7 +134,7 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
         why=why,
         processor=processor,
         geometry=geometry,
-        warnings=(*model.notes(config, family), *assumed),
+        warnings=(*model.notes(config, family), *(tiles.notes if tiles else filter(None, [model.untiled])), *assumed),
     )
 
 

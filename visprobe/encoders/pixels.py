@@ -12,16 +12,42 @@ Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class Mosaic:
+    """How the tiles of one image lie side by side.
+
+    Attributes:
+        rows: Rows of tiles.
+        columns: Columns of tiles.
+        tile: Rows and columns of patch tokens of one tile.
+        window: First row, first column, row after the last and column after the last of the patch tokens that show the
+            image; the others show padding.
+    """
+
+    rows: int
+    columns: int
+    tile: Grid
+    window: tuple[int, int, int, int]
+
+    @property
+    def grid(self) -> Grid:
+        """Rows and columns of patch tokens of the image."""
+        top, left, bottom, right = self.window
+        return bottom - top, right - left
+
+
+@dataclass(frozen=True)
 class Pixels:
     """A batch of images as the inputs of a tower.
 
     Attributes:
         inputs: Tensors by the names of the tower's arguments; in each the images follow each other along dimension 0.
         grids: Rows and columns of patch tokens of each image.
+        mosaics: Where images are cut into tiles, how those of each image lie; the tiles follow each other row by row.
     """
 
     inputs: Mapping[str, torch.Tensor]
     grids: tuple[Grid, ...]
+    mosaics: tuple[Mosaic, ...] = ()
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -30,12 +56,13 @@ class Pixels:
     def join(cls, parts: Sequence[Pixels]) -> Pixels:
         """The images of all `parts` in one batch; smaller images are padded with zeros to the largest."""
         inputs = {name: _stacked([part.inputs[name] for part in parts]) for name in parts[0].inputs}
-        return cls(inputs, tuple(grid for part in parts for grid in part.grids))
+        grids = tuple(grid for part in parts for grid in part.grids)
+        return cls(inputs, grids, tuple(mosaic for part in parts for mosaic in part.mosaics))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Pixels:
         """The same batch on `device`, floating-point tensors in `dtype`."""
         moved = {name: t.to(device, dtype if t.is_floating_point() else None) for name, t in self.inputs.items()}
-        return Pixels(moved, self.grids)
+        return Pixels(moved, self.grids, self.mosaics)
 
 
 def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

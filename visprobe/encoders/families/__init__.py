@@ -7,6 +7,7 @@ from visprobe.encoders.families import (
     idefics,
     internvl,
     llava,
+    llava_next,
     mlcd,
     mllama,
     pixtral,
@@ -17,7 +18,7 @@ from visprobe.encoders.families import (
 from visprobe.encoders.family import Family
 from visprobe.encoders.model import Model
 
-_MODULES = (squares, mlcd, llava, qwen, gemma, idefics, internvl, mllama, siglip2, pixtral, gemma4, dinov3)
+_MODULES = (squares, mlcd, llava, llava_next, qwen, gemma, idefics, internvl, mllama, siglip2, pixtral, gemma4, dinov3)
 TOWERS: tuple[Family, ...] = tuple(row for module in _MODULES for row in getattr(module, "TOWERS", ()))
 MODELS: tuple[Model, ...] = tuple(row for module in _MODULES for row in getattr(module, "MODELS", ()))
 TOWER_OF = {model_type: family for family in TOWERS for model_type in family.model_types}

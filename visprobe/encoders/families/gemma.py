@@ -12,6 +12,8 @@ from visprobe.encoders.connector import Connector, of_class
 from visprobe.encoders.families.llava import spellings
 from visprobe.encoders.family import Family
 from visprobe.encoders.model import Model
+from visprobe.encoders.tiles import Tiled
+from visprobe.errors import UsageError
 from visprobe.io.tensors import TensorEntry
 
 
@@ -30,8 +32,11 @@ def _pooled(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, .
     return of_class(Gemma3MultiModalProjector, config, width=width, reads=reads, settings=settings)
 
 
-def _whole_image(config: Any, family: Family) -> list[str]:
-    return ["images are read whole, without the crops of pan and scan"]
+def _pan_and_scan(config: Any) -> Tiled:
+    raise UsageError(
+        "the tiles of Gemma 3 are not available: the crops of pan and scan do not make up one grid",
+        hint="Leave out --tiles; the image is then read whole.",
+    )
 
 
 _PROJECTOR = {"": "multi_modal_projector."}
@@ -53,7 +58,8 @@ MODELS = (
         reads=_last,
         connect=_pooled,
         towers=("siglip",),
-        notes=_whole_image,
+        untiled="images are read whole, without the crops of pan and scan",
+        tiles=_pan_and_scan,
         processor="Gemma3ImageProcessorPil",
     ),
 )

@@ -18,6 +18,7 @@ from visprobe.encoders.geometry import Geometry, side
 from visprobe.encoders.model import Model, Spelling
 from visprobe.encoders.pixels import Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.encoders.tiles import Tiled, arranged, tiles
 from visprobe.io.tensors import TensorEntry
 
 
@@ -40,6 +41,21 @@ class GlobalView(Geometry):
         values = torch.as_tensor(made["pixel_values"][0], dtype=torch.float32)
         patch = side(config.patch_size)
         return Pixels({"pixel_values": values}, ((values.shape[-2] // patch, values.shape[-1] // patch),) * len(values))
+
+
+class SplitImages(Tiled, GlobalView):
+    """The tiles before that square; the image is stretched to a whole number of them."""
+
+    def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
+        """The stored fields; images are split even where the checkpoint leaves them whole."""
+        return {**super().fields(stored, config, resolution), "do_image_splitting": True}
+
+    def cut(self, processor: Any, config: Any, image: Image.Image) -> Pixels:
+        """One RGB image as tiles; one that is not larger than a tile is not split."""
+        made = processor([[image]], return_row_col_info=True, return_tensors="pt")
+        rows, columns = max(1, made["rows"][0][0]), max(1, made["cols"][0][0])
+        values = made["pixel_values"][0][: rows * columns]
+        return tiles(values, arranged(rows, columns, values.shape[-1], config))
 
 
 def _resized(processor: Any, image: np.ndarray[Any, Any]) -> Any:
@@ -65,10 +81,6 @@ def _last(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
     return ("final_norm",), "the model reads the tower's last_hidden_state"
 
 
-def _notes(config: Any, family: Family) -> list[str]:
-    return ["only the squashed whole image is used, not the tiles that the model reads beside it"]
-
-
 def _tower(name: str, module: str, cls: str) -> Family:
     return Family(
         name=name,
@@ -91,7 +103,8 @@ def _model(name: str, cls: str, connector: Callable[[Any], nn.Module], tower: st
         reads=_last,
         connect=_connect(connector),
         towers=(tower,),
-        notes=_notes,
+        untiled="only the squashed whole image is used, not the tiles that the model reads beside it",
+        tiles=lambda config: SplitImages(),
     )
 
 

@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 
 from visprobe.encoders.connector import Connector, of_class
@@ -19,8 +21,9 @@ from visprobe.encoders.family import Family
 from visprobe.encoders.geometry import Geometry, side
 from visprobe.encoders.layout import Source, hidden_state
 from visprobe.encoders.model import Model
-from visprobe.encoders.pixels import Grid
+from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.encoders.tiles import Tiled, arranged, tiles
 from visprobe.errors import CheckpointError
 from visprobe.io.tensors import TensorEntry
 
@@ -45,6 +48,36 @@ class SquashedView(Geometry):
         kept = {k: v for k, v in plain_fields(stored).items() if k not in {"do_center_crop", "crop_size", "size"}}
         square = {"height": side(config.image_size), "width": side(config.image_size)}
         return {"size": square, "image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD, **kept}
+
+
+@dataclass(frozen=True)
+class Crops(Tiled, SquashedView):
+    """The tiles before the thumbnail; the image is stretched to a whole number of them.
+
+    Attributes:
+        fewest: Tiles at least, where the processor does not say.
+        most: Tiles at most, where the processor does not say.
+    """
+
+    fewest: int = 1
+    most: int = 12
+
+    def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
+        """The stored fields; images are cut even where they leave that to the whole model's processor."""
+        fields = {**super().fields(stored, config, resolution), "crop_to_patches": True}
+        return {"min_patches": self.fewest, "max_patches": self.most, **_counts(stored), **fields}
+
+    def cut(self, processor: Any, config: Any, image: Image.Image) -> Pixels:
+        """One RGB image as its tiles."""
+        tile = (processor.size["height"], processor.size["width"])
+        limits = processor.min_patches, processor.max_patches
+        columns, rows = get_optimal_tiled_canvas((image.height, image.width), tile, *limits)
+        values = processor([image], return_tensors="pt")["pixel_values"][: rows * columns]
+        return tiles(values, arranged(rows, columns, values.shape[-1], config))
+
+
+def _counts(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: stored[name] for name in ("min_patches", "max_patches") if name in stored}
 
 
 @dataclass(frozen=True)
@@ -125,10 +158,6 @@ def _connect(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, 
     return connector(config, reads)
 
 
-def _notes(config: Any, family: Family) -> list[str]:
-    return ["only the squashed whole image is used, not the tiles that the model may read beside it"]
-
-
 def _renamed(names: Mapping[str, str], config: Any) -> dict[str, Source]:
     return {_current(name): key for name, key in names.items()}
 
@@ -149,7 +178,8 @@ MODELS = (
         reads=_reads,
         connect=_connect,
         towers=("internvl",),
-        notes=_notes,
+        untiled="only the squashed whole image is used, not the tiles that the model may read beside it",
+        tiles=lambda config: Crops(),
         renamed=_renamed,
     ),
 )

@@ -11,7 +11,7 @@ import torch
 from transformers import InternVLConfig, InternVLVisionConfig
 
 from visprobe.encoders.checkpoint import Checkpoint
-from visprobe.encoders.families.internvl import INTERNVIT, connector, selected
+from visprobe.encoders.families.internvl import INTERNVIT, Crops, connector, selected
 from visprobe.encoders.layout import Layout, Piece, Source, no_projector, no_tower, under
 from visprobe.encoders.processor import Resolution, find_processor
 from visprobe.errors import CheckpointError
@@ -70,7 +70,9 @@ def original_internvl_layout(checkpoint: Checkpoint, resolution: Resolution) -> 
     config = _config(checkpoint)
     vision, layer = config.vision_config, raw.get("select_layer", -1)
     consumed = selected(layer, vision)
-    processor, assumed = find_processor(checkpoint.folder, INTERNVIT, vision, INTERNVIT.geometry, resolution)
+    tiles = _crops(raw) if resolution.tiles and raw.get("dynamic_image_size") else None
+    geometry = tiles or INTERNVIT.geometry
+    processor, assumed = find_processor(checkpoint.folder, INTERNVIT, vision, geometry, resolution)
     return Layout(
         name="I",
         family=INTERNVIT,
@@ -82,8 +84,8 @@ def original_internvl_layout(checkpoint: Checkpoint, resolution: Resolution) -> 
         consumed=consumed,
         why=f"select_layer is {layer} of {vision.num_hidden_layers} blocks",
         processor=processor,
-        geometry=INTERNVIT.geometry,
-        warnings=(*_notes(raw), *assumed),
+        geometry=geometry,
+        warnings=(*(tiles.notes if tiles else _untiled(raw)), *_notes(raw), *assumed),
     )
 
 
@@ -154,10 +156,17 @@ def _linear(name: str) -> str:
     return f"{_LAYERS.get(place, place)}.{kind}"
 
 
+def _crops(raw: Mapping[str, Any]) -> Crops:
+    return Crops(int(raw.get("min_dynamic_patch", 1)), int(raw.get("max_dynamic_patch", 6)))
+
+
+def _untiled(raw: Mapping[str, Any]) -> list[str]:
+    note = "only the squashed whole image is used, not the tiles that the model reads beside it"
+    return [note] if raw.get("dynamic_image_size") else []
+
+
 def _notes(raw: Mapping[str, Any]) -> list[str]:
     notes = []
-    if raw.get("dynamic_image_size"):
-        notes.append("only the squashed whole image is used, not the tiles that the model reads beside it")
     if raw.get("pad2square"):
         notes.append("images are squashed to a square, which the model pads to one instead")
     if raw.get("ps_version", "v1") == "v1":

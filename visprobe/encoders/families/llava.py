@@ -1,4 +1,4 @@
-"""LLaVA, LLaVA-NeXT and LLaVA-OneVision as transformers saves them."""
+"""LLaVA and LLaVA-OneVision as transformers saves them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from visprobe.encoders.connector import Connector
+from visprobe.encoders.families.anyres import any_resolution
 from visprobe.encoders.family import Family
 from visprobe.encoders.layout import hidden_state
 from visprobe.encoders.model import Model, Spelling
 from visprobe.encoders.projector import chain
 from visprobe.io.tensors import TensorEntry
-
-_TILES = "only the squashed base view of an image is used, not the tiles that {} reads beside it"
 
 
 def spellings(connector: Mapping[str, str]) -> tuple[Spelling, ...]:
@@ -53,31 +52,34 @@ def class_token_notes(config: Any, family: Family) -> list[str]:
     return []
 
 
-def _onevision_notes(config: Any, family: Family) -> list[str]:
-    return [_TILES.format("LLaVA-OneVision"), *class_token_notes(config, family)]
+def base_only(name: str) -> str:
+    """The note for a reader where the tiles of the model `name` are not read."""
+    return f"only the squashed base view of an image is used, not the tiles that {name} reads beside it"
 
 
-_SQUARES = ("siglip", "clip", "dinov2", "vit")
-_PROJECTOR = {"": "multi_modal_projector."}
+SQUARES = ("siglip", "clip", "dinov2", "vit")
+PROJECTOR = {"": "multi_modal_projector."}
 MODELS = (
     Model(
         name="LLaVA",
         model_types=("llava",),
         cls="LlavaForConditionalGeneration",
-        spellings=spellings(_PROJECTOR),
+        spellings=spellings(PROJECTOR),
         reads=selected,
         connect=mlp,
-        towers=(*_SQUARES, "pixtral"),
+        towers=(*SQUARES, "pixtral"),
         notes=class_token_notes,
     ),
     Model(
         name="LLaVA-OneVision",
         model_types=("llava_onevision",),
         cls="LlavaOnevisionForConditionalGeneration",
-        spellings=spellings(_PROJECTOR),
+        spellings=spellings(PROJECTOR),
         reads=selected,
         connect=mlp,
-        towers=_SQUARES,
-        notes=_onevision_notes,
+        towers=SQUARES,
+        notes=class_token_notes,
+        untiled=base_only("LLaVA-OneVision"),
+        tiles=any_resolution,
     ),
 )

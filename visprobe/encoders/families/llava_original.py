@@ -9,7 +9,9 @@ from typing import Any
 
 from visprobe.encoders.checkpoint import Checkpoint
 from visprobe.encoders.connector import Connector
+from visprobe.encoders.families.anyres import original_tiles, tile_processor
 from visprobe.encoders.families.frozen_tower import TOWER, FrozenTower
+from visprobe.encoders.families.llava import base_only
 from visprobe.encoders.families.original_projectors import (
     TYPES,
     ProjectorType,
@@ -19,9 +21,9 @@ from visprobe.encoders.families.original_projectors import (
 )
 from visprobe.encoders.families.original_towers import BaseScale, OriginalTower, original_tower
 from visprobe.encoders.families.sam import SAM
-from visprobe.encoders.geometry import side
+from visprobe.encoders.geometry import SQUARE, side
 from visprobe.encoders.layout import Layout, Source, hidden_state, keys_of, no_projector, no_tower, under
-from visprobe.encoders.processor import make_processor, read_processor
+from visprobe.encoders.processor import Resolution, make_processor, read_processor
 from visprobe.errors import CheckpointError
 
 _PROJECTOR = "model.mm_projector."
@@ -32,8 +34,12 @@ _TILED = ("anyres", "highres", "crop_split")
 _PIXELS = ("size", "do_center_crop", "crop_size", "resample", "image_mean", "image_std")
 
 
-def original_layout(checkpoint: Checkpoint) -> Layout:
+def original_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
     """The layout of an original LLaVA checkpoint.
+
+    Args:
+        checkpoint: Its config.json names a tower in `mm_vision_tower`.
+        resolution: Whether tiles.
 
     Raises:
         CheckpointError: If tower or projector are absent or unknown, or the blocks are not those of the tower.
@@ -51,6 +57,10 @@ def original_layout(checkpoint: Checkpoint) -> Layout:
         tower.config.vision_use_head = any(name.startswith("head.") for name in sources)
     scales = _scales(checkpoint, tower)
     projector = {} if scales else _projector(checkpoint, names)
+    processor = _processor(checkpoint, tower, scales)
+    tiled = resolution.tiles and tower.family.geometry is SQUARE and not scales
+    tiles = original_tiles(checkpoint, processor) if tiled else None
+    unused = set(saved.values()) - set(keys_of(sources.values()))
     return Layout(
         name="L",
         family=tower.family,
@@ -61,9 +71,9 @@ def original_layout(checkpoint: Checkpoint) -> Layout:
         connector=_connector(checkpoint, projector, tower, reads),
         consumed=max(reads),
         why=why,
-        processor=_processor(checkpoint, tower, scales),
-        geometry=BaseScale() if scales else tower.family.geometry,
-        warnings=tuple(_warnings(checkpoint, tower, scales, set(saved.values()) - set(keys_of(sources.values())))),
+        processor=tile_processor(processor, tiles, tower.config) if tiles else processor,
+        geometry=tiles or (BaseScale() if scales else tower.family.geometry),
+        warnings=(*(tiles.notes if tiles else _untiled(checkpoint)), *_warnings(checkpoint, tower, scales, unused)),
     )
 
 
@@ -189,6 +199,11 @@ def _stored_processor(checkpoint: Checkpoint, tower: OriginalTower) -> Any | Non
     return next((found for found in map(read_processor, folders) if found is not None), None)
 
 
+def _untiled(checkpoint: Checkpoint) -> tuple[str, ...]:
+    tiled = str(checkpoint.raw.get("image_aspect_ratio")).startswith(_TILED)
+    return (base_only("the MLLM"),) if tiled else ()
+
+
 def _warnings(checkpoint: Checkpoint, tower: OriginalTower, scales: list[int], unused: set[str]) -> Iterator[str]:
     raw = checkpoint.raw
     feature = str(raw.get("mm_vision_select_feature", "patch"))
@@ -196,8 +211,6 @@ def _warnings(checkpoint: Checkpoint, tower: OriginalTower, scales: list[int], u
         yield "the MLLM also reads the class token; consumed and projected hold patch tokens only"
     if tower.rule == "selected" and not tower.family.has_cls and not feature.endswith("cls_patch"):
         yield "the MLLM drops the first patch of this tower, which has no class token; it is kept here"
-    if str(raw.get("image_aspect_ratio")).startswith(_TILED):
-        yield "only the squashed base view of an image is used, not the tiles that the MLLM reads beside it"
     if scales:
         yield (
             f"the MLLM reads this tower at the scales {', '.join(map(str, scales))} side by side; only the smallest is "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import torch
@@ -10,6 +12,10 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import pad
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.models.mllama.image_processing_pil_mllama import (
+    get_all_supported_aspect_ratios,
+    get_image_size_fit_to_canvas,
+)
 
 from visprobe.encoders.connector import Connector, of_class
 from visprobe.encoders.family import Family
@@ -17,6 +23,7 @@ from visprobe.encoders.geometry import Geometry, View, side
 from visprobe.encoders.model import Model, Spelling
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.encoders.tiles import Tiled, arranged
 from visprobe.io.tensors import TensorEntry
 
 
@@ -45,12 +52,47 @@ class OneTile(Geometry):
     def pieces(self, pixels: Pixels) -> Iterator[Pixels]:
         """One image at a time: the tower makes a mask of all tokens of its tiles by all for each."""
         for n, grid in enumerate(pixels.grids):
-            yield Pixels({name: tensor[n : n + 1] for name, tensor in pixels.inputs.items()}, (grid,))
+            inputs = {name: tensor[n : n + 1] for name, tensor in pixels.inputs.items()}
+            yield Pixels(inputs, (grid,), pixels.mosaics[n : n + 1])
 
     def views(self, state: torch.Tensor, pixels: Pixels, tower: nn.Module) -> list[View]:
         """Class token and patch tokens of the first tile, without those added to make their number a multiple of 8."""
         rows, columns = pixels.grids[0]  # the tokens of the first tile come first
         return [(state[:, : 1 + rows * columns], pixels.grids[0])]
+
+
+class AllTiles(Tiled, OneTile):
+    """All tiles of an image, which attend to each other, without the patches that lie outside the image."""
+
+    notes = ("the model also reads the black that fills up the last tiles; here patches without image are left out",)
+
+    def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
+        """The stored fields, for as many tiles as the tower has positions for."""
+        return {**super().fields(stored, config, resolution), "max_image_tiles": int(config.max_num_tiles)}
+
+    def cut(self, processor: Any, config: Any, image: Image.Image) -> Pixels:
+        """One RGB image as its tiles, with the empty ones that the tower expects after them."""
+        made = processor([[image]], return_tensors="pt")
+        length, patch = side(config.image_size), side(config.patch_size)
+        shapes = get_all_supported_aspect_ratios(int(config.max_num_tiles))
+        rows, columns = shapes[int(made["aspect_ratio_ids"][0, 0]) - 1]
+        shown = get_image_size_fit_to_canvas(image.height, image.width, rows * length, columns * length, length)
+        bottom, right = (ceil(pixels / patch) for pixels in shown)
+        mosaic = replace(arranged(rows, columns, length, config), window=(0, 0, bottom, right))
+        inputs = {name: torch.as_tensor(made[name]) for name in ("aspect_ratio_ids", "aspect_ratio_mask")}
+        values = torch.as_tensor(made["pixel_values"], dtype=torch.float32)
+        return Pixels({"pixel_values": values, **inputs}, (mosaic.grid,), (mosaic,))
+
+    def pieces(self, pixels: Pixels) -> Iterator[Pixels]:
+        """One image at a time; its tiles are one input."""
+        return OneTile.pieces(self, pixels)
+
+    def views(self, state: torch.Tensor, pixels: Pixels, tower: nn.Module) -> list[View]:
+        """Class token and patch tokens of each tile that is not empty."""
+        (mosaic,), every = pixels.mosaics, pixels.inputs["pixel_values"].shape[2]
+        rows, columns = mosaic.tile
+        tiles = state.reshape(every, -1, state.shape[-1])[: mosaic.rows * mosaic.columns]
+        return [(tiles[:, : 1 + rows * columns], mosaic.tile)]
 
 
 def _reads(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
@@ -78,7 +120,6 @@ def _concatenated(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid)
 
 def _notes(config: Any, family: Family) -> list[str]:
     return [
-        "images are fitted into one tile, whose rest is black; the model cuts larger images into several",
         f"the model reads {len(config.vision_config.intermediate_layers_indices)} states beside the consumed one",
         "the model also reads the class token; consumed and projected hold patch tokens only",
     ]
@@ -111,5 +152,7 @@ MODELS = (
         connect=_connect,
         towers=("mllama",),
         notes=_notes,
+        untiled="images are fitted into one tile, whose rest is black; the model cuts larger images into several",
+        tiles=lambda config: AllTiles(),
     ),
 )

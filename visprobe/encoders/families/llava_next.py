@@ -1,0 +1,81 @@
+"""LLaVA-NeXT, how its video model reads images, and VipLLaVA as transformers saves them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.models.vipllava.modeling_vipllava import VipLlavaMultiModalProjector
+
+from visprobe.encoders.connector import Connector, of_class
+from visprobe.encoders.families.anyres import any_resolution
+from visprobe.encoders.families.llava import (
+    PROJECTOR,
+    SQUARES,
+    base_only,
+    class_token_notes,
+    mlp,
+    selected,
+    spellings,
+)
+from visprobe.encoders.geometry import Geometry, side
+from visprobe.encoders.model import Model
+from visprobe.encoders.pixels import Grid
+from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.io.tensors import TensorEntry
+
+
+class SquashedBase(Geometry):
+    """The whole image squeezed into one square, as LLaVA-NeXT reads it before the tiles."""
+
+    def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
+        """The stored fields with a square in place of the length of the shorter edge."""
+        kept, size = plain_fields(stored), stored.get("size") or {}
+        length = int(size.get("shortest_edge") or size.get("height") or side(config.image_size))
+        return {**kept, "do_resize": True, "size": {"height": length, "width": length}}
+
+
+def _layers_concatenated(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
+    projected: torch.Tensor = module(torch.cat(list(tokens), dim=-1))
+    return projected
+
+
+def _vip(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
+    return of_class(
+        VipLlavaMultiModalProjector,
+        config,
+        width=int(config.text_config.hidden_size),
+        reads=reads,
+        project=_layers_concatenated,
+        settings=(config.projector_hidden_act,),
+    )
+
+
+MODELS = (
+    Model(
+        name="LLaVA-NeXT",
+        model_types=("llava_next", "llava_next_video"),
+        cls="LlavaNextForConditionalGeneration",
+        spellings=spellings(PROJECTOR),
+        reads=selected,
+        connect=mlp,
+        towers=SQUARES,
+        notes=class_token_notes,
+        geometry=lambda config: SquashedBase(),
+        untiled=base_only("LLaVA-NeXT"),
+        tiles=any_resolution,
+        processors={"LlavaNextImageProcessor": "GotOcr2ImageProcessorPil"},  # a square of any image, and no more
+        processor="GotOcr2ImageProcessorPil",
+    ),
+    Model(
+        name="VipLLaVA",
+        model_types=("vipllava",),
+        cls="VipLlavaForConditionalGeneration",
+        spellings=spellings(PROJECTOR),
+        reads=selected,
+        connect=_vip,
+        towers=("clip",),
+    ),
+)
