@@ -1,4 +1,4 @@
-"""Intervals from random halves, for statistics of nearest neighbours, on which the jackknife is known to be wrong.
+"""Intervals from random halves, for statistics of nearest neighbours, on which the jackknife is much too wide.
 
 The two halves of a split share no image, so half their difference has the variance of the statistic on all images,
 if that falls with 1 / n. Leaving out one image instead counts every neighbour list that it was in as news.
