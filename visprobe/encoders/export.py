@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from visprobe import __version__
-from visprobe.encoders.checkpoint import Checkpoint, open_checkpoint
+from visprobe.encoders.checkpoint import Checkpoint
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.extracted import MLLM_CONFIG, NAMES, PROJECTOR
 from visprobe.encoders.layout import Layout, Piece, keys_of, made
-from visprobe.encoders.load import find_layout, load_encoder
+from visprobe.encoders.load import described, load_encoder
 from visprobe.encoders.processor import Resolution
 from visprobe.errors import CheckpointError
 from visprobe.io import atomic
@@ -55,8 +55,7 @@ def extract_encoder(spec: str | Path, folder: Path) -> Extracted:
     """
     if folder.exists() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty", hint="Name a new folder.")
-    checkpoint = open_checkpoint(spec)
-    layout = find_layout(checkpoint, Resolution())
+    checkpoint, layout = described(spec, Resolution())
     source = load_encoder(spec)
     folder.mkdir(parents=True, exist_ok=True)
     whole = _write_weights(folder, checkpoint, layout)

@@ -55,11 +55,7 @@ def load_encoder(
             load_encoder(spec, device=device, dtype=dtype, resolution=resolution) for spec in (swap.into, swap.source)
         )
         return swapped(swap, into, source)
-    checkpoint = with_frozen_tower(open_checkpoint(path))
-    resolution = resolution or Resolution()
-    layout = find_layout(checkpoint, resolution)
-    if resolution.tiles and not isinstance(layout.geometry, Tiled):
-        layout = replace(layout, warnings=(*layout.warnings, NO_TILES))
+    checkpoint, layout = described(path, resolution or Resolution())
     tensors = checkpoint.tensors.read_many(keys_of([*layout.tower.values(), *layout.projector.values()]))
     _check_numbers(checkpoint.spec, tensors)
     tower, stored = load_tower(
@@ -81,12 +77,20 @@ def load_encoder(
     )
 
 
-def find_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
-    """Which tensors of `checkpoint` are tower and connector, and what its language model reads.
+def described(path: str | Path, resolution: Resolution) -> tuple[Checkpoint, Layout]:
+    """The checkpoint `path`, open, and what it turned out to hold; no weight is read.
 
     Raises:
-        CheckpointError: If it is of an unknown kind, or incomplete.
+        CheckpointError: As `load_encoder`.
     """
+    checkpoint = with_frozen_tower(open_checkpoint(path))
+    layout = _find_layout(checkpoint, resolution)
+    if resolution.tiles and not isinstance(layout.geometry, Tiled):
+        layout = replace(layout, warnings=(*layout.warnings, NO_TILES))
+    return checkpoint, layout
+
+
+def _find_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
     if "mm_vision_tower" in checkpoint.raw:
         return original_layout(checkpoint, resolution)
     model_type = str(checkpoint.raw.get("model_type"))

@@ -130,7 +130,7 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
         tower=model.renamed(tower, vision),
         projector=projector,
         connector=model.connect(config, {n: checkpoint.tensors[key] for n, key in projector.items()}, reads),
-        consumed=reads[-1],
+        consumed=max(reads),
         why=why,
         processor=processor,
         geometry=geometry,

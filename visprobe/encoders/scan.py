@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from visprobe.encoders.checkpoint import Checkpoint, open_checkpoint
+from visprobe.encoders.checkpoint import Checkpoint
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.families import MODEL_OF
 from visprobe.encoders.layout import Layout, keys_of, off_path
-from visprobe.encoders.load import find_layout, load_encoder
+from visprobe.encoders.load import described, load_encoder
 from visprobe.encoders.processor import Resolution
 from visprobe.errors import CheckpointError, VisprobeError
 from visprobe.io.hub import list_collection, list_models
@@ -143,8 +143,7 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _row(spec: str, *, hashes: bool, base: VisionEncoder | None) -> Found:
     try:
-        checkpoint = open_checkpoint(spec)
-        row = _described(checkpoint, find_layout(checkpoint, Resolution()))
+        row = _described(*described(spec, Resolution()))
         return _hashed(row, base) if hashes else row
     except VisprobeError as error:
         return Found(spec, problem=error.message)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from visprobe.encoders.checkpoint import Checkpoint, open_checkpoint
+from visprobe.encoders.checkpoint import Checkpoint
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.layout import Layout, keys_of
-from visprobe.encoders.load import find_layout, load_encoder
+from visprobe.encoders.load import described, load_encoder
 from visprobe.encoders.processor import Resolution
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io import atomic
@@ -50,9 +50,9 @@ def transplant(tower: str | Path, into: str | Path, folder: Path) -> Transplante
     """
     if folder.exists() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty", hint="Name a new folder.")
-    giver, receiver = open_checkpoint(tower), open_checkpoint(into)
-    pairs = _pairs(giver, receiver)
+    (giver, other), (receiver, own) = described(tower, Resolution()), described(into, Resolution())
     _refuse_unwritable(receiver)
+    pairs = _pairs(giver, other, receiver, own)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(receiver.folder, partial, ignore=_nested)
@@ -65,9 +65,8 @@ def transplant(tower: str | Path, into: str | Path, folder: Path) -> Transplante
     return Transplanted(_checked(giver, receiver, folder), len(pairs), rounded)
 
 
-def _pairs(giver: Checkpoint, receiver: Checkpoint) -> dict[str, str]:
+def _pairs(giver: Checkpoint, other: Layout, receiver: Checkpoint, own: Layout) -> dict[str, str]:
     """For each of the receiver's tower tensors the giver's that takes its place."""
-    own, other = _layout(receiver), _layout(giver)
     if own.tower.keys() != other.tower.keys():
         differing = sorted(own.tower.keys() ^ other.tower.keys())
         raise UsageError(
@@ -87,10 +86,6 @@ def _pairs(giver: Checkpoint, receiver: Checkpoint) -> dict[str, str]:
         if shapes[0] != shapes[1]:
             raise UsageError(f"{key} is {list(shapes[0])}, {source} is {list(shapes[1])}", hint=_PLANS)
     return pairs
-
-
-def _layout(checkpoint: Checkpoint) -> Layout:
-    return find_layout(checkpoint, Resolution())
 
 
 def _refuse_unwritable(receiver: Checkpoint) -> None:
