@@ -42,7 +42,7 @@ class Layout:
         tower: Name relative to the tower to name in the file.
         projector: Name relative to the connector to name in the file; empty without a connector.
         connector: What stands between tower and language model, if anything.
-        consumed: Site that the MLLM reads; the last of them if it reads several.
+        consumed: Site that the MLLM reads; the deepest of them if it reads several.
         why: Why it is that site.
         processor: Image processor.
         geometry: How images become inputs and states become tokens; that of the family unless tiles are asked for.
