@@ -52,8 +52,9 @@ class AnyRes(Tiled):
         height, width = select_best_resolution(size, processor.image_grid_pinpoints)
         values = processor([image], return_tensors="pt")["pixel_values"][0][1:]
         length = values.shape[-1]
-        mosaic = arranged(height // length, width // length, length, config)
-        return tiles(values, _unpadded(mosaic, size))
+        pixels = tiles(values, arranged(height // length, width // length, length, config))
+        mosaic = _unpadded(pixels.mosaics[0], size)
+        return replace(pixels, grids=(mosaic.grid,), mosaics=(mosaic,))
 
 
 def any_resolution(config: Any) -> AnyRes:
