@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
+from visprobe.analyses.analysis import Analysis
 from visprobe.analyses.pairing import align
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.errors import DataError
@@ -140,3 +141,11 @@ def _warnings(base: FeatureSet, replicates: _Replicates, identical: Sequence[str
         if spread.max() > _ONE_IMAGE * spread.sum() and np.sqrt(spread.sum()) > 1e-9:
             item, share = base.item_ids[int(spread.argmax())], spread.max() / spread.sum()
             yield f"{checkpoint} at {site}: {share:.0%} of the interval comes from one image, {item}"
+
+
+DRIFT = Analysis(
+    name="drift",
+    question=QUESTION,
+    needs=lambda encoder: [site.name for site in encoder.sites],
+    run=lambda inputs: representation_drift(inputs.base, inputs.others, inputs.floors),
+)

@@ -52,7 +52,7 @@ def _check_finite(features: FeatureSet) -> None:
             hint="Give every image its own id; two images of one id cannot be paired between checkpoints.",
         )
     for site, array in features.sites.items():
-        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
         if bad.size:
             raise DataError(
                 f"{features.encoder}: the features of {features.images} at {site} are not finite for "

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.errors import CheckpointError
 from visprobe.metrics.weights import WeightChange, coarser, total, weight_change
@@ -125,3 +126,17 @@ def _place(group: str) -> tuple[int, str]:
     """Order from the input to the projector, the whole tower last."""
     fixed = {"embeddings": 0, "final_norm": 2, "head": 3, "projector": 5, "tower": 6}
     return (1 if group.startswith("block_") else fixed.get(group, 4)), group
+
+
+def _run(inputs: Inputs) -> Result:
+    base, *others = inputs.encoders
+    return weight_drift(
+        base.name,
+        base.weights(),
+        {other.name: other.weights() for other in others},
+        base.weight_group,
+        off_path=base.provenance.off_path,
+    )
+
+
+WEIGHTS = Analysis(name="weights", question=QUESTION, needs=lambda encoder: [], run=_run, floors=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,9 @@ def command(
     trajectory: Annotated[
         list[Path] | None,
         typer.Option(help="Follow the tower copies of a training run instead; repeat for runs of one base."),
+    ] = None,
+    analyses: Annotated[
+        str | None, typer.Option(help="What is asked, by name, with commas; default imagenet,drift,weights.")
     ] = None,
     output_dir: o.OutputDir = Path("visprobe-report"),
     split: o.Split = None,
@@ -55,6 +59,8 @@ def command(
 
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
+        if analyses:
+            how = replace(how, analyses=tuple(name.strip() for name in analyses.split(",")))
         if trajectory:
             measured = follow(trajectory, data, how, _only_base(checkpoints or []))
         else:

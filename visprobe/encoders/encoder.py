@@ -22,7 +22,7 @@ from visprobe.encoders.processor import processor_hash
 from visprobe.encoders.provenance import Provenance
 from visprobe.encoders.quiet import quiet
 from visprobe.encoders.tiles import Tiled
-from visprobe.encoders.watch import watched
+from visprobe.encoders.watch import HEADS, attention_output, watched
 from visprobe.errors import CheckpointError, UsageError
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -170,6 +170,18 @@ class VisionEncoder:
         """
         return self._geometry.preprocess(self.processor, self._config, [image.convert("RGB") for image in images])
 
+    @cached_property
+    def head_sites(self) -> tuple[str, ...]:
+        """Sites "heads_01" … of the attention heads' outputs side by side, `heads` of them, before their projection."""
+        blocks = [block for path, _ in self._family.blocks for block in self._tower.get_submodule(path).children()]
+        found = self._geometry.flat_attention and all(attention_output(block) is not None for block in blocks)
+        return tuple(f"{HEADS}_{number:02d}" for number in range(1, len(blocks) + 1)) if found else ()
+
+    @property
+    def heads(self) -> int:
+        """Attention heads per block."""
+        return int(self._config.num_attention_heads)
+
     def forward(self, pixels: Pixels, sites: Sequence[str], reduce: Reduce | None = None) -> dict[str, torch.Tensor]:
         """Tokens of the requested sites, from one pass; nothing else is kept.
 
@@ -190,34 +202,47 @@ class VisionEncoder:
             raise UsageError(
                 f"{self.name} gives each image its own number of tokens", hint="Forward the images one by one."
             )
-        places = {request: self._place(request) for request in sites}
-        taken: dict[str, list[torch.Tensor]] = {request: [] for request in places}
+        return self.reduced(pixels, {site: (site, reduce) for site in sites})
+
+    def reduced(self, pixels: Pixels, wanted: Mapping[str, tuple[str, Reduce | None]]) -> dict[str, torch.Tensor]:
+        """As `forward`, each result with a name and a reduction of its own.
+
+        Args:
+            pixels: Output of `preprocess`, of B images.
+            wanted: Name of the result to site and reduction.
+
+        Raises:
+            UsageError: As `forward`.
+        """
+        places = {name: self._place(site) for name, (site, _) in wanted.items()}
+        taken: dict[str, list[torch.Tensor]] = {name: [] for name in wanted}
+
+        def take(name: str, tokens: torch.Tensor) -> None:
+            reduce = wanted[name][1]
+            taken[name].append(reduce(tokens.float()) if reduce else tokens.contiguous())
+
         with torch.inference_mode():
             for piece in self._geometry.pieces(pixels):
-                self._forward_piece(piece.to(self.device, self.dtype), places, taken, reduce)
-        return {request: torch.cat(taken[request]) for request in sites}
+                self._forward_piece(piece.to(self.device, self.dtype), places, take)
+        return {name: torch.cat(parts) for name, parts in taken.items()}
 
     def _forward_piece(
-        self,
-        pixels: Pixels,
-        places: Mapping[str, tuple[str, bool]],
-        taken: Mapping[str, list[torch.Tensor]],
-        reduce: Reduce | None,
+        self, pixels: Pixels, places: Mapping[str, tuple[str, bool]], take: Callable[[str, torch.Tensor], None]
     ) -> None:
-        waiting = {request: list(self._reads(site)) for request, (site, _) in places.items()}
+        waiting = {name: list(self._reads(site)) for name, (site, _) in places.items()}
         held: dict[str, list[View]] = {}
 
         def keep(site: str, state: torch.Tensor) -> None:
             held[site] = self._geometry.views(state, pixels, self._tower)
-            for request in [r for r, reads in waiting.items() if set(reads) <= held.keys()]:
-                del waiting[request]
-                for tokens, _ in self._tokens(*places[request], held, pixels):
-                    taken[request].append(reduce(tokens.float()) if reduce else tokens.contiguous())
-            needed = {name for reads in waiting.values() for name in reads}
+            for name in [name for name, reads in waiting.items() if set(reads) <= held.keys()]:
+                del waiting[name]
+                for tokens, _ in self._tokens(*places[name], held, pixels):
+                    take(name, tokens)
+            needed = {site for reads in waiting.values() for site in reads}
             for name in held.keys() - needed:
                 del held[name]
 
-        needed = {name for reads in waiting.values() for name in reads}
+        needed = {site for reads in waiting.values() for site in reads}
         with watched(self._tower, self._family, needed, keep):
             self._geometry.run(self._tower, pixels)
 
@@ -314,7 +339,7 @@ class VisionEncoder:
     def _place(self, request: str) -> tuple[str, bool]:
         name = request.removesuffix(_CLS)
         name = self.consumed if name == "consumed" else name
-        if name not in {site.name for site in self.sites}:
+        if name not in {site.name for site in self.sites} | set(self.head_sites):
             raise UsageError(
                 f"{self.name} has no site {request!r}",
                 hint=f"Its sites: {', '.join(site.name for site in self.sites)}, and consumed for {self.consumed}.",

@@ -11,6 +11,14 @@ import torch
 from visprobe.encoders.family import Family
 
 Keep = Callable[[str, torch.Tensor], None]
+HEADS = "heads"
+_ATTENTION_OUTPUTS = (
+    "self_attn.out_proj",
+    "self_attn.o_proj",
+    "attention.o_proj",
+    "attention.projection_layer",
+    "attn.proj",
+)
 
 
 @contextmanager
@@ -23,19 +31,30 @@ def watched(tower: torch.nn.Module, family: Family, sites: set[str], keep: Keep)
         yield
 
 
+def attention_output(block: torch.nn.Module) -> torch.nn.Module | None:
+    """The projection of `block` whose input holds the outputs of all attention heads side by side, if there is one."""
+    parts = dict(block.named_modules())
+    return next((parts[path] for path in _ATTENTION_OUTPUTS if path in parts), None)
+
+
 def _hook(tower: torch.nn.Module, family: Family, blocks: list[torch.nn.Module], site: str, keep: Keep) -> Any:
-    if site == "block_00":
-        return blocks[0].register_forward_pre_hook(
-            lambda _, args, kwargs: keep(site, _input(args, kwargs)), with_kwargs=True
-        )
-    module = (
-        tower.get_submodule(str(family.norm)) if site == "final_norm" else blocks[int(site.removeprefix("block_")) - 1]
+    if site == "final_norm":
+        return _after(tower.get_submodule(str(family.norm)), site, keep)
+    kind, number = site.rsplit("_", 1)
+    if kind == HEADS:
+        module = attention_output(blocks[int(number) - 1])
+        assert module is not None  # the encoder lists such sites only where there is one
+        return _before(module, site, keep)
+    return _after(blocks[int(number) - 1], site, keep) if int(number) else _before(blocks[0], site, keep)
+
+
+def _before(module: torch.nn.Module, site: str, keep: Keep) -> Any:
+    return module.register_forward_pre_hook(
+        lambda _, args, kwargs: keep(site, args[0] if args else kwargs["hidden_states"]), with_kwargs=True
     )
+
+
+def _after(module: torch.nn.Module, site: str, keep: Keep) -> Any:
     return module.register_forward_hook(
         lambda _, __, output: keep(site, output[0] if isinstance(output, tuple) else output)
     )
-
-
-def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    state: torch.Tensor = args[0] if args else kwargs["hidden_states"]
-    return state

@@ -15,14 +15,14 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from visprobe.data.image_set import BadImage, ImageSet, decode
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Pixels
-from visprobe.errors import CheckpointError, DataError
-from visprobe.features.feature_set import FeatureSet, of_tower
+from visprobe.errors import DataError
+from visprobe.features.feature_set import FeatureSet, in_tower
+from visprobe.features.requests import forwarded, resolved, to_array
 from visprobe.features.store import ChunkKey, FeatureStore
 
 CHUNK = 128  # images per file of the store: small enough to lose little to kill -9, large enough to be few
@@ -66,12 +66,13 @@ def extract(
     processors: Sequence[VisionEncoder] | None = None,
     progress: Progress | None = None,
 ) -> Extraction:
-    """Mean-pooled patch features of every image at every site under every encoder.
+    """Pooled features of every image, everything asked for, under every encoder.
 
     Args:
         encoders: The encoders.
         images: The images.
-        sites: From an encoder to the names of the sites wanted of it; "consumed" stands for the site the MLLM reads.
+        sites: From an encoder to what is wanted of it (`visprobe.features.requests`); "consumed" stands for the site
+            that the MLLM reads.
         store: Where features are kept and found again.
         batch_size: Images per forward pass.
         processors: For each encoder, the encoder whose processor makes its pixels; by default its own.
@@ -99,15 +100,9 @@ class _Job:
         self.encoder = encoder
         self.processor = processor
         self.pixels = (processor.processor_hash, *processor.pixel_kind)
-        self.sites = list(dict.fromkeys(encoder.consumed if site == "consumed" else site for site in sites))
-        known = {site.name for site in encoder.sites}
-        if unknown := [site for site in self.sites if site not in known]:
-            raise CheckpointError(
-                f"{encoder.name} has no site {', '.join(unknown)}",
-                hint=f"It has {', '.join(site.name for site in encoder.sites)}.",
-            )
+        self.requests = resolved(encoder, sites)
         # A projector can be retrained under an untouched tower: its arrays carry its own hash.
-        self.arrays = {s: s if of_tower(s) else f"{s}-{encoder.projector_hash}" for s in self.sites}
+        self.arrays = {r: r if in_tower(r) else f"{r}-{encoder.projector_hash}" for r in self.requests}
 
     def key(self, hashes: tuple[str, ...]) -> ChunkKey:
         compute = f"{self.encoder.dtype}/{self.encoder.device.type}/{_libraries()}".removeprefix("torch.")
@@ -115,18 +110,14 @@ class _Job:
         return ChunkKey(encoder.tower_hash, encoder.settings_hash, self.processor.processor_hash, compute, hashes)
 
     def compute(self, pixels: Pixels) -> dict[str, NDArray[np.float32]]:
-        pooled = self.encoder.forward(pixels, self.sites, reduce=_mean)
-        return {self.arrays[site]: values.float().cpu().numpy() for site, values in pooled.items()}
+        pooled = self.encoder.reduced(pixels, {request: forwarded(request) for request in self.requests})
+        return {self.arrays[request]: to_array(rows) for request, rows in pooled.items()}
 
 
 @cache
 def _libraries() -> str:
     """Versions of what decodes images and runs towers: features of another version are not those of this one."""
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "pillow"))
-
-
-def _mean(tokens: torch.Tensor) -> torch.Tensor:
-    return tokens.mean(dim=1)
 
 
 Made = dict[tuple[object, ...], Pixels]  # how pixels are made -> what one image became

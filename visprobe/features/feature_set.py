@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 
 
 def of_tower(site: str) -> bool:
-    """Whether `site` lies in the tower and not in the connector ("projected", "deepstack_1")."""
+    """Whether `site` is one of the tower's own sites, and not of the connector ("projected", "deepstack_1")."""
     return site.startswith(("block_", "final_norm"))
+
+
+def in_tower(request: str) -> bool:
+    """Whether what is asked for depends on the tower alone; attention heads do too."""
+    return request.startswith(("block_", "final_norm", "heads_"))
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class FeatureSet:
         item_ids: One id per row; two feature sets are paired by these, never by position.
         labels: Class index per row, int64 of shape (n,), or None for unlabelled images.
         classes: Class names in the order of the labels, or None.
-        sites: Site name ("block_03", "final_norm", "projected") to float32 array of shape (n, d).
+        sites: What was asked for ("block_03", "projected", "heads_02", "block_03:norms") to an array with a row per
+            image, float32 of shape (n, d); all tokens ("block_03:tokens") are float16 of shape (n, T, d).
         consumed: Name of the site that the MLLM reads.
     """
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from visprobe.analyses.drift import representation_drift
 from visprobe.analyses.headline import headline
+from visprobe.analyses.registry import ACCURACY, chosen
 from visprobe.analyses.result import Result
 from visprobe.analyses.verdict import verdict
-from visprobe.analyses.weights import weight_drift
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
+from visprobe.report.analysing import run_analyses
 from visprobe.report.measurement import Measurement, Options
 from visprobe.report.session import Session, all_sites, open_encoders, read_sites
 
@@ -40,28 +40,21 @@ def compare(
     options = options or Options()
     if len(checkpoints) < 2:
         raise UsageError("compare needs two checkpoints or more", hint="visprobe compare BASE SFT DPO --data DATA")
+    analyses = chosen(options.analyses)
     encoders = open_encoders(checkpoints, options)
     base, others = encoders[0], encoders[1:]
     refuse_other_shapes(base, others)
     untrained, rounded = base.untrained(options.seed), base.rounded(torch.bfloat16)
     session = Session(encoders, [untrained, rounded], data, options)
-    query = session.extract(session.images.query, all_sites)
-    count, warnings = len(encoders), []
-    results = [
-        representation_drift(query[0], query[1:count], query[count:]),
-        weight_drift(
-            base.name,
-            base.weights(),
-            {other.name: other.weights() for other in others},
-            base.weight_group,
-            off_path=base.provenance.off_path,
-        ),
-        *also,
-    ]
-    try:
-        results.insert(0, session.accuracy(query, [untrained]))
-    except DataError as error:  # drift needs no classes, so images without usable ones still answer half the question
-        warnings.append(f"accuracy was not measured: {error.message}")
+    accuracy = ACCURACY in options.analyses
+    results, query = run_analyses(session, analyses, read_sites if accuracy else lambda encoder: [])
+    results += also
+    warnings = []
+    if accuracy:
+        try:
+            results.insert(0, session.accuracy(query, [untrained]))
+        except DataError as error:  # drift needs no classes: images without usable ones still answer half the question
+            warnings.append(f"accuracy was not measured: {error.message}")
     return session.measurement(results, [*headline(results, base.name), *verdict(results, base.name)], warnings)
 
 

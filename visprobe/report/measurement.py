@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visprobe.analyses.registry import DEFAULT
 from visprobe.analyses.result import Result
 from visprobe.analyses.verdict import Statement
 from visprobe.report.document import build_document
@@ -29,6 +30,7 @@ class Options:
         progress: Called with (stage, done, total).
         pixels: Pixels per image for towers of native resolution.
         tiles: Whether models that cut images into tiles read the tiles too.
+        analyses: Names of the analyses that compare runs.
     """
 
     split: str | None = None
@@ -41,6 +43,7 @@ class Options:
     progress: Progress | None = None
     pixels: int = 448 * 448
     tiles: bool = False
+    analyses: tuple[str, ...] = DEFAULT
 
 
 @dataclass(frozen=True)

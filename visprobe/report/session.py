@@ -94,15 +94,23 @@ class Session:
         self.encoders, self.floors = list(encoders), list(floors)
         self.images = open_images(data, split=options.split, limit=options.limit, seed=options.seed)
         self.warnings: list[str] = []
+        self.seed = options.seed
         self._options = options
         self._store = FeatureStore(options.store or default_folder())
         self._data: list[dict[str, Any]] = []
         self._decoded = self._forwarded = 0
 
     def extract(
-        self, images: ImageSet, sites: Sites, encoders: Sequence[VisionEncoder] | None = None
+        self, images: ImageSet, sites: Sites, encoders: Sequence[VisionEncoder] | None = None, *, note: bool = True
     ) -> tuple[FeatureSet, ...]:
-        """Features of `images` under the encoders and floors (or under `encoders`), and a note of what was read."""
+        """Features of `images` under the encoders and floors (or under `encoders`).
+
+        Args:
+            images: The images.
+            sites: From an encoder to what is wanted of it.
+            encoders: Under which; by default all.
+            note: Whether the images are listed in the measurement's data; not if they are part of a set that is.
+        """
         chosen = list(encoders or [*self.encoders, *self.floors])
         extraction = extract(
             chosen,
@@ -113,7 +121,10 @@ class Session:
             processors=[self._processor_for(encoder) for encoder in chosen],
             progress=self._options.progress,
         )
-        self._note(images, extraction)
+        self._decoded += extraction.decoded
+        self._forwarded += extraction.forwarded
+        if note:
+            self._note(images, extraction)
         return extraction.features
 
     def accuracy(self, query: Sequence[FeatureSet], floors: Sequence[VisionEncoder]) -> Result:
@@ -161,8 +172,6 @@ class Session:
         return first
 
     def _note(self, images: ImageSet, extraction: Extraction) -> None:
-        self._decoded += extraction.decoded
-        self._forwarded += extraction.forwarded
         self._data.append(
             {
                 "name": images.name,

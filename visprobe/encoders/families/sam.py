@@ -27,6 +27,8 @@ _UNUSED = ("downsamples.", "neck_hd.", "hd_alpha_downsamplers")
 class SamGeometry(Geometry):
     """Square pixels; hidden states are (B, rows, columns, D) and have no prefix tokens."""
 
+    flat_attention = False
+
     def views(self, state: torch.Tensor, pixels: Pixels, tower: torch.nn.Module) -> list[View]:
         """As `Geometry.views`."""
         return [(state.flatten(1, 2), pixels.grids[0])]

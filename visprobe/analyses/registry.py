@@ -1,0 +1,52 @@
+"""The analyses that `visprobe compare` can run, those of other packages among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from visprobe.analyses.analysis import Analysis
+from visprobe.analyses.drift import DRIFT
+from visprobe.analyses.weights import WEIGHTS
+from visprobe.errors import UsageError
+
+ENTRY_POINTS = "visprobe.analyses"
+ACCURACY = "imagenet"  # needs labels and a support split: the session runs it itself
+BUILT_IN: tuple[Analysis, ...] = (DRIFT, WEIGHTS)
+DEFAULT = (ACCURACY, "drift", "weights")
+
+
+def available() -> dict[str, Analysis]:
+    """All analyses by name: the built-in ones, then those of installed packages (entry point `visprobe.analyses`).
+
+    Raises:
+        UsageError: If another package's analysis cannot be loaded or has the name of another one.
+    """
+    found = {analysis.name: analysis for analysis in BUILT_IN}
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            analysis = entry.load()
+        except Exception as error:  # code of others may raise anything
+            raise UsageError(
+                f"the analysis {entry.value} cannot be loaded: {error}", hint="Repair or uninstall that package."
+            ) from error
+        if not isinstance(analysis, Analysis) or analysis.name in {*found, ACCURACY}:
+            raise UsageError(
+                f"{entry.value} is no Analysis with a name of its own", hint="Repair or uninstall that package."
+            )
+        found[analysis.name] = analysis
+    return found
+
+
+def chosen(names: Sequence[str]) -> list[Analysis]:
+    """The analyses called `names`, in that order, without accuracy.
+
+    Raises:
+        UsageError: If a name is unknown; all unknown ones are said.
+    """
+    known = available()
+    if unknown := [name for name in names if name not in known and name != ACCURACY]:
+        raise UsageError(
+            f"there is no analysis {', '.join(unknown)}", hint=f"There are {', '.join([ACCURACY, *known])}."
+        )
+    return [known[name] for name in dict.fromkeys(names) if name != ACCURACY]

@@ -1,0 +1,85 @@
+"""What an analysis asks of an encoder: a site, and how the tokens of an image there become one row.
+
+"block_12" is the mean over the patch tokens; "block_12:cls" the class token; "heads_12" the mean of the attention
+heads' outputs side by side; "block_12:norms" the norm of every patch token; "block_12:tokens" all patch tokens. The
+last two need images of one grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.errors import CheckpointError, UsageError
+
+Reduce = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _mean(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.mean(dim=1)
+
+
+def _first(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens[:, 0]
+
+
+def _norms(tokens: torch.Tensor) -> torch.Tensor:
+    norms: torch.Tensor = tokens.norm(dim=-1)
+    return norms
+
+
+def _tokens(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.half()  # of thousands of numbers per image only their differences are looked at
+
+
+REDUCTIONS: dict[str, Reduce] = {"cls": _first, "norms": _norms, "tokens": _tokens}
+
+
+def resolved(encoder: VisionEncoder, requests: Iterable[str]) -> list[str]:
+    """The requests with "consumed" replaced by the encoder's own site, each once.
+
+    Raises:
+        CheckpointError: If the encoder has no such site.
+        UsageError: If tokens are asked of an encoder whose images have grids of their own.
+    """
+    known = {site.name for site in encoder.sites} | set(encoder.head_sites)
+    found = list(dict.fromkeys(_named(encoder, request) for request in requests))
+    if unknown := [request for request in found if site_of(request) not in known]:
+        raise CheckpointError(
+            f"{encoder.name} has no site {', '.join(unknown)}",
+            hint=f"It has {', '.join(site.name for site in encoder.sites)}.",
+        )
+    if encoder.grid is None and any(request.endswith((":norms", ":tokens")) for request in found):
+        raise UsageError(
+            f"{encoder.name} gives each image its own number of tokens: they cannot be compared one by one",
+            hint="Leave this analysis out for towers of native resolution.",
+        )
+    return found
+
+
+def site_of(request: str) -> str:
+    """The site of a request."""
+    return request.partition(":")[0]
+
+
+def forwarded(request: str) -> tuple[str, Reduce]:
+    """What `VisionEncoder.reduced` is asked for."""
+    site, _, reduction = request.partition(":")
+    return (f"{site}:cls" if reduction == "cls" else site), REDUCTIONS.get(reduction, _mean)
+
+
+def to_array(rows: torch.Tensor) -> NDArray[np.floating]:
+    """Rows of a request as they are kept: float32, tokens in float16."""
+    kept: NDArray[np.floating] = (rows if rows.dtype == torch.float16 else rows.float()).cpu().numpy()
+    return kept
+
+
+def _named(encoder: VisionEncoder, request: str) -> str:
+    site, colon, reduction = request.partition(":")
+    if colon and reduction not in REDUCTIONS:
+        raise UsageError(f"{request} asks for the unknown {reduction}", hint=f"Known: {', '.join(REDUCTIONS)}.")
+    return f"{encoder.consumed if site == 'consumed' else site}{colon}{reduction}"
