@@ -17,7 +17,7 @@ from PIL import Image
 
 from visprobe.data.image_set import Item
 from visprobe.encoders.load import load_encoder
-from visprobe.errors import CheckpointError, DataError
+from visprobe.errors import CheckpointError, DataError, UsageError
 from visprobe.features import extract as module
 from visprobe.features.extract import extract
 from visprobe.features.store import FeatureStore
@@ -99,6 +99,49 @@ def test_each_image_is_decoded_once_and_forwarded_once_per_encoder(encoders, sto
     assert len(decoded) == extraction.decoded == 10
     assert extraction.forwarded == 20
     assert sorted(images.reads) == list(range(10))
+
+
+def test_checkpoints_with_equal_weights_are_forwarded_once(encoders, store):
+    copy = encoders[0].rounded(torch.float32)
+    extraction = extract([encoders[0], copy, encoders[1]], Images([png(i) for i in range(6)]), sites, store=store)
+    first, same, other = extraction.features
+    assert extraction.forwarded == 12
+    assert all(np.array_equal(first.sites[site], same.sites[site]) for site in first.sites)
+    assert not np.array_equal(first.sites["projected"], other.sites["projected"])
+
+
+def test_heads_norms_class_tokens_and_tokens_are_what_the_tokens_say(encoders, store):
+    images, encoder = Images([png(i) for i in range(3)]), encoders[0]
+    asked = ["heads_01", "consumed:norms", "consumed:tokens", "projected:norms"]
+    [features] = extract([encoder], images, lambda _: asked, store=store).features
+    for index, file in enumerate(images.files):
+        alone = encoder.forward(
+            encoder.preprocess([Image.open(io.BytesIO(file))]), ["heads_01", "consumed", "projected"]
+        )
+        got = {request: values[index] for request, values in features.sites.items()}
+        consumed = alone["consumed"][0]
+        # One image alone and in a batch take different matrix kernels; float16 keeps 11 bits.
+        assert got["heads_01"] == pytest.approx(alone["heads_01"][0].mean(0).numpy(), abs=1e-5)
+        assert got[f"{encoder.consumed}:norms"] == pytest.approx(consumed.norm(dim=-1).numpy(), rel=1e-5)
+        assert got[f"{encoder.consumed}:tokens"] == pytest.approx(consumed.numpy(), rel=2e-3, abs=2e-3)
+        assert got["projected:norms"] == pytest.approx(alone["projected"][0].norm(dim=-1).numpy(), rel=1e-5)
+    assert features.sites[f"{encoder.consumed}:tokens"].dtype == np.float16
+
+
+def test_heads_side_by_side_give_what_the_attention_adds(encoders):
+    encoder = encoders[0]
+    pixels = encoder.preprocess([Image.open(io.BytesIO(png(0)))])
+    block = encoder._tower.encoder.layers[0]
+    seen = []
+    with block.self_attn.register_forward_hook(lambda _, __, output: seen.append(output[0])):
+        heads = encoder.forward(pixels, ["heads_01"])["heads_01"]
+    assert torch.equal(block.self_attn.out_proj(heads), seen[0])
+    assert heads.shape[-1] % encoder.heads == 0
+
+
+def test_unknown_reductions_are_refused(encoders, store):
+    with pytest.raises(UsageError, match="asks for the unknown median"):
+        extract(encoders[:1], Images([png(0)]), lambda _: ["consumed:median"], store=store)
 
 
 def test_what_is_in_the_store_is_not_computed_again(encoders, store):

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from visprobe.features.requests import forwarded, resolved, to_array
 from visprobe.features.store import ChunkKey, FeatureStore
 
 CHUNK = 128  # images per file of the store: small enough to lose little to kill -9, large enough to be few
+_T = TypeVar("_T")
 Progress = Callable[[str, int, int], None]
 
 
@@ -109,7 +110,7 @@ class _Job:
         encoder = self.encoder
         return ChunkKey(encoder.tower_hash, encoder.settings_hash, self.processor.processor_hash, compute, hashes)
 
-    def compute(self, pixels: Pixels) -> dict[str, NDArray[np.float32]]:
+    def compute(self, pixels: Pixels) -> dict[str, NDArray[np.floating]]:
         pooled = self.encoder.reduced(pixels, {request: forwarded(request) for request in self.requests})
         return {self.arrays[request]: to_array(rows) for request, rows in pooled.items()}
 
@@ -125,16 +126,12 @@ Made = dict[tuple[object, ...], Pixels]  # how pixels are made -> what one image
 
 @dataclass
 class _Chunk:
-    """A run of consecutive images of the set, read and hashed; `pixels` is filled when an encoder needs it.
-
-    Decoded images are not kept: 128 of the largest allowed would be 24 GB, their pixels for a tower are not.
-    """
+    """A run of consecutive images of the set, read and hashed, and who still has to see them."""
 
     start: int
     data: list[bytes | BadImage]
     hashes: tuple[str, ...]
-    jobs: list[_Job] = field(default_factory=list)
-    pixels: list[Made] = field(default_factory=list)
+    jobs: list[_Job]
     bad: dict[int, str] = field(default_factory=dict)
 
 
@@ -145,31 +142,45 @@ class _Pass:
         self.decoded = self.forwarded = 0
 
     def run(self, batch_size: int) -> Iterator[int]:
-        starts = range(0, len(self.images.items), CHUNK)
-        # One chunk is read and decoded in the background while the encoders work on the one before.
-        with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(4) as readers:
-            pending = [ahead.submit(self._load, start, readers) for start in starts[:1]]
-            for number, _ in enumerate(starts):
-                chunk = pending.pop().result()
-                pending += [ahead.submit(self._load, start, readers) for start in starts[number + 1 : number + 2]]
-                yield from self._compute(chunk, batch_size)
-                self.chunks.append((chunk.start, chunk.hashes))
-                yield chunk.start + len(chunk.data)
+        parts: dict[int, list[dict[str, NDArray[np.floating]]]] = {}
+        # One batch is read and decoded in the background while the encoders work on the one before.
+        with ThreadPoolExecutor(4) as readers, ThreadPoolExecutor(1) as ahead:
+            for chunk, batch in _one_ahead(self._batches(batch_size, readers), ahead):
+                if batch:
+                    self._forward(chunk, batch, parts)
+                    yield chunk.start
+                else:
+                    for job in chunk.jobs:
+                        arrays = {**_joined(parts.pop(id(job), []), job), "bad": _to_array(chunk.bad)}
+                        self.store.write(job.key(chunk.hashes), arrays)
+                    self.chunks.append((chunk.start, chunk.hashes))
+                    yield chunk.start + len(chunk.data)
+
+    def _batches(self, batch_size: int, readers: ThreadPoolExecutor) -> Iterator[tuple[_Chunk, list[Made]]]:
+        """Every image as the pixels that are needed, in batches; an empty one ends its chunk.
+
+        Only a batch of pixels is held: of 128 images in tiles they are gigabytes.
+        """
+        for start in range(0, len(self.images.items), CHUNK):
+            chunk = self._load(start, readers)
+            processors = {job.pixels: job.processor for job in chunk.jobs}
+            for first in range(0, len(chunk.data) if chunk.jobs else 0, batch_size):
+                data = chunk.data[first : first + batch_size]
+                made = list(readers.map(lambda item, how=processors: _pixels(item, how), data))
+                chunk.bad |= {first + n: str(item) for n, item in enumerate(made) if isinstance(item, BadImage)}
+                self.decoded += len(data)
+                if good := [item for item in made if not isinstance(item, BadImage)]:
+                    yield chunk, good
+            yield chunk, []
 
     def _load(self, start: int, readers: ThreadPoolExecutor) -> _Chunk:
         indices = range(start, min(start + CHUNK, len(self.images.items)))
         data = list(readers.map(self._read, indices))
-        chunk = _Chunk(start, data, tuple(_content_hash(item) for item in data))
-        chunk.jobs = [j for j in self.jobs if self.store.missing(j.key(chunk.hashes), [*j.arrays.values(), "bad"])]
-        if chunk.jobs:
-            processors = {job.pixels: job.processor for job in chunk.jobs}
-            for offset, made in enumerate(readers.map(lambda item: _pixels(item, processors), data)):
-                if isinstance(made, BadImage):
-                    chunk.bad[offset] = str(made)
-                else:
-                    chunk.pixels.append(made)
-            self.decoded += len(data)
-        return chunk
+        hashes = tuple(_content_hash(item) for item in data)
+        unseen = [job for job in self.jobs if self.store.missing(job.key(hashes), [*job.arrays.values(), "bad"])]
+        # Checkpoints with equal weights (a frozen tower, a copy) are one encoder: the first of them is forwarded.
+        first = {(job.key(hashes), tuple(sorted(job.arrays.values()))): job for job in reversed(unseen)}
+        return _Chunk(start, data, hashes, [job for job in unseen if job in first.values()])
 
     def _read(self, index: int) -> bytes | BadImage:
         try:
@@ -177,17 +188,13 @@ class _Pass:
         except OSError as error:
             return BadImage(f"cannot be read: {error}")
 
-    def _compute(self, chunk: _Chunk, batch_size: int) -> Iterator[int]:
-        parts: dict[int, list[dict[str, NDArray[np.float32]]]] = {id(job): [] for job in chunk.jobs}
-        for start in range(0, len(chunk.pixels), batch_size):
-            batch = chunk.pixels[start : start + batch_size]
-            stacked = {how: Pixels.join([pixels[how] for pixels in batch]) for how in batch[0]}
-            for job in chunk.jobs:
-                parts[id(job)].append(job.compute(stacked[job.pixels]))
-                self.forwarded += len(batch)
-            yield chunk.start + start
+    def _forward(
+        self, chunk: _Chunk, batch: list[Made], parts: dict[int, list[dict[str, NDArray[np.floating]]]]
+    ) -> None:
+        stacked = {how: Pixels.join([pixels[how] for pixels in batch]) for how in batch[0]}
         for job in chunk.jobs:
-            self.store.write(job.key(chunk.hashes), {**_joined(parts[id(job)], job), "bad": _to_array(chunk.bad)})
+            parts.setdefault(id(job), []).append(job.compute(stacked[job.pixels]))
+            self.forwarded += len(batch)
 
     def result(self) -> Extraction:
         bad: dict[int, str] = {}
@@ -245,6 +252,15 @@ class _Pass:
         return digest.hexdigest()
 
 
+def _one_ahead(items: Iterator[_T], thread: ThreadPoolExecutor) -> Iterator[_T]:
+    """The items, the next of them made by `thread` while the present one is used."""
+    end = object()
+    pending = thread.submit(next, items, end)
+    while (item := pending.result()) is not end:
+        pending = thread.submit(next, items, end)
+        yield item  # type: ignore[misc]
+
+
 def _content_hash(data: bytes | BadImage) -> str:
     return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else str(data)
 
@@ -260,7 +276,7 @@ def _pixels(data: bytes | BadImage, processors: Mapping[tuple[object, ...], Visi
     return {how: encoder.preprocess([image]) for how, encoder in processors.items()}
 
 
-def _joined(parts: list[dict[str, NDArray[np.float32]]], job: _Job) -> dict[str, NDArray[Any]]:
+def _joined(parts: list[dict[str, NDArray[np.floating]]], job: _Job) -> dict[str, NDArray[Any]]:
     empty = np.zeros((0, 0), np.float32)  # a chunk in which every image is bad
     return {name: np.concatenate([p[name] for p in parts]) if parts else empty for name in job.arrays.values()}
 
