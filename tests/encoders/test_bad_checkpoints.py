@@ -45,7 +45,9 @@ def test_configuration_missing_or_damaged(tmp_path, model):
     (tmp_path / "config.json").write_text("{")
     refused(tmp_path, "config.json is not JSON")
     (tmp_path / "config.json").write_text("[]")
-    refused(tmp_path, "does not hold a configuration")
+    refused(tmp_path, "config.json holds no JSON object")
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    refused(tmp_path, "config.json is not JSON: maximum recursion depth")
     (tmp_path / "config.json").unlink()
     refused(tmp_path, "has no config.json")
 
@@ -73,7 +75,7 @@ def test_a_configuration_that_makes_no_encoder(tmp_path, model, part, field, val
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ([1], "does not describe a processor"),
+        ([1], "holds no JSON object"),
         ({"image_processor_type": "SiglipImageProcessor", "size": "large"}, "cannot make the image processor"),
         ({"image_processor_type": "SiglipImageProcessor", "image_mean": [0.5]}, "mean must have 3 elements"),
     ],

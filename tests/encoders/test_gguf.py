@@ -303,3 +303,9 @@ def test_counts_beyond_the_file_are_not_believed(tmp_path):
     )
     with pytest.raises(CheckpointError, match="ends within its header"):
         load_encoder(tmp_path / "x.gguf")
+    with (tmp_path / "x.gguf").open("wb") as stream:  # 4 GiB of zeros that the disk does not hold
+        stream.write(b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + struct.pack("<Q", 1) + b"k")
+        stream.write(struct.pack("<IIQ", 9, 0, 2**32))
+        stream.truncate(2**33)
+    with pytest.raises(CheckpointError, match="a header of more than"):
+        load_encoder(tmp_path / "x.gguf")

@@ -1,9 +1,13 @@
 """Damaged files of torch.save: each is one CheckpointError or reads back to the bit; nothing else, and no hang."""
 
 import io
+import pickle
+import pickletools
 import random
+import struct
 import zipfile
 
+import pytest
 import torch
 
 from visprobe.errors import CheckpointError
@@ -136,3 +140,47 @@ def test_a_list_of_storages_that_is_cut_is_refused(tmp_path):
     for end in (b"\x80\x02].", whole[keys:]):  # no storages in the list, or none behind it
         (tmp_path / "pytorch_model.bin").write_bytes(whole[:keys] + end[: end.index(b".") + 1])
         assert read(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{"offset": -4}, {"shape": (100,)}, {"shape": (10**12,), "stride": (1,)}, {"dtype": "x"}, {"storage": None}],
+)
+def test_a_tensor_that_was_checked_cannot_be_changed_afterwards(tmp_path, state):
+    with zipfile.ZipFile(io.BytesIO(saved({"a": torch.zeros(4)}))) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as new:
+        for name, content in records.items():
+            if name.endswith("data.pkl"):
+                rebuilt = [at for code, _, at in pickletools.genops(content) if code.name == "REDUCE"][-1] + 1
+                build = pickle.dumps(state, 2)[2:-1] + pickle.BUILD
+                content = content[:rebuilt] + build + content[rebuilt:]
+            new.writestr(name, content)
+    assert read(tmp_path) is None
+
+
+def sparse_zip(path, size):
+    """A file of torch.save whose pickle has `size` bytes, none of which the disk holds."""
+    name, large = b"archive/data.pkl", 0xFFFFFFFF
+    sizes = struct.pack("<HHQQ", 1, 16, size, size)
+    local = struct.pack("<4s5H3L2H", b"PK\3\4", 45, 0, 0, 0, 0, 0, large, large, len(name), 20) + name + sizes
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 45, 45, 0, 0, 0, 0, 1, large, large, len(name), 20, 0, 0, 0, 0, 0)
+    start = len(local) + size
+    length = len(entry + name + sizes)
+    ends = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, length, start)
+    ends += struct.pack("<4sLQL", b"PK\6\7", 0, start + length, 1)
+    ends += struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, length, large, 0)
+    with path.open("wb") as stream:
+        stream.write(local)
+        stream.seek(start)
+        stream.write(entry + name + sizes + ends)
+
+
+def test_sizes_that_no_memory_holds_are_not_believed(tmp_path):
+    for name in ("pytorch_model.bin", ".metadata", "model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        with (tmp_path / name).open("wb") as stream:
+            stream.truncate(1 << 40)
+        if name.endswith(".bin"):
+            sparse_zip(tmp_path / name, 1 << 40)
+        assert read(tmp_path) is None
+        (tmp_path / name).unlink()

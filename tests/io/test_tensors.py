@@ -104,7 +104,7 @@ def refused(folder, message):
 @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', "{}"])
 def test_damaged_index(tmp_path, text):
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    refused(tmp_path, "is not an index of shards")
+    refused(tmp_path, r"is not an index of shards|index\.json (is not JSON|holds no JSON object)")
 
 
 def test_index_that_points_outside_its_folder(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from visprobe.encoders.wrappers import Renamed, plain_name
 from visprobe.errors import CheckpointError
 from visprobe.io.containers import open_file
 from visprobe.io.folder import Folder
+from visprobe.io.json_object import read_object
 from visprobe.io.tensors import DTYPES, TensorEntry, Tensors
 
 CONFIG = "adapter_config.json"
@@ -199,14 +199,7 @@ def adapter_config(folder: Folder) -> dict[str, Any]:
     Raises:
         CheckpointError: If it is damaged.
     """
-    path = folder.fetch(CONFIG)
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}", hint="Copy it again from the adapter.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} does not describe an adapter", hint="Copy it again from the adapter.")
-    return config
+    return read_object(folder.fetch(CONFIG))
 
 
 def adapted(folder: Folder, base: Tensors) -> Tensors:

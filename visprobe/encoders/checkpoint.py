@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import weakref
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from visprobe.io.atomic import write_json
 from visprobe.io.containers import open_tensors
 from visprobe.io.folder import Folder, LocalFolder
 from visprobe.io.hub import open_folder
+from visprobe.io.json_object import read_object
 from visprobe.io.tensors import Tensors
 
 # A directory of checkpoints holds one configuration many times, and each takes transformers 20 ms.
@@ -154,16 +154,9 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     Raises:
         CheckpointError: If it is missing or damaged.
     """
-    path = folder / name
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {name}", hint=_missing_config(folder)) from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}", hint="Copy it again from the checkpoint.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} does not hold a configuration", hint="Copy it again from the checkpoint.")
-    return config
+    if not (folder / name).exists():
+        raise CheckpointError(f"{folder} has no {name}", hint=_missing_config(folder))
+    return read_object(folder / name)
 
 
 def library_config(folder: Path, name: str = "config.json") -> Any:

@@ -16,6 +16,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError
+from visprobe.io.json_object import read_object
 
 # LLaVA-OneVision's processor makes tiles beside a squashed base view; SigLIP's makes exactly that base view.
 _CLASSES = {
@@ -206,13 +207,8 @@ def _stored_fields(folder: Path) -> Mapping[str, Any] | None:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            fields = json.loads(path.read_text())
-        except ValueError as error:
-            raise CheckpointError(f"{path} is not JSON: {error}", hint="Copy it again from the base model.") from error
-        if not isinstance(fields, dict):
-            raise CheckpointError(f"{path} does not describe a processor", hint="Copy it again from the base model.")
-        fields = fields.get("image_processor") if name == "processor_config.json" else fields
+        stored = read_object(path)
+        fields = stored.get("image_processor") if name == "processor_config.json" else stored
         if isinstance(fields, dict):
             return fields
     return None

@@ -15,7 +15,7 @@ import torch
 
 from visprobe.errors import CheckpointError
 from visprobe.io.folder import ByteFile, Folder
-from visprobe.io.inert_pickle import Inert, unpickle
+from visprobe.io.inert_pickle import MAX_PICKLE, Inert, unpickle
 from visprobe.io.tensors import DAMAGED, DTYPES, NAME_OF_DTYPE, TensorEntry, Tensors
 from visprobe.io.torch_archive import TorchArchive, View
 
@@ -56,6 +56,8 @@ class Distcp(Tensors):
         self._files: dict[str, ByteFile] = {}
         self._chunks: dict[str, list[_Chunk]] = {}
         source = folder.open(inside + METADATA)
+        if source.size > MAX_PICKLE:
+            raise CheckpointError(f"{folder}/{inside}{METADATA} is damaged: {source.size} bytes", hint=DAMAGED)
         raw = bytes(source.read([(0, source.size)])[0])
         self.bytes_read = len(raw)
         metadata = unpickle(io.BytesIO(raw), f"{folder}/{inside}{METADATA}", _ALLOWED, _CONVERT)

@@ -19,6 +19,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _CHUNK = 1 << 16
 _MAX_DIMS = 4
+_MAX_HEADER = 64 << 20  # bytes; the vocabulary of a language model takes some megabytes
 
 
 class GgufFile(Tensors):
@@ -107,6 +108,8 @@ class _Header:
     def check(self, count: int) -> None:
         if count > self._file.size - self.at:
             raise ValueError("it ends within its header")
+        if count > _MAX_HEADER - self.at:
+            raise ValueError(f"a header of more than {_MAX_HEADER} bytes")
 
     def take(self, count: int) -> bytes:
         self.check(count)

@@ -1,7 +1,8 @@
 """Reading pickles without running anything in them: listed names become stand-ins, every other name is refused.
 
 The unpickler is the one written in Python: its memo is a dict, so that a damaged index cannot claim gigabytes, and the
-opcodes that allocate by a number in the file are taken out of it.
+opcodes that allocate by a number in the file are taken out of it. What has been checked as it was built cannot be given
+another state afterwards.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 from visprobe.errors import CheckpointError
 from visprobe.io.tensors import DAMAGED
 
+MAX_PICKLE = 256 << 20  # bytes; the index of a checkpoint of terabytes has some megabytes
 _ALLOCATING = {pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4}
 
 
@@ -45,8 +47,17 @@ class _ForbiddenName(Exception):
     """A name that is not on the list."""
 
 
+def _build(unpickler: Any) -> None:
+    state, built = unpickler.stack.pop(), unpickler.stack[-1]
+    if isinstance(built, Inert):
+        Inert.__setstate__(built, state)
+    elif not isinstance(built, dict):  # a dictionary's attributes are of no use here
+        raise ValueError(f"a state for a {type(built).__name__}")
+
+
 class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar = {c: read for c, read in pickle._Unpickler.dispatch.items() if bytes([c]) not in _ALLOCATING}
+    dispatch[pickle.BUILD[0]] = _build
 
     def __init__(self, stream: Readable, allowed: Mapping[str, Any], storage: Callable[[Any], Any] | None) -> None:
         super().__init__(stream)

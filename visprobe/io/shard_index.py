@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from visprobe.errors import CheckpointError
 from visprobe.io.folder import Folder
+from visprobe.io.json_object import read_object
 from visprobe.io.tensors import DAMAGED
 
 _SHARD_OF = re.compile(r"-(\d+)-of-(\d+)\.\w+$")
@@ -28,10 +28,9 @@ def read_index(folder: Folder, index: str) -> tuple[dict[str, set[str]], int]:
         CheckpointError: If the index is damaged, or a shard is absent or lies elsewhere.
     """
     path = folder.fetch(index)
-    raw = path.read_bytes()
     try:
-        shard_of: dict[str, str] = {str(k): str(v) for k, v in json.loads(raw)["weight_map"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        shard_of: dict[str, str] = {str(k): str(v) for k, v in read_object(path)["weight_map"].items()}
+    except (KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is not an index of shards: {error!r}", hint=DAMAGED) from error
     if not shard_of:
         raise CheckpointError(f"{path} names no tensors", hint=DAMAGED)
@@ -39,7 +38,7 @@ def read_index(folder: Folder, index: str) -> tuple[dict[str, set[str]], int]:
     for name, shard in shard_of.items():
         names[shard].add(name)
     _check_shards(path, list(names), set(folder.names()))
-    return names, len(raw)
+    return names, path.stat().st_size
 
 
 def check_promise(index: str, shard: str, listed: Collection[str], there: Collection[str]) -> None:

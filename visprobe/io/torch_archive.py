@@ -21,7 +21,7 @@ import torch
 
 from visprobe.errors import CheckpointError
 from visprobe.io.folder import ByteFile
-from visprobe.io.inert_pickle import Inert, Readable, unpickle
+from visprobe.io.inert_pickle import MAX_PICKLE, Inert, Readable, unpickle
 from visprobe.io.tensors import DAMAGED
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -118,7 +118,7 @@ class TorchArchive:
         self._records = self._directory()
         self.has_checksums = any(info.CRC for info in self._records.values())
         pickles = [name for name in self._records if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(pickles) != 1:
+        if len(pickles) != 1 or self._records[pickles[0]].file_size > MAX_PICKLE:
             raise CheckpointError(f"{file} is a zip file, but not one of torch.save", hint=DAMAGED)
         self._prefix = pickles[0].removesuffix("data.pkl")
         order = self._prefix + "byteorder"
@@ -218,6 +218,8 @@ class _Stream(io.RawIOBase):
     def read(self, count: int = -1) -> bytes:
         left = max(self._file.size - self._at, 0)
         count = left if count < 0 else min(count, left)
+        if count > MAX_PICKLE:
+            raise ValueError(f"a directory of {count} bytes")
         data = bytes(self._file.read([(self._at, count)])[0])
         self._at += count
         return data

@@ -13,13 +13,13 @@ import torch
 
 from visprobe.errors import CheckpointError
 from visprobe.io.folder import ByteFile
+from visprobe.io.inert_pickle import MAX_PICKLE
 from visprobe.io.tensors import DAMAGED
 from visprobe.io.torch_archive import Storage, View, to_tensor, unpickle_tensors
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PROTOCOL = 1001
 _STEP = 1 << 16  # bytes fetched at once while the pickles are read
-_MAX_PICKLES = 256 << 20
 
 
 class LegacyArchive:
@@ -112,7 +112,7 @@ class _Head:
         return self.read(end + 1 - self.at)
 
     def _grow(self) -> bool:
-        count = min(_STEP, self._file.size - len(self._held), _MAX_PICKLES - len(self._held))
+        count = min(_STEP, self._file.size - len(self._held), MAX_PICKLE - len(self._held))
         if count > 0:
             self._held += self._file.read([(len(self._held), count)])[0]
         return count > 0
