@@ -42,8 +42,12 @@ def test_planted_changes_are_found_per_group() -> None:
     assert value(result, "sft", "block_02", "relative_change") == 0
     assert value(result, "sft", "tower", "share_equal") == 0.8  # one of five tensors; the projector is not the tower
     assert value(result, "sft", "projector", "relative_change") == 1
-    assert [row.site for row in result.select(measure="share_equal")] == result.settings["groups"]
+    assert [row.site for row in result.select(measure="share_equal")] == [
+        *result.settings["groups"],
+        *result.settings["classes"],
+    ]
     assert result.settings["groups"] == ["embeddings", "block_01", "block_02", "final_norm", "projector", "tower"]
+    assert result.settings["classes"] == ["norm", "other"]
     assert result.settings["identical"] == []
     estimate = result.rows[0].estimate
     assert (estimate.low, estimate.high, estimate.method, estimate.n) == (estimate.value, estimate.value, "exact", 200)

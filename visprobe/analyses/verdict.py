@@ -119,7 +119,8 @@ def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
     changes = weights.select(checkpoint=name, measure="relative_change", role="value")
     equal = weights.select(checkpoint=name, measure="share_equal", site="tower", role="value")
     tower = [row for row in changes if row.site == "tower"]
-    groups = [row for row in changes if row.site not in ("tower", "projector")]
+    apart = ("tower", "projector", *weights.settings.get("classes", []))
+    groups = [row for row in changes if row.site not in apart]
     if tower and groups and equal:
         most = max(groups, key=lambda row: row.estimate.value)
         text = (

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.analyses.tensor_class import CLASSES, by_class, tensor_class
 from visprobe.errors import CheckpointError
 from visprobe.metrics.weights import WeightChange, coarser, total, weight_change
 
@@ -17,6 +18,8 @@ QUESTION = "Which weights of the encoder did post-training change, and by how mu
 
 Weights = Mapping[str, Tensor]
 Groups = dict[str, WeightChange]
+
+_TOWER_CLASSES = tuple(name for name in CLASSES if name not in ("clip_range", "head", "projector"))
 
 
 def weight_drift(
@@ -26,7 +29,7 @@ def weight_drift(
     group_of: Callable[[str], str],
     off_path: Collection[str] = (),
 ) -> Result:
-    """Relative change and share of exactly equal weights, per weight group and for the whole tower.
+    """Relative change and share of exactly equal weights, by depth, for the whole tower, and by what a weight does.
 
     Args:
         base_name: Name of the base checkpoint.
@@ -37,8 +40,10 @@ def weight_drift(
 
     Returns:
         Exact rows "relative_change" (>= 0, ratio of Frobenius norms) and "share_equal" (in [0, 1], compared at the
-        coarser of the two stored dtypes) per group and for "tower", all groups but the projector. Descendants
-        whose every tower weight equals the base's are listed in settings["identical"].
+        coarser of the two stored dtypes) per group, for "tower", all groups but the projector, and per class of the
+        tower's weights ("attention_q" …, `tensor_class`) over all depths; fused query, key and value are taken
+        apart. settings["groups"] and ["classes"] tell the two apart. Descendants whose every tower weight equals
+        the base's are listed in settings["identical"].
 
     Raises:
         CheckpointError: If a descendant shares no weight with the base, has one of another shape, or holds NaN or
@@ -49,20 +54,21 @@ def weight_drift(
     identical: list[str] = []
     dtypes: dict[str, list[str]] = {}
     for name, weights in others.items():
-        shared = _shared(base_name, base, name, weights)
-        groups = _by_group(base, weights, shared, group_of)
-        rows += [row for group, change in groups.items() for row in _rows(name, group, change, base_name)]
+        shared = _shared(base_name, base, name, weights, group_of)
+        groups, classes = _totals(base, weights, shared, group_of)
+        rows += [row for part, change in (groups | classes).items() for row in _rows(name, part, change, base_name)]
         if "tower" in groups and groups["tower"].squared_change == 0:
             identical.append(name)
         dtypes[name] = sorted({str(coarser(base[key].dtype, weights[key].dtype)).split(".")[1] for key in shared})
         warnings += _warnings(base_name, base, name, weights, group_of)
     warnings += [f"{name}: every tower weight equals {base_name}'s: not trained or not saved" for name in identical]
-    groups_seen = {row.site for row in rows}
+    groups_seen = {row.site for row in rows} - set(_TOWER_CLASSES)
     if off := sorted(groups_seen & set(off_path), key=_place):
         warnings.append(f"the language model's loss never reaches {', '.join(off)}: only weight decay can change them")
     settings: dict[str, Any] = {
         "base": base_name,
         "groups": sorted(groups_seen, key=_place),
+        "classes": [name for name in _TOWER_CLASSES if any(row.site == name for row in rows)],
         "identical": identical,
         "compared_at": dtypes,
         "off_path": off,
@@ -70,9 +76,9 @@ def weight_drift(
     return Result("weights", QUESTION, tuple(rows), settings, tuple(warnings))
 
 
-def _shared(base_name: str, base: Weights, name: str, weights: Weights) -> list[str]:
-    """Names of the weights that both have; buffers of integers are not weights."""
-    shared = [key for key in base if key in weights and base[key].is_floating_point()]
+def _shared(base_name: str, base: Weights, name: str, weights: Weights, group_of: Callable[[str], str]) -> list[str]:
+    """Names of the weights that both have; integers and ranges of activations are not weights."""
+    shared = [key for key in base if key in weights and is_weight(key, base[key], group_of(key))]
     if not shared:
         raise CheckpointError(
             f"{name} and {base_name} have no weight of the same name",
@@ -96,13 +102,28 @@ def _check_finite(owner: str, key: str, tensor: Tensor) -> None:
         )
 
 
-def _by_group(base: Weights, weights: Weights, shared: Sequence[str], group_of: Callable[[str], str]) -> Groups:
-    changes: dict[str, list[WeightChange]] = {}
+def is_weight(name: str, tensor: Tensor, group: str) -> bool:
+    """Whether a stored tensor is trained: not positions counted in integers, nor the clipping ranges of Gemma 4."""
+    return tensor.is_floating_point() and tensor_class(name, group) != "clip_range"
+
+
+def _totals(
+    base: Weights, weights: Weights, shared: Sequence[str], group_of: Callable[[str], str]
+) -> tuple[Groups, Groups]:
+    """Changes by weight group with "tower" last, and by class of the tower's weights."""
+    groups: dict[str, list[WeightChange]] = {}
+    classes: dict[str, list[WeightChange]] = {}
     for key in shared:
-        changes.setdefault(group_of(key), []).append(weight_change(base[key], weights[key]))
-    groups = {group: total(changes[group]) for group in sorted(changes, key=_place)}
-    tower = [change for group, change in groups.items() if group != "projector"]
-    return groups | ({"tower": total(tower)} if tower else {})
+        group = group_of(key)
+        mine, theirs = (by_class(key, group, side[key]) for side in (base, weights))
+        for (name, part), (_, other) in zip(mine, theirs, strict=True):
+            change = weight_change(part, other)
+            groups.setdefault(group, []).append(change)
+            classes.setdefault(name, []).append(change)
+    by_group = {group: total(groups[group]) for group in sorted(groups, key=_place)}
+    tower = [change for group, change in by_group.items() if group != "projector"]
+    by_name = {name: total(classes[name]) for name in _TOWER_CLASSES if name in classes}
+    return by_group | ({"tower": total(tower)} if tower else {}), by_name
 
 
 def _rows(name: str, group: str, change: WeightChange, base: str) -> Iterator[Row]:

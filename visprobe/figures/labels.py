@@ -49,3 +49,8 @@ def site_label(site: str) -> str:
     """A site or weight group as an axis shows it: "3" for "block_03", "norm" for "final_norm"."""
     number = block_number(site)
     return str(number) if number is not None else _SITES.get(site, shorten(site, 12))
+
+
+def class_label(name: str) -> str:
+    """What a weight does, as an axis shows it: "attn. q" for "attention_q"."""
+    return name.replace("attention_", "attn. ").replace("_embedding", " embed.").replace("_", " ").replace("mlp", "MLP")

@@ -12,14 +12,14 @@ from visprobe.analyses.result import Result, Row
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.identical import note_identical
-from visprobe.figures.labels import shorten
+from visprobe.figures.labels import class_label, shorten
 from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
 from visprobe.figures.style import TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
 
 
 def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
-    """Relative change of every weight group on a logarithmic axis, above the share of exactly equal weights.
+    """Relative change on a logarithmic axis, above the share of exactly equal weights, by depth and by class.
 
     Args:
         result: A "weights" result: rows of measures "relative_change" and "share_equal".
@@ -28,23 +28,32 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     """
     identical = result.settings.get("identical", [])
     changes, shares = (_moved(result, measure, identical) for measure in ("relative_change", "share_equal"))
-    positions = place_sites(result.settings.get("groups") or [row.site for row in result.rows])
+    classes = result.settings.get("classes", [])
+    depth = place_sites(result.settings.get("groups") or [row.site for row in result.rows])
+    kinds = {name: float(place) for place, name in enumerate(classes)}
     look = looks([*checkpoints, *checkpoints_of(result)])
     with paper_style():
         figure = Figure((TWO_COLUMNS, 3.6), layout="constrained")
-        upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-        zero = log_y_axis(upper, [row.estimate.value for row in changes])
-        ends = _draw_lines(upper, changes, positions, look, lowest=zero)
-        _draw_lines(lower, shares, positions, look, lowest=0)
-        label_sites(lower, positions)
-        lower.set_ylim(-0.04, 1.04)
-        lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-        for axes in (upper, lower):
-            axes.grid(axis="y")
-        label_ends(upper, ends)
+        widths = [max(len(depth), len(kinds)), len(kinds)] if kinds else [1]
+        panels = figure.subplots(
+            2, len(widths), sharex="col", sharey="row", height_ratios=(3, 2), width_ratios=widths, squeeze=False
+        )
+        zero = log_y_axis(panels[0, 0], [row.estimate.value for row in changes])
+        for column, places in enumerate([depth, kinds][: len(widths)]):
+            upper, lower = panels[:, column]
+            ends = _draw_lines(upper, changes, places, look, lowest=zero)
+            _draw_lines(lower, shares, places, look, lowest=0)
+            for axes in (upper, lower):
+                axes.grid(axis="y")
+        label_sites(panels[1, 0], depth)
+        if kinds:
+            _label_classes(panels[1, 1], kinds)
+        panels[1, 0].set_ylim(-0.04, 1.04)
+        panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        label_ends(panels[0, -1], ends)
         note_identical(figure, identical)
-        upper.set_ylabel("Relative change, ‖ΔW‖ / ‖W‖")
-        lower.set_ylabel("Exactly equal")
+        panels[0, 0].set_ylabel("Relative change, ‖ΔW‖ / ‖W‖")
+        panels[1, 0].set_ylabel("Exactly equal")
     return figure
 
 
@@ -52,7 +61,9 @@ def caption(result: Result) -> str:
     """The caption of `draw(result)`."""
     return (
         "Weight drift: relative Frobenius change of every weight group from the base (above, logarithmic axis) and "
-        f"the share of weights that are exactly equal to the base (below). {rests_on(result.rows, 'weights per group')}"
+        "the share of weights that are exactly equal to the base (below)"
+        + (", by depth (left) and by what a weight of the tower does (right)" if result.settings.get("classes") else "")
+        + f". {rests_on(result.rows, 'weights per group')}"
     )
 
 
@@ -60,6 +71,12 @@ def _moved(result: Result, measure: str, identical: Sequence[str]) -> list[Row]:
     """The rows to draw; of a tower that equals the base only the projector is left."""
     rows = result.select(measure=measure, role="value")
     return [row for row in rows if row.checkpoint not in identical or row.site == "projector"]
+
+
+def _label_classes(axes: Axes, places: dict[str, float]) -> None:
+    labels = [class_label(name) for name in places]
+    axes.set_xticks(list(places.values()), labels=labels, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.8, len(places) - 0.2)
 
 
 def _draw_lines(

@@ -15,7 +15,7 @@ _MEASURES = {
     "share_equal": "Share of weights exactly equal to the base",
     "accuracy": "Questions answered correctly",
 }
-_HEADINGS = {"weights": "Weight group", "answers": "Questions", "trajectory": "Checkpoint"}
+_HEADINGS = {"weights": "Weights", "answers": "Questions", "trajectory": "Checkpoint"}
 
 
 @dataclass(frozen=True)
