@@ -57,9 +57,7 @@ def prototype_accuracy(
     Differs from source:
         A prototype never holds the image it is tried on, and is normalised again.
     """
-    query = align(query)
-    task = _leave_one_out(query) if support is None else _disjoint(query, align(support))
-    ranks = {features.encoder: _ranks(features, task) for features in query}
+    query, task, ranks = _ranked(query, support)
     compared = [features.encoder for features in query if features.encoder not in floor]
     rows = list(_accuracies(ranks, floor, len(task.names)))
     tests: list[dict[str, Any]] = []
@@ -70,6 +68,40 @@ def prototype_accuracy(
             tests.append({"checkpoint": later, "reference": earlier, "site": site, "measure": "top1", "p": p})
     settings = _settings(query[0], task) | {"mcnemar": tests}
     return Result("imagenet", QUESTION, tuple(rows), settings, tuple(_warnings(query, task)))
+
+
+def right_at_first(
+    query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None
+) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Which images each checkpoint puts into the right class, as `prototype_accuracy` counts them.
+
+    Args:
+        query: As `prototype_accuracy`.
+        support: As `prototype_accuracy`.
+
+    Returns:
+        Checkpoint to site to bool of shape (n,), in the order of the first set's images.
+
+    Raises:
+        DataError: As `prototype_accuracy`.
+    """
+    _, _, ranks = _ranked(query, support)
+    return {name: {site: rank < 1 for site, rank in sites.items()} for name, sites in ranks.items()}
+
+
+def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[Estimate, float]:
+    """Share right in `a` minus that in `b` over the same images, both bool of shape (n,), and McNemar's p."""
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    paired = newcombe_paired(int((a & b).sum()), only_a, only_b, int((~a & ~b).sum()))
+    return Estimate(*paired, len(a), "fraction", "Newcombe paired 95 %"), mcnemar_exact(only_a, only_b)
+
+
+def _ranked(
+    query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None
+) -> tuple[list[FeatureSet], _Task, dict[str, dict[str, Labels]]]:
+    query = align(query)
+    task = _leave_one_out(query) if support is None else _disjoint(query, align(support))
+    return query, task, {features.encoder: _ranks(features, task) for features in query}
 
 
 def _ranks(features: FeatureSet, task: _Task) -> dict[str, Labels]:
@@ -93,11 +125,8 @@ def _accuracies(ranks: dict[str, dict[str, Labels]], floor: Collection[str], cla
 
 
 def _difference(ranks: dict[str, dict[str, Labels]], later: str, earlier: str, site: str) -> tuple[Row, float]:
-    a, b = ranks[later][site] < 1, ranks[earlier][site] < 1
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    paired = newcombe_paired(int((a & b).sum()), only_a, only_b, int((~a & ~b).sum()))
-    estimate = Estimate(*paired, len(a), "fraction", "Newcombe paired 95 %")
-    return Row(later, site, "top1", estimate, earlier, "difference"), mcnemar_exact(only_a, only_b)
+    estimate, p = paired_difference(ranks[later][site] < 1, ranks[earlier][site] < 1)
+    return Row(later, site, "top1", estimate, earlier, "difference"), p
 
 
 def _leave_one_out(query: Sequence[FeatureSet]) -> _Task:
