@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import test_llava_next as llava_next
 import torch
 import transformers
 from PIL import Image
 from tiny_checkpoints import BLOCKS, PATCH, SIDE, filled, images, llava, spelled, vision_config, write, write_llava
+from tiny_native import pixtral
 
 from visprobe.encoders import load_encoder
 from visprobe.encoders.encoder import VisionEncoder
@@ -180,6 +182,31 @@ def test_the_settings_hash_sees_what_weights_do_not_show(tmp_path):
     assert hashed("layer", vision_feature_layer=-2) != base
     assert hashed("projector", projector_hidden_act="relu") != base
     assert hashed("tower", vision={"hidden_act": "relu"}) != base
+
+
+def test_the_settings_hash_sees_the_epsilon_of_a_norm_in_the_connector(tmp_path):
+    def hashed(name, model):
+        model.save_pretrained(tmp_path / name)
+        return load_encoder(tmp_path / name).settings_hash
+
+    assert hashed("a", pixtral()) != hashed("b", pixtral(text_epsilon=1e-6))
+    assert hashed("c", llava_next.tiny(kind="vipllava", vision_feature_layers=[-1])) != hashed(
+        "d", llava_next.tiny(kind="vipllava", vision_feature_layers=[-1], projector_layernorm_eps=1e-3)
+    )
+
+
+def test_pixels_are_not_shared_between_towers_whose_connectors_join_other_squares(tmp_path):
+    for kind in ("llava", "mistral3"):
+        pixtral(kind).save_pretrained(tmp_path / kind)
+    single, pairs = (load_encoder(tmp_path / kind) for kind in ("llava", "mistral3"))
+    assert single.pixel_kind != pairs.pixel_kind
+    assert single.pixel_kind == load_encoder(tmp_path / "llava").pixel_kind
+
+
+def test_a_tower_without_blocks_is_refused(tmp_path):
+    folder = write_llava(tmp_path, llava("siglip", vision={"num_hidden_layers": 0}))
+    with pytest.raises(CheckpointError, match="without blocks"):
+        load_encoder(folder)
 
 
 def test_the_processor_hash_sees_pixels_only(tmp_path):

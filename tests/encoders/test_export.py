@@ -1,63 +1,92 @@
 """Encoders taken out of their checkpoints, and towers put into others: every weight where it was, bit for bit."""
 
 import json
+import stat
 
 import pytest
+import test_dinov3 as dinov3
+import test_llava_next as llava_next
+import tiny_original
 import torch
 import transformers
-from tiny_checkpoints import images, llava, vision_config, write, write_llava, write_original
+from tiny_checkpoints import images, llava, write, write_llava
+from tiny_qwen import KINDS, qwen, write_qwen
+from whole_models import write_model
+from zoo import ZOO
 
 from visprobe.encoders import load_encoder
 from visprobe.encoders.export import extract_encoder
+from visprobe.encoders.processor import Resolution
+from visprobe.encoders.quiet import quiet
 from visprobe.encoders.transplant import transplant
 from visprobe.errors import CheckpointError, UsageError
 
 
-def original(folder, dtype=torch.float32):
-    transformers.SiglipVisionModel(vision_config("siglip", num_hidden_layers=4)).save_pretrained(
-        folder / "named-siglip"
-    )
-    model = llava("siglip", vision_feature_layer=-1).to(dtype)
-    return write_original(folder / "l", model, folder / "named-siglip")
+def next_llava(folder):
+    return write_model(folder, llava_next.tiny(), processor=llava_next.processor())
+
+
+def original(kind):
+    def write_it(folder):
+        _, named, saved = tiny_original.tower(kind, folder)
+        return tiny_original.write_tower(folder, saved, named)
+
+    return write_it
 
 
 CASES = {
-    "siglip": lambda folder: write_llava(folder / "a", llava("siglip"), "A"),
-    "clip in two shards": lambda folder: write_llava(folder / "b", llava("clip"), "B", shards=2),
-    "several layers": lambda folder: write_llava(folder / "c", llava("siglip", vision_feature_layer=[1, 3])),
-    "bfloat16": lambda folder: write_llava(folder / "d", llava("clip").to(torch.bfloat16), "D"),
-    "original": original,
+    **{name: write for name, (write, _, _) in ZOO.items()},
+    "clip in two shards": lambda folder: write_llava(folder, llava("clip"), "B", shards=2),
+    "several layers": lambda folder: write_llava(folder, llava("siglip", vision_feature_layer=[1, 3])),
+    "bfloat16": lambda folder: write_llava(folder, llava("clip").to(torch.bfloat16), "D"),
+    "llava-next": next_llava,
+    "dinov3": lambda folder: dinov3.saved(folder, dinov3.tower(), **dinov3.STORED),
+    "original with SAM": original("sam"),
+    "original with timm": original("timm"),
 }
+TOWER_ONLY = ("internvl-original", "original with timm")  # their tensors are parts of those on disk
 
 
-@pytest.fixture(params=CASES)
-def checkpoint(request, tmp_path):
-    return CASES[request.param](tmp_path / "source")
-
-
-def test_an_extracted_encoder_is_read_as_its_checkpoint_was(checkpoint, tmp_path):
+@pytest.mark.parametrize("case", CASES)
+def test_an_extracted_encoder_is_read_as_its_checkpoint_was(case, tmp_path, monkeypatch):
+    tiny_original.shrink(monkeypatch)
+    resolution = Resolution(70 * 16 * 16)
+    checkpoint = CASES[case](tmp_path / "source")
     written = extract_encoder(checkpoint, tmp_path / "out")
-    source, back = load_encoder(checkpoint), load_encoder(tmp_path / "out")
-    assert (back.tower_hash, back.projector_hash) == (source.tower_hash, source.projector_hash)
-    assert (back.consumed, back.sites, back.processor_hash) == (source.consumed, source.sites, source.processor_hash)
-    assert back.settings_hash == source.settings_hash
-    before, after = source(images()), back(images())
+    source, back = (load_encoder(path, resolution=resolution) for path in (checkpoint, tmp_path / "out"))
+    assert written.whole == (case not in TOWER_ONLY)
+    assert (back.tower_hash, back.consumed) == (source.tower_hash, source.consumed)
+    assert (back.processor_hash, back.pixel_kind) == (source.processor_hash, source.pixel_kind)
+    if written.whole:
+        assert (back.projector_hash, back.settings_hash) == (source.projector_hash, source.settings_hash)
+        assert back.sites == source.sites
+    before, after = (encoder.forward(encoder.preprocess(images(1)), sites(back)) for encoder in (source, back))
     assert all(torch.equal(before[site], after[site]) for site in before)
-    assert written.whole
+    assert_transformers_loads_the_tower(tmp_path / "out", source)
 
 
-def test_transformers_loads_the_tower_alone(checkpoint, tmp_path):
-    written = extract_encoder(checkpoint, tmp_path / "out")
-    tower, info = getattr(transformers, written.tower_class).from_pretrained(
-        tmp_path / "out", output_loading_info=True, dtype="auto"
-    )
-    assert not info["unexpected_keys"]
-    assert not info["mismatched_keys"]
-    assert not info["missing_keys"]
-    weights = load_encoder(checkpoint).weights()
+def sites(encoder):
+    return [site.name for site in encoder.sites]
+
+
+def assert_transformers_loads_the_tower(folder, source):
+    """As the card says, with nothing missing, nothing left over and every weight equal."""
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    told, found = f'"{folder}", output_loading_info=True, dtype="auto"', {}
+    with quiet():
+        exec(code.replace('"path/to/this/folder"', told), found)
+    tower, info = found["tower"]
+    assert not any(info[fault] for fault in ("unexpected_keys", "mismatched_keys", "missing_keys"))
     own = tower.state_dict()
-    assert own.keys() == {name for name in weights if not name.startswith("projector.")}
-    assert all(torch.equal(own[name], weights[name]) for name in own)
+    weights = {name: tensor for name, tensor in source.weights().items() if not name.startswith("projector.")}
+    assert all(torch.equal(own[name], weights[name]) for name in weights)
+
+
+def test_the_image_processor_of_native_resolution_is_the_checkpoints_own(tmp_path):
+    source = write_qwen(tmp_path / "source", qwen("qwen2_5_vl"))
+    extract_encoder(source, tmp_path / "out")
+    name = "preprocessor_config.json"
+    assert (tmp_path / "out" / name).read_text() == (source / name).read_text()
 
 
 def test_the_card_says_where_the_encoder_comes_from(tmp_path):
@@ -121,6 +150,32 @@ def test_nested_checkpoints_are_not_copied(tmp_path):
     write_llava(receiver / "checkpoint-5", llava("siglip", seed=3))
     transplant(giver, receiver, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoint-5").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_connector_inside_the_towers_class_stays_the_receivers(tmp_path, kind):
+    giver = write_qwen(tmp_path / "giver", qwen(kind, seed=1), "Q-A")
+    receiver = write_qwen(tmp_path / "receiver", qwen(kind, seed=2))
+    done = transplant(giver, receiver, tmp_path / "out")
+    assert done.encoder.tower_hash == load_encoder(giver).tower_hash
+    assert done.encoder.projector_hash == load_encoder(receiver).projector_hash
+
+
+@pytest.mark.parametrize("setting", [{"hidden_act": "relu"}, {"num_attention_heads": 2}])
+def test_towers_that_run_the_same_shapes_differently_are_refused(tmp_path, setting):
+    receiver = write_llava(tmp_path / "receiver", llava("siglip"))
+    giver = write_llava(tmp_path / "giver", llava("siglip", vision=setting))
+    with pytest.raises(UsageError, match=next(iter(setting))):
+        transplant(giver, receiver, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_read_only_receiver_gives_a_copy_that_can_be_written(tmp_path):
+    receiver = write_llava(tmp_path / "receiver", llava("siglip"))
+    for path in receiver.iterdir():
+        path.chmod(stat.S_IRUSR)
+    transplant(receiver, receiver, tmp_path / "out")
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in (tmp_path / "out").iterdir())
 
 
 def test_towers_of_other_architecture_are_refused(tmp_path):

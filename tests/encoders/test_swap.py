@@ -93,5 +93,12 @@ def test_encoders_of_other_shape_are_refused(tmp_path, pair):
         load_encoder(f"{pair[0]}[block 1 <- {other}]")
 
 
+@pytest.mark.parametrize("changes", [{"vision": {"hidden_act": "relu"}}, {"projector_hidden_act": "relu"}])
+def test_encoders_that_use_equal_shapes_differently_are_refused(tmp_path, pair, changes):
+    other = write_llava(tmp_path / "other", llava("siglip", **changes))
+    with pytest.raises(UsageError, match=r"differently: .*relu"):
+        load_encoder(f"{pair[0]}[block 1 <- {other}]")
+
+
 def test_block_zero_is_what_makes_site_block_00():
     assert Swap("a", "block 0", "b").groups() == {"embeddings"}

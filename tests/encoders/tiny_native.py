@@ -14,7 +14,7 @@ VISION = {
 }  # fmt: skip
 
 
-def pixtral(kind="mistral3", **changes):
+def pixtral(kind="mistral3", text_epsilon=1e-3, **changes):
     """A LLaVA or a Mistral 3 with a Pixtral tower."""
     name = {"llava": "Llava", "mistral3": "Mistral3"}[kind]
     options = {"vision_feature_layer": -1, "image_token_index": 49, **changes}
@@ -22,7 +22,7 @@ def pixtral(kind="mistral3", **changes):
         options["vision_feature_select_strategy"] = "full"
     config = getattr(transformers, f"{name}Config")(
         vision_config={"model_type": "pixtral", **VISION, "image_size": 128},
-        text_config={"model_type": "mistral", **NARROW, "rms_norm_eps": 1e-3},
+        text_config={"model_type": "mistral", **NARROW, "rms_norm_eps": text_epsilon},
         **options,
     )
     return built(f"{name}ForConditionalGeneration", config)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import processor_hash
 from visprobe.encoders.provenance import Provenance
 from visprobe.encoders.quiet import quiet
+from visprobe.encoders.settings import tower_settings
 from visprobe.encoders.tiles import Tiled
 from visprobe.encoders.watch import HEADS, attention_output, watched
 from visprobe.errors import CheckpointError, UsageError
@@ -28,12 +28,10 @@ from visprobe.errors import CheckpointError, UsageError
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 _PROJECTOR = "projector."
 _CLS = ":cls"
-# Fields of a tower's configuration that its tokens do not depend on.
-_INERT = re.compile(
-    r"_.*|architectures|transformers_version|dtype|torch_dtype|model_type|.*initializer.*|.*dropout.*|drop_path_rate"
-    r"|projection_dim|vision_use_head|use_head|output_.*|return_dict|id2label|label2id|problem_type"
-    r"|chunk_size_feed_forward|is_encoder_decoder|logit_scale_init_value|layer_scale_init_value"
-)
+# Fields of a tower's configuration that its inputs must fit.
+_INPUT_SIZES = (
+    "image_size", "patch_size", "temporal_patch_size", "spatial_merge_size", "pooling_kernel_size", "max_num_tiles",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,9 @@ class VisionEncoder:
     @property
     def pixel_kind(self) -> tuple[Any, ...]:
         """What two encoders share if pixels made for the one can be given to the other."""
-        size, patch = getattr(self._config, "image_size", None), getattr(self._config, "patch_size", None)
-        return self._family.name, type(self._geometry).__name__, self.grid, str(size), str(patch)
+        sizes = tuple(str(getattr(self._config, name, None)) for name in _INPUT_SIZES)
+        cell = getattr(self._geometry, "merge", 1)
+        return self._family.name, type(self._geometry).__name__, self.grid, cell, *sizes
 
     @cached_property
     def tower_hash(self) -> str:
@@ -140,15 +139,18 @@ class VisionEncoder:
         weights = {k: v for k, v in self._stored.items() if k.startswith(_PROJECTOR)}
         return tensors_hash(weights) if weights else None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How weights are used: fields of the tower's configuration, and "projector" (activation, pooling)."""
+        connector = self._layout.connector
+        return {**tower_settings(self._config), "projector": connector.settings if connector else ()}
+
     @cached_property
     def settings_hash(self) -> str:
         """SHA-256 of what tokens depend on beside weights and pixels: architecture, consumed site, activation."""
-        values = {k: v for k, v in self._config.to_dict().items() if not _INERT.fullmatch(k)}
-        connector = self._layout.connector
         taps = [(tap.name, tap.reads) for tap in self._taps.values()]
-        settings = connector.settings if connector else ()
         geometry = type(self._geometry).__name__
-        text = json.dumps([self._family.name, values, self.consumed, taps, settings, geometry], sort_keys=True)
+        text = json.dumps([self._family.name, self.settings, self.consumed, taps, geometry], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def weights(self) -> dict[str, torch.Tensor]:

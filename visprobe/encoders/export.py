@@ -7,6 +7,7 @@ checkpoint, projector and consumed site included (`visprobe/encoders/extracted.p
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.extracted import MLLM_CONFIG, NAMES, PROJECTOR
 from visprobe.encoders.layout import Layout, Piece, keys_of, made
 from visprobe.encoders.load import described, load_encoder
-from visprobe.encoders.processor import Resolution
+from visprobe.encoders.processor import PROCESSORS, Resolution
 from visprobe.errors import CheckpointError
 from visprobe.io import atomic
 
@@ -60,7 +61,7 @@ def extract_encoder(spec: str | Path, folder: Path) -> Extracted:
     folder.mkdir(parents=True, exist_ok=True)
     whole = _write_weights(folder, checkpoint, layout)
     _write_config(folder, layout)
-    layout.processor.save_pretrained(folder)
+    _write_processor(folder, checkpoint, layout)
     atomic.write_text(folder / "README.md", _card(source, layout, whole))
     return Extracted(folder, _checked(source, folder, whole), layout.family.cls.__name__, whole)
 
@@ -70,7 +71,8 @@ def _write_weights(folder: Path, checkpoint: Checkpoint, layout: Layout) -> bool
     tensors = checkpoint.tensors.read_many(keys_of([*layout.tower.values(), *layout.projector.values()]))
     tower, projector = made(layout.tower, tensors), made(layout.projector, tensors)
     inside = layout.family.contained is not None
-    _save(folder / "model.safetensors", tower | projector if inside else tower)
+    lent = {name: tensor for name, tensor in projector.items() if name.split(".")[0] in layout.family.detached}
+    _save(folder / "model.safetensors", tower | lent)
     if inside or not projector:
         return True
     if any(isinstance(source, Piece) for source in (*layout.tower.values(), *layout.projector.values())):
@@ -95,6 +97,16 @@ def _write_config(folder: Path, layout: Layout) -> None:
     atomic.write_json(folder / "config.json", config)
 
 
+def _write_processor(folder: Path, checkpoint: Checkpoint, layout: Layout) -> None:
+    """Write what makes pixels: the checkpoint's own where visprobe sets a pixel budget or resizes in another way."""
+    own = [path for name in PROCESSORS if (path := checkpoint.folder / name).is_file()]
+    if own and not layout.geometry.plain:
+        for path in own:
+            shutil.copyfile(path, folder / path.name)
+    else:
+        layout.processor.save_pretrained(folder)
+
+
 def _checked(source: VisionEncoder, folder: Path, whole: bool) -> VisionEncoder:
     encoder = load_encoder(folder)
     same = encoder.tower_hash == source.tower_hash
@@ -110,6 +122,7 @@ def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
     """The model card: where the tower comes from, how to load it, which state the MLLM reads."""
     made_from, cls = source.provenance, layout.family.cls
     module = "transformers" if ":" not in layout.family.tower_class else cls.__module__
+    options = "".join(f", {name}={value}" for name, value in layout.family.options(set(layout.tower)).items())
     absent = [
         part for part in (layout.family.norm,) if part and not any(n.startswith(f"{part}.") for n in layout.tower)
     ]
@@ -126,7 +139,7 @@ def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
         "```python",
         f"from {module} import {cls.__name__}",
         "",
-        f'tower = {cls.__name__}.from_pretrained("path/to/this/folder")',
+        f'tower = {cls.__name__}.from_pretrained("path/to/this/folder"{options})',
         "```",
         "",
         f"- Tower: {layout.tower_name}, layout {made_from.layout} of the checkpoint.",

@@ -18,9 +18,14 @@ class Geometry:
     """Square pixels: every image fills the tower's input, states are (B, prefix tokens + patches, D) in raster order.
 
     The other geometries override what differs. None of them has a state of its own.
+
+    Attributes:
+        resolution: "fixed", or "native" where the number of tokens follows the image.
+        plain: Whether the image processor by itself makes the pixels that its checkpoint asks for.
     """
 
     resolution = "fixed"
+    plain = True
     flat_attention = True  # whether what the attention heads give has the shape of a block's state
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError
 from visprobe.io.json_object import read_object
 
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # files that may describe one
 # LLaVA-OneVision's processor makes tiles beside a squashed base view; SigLIP's makes exactly that base view.
 _CLASSES = {
     "SiglipImageProcessor": "SiglipImageProcessorPil",
@@ -29,12 +30,13 @@ _CLASSES = {
     "BitImageProcessor": "BitImageProcessorPil",
     "ViTImageProcessor": "ViTImageProcessorPil",
     "ViTFeatureExtractor": "ViTImageProcessorPil",
+    "SamImageProcessor": "SamImageProcessorPil",
 }
 _SQUASHING = ("SiglipImageProcessorPil", "ViTImageProcessorPil", "Gemma3ImageProcessorPil")
 _SQUARE = (*_SQUASHING, "CLIPImageProcessorPil", "BitImageProcessorPil")
 _FIELDS = (
-    "do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_pad", "do_rescale",
-    "rescale_factor", "do_normalize", "image_mean", "image_std",
+    "do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_pad", "pad_size",
+    "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
 )  # fmt: skip
 _NATIVE_FIELDS = (
     "min_pixels", "max_pixels", "patch_size", "temporal_patch_size", "merge_size", "max_num_patches", "max_soft_tokens",
@@ -203,7 +205,7 @@ def processor_hash(processor: Any) -> str:
 
 
 def _stored_fields(folder: Path) -> Mapping[str, Any] | None:
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    for name in PROCESSORS:
         path = folder / name
         if not path.is_file():
             continue

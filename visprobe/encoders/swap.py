@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.settings import first_difference
 from visprobe.errors import UsageError
 
 _SWAP = re.compile(r"(?P<into>.+)\[(?P<parts>[^\[\]]+?)\s*<-\s*(?P<source>[^\[\]]*[^\[\]\s])\]")
 _BLOCKS = re.compile(r"blocks?\s*(\d+)(?:\s*-\s*(\d+))?")
 _NAMED = ("embeddings", "final_norm", "head", "projector")
+_ONE_BASE = "Parts can be exchanged between checkpoints of one base model."
 _SYNTAX = "Write 'A[blocks 0-11 <- B]'; parts are blocks i-j, block i, embeddings, final_norm, head, projector."
 
 
@@ -75,7 +77,7 @@ def swapped(swap: Swap, into: VisionEncoder, source: VisionEncoder) -> VisionEnc
         source: An encoder of the same shape.
 
     Raises:
-        UsageError: If the encoders differ in shape, or have no such part.
+        UsageError: If the encoders differ in shape or settings, or have no such part.
     """
     mine, theirs = into.weights(), source.weights()
     refuse_other_weights(into, source)
@@ -95,18 +97,20 @@ def swapped(swap: Swap, into: VisionEncoder, source: VisionEncoder) -> VisionEnc
 
 
 def refuse_other_weights(into: VisionEncoder, source: VisionEncoder) -> None:
-    """Refuse two encoders whose weights do not fit into each other.
+    """Refuse two encoders whose weights do not fit into each other, or mean other things there.
 
     Raises:
-        UsageError: If they differ in name or shape.
+        UsageError: If weights differ in name or shape, or are used differently.
     """
     mine = {name: tuple(weight.shape) for name, weight in into.weights().items()}
     theirs = {name: tuple(weight.shape) for name, weight in source.weights().items()}
     if mine != theirs:
         raise UsageError(
             f"{source.name} and {into.name} have encoders of different shape: {_first_difference(mine, theirs)}",
-            hint="Parts can be exchanged between checkpoints of one base model.",
+            hint=_ONE_BASE,
         )
+    if difference := first_difference(into.settings, source.settings):
+        raise UsageError(f"{source.name} and {into.name} use their weights differently: {difference}", hint=_ONE_BASE)
 
 
 def _first_difference(mine: dict[str, tuple[int, ...]], theirs: dict[str, tuple[int, ...]]) -> str:

@@ -32,6 +32,8 @@ def load_tower(
         CheckpointError: If the configuration makes no tower, or tensors are missing, unexpected or of another shape;
             all of them are counted.
     """
+    if family.depth(config) < 1:
+        raise CheckpointError("config.json describes a tower without blocks", hint="Copy it again from the base model.")
     names = set(tensors)
     config = copy.deepcopy(config)
     try:

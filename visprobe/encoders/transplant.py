@@ -14,6 +14,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.layout import Layout, keys_of
 from visprobe.encoders.load import described, load_encoder
 from visprobe.encoders.processor import Resolution
+from visprobe.encoders.settings import first_difference, tower_settings
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io import atomic
 from visprobe.io.tensors import DTYPES, TensorEntry
@@ -55,7 +56,10 @@ def transplant(tower: str | Path, into: str | Path, folder: Path) -> Transplante
     pairs = _pairs(giver, other, receiver, own)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(receiver.folder, partial, ignore=_nested)
+    partial.mkdir(parents=True)
+    # Folders in it belong to other checkpoints or to the training run; a copy may be written to, whatever the source.
+    for path in filter(Path.is_file, receiver.folder.iterdir()):
+        shutil.copyfile(path, partial / path.name)
     rounded = _overwrite(partial, giver, {receiver.tensors[key]: source for key, source in pairs.items()})
     origin = {"tower": giver.spec, "into": receiver.spec, "tensors": len(pairs), "rounded": rounded}
     atomic.write_json(partial / "transplant.json", origin)
@@ -85,6 +89,8 @@ def _pairs(giver: Checkpoint, other: Layout, receiver: Checkpoint, own: Layout) 
         shapes = receiver.tensors[key].shape, giver.tensors[source].shape
         if shapes[0] != shapes[1]:
             raise UsageError(f"{key} is {list(shapes[0])}, {source} is {list(shapes[1])}", hint=_PLANS)
+    if difference := first_difference(tower_settings(own.config), tower_settings(other.config)):
+        raise UsageError(f"the towers of {giver.spec} and {receiver.spec} run differently: {difference}", hint=_PLANS)
     return pairs
 
 
@@ -94,11 +100,6 @@ def _refuse_unwritable(receiver: Checkpoint) -> None:
             f"{receiver.spec} is not a folder of safetensors ({receiver.tensors.container})",
             hint="Load the receiving model in transformers and save it with save_pretrained first.",
         )
-
-
-def _nested(folder: str, names: list[str]) -> set[str]:
-    """What belongs to other checkpoints or to the training run, not to this model."""
-    return {name for name in names if (Path(folder) / name).is_dir()}
 
 
 def _overwrite(copy: Path, giver: Checkpoint, sources: Mapping[TensorEntry, str]) -> int:

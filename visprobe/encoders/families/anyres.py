@@ -20,6 +20,10 @@ from visprobe.encoders.tiles import Tiled, arranged, tiles
 from visprobe.errors import CheckpointError
 
 _CUTS = "LlavaNextImageProcessorPil"
+_STORED = (  # the last is what an extracted encoder of LLaVA-NeXT has for its base view
+    "LlavaNextImageProcessor", "LlavaOnevisionImageProcessor", "SiglipImageProcessor", "CLIPImageProcessor",
+    "GotOcr2ImageProcessor",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,7 @@ class AnyRes(Tiled):
     pinpoints: Sequence[Sequence[int]]
     notes: tuple[str, ...] = Tiled.notes
     processor: ClassVar[str] = _CUTS
-    processors: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("LlavaNextImageProcessor", "LlavaOnevisionImageProcessor", "SiglipImageProcessor", "CLIPImageProcessor"), _CUTS
-    )
+    processors: ClassVar[Mapping[str, str]] = dict.fromkeys(_STORED, _CUTS)
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
         """The stored fields; sizes that are not stored are those of the tower."""

@@ -27,6 +27,8 @@ class FloatSquares(Geometry):
     left to a Pillow processor of transformers.
     """
 
+    plain = False
+
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
         """The stored fields, and those of DINOv3's class where nothing is stored.
 
@@ -87,6 +89,6 @@ TOWERS = (
         has_cls=True,
         geometry=FloatSquares(),
         processor="PvtImageProcessorPil",  # plain steps in the usual order; DINOv3 has no Pillow class of its own
-        processors={"DINOv3ViTImageProcessor": "PvtImageProcessorPil"},
+        processors=dict.fromkeys(("DINOv3ViTImageProcessor", "PvtImageProcessor"), "PvtImageProcessorPil"),
     ),
 )

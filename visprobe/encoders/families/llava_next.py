@@ -49,7 +49,7 @@ def _vip(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]
         width=int(config.text_config.hidden_size),
         reads=reads,
         project=_layers_concatenated,
-        settings=(config.projector_hidden_act,),
+        settings=(config.projector_hidden_act, f"epsilon {config.projector_layernorm_eps}"),
     )
 
 
@@ -66,8 +66,8 @@ MODELS = (
         geometry=lambda config: SquashedBase(),
         untiled=base_only("LLaVA-NeXT"),
         tiles=any_resolution,
-        processors={"LlavaNextImageProcessor": "GotOcr2ImageProcessorPil"},  # a square of any image, and no more
-        processor="GotOcr2ImageProcessorPil",
+        processors=dict.fromkeys(("LlavaNextImageProcessor", "GotOcr2ImageProcessor"), "GotOcr2ImageProcessorPil"),
+        processor="GotOcr2ImageProcessorPil",  # a square of any image, and no more
     ),
     Model(
         name="VipLLaVA",

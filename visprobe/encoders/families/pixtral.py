@@ -39,6 +39,7 @@ class Packed(Geometry):
     """
 
     resolution = "native"
+    plain = False
 
     def __init__(self, merge: int = 1) -> None:
         self.merge = merge
@@ -102,7 +103,8 @@ def _merger(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, .
             hint="Check that config.json belongs to these weights.",
         )
     tap = Tap("projected", reads, int(config.text_config.hidden_size), partial(_project, _patch(config)))
-    settings = (str(config.projector_hidden_act), f"merge {config.spatial_merge_size}")
+    epsilon = f"epsilon {config.text_config.rms_norm_eps}"
+    settings = (str(config.projector_hidden_act), f"merge {config.spatial_merge_size}", epsilon)
     return Connector("Mistral3MultiModalProjector", partial(_projector, config), (tap,), settings)
 
 

@@ -30,6 +30,7 @@ class MergeOrder(Geometry):
     """Images at one pixel budget in their own proportions; states are (patches of all images, D), cell by cell."""
 
     resolution = "native"
+    plain = False
     normalisation: ClassVar[Mapping[str, Any]] = {}  # where the model's is not that of the processor's class
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class PaddedPatches(Geometry):
     """
 
     resolution = "native"
+    plain = False
     gives: ClassVar[Mapping[str, str]]
 
     def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
