@@ -9,6 +9,7 @@ import test_llava_next as llava_next
 import tiny_original
 import torch
 import transformers
+from safetensors.torch import save_file
 from tiny_checkpoints import images, llava, write, write_llava
 from tiny_qwen import KINDS, qwen, write_qwen
 from whole_models import write_model
@@ -195,3 +196,18 @@ def test_a_receiver_in_another_container_is_refused(tmp_path):
     torch.save(llava("siglip").state_dict(), receiver / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="not a folder of safetensors"):
         transplant(giver, receiver, tmp_path / "out")
+
+
+def test_a_receiver_with_an_adapter_is_refused(tmp_path):
+    receiver = write_llava(tmp_path / "receiver", llava("siglip"))
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": str(receiver)}
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    shapes = {"A": (2, 32), "B": (32, 2)}
+    name = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_{}.weight"
+    tensors = {name.format(side): torch.ones(shape) for side, shape in shapes.items()}
+    save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors")
+    giver = write_llava(tmp_path / "giver", llava("siglip", seed=1))
+    with pytest.raises(CheckpointError, match=r"not a folder of safetensors \(safetensors\+lora\)"):
+        transplant(giver, tmp_path / "adapter", tmp_path / "out")  # the copy would lack the language model's adapter
+    assert not (tmp_path / "out").exists()

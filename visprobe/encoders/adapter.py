@@ -50,7 +50,7 @@ class Adapted(Tensors):
 
     def __init__(self, base: Tensors, parts: Sequence[Tensors], settings: LoraSettings) -> None:
         super().__init__(base.where)
-        self.container = base.container
+        self.container = f"{base.container}+lora"
         self.notes = [_UNCHANGED]
         self._base, self._settings = base, settings
         self._entries.update(base)

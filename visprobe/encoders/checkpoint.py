@@ -26,6 +26,7 @@ from visprobe.io.hub import open_folder
 from visprobe.io.json_object import read_object
 from visprobe.io.tensors import Tensors
 
+_NAME_BASE = f"Put the base model's folder, or its hub id, into base_model_name_or_path of {adapter.CONFIG}."
 # A directory of checkpoints holds one configuration many times, and each takes transformers 20 ms.
 _PARSED: dict[bytes, Any] = {}
 
@@ -87,7 +88,10 @@ def _opened(spec: str, adapters: tuple[str, ...]) -> Checkpoint:
     if file := mmproj_file(folder):
         return _from_llama_cpp(spec, folder, file)
     if adapter.CONFIG in names and any(name in names for name in adapter.WEIGHTS):
-        return _adapted(spec, folder, (*adapters, str(folder.path.resolve())))
+        own = str(folder.path.resolve())
+        if own in adapters:
+            raise CheckpointError(f"{spec} is an adapter whose base model leads back to itself", hint=_NAME_BASE)
+        return _adapted(spec, folder, (*adapters, own))
     if is_extracted(names):
         return Checkpoint(spec, folder.path, restored(folder, open_tensors(folder)), [], MLLM_CONFIG, commit)
     return Checkpoint(spec, folder.path, _own_tensors(folder), commit=commit)
@@ -123,16 +127,14 @@ def _base(folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
     named, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision")
     try:
         for place in _places(folder.path, named):
-            if str(place.resolve()) not in adapters:
-                return _opened(str(place), adapters)
-            if _holds_model(place):
+            if str(place.resolve()) in adapters and _holds_model(place):
                 return Checkpoint(str(place), place, _own_tensors(LocalFolder(place)))
-            raise CheckpointError(f"{place} is the adapter itself", hint="")
+            return _opened(str(place), adapters)
         return _opened(f"{named}@{revision}" if revision else named, adapters)
     except CheckpointError as error:
         raise CheckpointError(
             f"{folder} is an adapter of the base model {named!r}, which cannot be opened: {error.message}",
-            hint=f"Put the base model's folder, or its hub id, into base_model_name_or_path of {adapter.CONFIG}.",
+            hint=_NAME_BASE,
         ) from error
 
 
@@ -178,7 +180,7 @@ def _parsed(path: Path) -> Any:
     content = path.read_bytes()
     if content not in _PARSED:
         with quiet():
-            _PARSED[content] = AutoConfig.from_pretrained(path, local_files_only=True)
+            _PARSED[content] = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     return _PARSED[content]
 
 
