@@ -1,6 +1,8 @@
 """A directory full of checkpoints of every family: what the table says of each, from headers alone."""
 
+import csv
 import shutil
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -9,9 +11,10 @@ from zoo import ZOO
 
 from visprobe.encoders import load_encoder
 from visprobe.encoders.families.original_towers import original_tower
-from visprobe.encoders.scan import same_towers, scan
+from visprobe.encoders.scan import Found, same_towers, scan
 from visprobe.encoders.table import MODEL_COLUMNS, NOT_YET, TOWER_COLUMNS, model_rows, tower_rows
 from visprobe.errors import CheckpointError
+from visprobe.io.rows import write_rows
 from visprobe.io.tensors import Tensors
 
 COPIES = 8
@@ -97,6 +100,40 @@ def test_places_are_scanned_once_and_must_exist(runs):
     assert len(scan([runs, runs / "base"])) == 4
     with pytest.raises(CheckpointError, match="does not exist"):
         scan([runs / "nowhere" / "at" / "all"])
+
+
+def test_links_and_folders_of_steps_are_walked_and_each_place_once(tmp_path):
+    first = write_llava(tmp_path / "store" / "base", llava("siglip"))
+    places = ("runs/global_step100_hf", "runs/global_step_5/actor/huggingface", "runs/whole")
+    for place in places:
+        shutil.copytree(first, tmp_path / place)
+    shutil.copytree(first, tmp_path / "runs" / "whole" / "global_step7")  # DeepSpeed's, of the checkpoint around it
+    (tmp_path / "runs" / "linked").symlink_to(first)
+    (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs")
+    found = [row.path.removeprefix(f"{tmp_path}/") for row in scan([tmp_path / "runs"])]
+    assert sorted(found) == sorted([*places, "runs/linked"])
+
+
+def test_what_the_system_refuses_is_a_row_with_its_problem(tmp_path, monkeypatch):
+    write_llava(tmp_path / "fine", llava("siglip"))
+    broken = write_llava(tmp_path / "locked", llava("siglip")) / "model.safetensors"
+    opened = Path.open
+
+    def refusing(path, *args, **kwargs):  # the superuser may read anything
+        if path == broken:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    problems = {row.path.rsplit("/", 1)[1]: row.problem for row in scan([tmp_path])}
+    assert problems == {"fine": None, "locked": f"{broken}: Permission denied"}
+
+
+def test_a_table_tells_unchanged_from_not_comparable(tmp_path):
+    rows = [Found("a", changed=()), Found("b", changed=None), Found("c", changed=("head", "projector"))]
+    write_rows(tmp_path / "scan.csv", [row.to_json() for row in rows])
+    with (tmp_path / "scan.csv").open() as stream:
+        assert [row["changed"] for row in csv.DictReader(stream)] == ["none", "", "head; projector"]
 
 
 def test_a_checkpoint_without_gathered_weights_is_a_row_with_its_problem(tmp_path):

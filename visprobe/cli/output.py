@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -93,13 +95,37 @@ def print_results(results: Iterable[Result]) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    """A table of text, a list of cells per line; as wide as it needs to be where there is no terminal."""
+    """A table of text, a list of cells per line; as wide as it needs to be where there is no terminal.
+
+    Where words would have to be broken to fit a terminal, each line of the table becomes a paragraph.
+    """
+    cells = [[printable(cell) for cell in line] for line in lines]
+    console = Console(width=None if sys.stdout.isatty() else UNBOUNDED, highlight=False)
+    widths = _column_widths(list(zip(columns, *cells, strict=True)), console.width - 3 * len(columns) - 1)
+    if widths is None:
+        console.print(f"[bold]{escape(printable(title))}[/]")
+        for first, *rest in cells:
+            said = "; ".join(f"{column} {cell}" for column, cell in zip(columns[1:], rest, strict=True) if cell)
+            console.print(f"[bold]{escape(first)}[/]", Padding(escape(said), (0, 0, 0, 2)), sep="\n")
+        return
     table = Table(title=escape(printable(title)), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for line in lines:
-        table.add_row(*(escape(printable(cell)) for cell in line))
-    Console(width=None if sys.stdout.isatty() else UNBOUNDED).print(table)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, width=width)
+    for line in cells:
+        table.add_row(*map(escape, line))
+    console.print(table)
+
+
+def _column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """Widths of columns of texts that take at most `room` together and break no word; None if there are none."""
+    widths = [max(map(cell_len, texts)) for texts in columns]
+    words = [max(map(cell_len, " ".join(texts).split()), default=0) for texts in columns]
+    while sum(widths) > room:
+        spare = [width - word for width, word in zip(widths, words, strict=True)]
+        if not any(spare):
+            return None
+        widths[spare.index(max(spare))] -= 1
+    return widths
 
 
 def print_notes(notes: Iterable[str]) -> None:

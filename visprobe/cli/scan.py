@@ -55,15 +55,16 @@ def command(
     if json:
         print(to_json({"checkpoints": [row.to_json() for row in rows], "same_tower": same_towers(rows)}))
         return
-    _print(rows, common=_common(rows))
+    _print(rows, common=_common(rows), compared=base is not None)
     print_statements([f"one tower, byte for byte: {', '.join(group)}" for group in same_towers(rows)])
+    if not rows:
+        print_notes(["no folder there holds weights beside config.json or adapter_config.json, or an mmproj file"])
     print_notes([f"{row.path} was not understood: {row.problem}" for row in rows if row.problem])
 
 
-def _print(rows: list[Found], common: str) -> None:
+def _print(rows: list[Found], common: str, compared: bool) -> None:
     columns = ["checkpoint", "family", "tower", "weights", "reads", "off path", "to read"]
     hashed = any(row.tower_hash for row in rows)
-    compared = any(row.changed is not None for row in rows)
     cells = []
     for row in (row for row in rows if not row.problem):
         line = [
@@ -76,7 +77,11 @@ def _print(rows: list[Found], common: str) -> None:
             f"{_size(row.bytes_needed)} of {_size(row.bytes_stored)}",
         ]
         line += [str(row.tower_hash)[:8]] if hashed else []
-        line += ["?" if row.changed is None else ", ".join(row.changed) or "nothing"] if compared else []
+        line += (
+            ["not comparable: other shape" if row.changed is None else ", ".join(row.changed) or "nothing"]
+            if compared
+            else []
+        )
         cells.append(line)
     columns += ["tower hash"] * hashed + ["changed"] * compared
     print_table(f"{len(cells)} checkpoints{f' in {common}' if common else ''}", columns, cells)

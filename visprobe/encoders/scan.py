@@ -18,11 +18,11 @@ from visprobe.encoders.layout import Layout, keys_of, off_path
 from visprobe.encoders.load import described, load_encoder
 from visprobe.encoders.processor import Resolution
 from visprobe.errors import CheckpointError, VisprobeError
-from visprobe.io.hub import list_collection, list_models
+from visprobe.io.hub import list_collection, list_models, open_folder
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".gguf")
 _ORIGINAL = {"L": "LLaVA (original)", "I": "InternVL (original)"}
-# Folders that belong to the checkpoint around them.
+# Folders that belong to the checkpoint around them, if there is one.
 _INNER = ("global_step", "pytorch_model_fsdp_", "distributed_checkpoint")
 
 
@@ -87,7 +87,7 @@ def scan(
     """One row per checkpoint under `places`, in the order found.
 
     Args:
-        places: Directories, walked to the bottom; hub ids; authors and collections of the hub.
+        places: Directories, walked to the bottom, links included; hub ids; authors and collections of the hub.
         hashes: Whether towers and connectors are read and hashed.
         base: A checkpoint that the others are compared with, weight by weight; implies `hashes`.
         progress: Called with (stage, done, total).
@@ -117,12 +117,14 @@ def same_towers(rows: Sequence[Found]) -> list[list[str]]:
 def _specs(place: str) -> Iterator[str]:
     if Path(place).is_dir():
         yield from map(str, _folders(Path(place)))
-    elif Path(place).is_file() or place.count("/") == 1:
+    elif Path(place).is_file():
         yield place
+    elif place.count("/") == 1:
+        yield str(open_folder(place))
     elif place.startswith("collections/") and place.count("/") == 2:
         yield from list_collection(place.removeprefix("collections/"))
     elif "/" not in place:
-        yield from list_models(place)
+        yield from _of_author(place)
     else:
         raise CheckpointError(
             f"{place} does not exist",
@@ -130,15 +132,35 @@ def _specs(place: str) -> Iterator[str]:
         )
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    for folder, inner, files in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith((".", *_INNER)))
-        weights = any(name.endswith(_WEIGHTS) for name in files) or any(
-            name.startswith(_INNER) for name in os.listdir(folder)
+def _of_author(place: str) -> list[str]:
+    try:
+        models = list_models(place)
+    except CheckpointError as error:
+        raise CheckpointError(f"{place} is not a directory here, and {error.message}", hint=error.hint) from error
+    if not models:
+        raise CheckpointError(
+            f"{place} is neither a directory here nor an author of models on the hub", hint="Check the spelling."
         )
+    return models
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    unreadable: list[Path] = []
+    seen: set[str] = set()
+    for folder, inner, files in os.walk(
+        root, followlinks=True, onerror=lambda error: unreadable.append(Path(error.filename))
+    ):
+        if (real := os.path.realpath(folder)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
         described = {"config.json", "adapter_config.json"} & set(files)
+        own = {name for name in inner if name.startswith(_INNER)}
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and not (described and name in own))
+        weights = own or any(name.endswith(_WEIGHTS) for name in files)
         if (weights and described) or any(name.endswith(".gguf") and "mmproj" in name for name in files):
             yield Path(folder)
+    yield from unreadable
 
 
 def _row(spec: str, *, hashes: bool, base: VisionEncoder | None) -> Found:
@@ -147,6 +169,8 @@ def _row(spec: str, *, hashes: bool, base: VisionEncoder | None) -> Found:
         return _hashed(row, base) if hashes else row
     except VisprobeError as error:
         return Found(spec, problem=error.message)
+    except OSError as error:
+        return Found(spec, problem=f"{error.filename}: {error.strerror}")
 
 
 def _described(checkpoint: Checkpoint, layout: Layout) -> Found:

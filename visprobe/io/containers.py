@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from visprobe.errors import CheckpointError
@@ -74,6 +75,8 @@ def _single_file(names: Sequence[str]) -> str | None:
 
 
 def _nothing_to_read(folder: Folder, names: Sequence[str]) -> CheckpointError:
+    if folder.path.is_dir() and not os.access(folder.path, os.R_OK | os.X_OK):
+        return CheckpointError(f"{folder} may not be read", hint="Check the permissions of the folder.")
     if not folder.path.is_dir():
         return CheckpointError(
             f"{folder} is not a folder", hint="Give the folder that holds config.json and the weights."

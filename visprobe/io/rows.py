@@ -26,7 +26,7 @@ def check_rows_path(path: Path) -> Path:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `rows` atomically, as JSON or CSV by the ending of `path`; lists become "a; b" in CSV.
+    """Write `rows` atomically, as JSON or CSV by the ending of `path`; in CSV a list becomes "a; b" or "none".
 
     Raises:
         UsageError: If the ending is neither.
@@ -42,4 +42,4 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return "; ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value
