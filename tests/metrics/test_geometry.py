@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 from visprobe.metrics.cca import pwcca, svcca
 from visprobe.metrics.jackknife import jackknife, replicate_by_groups, replicate_mean
 from visprobe.metrics.linear_map import PENALTIES, fit_ridge, linear_map
-from visprobe.metrics.procrustes import procrustes, procrustes_held_out
+from visprobe.metrics.procrustes import procrustes, procrustes_held_out, replicate_procrustes
 from visprobe.metrics.rsa import rdm, replicate_rsa, rsa
 from visprobe.metrics.unaligned import unaligned
 
@@ -72,6 +72,21 @@ def test_held_out_procrustes_is_a_rotation_of_one_half_scored_on_the_other() -> 
     assert procrustes_held_out(x, y, seed=7).first.similarity == pytest.approx(expected, rel=1e-12)
     with pytest.raises(ValueError, match="no variance"):
         procrustes_held_out(np.repeat([[1.0], [2.0]], [99, 1], 0), x)
+
+
+def test_procrustes_replicates_equal_brute_force_with_the_rotations_held_fixed() -> None:
+    x, y = pair(60, 5)
+    found, held = replicate_procrustes(x, 1e4 * y, seed=7), procrustes_held_out(x, y, seed=7)
+    assert found.value == pytest.approx(held.mean.similarity, rel=1e-12)
+    order = np.random.default_rng(7).permutation(60)
+    a, b = order[:30], order[30:]
+    for left_out, score, fit, other in ((a[3], a, b, held.second), (b[4], b, a, held.first)):
+        means = x[fit].mean(0), y[fit].mean(0)
+        rotation, _ = orthogonal_procrustes(x[fit] - means[0], y[fit] - means[1])
+        kept = score[score != left_out]
+        left, right = (x[kept] - means[0]) @ rotation, y[kept] - means[1]
+        expected = np.vdot(left, right) / np.linalg.norm(left) / np.linalg.norm(right)
+        assert found.without[left_out] == pytest.approx((expected + other.similarity) / 2, rel=1e-12)
 
 
 def canonical(x: Array, y: Array) -> tuple[Array, Array]:

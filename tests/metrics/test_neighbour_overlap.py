@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from visprobe.metrics import neighbours
 from visprobe.metrics.half_sampling import half_interval, half_splits, subtract_halved
-from visprobe.metrics.intrinsic_dimension import two_nn, two_nn_by_size
+from visprobe.metrics.intrinsic_dimension import halve_two_nn, two_nn, two_nn_by_size
 from visprobe.metrics.neighbour_overlap import cknna, mutual_knn, shared_neighbours
 from visprobe.metrics.neighbours import first_within, nearest
 
@@ -117,6 +117,13 @@ def test_two_nn_of_flat_sheets_duplicates_offset_and_low_precision() -> None:
         two_nn(np.repeat(np.eye(2), 5, axis=0))
     with pytest.raises(ValueError, match="equally far"):
         two_nn(np.eye(12))
+
+
+def test_two_nn_of_equal_geometry_differs_by_nothing() -> None:
+    x = pair(200, 6)[0]
+    (one, _), (other, _) = halve_two_nn(x), halve_two_nn(-3 * x[:, ::-1] + 1)
+    # The same halves of the same images, whatever order their features sort in; rounding of distances.
+    np.testing.assert_allclose(subtract_halved(one, other).differences, 0, atol=1e-9)
 
 
 def torus(rng: np.random.Generator, n: int, d: int) -> Array:

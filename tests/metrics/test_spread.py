@@ -1,14 +1,21 @@
 """Ranks, token-norm tails, uniformity and alignment: golden values, closed forms, brute force, coverage."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
-from visprobe.metrics.effective_rank import effective_rank, participation_ratio, rankme
-from visprobe.metrics.jackknife import jackknife
+from visprobe.metrics.effective_rank import (
+    effective_rank,
+    participation_ratio,
+    rankme,
+    replicate_effective_rank,
+    replicate_rankme,
+)
+from visprobe.metrics.jackknife import Replicated, jackknife, replicate_by_groups
 from visprobe.metrics.token_norms import tail_share, tail_threshold
 from visprobe.metrics.uniformity import alignment, uniformity
 
@@ -54,6 +61,32 @@ def test_ranks_do_not_see_scale_offset_or_rotation_but_rankme_sees_the_offset() 
     assert rankme(1e6 * x) == pytest.approx(rankme(x), rel=1e-12)
     assert rankme(x + 100) < 2 < rankme(x)
     assert effective_rank(x.astype(np.float16)) == effective_rank(x.astype(np.float16).astype(np.float64))
+
+
+@pytest.mark.parametrize(("n", "d"), [(90, 12), (60, 80)])
+def test_ranks_without_groups_equal_those_of_the_images_left(n: int, d: int) -> None:
+    x = np.random.default_rng(2).standard_normal((n, d)) * np.arange(1, d + 1) ** -0.5 + 3
+    entropy = replicate_by_groups(lambda rows: effective_rank(x[rows]), n, seed=3)
+    uncentred = replicate_by_groups(lambda rows: rankme(x[rows]), n, seed=3)
+    for found, expected in ((replicate_effective_rank(x, seed=3), entropy), (replicate_rankme(x, seed=3), uncentred)):
+        assert found.value == pytest.approx(expected.value, rel=1e-12)
+        # The squares that eigenvalues are cost half the digits of the smallest of a hundred directions.
+        np.testing.assert_allclose(found.without, expected.without, rtol=1e-9)
+    with pytest.raises(ValueError, match="too few"):
+        replicate_rankme(x[:30])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicate", [replicate_effective_rank, replicate_rankme])
+@pytest.mark.parametrize("heavy", [False, True])
+def test_intervals_of_ranks_cover(replicate: Callable[[Array], Replicated], heavy: bool) -> None:
+    rng, found = np.random.default_rng(0), []
+    for _ in range(400):
+        radius = np.exp(0.5 * rng.standard_normal((300, 1))) if heavy else 1.0
+        x = rng.standard_normal((300, 32)) * np.arange(1, 33) ** -0.5 * radius + 1
+        found.append(jackknife(replicate(x), limit=math.inf))
+    truth = np.mean([one.value for one in found])  # the expectation at this n, known to a 20th of the interval
+    assert 0.95 - 3 * 0.011 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.995  # error 1.1 points
 
 
 @pytest.mark.parametrize(("n", "d"), [(30, 8), (12, 40)])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from visprobe.metrics.half_sampling import half_interval, half_splits
+from visprobe.metrics.half_sampling import Halved, half_interval, half_splits
 from visprobe.metrics.jackknife import Indices
 from visprobe.metrics.matrices import Array, finite
 from visprobe.metrics.neighbours import first_within, list_length
@@ -46,8 +46,25 @@ def two_nn(features: ArrayLike, level: float = 0.95) -> Dimension:
     Source:
         Facco et al. 2017 (1803.06992), eqs. 4-5, by maximum likelihood as in Denti et al. 2022 (2104.13832).
     """
+    halved, duplicates = halve_two_nn(features)
+    interval = half_interval(halved, level, limit=math.inf)
+    return Dimension(interval.value, max(interval.low, 0.0), interval.high, halved.n, duplicates)
+
+
+def halve_two_nn(features: ArrayLike, splits: int = 40, seed: int = 0) -> tuple[Halved, int]:
+    """TwoNN with its half-samples, for paired differences, and the number of duplicates left out.
+
+    Args:
+        features: As `two_nn`.
+        splits: Of the images into halves.
+        seed: Of the splits: with equal seeds and no duplicates they are the same for every representation.
+
+    Raises:
+        ValueError: As `two_nn`.
+    """
     array = finite(features, 3, "TwoNN")
-    distinct = np.unique(array, axis=0)
+    # In the order of the images: halves of two representations then hold the same ones.
+    distinct = array[np.sort(np.unique(array, axis=0, return_index=True)[1])]
     n = len(distinct)
     if n < 6:
         raise ValueError(f"TwoNN with an interval needs six distinct images, got {n}")
@@ -60,8 +77,7 @@ def two_nn(features: ArrayLike, level: float = 0.95) -> Dimension:
             raise ValueError("every image has its two neighbours equally far away: TwoNN is not defined")
         return (len(images) - 1) / total
 
-    interval = half_interval(half_splits(dimension, n), level, limit=math.inf)
-    return Dimension(interval.value, max(interval.low, 0.0), interval.high, n, len(array) - n)
+    return half_splits(dimension, n, splits, seed), len(array) - n
 
 
 def two_nn_by_size(features: ArrayLike, sizes: list[int], seed: int = 0) -> list[Dimension]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from visprobe.metrics.jackknife import Indices
+from visprobe.metrics.jackknife import Indices, Replicated
 from visprobe.metrics.matrices import Array, centred, finite, same_images
 
 
@@ -86,17 +86,44 @@ def procrustes_held_out(x: ArrayLike, y: ArrayLike, seed: int = 0) -> HeldOut:
     Raises:
         ValueError: As `procrustes`.
     """
-    left, right = finite(x, 4, "held-out Procrustes"), finite(y, 4, "held-out Procrustes")
-    same_images(left, right)
-    order = np.random.default_rng(seed).permutation(len(left))
-    a, b = order[: len(order) // 2], order[len(order) // 2 :]
+    left, right, a, b = _halves(x, y, seed)
     first, fitted_b = _fit_and_score(left, right, b, a)
     second, fitted_a = _fit_and_score(left, right, a, b)
-    scores = (first + second) / 2, first, second, (fitted_a + fitted_b) / 2
+    scores = (first.value + second.value) / 2, first.value, second.value, (fitted_a + fitted_b) / 2
     return HeldOut(*map(Procrustes, scores))
 
 
-def _fit_and_score(x: Array, y: Array, fit: Indices, score: Indices) -> tuple[float, float]:
+def replicate_procrustes(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Replicated:
+    """Mean held-out similarity, and its value without each image in turn, the rotations held fixed.
+
+    Args:
+        x: As `procrustes`, n >= 4.
+        y: As `procrustes`.
+        seed: Of the random halves.
+
+    Returns:
+        Values in [-1, 1]. The interval from `jackknife` leaves out how the rotations vary with the images they are
+        fitted to: where n is ten times d it covers 90 to 94 % at nominal 95 % (`analyses/similarity/card.md`).
+
+    Raises:
+        ValueError: As `procrustes`.
+    """
+    left, right, a, b = _halves(x, y, seed)
+    first, second = _fit_and_score(left, right, b, a)[0], _fit_and_score(left, right, a, b)[0]
+    without = np.empty(len(left))
+    without[a], without[b] = first.without + second.value, second.without + first.value
+    return Replicated((first.value + second.value) / 2, without / 2)
+
+
+def _halves(x: ArrayLike, y: ArrayLike, seed: int) -> tuple[Array, Array, Indices, Indices]:
+    left, right = finite(x, 4, "held-out Procrustes"), finite(y, 4, "held-out Procrustes")
+    same_images(left, right)
+    order = np.random.default_rng(seed).permutation(len(left))
+    return left, right, order[: len(order) // 2], order[len(order) // 2 :]
+
+
+def _fit_and_score(x: Array, y: Array, fit: Indices, score: Indices) -> tuple[Replicated, float]:
+    """Similarity on the images scored, also without each of them, and on those fitted to."""
     for half in (fit, score):
         centred(x[half], 2, "held-out Procrustes")  # refuses a half without variance
         centred(y[half], 2, "held-out Procrustes")
@@ -105,8 +132,11 @@ def _fit_and_score(x: Array, y: Array, fit: Indices, score: Indices) -> tuple[fl
     u, s, vt = np.linalg.svd(left.T @ right, full_matrices=False)
     fitted = float(s.sum()) / float(np.linalg.norm(left) * np.linalg.norm(right))
     left, right = x[score] - mean_x, y[score] - mean_y
-    inner = float(np.vdot(left @ u, right @ vt.T))
-    return inner / float(np.linalg.norm(left) * np.linalg.norm(right)), fitted
+    inner = np.einsum("ij,ij->i", left @ u, right @ vt.T)
+    own_x, own_y = (np.square(side / np.abs(side).max()).sum(1) for side in (left, right))
+    inner /= np.abs(left).max() * np.abs(right).max()
+    without = (inner.sum() - inner) / np.sqrt((own_x.sum() - own_x) * (own_y.sum() - own_y))
+    return Replicated(float(inner.sum() / np.sqrt(own_x.sum() * own_y.sum())), without), fitted
 
 
 def _cross(x: Array, y: Array) -> Array:
