@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -102,6 +103,16 @@ def with_outlier(features: FeatureSet, at: int, size: float) -> FeatureSet:
 def test_one_image_that_makes_the_interval_is_named() -> None:
     result = representation_drift(BASE, [with_outlier(SFT, 31, 60)])
     assert any("sft at block_02" in text and "image-0031" in text for text in result.warnings)
+
+
+def test_several_images_that_make_the_interval_are_named_together() -> None:
+    base, sft = planted("base", (0, 0, 0, 0), n=400), planted("sft", (0.1, 0.2, 0.6, 0.6), n=400, seed=2)
+    for at in (7, 123, 300):
+        sft = with_outlier(sft, at, 15)
+    [warning] = representation_drift(base, [sft]).warnings
+    assert "sft at block_02" in warning
+    assert "2 of 400 images" in warning  # of three equal ones two make more than half
+    assert set(re.findall(r"image-\d+", warning)) < {"image-0007", "image-0123", "image-0300"}
 
 
 def test_few_images_are_pointed_out() -> None:

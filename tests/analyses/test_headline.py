@@ -19,7 +19,8 @@ def difference(one, two, value, half=0.01):
 
 def planted(drift, seeing=(), identical=()):
     floor = cka("base (bfloat16)", 0.9999, 0.00001, "floor")
-    settings = {"consumed": "block_04", "identical": list(identical)}
+    p = {row.checkpoint: {"block_04": 0.001 if row.estimate.value < 0.999 else 1.0} for row in drift}
+    settings = {"consumed": "block_04", "identical": list(identical), "p_moved": p}
     return [
         Result("drift", "?", (*drift, floor), settings),
         Result("imagenet", "?", tuple(seeing), {"consumed": "block_04"}),

@@ -23,8 +23,13 @@ def cka(checkpoint: str, site: str, *numbers: float, role: Role = "value", refer
     return row(checkpoint, site, "cka", numbers, reference, role)  # type: ignore[arg-type]
 
 
-def drift(*rows: Row, **settings: Any) -> Result:
-    return Result("drift", "?", rows, {"consumed": "block_02", "identical": [], **settings})
+def drift(*rows: Row, still: tuple[str, ...] = (), **settings: Any) -> Result:
+    """Every site of every descendant has moved, but those in `still`."""
+    p: dict[str, dict[str, float]] = {}
+    for one in rows:
+        if one.role == "value":
+            p.setdefault(one.checkpoint, {})[one.site] = 1.0 if one.site in still else 0.001
+    return Result("drift", "?", rows, {"consumed": "block_02", "identical": [], "p_moved": p, **settings})
 
 
 def imagenet(*rows: Row) -> Result:
@@ -58,22 +63,24 @@ def test_a_tower_moved_at_every_site_names_the_most_moved() -> None:
     ]
 
 
-def test_only_sites_below_the_rounding_interval_count_as_moved() -> None:
+def test_only_sites_beyond_rounding_count_as_moved() -> None:
     rows = [
         cka("sft", "block_00", 0.99985, 0.9997, 0.9999),
         cka("sft", "block_01", 0.9, 0.89, 0.91),
         cka("sft", "block_02", 0.5, 0.1, 0.9),
     ]
-    assert "moved at 2 of 3 sites; most at block_02" in texts(drift(*rows, *FLOORS))[0]
+    assert "moved at 2 of 3 sites; most at block_02" in texts(drift(*rows, *FLOORS, still=("block_00",)))[0]
 
 
 def test_drift_within_rounding_is_not_called_movement() -> None:
     rows = [cka("sft", f"block_0{i}", 0.9998, 0.9997, 0.99985) for i in range(3)]
-    assert "did not measurably move" in texts(drift(*rows, *FLOORS))[0]
+    still = ("block_00", "block_01", "block_02")
+    assert "did not measurably move" in texts(drift(*rows, *FLOORS, still=still))[0]
 
 
 def test_without_a_rounding_floor_nothing_is_said_of_rounding() -> None:
-    moved, still = (texts(drift(cka("sft", "block_01", 0.99, 0.98, high)))[0] for high in (0.995, 1.0))
+    row = cka("sft", "block_01", 0.99, 0.98, 0.995)
+    moved, still = (texts(drift(row, still=still))[0] for still in ((), ("block_01",)))
     assert "moved at every site" in moved
     assert "did not measurably move" in still
     assert "rounding" not in moved + still

@@ -8,18 +8,20 @@ from itertools import combinations
 import numpy as np
 
 from visprobe.analyses.analysis import Analysis
+from visprobe.analyses.moved import p_moved
 from visprobe.analyses.pairing import align
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, of_tower
 from visprobe.metrics.cka import Interval, Replicated, Representation, jackknife, replicate_cka, represent, subtract
+from visprobe.metrics.jackknife import variance_share
 
 QUESTION = "Where in the encoder, and how far, did post-training move the representation of the same images?"
 
 _METHOD = "delete-one jackknife 95 %"
 
-# One image that makes up this share of the jackknife variance: the interval then describes that image.
-_ONE_IMAGE = 0.5
+# So few images that make up so much of the jackknife variance: the interval then describes those images.
+_FEW, _MOST = 0.01, 0.5
 
 # Coverage held down to 20 images in simulation (analyses/drift/card.md), but such intervals say little.
 _FEW_IMAGES = 50
@@ -40,7 +42,8 @@ def representation_drift(base: FeatureSet, others: Sequence[FeatureSet], floors:
         Rows "cka" in [-1, 1] with jackknife intervals, 1 where nothing moved; and for each pair of descendants
         the difference of their CKAs with the base, from the same leave-one-out replicates: negative where the
         later one is further from the base. A descendant whose features equal the base's bit for bit at every site
-        before the projector gets no rows there; it is listed in settings["identical"].
+        before the projector gets no rows there; it is listed in settings["identical"]. settings["p_moved"] holds,
+        by descendant and site, the p-values by which a site counts as moved (`visprobe.analyses.moved`).
 
     Raises:
         DataError: If there are fewer than five images, they are not the same for all, or a feature is not finite
@@ -62,6 +65,7 @@ def representation_drift(base: FeatureSet, others: Sequence[FeatureSet], floors:
         "sites": list(base.sites),
         "consumed": base.consumed,
         "identical": identical,
+        "p_moved": _p_moved(base, names, replicates),
     }
     warnings = tuple(_warnings(base, replicates, identical))
     return Result("drift", QUESTION, (*rows, *_differences(names, list(base.sites), replicates)), settings, warnings)
@@ -78,6 +82,15 @@ def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], identical: Sequenc
                 found[features.encoder, site] = _compare(origin, features, site)
     order = [features.encoder for features in rest]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))  # stable: sites stay in order
+
+
+def _p_moved(base: FeatureSet, names: Sequence[str], replicates: _Replicates) -> dict[str, dict[str, float]]:
+    rounding = _of(f"{base.encoder} (bfloat16)", replicates)
+    return {name: p_moved(_of(name, replicates), rounding) for name in names}
+
+
+def _of(name: str, replicates: _Replicates) -> dict[str, Replicated]:
+    return {site: replicated for (checkpoint, site), replicated in replicates.items() if checkpoint == name}
 
 
 def _represent(features: FeatureSet, site: str) -> Representation:
@@ -137,10 +150,23 @@ def _warnings(base: FeatureSet, replicates: _Replicates, identical: Sequence[str
     if len(base.item_ids) < _FEW_IMAGES:
         yield f"{len(base.item_ids)} images are few; intervals are wide and rest on the images chosen"
     for (checkpoint, site), replicated in replicates.items():
-        spread = np.square(replicated.without - replicated.without.mean())
-        if spread.max() > _ONE_IMAGE * spread.sum() and np.sqrt(spread.sum()) > 1e-9:
-            item, share = base.item_ids[int(spread.argmax())], spread.max() / spread.sum()
-            yield f"{checkpoint} at {site}: {share:.0%} of the interval comes from one image, {item}"
+        if few := _carried_by(replicated):
+            named = ", ".join(base.item_ids[i] for i in few[:3]) + (", …" if len(few) > 3 else "")
+            share = variance_share(replicated)[few].sum()
+            yield (
+                f"{checkpoint} at {site}: {share:.0%} of the variance behind the interval comes from {len(few)} of "
+                f"{len(base.item_ids)} images, {named}"
+            )
+
+
+def _carried_by(replicated: Replicated) -> list[int]:
+    """The fewest images that make up most of the jackknife variance, largest first, if they are few; else none."""
+    if jackknife(replicated).standard_error <= 1e-9:
+        return []
+    shares = variance_share(replicated)
+    order = np.argsort(-shares)[: max(1, int(_FEW * len(shares)))]
+    reached = np.flatnonzero(np.cumsum(shares[order]) > _MOST)
+    return [int(i) for i in order[: reached[0] + 1]] if len(reached) else []
 
 
 DRIFT = Analysis(

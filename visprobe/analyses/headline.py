@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
+from visprobe.analyses.moved import has_moved
 from visprobe.analyses.result import Result, Row
-from visprobe.analyses.verdict import Statement, evidence, has_moved, sign_of
+from visprobe.analyses.verdict import Statement, evidence, sign_of
 
 SCOPE = "This is about these checkpoints; about their recipes only several runs of each can speak."
 SEES = {1: "better than", -1: "worse than", 0: "not measurably different from"}
@@ -29,9 +30,7 @@ def headline(results: Sequence[Result], base: str) -> list[Statement]:
     drift, imagenet = by_name.get("drift", empty), by_name.get("imagenet", empty)
     identical = [*drift.settings.get("identical", [])]
     names = [*dict.fromkeys([*identical, *(row.checkpoint for row in drift.rows if row.role == "value")])]
-    clauses = [
-        clause for clause in (_moved(drift, names, identical, base), _seeing(imagenet, names, base)) if clause[0]
-    ]
+    clauses = [clause for clause in (_moved(drift, names, identical), _seeing(imagenet, names, base)) if clause[0]]
     if not names or not clauses:
         return []
     text = "; ".join(clause for clause, _, _ in clauses)
@@ -39,10 +38,10 @@ def headline(results: Sequence[Result], base: str) -> list[Statement]:
     return [Statement(f"In short: {text}. {SCOPE}", refs)]
 
 
-def _moved(drift: Result, names: Sequence[str], identical: Sequence[str], base: str) -> tuple[str, Result, list[Row]]:
+def _moved(drift: Result, names: Sequence[str], identical: Sequence[str]) -> tuple[str, Result, list[Row]]:
     site = drift.settings.get("consumed")
     rows = {name: drift.select(checkpoint=name, site=site, measure="cka", role="value") for name in names}
-    moved = [name for name in names if any(has_moved(drift, row, base) for row in rows[name])]
+    moved = [name for name in names if any(has_moved(drift, row) for row in rows[name])]
     still = [name for name in names if name not in moved and name not in identical]
     parts = []
     if moved:

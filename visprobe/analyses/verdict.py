@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from visprobe.analyses.moved import has_moved
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.features.feature_set import of_tower
 
@@ -32,8 +33,9 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
 
     - *not trained*: a tower in the settings "identical" of drift or weights is said to be identical, and nothing
       else is said of it before the projector.
-    - *moved*: at a site, if the CKA interval lies below the interval of "<base> (bfloat16)", or below 1 where that
-      floor was not measured. The site with the lowest CKA is named.
+    - *moved*: at a site, if it lies further from the base than six times the distance of "<base> (bfloat16)", or than
+      0 where that floor was not measured, with one error rate of 5 % for all sites of a checkpoint
+      (`visprobe.analyses.moved`). Of the sites that moved, the one with the lowest CKA is named.
     - *weights*: relative change of the tower, its most changed group, share of equal weights; exact.
     - *sees better / worse*: if the interval of the paired top-1 difference excludes 0; else "not measurably
       different". At the consumed site and after the projector only, so that no best site is picked.
@@ -81,7 +83,7 @@ def _tower_moved(drift: Result, name: str, base: str) -> Iterator[Statement]:
     rows = [row for row in drift.select(checkpoint=name, measure="cka", role="value") if of_tower(row.site)]
     if not rows:
         return
-    moved = [row for row in rows if has_moved(drift, row, base)]
+    moved = [row for row in rows if has_moved(drift, row)]
     lowest = min(moved or rows, key=lambda row: row.estimate.value)
     numbers, floor = _against_rounding(drift, lowest, base)
     if moved:
@@ -95,14 +97,8 @@ def _tower_moved(drift: Result, name: str, base: str) -> Iterator[Statement]:
 def _projector_moved(drift: Result, name: str, base: str) -> Iterator[Statement]:
     for row in drift.select(checkpoint=name, measure="cka", role="value", site="projected"):
         numbers, floor = _against_rounding(drift, row, base)
-        verb = "moved" if has_moved(drift, row, base) else "did not measurably move"
+        verb = "moved" if has_moved(drift, row) else "did not measurably move"
         yield Statement(f"{name}: the projector's output {verb}: {numbers}.", evidence(drift, [row, *floor]))
-
-
-def has_moved(drift: Result, row: Row, base: str) -> bool:
-    """Whether a CKA lies below that of bfloat16 rounding, or below 1 where that was not measured, intervals apart."""
-    floor = _rounding(drift, row.site, base)
-    return row.estimate.high < (floor[0].estimate.low if floor else 1.0)
 
 
 def _rounding(drift: Result, site: str, base: str) -> list[Row]:

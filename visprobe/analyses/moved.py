@@ -1,0 +1,59 @@
+"""When a site counts as moved: further from the base than rounding would put it, at one error rate for all sites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scipy.special import stdtr
+
+from visprobe.analyses.result import Result, Row
+from visprobe.metrics.jackknife import Replicated, jackknife
+from visprobe.metrics.multiplicity import holm
+
+LEVEL = 0.05
+
+# Two roundings of the same weights differ in 1 - CKA by less than this factor at every site in 98 % of pairs or more,
+# on every tower tried (analyses/drift/card.md): one rounding is one draw, and its own interval knows nothing of that.
+MARGIN = 6.0
+
+# Squared relative error of float32 arithmetic, with room: what lies nearer to 1 cannot be told from it.
+_ARITHMETIC = 1e-11
+
+
+def p_moved(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated]) -> dict[str, float]:
+    """p-values, adjusted over the sites of one checkpoint, that it is no further from the base than by rounding.
+
+    At each site the paired difference (1 - CKA) - MARGIN (1 - CKA of rounding) is tested against 0, one-sided, by its
+    jackknife standard error and t(n-1); Holm's step-down holds the rate of any false alarm under any dependence.
+
+    Args:
+        ckas: CKA of the checkpoint with the base by site.
+        rounding: That of the base with rounded weights, over the same images; a site not in it is tested against 1.
+
+    Returns:
+        In [0, 1]; the site counts as moved at or below `LEVEL`.
+
+    Source:
+        Holm 1979; the t form of the jackknife is Tukey's (1958).
+    """
+    p = [_p(cka, rounding.get(site)) for site, cka in ckas.items()]
+    return {site: float(value) for site, value in zip(ckas, holm(p), strict=True)}
+
+
+def _p(cka: Replicated, floor: Replicated | None) -> float:
+    distance = Replicated(1 - cka.value, 1 - cka.without)
+    if distance.value <= _ARITHMETIC:
+        return 1.0
+    if floor is not None:
+        value = distance.value - MARGIN * (1 - floor.value)
+        distance = Replicated(value, distance.without - MARGIN * (1 - floor.without))
+    interval = jackknife(distance, limit=float("inf"))
+    if interval.standard_error == 0:
+        return float(interval.value <= 0)
+    return float(stdtr(interval.n - 1, -interval.value / interval.standard_error))
+
+
+def has_moved(drift: Result, row: Row) -> bool:
+    """Whether a "cka" row of a drift result lies beyond rounding, by the p-values in its settings."""
+    p: float = drift.settings.get("p_moved", {}).get(row.checkpoint, {}).get(row.site, 1.0)
+    return p <= LEVEL
