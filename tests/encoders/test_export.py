@@ -2,6 +2,7 @@
 
 import json
 import stat
+from pathlib import Path
 
 import pytest
 import test_dinov3 as dinov3
@@ -11,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from tiny_checkpoints import images, llava, write, write_llava
-from tiny_qwen import KINDS, qwen, write_qwen
+from tiny_qwen import qwen, write_qwen
 from whole_models import write_model
 from zoo import ZOO
 
@@ -21,6 +22,7 @@ from visprobe.encoders.processor import Resolution
 from visprobe.encoders.quiet import quiet
 from visprobe.encoders.transplant import transplant
 from visprobe.errors import CheckpointError, UsageError
+from visprobe.io import atomic
 
 
 def next_llava(folder):
@@ -153,7 +155,7 @@ def test_nested_checkpoints_are_not_copied(tmp_path):
     assert not (tmp_path / "out" / "checkpoint-5").exists()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"])
 def test_a_connector_inside_the_towers_class_stays_the_receivers(tmp_path, kind):
     giver = write_qwen(tmp_path / "giver", qwen(kind, seed=1), "Q-A")
     receiver = write_qwen(tmp_path / "receiver", qwen(kind, seed=2))
@@ -211,3 +213,22 @@ def test_a_receiver_with_an_adapter_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"not a folder of safetensors \(safetensors\+lora\)"):
         transplant(giver, tmp_path / "adapter", tmp_path / "out")  # the copy would lack the language model's adapter
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("act", [lambda a, out: extract_encoder(a, out), lambda a, out: transplant(a, a, out)])
+def test_what_was_interrupted_can_be_done_again_and_the_current_folder_stays(tmp_path, monkeypatch, act):
+    source = write_llava(tmp_path / "a", llava("clip"))
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        for folder in (Path("."), tmp_path / "out"):
+            with pytest.raises(KeyboardInterrupt):
+                act(source, folder)
+    assert not (tmp_path / "out").exists()
+    assert not any(here.iterdir())
+    (here / ".new.visprobe-tmp-0").mkdir()  # what kill -9 leaves
+    act(source, Path("."))
+    assert load_encoder(here).tower_hash == load_encoder(source).tower_hash
+    assert not any("tmp" in path.name for path in here.iterdir())

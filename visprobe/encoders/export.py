@@ -54,15 +54,15 @@ def extract_encoder(spec: str | Path, folder: Path) -> Extracted:
         CheckpointError: If the checkpoint cannot be read, `folder` holds something, or what was written reads back
             differently.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if atomic.is_filled(folder):
         raise CheckpointError(f"{folder} is not empty", hint="Name a new folder.")
     checkpoint, layout = described(spec, Resolution())
     source = load_encoder(spec)
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = _write_weights(folder, checkpoint, layout)
-    _write_config(folder, layout)
-    _write_processor(folder, checkpoint, layout)
-    atomic.write_text(folder / "README.md", _card(source, layout, whole))
+    with atomic.filling(folder) as partial:
+        whole = _write_weights(partial, checkpoint, layout)
+        _write_config(partial, layout)
+        _write_processor(partial, checkpoint, layout)
+        atomic.write_text(partial / "README.md", _card(source, layout, whole))
     return Extracted(folder, _checked(source, folder, whole), layout.family.cls.__name__, whole)
 
 
@@ -121,6 +121,8 @@ def _checked(source: VisionEncoder, folder: Path, whole: bool) -> VisionEncoder:
 def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
     """The model card: where the tower comes from, how to load it, which state the MLLM reads."""
     made_from, cls = source.provenance, layout.family.cls
+    named = made_from.path if made_from.commit else Path(made_from.path).name  # the card is not for this machine alone
+    at = f" at commit {made_from.commit}" if made_from.commit else ""
     module = "transformers" if ":" not in layout.family.tower_class else cls.__module__
     options = "".join(f", {name}={value}" for name, value in layout.family.options(set(layout.tower)).items())
     absent = [
@@ -131,9 +133,9 @@ def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
         "library_name: transformers",
         "pipeline_tag: image-feature-extraction",
         "---",
-        f"# Vision encoder of {Path(made_from.path).name}",
+        f"# Vision encoder of {named}",
         "",
-        f"Extracted by visprobe {__version__} from `{Path(made_from.path).name}`, weights bit for bit in stored dtype "
+        f"Extracted by visprobe {__version__} from `{named}`{at}, weights bit for bit in stored dtype "
         f"({made_from.dtype}).",
         "",
         "```python",

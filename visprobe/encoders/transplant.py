@@ -49,23 +49,19 @@ def transplant(tower: str | Path, into: str | Path, folder: Path) -> Transplante
         UsageError: If the towers differ in architecture.
         CheckpointError: If a checkpoint cannot be read or written so, or `folder` holds something.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if atomic.is_filled(folder):
         raise CheckpointError(f"{folder} is not empty", hint="Name a new folder.")
     (giver, other), (receiver, own) = described(tower, Resolution()), described(into, Resolution())
     _refuse_unwritable(receiver)
     pairs = _pairs(giver, other, receiver, own)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    # Folders in it belong to other checkpoints or to the training run; a copy may be written to, whatever the source.
-    for path in filter(Path.is_file, receiver.folder.iterdir()):
-        shutil.copyfile(path, partial / path.name)
-    rounded = _overwrite(partial, giver, {receiver.tensors[key]: source for key, source in pairs.items()})
-    origin = {"tower": giver.spec, "into": receiver.spec, "tensors": len(pairs), "rounded": rounded}
-    atomic.write_json(partial / "transplant.json", origin)
-    if folder.exists():
-        folder.rmdir()
-    partial.rename(folder)
+    with atomic.filling(folder) as partial:
+        # Folders in it belong to other checkpoints or to the training run; a copy may be written to, whatever the
+        # source.
+        for path in filter(Path.is_file, receiver.folder.iterdir()):
+            shutil.copyfile(path, partial / path.name)
+        rounded = _overwrite(partial, giver, {receiver.tensors[key]: source for key, source in pairs.items()})
+        origin = {"tower": giver.spec, "into": receiver.spec, "tensors": len(pairs), "rounded": rounded}
+        atomic.write_json(partial / "transplant.json", origin)
     return Transplanted(_checked(giver, receiver, folder), len(pairs), rounded)
 
 

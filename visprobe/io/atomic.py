@@ -37,6 +37,34 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder inside `folder`, which is made; on success its files move up into `folder`.
+
+    `folder` itself is never replaced: it may be a mount point, or where the caller stands. On any exception what was
+    written is removed.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    temporary = folder / f".new{_MARK}{uuid.uuid4().hex[:12]}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            os.replace(path, folder / path.name)
+        _sync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def is_filled(folder: Path) -> bool:
+    """Whether `folder` holds something, leftovers of a killed writer aside."""
+    return folder.exists() and any(_MARK not in path.name for path in folder.iterdir())
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
