@@ -9,10 +9,10 @@ import numpy as np
 
 from visprobe.analyses.analysis import Analysis
 from visprobe.analyses.moved import p_moved
-from visprobe.analyses.pairing import align
+from visprobe.analyses.pairing import align, same_tower
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.errors import DataError
-from visprobe.features.feature_set import FeatureSet, of_tower
+from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.cka import Interval, Replicated, Representation, jackknife, replicate_cka, represent, subtract
 from visprobe.metrics.jackknife import variance_share
 
@@ -55,7 +55,7 @@ def representation_drift(base: FeatureSet, others: Sequence[FeatureSet], floors:
     base, *rest = align([base, *others, *floors])
     _check_count(base)
     names = [features.encoder for features in others]
-    identical = [features.encoder for features in rest[: len(names)] if _same_tower(base, features)]
+    identical = [features.encoder for features in rest[: len(names)] if same_tower(base, features)]
     replicates = _replicates(base, rest, identical)
     rows = [_row(key, one, base.encoder, "value" if key[0] in names else "floor") for key, one in replicates.items()]
     settings = {
@@ -120,12 +120,6 @@ def _check_count(base: FeatureSet) -> None:
             f"{base.images} has {len(base.item_ids)} usable images; CKA with an interval needs at least 5",
             hint=f"Give more images; below {_FEW_IMAGES} the interval is wide.",
         )
-
-
-def _same_tower(base: FeatureSet, other: FeatureSet) -> bool:
-    """Whether every site before the projector has bit-equal features."""
-    sites = [site for site in base.sites if of_tower(site) and site in other.sites]
-    return bool(sites) and all(np.array_equal(base.sites[site], other.sites[site]) for site in sites)
 
 
 def _row(key: tuple[str, str], replicated: Replicated, base: str, role: Role) -> Row:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from visprobe.errors import DataError
-from visprobe.features.feature_set import FeatureSet
+from visprobe.features.feature_set import FeatureSet, of_tower
 
 
 def align(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
@@ -26,6 +26,12 @@ def align(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
     for features in sets:
         _check_finite(features)
     return [sets[0], *(_reorder(features, sets[0]) for features in sets[1:])]
+
+
+def same_tower(base: FeatureSet, other: FeatureSet) -> bool:
+    """Whether every site before the connector that both have holds bit-equal features, and there is one."""
+    sites = [site for site in base.sites if of_tower(site) and site in other.sites]
+    return bool(sites) and all(np.array_equal(base.sites[site], other.sites[site]) for site in sites)
 
 
 def _reorder(features: FeatureSet, first: FeatureSet) -> FeatureSet:
