@@ -78,6 +78,11 @@ class Result:
         """The result as plain JSON values."""
         return asdict(self)
 
+    def to_table(self) -> list[dict[str, str | int | float | None]]:
+        """The rows as flat records of plain values, one column per field: for pandas, parquet or CSV."""
+        rows = ({**asdict(row), **asdict(row.estimate)} for row in self.rows)
+        return [{"analysis": self.analysis, **{k: v for k, v in row.items() if k != "estimate"}} for row in rows]
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:
         """The inverse of `to_json`."""

@@ -1,0 +1,65 @@
+"""Every analysis that compare can run keeps the promises of an analysis; one that breaks them is told which."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from visprobe.analyses.analysis import Analysis
+from visprobe.analyses.contract import check_analysis, planted_inputs
+from visprobe.analyses.drift import DRIFT
+from visprobe.analyses.registry import BUILT_IN
+from visprobe.analyses.result import Estimate, Result, Row
+
+
+@pytest.mark.parametrize("analysis", BUILT_IN, ids=lambda analysis: analysis.name)
+def test_built_in_analyses_keep_the_contract(analysis):
+    check_analysis(analysis)
+
+
+def answer(inputs, value, **settings):
+    return Result(
+        "mine", "?", (Row("sft", "block_01", "m", Estimate(value, value, value, 96, "x", "exact")),), settings
+    )
+
+
+def mine(run, **changed):
+    fields = {"name": "mine", "question": "Is it mine?", "needs": lambda encoder: ["block_01"], "run": run}
+    return Analysis(**{**fields, **changed})
+
+
+def writing(inputs):
+    np.add(inputs.others[0].sites["block_01"], 1, out=inputs.others[0].sites["block_01"])
+    return answer(inputs, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("analysis", "words"),
+    [
+        (mine(lambda inputs: answer(inputs, 1.0), question="Mine"), "question mark"),
+        (mine(writing), "changes its inputs"),
+        (mine(lambda inputs: answer(inputs, np.random.default_rng().random())), "same inputs and seed"),
+        (mine(lambda inputs: answer(inputs, np.float64(1.0))), "plain"),
+        (mine(lambda inputs: answer(inputs, 1.0), name="yours"), "called mine"),
+        (mine(lambda inputs: answer(inputs, 1.0)), "NaN in the features raises nothing"),
+        (mine(lambda inputs: answer(inputs, float(inputs.others[0].sites["block_01"][0, 0]))), "by place"),
+        (mine(lambda inputs: replace(DRIFT.run(inputs), rows=(Row("x", "s", "m", Estimate(2, 0, 1, 0, "x", "e")),))),
+         "no checkpoint that it was given"),
+    ],
+)  # fmt: skip
+def test_a_broken_promise_is_said(analysis, words):
+    with pytest.raises(AssertionError, match=words):
+        check_analysis(analysis)
+
+
+def test_a_table_goes_through_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    result = DRIFT.run(planted_inputs(DRIFT))
+    parquet.write_table(pyarrow.Table.from_pylist(result.to_table()), tmp_path / "rows.parquet")
+    read = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert read == result.to_table()
+    assert read[0]["value"] == result.rows[0].estimate.value
+    assert set(read[0]) == {"analysis", "checkpoint", "site", "measure", "reference", "role", "value", "low", "high",
+                            "n", "unit", "method"}  # fmt: skip
