@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -70,7 +70,7 @@ def _print(rows: list[Found], common: str, compared: bool) -> None:
         line = [
             row.path.removeprefix(common) or ".",
             f"{row.family} ({row.layout}{'' if row.container == 'safetensors' else f', {row.container}'})",
-            f"{row.tower}, {row.blocks} blocks",
+            f"{PurePath(row.tower).name}, {row.blocks} blocks",
             f"{_count(row.tower_params)} + {_count(row.connector_params)} {row.dtype}",
             row.consumed,
             f"{', '.join(row.off_path)} ({_count(row.off_path_params)})" if row.off_path else "",

@@ -91,7 +91,11 @@ def _pairs(giver: Checkpoint, other: Layout, receiver: Checkpoint, own: Layout) 
 
 
 def _refuse_unwritable(receiver: Checkpoint) -> None:
-    if receiver.tensors.container != "safetensors" or not Path(receiver.spec).expanduser().is_dir():
+    if not Path(receiver.spec).expanduser().is_dir():
+        raise CheckpointError(
+            f"{receiver.spec} is not a folder on this machine", hint="Download the receiving model first: hf download."
+        )
+    if receiver.tensors.container != "safetensors":
         raise CheckpointError(
             f"{receiver.spec} is not a folder of safetensors ({receiver.tensors.container})",
             hint="Load the receiving model in transformers and save it with save_pretrained first.",
