@@ -115,8 +115,7 @@ def test_a_folder_with_something_in_it_is_kept(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("layouts", [("A", "B"), ("C", "C"), ("D", "A")])
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize(("layouts", "shards"), [(("A", "B"), 1), (("C", "C"), 3), (("D", "A"), 3)])
 def test_a_transplant_has_the_tower_of_one_and_all_else_of_the_other(tmp_path, layouts, shards):
     giver = write_llava(tmp_path / "giver", llava("siglip", seed=1), layouts[0])
     receiver = write_llava(tmp_path / "receiver", llava("siglip", seed=2), layouts[1], shards)
