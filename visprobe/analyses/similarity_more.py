@@ -8,12 +8,10 @@ from visprobe.analyses.against_base import Features, Measure, against_base
 from visprobe.analyses.analysis import Analysis
 from visprobe.analyses.replicates import Replicates, Scale
 from visprobe.analyses.result import Result
-from visprobe.analyses.similarity import NEAR_IMAGES, NEIGHBOURS
+from visprobe.analyses.similarity import NEAR_IMAGES
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.cca import pwcca
-from visprobe.metrics.half_sampling import half_splits
 from visprobe.metrics.jackknife import replicate_by_groups
-from visprobe.metrics.neighbour_overlap import cknna
 from visprobe.metrics.rsa import replicate_rsa
 
 QUESTION = "How alike are a checkpoint's features and the base's, by other measures that papers report?"
@@ -23,17 +21,12 @@ def _rsa(base: Features, other: Features, seed: int) -> Replicates:
     return replicate_rsa(base, other)
 
 
-def _cknna(base: Features, other: Features, seed: int) -> Replicates:
-    return half_splits(lambda rows: cknna(base[rows], other[rows], NEIGHBOURS), len(base), seed=seed)
-
-
 def _pwcca(base: Features, other: Features, seed: int) -> Replicates:
     return replicate_by_groups(lambda rows: pwcca(base[rows], other[rows]), len(base), seed=seed)
 
 
 MEASURES = (
     Measure("rsa", Scale("correlation", -1, 1), _rsa, NEAR_IMAGES),
-    Measure("cknna", Scale("similarity", -1, 1), _cknna, NEAR_IMAGES),
     Measure("pwcca", Scale("correlation", 0, 1), _pwcca, per_direction=5),
 )
 
@@ -41,26 +34,23 @@ MEASURES = (
 def similarity_more(
     base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = (), seed: int = 0
 ) -> Result:
-    """RSA, CKNNA and PWCCA with the base at the consumed site.
+    """RSA and PWCCA with the base at the consumed site.
 
     Args:
         base: Pooled features of the images under the base checkpoint.
         others: The same images under its descendants.
         floors: The same images under what the numbers are read against.
-        seed: Of the random halves and groups.
+        seed: Of the random groups.
 
     Returns:
-        Rows "rsa" (Pearson correlation of correlation distances), "cknna" and, with five images or more per
-        dimension, "pwcca" (weighted by the base's directions).
+        Rows "rsa" (Pearson correlation of correlation distances) and, with five images or more per dimension, "pwcca"
+        (weighted by the base's directions).
 
     Raises:
         DataError: If the images differ or are fewer than 50, or a measure is not defined for the features.
     """
     compared = against_base(base, others, floors, {base.consumed: MEASURES}, seed)
-    settings = compared.settings() | {
-        "neighbours": NEIGHBOURS,
-        "near_images": min(NEAR_IMAGES, len(base.item_ids)),
-    }
+    settings = compared.settings() | {"near_images": min(NEAR_IMAGES, len(base.item_ids))}
     return Result("similarity_more", QUESTION, compared.rows(), settings, compared.warnings)
 
 
