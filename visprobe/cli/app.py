@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from visprobe import __version__
-from visprobe.cli import compare, data, demo, doctor, extract_encoder, families, imagenet, scan, train, transplant
+from visprobe.cli import compare, data, demo, doctor, extract_encoder, families, imagenet, scan, swap, train, transplant
 from visprobe.cli.output import print_error
 from visprobe.errors import TooManyBadItems, VisprobeError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command("compare")(compare.command)
 app.command("imagenet")(imagenet.command)
+app.command("swap")(swap.command)
 app.command("scan")(scan.command)
 app.command("families")(families.command)
 app.command("extract-encoder")(extract_encoder.command)

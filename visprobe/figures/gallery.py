@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
-from visprobe.figures import answers, arms, prototype_accuracy, representation_drift, trajectory, weight_drift
+from visprobe.figures import answers, arms, prototype_accuracy, representation_drift, swap, trajectory, weight_drift
 
 
 class Kind(NamedTuple):
@@ -22,6 +22,7 @@ class Kind(NamedTuple):
 KINDS = {
     "runs": Kind("arms_over_runs", arms.draw, arms.caption),
     "trajectory": Kind("trajectory", trajectory.draw, trajectory.caption),
+    "swap": Kind("swap", swap.draw, swap.caption),
     "imagenet": Kind("prototype_accuracy", prototype_accuracy.draw, prototype_accuracy.caption),
     "drift": Kind("representation_drift", representation_drift.draw, representation_drift.caption),
     "weights": Kind("weight_drift", weight_drift.draw, weight_drift.caption),

@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 from visprobe.analyses.result import Result, Row
 from visprobe.report.numbers import interval_text, value_text
 
-_MEASURES = {
+TITLES = {
     "top1": "Top-1 accuracy",
     "top5": "Top-5 accuracy",
     "cka": "Debiased linear CKA",
     "relative_change": "Relative change of the weights",
     "share_equal": "Share of weights exactly equal to the base",
     "accuracy": "Questions answered correctly",
+    "cka_consumed": "CKA to the other checkpoint, where the language model reads",
+    "cka_projected": "CKA to the other checkpoint, after the projector",
+    "top1_consumed": "Top-1 accuracy, where the language model reads",
+    "top1_projected": "Top-1 accuracy, after the projector",
 }
-_HEADINGS = {"weights": "Weights", "answers": "Questions", "trajectory": "Checkpoint"}
+_HEADINGS = {"weights": "Weights", "answers": "Questions", "trajectory": "Checkpoint", "swap": "Part"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def anchor(analysis: str, index: int) -> str:
 
 
 def _title(row: Row, measure: str) -> str:
-    title = _MEASURES.get(measure, measure)
+    title = TITLES.get(measure, measure)
     if row.role != "difference":
         return title
     return f"{title}: paired differences" + (", percentage points" if row.estimate.unit == "fraction" else "")
