@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from visprobe.analyses.result import Estimate, Result, Role, Row
-from visprobe.analyses.verdict import verdict
+from visprobe.analyses.verdict import Statement, verdict
 
 ROUNDING = "base (bfloat16)"
 
@@ -76,6 +76,60 @@ def test_drift_within_rounding_is_not_called_movement() -> None:
     rows = [cka("sft", f"block_0{i}", 0.9998, 0.9997, 0.99985) for i in range(3)]
     still = ("block_00", "block_01", "block_02")
     assert "did not measurably move" in texts(drift(*rows, *FLOORS, still=still))[0]
+
+
+def test_movement_that_the_language_model_does_not_read_is_said_to_be_that() -> None:
+    rows = [cka("sft", f"block_0{i}", 0.9, 0.89, 0.91) for i in range(4)]
+    after, before = (texts(drift(*rows, still=still))[0] for still in (
+        ("block_00", "block_01", "block_02"), ("block_00", "block_02")))  # fmt: skip
+    assert "sft: the tower moved only where the language model does not read (block_03); most at block_03" in after
+    assert "moved at 2 of 4 sites, what the language model reads (block_02) not measurably; most at block_01" in before
+
+
+@pytest.mark.parametrize(("low", "still", "said"), [(0.3, True, True), (0.3, False, False), (0.02, True, False)])
+def test_units_that_changed_where_cka_did_not_are_said_to_be_rotated(low: float, still: bool, said: bool) -> None:
+    moved = cka("sft", "block_02", 0.99999, 0.99998, 1.0)
+    error = row("sft", "block_02", "relative_error", (0.4, low, 0.5), "base")
+    floor = row(ROUNDING, "block_02", "relative_error", (0.01, 0.009, 0.011), "base", "floor")
+    drifts = drift(moved, *FLOORS, still=("block_02",) if still else ())
+    found = [text for text in texts(drifts, Result("similarity", "?", (error, floor))) if "rotated" in text]
+    assert found == (
+        ["sft: at block_02 units were permuted, rotated, scaled or shifted, which CKA does not see: relative error 0.4 "
+         "[0.3, 0.5] against 0.01 for bfloat16 rounding, CKA 0.99999."] if said else []
+    )  # fmt: skip
+
+
+def many() -> list[Result]:
+    """Six descendants: five moved, one of them most, one did not; one sees better; one pair differs in both."""
+    names = [f"run-{i}" for i in range(6)]
+    ckas = [cka(name, "block_02", 0.99 - 0.01 * i, 0.9, 0.999) for i, name in enumerate(names)]
+    pairs = [(b, a) for i, a in enumerate(names) for b in names[i + 1 :]]
+    apart = {("run-5", "run-1"): (-0.04, -0.05, -0.03)}
+    between = [cka(b, "block_02", *apart.get((b, a), (0, -0.01, 0.01)), role="difference", reference=a)
+               for b, a in pairs]  # fmt: skip
+    drifts = drift(*ckas, *between)
+    drifts.settings["p_moved"]["run-0"] = {"block_02": 0.7}
+    gains = [row(name, "block_02", "top1", (0.02, 0.01 if i == 3 else -0.01, 0.03), "base", "difference")
+             for i, name in enumerate(names)]  # fmt: skip
+    weights = [
+        row(name, "tower", "relative_change", (v, v, v), "base") for name, v in zip(names, range(1, 7), strict=True)
+    ]
+    return [drifts, imagenet(*gains), Result("weights", "?", tuple(weights), {"identical": []})]
+
+
+def test_many_descendants_are_summed_up_by_what_is_true_of_them() -> None:
+    assert texts(*many()) == [
+        "run-1, run-2, run-3, run-4 and run-5: the tower moved, what the language model reads (block_02) with it; "
+        "CKA at the least similar site from 0.940 at block_02 (run-5) to 0.980 at block_02 (run-1).",
+        "run-0: the tower did not measurably move; CKA at the least similar site 0.990 at block_02.",
+        "run-0, run-1, run-2, run-3, run-4 and run-5: relative change of the tower's weights from 100.0 % (run-0) to "
+        "600.0 % (run-5).",
+        "run-3 sees better than base at block_02 (what the language model reads): difference in top-1 +2.0 points.",
+        "run-0, run-1, run-2, run-4 and run-5 are not measurably different from base at block_02 (what the language "
+        "model reads): difference in top-1 +2.0 points.",
+        "Pairs of descendants that differ in how far they are from base at block_02: 1 of 15, most run-5 from run-1: "
+        "-0.040 [-0.050, -0.030]. Intervals are 95 % each: about 1 would by chance.",
+    ]
 
 
 def test_without_a_rounding_floor_nothing_is_said_of_rounding() -> None:
@@ -183,9 +237,15 @@ def test_answers_stand_beside_the_blind_score() -> None:
 
 
 def test_every_statement_points_at_rows_that_exist() -> None:
-    results = [drift(cka("sft", "block_01", 0.9, 0.89, 0.91), *FLOORS), imagenet(*accuracies((0.02, 0.01, 0.03)))]
-    statements = verdict(results, "base")
-    assert len(statements) == 2
+    few = [drift(cka("sft", "block_01", 0.9, 0.89, 0.91), *FLOORS), imagenet(*accuracies((0.02, 0.01, 0.03)))]
+    for results, count in ((few, 2), (many(), 6)):
+        statements = verdict(results, "base")
+        assert len(statements) == count
+        assert all(statement.evidence for statement in statements)
+        check_evidence(statements, results)
+
+
+def check_evidence(statements: list[Statement], results: list[Result]) -> None:
     for reference in (reference for statement in statements for reference in statement.evidence):
         result = next(one for one in results if one.analysis == reference["analysis"])
         assert len(result.select(**{key: v for key, v in reference.items() if key != "analysis"})) == 1

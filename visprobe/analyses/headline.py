@@ -7,9 +7,10 @@ from itertools import combinations
 
 from visprobe.analyses.moved import has_moved
 from visprobe.analyses.result import Result, Row
-from visprobe.analyses.verdict import Statement, evidence, sign_of
+from visprobe.analyses.statement import Statement, evidence, listed, sign_of
 
 SCOPE = "This is about these checkpoints; about their recipes only several runs of each can speak."
+FEW = 3  # pairs that one sentence can name
 SEES = {1: "better than", -1: "worse than", 0: "not measurably different from"}
 
 
@@ -45,11 +46,11 @@ def _moved(drift: Result, names: Sequence[str], identical: Sequence[str]) -> tup
     still = [name for name in names if name not in moved and name not in identical]
     parts = []
     if moved:
-        parts.append(f"{_listed(moved)} moved what the language model reads")
+        parts.append(f"{listed(moved)} moved what the language model reads")
     if still:
-        parts.append(f"{_listed(still)} did not measurably move what the language model reads")
+        parts.append(f"{listed(still)} did not measurably move what the language model reads")
     if identical:
-        parts.append(f"{_listed(identical)} left the tower as it was (not trained or not saved)")
+        parts.append(f"{listed(identical)} left the tower as it was (not trained or not saved)")
     return ", ".join(parts), drift, [row for name in names for row in rows[name]]
 
 
@@ -60,18 +61,17 @@ def _seeing(imagenet: Result, names: Sequence[str], base: str) -> tuple[str, Res
     for sign, words in SEES.items():
         group = [row.checkpoint for row in to_base if sign_of(row.estimate) == sign]
         if group:
-            parts.append(f"{_listed(group)} {'sees' if len(group) == 1 else 'see'} {words} {base}" if sign else
-                         f"{_listed(group)} {'is' if len(group) == 1 else 'are'} {words} {base}")  # fmt: skip
+            parts.append(f"{listed(group)} {'sees' if len(group) == 1 else 'see'} {words} {base}" if sign else
+                         f"{listed(group)} {'is' if len(group) == 1 else 'are'} {words} {base}")  # fmt: skip
     pairs = [
         row for one, two in combinations(names, 2) for row in imagenet.select(**wanted, checkpoint=two, reference=one)
     ]
     apart = [row for row in pairs if sign_of(row.estimate)]
-    parts += [f"{row.checkpoint} sees {SEES[sign_of(row.estimate)]} {row.reference}" for row in apart]
+    if len(apart) <= FEW:
+        parts += [f"{row.checkpoint} sees {SEES[sign_of(row.estimate)]} {row.reference}" for row in apart]
+    else:
+        parts.append(f"{len(apart)} of {len(pairs)} pairs of them differ")
     if pairs and not apart:
         parts.append("they do not differ measurably from each other" if len(names) > 2 else
                      f"{names[0]} and {names[1]} do not differ measurably")  # fmt: skip
     return ", ".join(parts), imagenet, [*to_base, *pairs]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
