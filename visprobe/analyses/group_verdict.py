@@ -108,7 +108,7 @@ def _points(row: Row) -> str:
 
 def _difference(row: Row) -> str:
     estimate = row.estimate
-    if estimate.unit == "fraction":
+    if row.measure == "top1":
         return f"{_points(row)} [{signed(100 * estimate.low, 1)}, {signed(100 * estimate.high, 1)}]"
     digits = digits_for(estimate.low, estimate.high)
     return f"{signed(estimate.value, digits)} [{signed(estimate.low, digits)}, {signed(estimate.high, digits)}]"
