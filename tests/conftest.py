@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 import pytest
+from planted_similarity import planted_similarity
 from planted_swap import planted_swap
 
 from visprobe.analyses.result import Estimate, Result, Role, Row
@@ -33,6 +34,7 @@ def planted_results(
         "answers": _answers(checkpoints),
         "runs": _runs(checkpoints, f"block_{blocks:02d}"),
         "trajectory": planted_trajectory(checkpoints),
+        **planted_similarity(checkpoints),
         "swap": planted_swap(checkpoints),
     }
 

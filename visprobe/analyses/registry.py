@@ -7,12 +7,15 @@ from importlib.metadata import entry_points
 
 from visprobe.analyses.analysis import Analysis
 from visprobe.analyses.drift import DRIFT
+from visprobe.analyses.geometry import GEOMETRY
+from visprobe.analyses.similarity import SIMILARITY
+from visprobe.analyses.similarity_more import SIMILARITY_MORE
 from visprobe.analyses.weights import WEIGHTS
 from visprobe.errors import UsageError
 
 ENTRY_POINTS = "visprobe.analyses"
 ACCURACY = "imagenet"  # needs labels and a support split: the session runs it itself
-BUILT_IN: tuple[Analysis, ...] = (DRIFT, WEIGHTS)
+BUILT_IN: tuple[Analysis, ...] = (DRIFT, WEIGHTS, SIMILARITY, SIMILARITY_MORE, GEOMETRY)
 DEFAULT = (ACCURACY, "drift", "weights")
 
 

@@ -8,7 +8,17 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
-from visprobe.figures import answers, arms, prototype_accuracy, representation_drift, swap, trajectory, weight_drift
+from visprobe.figures import (
+    answers,
+    arms,
+    geometry,
+    prototype_accuracy,
+    representation_drift,
+    similarity,
+    swap,
+    trajectory,
+    weight_drift,
+)
 
 
 class Kind(NamedTuple):
@@ -26,5 +36,7 @@ KINDS = {
     "imagenet": Kind("prototype_accuracy", prototype_accuracy.draw, prototype_accuracy.caption),
     "drift": Kind("representation_drift", representation_drift.draw, representation_drift.caption),
     "weights": Kind("weight_drift", weight_drift.draw, weight_drift.caption),
+    "similarity": Kind("similarity", similarity.draw, similarity.caption),
+    "geometry": Kind("geometry", geometry.draw, geometry.caption),
     "answers": Kind("answers", answers.draw, answers.caption),
 }
