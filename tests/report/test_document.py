@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from visprobe.analyses.result import Result
+from visprobe.figures.gallery import KINDS
 from visprobe.io import atomic
 from visprobe.report import write
 from visprobe.report.write import write_report
@@ -64,7 +65,7 @@ def test_report_json_page_and_figures_are_written(documented, tmp_path: Path) ->
     folder = tmp_path / "new" / "run"
     assert sorted(os.listdir(folder)) == ["figures", "report.html", "report.json"]
     assert json.loads((folder / "report.json").read_text()) == document
-    stems = ["answers", "arms_over_runs", "prototype_accuracy", "representation_drift", "trajectory", "weight_drift"]
+    stems = sorted(KINDS[result["analysis"]].name for result in document["results"])
     assert sorted(os.listdir(folder / "figures")) == [f"{s}.{kind}" for s in stems for kind in ("csv", "png", "svg")]
 
 

@@ -8,14 +8,18 @@ from importlib.metadata import entry_points
 from visprobe.analyses.analysis import Analysis
 from visprobe.analyses.drift import DRIFT
 from visprobe.analyses.geometry import GEOMETRY
+from visprobe.analyses.heads import HEADS
+from visprobe.analyses.images import IMAGES
 from visprobe.analyses.similarity import SIMILARITY
 from visprobe.analyses.similarity_more import SIMILARITY_MORE
+from visprobe.analyses.sites import SITES
+from visprobe.analyses.tokens import TOKENS
 from visprobe.analyses.weights import WEIGHTS
 from visprobe.errors import UsageError
 
 ENTRY_POINTS = "visprobe.analyses"
 ACCURACY = "imagenet"  # needs labels and a support split: the session runs it itself
-BUILT_IN: tuple[Analysis, ...] = (DRIFT, WEIGHTS, SIMILARITY, SIMILARITY_MORE, GEOMETRY)
+BUILT_IN: tuple[Analysis, ...] = (DRIFT, WEIGHTS, HEADS, SITES, IMAGES, TOKENS, SIMILARITY, SIMILARITY_MORE, GEOMETRY)
 DEFAULT = (ACCURACY, "drift", "weights")
 
 

@@ -41,6 +41,12 @@ def log_y_axis(axes: Axes, values: Iterable[float]) -> float:
     return zero
 
 
+def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Ticks between `low` and `high` on a logarithmic scale, and their labels."""
+    ticks = _ticks(low, high)
+    return ticks, [_label(tick) for tick in ticks]
+
+
 def _ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     few = math.log10(high / low) < 2.2

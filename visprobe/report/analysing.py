@@ -10,6 +10,7 @@ from visprobe.data.subset import first_spread
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.requests import resolved
+from visprobe.report.most_changed import with_thumbnails
 from visprobe.report.session import Session, Sites
 
 
@@ -38,7 +39,7 @@ def run_analyses(session: Session, analyses: Sequence[Analysis], also: Sites) ->
         features = session.extract(images, wanted, note=count is None)
         whole = list(features) if count is None else whole
         results |= {analysis.name: analysis.run(_inputs(session, features, analysis)) for analysis in group}
-    return [results[analysis.name] for analysis in able], whole
+    return [with_thumbnails(results[analysis.name], session.images.query) for analysis in able], whole
 
 
 def _fits(session: Session, analysis: Analysis) -> bool:

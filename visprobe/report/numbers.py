@@ -30,6 +30,8 @@ def _number(value: float, estimate: Estimate, role: Role) -> str:
         text = f"{100 * value:+.1f}" if estimate.unit == "fraction" else _significant(value, sign="+")
     elif estimate.unit == "fraction":
         text = f"{100 * value:.{max(1, _decimals(estimate.value) - 2)}f}"
+    elif estimate.unit == "sites":
+        text = f"{value:+.0f}"
     elif estimate.unit in ("CKA", "cosine", "similarity", "correlation", "R²"):
         text = f"{value:.{max(3, _decimals(estimate.value))}f}"
     else:

@@ -13,9 +13,22 @@ from visprobe.analyses.result import Result
 from visprobe.figures.gallery import KINDS
 from visprobe.figures.labels import shorten, visible
 from visprobe.report.inline_svg import inline_svg
+from visprobe.report.most_changed import most_changed
 from visprobe.report.tables import anchor, tables
 
 _MOST_BAD_ITEMS = 200
+# Settings that tables, figures and the gallery show; all of them are in report.json.
+_SHOWN_ELSEWHERE = {
+    "sites",
+    "groups",
+    "maps",
+    "norms",
+    "moved",
+    "distribution",
+    "per_class",
+    "most_changed",
+    "thumbnails",
+}
 _MOST_TEXT = 400
 
 
@@ -45,7 +58,8 @@ def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         others=names[1:],
         verdict=[(s["text"], _anchors(results, s["evidence"])) for s in document["verdict"]],
         figures=list(_figures(results, figures)),
-        sections=[(result, tables(result)) for result in results],
+        most_changed=list(most_changed(results)),
+        sections=[(result, tables(result), _settings(result)) for result in results],
         provenance=_across(document["checkpoints"]),
         warnings=list(_warnings(document, results)),
         most_bad_items=_MOST_BAD_ITEMS,
@@ -76,6 +90,10 @@ def _figures(results: Sequence[Result], figures: Mapping[str, str]) -> Iterator[
             caption = kind.caption(result)
             svg = inline_svg(figures[kind.name], kind.name, visible(caption))
             yield _Shown(kind.name, result.question, caption, Markup(svg))
+
+
+def _settings(result: Result) -> dict[str, Any]:
+    return {key: value for key, value in result.settings.items() if key not in _SHOWN_ELSEWHERE}
 
 
 def _anchors(results: Sequence[Result], evidence: Sequence[Mapping[str, Any]]) -> list[str]:

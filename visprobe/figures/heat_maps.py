@@ -1,0 +1,88 @@
+"""Maps side by side on one scale, with one colour bar: panels of coloured cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from visprobe.figures.labels import shorten
+from visprobe.figures.log_axis import log_ticks
+from visprobe.figures.style import TWO_COLUMNS
+
+Table = Sequence[Sequence[float]]
+
+COLOURS = "viridis"  # even steps for readers with and without colour vision alike, and in grey
+MOST_ACROSS = 4
+_TITLE = 0.32  # inches above and below a panel
+_FRAME = 0.9  # inches for axis labels and colour bar
+
+
+def figure_of(panels: int, height_per_width: float) -> tuple[Figure, list[Axes]]:
+    """A figure of two columns' width with axes for `panels` maps of that shape, at most four in a row."""
+    across = min(panels, MOST_ACROSS)
+    down = math.ceil(panels / across)
+    width = min((TWO_COLUMNS - _FRAME) / across, 2.4)
+    figure = Figure((TWO_COLUMNS, down * (width * height_per_width + _TITLE) + 0.4), layout="constrained")
+    every = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes in every[panels:]:
+        axes.set_axis_off()
+    return figure, list(every[:panels])
+
+
+def draw_map(axes: Axes, title: str, table: Table, norm: Normalize, square: bool = True) -> ScalarMappable:
+    """Colour the cells of `table`, first row on top, under the title of a checkpoint."""
+    values = np.asarray(table, dtype=np.float64)
+    # Cells get edges of their own colour: without, viewers of SVG show hairlines between them.
+    mesh = axes.pcolormesh(values, norm=norm, cmap=COLOURS, edgecolors="face", linewidth=0.15)
+    axes.set_ylim(len(values), 0)
+    axes.set_aspect("equal" if square else "auto")
+    axes.set_title(shorten(title, 20 if title.isascii() else 10))  # other scripts may be twice as wide
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return mesh
+
+
+def colour_bar(mesh: ScalarMappable, axes: Axes, label: str) -> None:
+    """The scale of a map and of those to its left, as tall as the map in `axes`, to its right."""
+    place = axes.inset_axes((1.04, 0.0, 0.05, 1.0))
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # axes of `figure_of`
+    bar = figure.colorbar(mesh, cax=place)
+    place.spines["outline"].set_visible(False)
+    for cells in place.collections:  # a page with pictures in its figures would be larger and blurred
+        cells.set(rasterized=False, edgecolor="face", linewidth=0.15)
+    if isinstance(mesh.norm, LogNorm):
+        ticks, labels = log_ticks(mesh.norm.vmin or 1.0, mesh.norm.vmax or 1.0)
+        bar.set_ticks(ticks, labels=labels)
+        place.minorticks_off()
+    bar.set_label(label)
+
+
+def log_scale(tables: Mapping[str, Table], least: float) -> LogNorm:
+    """A logarithmic scale over all tables; what is below `least` is shown as `least`."""
+    values = np.concatenate([np.ravel(table) for table in tables.values()] or [np.ones(1)])
+    shown = values[values > least]
+    low, high = (shown.min(), shown.max()) if shown.size else (least, 1.0)
+    return LogNorm(low, max(high, low * 1.01), clip=True)
+
+
+def linear_scale(tables: Sequence[Table], low: float | None = None, high: float | None = None) -> Normalize:
+    """A linear scale over all tables, its ends fixed where they are given."""
+    values = np.concatenate([np.ravel(table) for table in tables] or [np.ones(1)])
+    least, most = (values.min() if low is None else low), (values.max() if high is None else high)
+    return Normalize(float(least), float(max(most, least + 1e-9)))
+
+
+def number_ticks(axis: str, axes: Axes, labels: Sequence[str], most: int = 8) -> None:
+    """Labels at the centres of cells along "x" or "y", every so many where there are more than `most`."""
+    every = max(1, math.ceil(len(labels) / most))
+    places = [place for place in range(len(labels)) if place % every == 0]
+    setter = axes.set_xticks if axis == "x" else axes.set_yticks
+    setter([place + 0.5 for place in places], labels=[labels[place] for place in places])

@@ -1,0 +1,61 @@
+"""Figure: every site of the base against every site of each checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from visprobe.analyses.result import Result
+from visprobe.figures.captions import rests_on
+from visprobe.figures.heat_maps import MOST_ACROSS, colour_bar, draw_map, figure_of, linear_scale, number_ticks
+from visprobe.figures.labels import shorten, site_label
+from visprobe.figures.style import INK, paper_style
+
+
+def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+    """Maps of CKA on one scale up to 1, the base with itself first; the site that the LLM reads is framed.
+
+    Args:
+        result: A "sites" result, its maps in settings["maps"].
+        checkpoints: Not needed: checkpoints have panels and no colours.
+    """
+    maps = result.settings.get("maps", {})
+    sites = result.settings.get("sites", [])
+    base = result.settings.get("base", "base")
+    with paper_style():
+        if not maps:
+            return Figure((1, 1))
+        figure, panels = figure_of(len(maps), 1.0)
+        scale = linear_scale(list(maps.values()), high=1.0)
+        labels = [site_label(site) for site in sites]
+        for axes, (name, table) in zip(panels, maps.items(), strict=True):
+            mesh = draw_map(axes, name, table, scale)
+            number_ticks("x", axes, labels, most=7)
+            number_ticks("y", axes, labels)
+            for label in axes.get_xticklabels():
+                label.set_rotation(90)
+            _frame_consumed(axes, sites, result.settings.get("consumed"))
+        panels[0].set_ylabel(f"Site of {shorten(base)}")
+        figure.supxlabel("Site of the checkpoint above the map", size=7)
+        colour_bar(mesh, panels[min(len(panels), MOST_ACROSS) - 1], "CKA")
+    return figure
+
+
+def caption(result: Result) -> str:
+    """The caption of `draw(result)`."""
+    rows = [row for row in result.rows if row.measure == "own_site_cka"]
+    return (
+        "Depth: debiased linear CKA of every site of the base (downwards) with every site of the checkpoint named "
+        "above the map (across), on one scale; the first map is the base with itself. The frame marks the site that "
+        "the language model reads. Where a checkpoint's features took on another depth, the bright band leaves the "
+        f"diagonal. Rows of the table: {rests_on(rows, 'images')}"
+    )
+
+
+def _frame_consumed(axes: Axes, sites: Sequence[str], consumed: str | None) -> None:
+    if consumed in sites:
+        place = sites.index(consumed)
+        axes.plot([place, place + 1, place + 1, place, place], [place, place, place + 1, place + 1, place],
+                  color=INK, linewidth=0.8, clip_on=False)  # fmt: skip

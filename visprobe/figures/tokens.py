@@ -1,0 +1,51 @@
+"""Figure: where on the grid of patch tokens each checkpoint moved, beside the base's token norms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from visprobe.analyses.result import Result
+from visprobe.figures.captions import rests_on
+from visprobe.figures.heat_maps import MOST_ACROSS, colour_bar, draw_map, figure_of, linear_scale
+from visprobe.figures.labels import shorten
+from visprobe.figures.style import paper_style
+
+
+def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+    """Mean relative change of every token on one scale; the base's mean norms on their own.
+
+    Args:
+        result: A "tokens" result, with settings["maps"], settings["norms"] and settings["grid"].
+        checkpoints: Not needed: checkpoints have panels and no colours.
+    """
+    floors = {row.checkpoint for row in result.rows if row.role == "floor"}  # an order apart: they would set the scale
+    maps = {name: table for name, table in result.settings.get("maps", {}).items() if name not in floors}
+    norms, base = result.settings.get("norms"), result.settings.get("base", "base")
+    rows, columns = result.settings.get("grid", (1, 1))
+    with paper_style():
+        if not norms:
+            return Figure((1, 1))
+        figure, panels = figure_of(len(maps) + 1, rows / columns)
+        scale = linear_scale(list(maps.values()))
+        for axes, (name, table) in zip(panels, maps.items(), strict=False):
+            mesh = draw_map(axes, name, table, scale)
+        if maps:
+            colour_bar(mesh, panels[min(len(maps), MOST_ACROSS) - 1], "Relative change, |Δ| / |token|")
+        last = draw_map(panels[-1], f"{shorten(base, 14)}: norms", norms, linear_scale([norms]))
+        colour_bar(last, panels[-1], "Mean token norm")
+        for axes in panels:
+            axes.set_xticks([])
+            axes.set_yticks([])
+    return figure
+
+
+def caption(result: Result) -> str:
+    """The caption of `draw(result)`."""
+    rows = [row for row in result.rows if row.role != "difference"]
+    return (
+        f"Patch tokens at {result.settings.get('consumed', 'the consumed site')}, where they lie in the image: mean "
+        "relative change of each token from the base (one scale, brighter is farther), and the mean norm of the base's "
+        f"tokens. Very large norms mark tokens that hold more than their patch. {rests_on(rows, 'images')}"
+    )
