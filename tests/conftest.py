@@ -34,6 +34,7 @@ def planted_results(
         "answers": _answers(checkpoints),
         "runs": _runs(checkpoints, f"block_{blocks:02d}"),
         "trajectory": planted_trajectory(checkpoints),
+        **planted_maps(checkpoints),
         **planted_similarity(checkpoints),
         "swap": planted_swap(checkpoints),
     }
