@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 import pytest
+from planted_maps import planted_maps
 from planted_similarity import planted_similarity
 from planted_swap import planted_swap
 
@@ -34,9 +35,9 @@ def planted_results(
         "answers": _answers(checkpoints),
         "runs": _runs(checkpoints, f"block_{blocks:02d}"),
         "trajectory": planted_trajectory(checkpoints),
+        "swap": planted_swap(checkpoints),
         **planted_maps(checkpoints),
         **planted_similarity(checkpoints),
-        "swap": planted_swap(checkpoints),
     }
 
 
