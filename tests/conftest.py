@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from planted_maps import planted_maps
 from planted_similarity import planted_similarity
+from planted_spectrum import planted_spectrum
 from planted_swap import planted_swap
 
 from visprobe.analyses.result import Estimate, Result, Role, Row
@@ -36,6 +37,7 @@ def planted_results(
         "runs": _runs(checkpoints, f"block_{blocks:02d}"),
         "trajectory": planted_trajectory(checkpoints),
         "swap": planted_swap(checkpoints),
+        "spectrum": planted_spectrum(checkpoints),
         **planted_maps(checkpoints),
         **planted_similarity(checkpoints),
     }

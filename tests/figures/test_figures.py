@@ -115,7 +115,7 @@ def test_answers_have_a_section_per_group_all_first(planted) -> None:
 def test_captions_state_n_and_method(planted, analysis: str) -> None:
     result = planted()[analysis]
     caption = KINDS[analysis].caption(result)
-    assert ("Exact" if analysis == "weights" else "95 %") in caption and "n = " in caption
+    assert ("Exact" if analysis in ("weights", "spectrum") else "95 %") in caption and "n = " in caption
 
 
 @pytest.mark.parametrize("analysis", list(KINDS))

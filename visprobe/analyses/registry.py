@@ -13,13 +13,27 @@ from visprobe.analyses.images import IMAGES
 from visprobe.analyses.similarity import SIMILARITY
 from visprobe.analyses.similarity_more import SIMILARITY_MORE
 from visprobe.analyses.sites import SITES
+from visprobe.analyses.sparsity import SPARSITY
+from visprobe.analyses.spectrum import SPECTRUM
 from visprobe.analyses.tokens import TOKENS
 from visprobe.analyses.weights import WEIGHTS
 from visprobe.errors import UsageError
 
 ENTRY_POINTS = "visprobe.analyses"
 ACCURACY = "imagenet"  # needs labels and a support split: the session runs it itself
-BUILT_IN: tuple[Analysis, ...] = (DRIFT, WEIGHTS, HEADS, SITES, IMAGES, TOKENS, SIMILARITY, SIMILARITY_MORE, GEOMETRY)
+BUILT_IN: tuple[Analysis, ...] = (
+    DRIFT,
+    WEIGHTS,
+    SPARSITY,
+    SPECTRUM,
+    HEADS,
+    SITES,
+    IMAGES,
+    TOKENS,
+    SIMILARITY,
+    SIMILARITY_MORE,
+    GEOMETRY,
+)
 DEFAULT = (ACCURACY, "drift", "weights")
 
 

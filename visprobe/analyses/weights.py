@@ -54,7 +54,7 @@ def weight_drift(
     identical: list[str] = []
     dtypes: dict[str, list[str]] = {}
     for name, weights in others.items():
-        shared = _shared(base_name, base, name, weights, group_of)
+        shared = shared_weights(base_name, base, name, weights, group_of)
         groups, classes = _totals(base, weights, shared, group_of)
         rows += [row for part, change in (groups | classes).items() for row in _rows(name, part, change, base_name)]
         if "tower" in groups and groups["tower"].squared_change == 0:
@@ -76,7 +76,9 @@ def weight_drift(
     return Result("weights", QUESTION, tuple(rows), settings, tuple(warnings))
 
 
-def _shared(base_name: str, base: Weights, name: str, weights: Weights, group_of: Callable[[str], str]) -> list[str]:
+def shared_weights(
+    base_name: str, base: Weights, name: str, weights: Weights, group_of: Callable[[str], str]
+) -> list[str]:
     """Names of the weights that both have; integers and ranges of activations are not weights."""
     shared = [key for key in base if key in weights and is_weight(key, base[key], group_of(key))]
     if not shared:

@@ -43,13 +43,31 @@ TITLES = {
     "two_nn": "Intrinsic dimension (TwoNN)",
     "uniformity": "Uniformity (lower: more evenly spread)",
     "high_norm": "Share of patch tokens of outlying norm",
+    "share_equal_bfloat16": "Share of weights equal to the base after rounding both to bfloat16",
+    "share_within_1e-05": "Share of weights changed by at most 10⁻⁵ of themselves",
+    "share_within_1e-04": "Share of weights changed by at most 10⁻⁴ of themselves",
+    "share_within_1e-03": "Share of weights changed by at most 10⁻³ of themselves",
+    "spectral_change": "Largest singular value of the change over that of the base, median over matrices",
+    "stable_rank": "Stable rank of the change, median over matrices",
+    "energy_left": "Energy of the change in the base's top left singular directions",
+    "energy_right": "Energy of the change in the base's top right singular directions",
+    "energy_both": "Energy of the change in both",
+    "angle_left": "Largest principal angle of the top left subspace in degrees, median over matrices",
+    "angle_right": "Largest principal angle of the top right subspace in degrees, median over matrices",
     "accuracy": "Questions answered correctly",
     "cka_consumed": "CKA to the other checkpoint, where the language model reads",
     "cka_projected": "CKA to the other checkpoint, after the projector",
     "top1_consumed": "Top-1 accuracy, where the language model reads",
     "top1_projected": "Top-1 accuracy, after the projector",
 }
-_HEADINGS = {"weights": "Weights", "answers": "Questions", "trajectory": "Checkpoint", "swap": "Part"}
+_HEADINGS = {
+    "weights": "Weights",
+    "answers": "Questions",
+    "trajectory": "Checkpoint",
+    "swap": "Part",
+    "sparsity": "Part",
+    "spectrum": "Weights",
+}
 
 
 @dataclass(frozen=True)
