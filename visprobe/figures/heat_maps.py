@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from visprobe.figures.labels import shorten
+from visprobe.figures.labels import shorten, visible
 from visprobe.figures.log_axis import log_ticks
 from visprobe.figures.style import TWO_COLUMNS
 
@@ -42,7 +42,7 @@ def draw_map(axes: Axes, title: str, table: Table, norm: Normalize, square: bool
     mesh = axes.pcolormesh(values, norm=norm, cmap=COLOURS, edgecolors="face", linewidth=0.15)
     axes.set_ylim(len(values), 0)
     axes.set_aspect("equal" if square else "auto")
-    axes.set_title(shorten(title, 20 if title.isascii() else 10))  # other scripts may be twice as wide
+    axes.set_title(shorten(title, 20 if visible(title).isascii() else 10))  # other scripts may be twice as wide
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
