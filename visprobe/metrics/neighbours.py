@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,6 +11,9 @@ from visprobe.metrics.jackknife import Indices
 from visprobe.metrics.matrices import Array, unit_rows
 
 _CHUNK = 1024  # queries scored at once
+_SCORES = 2**25  # scores held at once: 268 MB
+_GATHERED = 2**25  # numbers of candidates held at once: 268 MB
+_DECIMALS = 14  # of similarities: equal pairs differ in the bits beyond by the order of summation
 _SPARE = 16  # candidates beyond k that faiss is asked for
 _ROUNDING = 2.0**-24  # a float32 inner product of two unit vectors of width d is off by less than (d + 2) times this
 
@@ -33,12 +36,45 @@ def nearest(features: ArrayLike, k: int, backend: Literal["numpy", "faiss"] = "n
         ValueError: If the shape does not fit, a value is not finite, a row is zero, or k < 1.
         ImportError: If faiss is asked for and not installed.
     """
+    return nearest_scored(features, k, backend)[0]
+
+
+def nearest_scored(
+    features: ArrayLike, k: int, backend: Literal["numpy", "faiss"] = "numpy", support: ArrayLike | None = None
+) -> tuple[Indices, Array]:
+    """The k most similar images of every image, and how similar they are.
+
+    Args:
+        features: Any real dtype, shape (n, d), one row per image.
+        k: How many neighbours.
+        backend: As `nearest`.
+        support: The images searched, shape (m, d), m >= k; by default the features themselves, of which no image is
+            its own neighbour, n > k.
+
+    Returns:
+        Indices into the support, as `nearest`, and cosine similarities, both of shape (n, k).
+
+    Raises:
+        ValueError: As `nearest`, or if the widths differ.
+        ImportError: As `nearest`.
+    """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    units = unit_rows(features, k + 1, f"a search for {k} neighbours")
-    if backend == "faiss":
-        return _faiss(units, k)
-    return _numpy(units, np.arange(len(units)), k)
+    search = f"a search for {k} neighbours"
+    if support is None:
+        units = unit_rows(features, k + 1, search)
+        pool = _Pool(units, units, own=True)
+    else:
+        pool = _Pool(unit_rows(features, 1, search), unit_rows(support, k, search), own=False)
+    if pool.queries.shape[1] != pool.units.shape[1]:
+        raise ValueError(f"features of width {pool.queries.shape[1]} against {pool.units.shape[1]}")
+    return _faiss(pool, k) if backend == "faiss" else _numpy(pool, np.arange(len(pool.queries)), k)
+
+
+class _Pool(NamedTuple):
+    queries: Array  # rows of length one
+    units: Array  # rows of length one, which are searched
+    own: bool  # whether query i is row i of the units and must not be found
 
 
 def list_length(k: int, n: int) -> int:
@@ -72,19 +108,21 @@ def first_within(lists: Indices, images: Indices, k: int) -> Indices:
     return np.nonzero(first)[1].reshape(len(images), k)
 
 
-def _numpy(units: Array, queries: Indices, k: int) -> Indices:
-    found = np.empty((len(queries), k), dtype=np.intp)
-    for start in range(0, len(queries), _CHUNK):
-        rows = queries[start : start + _CHUNK]
-        scores = units[rows] @ units.T
-        scores[np.arange(len(rows)), rows] = -np.inf
-        found[start : start + _CHUNK] = _top(scores, k)
-    return found
+def _numpy(pool: _Pool, wanted: Indices, k: int) -> tuple[Indices, Array]:
+    found, similar = np.empty((len(wanted), k), dtype=np.intp), np.empty((len(wanted), k))
+    chunk = max(1, min(_CHUNK, _SCORES // len(pool.units)))
+    for start in range(0, len(wanted), chunk):
+        rows = wanted[start : start + chunk]
+        scores = np.round(pool.queries[rows] @ pool.units.T, _DECIMALS)
+        if pool.own:
+            scores[np.arange(len(rows)), rows] = -np.inf
+        found[start : start + chunk] = top = _top(scores, k)
+        similar[start : start + chunk] = np.take_along_axis(scores, top, axis=1)
+    return found, similar
 
 
 def _top(scores: Array, k: int) -> Indices:
     """Columns of the k largest scores of each row, ties to the smaller column."""
-    scores = np.round(scores, 14)  # equal pairs differ in the last bits by the order of summation
     least = np.partition(scores, -k, axis=1)[:, -k, None]
     top = np.empty((len(scores), k), dtype=np.intp)
     for row, (score, bound) in enumerate(zip(scores, least, strict=True)):
@@ -93,26 +131,27 @@ def _top(scores: Array, k: int) -> Indices:
     return top
 
 
-def _faiss(units: Array, k: int) -> Indices:
+def _faiss(pool: _Pool, k: int) -> tuple[Indices, Array]:
     import faiss
 
-    n = len(units)
-    wanted = min(k + 1 + _SPARE, n)
-    index = faiss.IndexFlatIP(units.shape[1])
-    single = np.ascontiguousarray(units, dtype=np.float32)
-    index.add(single)
-    found = np.empty((n, k), dtype=np.intp)
+    n, m, width = len(pool.queries), len(pool.units), pool.units.shape[1]
+    wanted = min(k + pool.own + _SPARE, m)
+    index = faiss.IndexFlatIP(width)
+    index.add(np.ascontiguousarray(pool.units, dtype=np.float32))
+    found, similar = np.empty((n, k), dtype=np.intp), np.empty((n, k))
     missed = np.zeros(n, dtype=bool)
-    for start in range(0, n, _CHUNK):
-        rows = np.arange(start, min(start + _CHUNK, n))
-        scores, candidates = index.search(single[rows], wanted)
+    chunk = max(1, min(_CHUNK, _GATHERED // (wanted * width)))
+    for start in range(0, n, chunk):
+        rows = np.arange(start, min(start + chunk, n))
+        scores, candidates = index.search(np.ascontiguousarray(pool.queries[rows], dtype=np.float32), wanted)
         candidates = np.sort(candidates, axis=1)
-        exact = np.matmul(units[candidates], units[rows][:, :, None])[:, :, 0]
-        exact[candidates == rows[:, None]] = -np.inf
+        exact = np.round(np.matmul(pool.units[candidates], pool.queries[rows][:, :, None])[:, :, 0], _DECIMALS)
+        if pool.own:
+            exact[candidates == rows[:, None]] = -np.inf
         order = _top(exact, k)
         found[rows] = np.take_along_axis(candidates, order, axis=1)
-        kth = np.take_along_axis(exact, order[:, -1:], axis=1)[:, 0]
-        missed[rows] = (wanted < n) & (kth <= scores[:, -1] + (units.shape[1] + 2) * _ROUNDING)
+        similar[rows] = np.take_along_axis(exact, order, axis=1)
+        missed[rows] = (wanted < m) & (similar[rows, -1] <= scores[:, -1] + (width + 2) * _ROUNDING)
     again = np.flatnonzero(missed)
-    found[again] = _numpy(units, again, k)
-    return found
+    found[again], similar[again] = _numpy(pool, again, k)
+    return found, similar
