@@ -125,3 +125,21 @@ def test_a_tower_that_does_not_see_and_too_few_images_are_errors(tmp_path):
     other = write_changed(base, tmp_path / "other", noise(block(1), 0.1))
     with pytest.raises(DataError, match="4 usable images"):
         compare([base, other], "digits", Options(limit=4, store=tmp_path / "store", analyses=("drift",)))
+
+
+def test_towers_run_in_bfloat16_are_read_against_their_own_arithmetic(tmp_path):
+    base = write_base(tmp_path / "base")
+    names = {"other": noise("", 0.001), "moved": noise(block(2), 0.5)}
+    others = [write_changed(base, tmp_path / name, change) for name, change in names.items()]
+    options = Options(limit=60, store=tmp_path / "store", analyses=("drift",), dtype="bfloat16")
+    found = compare([base, *others], "digits", options)
+    drift = found.results[0]
+    assert {row.checkpoint for row in drift.select(role="floor")} == {"untrained", "base (bfloat16)", "base (float32)"}
+    sites = drift.settings["sites"]
+    assert [drift.select(checkpoint="base (bfloat16)", site=s)[0].estimate.value for s in sites] == pytest.approx(
+        [1] * len(sites),
+        abs=1e-12,  # float64 sums: rounding twice is rounding once
+    )
+    assert not any(has_moved(drift, row) for row in drift.select(checkpoint="other", role="value"))
+    assert any(has_moved(drift, row) for row in drift.select(checkpoint="moved", role="value"))
+    assert any("for float32 arithmetic" in statement.text for statement in found.verdict)

@@ -106,6 +106,13 @@ def rounding_noise(encoder, seed: int):
     return encoder.with_weights("other", weights, encoder.provenance)
 
 
+def test_the_furthest_floor_of_the_number_formats_counts():
+    base, near, far = noisy("base", 0, 4), noisy(ROUNDED, 0.001, 4, 1), noisy("base (float32)", 0.05, 4, 2)
+    other = noisy("other", 0.05, 4, 3)
+    assert not moved_sites(representation_drift(base, [other], [near, far]))
+    assert len(moved_sites(representation_drift(base, [other], [near]))) == len(SITES)
+
+
 @pytest.mark.slow
 def test_weights_rounded_another_way_raise_few_false_alarms(tmp_path):
     alarms = 0

@@ -95,7 +95,7 @@ def test_units_that_changed_where_cka_did_not_are_said_to_be_rotated(low: float,
     found = [text for text in texts(drifts, Result("similarity", "?", (error, floor))) if "rotated" in text]
     assert found == (
         ["sft: at block_02 units were permuted, rotated, scaled or shifted, which CKA does not see: relative error 0.4 "
-         "[0.3, 0.5] against 0.01 for bfloat16 rounding, CKA 0.99999."] if said else []
+         "[0.3, 0.5] against 0.01 of the number format, CKA 0.99999."] if said else []
     )  # fmt: skip
 
 

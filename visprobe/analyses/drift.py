@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from visprobe.analyses.analysis import Analysis
-from visprobe.analyses.moved import p_moved
+from visprobe.analyses.moved import noise_floors, p_moved
 from visprobe.analyses.pairing import align, same_tower
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.errors import DataError
@@ -36,7 +36,7 @@ def representation_drift(base: FeatureSet, others: Sequence[FeatureSet], floors:
         base: Pooled features of the images under the base checkpoint.
         others: The same images under its descendants.
         floors: The same images under what drift is read against: "untrained" (as far as can be) and
-            "<base> (bfloat16)" (rounding alone).
+            "<base> (bfloat16)" (rounding alone), "<base> (float32)" (arithmetic alone).
 
     Returns:
         Rows "cka" in [-1, 1] with jackknife intervals, 1 where nothing moved; and for each pair of descendants
@@ -85,7 +85,11 @@ def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], identical: Sequenc
 
 
 def _p_moved(base: FeatureSet, names: Sequence[str], replicates: _Replicates) -> dict[str, dict[str, float]]:
-    rounding = _of(f"{base.encoder} (bfloat16)", replicates)
+    floors = [_of(name, replicates) for name in noise_floors(base.encoder)]
+    rounding = {
+        site: min((floor[site] for floor in floors if site in floor), key=lambda cka: cka.value)
+        for site in dict.fromkeys(site for floor in floors for site in floor)
+    }
     return {name: p_moved(_of(name, replicates), rounding) for name in names}
 
 

@@ -16,8 +16,17 @@ LEVEL = 0.05
 # on every tower tried (analyses/drift/card.md): one rounding is one draw, and its own interval knows nothing of that.
 MARGIN = 6.0
 
+# The floors that number formats make: weights rounded once, and, where towers run in another format than float32,
+# the same weights run in float32. The second is what the first is not: in bfloat16, rounded weights change nothing.
+NOISE = {"bfloat16": "bfloat16 rounding", "float32": "float32 arithmetic"}
+
 # Squared relative error of float32 arithmetic, with room: what lies nearer to 1 cannot be told from it.
 _ARITHMETIC = 1e-11
+
+
+def noise_floors(base: str) -> list[str]:
+    """Names of the floors that number formats make of `base`."""
+    return [f"{base} ({number_format})" for number_format in NOISE]
 
 
 def p_moved(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated]) -> dict[str, float]:
@@ -28,7 +37,8 @@ def p_moved(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated]) 
 
     Args:
         ckas: CKA of the checkpoint with the base by site.
-        rounding: That of the base with rounded weights, over the same images; a site not in it is tested against 1.
+        rounding: That of the floor which number formats take furthest from the base, over the same images; a site
+            not in it is tested against 1.
 
     Returns:
         In [0, 1]; the site counts as moved at or below `LEVEL`.

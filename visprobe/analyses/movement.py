@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from visprobe.analyses.moved import MARGIN, has_moved
+from visprobe.analyses.moved import MARGIN, NOISE, has_moved, noise_floors
 from visprobe.analyses.result import Result, Row
 from visprobe.analyses.statement import Statement, cka_interval, cka_text, evidence, listed
 from visprobe.features.feature_set import of_tower
@@ -85,10 +86,14 @@ def projector_statement(drift: Result, row: Row, base: str) -> Statement:
 
 
 def against_rounding(drift: Result, row: Row, base: str) -> tuple[str, list[Row]]:
-    """A CKA beside that of the base with rounded weights, and the latter's row if there is one."""
-    floor = drift.select(checkpoint=f"{base} (bfloat16)", site=row.site, measure="cka", role="floor")
-    against = f" against {cka_text(floor[0].estimate.value)} for bfloat16 rounding" if floor else ""
-    return f"CKA {cka_interval(row.estimate)}{against}", floor
+    """A CKA beside that of the furthest floor that number formats make, and the latter's row if there is one."""
+    wanted = {"site": row.site, "measure": "cka", "role": "floor"}
+    floors = [(floor, words) for name, words in zip(noise_floors(base), NOISE.values(), strict=True)
+              for floor in drift.select(checkpoint=name, **wanted)]  # fmt: skip
+    if not floors:
+        return f"CKA {cka_interval(row.estimate)}", []
+    floor, words = min(floors, key=lambda found: found[0].estimate.value)
+    return f"CKA {cka_interval(row.estimate)} against {cka_text(floor.estimate.value)} for {words}", [floor]
 
 
 def unseen_by_cka(drift: Result, similarity: Result, name: str, base: str) -> Iterator[tuple[Row, Row, Row]]:
@@ -101,10 +106,15 @@ def unseen_by_cka(drift: Result, similarity: Result, name: str, base: str) -> It
         wanted = {"site": site, "measure": "relative_error"}
         for row in similarity.select(**wanted, checkpoint=name, role="value"):
             ckas = drift.select(checkpoint=name, site=site, measure="cka", role="value")
-            floors = similarity.select(**wanted, checkpoint=f"{base} (bfloat16)", role="floor")
-            unmoved = ckas and floors and not has_moved(drift, ckas[0])
-            if unmoved and row.estimate.low > MARGIN**0.5 * floors[0].estimate.high:
-                yield row, floors[0], ckas[0]
+            floors = [floor for noise in noise_floors(base)
+                      for floor in similarity.select(**wanted, checkpoint=noise, role="floor")]  # fmt: skip
+            floor = max(floors, key=lambda floor: floor.estimate.high, default=None)
+            if ckas and floor and not has_moved(drift, ckas[0]) and _beyond(row, floor):
+                yield row, floor, ckas[0]
+
+
+def _beyond(row: Row, floor: Row) -> bool:
+    return row.estimate.low > math.sqrt(MARGIN) * floor.estimate.high
 
 
 def rotation_statements(drift: Result, similarity: Result, name: str, base: str) -> Iterator[Statement]:
@@ -113,8 +123,8 @@ def rotation_statements(drift: Result, similarity: Result, name: str, base: str)
         error, rounding = row.estimate, floor.estimate
         text = (
             f"{name}: at {row.site} units were permuted, rotated, scaled or shifted, which CKA does not see: relative "
-            f"error {error.value:.3g} [{error.low:.3g}, {error.high:.3g}] against {rounding.value:.2g} for bfloat16 "
-            f"rounding, CKA {cka_text(cka.estimate.value)}."
+            f"error {error.value:.3g} [{error.low:.3g}, {error.high:.3g}] against {rounding.value:.2g} of the "
+            f"number format, CKA {cka_text(cka.estimate.value)}."
         )
         refs = (*evidence(similarity, [row, floor]), *evidence(drift, [cka]))
         yield Statement(text, refs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ def compare(
     base, others = encoders[0], encoders[1:]
     refuse_other_shapes(base, others)
     untrained, rounded = base.untrained(options.seed), base.rounded(torch.bfloat16)
-    session = Session(encoders, [untrained, rounded], data, options)
+    session = Session(encoders, [untrained, rounded, *_arithmetic(checkpoints[0], base, options)], data, options)
     accuracy = ACCURACY in options.analyses
     results, query = run_analyses(session, analyses, read_sites if accuracy else lambda encoder: [])
     results += also
@@ -90,6 +91,15 @@ def refuse_other_shapes(base: VisionEncoder, others: Sequence[VisionEncoder]) ->
                 f"{_shape(base)})",
                 hint="compare follows one encoder through training; for unrelated encoders use visprobe imagenet.",
             )
+
+
+def _arithmetic(checkpoint: str | Path, base: VisionEncoder, options: Options) -> list[VisionEncoder]:
+    """The base run in float32 where the others are not: in bfloat16, rounding its weights changes nothing."""
+    if options.dtype == "float32":
+        return []
+    [exact] = open_encoders([checkpoint], replace(options, dtype="float32", progress=None))
+    exact.name = f"{base.name} (float32)"
+    return [exact]
 
 
 def _shape(encoder: VisionEncoder) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from visprobe.analyses.moved import noise_floors
 from visprobe.encoders.swap import parse_swap
 from visprobe.errors import UsageError
 
@@ -26,7 +27,7 @@ def distinct_names(specs: Sequence[str | Path]) -> list[str]:
         raise UsageError("the same checkpoint is named twice", hint="Name each checkpoint once.")
     for depth in range(1, max(name.count("/") for name in whole) + 2):
         names = [_ending(str(spec), depth) for spec in specs]
-        floors = [name for name in names if _UNTRAINED.fullmatch(name) or name == f"{names[0]} (bfloat16)"]
+        floors = [name for name in names if _UNTRAINED.fullmatch(name) or name in noise_floors(names[0])]
         if len(set(names)) == len(names) and not floors:
             return names
     raise UsageError(f"{floors[0]} is the name of a floor of {names[0]}", hint="Rename that checkpoint's folder.")
