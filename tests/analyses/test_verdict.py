@@ -99,6 +99,19 @@ def test_units_that_changed_where_cka_did_not_are_said_to_be_rotated(low: float,
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("error", "added"),
+    [((0.01, 0.009, 0.011), True), ((-0.01, -0.011, -0.009), False), ((0.01, -0.01, 0.03), False)],
+)
+def test_units_that_disagree_with_cka_on_who_is_closer_are_heard(error: tuple[float, ...], added: bool) -> None:
+    cka_row = cka("dpo", "block_02", 0.05, 0.04, 0.06, role="difference", reference="sft")
+    values = [cka(name, "block_02", 0.9, 0.89, 0.91) for name in ("sft", "dpo")]
+    errors = Result("similarity", "?", (row("dpo", "block_02", "relative_error", error, "sft", "difference"),))  # type: ignore[arg-type]
+    (text,) = [text for text in texts(drift(*values, cka_row), errors) if "closer to base than" in text]
+    clause = "; unit by unit it is further from it: difference in relative error +0.010 [+0.009, +0.011]."
+    assert text.endswith(clause if added else "[+0.040, +0.060].")
+
+
 def many() -> list[Result]:
     """Six descendants: five moved, one of them most, one did not; one sees better; one pair differs in both."""
     names = [f"run-{i}" for i in range(6)]

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from visprobe.analyses.group_verdict import MANY, grouped_drift, grouped_pairs, grouped_sees, grouped_weights
 from visprobe.analyses.movement import movement_statement, movements, projector_statement, rotation_statements
-from visprobe.analyses.result import Result
+from visprobe.analyses.result import Result, Row
 from visprobe.analyses.statement import (
     Statement,
     cka_interval,
@@ -42,7 +42,7 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
     - *sees better / worse*: if the interval of the paired top-1 difference excludes 0; else "not measurably
       different". At the consumed site and after the projector only, so that no best site is picked.
     - *further from the base*: of two descendants at the consumed site, if the interval of the paired CKA
-      difference excludes 0.
+      difference excludes 0. Where the relative error unit by unit says otherwise, and excludes 0, that is added.
     - *floor*: a top-1 interval that reaches down to the untrained tower's interval or to chance is called out.
     - *answers*: "accuracy/all" beside the blind score; called better only if its interval lies above the blind one;
       paired differences as for top-1.
@@ -86,7 +86,7 @@ def _one_by_one(
         yield from rotation_statements(drift, similarity, name, base)
         yield from _sees(imagenet, drift, name, base, identical)
     for earlier, later in combinations(descendants, 2):
-        yield from _further(drift, later, earlier, base)
+        yield from _further(drift, similarity, later, earlier, base)
         yield from _sees(imagenet, drift, later, earlier, identical)
 
 
@@ -130,18 +130,26 @@ def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
         yield Statement(text, evidence(weights, [tower[0], most, equal[0]]))
 
 
-def _further(drift: Result, later: str, earlier: str, base: str) -> Iterator[Statement]:
-    wanted = {"checkpoint": later, "reference": earlier, "measure": "cka", "role": "difference"}
-    for row in drift.select(**wanted, site=drift.settings.get("consumed")):
+def _further(drift: Result, similarity: Result, later: str, earlier: str, base: str) -> Iterator[Statement]:
+    wanted = {"checkpoint": later, "reference": earlier, "role": "difference", "site": drift.settings.get("consumed")}
+    for row in drift.select(**wanted, measure="cka"):
         sign = sign_of(row.estimate)
         distance = {-1: "is further from", 1: "is closer to", 0: "is not measurably further from or closer to"}[sign]
-        ends = digits_for(row.estimate.low, row.estimate.high)
-        numbers = f"{signed(row.estimate.value, ends)} [{signed(row.estimate.low, ends)}, "
-        text = (
-            f"{later} {distance} {base} than {earlier} at {row.site}: "
-            f"CKA difference {numbers}{signed(row.estimate.high, ends)}]."
-        )
-        yield Statement(text, evidence(drift, [row]))
+        text = f"{later} {distance} {base} than {earlier} at {row.site}: CKA difference {_interval(row)}"
+        # A larger CKA is nearer, a larger error is further: equal signs, or one sign alone, are worth a clause.
+        other = [
+            e for e in similarity.select(**wanted, measure="relative_error") if sign_of(e.estimate) not in (0, -sign)
+        ]
+        if other:
+            closer = "further from" if other[0].estimate.value > 0 else "closer to"
+            text += f"; unit by unit it is {closer} it: difference in relative error {_interval(other[0])}"
+        yield Statement(f"{text}.", (*evidence(drift, [row]), *evidence(similarity, other)))
+
+
+def _interval(row: Row) -> str:
+    ends = digits_for(row.estimate.low, row.estimate.high)
+    value, low, high = (signed(end, ends) for end in (row.estimate.value, row.estimate.low, row.estimate.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _sees(imagenet: Result, drift: Result, name: str, reference: str, identical: Sequence[str]) -> Iterator[Statement]:
