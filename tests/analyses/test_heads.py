@@ -86,5 +86,5 @@ def test_equal_features_have_not_moved_even_where_rounding_changes_nothing() -> 
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(DataError, match="base at heads_01.*not those of 5 heads"):
+    with pytest.raises(DataError, match=r"base at heads_01.*not those of 5 heads"):
         head_drift(BASE, [ROUNDED], [], 5)
