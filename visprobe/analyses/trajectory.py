@@ -10,6 +10,7 @@ from torch import Tensor
 
 from visprobe.analyses.drift import representation_drift
 from visprobe.analyses.imagenet import prototype_accuracy
+from visprobe.analyses.moved import MARGIN
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.analyses.verdict import Statement, cka_interval, cka_text, compared, evidence, share, sign_of
 from visprobe.analyses.weights import weight_drift
@@ -113,13 +114,13 @@ def _where_equal(drift: Result, base: State, later: State) -> Iterator[Row]:
 
 
 def moved(result: Result, row: Row) -> bool:
-    """Whether a "cka" row lies beyond bfloat16 rounding: its interval below that of the rounded base.
+    """Whether a "cka" row lies beyond bfloat16 rounding: further than two roundings differ by, intervals apart.
 
     Args:
         result: What `trajectory_result` returned.
         row: One of its "cka" rows.
     """
-    return row.estimate.high < _rounding(result, row.site).estimate.low
+    return 1 - row.estimate.high > MARGIN * (1 - _rounding(result, row.site).estimate.low)
 
 
 def _rounding(result: Result, site: str) -> Row:
@@ -130,7 +131,8 @@ def _rounding(result: Result, site: str) -> Row:
 def trajectory_verdict(result: Result) -> list[Statement]:
     """For each run: when what the MLLM reads first moved, how far it is at the end, and whether it sees better.
 
-    A site has moved if its CKA interval lies below that of the base rounded to bfloat16; it sees better or worse if
+    A site has moved if all of its interval is more than six times as far from the base as that of the base rounded to
+    bfloat16 (`visprobe.analyses.moved`); it sees better or worse if
     the interval of the paired top-1 difference excludes 0. The intervals are 95 % each; a first step is the first
     of the moments that were looked at.
 
