@@ -17,14 +17,14 @@ from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, looks, paper_style
 
 _CLASSES = ("attention_q", "attention_k", "attention_v", "attention_out", "mlp_in", "mlp_gate", "mlp_out")
 _PANELS = {
-    "size": "Spectral size,\nσ₁(ΔW) / σ₁(W)",
-    "rank": "Stable rank,\nof a random change's",
-    "direction": "Energy in the base's\ntop directions, × random",
+    "size": "σ₁(ΔW) / σ₁(W)",
+    "rank": "Stable rank / random",
+    "direction": "Top-direction energy / random",
 }
 
 
 def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
-    """Spectral size, stable rank and energy along the base's strong directions, per block; a column per checkpoint.
+    """Spectral size, stable rank and energy along the base's strong directions, per block; a row per checkpoint.
 
     Stable rank and energy are shown over what a change of random direction would have: 1 on both axes.
 
@@ -39,20 +39,21 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     positions = place_sites(groups)
     look = looks(_CLASSES)
     with paper_style():
-        figure = Figure((TWO_COLUMNS, 4.6), layout="constrained")
-        panels = figure.subplots(3, max(len(matrices), 1), sharex=True, sharey="row", squeeze=False)
-        for line, (measure, label) in enumerate(_PANELS.items()):
+        figure = Figure((TWO_COLUMNS, 0.7 + 1.4 * max(len(matrices), 1)), layout="constrained")
+        panels = figure.subplots(max(len(matrices), 1), len(_PANELS), sharex=True, sharey="col", squeeze=False)
+        for column, (measure, title) in enumerate(_PANELS.items()):
+            panels[0, column].set_title(title)
             values = [height(m, measure) for found in matrices.values() for m in found]
-            zero = log_y_axis(panels[line, 0], [*values, *([1.0] if measure != "size" else [])])
-            panels[line, 0].set_ylabel(label)
-            for column, found in enumerate(matrices.values()):
+            zero = log_y_axis(panels[0, column], [*values, *([1.0] if measure != "size" else [])])
+            for line, found in enumerate(matrices.values()):
                 ends = _draw_lines(panels[line, column], found, measure, positions, look, zero)
-            if line == 0 and matrices:
-                label_ends(panels[0, -1], ends)
-        for column, name in enumerate(matrices):
-            panels[0, column].set_title(shorten(name))
+                if line == 0 and column == len(_PANELS) - 1:
+                    label_ends(panels[line, column], ends)
             if positions:
                 label_sites(panels[-1, column], positions)
+                panels[-1, column].set_xlabel("Block")
+        for line, name in enumerate(matrices):
+            panels[line, 0].set_ylabel(shorten(name))
     return figure
 
 
@@ -61,9 +62,9 @@ def caption(result: Result) -> str:
     count = sum(len(found) for found in result.settings["matrices"].values())
     return (
         "Spectrum of the weight change, per block and class of weight: its largest singular value over the base's "
-        "(above), its stable rank over that of a random matrix of the same shape (middle), and the share of its energy "
+        "(left), its stable rank over that of a random matrix of the same shape (middle), and the share of its energy "
         f"within the base's top {result.settings['k']} left and right singular directions over that of a random "
-        f"direction (below; dotted: random). Exact over n = {count:,} matrices."
+        f"direction (right; dotted: random). Exact over n = {count:,} matrices."
     )
 
 
