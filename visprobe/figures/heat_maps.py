@@ -39,7 +39,7 @@ def draw_map(axes: Axes, title: str, table: Table, norm: Normalize, square: bool
     """Colour the cells of `table`, first row on top, under the title of a checkpoint."""
     values = np.asarray(table, dtype=np.float64)
     # Cells get edges of their own colour: without, viewers of SVG show hairlines between them.
-    mesh = axes.pcolormesh(values, norm=norm, cmap=COLOURS, edgecolors="face", linewidth=0.15)
+    mesh = axes.pcolormesh(values, norm=norm, cmap=COLOURS, edgecolors="face", linewidth=0.4)
     axes.set_ylim(len(values), 0)
     axes.set_aspect("equal" if square else "auto")
     axes.set_title(shorten(title, 20 if visible(title).isascii() else 10))  # other scripts may be twice as wide
@@ -57,7 +57,7 @@ def colour_bar(mesh: ScalarMappable, axes: Axes, label: str) -> None:
     bar = figure.colorbar(mesh, cax=place)
     place.spines["outline"].set_visible(False)
     for cells in place.collections:  # a page with pictures in its figures would be larger and blurred
-        cells.set(rasterized=False, edgecolor="face", linewidth=0.15)
+        cells.set(rasterized=False, edgecolor="face", linewidth=0.4)
     if isinstance(mesh.norm, LogNorm):
         ticks, labels = log_ticks(mesh.norm.vmin or 1.0, mesh.norm.vmax or 1.0)
         bar.set_ticks(ticks, labels=labels)

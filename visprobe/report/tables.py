@@ -26,7 +26,7 @@ TITLES = {
     "image_agreement": "Rank correlation of two checkpoints' changes over images",
     "token_change": "Mean relative change of a patch token",
     "border_minus_centre": "Relative change at the border less that in the centre",
-    "top_places": "Share of the change at the tenth of places that changes most in other images",
+    "top_places": "Share of the change at the tenth of places that changed most in other images",
     "top_tokens": "Share of the change in the tenth of tokens that changed most",
     "relative_error": "Relative change of the features",
     "cosine": "Cosine with the base's features",
