@@ -110,7 +110,7 @@ def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str
         return
     table = Table(title=escape(printable(title)), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for column, width in zip(columns, widths, strict=True):
-        table.add_column(column, width=width)
+        table.add_column(escape(printable(column)), width=width)
     for line in cells:
         table.add_row(*map(escape, line))
     console.print(table)

@@ -293,18 +293,18 @@ class VisionEncoder:
         return self.with_weights(f"{self.name} ({short})", weights, provenance)
 
     def with_weights(self, name: str, weights: Mapping[str, torch.Tensor], provenance: Provenance) -> VisionEncoder:
-        """The same encoder with other weights.
+        """The same encoder with other weights; tensors of `weights()` that stay are shared, not copied.
 
         Args:
             name: Its name.
             weights: All weights by canonical name, in the shapes of `weights()`.
             provenance: Where they come from.
         """
-        tower, projector = copy.deepcopy(self._tower), copy.deepcopy(self._projector)
-        tower.load_state_dict({k: v for k, v in weights.items() if not k.startswith(_PROJECTOR)})
-        if projector is not None:
-            own = {k.removeprefix(_PROJECTOR): v for k, v in weights.items() if k.startswith(_PROJECTOR)}
-            projector.load_state_dict(own)
+        changed = {key: weight for key, weight in weights.items() if weight is not self._stored[key]}
+        inner = {key.removeprefix(_PROJECTOR): w for key, w in changed.items() if key.startswith(_PROJECTOR)}
+        outer = {key: weight for key, weight in changed.items() if not key.startswith(_PROJECTOR)}
+        tower = _with_changed(self._tower, outer)
+        projector = _with_changed(self._projector, inner) if self._projector is not None else None
         return VisionEncoder(
             name=name,
             layout=self._layout,
@@ -351,6 +351,14 @@ class VisionEncoder:
         if not self._family.has_cls or name in self._taps or isinstance(self._geometry, Tiled):
             raise UsageError(f"{self.name} has no class token at {name}", hint="Pool its patch tokens instead.")
         return name, True
+
+
+def _with_changed(module: torch.nn.Module, changed: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """A copy of `module` with the weights `changed`, which holds the others in common with it."""
+    kept = {id(tensor): tensor for key, tensor in module.state_dict(keep_vars=True).items() if key not in changed}
+    copied = copy.deepcopy(module, kept)
+    copied.load_state_dict(dict(changed), strict=False)
+    return copied
 
 
 def _shrunk(grid: Grid, before: int, after: int) -> Grid:
