@@ -19,7 +19,7 @@ def test_built_in_analyses_keep_the_contract(analysis):
 
 def answer(inputs, value, **settings):
     return Result(
-        "mine", "?", (Row("sft", "block_01", "m", Estimate(value, value, value, 96, "x", "exact")),), settings
+        "mine", "?", (Row("sft", "block_01", "m", Estimate(value, value, value, 64, "x", "exact")),), settings
     )
 
 
