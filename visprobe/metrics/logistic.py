@@ -17,7 +17,8 @@ from visprobe.metrics.newton import Link, Path
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
-TOLERANCE = 1e-6  # on Fit.gradient: the loss is then about 5e-13 nats above the least
+# On Fit.gradient: the loss is then about 5e-9 nats above the least, and no accuracy moves by more than a tie or two.
+TOLERANCE = 1e-4
 
 
 class NotConverged(UserWarning):

@@ -89,7 +89,7 @@ class Path:
     def fit(
         self, penalties: Sequence[float], tolerance: float, start: tuple[Array, Array] | None = None
     ) -> Iterator[Minimum]:
-        """Minima at falling penalties, each step of the path begun at the minimum before it.
+        """Minima at falling penalties, each begun where the line through the two before it, in log penalty, leads.
 
         Args:
             penalties: Positive.
@@ -100,9 +100,11 @@ class Path:
         if start is not None:
             weights, intercept = (torch.tensor(part, device=at.device) for part in start)
             at = torch.vstack([self._axes.T @ weights, intercept + self._mean @ weights])
+        passed: list[tuple[float, Tensor]] = []
         for penalty in penalties:
-            point, length, steps = self._descend(at, penalty, tolerance)
+            point, length, steps = self._descend(_ahead(passed, math.log(penalty), at), penalty, tolerance)
             at = point.at
+            passed = [*passed[-1:], (math.log(penalty), at)]
             weights = self._axes @ at[:-1]
             yield Minimum(weights, at[-1] - self._mean @ weights, penalty, point.loss, length, steps)
 
@@ -183,3 +185,11 @@ class Path:
                 return further
             step /= 2
         return None
+
+
+def _ahead(passed: list[tuple[float, Tensor]], place: float, last: Tensor) -> Tensor:
+    """Where the line through the last two minima leads, or the last where there are not two."""
+    if len(passed) < 2:
+        return last
+    (earlier, first), (later, second) = passed
+    return second + (place - later) / (later - earlier) * (second - first)
