@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from visprobe.analyses.result import Result
 from visprobe.cli.options import allowed_bad
 from visprobe.cli.output import print_notes, print_results, print_statements, printable
 from visprobe.errors import TooManyBadItems
@@ -12,6 +14,7 @@ from visprobe.io.atomic import to_json
 from visprobe.report.measurement import Measurement
 
 NAMED = 10
+LONG = 80  # rows of a table that still reads on a terminal
 
 
 def command_line() -> list[str]:
@@ -24,14 +27,25 @@ def show(measured: Measurement, *, as_json: bool, page: Path | None = None) -> N
     if as_json:
         print(to_json(measured.document(command_line())))
         return
-    over_runs = [result for result in measured.results if result.analysis == "runs"]
-    print_results(
-        over_runs or measured.results
-    )  # single runs of a study fill hundreds of lines: they are in the report
+    # Single runs of a study, and analyses of every tensor, fill hundreds of lines: they are in the report.
+    results = [result for result in measured.results if result.analysis == "runs"] or measured.results
+    shown = [result if page is None else _short(result) for result in results]
+    print_results([result for result in shown if result.rows])
     print_statements([statement.text for statement in measured.verdict])
     print_notes([*measured.warnings, *(warning for result in measured.results for warning in result.warnings)])
     if page is not None:
+        if cut := [whole.analysis for whole, part in zip(results, shown, strict=True) if part != whole]:
+            print(f"\nin full only in the report, for their length: {', '.join(cut)}")
         print(f"\nreport: {printable(str(page))}")
+
+
+def _short(result: Result) -> Result:
+    """A long result's rows where the language model reads, if those are few; else none."""
+    if len(result.rows) <= LONG:
+        return result
+    read = {result.settings.get("consumed"), "projected", "tower"}
+    rows = tuple(row for row in result.rows if row.site in read)
+    return replace(result, rows=rows if len(rows) <= LONG else ())
 
 
 def finish(measured: Measurement, max_bad: str) -> None:
