@@ -79,6 +79,15 @@ def test_separable_classes_converge_at_any_c() -> None:
     assert path[-1].loss < 1e-3 < path[0].loss < np.log(4)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e30])
+def test_features_in_another_unit_give_the_same_chances_at_the_c_of_that_unit(scale: float) -> None:
+    features, labels = problem(200, 10, 4)
+    (fit,) = logistic_path(features, labels, [0.5], tolerance=1e-7)
+    (other,) = logistic_path(features * scale, labels, [0.5 / scale**2], tolerance=1e-7)
+    np.testing.assert_allclose(other.weights * scale, fit.weights, atol=1e-6)  # the tolerance over the least curvature
+    np.testing.assert_array_equal(logistic_path(0 * features, labels, [1.0])[0].weights, 0)
+
+
 def test_a_fit_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newton, "_STEPS", 1)
     features, labels = problem(200, 10, 4)

@@ -17,7 +17,7 @@ from visprobe.metrics.newton import Link, Path
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
-# On Fit.gradient: the loss is then about 5e-9 nats above the least, and no accuracy moves by more than a tie or two.
+# On Fit.gradient: the loss is then about 5e-9 nats above the least.
 TOLERANCE = 1e-4
 
 
@@ -70,7 +70,7 @@ def logistic_path(
     intercept; of two classes the one logit is of class 1.
 
     Args:
-        features: Any real dtype, shape (n, d). Beside them one float32 copy is made, and float32 arrays of shape
+        features: Any floating dtype, shape (n, d). Beside them one float32 copy is made, and float32 arrays of shape
             (n, classes).
         labels: Class of each row, int64 of shape (n,); every class 0..max must occur, two at least.
         cs: Inverse strengths of the penalty, positive and rising.

@@ -71,20 +71,23 @@ class Path:
     def __init__(self, features: Tensor, link: Link) -> None:
         """Turn the features, floating point of shape (n, d); the fits run on their device."""
         self._features, self._link, self._n = features, link, len(features)
-        self._mean = torch.stack([part.sum(0) for _, part in self._chunks(0.0)]).sum(0) / self._n
-        covariance = features.new_zeros(features.shape[1], features.shape[1], dtype=torch.float64)
-        for _, part in self._chunks(self._mean):
-            covariance += part.T @ part
-        values, self._axes = torch.linalg.eigh(covariance / self._n)
-        self._variance = values.clamp(min=0.0)
+        starts = range(0, self._n, _CHUNK)
+        self._mean = torch.stack([features[at : at + _CHUNK].double().sum(0) for at in starts]).sum(0) / self._n
+        self._scale = 1.0
+        covariance = torch.zeros_like(self._mean).expand(len(self._mean), -1).clone()
+        for _, part in self._chunks():
+            covariance.addmm_(part.T, part)
+        values, self._axes = torch.linalg.eigh(covariance)
+        # The largest standard deviation as the unit: float32 then holds the squares of features of any scale.
+        self._scale = math.sqrt(max(float(values[-1]), 0.0) / self._n) or 1.0
         self._turned = torch.empty(features.shape, dtype=torch.float32, device=features.device)
-        for rows, part in self._chunks(self._mean):
+        for rows, part in self._chunks():
             self._turned[rows] = part @ self._axes
 
-    def _chunks(self, mean: Tensor | float) -> Iterator[tuple[slice, Tensor]]:
+    def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, self._n, _CHUNK):
             rows = slice(start, start + _CHUNK)
-            yield rows, self._features[rows].double() - mean
+            yield rows, (self._features[rows].double() - self._mean) / self._scale
 
     def fit(
         self, penalties: Sequence[float], tolerance: float, start: tuple[Array, Array] | None = None
@@ -96,22 +99,23 @@ class Path:
             tolerance: Bound on `Minimum.gradient`; a minimum that misses it is given all the same.
             start: Weights (d, outputs) and intercept (outputs,) to begin at instead of at zero.
         """
-        at = self._variance.new_zeros(len(self._axes) + 1, self._link.outputs)
+        at = self._mean.new_zeros(len(self._axes) + 1, self._link.outputs)
         if start is not None:
             weights, intercept = (torch.tensor(part, device=at.device) for part in start)
-            at = torch.vstack([self._axes.T @ weights, intercept + self._mean @ weights])
+            at = torch.vstack([self._scale * self._axes.T @ weights, intercept + self._mean @ weights])
         passed: list[tuple[float, Tensor]] = []
         for penalty in penalties:
-            point, length, steps = self._descend(_ahead(passed, math.log(penalty), at), penalty, tolerance)
+            begin = _ahead(passed, math.log(penalty), at)
+            point, length, steps = self._descend(begin, penalty / self._scale**2, tolerance)
             at = point.at
             passed = [*passed[-1:], (math.log(penalty), at)]
-            weights = self._axes @ at[:-1]
+            weights = self._axes @ at[:-1] / self._scale
             yield Minimum(weights, at[-1] - self._mean @ weights, penalty, point.loss, length, steps)
 
     def _descend(self, at: Tensor, penalty: float, tolerance: float) -> tuple[_Point, float, int]:
         point = self._evaluate(at, penalty)
         for step in range(_STEPS + 1):
-            inverse = 1 / self._scale(point, penalty)
+            inverse = 1 / self._diagonal(point, penalty)
             length = math.sqrt(float((point.gradient**2 * inverse).sum()))
             if length <= tolerance or step == _STEPS:
                 break
@@ -122,7 +126,7 @@ class Path:
             point = further
         return point, length, step
 
-    def _scale(self, point: _Point, penalty: float) -> Tensor:
+    def _diagonal(self, point: _Point, penalty: float) -> Tensor:
         """Diagonal of the Hessian in the axes of the covariance, shape of `point.at`."""
         squares = torch.zeros(self._turned.shape[1], self._link.outputs, device=point.at.device)
         for start in range(0, self._n, _CHUNK):
@@ -135,7 +139,7 @@ class Path:
         slope, shift = torch.zeros_like(weights), torch.zeros_like(at[-1])
         curvature, loss = torch.zeros_like(shift), 0.0
         state = torch.empty(self._n, self._link.outputs, dtype=torch.float32, device=at.device)
-        for rows, part in self._chunks(self._mean):
+        for rows, part in self._chunks():
             own, residual, kept = self._link.residual((part @ weights).add_(at[-1]), rows)
             loss += float(own)
             slope.addmm_(part.T, residual)
@@ -165,7 +169,7 @@ class Path:
         for _ in range(_PRODUCTS):
             product = self._product(point, search, penalty)
             bend = float((search * product).sum())
-            if bend <= 0:  # rounding: the loss is convex
+            if not bend > 0:  # rounding: the loss is convex
                 break
             direction = direction + square / bend * search
             residual = residual - square / bend * product
