@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from visprobe.analyses.result import Estimate
@@ -78,7 +79,7 @@ def class_changes(changes: Array, features: FeatureSet) -> list[ClassChange]:
     ]
 
 
-def _welch_p(logs: Array, inside: np.typing.NDArray[np.bool_]) -> float:
+def _welch_p(logs: Array, inside: NDArray[np.bool_]) -> float:
     own, rest = logs[inside], logs[~inside]
     if own.var() + rest.var() == 0:
         return float(own[0] == rest[0])

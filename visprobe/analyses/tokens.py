@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import mean_estimate, refuse_fewer
@@ -72,14 +73,14 @@ def token_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
         "share_expected_of_top_places": _top(grid) / (grid[0] * grid[1]),
         "identical": identical,
         "maps": {name: _table(change.mean(0), grid) for name, change in moved.items()},
-        "norms": _table(np.linalg.norm(_tokens(base, grid), axis=2).mean(0), grid),
+        "norms": _table(_lengths(_tokens(base, grid)).mean(0), grid),
     }
     warnings = tuple(f"{name}: no token moved at {base.consumed}" for name in identical)
     return Result("tokens", QUESTION, tuple(rows), settings, warnings)
 
 
-def _tokens(features: FeatureSet, grid: Grid) -> Array:
-    array = np.asarray(features.sites[f"{features.consumed}:tokens"], dtype=np.float64)
+def _tokens(features: FeatureSet, grid: Grid) -> NDArray[np.floating]:
+    array = np.asarray(features.sites[f"{features.consumed}:tokens"])
     if array.ndim != 3 or array.shape[1] != grid[0] * grid[1]:
         raise DataError(
             f"{features.encoder} has tokens of shape {array.shape} at {features.consumed}: they do not fill a grid of "
@@ -97,15 +98,23 @@ def _changes(base: FeatureSet, features: FeatureSet, grid: Grid) -> Array:
             f"tokens of {features.encoder} have shape {after.shape}, those of {base.encoder} {before.shape}",
             hint="Compare checkpoints that descend from one base, with the base first.",
         )
-    lengths = np.linalg.norm(before, axis=2)
+    lengths = _lengths(before)
     if not lengths.all():
         image = base.item_ids[int(np.argwhere(lengths == 0)[0][0])]
         raise DataError(
             f"{base.encoder} has a token of zeros at {base.consumed} for {image}: its relative change is not defined",
             hint="Leave this image out.",
         )
-    change: Array = np.linalg.norm(after - before, axis=2) / lengths
-    return change
+    return _lengths(after, before) / lengths
+
+
+def _lengths(tokens: NDArray[np.floating], less: NDArray[np.floating] | None = None) -> Array:
+    """Length of every token, or of its difference to that of `less`; in float64, one image at a time."""
+    found = np.empty(tokens.shape[:2])
+    for row, image in enumerate(tokens):
+        wide = image.astype(np.float64)
+        found[row] = np.linalg.norm(wide if less is None else wide - less[row], axis=1)
+    return found
 
 
 def _measures(change: Array, grid: Grid) -> _Measured:
@@ -130,7 +139,7 @@ def _at_places_of_others(change: Array, count: int) -> Array:
     return share
 
 
-def _border(grid: Grid) -> np.typing.NDArray[np.bool_]:
+def _border(grid: Grid) -> NDArray[np.bool_]:
     """Which tokens lie in the outer eighth of the grid, one row or column at least, shape (T,)."""
     rows, columns = (max(1, round(side * _BORDER)) for side in grid)
     border = np.ones(grid, dtype=bool)
