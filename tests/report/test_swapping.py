@@ -39,13 +39,14 @@ def folder(tmp_path_factory):
 
 
 def noisy(encoder, seed, block=None):
-    """Every weight off by what bfloat16 rounds, and one block by a fifth of its size."""
+    """Every weight moved within its bfloat16 spacing, as if rounded another way; one block by a fifth of its size."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, weight in encoder.weights().items():
-        rounding = (torch.rand(weight.shape, generator=generator) - 0.5) * 2**-8
+        spacing = torch.exp2(torch.floor(torch.log2(weight.abs().clamp_min(1e-30))) - 7)
+        rounding = (torch.rand(weight.shape, generator=generator) - 0.5) * spacing
         noise = 0.2 * torch.randn(weight.shape, generator=generator) if encoder.weight_group(name) == block else 0
-        weights[name] = weight * (1 + rounding + noise)
+        weights[name] = weight * (1 + noise) + rounding
     return encoder.with_weights("other", weights, encoder.provenance)
 
 
@@ -89,13 +90,17 @@ def test_a_planted_block_is_found_and_no_other_in_each_of_20_seeds(folder):
         assert named(result) == {"block_02"}
 
 
-def test_rounding_names_no_block_in_at_least_19_of_20_seeds(folder):
+def test_rounding_is_no_difference_in_at_least_19_of_20_seeds(folder):
+    """Two roundings of the same weights differ by more than intervals over images know."""
     base = load_encoder(folder / "base")
     base.name = "base"
     results = [exchanged(base, noisy(base, seed), seed) for seed in range(20)]
+    [alike] = {len(swap_verdict(result)) for result in results}
+    placed = [
+        text for r in results for text in map(str, swap_verdict(r)) if "there is no difference to place" not in text
+    ]
+    assert alike == 2 and len(placed) <= 1
     assert sum(not named(result) for result in results) >= 19
-    texts = [statement.text for statement in swap_verdict(results[0])]
-    assert len(texts) == 2 and all("there is no difference to place" in text for text in texts)
 
 
 def test_ends_meet_and_only_what_changed_is_exchanged(folder, tmp_path):

@@ -7,10 +7,10 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import JACKKNIFE, cka_estimate, estimate, naming, refuse_fewer
+from visprobe.analyses.moved import distance, noise_floors, p_larger
 from visprobe.analyses.pairing import align
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.encoders.encoder import VisionEncoder
@@ -26,7 +26,6 @@ QUESTION = "Which attention heads moved, and does any of them move more than rou
 # (analyses/heads/card.md); a head has moved if it moved further than twice the floor's most moved head.
 _BEYOND_ROUNDING = 2.0
 _ERROR_RATE = 0.05
-_SAME = 1e-11  # equal features give a CKA of 1 up to the last bits of float64 sums
 _ALL = "all heads"
 
 _Heads = list[Replicated]  # the heads of one block
@@ -65,7 +64,7 @@ def head_drift(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[
         for site, block in blocks.items():
             rows.append(Row(name, site, "least_head_cka", _least(block), base.encoder, role))
             rows.append(Row(name, site, "median_head_cka", cka_estimate(_median(block)), base.encoder, role))
-    rounded = found.get(f"{base.encoder} (bfloat16)")
+    rounded = _furthest([found[name] for name in noise_floors(base.encoder) if name in found])
     moved = {name: _moved(found[name], rounded) for name in names} if rounded else {}
     rows += [_share_moved(name, flags, base) for name, flags in moved.items()]
     settings = _settings(base, found, moved, heads)
@@ -106,23 +105,18 @@ def _median(block: _Heads) -> Replicated:
     return Replicated(float(np.median([head.value for head in block])), without)
 
 
+def _furthest(floors: Sequence[_Blocks]) -> _Blocks | None:
+    """Of the floors that number formats make, the one whose most moved head moved most."""
+    return min(floors, key=lambda blocks: min(head.value for block in blocks.values() for head in block), default=None)
+
+
 def _moved(blocks: _Blocks, rounded: _Blocks) -> dict[str, list[bool]]:
     """Which heads are further from the base than twice the head that rounding moved most; one error rate for all."""
     most = min((head for block in rounded.values() for head in block), key=lambda head: head.value)
     flat = [head for block in blocks.values() for head in block]
-    p = holm([_p_beyond(head, most) for head in flat])
+    p = holm([p_larger(distance(head), [(_BEYOND_ROUNDING, distance(most))]) for head in flat])
     flags = iter(p <= _ERROR_RATE)
     return {site: [bool(next(flags)) for _ in block] for site, block in blocks.items()}
-
-
-def _p_beyond(head: Replicated, most: Replicated) -> float:
-    """One-sided p of the paired jackknife that the distance of `head` is at most twice that of `most`."""
-    factor = _BEYOND_ROUNDING
-    excess = Replicated((1 - head.value) - factor * (1 - most.value), (1 - head.without) - factor * (1 - most.without))
-    error = jackknife(excess, limit=float("inf")).standard_error
-    if excess.value <= _SAME:
-        return 1.0
-    return float(stats.t.sf(excess.value / error, len(excess.without) - 1)) if error > 0 else 0.0
 
 
 def _share_moved(name: str, flags: Mapping[str, Sequence[bool]], base: FeatureSet) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from scipy.special import stdtr
 
@@ -51,16 +51,32 @@ def p_moved(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated]) 
 
 
 def _p(cka: Replicated, floor: Replicated | None) -> float:
-    distance = Replicated(1 - cka.value, 1 - cka.without)
-    if distance.value <= _ARITHMETIC:
+    return p_larger(distance(cka), [] if floor is None else [(MARGIN, distance(floor))])
+
+
+def distance(cka: Replicated) -> Replicated:
+    """1 - CKA with its replicates."""
+    return Replicated(1 - cka.value, 1 - cka.without)
+
+
+def p_larger(change: Replicated, bars: Sequence[tuple[float, Replicated]]) -> float:
+    """One-sided p that a change of CKA is no larger than what it is held against, over the same images.
+
+    Args:
+        change: A distance from 1, or a difference of two CKAs; within float32 arithmetic of 0 it counts as none.
+        bars: Factors and distances whose sum it has to exceed.
+
+    Returns:
+        In [0, 1], by the jackknife standard error of the paired difference and t(n-1).
+    """
+    if change.value <= _ARITHMETIC:
         return 1.0
-    if floor is not None:
-        value = distance.value - MARGIN * (1 - floor.value)
-        distance = Replicated(value, distance.without - MARGIN * (1 - floor.without))
-    interval = jackknife(distance, limit=float("inf"))
+    value = change.value - sum(factor * bar.value for factor, bar in bars)
+    without = change.without - sum(factor * bar.without for factor, bar in bars)
+    interval = jackknife(Replicated(value, without), limit=float("inf"))
     if interval.standard_error == 0:
-        return float(interval.value <= 0)
-    return float(stdtr(interval.n - 1, -interval.value / interval.standard_error))
+        return float(value <= 0)
+    return float(stdtr(interval.n - 1, -value / interval.standard_error))
 
 
 def has_moved(drift: Result, row: Row) -> bool:

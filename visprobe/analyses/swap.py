@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
 
 from visprobe.analyses.imagenet import paired_difference, right_at_first
+from visprobe.analyses.moved import MARGIN, distance, p_larger
 from visprobe.analyses.pairing import align
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.errors import DataError
@@ -88,7 +88,8 @@ def layer_swap(pair: Pair, hybrids: Sequence[Hybrid], warnings: Sequence[str] = 
         CKA to `other` in [-1, 1], and "top1_consumed" and "top1_projected" where the images have classes; paired
         differences to `base`, or to `other` where a part of it was taken out. settings["tests"] holds p-values,
         adjusted by Holm over the parts of a direction: McNemar's for top-1; for CKA one-sided, that the part moves it
-        by more than rounding to bfloat16 moves base and `LEAST` of the distance between base and other together.
+        by more than `MARGIN` times what rounding to bfloat16 moves base and `LEAST` of the distance between base and
+        other together.
 
     Raises:
         DataError: If the images are not the same for all, are fewer than five, or CKA is not defined on them.
@@ -214,7 +215,7 @@ def _parts(
 
 def _tests_of_all(own: Mapping[str, _Measured], rounding: Mapping[str, Replicated]) -> Iterator[dict[str, Any]]:
     base, other = own["base"], own["other"]
-    p = {f"cka_{site}": _exceeds(_distance(base.cka[site]), _distance(rounding[site])) for site in base.cka}
+    p = {f"cka_{site}": p_larger(distance(base.cka[site]), [(MARGIN, distance(rounding[site]))]) for site in base.cka}
     p |= {f"top1_{site}": paired_difference(other.right[site], base.right[site])[1] for site in base.right}
     for measure, value in p.items():
         yield {"direction": "all", "part": WHOLE, "measure": measure, "p": value, "p_holm": value}
@@ -226,7 +227,7 @@ def _tests(
     rounding: Mapping[str, Replicated],
 ) -> Iterator[dict[str, Any]]:
     base = own["base"]
-    bars = {site: _sum(_distance(rounding[site]), _distance(base.cka[site]), LEAST) for site in base.cka}
+    bars = {site: [(MARGIN, distance(rounding[site])), (LEAST, distance(base.cka[site]))] for site in base.cka}
     for direction in TESTED:
         parts = {part: measured for (kind, part), measured in found.items() if kind == direction}
         against = own["other" if direction == "necessary" else "base"]
@@ -234,25 +235,9 @@ def _tests(
         for measured in parts.values():
             for site, cka in measured.cka.items():
                 step = subtract(against.cka[site], cka) if direction == "necessary" else subtract(cka, base.cka[site])
-                p.setdefault(f"cka_{site}", []).append(_exceeds(step, bars[site]))
+                p.setdefault(f"cka_{site}", []).append(p_larger(step, bars[site]))
             for site, right in measured.right.items():
                 p.setdefault(f"top1_{site}", []).append(paired_difference(right, against.right[site])[1])
         for measure, values in p.items():
             for part, raw, adjusted in zip(parts, values, holm(values), strict=True):
                 yield {"direction": direction, "part": part, "measure": measure, "p": raw, "p_holm": float(adjusted)}
-
-
-def _distance(cka: Replicated) -> Replicated:
-    return Replicated(1 - cka.value, 1 - cka.without)
-
-
-def _sum(a: Replicated, b: Replicated, times: float) -> Replicated:
-    return Replicated(a.value + times * b.value, a.without + times * b.without)
-
-
-def _exceeds(step: Replicated, bar: Replicated) -> float:
-    """One-sided jackknife p that a change of CKA is no larger than what it is held against."""
-    interval = jackknife(subtract(step, bar), limit=np.inf)
-    if interval.standard_error == 0:
-        return float(interval.value <= 0)
-    return float(stdtr(interval.n - 1, -interval.value / interval.standard_error))

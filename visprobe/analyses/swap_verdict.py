@@ -21,11 +21,12 @@ def swap_verdict(result: Result) -> list[Statement]:
 
     The rules:
 
-    - *a difference*: in CKA if base is further from other than rounding to bfloat16 takes it from itself, in top-1 if
-      McNemar's test says so, each at the level of the settings. Without one nothing else is said of the measure.
+    - *a difference*: in CKA if base is more than six times as far from other as rounding to bfloat16 takes it from
+      itself (`visprobe.analyses.moved`), in top-1 if McNemar's test says so, each at the level of the settings.
+      Without one nothing else is said of the measure.
     - *carried*: by the parts that, alone, take base significantly towards other (Holm over the parts; in CKA by more
-      than rounding and a twentieth of the distance, in top-1 in the direction of the difference), the largest step
-      named; else "no single part carries it measurably".
+      than six roundings and a twentieth of the distance, in top-1 in the direction of the difference), the largest
+      step named; else "no single part carries it measurably".
     - *taken away*: by the parts of other that, put back to base's alone, likewise take it away from other.
 
     Args:
