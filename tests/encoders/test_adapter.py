@@ -135,8 +135,11 @@ def test_the_bin_file_of_older_versions(tmp_path, pair):
     assert same(load_encoder(folder).weights(), pair[2])
 
 
-def test_where_the_base_model_may_lie(tmp_path, pair):
+def test_where_the_base_model_may_lie(tmp_path, pair, monkeypatch):
     base = shutil.copytree(pair[0], tmp_path / "base")
+    (tmp_path / "elsewhere" / "here").mkdir(parents=True)  # a model of that name beside the current folder is not meant
+    write_llava(tmp_path / "elsewhere" / "base", llava("clip"))
+    monkeypatch.chdir(tmp_path / "elsewhere" / "here")
     relative = set_base(shutil.copytree(pair[1], tmp_path / "relative"), "../base")
     inside = set_base(shutil.copytree(pair[1], base / "inside"), None)
     beside = set_base(shutil.copytree(pair[1], shutil.copytree(base, tmp_path / "beside"), dirs_exist_ok=True), "")

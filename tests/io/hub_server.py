@@ -219,9 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
             chunk = blob.read(at, min(1 << 18, stop - at, end - at))
             if hit:
                 time.sleep(faults.seconds_per_chunk)
-            self.wfile.write(chunk)
-            with self.server.guard:
+            with self.server.guard:  # before they are sent: a test may look as soon as it has them
                 self.server.served[name] += len(chunk)
+            self.wfile.write(chunk)
         if stop < end:
             self.close_connection = True
         return None

@@ -139,9 +139,12 @@ def _base(folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
 
 
 def _places(own: Path, named: str) -> list[Path]:
-    """Folders on this machine that the adapter in `own` means by `named`, the first of them first."""
+    """Folders on this machine that the adapter in `own` means by `named`, the first of them first.
+
+    The adapter's own place comes before the current folder, where another model may have that name.
+    """
     if named:
-        return [path for path in (Path(named).expanduser(), own / named) if path.is_dir()]
+        return [path for path in (own / named, Path(named).expanduser()) if path.is_dir()]
     return [path for path in (own, own.resolve().parent) if _holds_model(path)]
 
 
