@@ -85,6 +85,13 @@ def test_equal_features_have_not_moved_even_where_rounding_changes_nothing() -> 
     assert shares == [0, 1]
 
 
+def test_the_floor_that_is_further_from_the_base_counts() -> None:
+    """In bfloat16, rounding weights changes nothing; running the base in float32 does."""
+    exact, arithmetic = replace(BASE, encoder="base (bfloat16)"), replace(ROUNDED, encoder="base (float32)")
+    result = head_drift(BASE, [planted("same", 100)], [exact, arithmetic], HEADS)
+    assert result.select(measure="heads_moved")[0].estimate.value == 0
+
+
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(DataError, match=r"base at heads_01.*not those of 5 heads"):
         head_drift(BASE, [ROUNDED], [], 5)

@@ -34,7 +34,7 @@ def result():
     steps = [measure_step(base, state(f"sft step {step}", shift), group_of) for step, shift in shifts.items()]
     runs = {"sft": [{"step": step, "checkpoint": f"sft step {step}"} for step in shifts]}
     rounded, untrained = state("base (bfloat16)", 1e-3, seed=2), state("untrained", 9.0, seed=3)
-    return trajectory_result(base, rounded, untrained, steps, runs)
+    return trajectory_result(base, [rounded], untrained, steps, runs)
 
 
 def test_a_step_has_its_distance_its_accuracy_and_its_weights(result) -> None:
@@ -101,7 +101,7 @@ def test_a_run_that_never_moved_is_said_so(result) -> None:
 def test_without_classes_the_distance_is_there_all_the_same() -> None:
     base, later = state("base"), state("sft step 5", 1.0)
     step = measure_step(base, later, group_of, accuracy=False)
-    floors = state("base (bfloat16)", 1e-3), state("untrained", 9.0)
+    floors = [state("base (bfloat16)", 1e-3), state("base (float32)", 1e-4)], state("untrained", 9.0)
     runs = {"sft": [{"step": 5, "checkpoint": "sft step 5"}]}
     result = trajectory_result(base, *floors, [step], runs, accuracy=False)
     assert {row.measure for row in result.rows} == {"cka", "relative_change"}

@@ -70,8 +70,8 @@ def exchanged(base, other, seed):
         encoder = swapped(Swap("a", exchange.spec, "b"), *ends)
         encoder.name = f"{exchange.direction} {exchange.part}"
         hybrids.append(Hybrid(exchange.direction, exchange.part, features(encoder, pixels, labels)))
-    whole = [features(encoder, pixels, labels) for encoder in (base, other, base.rounded(torch.bfloat16))]
-    return layer_swap(Pair(*whole), hybrids)
+    *whole, floor = [features(encoder, pixels, labels) for encoder in (base, other, base.rounded(torch.bfloat16))]
+    return layer_swap(Pair(*whole, [floor]), hybrids)
 
 
 def named(result):

@@ -144,7 +144,7 @@ def _settings(base: FeatureSet, found: Mapping[str, _Blocks], moved: Mapping[str
         "n": len(base.item_ids),
         "sites": list(base.sites),
         "heads": heads,
-        "rule": f"moved: further than {_BEYOND_ROUNDING:g} times the head that bfloat16 rounding moves most",
+        "rule": f"moved: further than {_BEYOND_ROUNDING:g} times the head that the number format moves most",
         "least_similar_head": {
             name: {site: int(np.argmin(row)) for site, row in zip(base.sites, maps[name], strict=True)}
             for name in moved or found

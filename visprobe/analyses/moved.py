@@ -29,6 +29,19 @@ def noise_floors(base: str) -> list[str]:
     return [f"{base} ({number_format})" for number_format in NOISE]
 
 
+def furthest_floor(result: Result, base: str, **wanted: str) -> tuple[Row, str] | None:
+    """Of the "cka" floors that number formats make of `base`, the one further from it, and its name in words.
+
+    Args:
+        result: What has the floors.
+        base: Name of the base.
+        wanted: As `Result.select` takes it: site and measure.
+    """
+    floors = [(floor, words) for name, words in zip(noise_floors(base), NOISE.values(), strict=True)
+              for floor in result.select(checkpoint=name, role="floor", **wanted)]  # fmt: skip
+    return min(floors, key=lambda found: found[0].estimate.value, default=None)
+
+
 def p_moved(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated]) -> dict[str, float]:
     """p-values, adjusted over the sites of one checkpoint, that it is no further from the base than by rounding.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from visprobe.analyses.moved import MARGIN, NOISE, has_moved, noise_floors
+from visprobe.analyses.moved import MARGIN, furthest_floor, has_moved, noise_floors
 from visprobe.analyses.result import Result, Row
 from visprobe.analyses.statement import Statement, cka_interval, cka_text, evidence, listed
 from visprobe.features.feature_set import of_tower
@@ -87,12 +87,10 @@ def projector_statement(drift: Result, row: Row, base: str) -> Statement:
 
 def against_rounding(drift: Result, row: Row, base: str) -> tuple[str, list[Row]]:
     """A CKA beside that of the furthest floor that number formats make, and the latter's row if there is one."""
-    wanted = {"site": row.site, "measure": "cka", "role": "floor"}
-    floors = [(floor, words) for name, words in zip(noise_floors(base), NOISE.values(), strict=True)
-              for floor in drift.select(checkpoint=name, **wanted)]  # fmt: skip
-    if not floors:
+    found = furthest_floor(drift, base, site=row.site, measure="cka")
+    if found is None:
         return f"CKA {cka_interval(row.estimate)}", []
-    floor, words = min(floors, key=lambda found: found[0].estimate.value)
+    floor, words = found
     return f"CKA {cka_interval(row.estimate)} against {cka_text(floor.estimate.value)} for {words}", [floor]
 
 

@@ -57,13 +57,13 @@ class Pair:
     Attributes:
         base: Features under the first.
         other: Under the second.
-        rounded: Under the first, rounded to bfloat16.
+        floors: Under the first as number formats change it: "<base> (bfloat16)", "<base> (float32)".
         support: Features of other images under base and other, or None.
     """
 
     base: FeatureSet
     other: FeatureSet
-    rounded: FeatureSet
+    floors: Sequence[FeatureSet]
     support: tuple[FeatureSet, FeatureSet] | None = None
 
 
@@ -88,7 +88,7 @@ def layer_swap(pair: Pair, hybrids: Sequence[Hybrid], warnings: Sequence[str] = 
         CKA to `other` in [-1, 1], and "top1_consumed" and "top1_projected" where the images have classes; paired
         differences to `base`, or to `other` where a part of it was taken out. settings["tests"] holds p-values,
         adjusted by Holm over the parts of a direction: McNemar's for top-1; for CKA one-sided, that the part moves it
-        by more than `MARGIN` times what rounding to bfloat16 moves base and `LEAST` of the distance between base and
+        by more than `MARGIN` times what the number format moves base and `LEAST` of the distance between base and
         other together.
 
     Raises:
@@ -98,7 +98,8 @@ def layer_swap(pair: Pair, hybrids: Sequence[Hybrid], warnings: Sequence[str] = 
         Exchange of layers between two networks as a causal test: Zhang, Bengio & Singer 2019 (1902.01996); here both
         ways, against one part alone and against all parts but one.
     """
-    base, other, rounded, *rest = align([pair.base, pair.other, pair.rounded, *(h.features for h in hybrids)])
+    base, other, *rest = align([pair.base, pair.other, *pair.floors, *(h.features for h in hybrids)])
+    floors, rest = rest[: len(pair.floors)], rest[len(pair.floors) :]
     right = _right(pair, [base, other, *rest], hybrids) if base.labels is not None else {}
     key = {site: "consumed" if site == other.consumed else site for site in other.sites}.__getitem__
     origin = {site: represent_at(other, site) for site in other.sites}
@@ -109,9 +110,16 @@ def layer_swap(pair: Pair, hybrids: Sequence[Hybrid], warnings: Sequence[str] = 
 
     own = {"base": measured(base), "other": measured(other)}
     found = {(h.direction, h.part): measured(f) for h, f in zip(hybrids, rest, strict=True)}
-    rounding = {key(site): replicate_cka(represent_at(base, site), represent_at(rounded, site)) for site in base.sites}
+    origin = {site: represent_at(base, site) for site in base.sites}
+    noise = {
+        floor.encoder: {key(s): replicate_cka(origin[s], represent_at(floor, s)) for s in base.sites}
+        for floor in floors
+    }
+    rounding = {
+        site: min((floor[site] for floor in noise.values()), key=lambda cka: cka.value) for site in own["base"].cka
+    }
     named = _Names(base.encoder, other.encoder)
-    rows = [*_whole(named, own, rounding), *_parts(named, own, found)]
+    rows = [*_whole(named, own, noise), *_parts(named, own, found)]
     tests = [*_tests_of_all(own, rounding), *_tests(own, found, rounding)]
     settings: dict[str, Any] = {
         "base": base.encoder,
@@ -186,13 +194,13 @@ def _values(name: str, part: str, measured: _Measured, other: str, role: Role = 
         yield Row(name, part, f"top1_{site}", Estimate(count / n, *wilson(count, n), n, "fraction", "Wilson 95 %"))
 
 
-def _whole(named: _Names, own: Mapping[str, _Measured], rounding: Mapping[str, Replicated]) -> Iterator[Row]:
+def _whole(named: _Names, own: Mapping[str, _Measured], noise: Mapping[str, Mapping[str, Replicated]]) -> Iterator[Row]:
     base, other = own["base"], own["other"]
     yield from _values(named.base, WHOLE, base, named.other)
     yield from _values(named.other, WHOLE, _Measured(other.right, {}), named.other)
-    floor = f"{named.base} (bfloat16)"
-    for site, replicated in rounding.items():
-        yield Row(floor, WHOLE, f"cka_{site}", _cka(replicated), named.base, "floor")
+    for floor, ckas in noise.items():
+        for site, replicated in ckas.items():
+            yield Row(floor, WHOLE, f"cka_{site}", _cka(replicated), named.base, "floor")
     for site in other.right:
         difference, _ = paired_difference(other.right[site], base.right[site])
         yield Row(named.other, WHOLE, f"top1_{site}", difference, named.base, "difference")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from visprobe.analyses.moved import furthest_floor
 from visprobe.analyses.result import Result, Row
 from visprobe.analyses.swap import WHOLE, Direction, column
 from visprobe.analyses.verdict import Statement, cka_text, compared, evidence
@@ -76,12 +77,14 @@ def _of_measure(result: Result, measure: str) -> Iterator[Statement]:
 
 def _likeness(result: Result, measure: str, place: str) -> tuple[str, list[Row]]:
     [cka] = result.select(measure=measure, checkpoint=result.settings["base"], site=WHOLE, role="value")
-    [floor] = result.select(measure=measure, site=WHOLE, role="floor")
+    found = furthest_floor(result, cka.checkpoint, measure=measure, site=WHOLE)
+    assert found is not None  # every swap has floors
+    floor, noise = found
     far = _p(result, measure, "all", WHOLE) < result.settings["level"]
     verb = "differ" if far else "do not measurably differ"
     text = (
         f"Representation {place}: {cka.checkpoint} and {cka.reference} {verb}, CKA {cka_text(cka.estimate.value)} "
-        f"against {cka_text(floor.estimate.value)} for bfloat16 rounding"
+        f"against {cka_text(floor.estimate.value)} for {noise}"
     )
     return text, [cka, floor]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from visprobe.analyses.drift import representation_drift
 from visprobe.analyses.imagenet import prototype_accuracy
-from visprobe.analyses.moved import MARGIN
+from visprobe.analyses.moved import MARGIN, furthest_floor
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.analyses.verdict import Statement, cka_interval, cka_text, compared, evidence, share, sign_of
 from visprobe.analyses.weights import weight_drift
@@ -72,13 +72,14 @@ def measure_step(base: State, later: State, group_of: Callable[[str], str], *, a
 
 
 def trajectory_result(
-    base: State, rounded: State, untrained: State, steps: Sequence[Result], runs: Runs, *, accuracy: bool = True
+    base: State, noise: Sequence[State], untrained: State, steps: Sequence[Result], runs: Runs, *, accuracy: bool = True
 ) -> Result:
     """All moments of all runs beside the base and the floors.
 
     Args:
         base: The state that every run started from.
-        rounded: The base with its weights rounded to bfloat16: the floor of "cka".
+        noise: The base with its weights rounded to bfloat16, and where it is not run in float32, in float32: the floors
+            of "cka".
         untrained: Its shape with fresh weights: the floor of "top1".
         steps: What `measure_step` returned for each moment.
         runs: The moments of each run, in order.
@@ -87,7 +88,7 @@ def trajectory_result(
     Returns:
         The rows of `steps`, and of base and floors; the settings hold `runs`.
     """
-    rows = list(representation_drift(base.query, [], [rounded.query]).rows)
+    rows = list(representation_drift(base.query, [], [state.query for state in noise]).rows)
     settings: dict[str, Any] = {"base": base.name, "images": base.query.images, "consumed": base.query.consumed}
     if accuracy:
         states = [base, untrained]
@@ -114,18 +115,20 @@ def _where_equal(drift: Result, base: State, later: State) -> Iterator[Row]:
 
 
 def moved(result: Result, row: Row) -> bool:
-    """Whether a "cka" row lies beyond bfloat16 rounding: further than two roundings differ by, intervals apart.
+    """Whether a "cka" row lies beyond rounding: further than two roundings differ by, intervals apart.
 
     Args:
         result: What `trajectory_result` returned.
         row: One of its "cka" rows.
     """
-    return 1 - row.estimate.high > MARGIN * (1 - _rounding(result, row.site).estimate.low)
+    return 1 - row.estimate.high > MARGIN * (1 - rounding(result, row.site)[0].estimate.low)
 
 
-def _rounding(result: Result, site: str) -> Row:
-    [floor] = result.select(measure="cka", role="floor", site=site)
-    return floor
+def rounding(result: Result, site: str) -> tuple[Row, str]:
+    """The floor that number formats take furthest from the base at a site, and its name in words."""
+    found = furthest_floor(result, result.settings["base"], site=site, measure="cka")
+    assert found is not None  # every trajectory has floors
+    return found
 
 
 def trajectory_verdict(result: Result) -> list[Statement]:
@@ -157,7 +160,7 @@ def _sites(result: Result) -> dict[str, str]:
 
 def _when(result: Result, run: str, site: str, steps: Mapping[str, int]) -> Statement:
     rows = [row for row in result.select(site=site, measure="cka", role="value") if row.checkpoint in steps]
-    where, floor, end = _sites(result)[site], _rounding(result, site), rows[-1]
+    where, (floor, noise), end = _sites(result)[site], rounding(result, site), rows[-1]
     step = steps[end.checkpoint]
     if end.estimate.method == "exact":
         text = f"{run}: the features {where} are at step {step}, the last, equal to those of the base bit for bit."
@@ -165,7 +168,7 @@ def _when(result: Result, run: str, site: str, steps: Mapping[str, int]) -> Stat
     beyond = [row for row in rows if moved(result, row)]
     text = (
         f"{run}: the features {where} {_since(rows, beyond, steps)}; CKA at step {step}, the last, "
-        f"{cka_interval(end.estimate)} against {cka_text(floor.estimate.value)} for bfloat16 rounding."
+        f"{cka_interval(end.estimate)} against {cka_text(floor.estimate.value)} for {noise}."
     )
     return Statement(text, evidence(result, [*beyond[:1], *([end] if beyond[:1] != [end] else []), floor]))
 

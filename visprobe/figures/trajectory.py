@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from visprobe.analyses.result import Result, Row
+from visprobe.analyses.trajectory import moved, rounding
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.labels import shorten
@@ -57,8 +58,8 @@ def caption(result: Result) -> str:
     return (
         "Training trajectory: distance of the features from the base (above, 1 − debiased linear CKA, logarithmic "
         "axis) and prototype accuracy (below) at each moment of training. Filled markers: measurably different from "
-        "the base (beyond the bfloat16 rounding of the base; paired difference excludes 0); hollow: not. "
-        f"Dashed: the base rounded to bfloat16; black: the base. {rests_on(rows, 'images')}"
+        "the base (further than six times the rounding of the base; paired difference excludes 0); hollow: not. "
+        f"Dashed: the base in another number format; black: the base. {rests_on(rows, 'images')}"
     )
 
 
@@ -83,18 +84,18 @@ def _line(result: Result, run: str, site: str, measure: str, role: str = "value"
 
 
 def _draw_distance(axes: Axes, result: Result, site: str, look: dict[str, Look], zero: float) -> list[End]:
-    [floor] = result.select(measure="cka", role="floor", site=site)
-    rounding = max(_distance(floor.estimate.value), zero)
-    axes.axhline(rounding, color=MUTED, linestyle="--", linewidth=0.9)
+    floor, _ = rounding(result, site)
+    floor_height = max(_distance(floor.estimate.value), zero)
+    axes.axhline(floor_height, color=MUTED, linestyle="--", linewidth=0.9)
     axes.grid(axis="y")
-    ends = [End(shorten(floor.checkpoint), rounding, MUTED, dashed=True)]
+    ends = [End(shorten(floor.checkpoint), floor_height, MUTED, dashed=True)]
     for run in result.settings["runs"]:
         line = _line(result, run, site, "cka")
         heights = [
             [max(_distance(bound), zero) for bound in (row.estimate.value, row.estimate.high, row.estimate.low)]
             for _, row in line
         ]
-        filled = [row.estimate.high < floor.estimate.low for _, row in line]
+        filled = [moved(result, row) for _, row in line]
         _draw_line(axes, [step for step, _ in line], heights, filled, look[run])
         ends.append(End(shorten(run), heights[-1][0], *look[run]))
     return ends

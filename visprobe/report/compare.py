@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from visprobe.analyses.headline import headline
 from visprobe.analyses.registry import ACCURACY, chosen
@@ -16,7 +13,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
 from visprobe.report.analysing import run_analyses
 from visprobe.report.measurement import Measurement, Options
-from visprobe.report.session import Session, all_sites, open_encoders, read_sites
+from visprobe.report.session import Session, all_sites, format_floors, open_encoders, read_sites
 
 
 def compare(
@@ -45,8 +42,8 @@ def compare(
     encoders = open_encoders(checkpoints, options)
     base, others = encoders[0], encoders[1:]
     refuse_other_shapes(base, others)
-    untrained, rounded = base.untrained(options.seed), base.rounded(torch.bfloat16)
-    session = Session(encoders, [untrained, rounded, *_arithmetic(checkpoints[0], base, options)], data, options)
+    untrained = base.untrained(options.seed)
+    session = Session(encoders, [untrained, *format_floors(checkpoints[0], base, options)], data, options)
     accuracy = ACCURACY in options.analyses
     results, query = run_analyses(session, analyses, read_sites if accuracy else lambda encoder: [])
     results += also
@@ -89,17 +86,8 @@ def refuse_other_shapes(base: VisionEncoder, others: Sequence[VisionEncoder]) ->
             raise UsageError(
                 f"{other.name} and {base.name} have encoders of different shape ({_shape(other)} against "
                 f"{_shape(base)})",
-                hint="compare follows one encoder through training; for unrelated encoders use visprobe imagenet.",
+                hint="Name checkpoints that descend from one base; for unrelated encoders use visprobe imagenet.",
             )
-
-
-def _arithmetic(checkpoint: str | Path, base: VisionEncoder, options: Options) -> list[VisionEncoder]:
-    """The base run in float32 where the others are not: in bfloat16, rounding its weights changes nothing."""
-    if options.dtype == "float32":
-        return []
-    [exact] = open_encoders([checkpoint], replace(options, dtype="float32", progress=None))
-    exact.name = f"{base.name} (float32)"
-    return [exact]
 
 
 def _shape(encoder: VisionEncoder) -> str:

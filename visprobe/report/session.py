@@ -58,6 +58,26 @@ def open_encoders(checkpoints: Sequence[str | Path], options: Options) -> list[V
     return encoders
 
 
+def format_floors(checkpoint: str | Path, encoder: VisionEncoder, options: Options) -> list[VisionEncoder]:
+    """What number formats make of an encoder, which is no movement (`visprobe.analyses.moved`).
+
+    Args:
+        checkpoint: Where it was read from.
+        encoder: The encoder.
+        options: How it is run.
+
+    Returns:
+        It with weights rounded to bfloat16; and, where it is not run in float32, in float32: in bfloat16, rounding its
+        weights changes nothing.
+    """
+    rounded = encoder.rounded(torch.bfloat16)
+    if options.dtype == "float32":
+        return [rounded]
+    [exact] = open_encoders([checkpoint], replace(options, dtype="float32", progress=None))
+    exact.name = f"{encoder.name} (float32)"
+    return [rounded, exact]
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,7 +17,7 @@ from visprobe.errors import UsageError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.report.compare import refuse_other_shapes
 from visprobe.report.measurement import Measurement, Options
-from visprobe.report.session import Session, open_encoders, read_sites
+from visprobe.report.session import Session, format_floors, open_encoders, read_sites
 
 By = Literal["blocks", "groups"]
 _ENDS = ("embeddings", "final_norm", "projector")
@@ -72,11 +72,11 @@ def swap(
             f"{encoders[0].name} and {encoders[1].name} have equal weights wherever the language model's loss reaches",
             hint="Name two checkpoints that differ; visprobe compare says in which weights.",
         )
-    session = Session(encoders, [encoders[0].rounded(torch.bfloat16)], data, options)
+    session = Session(encoders, format_floors(base, encoders[0], options), data, options)
     run = _Run(session)
     query, support = run.features([*session.encoders, *session.floors], first=True)
     hybrids = [hybrid for some in _at_a_time(plan(changed), encoders[0]) for hybrid in run.hybrids(some)]
-    pair = Pair(query[0], query[1], query[2], (support[0], support[1]) if support else None)
+    pair = Pair(query[0], query[1], query[2:], (support[0], support[1]) if support else None)
     notes = [f"weights are equal in {part.name}: it is left out" for part in parts if part not in changed]
     result = layer_swap(pair, hybrids, _unlabelled(query[0]) + notes)
     return session.measurement([result], swap_verdict(result))

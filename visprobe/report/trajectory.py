@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from visprobe.analyses.result import Result
 from visprobe.analyses.trajectory import State, measure_step, trajectory_result, trajectory_verdict
 from visprobe.encoders.encoder import VisionEncoder
@@ -17,7 +15,7 @@ from visprobe.errors import UsageError
 from visprobe.report.compare import refuse_other_shapes
 from visprobe.report.measurement import Measurement, Options
 from visprobe.report.names import distinct_names
-from visprobe.report.session import Session, open_encoders, provenance_of, read_sites
+from visprobe.report.session import Session, format_floors, open_encoders, provenance_of, read_sites
 from visprobe.training.by_step import CHECKPOINTS, snapshots
 from visprobe.training.manifest import NAME, weights_hash
 
@@ -124,9 +122,9 @@ class _Following:
         self._options = options
         [self._encoder] = open_encoders([base], options)
         self._encoder.name = name
-        floors = [self._encoder.rounded(torch.bfloat16), self._encoder.untrained(options.seed)]
+        floors = [self._encoder.untrained(options.seed), *format_floors(base, self._encoder, options)]
         self._session = Session([self._encoder], floors, data, options)
-        self._base, self._rounded, self._untrained = self._states([self._encoder, *floors])
+        self._base, self._untrained, *self._noise = self._states([self._encoder, *floors])
         self._checkpoints = [provenance_of(self._encoder)]
         self._steps: list[Result] = []
         self._runs: dict[str, list[dict[str, Any]]] = {}
@@ -156,7 +154,7 @@ class _Following:
     def measurement(self, warnings: list[str]) -> Measurement:
         """Everything that was followed."""
         result = trajectory_result(
-            self._base, self._rounded, self._untrained, self._steps, self._runs, accuracy=self._accuracy
+            self._base, self._noise, self._untrained, self._steps, self._runs, accuracy=self._accuracy
         )
         if not self._accuracy:
             warnings.append("accuracy was not measured: the images have no classes")
