@@ -36,6 +36,11 @@ def test_python_dash_m_is_the_same_program():
     assert ran.stdout.startswith("visprobe ")
 
 
+def test_help_shows_checkpoint_expressions_whole(run):
+    out = run("compare", "--help").out
+    assert "'A[blocks 0-11 <- B]'" in out and "'ckpt/sft[blocks 0-5 <- ckpt/dpo]'" in out
+
+
 @pytest.mark.parametrize("command", ["compare", "imagenet", "demo", "doctor", "train sft", "train dpo"])
 def test_every_command_shows_an_example(run, command):
     ran = run(*command.split(), "--help")
@@ -106,6 +111,9 @@ def test_underscores_are_accepted(run, checkpoints, tmp_path):
         (["compare", "BASE", "BASE", "--data", "digits"], 2, "named twice"),
         (["compare", "BASE", "absent", "--data", "digits"], 1, "absent"),
         (["compare", "BASE", "MOVED", "--data", "/absent"], 1, "/absent does not exist"),
+        (["compare", "BASE", "MOVED", "--data", "digits", "--analyses", ""], 2, "there is no analysis ''"),
+        (["compare", "BASE", "MOVED", "--data", "digits", "--analyses", "cka,drift"], 2, "no analysis 'cka'"),
+        (["swap", "BASE", "MOVED", "--data", "digits", "--steps", "2"], 2, "Add --by groups"),
         (["imagenet", "--ckpt", "BASE", "--data", "EMPTY"], 1, "holds no image"),
         (["imagenet", "--ckpt", "BASE", "--data", "digits", "--split", "dev"], 2, "no split 'dev'"),
         (["imagenet", "--ckpt", "BASE", "--data", "digits", "--device", "tpu!"], 2, "--device tpu! is unknown"),

@@ -147,6 +147,7 @@ def _warnings(base: FeatureSet, replicates: _Replicates, identical: Sequence[str
         yield f"{name}: features equal those of {base.encoder} bit for bit: the tower was not trained or not saved"
     if len(base.item_ids) < _FEW_IMAGES:
         yield f"{len(base.item_ids)} images are few; intervals are wide and rest on the images chosen"
+        return  # of so few, one always carries much of the variance
     for (checkpoint, site), replicated in replicates.items():
         if few := _carried_by(replicated):
             named = ", ".join(base.item_ids[i] for i in few[:3]) + (", …" if len(few) > 3 else "")

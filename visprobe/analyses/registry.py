@@ -68,6 +68,6 @@ def chosen(names: Sequence[str]) -> list[Analysis]:
     known = available()
     if unknown := [name for name in names if name not in known and name != ACCURACY]:
         raise UsageError(
-            f"there is no analysis {', '.join(unknown)}", hint=f"There are {', '.join([ACCURACY, *known])}."
+            f"there is no analysis {', '.join(map(repr, unknown))}", hint=f"There are {', '.join([ACCURACY, *known])}."
         )
     return [known[name] for name in dict.fromkeys(names) if name != ACCURACY]

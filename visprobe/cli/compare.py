@@ -17,7 +17,7 @@ def command(
     data: o.Data,
     checkpoints: Annotated[
         list[str] | None,
-        typer.Argument(help="Checkpoints, the first is the base: folders, hub ids, 'A[blocks 0-11 <- B]'."),
+        typer.Argument(help="Checkpoints, the first is the base: folders, hub ids, 'A\\[blocks 0-11 <- B]'."),
     ] = None,
     trajectory: Annotated[
         list[Path] | None,
@@ -39,7 +39,7 @@ def command(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Where and how far each checkpoint's encoder moved from the first one's, and whether it sees better.
+    r"""Where and how far each checkpoint's encoder moved from the first one's, and whether it sees better.
 
     Writes report.html, report.json and the figures into the output folder.
 
@@ -47,7 +47,7 @@ def command(
 
     Example: visprobe compare checkpoints/base checkpoints/dpo --data digits --json
 
-    Example: visprobe compare ckpt/base ckpt/sft 'ckpt/sft[blocks 0-5 <- ckpt/dpo]' --data digits
+    Example: visprobe compare ckpt/base ckpt/sft 'ckpt/sft\[blocks 0-5 <- ckpt/dpo]' --data digits
 
     Example: visprobe compare --trajectory checkpoints/sft --trajectory checkpoints/dpo --data digits
     """
@@ -59,7 +59,7 @@ def command(
 
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
-        if analyses:
+        if analyses is not None:
             how = replace(how, analyses=tuple(name.strip() for name in analyses.split(",")))
         if trajectory:
             measured = follow(trajectory, data, how, _only_base(checkpoints or []))

@@ -11,6 +11,7 @@ import typer
 from visprobe.analyses.result import Result
 from visprobe.cli import options as o
 from visprobe.cli.output import Bars, print_notes, print_statements, print_table, printable
+from visprobe.errors import UsageError
 from visprobe.report.numbers import interval_text, value_text
 from visprobe.report.tables import TITLES
 
@@ -31,7 +32,7 @@ def command(
     by: Annotated[
         By, typer.Option(help="Exchange each block by itself, or groups of neighbouring blocks.")
     ] = By.blocks,
-    steps: Annotated[int, typer.Option(min=1, help="How many groups, with --by groups.")] = 4,
+    steps: Annotated[int | None, typer.Option(min=1, help="How many groups, with --by groups; default 4.")] = None,
     output_dir: o.OutputDir = Path("visprobe-report"),
     split: o.Split = None,
     limit: o.Limit = None,
@@ -58,9 +59,11 @@ def command(
     from visprobe.report.swap import swap
     from visprobe.report.write import write_report
 
+    if steps is not None and by is By.blocks:
+        raise UsageError("--steps says how many groups, and --by is blocks", hint="Add --by groups.")
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
-        measured = swap(base, other, data, how, by.value, steps)
+        measured = swap(base, other, data, how, by.value, steps or 4)
         page = write_report(output_dir, measured.document(command_line()))
     if json:
         show(measured, as_json=True)
