@@ -91,7 +91,8 @@ def _draw_panel(
     reach = max((max(abs(e.low), abs(e.high)) for e in differences.values()), default=0.0) * 1.15 or 0.01
     axes.set_xlim(-reach, reach)
     axes.xaxis.set_major_locator(MaxNLocator(3, symmetric=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _tick(100 * x if fraction else x)))
+    # The axis is symmetric: numbers on both sides would run into those of the next panel.
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "" if x < 0 else _tick(100 * x if fraction else x)))
     axes.set_yticks(range(len(names)), labels=[shorten(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -102,4 +103,4 @@ def _draw_panel(
 
 
 def _tick(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−") if value else "0"
+    return f"{value:+.3g}" if value else "0"
