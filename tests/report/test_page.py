@@ -181,6 +181,7 @@ def test_hostile_text_changes_nothing_but_text(documented, text: str) -> None:
     assert "49" not in page.text.split("Verdict")[1].split("Read with")[0]  # {{ 7 * 7 }} was not computed
 
 
+@pytest.mark.slow  # every figure with eight checkpoints
 def test_hostile_checkpoint_names_change_nothing_in_the_figures(documented, tmp_path: Path) -> None:
     document = documented(("base", *HOSTILE))
     hostile = write_report(tmp_path, document).read_text(encoding="utf-8")
