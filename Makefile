@@ -25,7 +25,7 @@ test-fast: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2 -q
 
 test-slow: $(VENV)/.installed
-	$(BIN)/pytest -m slow -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 -q
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
