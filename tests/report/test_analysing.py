@@ -1,0 +1,41 @@
+"""Several analyses in one run: one pass for all of them, and one that cannot answer does not take the others along."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from visprobe.errors import DataError, UsageError
+from visprobe.report.compare import compare
+from visprobe.report.measurement import Options
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
+from tiny_checkpoints import llava, write_llava
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pair")
+    return [write_llava(root / name, llava("siglip", seed=seed)) for seed, name in enumerate(("base", "sft"))]
+
+
+def test_one_pass_serves_every_analysis(pair, tmp_path):
+    asked = ("imagenet", "drift", "similarity", "heads", "sites", "images")
+    measured = compare(pair, "digits", Options(limit=60, store=tmp_path, analyses=asked))
+    assert [result.analysis for result in measured.results] == list(asked)
+    # 60 query and 60 support images; base, sft, untrained and rounded see the first, all but rounded the second
+    assert (measured.decoded, measured.forwarded) == (120, 60 * 4 + 60 * 3)
+
+
+def test_an_analysis_that_cannot_answer_is_left_out_and_said(pair, tmp_path):
+    options = Options(limit=10, store=tmp_path, analyses=("drift", "geometry"))
+    measured = compare(pair, "digits", options)
+    assert [result.analysis for result in measured.results] == ["drift"]
+    assert any("geometry was left out" in warning for warning in measured.warnings)
+    with pytest.raises(DataError):
+        compare(pair, "digits", Options(limit=10, store=tmp_path, analyses=("geometry",)))
+
+
+def test_unknown_analyses_are_refused_before_any_work(pair):
+    with pytest.raises(UsageError, match="there is no analysis"):
+        compare(pair, "digits", Options(analyses=("drift", "drfit")))
