@@ -39,3 +39,18 @@ def test_an_analysis_that_cannot_answer_is_left_out_and_said(pair, tmp_path):
 def test_unknown_analyses_are_refused_before_any_work(pair):
     with pytest.raises(UsageError, match="there is no analysis"):
         compare(pair, "digits", Options(analyses=("drift", "drfit")))
+
+
+def test_another_seed_of_a_recipe_is_a_floor_and_is_said(pair, tmp_path):
+    other = write_llava(tmp_path / "sft-2", llava("siglip", seed=5))
+    measured = compare(pair, "digits", Options(limit=60, store=tmp_path / "store", same_recipe=(other,)))
+    [drift] = [result for result in measured.results if result.analysis == "drift"]
+    name = "sft-2 (same recipe)"
+    [row] = drift.select(checkpoint=name, site="block_03", measure="cka")
+    assert row.role == "floor"
+    alone = compare([pair[0], other], "digits", Options(limit=60, store=tmp_path / "store"))
+    [same] = [r for result in alone.results for r in result.select(checkpoint="sft-2", site="block_03", measure="cka")]
+    assert row.estimate == same.estimate
+    assert [s.text for s in measured.verdict if s.text.startswith(f"{name}: CKA")]
+    assert not [s.text for s in measured.verdict if s.text.startswith(f"{name}: the tower")]
+    assert [checkpoint["name"] for checkpoint in measured.checkpoints] == ["base", "sft"]

@@ -26,6 +26,10 @@ def command(
     analyses: Annotated[
         str | None, typer.Option(help="What is asked, by name, with commas; default imagenet,drift,weights.")
     ] = None,
+    same_recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="Another seed of a checkpoint's recipe, to read differences against; repeatable."),
+    ] = None,
     output_dir: o.OutputDir = Path("visprobe-report"),
     split: o.Split = None,
     limit: o.Limit = None,
@@ -59,6 +63,7 @@ def command(
 
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
+        how = replace(how, same_recipe=tuple(same_recipe or ()))
         if analyses is not None:
             how = replace(how, analyses=tuple(name.strip() for name in analyses.split(",")))
         if trajectory:

@@ -8,6 +8,7 @@ from pathlib import Path
 from visprobe.analyses.headline import headline
 from visprobe.analyses.registry import ACCURACY, chosen
 from visprobe.analyses.result import Result
+from visprobe.analyses.same_recipe import SAME_RECIPE, same_recipe
 from visprobe.analyses.verdict import verdict
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
@@ -39,11 +40,15 @@ def compare(
     if len(checkpoints) < 2:
         raise UsageError("compare needs two checkpoints or more", hint="visprobe compare BASE SFT DPO --data DATA")
     analyses = chosen(options.analyses)
-    encoders = open_encoders(checkpoints, options)
-    base, others = encoders[0], encoders[1:]
-    refuse_other_shapes(base, others)
+    opened = open_encoders([*checkpoints, *options.same_recipe], options)
+    base = opened[0]
+    refuse_other_shapes(base, opened[1:])
+    encoders, again = opened[: len(checkpoints)], opened[len(checkpoints) :]
+    for encoder in again:
+        encoder.name += SAME_RECIPE
     untrained = base.untrained(options.seed)
-    session = Session(encoders, [untrained, *format_floors(checkpoints[0], base, options)], data, options)
+    floors = [untrained, *format_floors(checkpoints[0], base, options), *again]
+    session = Session(encoders, floors, data, options)
     accuracy = ACCURACY in options.analyses
     results, query = run_analyses(session, analyses, read_sites if accuracy else lambda encoder: [])
     results += also
@@ -53,7 +58,8 @@ def compare(
             results.insert(0, session.accuracy(query, [untrained]))
         except DataError as error:  # drift needs no classes: images without usable ones still answer half the question
             warnings.append(f"accuracy was not measured: {error.message}")
-    return session.measurement(results, [*headline(results, base.name), *verdict(results, base.name)], warnings)
+    said = [*headline(results, base.name), *verdict(results, base.name), *same_recipe(results, base.name)]
+    return session.measurement(results, said, warnings)
 
 
 def imagenet(checkpoints: Sequence[str | Path], data: str, options: Options | None = None) -> Measurement:

@@ -31,6 +31,7 @@ class Options:
         pixels: Pixels per image for towers of native resolution.
         tiles: Whether models that cut images into tiles read the tiles too.
         analyses: Names of the analyses that compare runs.
+        same_recipe: Checkpoints of another seed of a recipe, shown as floors of compare.
     """
 
     split: str | None = None
@@ -44,6 +45,7 @@ class Options:
     pixels: int = 448 * 448
     tiles: bool = False
     analyses: tuple[str, ...] = DEFAULT
+    same_recipe: tuple[str | Path, ...] = ()
 
 
 @dataclass(frozen=True)
