@@ -44,3 +44,10 @@ def test_neither_checkpoints_nor_a_run_is_one_clear_message(run, tmp_path):
     ran = run("compare", "--data", "digits", "-o", tmp_path / "out")
     assert ran.code == 2
     assert "needs two checkpoints" in " ".join(ran.err.split())
+
+
+@pytest.mark.parametrize("option", [("--analyses", "heads"), ("--same-recipe", "other")])
+def test_what_does_not_apply_to_a_trajectory_is_refused(run, option):
+    ran = run("compare", "--trajectory", "run", *option, "--data", "digits")
+    assert ran.code == 2
+    assert "do not apply to --trajectory" in " ".join(ran.err.split())

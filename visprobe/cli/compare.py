@@ -61,6 +61,10 @@ def command(
     from visprobe.report.trajectory import trajectory as follow
     from visprobe.report.write import write_report
 
+    if trajectory and (analyses is not None or same_recipe):
+        raise UsageError(
+            "--analyses and --same-recipe do not apply to --trajectory", hint="Leave them out, or compare checkpoints."
+        )
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
         how = replace(how, same_recipe=tuple(same_recipe or ()))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -21,16 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from visprobe.io.atomic import replacing
+from visprobe.io.cache import cache_folder
 
 LAYOUT_VERSION = 1
 
 
 def default_folder() -> Path:
     """Where features lie: $VISPROBE_CACHE, or the user's cache folder of this platform."""
-    import platformdirs
-
-    root = os.environ.get("VISPROBE_CACHE") or platformdirs.user_cache_dir("visprobe")
-    return Path(root) / "features"
+    return cache_folder("features")
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,10 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from visprobe.errors import CheckpointError
 from visprobe.io.atomic import write_json
+from visprobe.io.cache import cache_folder
 from visprobe.io.folder import ByteFile, Folder, LocalFile, LocalFolder
 from visprobe.io.hub_errors import explained, offline, patiently
-from visprobe.io.range_cache import RangeCache, hub_cache
+from visprobe.io.range_cache import RangeCache
 from visprobe.io.remote_file import RemoteAddress, RemoteFile, plain_etag
 
 _HUB_ID = re.compile(r"(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>\S+))?")
@@ -176,7 +177,7 @@ class HubFolder:
         is_hash = re.fullmatch("[0-9a-f]{40,64}", address.etag)
         key = address.etag if is_hash else sha256(f"{address.url} {address.etag}".encode()).hexdigest()
         return RemoteFile(
-            f"{name} of {self}", address, RangeCache(hub_cache() / "files" / key, address.size), self.notes
+            f"{name} of {self}", address, RangeCache(cache_folder("hub") / "files" / key, address.size), self.notes
         )
 
     def fetch(self, name: str) -> Path:
@@ -212,7 +213,7 @@ def _api() -> HfApi:
 
 
 def _list_files(spec: str, repo: str, revision: str) -> _Listing:
-    folder = hub_cache() / "models" / repo.replace("/", "--")
+    folder = cache_folder("hub") / "models" / repo.replace("/", "--")
     kept = folder / f"{quote(revision, safe='')}.json"
     if _COMMIT.fullmatch(revision) or constants.HF_HUB_OFFLINE:  # what a commit holds never changes
         if kept.is_file():

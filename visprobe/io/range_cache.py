@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock, Timeout
 
 from visprobe.io.atomic import write_json
@@ -23,11 +22,6 @@ _FLUSH_BYTES = 8 << 20  # finished bytes that a crash may cost; a flush takes te
 _LARGEST_GAP = 1 << 20  # a wider gap takes longer to read than another request takes
 _GAP_SHARE = 0.01  # of the bytes wanted
 _SILENT_WAIT = 2.0  # seconds
-
-
-def hub_cache() -> Path:
-    """Where ranges lie: `hub` in $VISPROBE_CACHE, or in the user's cache folder of this platform."""
-    return Path(os.environ.get("VISPROBE_CACHE") or platformdirs.user_cache_dir("visprobe")) / "hub"
 
 
 def union(spans: Iterable[Span]) -> list[Span]:

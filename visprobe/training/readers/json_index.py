@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprobe.errors import DataError
-from visprobe.features.store import default_folder
 from visprobe.io.atomic import replacing
+from visprobe.io.cache import cache_folder
 
 VERSION = 1
 WINDOW = 1 << 22
@@ -86,7 +86,7 @@ class JsonIndex:
 
 def _cached(path: Path, sha256: str) -> NDArray[np.int64]:
     kind = _kind(path)
-    cache = default_folder().parent / "json-index" / f"{sha256}-{kind}-{VERSION}.npy"
+    cache = cache_folder("json-index") / f"{sha256}-{kind}-{VERSION}.npy"
     try:
         return np.load(cache, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     except (OSError, ValueError):  # not there yet, or damaged
