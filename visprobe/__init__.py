@@ -10,13 +10,14 @@ __all__ = ["Options", "compare", "imagenet", "load_encoder"]
 
 if TYPE_CHECKING:
     from visprobe.encoders.load import load_encoder
-    from visprobe.report.compare import compare, imagenet
+    from visprobe.report.compare import compare
+    from visprobe.report.measure import imagenet
     from visprobe.report.measurement import Options
 
 _HOME = {
     "load_encoder": "visprobe.encoders.load",
     "compare": "visprobe.report.compare",
-    "imagenet": "visprobe.report.compare",
+    "imagenet": "visprobe.report.measure",
     "Options": "visprobe.report.measurement",
 }
 

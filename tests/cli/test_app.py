@@ -193,7 +193,7 @@ def test_images_without_classes_give_drift_and_say_that_accuracy_is_missing(run,
     assert ran.code == 0, ran.err
     document = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {result["analysis"] for result in document["results"]} == {"drift", "weights"}
-    assert "accuracy was not measured: " in " ".join(document["warnings"])
+    assert "imagenet was left out: " in " ".join(document["warnings"])
     assert "has no classes" in error_of(run("imagenet", "--ckpt", checkpoints / "base", "--data", photos / "cat"))
 
 

@@ -40,11 +40,12 @@ def progress(stage, done, total):
 run(Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[3]), DigitRows(24), Path(sys.argv[2]), progress=progress)
 """
 SNAPSHOT_OF_SHARDS = """
+import os
 import sys
 from pathlib import Path
 import torch
 from accelerate import PartialState
-from torch.distributed import destroy_process_group
+from torch.distributed import barrier
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from visprobe.training.callbacks import save_vision
@@ -62,7 +63,9 @@ ids[:, 64:] = 7
 model(input_ids=ids, pixel_values=torch.ones(1, 3, 64, 64), labels=ids).loss.backward()
 assert check_gradients(model) == []
 save_vision(model, processor, Path(sys.argv[1]), torch.float32)
-destroy_process_group()
+barrier()
+# Everything asked for is done. Threads that gloo and FSDP left running have aborted the interpreter's shutdown.
+os._exit(0)
 """
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from visprobe.analyses.result import Result
+from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.features.feature_set import FeatureSet
+from visprobe.features.feature_set import Chosen, FeatureSet
+
+Sets = tuple[FeatureSet, ...]
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,11 @@ class Inputs:
         floors: Under what the numbers are read against: "untrained", "<base> (bfloat16)".
         encoders: The encoders of base and others, in that order.
         seed: Seed of every random choice.
+        support: Features of the images that may be learned from, under base, others and floors in that order; empty
+            where the data has one split only. For analyses with `support`.
+        variants: Name of a variant of the images to features as in `support`. For analyses with `variants`.
+        images: The images of `base`, for what they carry beside classes (masks, targets, captions).
+        support_images: The images of `support`.
     """
 
     base: FeatureSet
@@ -27,6 +36,15 @@ class Inputs:
     floors: tuple[FeatureSet, ...]
     encoders: tuple[VisionEncoder, ...]
     seed: int = 0
+    support: Sets = ()
+    variants: Mapping[str, Sets] = field(default_factory=dict)
+    images: ImageSet | None = None
+    support_images: ImageSet | None = None
+
+    @property
+    def all(self) -> Sets:
+        """Features under base, others and floors."""
+        return (self.base, *self.others, *self.floors)
 
 
 @dataclass(frozen=True)
@@ -39,8 +57,11 @@ class Analysis:
         needs: From an encoder to what is asked of it (`visprobe.features.requests`).
         run: From inputs to the answer.
         images: At most so many images are looked at; None for all.
-        floors: Whether it is also run on the floors.
+        floors: Which floors it is also run on: all, the untrained towers, or none.
         fixed_grid: Whether it needs the same grid of patches for every image.
+        support: Whether it learns from the images of a second split, where there is one.
+        variants: From the images and a seed to changed copies of them (corrupted, cropped) that it looks at too.
+        check: Raises DataError if images (and support images) lack what it needs; called before any image is read.
     """
 
     name: str
@@ -48,10 +69,13 @@ class Analysis:
     needs: Callable[[VisionEncoder], Sequence[str]]
     run: Callable[[Inputs], Result]
     images: int | None = None
-    floors: bool = True
+    floors: Literal["all", "untrained", "none"] = "all"
     fixed_grid: bool = False
+    support: bool = False
+    variants: Callable[[ImageSet, int], Mapping[str, ImageSet]] | None = None
+    check: Callable[[ImageSet, ImageSet | None], None] | None = None
 
 
 def only(features: FeatureSet, requests: Sequence[str]) -> FeatureSet:
     """`features` with nothing but `requests`."""
-    return replace(features, sites={request: features.sites[request] for request in requests})
+    return replace(features, sites=Chosen(features.sites, requests))

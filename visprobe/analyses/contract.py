@@ -56,7 +56,8 @@ def planted_inputs(analysis: Analysis) -> Inputs:
     """What `analysis` asks for of a tiny model, of two descendants with other weights, and of the floors."""
     base = _tiny_encoder()
     encoders = (base, _moved(base, "sft", 0.1, 1), _moved(base, "dpo", 0.05, 2))
-    floors = (base.untrained(0), base.rounded(torch.bfloat16)) if analysis.floors else ()
+    floors = [base.untrained(0), base.rounded(torch.bfloat16)]
+    floors = {"all": floors, "untrained": floors[:1], "none": []}[analysis.floors]
     sets = [_features(encoder, analysis) for encoder in (*encoders, *floors)]
     return Inputs(sets[0], tuple(sets[1:3]), tuple(sets[3:]), encoders, seed=0)
 

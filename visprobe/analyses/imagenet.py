@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.pairing import align
 from visprobe.analyses.result import Estimate, Result, Role, Row
+from visprobe.data.image_set import ImageSet
+from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals import mcnemar_exact, newcombe_paired, wilson
@@ -255,3 +258,33 @@ def _warnings(query: Sequence[FeatureSet], task: _Task) -> Iterator[str]:
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def check_classes(images: ImageSet, support: ImageSet | None) -> None:
+    """Refuse images without classes.
+
+    Raises:
+        DataError: If they have none.
+    """
+    if images.classes is None:
+        raise DataError(f"{images.name} has no classes", hint="Accuracy needs a folder per class or a label column.")
+
+
+def _needs(encoder: VisionEncoder) -> list[str]:
+    return [encoder.consumed, "projected"] if encoder.has_projector else [encoder.consumed]
+
+
+def _run(inputs: Inputs) -> Result:
+    sets = [inputs.base, *inputs.others, *inputs.floors]
+    return prototype_accuracy(sets, inputs.support or None, [floor.encoder for floor in inputs.floors])
+
+
+IMAGENET = Analysis(
+    name="imagenet",
+    question=QUESTION,
+    needs=_needs,
+    run=_run,
+    floors="untrained",
+    support=True,
+    check=check_classes,
+)

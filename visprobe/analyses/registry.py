@@ -9,6 +9,7 @@ from visprobe.analyses.analysis import Analysis
 from visprobe.analyses.drift import DRIFT
 from visprobe.analyses.geometry import GEOMETRY
 from visprobe.analyses.heads import HEADS
+from visprobe.analyses.imagenet import IMAGENET
 from visprobe.analyses.images import IMAGES
 from visprobe.analyses.similarity import SIMILARITY
 from visprobe.analyses.similarity_more import SIMILARITY_MORE
@@ -20,8 +21,8 @@ from visprobe.analyses.weights import WEIGHTS
 from visprobe.errors import UsageError
 
 ENTRY_POINTS = "visprobe.analyses"
-ACCURACY = "imagenet"  # needs labels and a support split: the session runs it itself
 BUILT_IN: tuple[Analysis, ...] = (
+    IMAGENET,
     DRIFT,
     WEIGHTS,
     SPARSITY,
@@ -34,7 +35,8 @@ BUILT_IN: tuple[Analysis, ...] = (
     SIMILARITY_MORE,
     GEOMETRY,
 )
-DEFAULT = (ACCURACY, "drift", "weights")
+DEFAULT = ("imagenet", "drift", "weights")
+REQUIRED = ("drift", "weights")  # what compare is for; any other analysis that cannot answer is left out and said
 
 
 def available() -> dict[str, Analysis]:
@@ -51,7 +53,7 @@ def available() -> dict[str, Analysis]:
             raise UsageError(
                 f"the analysis {entry.value} cannot be loaded: {error}", hint="Repair or uninstall that package."
             ) from error
-        if not isinstance(analysis, Analysis) or analysis.name in {*found, ACCURACY}:
+        if not isinstance(analysis, Analysis) or analysis.name in found:
             raise UsageError(
                 f"{entry.value} is no Analysis with a name of its own", hint="Repair or uninstall that package."
             )
@@ -60,14 +62,12 @@ def available() -> dict[str, Analysis]:
 
 
 def chosen(names: Sequence[str]) -> list[Analysis]:
-    """The analyses called `names`, in that order, without accuracy.
+    """The analyses called `names`, in that order.
 
     Raises:
         UsageError: If a name is unknown; all unknown ones are said.
     """
     known = available()
-    if unknown := [name for name in names if name not in known and name != ACCURACY]:
-        raise UsageError(
-            f"there is no analysis {', '.join(map(repr, unknown))}", hint=f"There are {', '.join([ACCURACY, *known])}."
-        )
-    return [known[name] for name in dict.fromkeys(names) if name != ACCURACY]
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"there is no analysis {', '.join(map(repr, unknown))}", hint=f"There are {', '.join(known)}.")
+    return [known[name] for name in dict.fromkeys(names)]

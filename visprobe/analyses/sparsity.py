@@ -142,4 +142,4 @@ def _run(inputs: Inputs) -> Result:
     return update_sparsity(base.name, base.weights(), weights, base.weight_group, inputs.seed)
 
 
-SPARSITY = Analysis(name="sparsity", question=QUESTION, needs=lambda encoder: [], run=_run, floors=False)
+SPARSITY = Analysis(name="sparsity", question=QUESTION, needs=lambda encoder: [], run=_run, floors="none")

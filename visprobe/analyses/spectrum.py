@@ -195,4 +195,4 @@ def _run(inputs: Inputs) -> Result:
     return weight_spectrum(base.name, base.weights(), weights, base.weight_group)
 
 
-SPECTRUM = Analysis(name="spectrum", question=QUESTION, needs=lambda encoder: [], run=_run, floors=False)
+SPECTRUM = Analysis(name="spectrum", question=QUESTION, needs=lambda encoder: [], run=_run, floors="none")

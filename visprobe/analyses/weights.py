@@ -162,4 +162,4 @@ def _run(inputs: Inputs) -> Result:
     )
 
 
-WEIGHTS = Analysis(name="weights", question=QUESTION, needs=lambda encoder: [], run=_run, floors=False)
+WEIGHTS = Analysis(name="weights", question=QUESTION, needs=lambda encoder: [], run=_run, floors="none")

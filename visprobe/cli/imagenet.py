@@ -36,7 +36,7 @@ def command(
     Example: visprobe imagenet --ckpt checkpoints/sft --data digits --json
     """
     from visprobe.cli.measured import finish, show
-    from visprobe.report.compare import imagenet
+    from visprobe.report.measure import imagenet
     from visprobe.report.measurement import Options
 
     with Bars(quiet) as bars:

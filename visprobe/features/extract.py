@@ -23,7 +23,7 @@ from visprobe.encoders.pixels import Pixels
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, in_tower
 from visprobe.features.requests import forwarded, resolved, to_array
-from visprobe.features.store import ChunkKey, FeatureStore
+from visprobe.features.store import ChunkKey, FeatureStore, StoredSites
 
 CHUNK = 128  # images per file of the store: small enough to lose little to kill -9, large enough to be few
 _T = TypeVar("_T")
@@ -111,6 +111,8 @@ class _Job:
         return ChunkKey(encoder.tower_hash, encoder.settings_hash, self.processor.processor_hash, compute, hashes)
 
     def compute(self, pixels: Pixels) -> dict[str, NDArray[np.floating]]:
+        if not self.requests:  # only whether the images are good is asked
+            return {}
         pooled = self.encoder.reduced(pixels, {request: forwarded(request) for request in self.requests})
         return {self.arrays[request]: to_array(rows) for request, rows in pooled.items()}
 
@@ -194,7 +196,7 @@ class _Pass:
         stacked = {how: Pixels.join([pixels[how] for pixels in batch]) for how in batch[0]}
         for job in chunk.jobs:
             parts.setdefault(id(job), []).append(job.compute(stacked[job.pixels]))
-            self.forwarded += len(batch)
+            self.forwarded += len(batch) if job.requests else 0
 
     def result(self) -> Extraction:
         bad: dict[int, str] = {}
@@ -230,17 +232,17 @@ class _Pass:
 
     def _feature_set(self, job: _Job, valid: list[int]) -> FeatureSet:
         items = [self.images.items[index] for index in valid]
-        chunks = [self.store.read(job.key(hashes), list(job.arrays.values())) for _, hashes in self.chunks]
+        contents = [content for _, hashes in self.chunks for content in hashes]
+        keys = [job.key(hashes) for _, hashes in self.chunks]
         return FeatureSet(
             encoder=job.encoder.name,
             images=self.images.name,
             item_ids=tuple(item.id for item in items),
             labels=np.array([item.label for item in items], dtype=np.int64) if self.images.classes else None,
             classes=self.images.classes,
-            sites={
-                site: np.concatenate([c[name] for c in chunks if c[name].size]) for site, name in job.arrays.items()
-            },
+            sites=StoredSites(self.store, keys, job.arrays),
             consumed=job.encoder.consumed,
+            contents=tuple(contents[index] for index in valid),
         )
 
     def _images_hash(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,25 @@ def in_tower(request: str) -> bool:
     return request.startswith(("block_", "final_norm", "heads_"))
 
 
+class Chosen(Mapping[str, NDArray[np.floating]]):
+    """Some arrays of a mapping, which reads them only when they are asked for."""
+
+    def __init__(self, whole: Mapping[str, NDArray[np.floating]], names: Sequence[str]) -> None:
+        if lacking := [name for name in names if name not in whole]:
+            raise KeyError(lacking[0])
+        self._whole, self._names = whole, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> NDArray[np.floating]:
+        self._names[name]  # what was not chosen is not there
+        return self._whole[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """Pooled features, one row per image.
@@ -30,8 +49,10 @@ class FeatureSet:
         labels: Class index per row, int64 of shape (n,), or None for unlabelled images.
         classes: Class names in the order of the labels, or None.
         sites: What was asked for ("block_03", "projected", "heads_02", "block_03:norms") to an array with a row per
-            image, float32 of shape (n, d); all tokens ("block_03:tokens") are float16 of shape (n, T, d).
+            image, float32 of shape (n, d); all tokens ("block_03:tokens") are float16 of shape (n, T, d). Those of the
+            store are read at each access and held by nobody else: take an array once, and let it go.
         consumed: Name of the site that the MLLM reads.
+        contents: SHA-256 of each image file, one per row; empty where features were not made from files.
     """
 
     encoder: str
@@ -41,3 +62,4 @@ class FeatureSet:
     classes: tuple[str, ...] | None
     sites: Mapping[str, NDArray[np.float32]]
     consumed: str
+    contents: tuple[str, ...] = ()

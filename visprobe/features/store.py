@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,7 @@ from visprobe.io.atomic import replacing
 from visprobe.io.cache import cache_folder
 
 LAYOUT_VERSION = 1
+_DTYPES = {"F16": "<f2", "F32": "<f4"}
 
 
 def default_folder() -> Path:
@@ -88,6 +90,21 @@ class FeatureStore:
         with safe_open(self._path(key), framework="numpy") as file:
             return {name: file.get_tensor(name) for name in names}
 
+    def mapped(self, key: ChunkKey, name: str) -> NDArray[Any]:
+        """The named array of the chunk as a view of its file: rows are read when they are looked at.
+
+        Raises:
+            KeyError: If the chunk or the array is missing.
+        """
+        path = self._path(key)
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            entry = json.loads(file.read(length))[name]
+        if 0 in entry["shape"]:  # a chunk in which every image is bad; an empty file part cannot be mapped
+            return np.zeros(entry["shape"], _DTYPES[entry["dtype"]])
+        offset = 8 + length + entry["data_offsets"][0]
+        return np.memmap(path, _DTYPES[entry["dtype"]], "r", offset, tuple(entry["shape"]))
+
     def _names(self, key: ChunkKey) -> list[str]:
         path = self._path(key)
         if not path.is_file():
@@ -101,3 +118,31 @@ class FeatureStore:
     def _path(self, key: ChunkKey) -> Path:
         digest = key.digest()
         return self.folder / digest[:2] / f"{digest}.safetensors"
+
+
+class StoredSites(Mapping[str, NDArray[np.floating]]):
+    """The arrays of a feature set as they lie in the store: joined when asked for, and not kept.
+
+    Args:
+        store: Where they lie.
+        chunks: Keys of the chunks, in the order of the images.
+        arrays: From what was asked for to the name of its array.
+    """
+
+    def __init__(self, store: FeatureStore, chunks: Sequence[ChunkKey], arrays: Mapping[str, str]) -> None:
+        self._store, self._chunks, self._arrays = store, tuple(chunks), dict(arrays)
+
+    def __getitem__(self, request: str) -> NDArray[np.floating]:
+        joined: NDArray[np.floating] = np.concatenate(self.parts(request))
+        return joined
+
+    def parts(self, request: str) -> list[NDArray[np.floating]]:
+        """The rows of all chunks in order, as views of the files: for what does not fit into memory."""
+        parts = [self._store.mapped(key, self._arrays[request]) for key in self._chunks]
+        return [part for part in parts if part.size]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)

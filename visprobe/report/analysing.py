@@ -4,75 +4,118 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from visprobe.analyses.analysis import Analysis, Inputs, only
-from visprobe.analyses.registry import DEFAULT
+from visprobe.analyses.analysis import Analysis, Inputs, Sets, only
+from visprobe.analyses.registry import REQUIRED
 from visprobe.analyses.result import Result
+from visprobe.data.image_set import ImageSet
 from visprobe.data.subset import first_spread
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError, VisprobeError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.requests import resolved
 from visprobe.report.most_changed import with_thumbnails
-from visprobe.report.session import Session, Sites
+from visprobe.report.session import Session
 
 
-def run_analyses(session: Session, analyses: Sequence[Analysis], also: Sites) -> tuple[list[Result], list[FeatureSet]]:
+def run_analyses(session: Session, analyses: Sequence[Analysis]) -> list[Result]:
     """Run `analyses` on the session's encoders and floors.
 
     Args:
         session: The measurement under way; its first encoder is the base.
         analyses: What to run.
-        also: What else is wanted of each encoder in the same pass.
 
     Returns:
-        The results in the order of `analyses`, and all features of the pass over all images.
+        The results in the order of `analyses`. One that cannot answer is left out with a warning, unless it is alone or
+        what compare is for.
     """
-    alone = len(analyses) == 1
-    able = [analysis for analysis in analyses if _fits(session, analysis, alone)]
+    runner = _Runner(session, alone=len(analyses) == 1)
+    able = [analysis for analysis in analyses if runner.fits(analysis)]
     results: dict[str, Result] = {}
-    whole: list[FeatureSet] = []
+    # All images first: they are what the measurement says it was made on.
     for count in dict.fromkeys([None, *(analysis.images for analysis in able)]):
         group = [analysis for analysis in able if analysis.images == count]
-        images = session.images.query if count is None else first_spread(session.images.query, count)
-
-        def wanted(encoder: VisionEncoder, group: list[Analysis] = group, count: int | None = count) -> list[str]:
-            needs = [request for analysis in group for request in analysis.needs(encoder)]
-            return resolved(encoder, [*needs, *(also(encoder) if count is None else [])])
-
-        features = session.extract(images, wanted, note=count is None)
-        whole = list(features) if count is None else whole
-        for analysis in group:
-            try:
-                results[analysis.name] = analysis.run(_inputs(session, features, analysis))
-            except DataError as error:
-                _leave_out(session, analysis, error, alone)
+        results |= runner.run(group, count)
     answered = [results[analysis.name] for analysis in able if analysis.name in results]
-    return [with_thumbnails(result, session.images.query) for result in answered], whole
+    return [with_thumbnails(result, session.images.query) for result in answered]
 
 
-def _fits(session: Session, analysis: Analysis, alone: bool) -> bool:
-    base = session.encoders[0]
-    try:
-        analysis.needs(base)
-    except UsageError as error:
-        _leave_out(session, analysis, error, alone)
-        return False
-    if analysis.fixed_grid and base.grid is None:
-        session.warnings.append(f"{analysis.name} was left out: {base.name} gives each image its own number of tokens")
-        return False
-    return True
+class _Runner:
+    def __init__(self, session: Session, *, alone: bool) -> None:
+        self._session, self._alone = session, alone
 
+    def fits(self, analysis: Analysis) -> bool:
+        """Whether the base and the images have what `analysis` needs."""
+        base, images = self._session.encoders[0], self._session.images
+        try:
+            analysis.needs(base)
+            if analysis.check is not None:
+                analysis.check(images.query, images.support)
+        except (DataError, UsageError) as error:
+            self._leave_out(analysis, error)
+            return False
+        if analysis.fixed_grid and base.grid is None:
+            problem = f"{base.name} gives each image its own number of tokens"
+            self._leave_out(analysis, UsageError(problem, hint="Leave this analysis out for it."))
+            return False
+        return True
 
-def _leave_out(session: Session, analysis: Analysis, error: VisprobeError, alone: bool) -> None:
-    """One question without an answer is no reason to lose the others; the default ones are what compare is for."""
-    if alone or analysis.name in DEFAULT:
-        raise error
-    session.warnings.append(f"{analysis.name} was left out: {error.message}")
+    def run(self, group: Sequence[Analysis], count: int | None) -> dict[str, Result]:
+        """The results of the analyses that look at `count` images (None: all), from one pass over them."""
+        images, support = self._session.images.query, self._session.images.support
+        shown = images if count is None else first_spread(images, count)
+        features = self._extract(shown, group, note=count is None)
+        learning = [analysis for analysis in group if analysis.support and support is not None]
+        learned = self._extract(support, learning, note=count is None) if support and learning else {}
+        results: dict[str, Result] = {}
+        for analysis in group:
+            base, *others = self._own(analysis, features)
+            descendants = len(self._session.encoders) - 1
+            inputs = Inputs(
+                base=base,
+                others=tuple(others[:descendants]),
+                floors=tuple(others[descendants:]),
+                encoders=tuple(self._session.encoders),
+                seed=self._session.seed,
+                support=self._own(analysis, learned) if analysis in learning else (),
+                variants=self._variants(analysis, shown),
+                images=shown,
+                support_images=support,
+            )
+            try:
+                results[analysis.name] = analysis.run(inputs)
+            except DataError as error:
+                self._leave_out(analysis, error)
+        return results
 
+    def _variants(self, analysis: Analysis, images: ImageSet) -> dict[str, Sets]:
+        made = analysis.variants(images, self._session.seed) if analysis.variants else {}
+        return {name: self._own(analysis, self._extract(one, [analysis], note=False)) for name, one in made.items()}
 
-def _inputs(session: Session, features: Sequence[FeatureSet], analysis: Analysis) -> Inputs:
-    encoders = [*session.encoders, *session.floors]
-    own = [only(f, resolved(e, analysis.needs(e))) for f, e in zip(features, encoders, strict=True)]
-    count = len(session.encoders)
-    floors = own[count:] if analysis.floors else []
-    return Inputs(own[0], tuple(own[1:count]), tuple(floors), tuple(session.encoders), session.seed)
+    def _extract(self, images: ImageSet, group: Sequence[Analysis], *, note: bool) -> dict[str, FeatureSet]:
+        """Features by encoder, of each what the analyses that are run on it need."""
+        encoders = [e for e in self._encoders() if not group or any(self._is_run_on(a, e) for a in group)]
+
+        def wanted(encoder: VisionEncoder) -> list[str]:
+            asking = [analysis for analysis in group if self._is_run_on(analysis, encoder)]
+            return resolved(encoder, [request for analysis in asking for request in analysis.needs(encoder)])
+
+        sets = self._session.extract(images, wanted, encoders, note=note)
+        return {features.encoder: features for features in sets}
+
+    def _encoders(self) -> list[VisionEncoder]:
+        return [*self._session.encoders, *self._session.floors]
+
+    def _is_run_on(self, analysis: Analysis, encoder: VisionEncoder) -> bool:
+        if encoder not in self._session.floors:
+            return True
+        return analysis.floors == "all" or (analysis.floors == "untrained" and encoder.name.startswith("untrained"))
+
+    def _own(self, analysis: Analysis, features: dict[str, FeatureSet]) -> Sets:
+        run_on = [encoder for encoder in self._encoders() if self._is_run_on(analysis, encoder)]
+        return tuple(only(features[e.name], resolved(e, analysis.needs(e))) for e in run_on)
+
+    def _leave_out(self, analysis: Analysis, error: VisprobeError) -> None:
+        """One question without an answer is no reason to lose the others."""
+        if self._alone or analysis.name in REQUIRED:
+            raise error
+        self._session.warnings.append(f"{analysis.name} was left out: {error.message}")

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visprobe.analyses.headline import headline
-from visprobe.analyses.registry import ACCURACY, chosen
+from visprobe.analyses.registry import chosen
 from visprobe.analyses.result import Result
 from visprobe.analyses.same_recipe import SAME_RECIPE, same_recipe
 from visprobe.analyses.verdict import verdict
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.errors import DataError, UsageError
+from visprobe.errors import UsageError
 from visprobe.report.analysing import run_analyses
 from visprobe.report.measurement import Measurement, Options
-from visprobe.report.session import Session, all_sites, format_floors, open_encoders, read_sites
+from visprobe.report.session import Session, all_sites, format_floors, open_encoders
 
 
 def compare(
@@ -49,36 +49,9 @@ def compare(
     untrained = base.untrained(options.seed)
     floors = [untrained, *format_floors(checkpoints[0], base, options), *again]
     session = Session(encoders, floors, data, options)
-    accuracy = ACCURACY in options.analyses
-    results, query = run_analyses(session, analyses, read_sites if accuracy else lambda encoder: [])
-    results += also
-    warnings = []
-    if accuracy:
-        try:
-            results.insert(0, session.accuracy(query, [untrained]))
-        except DataError as error:  # drift needs no classes: images without usable ones still answer half the question
-            warnings.append(f"accuracy was not measured: {error.message}")
+    results = [*run_analyses(session, analyses), *also]
     said = [*headline(results, base.name), *verdict(results, base.name), *same_recipe(results, base.name)]
-    return session.measurement(results, said, warnings)
-
-
-def imagenet(checkpoints: Sequence[str | Path], data: str, options: Options | None = None) -> Measurement:
-    """Class-prototype accuracy of each checkpoint's encoder, before and after the projector.
-
-    Args:
-        checkpoints: One or more checkpoint folders; differences are taken to the first.
-        data: A labelled image set, as `open_images` understands it.
-        options: How to run.
-
-    Raises:
-        CheckpointError, DataError: If a checkpoint or the images cannot be used.
-    """
-    options = options or Options()
-    encoders = open_encoders(checkpoints, options)
-    floors = _untrained_of_each_shape(encoders, options.seed)
-    session = Session(encoders, floors, data, options)
-    query = session.extract(session.images.query, read_sites)
-    return session.measurement([session.accuracy(query, floors)])
+    return session.measurement(results, said)
 
 
 def refuse_other_shapes(base: VisionEncoder, others: Sequence[VisionEncoder]) -> None:
@@ -99,14 +72,3 @@ def refuse_other_shapes(base: VisionEncoder, others: Sequence[VisionEncoder]) ->
 def _shape(encoder: VisionEncoder) -> str:
     patches = "{}x{} patches".format(*encoder.grid) if encoder.grid else "patches of any number"
     return f"{encoder.provenance.family}, {len(encoder.sites)} sites over {patches}"
-
-
-def _untrained_of_each_shape(encoders: Sequence[VisionEncoder], seed: int) -> list[VisionEncoder]:
-    """One untrained tower per shape among the encoders, named after the first of its shape if there are several."""
-    first = {(e.provenance.family, e.sites, e.grid, e.processor_hash): e for e in reversed(encoders)}
-    floors = []
-    for encoder in reversed(first.values()):
-        floor = encoder.untrained(seed)
-        floor.name = floor.name if len(first) == 1 else f"{floor.name} ({encoder.name})"
-        floors.append(floor)
-    return floors

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from visprobe.analyses.imagenet import prototype_accuracy
 from visprobe.analyses.result import Result
 from visprobe.analyses.verdict import Statement
 from visprobe.data.image_set import ImageSet
@@ -17,7 +16,7 @@ from visprobe.data.open import open_images
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import load_encoder
 from visprobe.encoders.processor import Resolution
-from visprobe.errors import DataError, PrerequisiteError, UsageError
+from visprobe.errors import PrerequisiteError, UsageError
 from visprobe.features.extract import Extraction, extract
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.store import FeatureStore, default_folder
@@ -147,25 +146,6 @@ class Session:
             self._note(images, extraction)
         return extraction.features
 
-    def accuracy(self, query: Sequence[FeatureSet], floors: Sequence[VisionEncoder]) -> Result:
-        """Prototype accuracy of the encoders and `floors`, where the MLLM reads and after the projector.
-
-        Args:
-            query: Feature sets of the encoders and floors, in that order; more may follow.
-            floors: The first of the session's floors.
-
-        Raises:
-            DataError: If the images have no usable classes.
-        """
-        chosen = [*self.encoders, *floors]
-        if self.images.query.classes is None:
-            raise DataError(
-                f"{self.images.query.name} has no classes", hint="Accuracy needs a folder per class or a label column."
-            )
-        read = [_only(features, read_sites(e)) for features, e in zip(query, chosen, strict=False)]
-        support = self.extract(self.images.support, read_sites, chosen) if self.images.support else None
-        return prototype_accuracy(read, support, floor=[floor.name for floor in floors])
-
     def measurement(
         self, results: Sequence[Result], verdict: Sequence[Statement] = (), warnings: Sequence[str] = ()
     ) -> Measurement:
@@ -201,10 +181,6 @@ class Session:
                 "bad_items": [{"id": item.id, "reason": item.reason} for item in extraction.bad],
             }
         )
-
-
-def _only(features: FeatureSet, sites: Sequence[str]) -> FeatureSet:
-    return replace(features, sites={site: features.sites[site] for site in sites})
 
 
 def provenance_of(encoder: VisionEncoder) -> dict[str, Any]:

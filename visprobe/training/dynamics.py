@@ -7,6 +7,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ class Probe(TrainerCallback):  # type: ignore[misc]
         store = FeatureStore(scratch / "features")  # of one moment: nobody will ask for these features again
 
         def features(images: ImageSet) -> FeatureSet:
-            return extract([encoder], images, _read_sites, store=store, processors=[self._encoder]).features[0]
+            [found] = extract([encoder], images, _read_sites, store=store, processors=[self._encoder]).features
+            return replace(found, sites=dict(found.sites))  # the store goes with the scratch folder
 
         support = self._images.support
         return State(features(self._images.query), features(support) if support else None, encoder.weights())

@@ -1,0 +1,61 @@
+"""What checkpoints see, each for itself: any analyses on encoders of any shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from visprobe.analyses.analysis import Analysis
+from visprobe.analyses.imagenet import IMAGENET
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.report.analysing import run_analyses
+from visprobe.report.measurement import Measurement, Options
+from visprobe.report.session import Session, open_encoders
+
+
+def measure(
+    checkpoints: Sequence[str | Path], data: str, analyses: Sequence[Analysis], options: Options | None = None
+) -> Measurement:
+    """Run analyses on the encoders of checkpoints that need not have one shape or one base.
+
+    Args:
+        checkpoints: One or more checkpoint folders; differences are taken to the first.
+        data: What `open_images` understands.
+        analyses: What is asked; one that cannot answer is left out with a warning, unless it is alone.
+        options: How to run.
+
+    Returns:
+        The results, with an untrained tower of each shape as floor.
+
+    Raises:
+        CheckpointError, DataError: If a checkpoint or the images cannot be used.
+    """
+    options = options or Options()
+    encoders = open_encoders(checkpoints, options)
+    session = Session(encoders, _untrained_of_each_shape(encoders, options.seed), data, options)
+    return session.measurement(run_analyses(session, analyses))
+
+
+def imagenet(checkpoints: Sequence[str | Path], data: str, options: Options | None = None) -> Measurement:
+    """Class-prototype accuracy of each checkpoint's encoder, before and after the projector.
+
+    Args:
+        checkpoints: One or more checkpoint folders; differences are taken to the first.
+        data: A labelled image set, as `open_images` understands it.
+        options: How to run.
+
+    Raises:
+        CheckpointError, DataError: If a checkpoint or the images cannot be used.
+    """
+    return measure(checkpoints, data, [IMAGENET], options)
+
+
+def _untrained_of_each_shape(encoders: Sequence[VisionEncoder], seed: int) -> list[VisionEncoder]:
+    """One untrained tower per shape among the encoders, named after the first of its shape if there are several."""
+    first = {(e.provenance.family, e.sites, e.grid, e.processor_hash): e for e in reversed(encoders)}
+    floors = []
+    for encoder in reversed(first.values()):
+        floor = encoder.untrained(seed)
+        floor.name = floor.name if len(first) == 1 else f"{floor.name} ({encoder.name})"
+        floors.append(floor)
+    return floors
