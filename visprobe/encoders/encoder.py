@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from visprobe.encoders.geometry import View, side
+from visprobe.encoders.family import Family
+from visprobe.encoders.geometry import Geometry, View, side
 from visprobe.encoders.hashing import tensors_hash
 from visprobe.encoders.layout import Layout
 from visprobe.encoders.pixels import Grid, Pixels
@@ -110,6 +111,21 @@ class VisionEncoder:
     def dtype(self) -> torch.dtype:
         """Dtype in which the tower runs."""
         return next(self._tower.parameters()).dtype
+
+    @property
+    def tower(self) -> torch.nn.Module:
+        """The tower itself, frozen and in evaluation mode."""
+        return self._tower
+
+    @property
+    def family(self) -> Family:
+        """How the tower is built."""
+        return self._family
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images become inputs and states tokens."""
+        return self._geometry
 
     @property
     def config(self) -> Any:
@@ -231,14 +247,14 @@ class VisionEncoder:
     def _forward_piece(
         self, pixels: Pixels, places: Mapping[str, tuple[str, bool]], take: Callable[[str, torch.Tensor], None]
     ) -> None:
-        waiting = {name: list(self._reads(site)) for name, (site, _) in places.items()}
+        waiting = {name: list(self.reads(site)) for name, (site, _) in places.items()}
         held: dict[str, list[View]] = {}
 
         def keep(site: str, state: torch.Tensor) -> None:
             held[site] = self._geometry.views(state, pixels, self._tower)
             for name in [name for name, reads in waiting.items() if set(reads) <= held.keys()]:
                 del waiting[name]
-                for tokens, _ in self._tokens(*places[name], held, pixels):
+                for tokens, _ in self.tokens(*places[name], held, pixels):
                     take(name, tokens)
             needed = {site for reads in waiting.values() for site in reads}
             for name in held.keys() - needed:
@@ -248,10 +264,11 @@ class VisionEncoder:
         with watched(self._tower, self._family, needed, keep):
             self._geometry.run(self._tower, pixels)
 
-    def _tokens(self, site: str, cls: bool, held: Mapping[str, list[View]], pixels: Pixels) -> list[View]:
+    def tokens(self, site: str, cls: bool, held: Mapping[str, list[View]], pixels: Pixels) -> list[View]:
+        """Patch tokens (or the class token) at `site` from the views of all states that it reads."""
         if cls:
             return [(tokens[:, :1], grid) for tokens, grid in held[site]]
-        sources = [[(t[:, self.prefix_tokens :], grid) for t, grid in held[name]] for name in self._reads(site)]
+        sources = [[(t[:, self.prefix_tokens :], grid) for t, grid in held[name]] for name in self.reads(site)]
         if site not in self._taps:
             return self._geometry.images(sources[0], pixels)
         tap, views = self._taps[site], []
@@ -265,7 +282,8 @@ class VisionEncoder:
         assert self._projector is not None  # a tap belongs to a connector, whose module was built with it
         return self._projector
 
-    def _reads(self, site: str) -> tuple[str, ...]:
+    def reads(self, site: str) -> tuple[str, ...]:
+        """The tower's sites whose states tokens at `site` are made of."""
         return self._taps[site].reads if site in self._taps else (site,)
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
