@@ -71,7 +71,7 @@ def test_support_with_other_class_numbers_and_an_extra_class_is_matched_by_name(
     assert top1(result, "base") == 1.0
     assert result.settings["classes"] == 8  # the three classes without a query image stay in the running
     assert result.settings["protocol"] == "disjoint support"
-    assert not result.warnings
+    assert result.warnings[0].startswith("hen, gnu, fox: no image in val") and len(result.warnings) == 1
 
 
 def test_top5_is_given_only_above_five_classes() -> None:
@@ -84,10 +84,66 @@ def test_a_class_without_query_images_is_left_out_of_leave_one_out() -> None:
     assert prototype_accuracy([replace(base, classes=CLASSES)], None).settings["classes"] == 4
 
 
-def test_copies_of_support_images_are_pointed_out() -> None:
-    support = planted("base", 0.2)
-    query = replace(support, images="test", item_ids=tuple(f"other-{i}" for i in range(80)))
-    assert "80 of 80 images" in prototype_accuracy([query], [support]).warnings[0]
+def test_copies_of_support_images_are_always_counted() -> None:
+    files = tuple(f"hash-{i}" for i in range(80))
+    support = replace(planted("base", 0.2, images="train"), contents=files)
+    other = tuple(f"other-{i}" for i in range(80))
+    query = replace(planted("base", 0.2), contents=(*files[:7], *other[7:]))
+    result = prototype_accuracy([query], [support])
+    assert "7 of 80 images of val are in train too" in result.warnings[0]
+    assert result.settings["overlap"]["images"] == 7
+    clean = prototype_accuracy([replace(query, contents=other)], [support])
+    assert clean.settings["overlap"] == {"images": 0, "examples": []} and not clean.warnings
+    twice = prototype_accuracy([replace(query, contents=(files[1], *files[1:]))], None)
+    assert "1 of 80 images of val are there twice" in twice.warnings[0]
+
+
+def test_classes_of_one_picture_or_two_are_pointed_out() -> None:
+    support = planted("base", 0.2, seed=3, images="train")
+    assert support.labels is not None
+    few = reordered(support, np.flatnonzero((support.labels != 2) | (np.arange(80) < 16)))
+    assert prototype_accuracy([planted("base", 0.2)], [few]).warnings[0].startswith("cat: fewer than 3 images")
+
+
+def test_p_values_are_adjusted_over_the_sites_of_a_pair() -> None:
+    result = prototype_accuracy([planted("base", 3.0), planted("sft", 1.5, seed=1), planted("dpo", 3.0, seed=2)], None)
+    tests = result.settings["mcnemar"]
+    for pair in (("sft", "base"), ("dpo", "base"), ("dpo", "sft")):
+        own = [test for test in tests if (test["checkpoint"], test["reference"]) == pair]
+        small, large = sorted(test["p"] for test in own)  # Holm over two sites, written out
+        assert sorted(test["p_holm"] for test in own) == pytest.approx(
+            sorted([min(1, 2 * small), max(min(1, 2 * small), large)])
+        )
+
+
+def test_the_projector_costs_what_is_lost_on_the_same_images() -> None:
+    base = planted("base", 0.2)
+    rng = np.random.default_rng(3)
+    blurred = base.sites["projected"] + 4 * rng.standard_normal((80, 24)).astype(np.float32)
+    worse = replace(base, sites={**base.sites, "projected": blurred})
+    [row] = prototype_accuracy([worse], None).select(measure="projector_cost")
+    expected = top1(prototype_accuracy([worse], None), "base", "projected") - 1.0
+    assert row.role == "value" and row.site == "projected"
+    assert row.estimate.value == pytest.approx(expected, abs=1e-12)  # float64 rounding
+    assert row.estimate.low < row.estimate.value < row.estimate.high < 0
+
+
+def test_a_change_of_one_class_alone_is_named_and_uncertain_over_classes() -> None:
+    base, sft = planted("base", 0.2), planted("sft", 0.2)
+    array = np.array(sft.sites["block_02"])
+    array[LABELS == 4] = -array[LABELS == 4]
+    result = prototype_accuracy([base, replace(sft, sites={**sft.sites, "block_02": array})], None)
+    # leave-one-out prototypes of the class turn with it, so that it is recognised all the same
+    assert result.select(measure="top1_by_class", site="block_02")[0].estimate.value == 0
+    mixed = np.array(sft.sites["block_02"])
+    mixed[LABELS == 4] = sft.sites["block_02"][LABELS == 5]
+    result = prototype_accuracy([base, replace(sft, sites={**sft.sites, "block_02": mixed})], None)
+    [changed] = [one for one in result.settings["classes_changed"] if one["site"] == "block_02"]
+    assert {one["class"] for one in changed["lost"]} <= {"elk", "fox"} and not changed["gained"]
+    [by_class] = result.select(measure="top1_by_class", site="block_02")
+    [by_image] = result.select(measure="top1", site="block_02", role="difference")
+    assert by_class.estimate.n == 8 and by_class.estimate.value == by_image.estimate.value
+    assert by_class.estimate.low < by_image.estimate.low < by_image.estimate.high < 0 < by_class.estimate.high
 
 
 def test_another_consumed_site_is_pointed_out() -> None:

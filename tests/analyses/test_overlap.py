@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 from planted_features import feature_set
 
-from visprobe.analyses.overlap import Overlap, overlap, overlap_settings, overlap_warnings
+from visprobe.analyses.overlap import Overlap, duplicates, overlap, overlap_settings, overlap_warnings
 from visprobe.features.feature_set import FeatureSet
 
 
@@ -28,3 +28,12 @@ def test_none_shared_is_said_as_nought_and_not_known_as_none() -> None:
     unknown = overlap(replace(query, contents=()), support)
     assert unknown == Overlap(None)
     assert not overlap_warnings(unknown, query, support) and not overlap_warnings(Overlap(0), query, support)
+
+
+def test_copies_within_a_set_are_those_after_the_first() -> None:
+    one = images("val", ("a", "b", "a", "a"))
+    found, ids = duplicates(one), one.item_ids
+    assert found == Overlap(2, ((ids[2], ids[0]), (ids[3], ids[0])))
+    assert overlap_warnings(found, one, one)[0].startswith("2 of 4 images of val are there twice")
+    assert duplicates(images("val", ("a", "b"))) == Overlap(0)
+    assert duplicates(images("val", ())) == Overlap(None)

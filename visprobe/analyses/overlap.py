@@ -38,6 +38,16 @@ def overlap(query: FeatureSet, support: FeatureSet) -> Overlap:
     return Overlap(len(shared), tuple(shared[:EXAMPLES]))
 
 
+def duplicates(features: FeatureSet) -> Overlap:
+    """Which images of one set have exactly the bytes of an earlier one of it: leaving one out leaves its copy in."""
+    if not features.contents:
+        return Overlap(None)
+    first: dict[str, str] = {}
+    pairs = zip(features.item_ids, features.contents, strict=True)
+    shared = [(item, first[content]) for item, content in pairs if first.setdefault(content, item) != item]
+    return Overlap(len(shared), tuple(shared[:EXAMPLES]))
+
+
 def overlap_settings(found: Overlap) -> dict[str, Any]:
     """The entry of a result's settings: {"overlap": {"images": 3, "examples": [["val/a.png", "train/b.png"]]}}."""
     return {"overlap": {"images": found.count, "examples": [list(pair) for pair in found.examples]}}
@@ -48,7 +58,8 @@ def overlap_warnings(found: Overlap, query: FeatureSet, support: FeatureSet) -> 
     if not found.count:
         return ()
     first, copy = found.examples[0]
+    where = "there twice" if query is support else f"in {support.images} too"
     return (
-        f"{found.count} of {len(query.item_ids)} images of {query.images} are in {support.images} too, byte for byte "
+        f"{found.count} of {len(query.item_ids)} images of {query.images} are {where}, byte for byte "
         f"({first} is {copy}): what is learned there has seen them, and accuracy is too high",
     )

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.analyses.imagenet import paired_difference, right_at_first
+from visprobe.analyses.accuracy import paired_difference
+from visprobe.analyses.imagenet import right_at_first
 from visprobe.analyses.moved import MARGIN, distance, p_larger
 from visprobe.analyses.pairing import align
 from visprobe.analyses.result import Estimate, Result, Role, Row
