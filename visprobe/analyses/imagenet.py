@@ -16,6 +16,7 @@ from visprobe.analyses.accuracy import (
 )
 from visprobe.analyses.accuracy_task import Labels, Task, check_classes, make_task
 from visprobe.analyses.analysis import Analysis, Inputs
+from visprobe.analyses.estimates import naming
 from visprobe.analyses.result import Result, Role, Row
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.features.feature_set import FeatureSet
@@ -98,13 +99,15 @@ def _ranked(task: Task) -> Ranks:
 
 
 def _ranks(features: FeatureSet, task: Task) -> dict[str, Labels]:
-    if task.support_labels is None:
-        return {site: ranks_leaving_one_out(array, task.labels) for site, array in features.sites.items()}
-    support = task.support[features.encoder].sites
-    return {
-        site: ranks_from_support(array, task.labels, support[site], task.support_labels)
-        for site, array in features.sites.items()
-    }
+    found = {}
+    for site, array in features.sites.items():
+        with naming(features, site, "prototype accuracy"):
+            if task.support_labels is None:
+                found[site] = ranks_leaving_one_out(array, task.labels)
+            else:
+                support = task.support[features.encoder].sites[site]
+                found[site] = ranks_from_support(array, task.labels, support, task.support_labels)
+    return found
 
 
 def _within(ranks: Ranks, best: int) -> dict[str, dict[str, Bools]]:
