@@ -31,6 +31,7 @@ def planted_results(
 ) -> dict[str, Result]:
     return {
         "imagenet": _imagenet(checkpoints, blocks),
+        "knn": _knn(checkpoints, blocks),
         "drift": _drift(checkpoints, blocks, identical),
         "weights": _weights(checkpoints, blocks, identical),
         "answers": _answers(checkpoints),
@@ -68,6 +69,21 @@ def _imagenet(checkpoints: tuple[str, ...], blocks: int) -> Result:
             rows.append(Row(checkpoints[2], site, "top1", pair, checkpoints[1], "difference"))
     settings = {"base": checkpoints[0], "chance": 0.1, "consumed": consumed, "protocol": "disjoint prototypes"}
     return Result("imagenet", "Do the features separate the classes better?", tuple(rows), settings)
+
+
+def _knn(checkpoints: tuple[str, ...], blocks: int) -> Result:
+    consumed = f"block_{blocks:02d}"
+    sites = [*(f"block_{i:02d}" for i in range(blocks + 1)), "projected"]
+    rows = []
+    for depth, site in enumerate(sites):
+        for i, name in enumerate(checkpoints):
+            rows.append(Row(name, site, "knn_20", _share(0.2 + 0.3 * depth / len(sites) + 0.01 * i, 1000)))
+            if i:
+                difference = _difference(0.01 * i, 0.011, 1000)
+                rows.append(Row(name, site, "knn_20", difference, checkpoints[0], "difference"))
+        rows.append(Row("untrained", site, "knn_20", _share(0.15, 1000), role="floor"))
+    settings = {"base": checkpoints[0], "chance": 0.1, "consumed": consumed, "sites": sites}
+    return Result("knn", "Do similar images show the same class?", tuple(rows), settings)
 
 
 def _drift(checkpoints: tuple[str, ...], blocks: int, identical: tuple[str, ...]) -> Result:

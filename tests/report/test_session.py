@@ -52,6 +52,6 @@ def test_a_tower_of_another_kind_gets_its_own_pixels(towers, tmp_path, other):
     together = imagenet([towers / "siglip", towers / other], "digits", options)
     alone = imagenet([towers / other], "digits", Options(limit=40, store=tmp_path / "another store"))
     assert not [warning for warning in together.warnings if "image processor" in warning]
-    [measured] = together.results[0].select(checkpoint=other, role="value", measure="top1")
-    [expected] = alone.results[0].select(checkpoint=other, role="value", measure="top1")
+    measured = together.results[0].select(checkpoint=other, role="value", measure="top1")
+    expected = alone.results[0].select(checkpoint=other, role="value", measure="top1")
     assert measured == expected

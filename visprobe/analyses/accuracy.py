@@ -65,6 +65,8 @@ def by_class_rows(
     right: Right, measure: str, labels: Labels, sites: Collection[str], floor: Collection[str]
 ) -> Iterator[Row]:
     """Paired differences whose intervals let the images of a class go together: n counts classes."""
+    if len(np.unique(labels)) < 2:
+        return
     for earlier, later in _pairs(right, floor):
         for site in (site for site in sites if site in right[later] and site in right[earlier]):
             change = right[later][site].astype(np.float64) - right[earlier][site]

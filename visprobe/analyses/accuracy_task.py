@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from visprobe.analyses.estimates import refuse_fewer
 from visprobe.analyses.overlap import duplicates, overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.pairing import align
 from visprobe.data.image_set import ImageSet
@@ -95,6 +96,7 @@ def make_task(query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None)
             support, or fewer than two images for leave-one-out; if a feature is not finite.
     """
     query = align(query)
+    refuse_fewer(query[0], 2, "an accuracy")
     return _disjoint(query, align(support)) if support else _leave_one_out(query)
 
 

@@ -59,7 +59,8 @@ def planted_inputs(analysis: Analysis) -> Inputs:
     floors = [base.untrained(0), base.rounded(torch.bfloat16)]
     floors = {"all": floors, "untrained": floors[:1], "none": []}[analysis.floors]
     sets = [_features(encoder, analysis) for encoder in (*encoders, *floors)]
-    return Inputs(sets[0], tuple(sets[1:3]), tuple(sets[3:]), encoders, seed=0)
+    learned = [_features(encoder, analysis, "train", 1) for encoder in (*encoders, *floors)] if analysis.support else []
+    return Inputs(sets[0], tuple(sets[1:3]), tuple(sets[3:]), encoders, seed=0, support=tuple(learned))
 
 
 def _tiny_encoder() -> VisionEncoder:
@@ -90,8 +91,8 @@ def _moved(encoder: VisionEncoder, name: str, strength: float, seed: int) -> Vis
     return encoder.with_weights(name, weights, encoder.provenance)
 
 
-def _features(encoder: VisionEncoder, analysis: Analysis) -> FeatureSet:
-    draw = np.random.default_rng(0)
+def _features(encoder: VisionEncoder, analysis: Analysis, split: str = "planted", seed: int = 0) -> FeatureSet:
+    draw = np.random.default_rng(seed)
     coarse = draw.integers(0, 256, (IMAGES, 4, 4, 3), dtype=np.uint8)
     pixels = encoder.preprocess([Image.fromarray(one).resize((SIDE, SIDE)) for one in coarse])
     requests = resolved(encoder, analysis.needs(encoder))
@@ -99,7 +100,7 @@ def _features(encoder: VisionEncoder, analysis: Analysis) -> FeatureSet:
     sites = {request: to_array(rows) for request, rows in pooled.items()}
     ids = tuple(f"image-{i:02d}" for i in range(IMAGES))
     classes = tuple(f"class-{i}" for i in range(CLASSES))
-    return FeatureSet(encoder.name, "planted", ids, draw.integers(0, CLASSES, IMAGES), classes, sites, encoder.consumed)
+    return FeatureSet(encoder.name, split, ids, draw.integers(0, CLASSES, IMAGES), classes, sites, encoder.consumed)
 
 
 def _described(analysis: Analysis) -> Iterator[str]:

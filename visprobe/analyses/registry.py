@@ -7,10 +7,13 @@ from importlib.metadata import entry_points
 
 from visprobe.analyses.analysis import Analysis
 from visprobe.analyses.drift import DRIFT
+from visprobe.analyses.few_labels import FEW_LABELS
 from visprobe.analyses.geometry import GEOMETRY
 from visprobe.analyses.heads import HEADS
 from visprobe.analyses.imagenet import IMAGENET
 from visprobe.analyses.images import IMAGES
+from visprobe.analyses.knn import KNN
+from visprobe.analyses.paper_protocol import PAPER_PROTOCOL
 from visprobe.analyses.similarity import SIMILARITY
 from visprobe.analyses.similarity_more import SIMILARITY_MORE
 from visprobe.analyses.sites import SITES
@@ -34,6 +37,9 @@ BUILT_IN: tuple[Analysis, ...] = (
     SIMILARITY,
     SIMILARITY_MORE,
     GEOMETRY,
+    KNN,
+    FEW_LABELS,
+    PAPER_PROTOCOL,
 )
 DEFAULT = ("imagenet", "drift", "weights")
 REQUIRED = ("drift", "weights")  # what compare is for; any other analysis that cannot answer is left out and said

@@ -1,13 +1,31 @@
-"""`visprobe imagenet`: class-prototype accuracy of encoders."""
+"""`visprobe imagenet`: how well encoders tell the classes of images apart."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
+from visprobe.analyses.result import Result
 from visprobe.cli import options as o
-from visprobe.cli.output import Bars
+from visprobe.cli.output import Bars, print_results, print_table, printable
+from visprobe.report.numbers import interval_text, value_text
+
+ASKED = ("imagenet", "knn", "probe", "zeroshot")  # those of them that are there
+# The one measure per analysis that the short table shows.
+_SHOWN = {
+    "imagenet": {"top1": "prototype"},
+    "knn": {"knn_20": "kNN"},
+    "probe": {"probe": "probe", "probe_top1": "probe"},
+    "zeroshot": {"zeroshot": "zero-shot", "zeroshot_top1": "zero-shot"},
+    "paper_protocol": {
+        f"{kind}_{name}": f"{name}, {said}"
+        for name in ("prototype", "fast", "slow")
+        for kind, said in (("paper", "published"), ("honest", "honest"), ("leak", "leak"))
+    },
+}
 
 
 def command(
@@ -15,6 +33,21 @@ def command(
         list[str], typer.Option("--ckpt", help="Checkpoint folder or hub id; repeat it to measure several.")
     ],
     data: o.Data,
+    analyses: Annotated[
+        str | None, typer.Option(help="What is asked, by name, with commas; default imagenet,knn,probe,zeroshot.")
+    ] = None,
+    protocol: Annotated[
+        Literal["paper"] | None, typer.Option(help="Also the published protocol, and how much of it is its leak.")
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            "-o",
+            help="Folder for report.html, report.json and figures; default none.",
+            callback=lambda path: path and o.writable(path),
+        ),
+    ] = None,
     split: o.Split = None,
     limit: o.Limit = None,
     batch_size: o.BatchSize = 64,
@@ -27,20 +60,57 @@ def command(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """How well encoders tell classes apart: nearest class prototype, before and after the projector.
+    """How well encoders tell classes apart: prototypes and neighbours, at every site and after the projector.
 
     Prototypes come from the train split, or leave-one-out where there is only one split.
 
     Example: visprobe imagenet --ckpt checkpoints/sft --ckpt checkpoints/dpo --data ILSVRC2012
 
+    Example: visprobe imagenet --ckpt checkpoints/sft --data ILSVRC2012 --protocol paper -o report
+
     Example: visprobe imagenet --ckpt checkpoints/sft --data digits --json
     """
-    from visprobe.cli.measured import finish, show
-    from visprobe.report.measure import imagenet
+    from visprobe.analyses.registry import available, chosen
+    from visprobe.cli.measured import command_line, finish, show
+    from visprobe.cli.output import print_notes
+    from visprobe.report.measure import measure
     from visprobe.report.measurement import Options
+    from visprobe.report.write import write_report
 
+    names = [name for name in ASKED if name in available()]
+    names = names if analyses is None else [name.strip() for name in analyses.split(",")]
+    asked = chosen([*names, *(["paper_protocol"] if protocol else [])])
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
-        measured = imagenet(ckpt, data, how)
-    show(measured, as_json=json)
+        measured = measure(ckpt, data, asked, how)
+        page = write_report(output_dir, measured.document(command_line())) if output_dir else None
+    if json:
+        show(measured, as_json=True)
+    else:
+        _print_short([result for result in measured.results if result.analysis != "paper_protocol"])
+        _print_short([result for result in measured.results if result.analysis == "paper_protocol"])
+        print_notes([*measured.warnings, *(warning for result in measured.results for warning in result.warnings)])
+        if page:
+            print(f"\nreport: {printable(str(page))}")
     finish(measured, max_bad)
+
+
+def _print_short(results: Sequence[Result]) -> None:
+    """Per site that matters one table: checkpoints, floors and differences down, one number per analysis across."""
+    print_results([result for result in results if result.analysis not in _SHOWN])
+    consumed = next((r.settings["consumed"] for r in results if "consumed" in r.settings), None)
+    for site, where in ((consumed, f"{consumed} (read by the LLM)"), ("projected", "after the projector")):
+        lines: dict[str, dict[str, str]] = {}
+        for result in results:
+            shown = _SHOWN.get(result.analysis, {})
+            for row in (row for row in result.rows if row.site == site and row.measure in shown):
+                name = row.checkpoint + (f" − {row.reference}" if row.reference else "")
+                name += " (floor)" if row.role == "floor" else ""
+                role = "difference" if row.measure.startswith("leak_") else row.role
+                text = f"{value_text(row.estimate, role)} {interval_text(row.estimate, role)}".strip()
+                lines.setdefault(name, {})[shown[row.measure]] = text
+        columns = list(dict.fromkeys(column for line in lines.values() for column in line))
+        if lines:
+            print_table(
+                where, ("checkpoint", *columns), [(n, *(c.get(k, "") for k in columns)) for n, c in lines.items()]
+            )

@@ -45,12 +45,13 @@ OutputDir = Annotated[
         "--output-dir",
         "-o",
         help="Folder that is written.",
-        callback=lambda path: _writable(path),  # before any work is done
+        callback=lambda path: writable(path),  # before any work is done
     ),
 ]
 
 
-def _writable(path: Path) -> Path:
+def writable(path: Path) -> Path:
+    """`path`, if a folder can be written there; refused before any work is done."""
     existing = next(place for place in (path, *path.parents) if place.exists())
     if not existing.is_dir():
         raise UsageError(f"--output-dir {path}: {existing} is a file", hint="Name a folder, or a new one.")

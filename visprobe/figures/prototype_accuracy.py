@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
+from visprobe.figures.accuracy_by_depth import draw_by_depth
 from visprobe.figures.captions import rests_on
 from visprobe.figures.forest import draw_forest, sections
 from visprobe.figures.style import checkpoints_of, looks
@@ -15,13 +16,15 @@ _PROJECTED = "projected"
 
 
 def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
-    """Top-1 with intervals at the consumed site and after the projector, and paired differences to the base.
+    """Top-1 with intervals at every site, or at the two that matter, and paired differences to the base.
 
     Args:
         result: An "imagenet" result: rows of measure "top1" with roles "value", "floor" and "difference".
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
     """
+    if _has_curve(result):
+        return draw_by_depth(result, "top1", "Prototype top-1 accuracy", checkpoints)
     names = list(dict.fromkeys([*checkpoints, *checkpoints_of(result)]))
     titles = _titles(result)
     rows = [row for row in result.select(measure="top1") if row.site in titles]
@@ -32,11 +35,23 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
 def caption(result: Result) -> str:
     """The caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.select(measure="top1") if row.site in _titles(result)]
+    if _has_curve(result):
+        return (
+            "Prototype accuracy: share of images whose nearest class prototype is their own, at every site from the "
+            "input to the projector (left, bands are 95 % intervals) and its paired difference to the base on the same "
+            "images (right; an interval that contains 0 is no measured difference). Dashed: untrained tower; dotted: "
+            f"chance. {rests_on(rows, 'images')}"
+        )
     return (
         "Prototype accuracy: share of images whose nearest class prototype is their own (left) and its paired "
         "difference to the base on the same images (right; an interval that contains 0 is no measured difference). "
         f"Dashed: untrained tower; dotted: chance. {rests_on(rows, 'images')}"
     )
+
+
+def _has_curve(result: Result) -> bool:
+    """Whether the settings list sites beside those that matter."""
+    return len({site for site in result.settings.get("sites", []) if ":" not in site} - {*_titles(result)}) > 0
 
 
 def _titles(result: Result) -> dict[str, str]:
