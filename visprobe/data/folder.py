@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from visprobe.data.image_set import Item
+from visprobe.data.metadata import read_metadata
 from visprobe.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
@@ -15,17 +16,27 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 class ImageFolder:
     """Images below a folder, in the order of their relative paths.
 
+    It has `targets` and `captions` only where a metadata file gives them (`visprobe.data.metadata`).
+
     Args:
         folder: Where the images lie. If every image is inside a sub-folder, the first level of sub-folders
             gives the classes; otherwise the set is unlabelled.
         name: Name of the set, for tables.
         classes: Class names to use instead of the sub-folders found, so that two splits share one numbering.
+        titles: Readable names of those classes, if known.
 
     Raises:
-        DataError: If the folder does not exist or holds no image.
+        DataError: If the folder does not exist or holds no image, or its metadata file cannot be read.
     """
 
-    def __init__(self, folder: Path, *, name: str, classes: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        classes: tuple[str, ...] | None = None,
+        titles: tuple[str, ...] | None = None,
+    ) -> None:
         paths = sorted(image_paths(folder))
         if not paths:
             raise DataError(
@@ -34,10 +45,17 @@ class ImageFolder:
         self.name = name
         self._folder = folder
         self.classes = classes if classes is not None else classes_of(paths)
+        self.class_titles = titles
         numbers = {class_name: number for number, class_name in enumerate(self.classes or ())}
         self.items: Sequence[Item] = [
             Item(path, numbers[path.split("/", 1)[0]] if self.classes else None) for path in paths
         ]
+        metadata = read_metadata(folder, paths)
+        self.notes = metadata.notes
+        if metadata.targets is not None:
+            self.targets = metadata.targets
+        if metadata.captions is not None:
+            self.captions = metadata.captions
 
     def read(self, index: int) -> bytes:
         """The encoded image file of `items[index]`; raises OSError if it cannot be read."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from visprobe.data.columns import captions_of, labels_of, targets_of
 from visprobe.data.image_set import Item
 from visprobe.errors import DataError
 
@@ -13,7 +14,9 @@ MARKERS = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
 class HuggingFaceImages:
-    """One split of a `datasets.Dataset` that has an image column and perhaps a label column.
+    """One split of a `datasets.Dataset` that has an image column and perhaps labels, targets and captions.
+
+    It has `targets` and `captions` only where there are columns of them (`visprobe.data.columns`).
 
     Args:
         dataset: The split.
@@ -27,18 +30,14 @@ class HuggingFaceImages:
         import datasets
 
         columns = [column for column, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
-        if len(columns) != 1:
-            raise DataError(
-                f"{name} has {len(columns)} image columns: {columns} among {list(dataset.features)}",
-                hint="visprobe needs exactly one column of the datasets.Image type.",
-            )
         self.name = name
-        self._column = columns[0]
+        self._column = only_image_column(columns, list(dataset.features), name)
         self._rows = dataset.cast_column(self._column, datasets.Image(decode=False))
-        labels, self.classes = _labels(dataset, name)
+        labels, self.classes = labels_of(dataset.features, dataset.__getitem__, name)
         self.items: Sequence[Item] = [
             Item(f"{index:08d}", labels[index] if labels else None) for index in range(len(dataset))
         ]
+        self.notes = annotate(self, dataset.features, dataset.__getitem__)
 
     def read(self, index: int) -> bytes:
         """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
@@ -49,28 +48,31 @@ class HuggingFaceImages:
         return data
 
 
-def _labels(dataset: Any, name: str) -> tuple[list[int], tuple[str, ...] | None]:
-    import datasets
+def only_image_column(columns: Sequence[str], among: Sequence[str], name: str) -> str:
+    """The one image column.
 
-    named = [column for column, kind in dataset.features.items() if isinstance(kind, datasets.ClassLabel)]
-    column = "label" if "label" in dataset.features else (named[0] if named else None)
-    if column is None:
-        return [], None
-    kind = dataset.features[column]
-    values = list(dataset[column])
-    missing = sum(value in (None, -1) for value in values)
-    if missing == len(values):  # test splits are often published so
-        return [], None
-    if missing:
+    Raises:
+        DataError: If there is none, or more than one.
+    """
+    if len(columns) != 1:
         raise DataError(
-            f"{missing} of {len(values)} images of {name} have no {column}",
-            hint="Remove those rows or the column; without the column the images count as unlabelled.",
+            f"{name} has {len(columns)} image columns: {columns} among {among}",
+            hint="visprobe needs exactly one column of the datasets.Image type.",
         )
-    if isinstance(kind, datasets.ClassLabel):
-        return values, tuple(kind.names)
-    names = sorted({str(value) for value in values})
-    numbers = {name: number for number, name in enumerate(names)}
-    return [numbers[str(value)] for value in values], tuple(names)
+    return columns[0]
+
+
+def annotate(images: Any, features: Any, column_of: Any) -> tuple[str, ...]:
+    """Give `images` the targets and captions of the columns, where there are any; returns what to say of them."""
+    targets, left = targets_of(features, column_of)
+    captions = captions_of(features, column_of)
+    if targets is not None:
+        images.targets = targets
+    if captions is not None:
+        images.captions = captions
+    if not left:
+        return ()
+    return (f"{images.name}: targets are the first column of several classes; {', '.join(left)} left out",)
 
 
 def load_splits(spec: str) -> dict[str, Any]:

@@ -1,37 +1,67 @@
-"""Some images of a set, spread evenly over it."""
+"""Some images of a set: the first few spread over it, an even draw, so many of each class."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from collections import defaultdict
+from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from visprobe.data.annotated import HasCaptions, HasMasks, HasTargets
 from visprobe.data.image_set import ImageSet, Item
+from visprobe.errors import UsageError
 
 
-@dataclass(frozen=True)
 class Subset:
-    """Images `indices` of `whole`, under its name and with its classes."""
+    """Images `indices` of `whole`, under its name and with its classes.
 
-    whole: ImageSet
-    indices: tuple[int, ...]
+    It has the targets, masks and captions of `whole`, and lacks those that `whole` lacks.
+    """
 
-    @property
-    def name(self) -> str:
-        """Name of the whole set."""
-        return self.whole.name
+    def __init__(self, whole: ImageSet, indices: Sequence[int]) -> None:
+        self.whole, self.indices = whole, tuple(indices)
+        self.name = whole.name
+        self.notes: tuple[str, ...] = getattr(whole, "notes", ())
+        self.classes = whole.classes
+        self.class_titles: tuple[str, ...] | None = getattr(whole, "class_titles", None)
+        self.items: Sequence[Item] = tuple(whole.items[index] for index in self.indices)
+        if isinstance(whole, HasTargets):
+            self.targets = whole.targets.rows(self.indices)
+        if isinstance(whole, HasCaptions):
+            captions = whole.captions
+            self.captions = tuple(captions[index] for index in self.indices)
+        if isinstance(whole, HasMasks):
+            self.mask_classes, self.ignored = whole.mask_classes, whole.ignored
+            masked = whole
 
-    @property
-    def items(self) -> tuple[Item, ...]:
-        """The images in order."""
-        return tuple(self.whole.items[index] for index in self.indices)
+            def mask(index: int) -> NDArray[np.int64]:
+                return masked.mask(self.indices[index])
 
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Class names of the whole set."""
-        return self.whole.classes
+            self.mask = mask
 
     def read(self, index: int) -> bytes:
-        """The encoded image file of `items[index]`."""
+        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
         return self.whole.read(self.indices[index])
+
+
+class Relabelled(Subset):
+    """All images of `whole` with other labels.
+
+    Args:
+        whole: The images.
+        labels: Class of each image, numbers into `classes`.
+        classes: Class names.
+        titles: Their readable names, if known.
+    """
+
+    def __init__(
+        self, whole: ImageSet, labels: Sequence[int], classes: tuple[str, ...], titles: tuple[str, ...] | None = None
+    ) -> None:
+        super().__init__(whole, range(len(whole.items)))
+        self.items = tuple(Item(item.id, label) for item, label in zip(whole.items, labels, strict=True))
+        self.classes, self.class_titles = classes, titles
 
 
 def first_spread(images: ImageSet, count: int) -> ImageSet:
@@ -40,3 +70,62 @@ def first_spread(images: ImageSet, count: int) -> ImageSet:
     if count >= total:
         return images
     return Subset(images, tuple(number * total // count for number in range(count)))
+
+
+def take(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
+    """At most `limit` images, as evenly over the classes as possible, the same ones for the same seed."""
+    if limit is None or limit >= len(images.items):
+        return images
+    if limit < 1:
+        raise UsageError(f"--limit {limit} leaves no image", hint="Give a whole number from 1 up.")
+    groups = _by_class(images)
+    generator = random.Random(seed)
+    for members in groups.values():
+        generator.shuffle(members)
+    rounds = [(rank, order, index) for order, m in enumerate(groups.values()) for rank, index in enumerate(m)]
+    return Subset(images, sorted(index for _, _, index in sorted(rounds)[:limit]))
+
+
+def per_class(images: ImageSet, count: int, seed: int) -> tuple[ImageSet, tuple[str, ...]]:
+    """At most `count` images of every class, the same ones for the same seed.
+
+    Args:
+        images: Labelled images.
+        count: How many of each class.
+        seed: Seed of the draw; the draw of a smaller `count` lies within that of a larger one.
+
+    Returns:
+        The images, in the order of the set; and what to say of classes that have fewer.
+
+    Raises:
+        UsageError: If the images are unlabelled or `count` leaves none.
+    """
+    if count < 1:
+        raise UsageError(f"--subset-per-class {count} leaves no image", hint="Give a whole number from 1 up.")
+    if images.classes is None:
+        raise UsageError(f"--subset-per-class: the images of {images.name} have no classes", hint="Leave it out.")
+    chosen: list[int] = []
+    short: dict[str, int] = {}
+    for label, members in _by_class(images).items():
+        name = images.classes[label or 0]
+        # A generator for each class: its draw does not depend on which other classes there are.
+        random.Random(f"{seed}/{name}").shuffle(members)
+        chosen += members[:count]
+        if len(members) < count:
+            short[name] = len(members)
+    return Subset(images, sorted(chosen)), _too_few(images.name, count, short)
+
+
+def _too_few(name: str, count: int, short: dict[str, int]) -> tuple[str, ...]:
+    if not short:
+        return ()
+    first, has = min(short.items(), key=lambda entry: entry[1])
+    few = f"{len(short)} classes of {name} have" if len(short) > 1 else f"1 class of {name} has"
+    return (f"{few} fewer than {count} images, the fewest {first} with {has}",)
+
+
+def _by_class(images: ImageSet) -> dict[int | None, list[int]]:
+    groups: dict[int | None, list[int]] = defaultdict(list)
+    for index, item in enumerate(images.items):
+        groups[item.label].append(index)
+    return groups

@@ -1,0 +1,107 @@
+"""From a folder or a hub id to its splits, by names and shapes that leave no doubt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from visprobe.data.folder import SUFFIXES, ImageFolder, classes_of, image_paths
+from visprobe.data.hf import MARKERS, HuggingFaceImages, load_splits
+from visprobe.data.image_set import ImageSet
+from visprobe.data.label_file import relabelled
+from visprobe.data.parquet import ParquetImages, parquet_splits
+from visprobe.data.splits import SPLITS
+from visprobe.data.tar import open_tars, tar_splits
+from visprobe.data.titles import class_titles
+from visprobe.errors import DataError
+
+KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # where the splits of Kaggle's ImageNet lie
+KAGGLE_LABELS = "LOC_val_solution.csv"
+
+
+def open_splits(spec: str) -> dict[str, ImageSet]:
+    """The splits of what a user named, by name.
+
+    A folder is, in this order: one that `datasets.save_to_disk` wrote, Kaggle's ImageNet, parquet shards, WebDataset
+    shards, folders of images.
+
+    Raises:
+        DataError: If nothing can be read there, or it could be two of these.
+    """
+    folder, name = Path(spec), Path(os.path.abspath(spec)).name
+    if not folder.exists() and (spec.count("/") > 1 or spec.startswith((".", "/", "~"))):
+        raise DataError(f"{spec} does not exist", hint="Check the path after --data; 'digits' is built in.")
+    if not folder.is_dir() or any((folder / marker).is_file() for marker in MARKERS):
+        return {split: HuggingFaceImages(rows, name=f"{name}/{split}") for split, rows in load_splits(spec).items()}
+    data = next((folder / place for place in KAGGLE if (folder / place).is_dir()), None)
+    if data is not None or _is_inside_kaggle(folder):
+        return _open_kaggle(data or folder, name)
+    parquet, tars = parquet_splits(folder), tar_splits(folder)
+    if parquet or tars:
+        _refuse_mixture(folder, parquet, tars)
+        if parquet:
+            return {split: ParquetImages(paths, name=f"{name}/{split}") for split, paths in parquet.items()}
+        return dict(open_tars(tars, name))
+    return _open_folders(folder, name, [folder])
+
+
+def _open_folders(folder: Path, name: str, beside: Sequence[Path]) -> dict[str, ImageSet]:
+    """Splits of one numbering of classes; a split whose images lie in no class folder has no classes."""
+    splits = [split for split in SPLITS if (folder / split).is_dir()]
+    if not splits:
+        classes = classes_of(sorted(image_paths(folder)))
+        return {name: ImageFolder(folder, name=name, titles=class_titles(classes, beside))}
+    _refuse_classes(folder, splits)
+    found = {split: classes_of(sorted(image_paths(folder / split))) for split in splits}
+    classes = tuple(sorted({name for names in found.values() for name in names or ()}))
+    titles = class_titles(classes, beside)
+    return {
+        split: ImageFolder(folder / split, name=f"{name}/{split}", classes=classes, titles=titles)
+        if found[split]
+        else ImageFolder(folder / split, name=f"{name}/{split}")
+        for split in splits
+    }
+
+
+def _is_inside_kaggle(folder: Path) -> bool:
+    return folder.resolve().name == "CLS-LOC" and any((folder / split).is_dir() for split in SPLITS)
+
+
+def _open_kaggle(data: Path, name: str) -> dict[str, ImageSet]:
+    """Kaggle's ImageNet: train in class folders, val and test flat, the labels of val in a file some folders above."""
+    above = [data, *data.resolve().parents[:3]]
+    sets = _open_folders(data, name, above)
+    solution = next((folder / KAGGLE_LABELS for folder in above if (folder / KAGGLE_LABELS).is_file()), None)
+    if solution is not None and "val" in sets and sets["val"].classes is None:
+        train = sets.get("train")
+        labelled = relabelled(sets["val"], solution, train.classes if train is not None else None)
+        labelled.class_titles = class_titles(labelled.classes, above)
+        sets["val"] = labelled
+    return sets
+
+
+def _refuse_mixture(folder: Path, parquet: object, tars: object) -> None:
+    """Shards beside folders of images, or of two kinds: which of them is meant cannot be known."""
+    images = [p.name for p in (folder, *sorted(folder.iterdir())) if p.is_dir() and _holds_images(p)]
+    kinds = [kind for kind, there in (("parquet files", parquet), ("tar files", tars), ("images", images)) if there]
+    if len(kinds) > 1:
+        raise DataError(
+            f"{folder} holds {' and '.join(kinds)}" + (f" (in {images[0]})" if images else ""),
+            hint="Move what is not meant out of the folder.",
+        )
+
+
+def _refuse_classes(folder: Path, splits: Sequence[str]) -> None:
+    """A class, too, may be called "train": images directly in it, and in other folders beside it, are ambiguous."""
+    flat = [name for name in splits if _holds_images(folder / name)]
+    others = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and p.name not in splits and _holds_images(p)]
+    if flat and others:
+        raise DataError(
+            f"{folder} holds images in {flat[0]} and in {', '.join(others[:3])}: {flat[0]} may be a split or a class",
+            hint=f"If it is a class, move all classes into one folder named val; if a split, move {others[0]} away.",
+        )
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES and not path.name.startswith(".") for path in folder.iterdir())
