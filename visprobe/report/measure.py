@@ -8,6 +8,7 @@ from pathlib import Path
 from visprobe.analyses.analysis import Analysis
 from visprobe.analyses.imagenet import IMAGENET
 from visprobe.encoders.encoder import VisionEncoder
+from visprobe.errors import DataError
 from visprobe.report.analysing import run_analyses
 from visprobe.report.measurement import Measurement, Options
 from visprobe.report.session import Session, open_encoders
@@ -21,7 +22,7 @@ def measure(
     Args:
         checkpoints: One or more checkpoint folders; differences are taken to the first.
         data: What `open_images` understands.
-        analyses: What is asked; one that cannot answer is left out with a warning, unless it is alone.
+        analyses: What is asked; one that cannot answer is left out with a warning, unless none can.
         options: How to run.
 
     Returns:
@@ -33,7 +34,10 @@ def measure(
     options = options or Options()
     encoders = open_encoders(checkpoints, options)
     session = Session(encoders, _untrained_of_each_shape(encoders, options.seed), data, options)
-    return session.measurement(run_analyses(session, analyses))
+    results = run_analyses(session, analyses)
+    if not results:
+        raise DataError("; ".join(session.warnings), hint="Give other images, or ask for another analysis.")
+    return session.measurement(results)
 
 
 def imagenet(checkpoints: Sequence[str | Path], data: str, options: Options | None = None) -> Measurement:
