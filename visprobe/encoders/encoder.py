@@ -23,7 +23,7 @@ from visprobe.encoders.provenance import Provenance
 from visprobe.encoders.quiet import quiet
 from visprobe.encoders.settings import tower_settings
 from visprobe.encoders.tiles import Tiled
-from visprobe.encoders.watch import HEADS, attention_output, watched
+from visprobe.encoders.watch import EMBEDDING, HEADS, attention_output, watched
 from visprobe.errors import CheckpointError, UsageError
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -70,6 +70,8 @@ class VisionEncoder:
         grid: Rows and columns of patch tokens, or None where they depend on the image.
         prefix_tokens: Tokens before the patch tokens (class token and registers).
         has_projector: Whether there is a projector.
+        embeds: Whether "embedding" can be asked for: the tower's class pools images, and the checkpoint holds every
+            weight of its pooling head.
         processor: Image processor of transformers, Pillow backend.
         provenance: Where all this comes from.
     """
@@ -90,6 +92,7 @@ class VisionEncoder:
         self.consumed = layout.consumed
         self.prefix_tokens = layout.family.prefix_tokens(layout.config)
         self.has_projector = projector is not None
+        self.embeds = _holds_pooling(layout, tower)
         self._layout, self._family, self._config = layout, layout.family, layout.config
         self._geometry = layout.geometry
         self._tower, self._projector = tower, projector
@@ -146,13 +149,20 @@ class VisionEncoder:
 
     @cached_property
     def tower_hash(self) -> str:
-        """SHA-256 of the tower's stored weights, the same for every on-disk layout."""
-        return tensors_hash({k: v for k, v in self._stored.items() if not k.startswith(_PROJECTOR)})
+        """SHA-256 of the tower's stored weights, the same for every on-disk layout and with or without a text tower."""
+        beside = {k for k in self._stored if k.startswith(_PROJECTOR) or self._family.is_projection(k)}
+        return tensors_hash({k: v for k, v in self._stored.items() if k not in beside})
 
     @cached_property
     def projector_hash(self) -> str | None:
         """SHA-256 of the projector's stored weights, or None without a projector."""
         weights = {k: v for k, v in self._stored.items() if k.startswith(_PROJECTOR)}
+        return tensors_hash(weights) if weights else None
+
+    @cached_property
+    def projection_hash(self) -> str | None:
+        """SHA-256 of the projection to the space shared with a text tower, or None without one."""
+        weights = {k: v for k, v in self._stored.items() if self._family.is_projection(k)}
         return tensors_hash(weights) if weights else None
 
     @property
@@ -206,7 +216,8 @@ class VisionEncoder:
         Args:
             pixels: Output of `preprocess`, of B images.
             sites: Site names, or "consumed". A name gives the patch tokens in raster order, shape (B, T, D);
-                with ":cls" appended ("block_12:cls") it gives the class token alone, shape (B, 1, D).
+                with ":cls" appended ("block_12:cls") it gives the class token alone, shape (B, 1, D). "embedding" gives
+                what the tower's own class makes of the whole image, shape (B, 1, D), if `embeds`.
             reduce: Applied to the tokens of each site, as float32, as soon as they exist.
 
         Returns:
@@ -359,6 +370,8 @@ class VisionEncoder:
     def _place(self, request: str) -> tuple[str, bool]:
         name = request.removesuffix(_CLS)
         name = self.consumed if name == "consumed" else name
+        if request == EMBEDDING and self.embeds:
+            return EMBEDDING, True  # one token, as the class token
         if name not in {site.name for site in self.sites} | set(self.head_sites):
             raise UsageError(
                 f"{self.name} has no site {request!r}",
@@ -369,6 +382,14 @@ class VisionEncoder:
         if not self._family.has_cls or name in self._taps or isinstance(self._geometry, Tiled):
             raise UsageError(f"{self.name} has no class token at {name}", hint="Pool its patch tokens instead.")
         return name, True
+
+
+def _holds_pooling(layout: Layout, tower: torch.nn.Module) -> bool:
+    family, given = layout.family, set(layout.tower)
+    parts = tuple(f"{part}." for part in (family.norm, family.head) if part)
+    needed = {name for name in tower.state_dict() if name.startswith(parts)}
+    whole = needed <= given and all(any(name.startswith(part) for name in needed) for part in parts)
+    return family.pools and whole and not isinstance(layout.geometry, Tiled)
 
 
 def _with_changed(module: torch.nn.Module, changed: Mapping[str, torch.Tensor]) -> torch.nn.Module:

@@ -28,6 +28,8 @@ class Family:
         norm: Attribute of the last norm, if there is one.
         norm_on_tokens: Whether that norm is applied to every token; CLIP applies it to its class token only.
         head: Attribute of the pooling head, if the family has one.
+        pools: Whether the class gives an embedding of the whole image (`pooler_output`), made by norm and head.
+        projection: Name of the linear map from it to the space shared with a text tower, in two-tower checkpoints.
         has_cls: Whether a class token comes first.
         outer_prefixes: What may stand before a tensor's name in a checkpoint of the bare model.
         geometry: How images become inputs and states become tokens in raster order.
@@ -46,6 +48,8 @@ class Family:
     norm: str | None = None
     norm_on_tokens: bool = False
     head: str | None = None
+    pools: bool = False
+    projection: str | None = None
     has_cls: bool = False
     outer_prefixes: tuple[str, ...] = ()
     geometry: Geometry = SQUARE
@@ -83,12 +87,21 @@ class Family:
         return {"add_pooling_layer": _has(self.head, names)} if self.name == "vit" else {}
 
     def without_absent(self, tower: torch.nn.Module, names: set[str]) -> torch.nn.Module:
-        """`tower` without the parts of the connector, and without a last norm that the checkpoint did not save."""
+        """`tower` with the parts that the checkpoint saved.
+
+        Those of the connector go, and a last norm that was not saved; the projection to a shared space comes.
+        """
         for part in self.detached:
             _detach(tower, part)
+        if self.projection and _has(self.projection, names):
+            setattr(tower, self.projection, _fresh_projection(tower.config))
         if self.norm and not _has(self.norm, names):
             setattr(tower, self.norm, torch.nn.Identity())
         return tower
+
+    def is_projection(self, name: str) -> bool:
+        """Whether the tensor `name` belongs to the projection to the space shared with a text tower."""
+        return self.projection is not None and name.startswith(f"{self.projection}.")
 
     def block_count(self, names: set[str]) -> int:
         """One more than the highest number of a block of the first list in `names` (0 without blocks)."""
@@ -103,7 +116,7 @@ class Family:
                 return f"block_{before + int(found[1]) + 1:02d}"
             before += int(getattr(config, length))
         part = name.split(".")[0]
-        if part in (self.norm, self.head):
+        if part in (self.norm, self.head, self.projection):
             return "final_norm" if part == self.norm else "head"
         return self.groups.get(part, "embeddings")
 
@@ -114,6 +127,13 @@ def _numbered(path: str) -> re.Pattern[str]:
 
 def _has(part: str | None, names: set[str]) -> bool:
     return any(name.startswith(f"{part}.") for name in names)
+
+
+def _fresh_projection(config: Any) -> torch.nn.Module:
+    """The projection as transformers initialises it."""
+    layer = torch.nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+    torch.nn.init.normal_(layer.weight, std=config.hidden_size**-0.5 * config.initializer_factor)
+    return layer
 
 
 def _detach(tower: torch.nn.Module, part: str) -> None:

@@ -35,13 +35,14 @@ def load_tower(
     if family.depth(config) < 1:
         raise CheckpointError("config.json describes a tower without blocks", hint="Copy it again from the base model.")
     names = set(tensors)
+    beside = {name: tensor for name, tensor in tensors.items() if family.is_projection(name)}
     config = copy.deepcopy(config)
     try:
         with quiet():
             tower, info = family.cls.from_pretrained(
                 None,
                 config=config,
-                state_dict=dict(tensors),
+                state_dict={name: tensor for name, tensor in tensors.items() if name not in beside},
                 dtype=widest(tensors),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
@@ -55,6 +56,9 @@ def load_tower(
     optional = family.detached if norm_needed or family.norm is None else (*family.detached, family.norm)
     _check(family, info, tuple(f"{part}." for part in optional))
     tower = family.without_absent(tower, names).eval().requires_grad_(False)
+    if beside:
+        tower.load_state_dict(beside, strict=False)
+        tower.to(widest(tensors))
     stored = {
         name: parameter.to(tensors[name].dtype) if name in tensors else parameter
         for name, parameter in tower.state_dict().items()

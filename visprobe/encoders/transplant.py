@@ -67,13 +67,16 @@ def transplant(tower: str | Path, into: str | Path, folder: Path) -> Transplante
 
 def _pairs(giver: Checkpoint, other: Layout, receiver: Checkpoint, own: Layout) -> dict[str, str]:
     """For each of the receiver's tower tensors the giver's that takes its place."""
-    if own.tower.keys() != other.tower.keys():
-        differing = sorted(own.tower.keys() ^ other.tower.keys())
+    # The projection to a text tower's space is no part of the tower: a multimodal model has no place for it.
+    own_names, names = ({n for n in layout.tower if not layout.family.is_projection(n)} for layout in (own, other))
+    if own_names != names:
+        differing = sorted(own_names ^ names)
         raise UsageError(
             f"the towers of {giver.spec} and {receiver.spec} differ: only one of them has {differing[0]}", hint=_PLANS
         )
     pairs: dict[str, str] = {}
-    for name, source in own.tower.items():
+    for name in sorted(own_names):
+        source = own.tower[name]
         mine, theirs = keys_of([source]), keys_of([other.tower[name]])
         if len(mine) != len(theirs) or isinstance(source, str) != isinstance(other.tower[name], str):
             raise UsageError(

@@ -12,6 +12,7 @@ from visprobe.encoders.family import Family
 
 Keep = Callable[[str, torch.Tensor], None]
 HEADS = "heads"
+EMBEDDING = "embedding"
 _ATTENTION_OUTPUTS = (
     "self_attn.out_proj",
     "self_attn.o_proj",
@@ -40,12 +41,21 @@ def attention_output(block: torch.nn.Module) -> torch.nn.Module | None:
 def _hook(tower: torch.nn.Module, family: Family, blocks: list[torch.nn.Module], site: str, keep: Keep) -> Any:
     if site == "final_norm":
         return _after(tower.get_submodule(str(family.norm)), site, keep)
+    if site == EMBEDDING:
+        return tower.register_forward_hook(lambda *call: keep(site, _embedding(tower, family, call[-1])[:, None]))
     kind, number = site.rsplit("_", 1)
     if kind == HEADS:
         module = attention_output(blocks[int(number) - 1])
         assert module is not None  # the encoder lists such sites only where there is one
         return _before(module, site, keep)
     return _after(blocks[int(number) - 1], site, keep) if int(number) else _before(blocks[0], site, keep)
+
+
+def _embedding(tower: torch.nn.Module, family: Family, output: Any) -> torch.Tensor:
+    """What the tower's own class pools, (B, D), in the space shared with a text tower if the checkpoint has one."""
+    pooled: torch.Tensor = output[1]
+    projection = getattr(tower, family.projection or "", None)
+    return pooled if projection is None else projection(pooled)
 
 
 def _before(module: torch.nn.Module, site: str, keep: Keep) -> Any:

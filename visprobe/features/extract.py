@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from visprobe.data.image_set import BadImage, ImageSet, decode
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Pixels
+from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, in_tower
 from visprobe.features.requests import forwarded, resolved, to_array
@@ -102,8 +103,7 @@ class _Job:
         self.processor = processor
         self.pixels = (processor.processor_hash, *processor.pixel_kind)
         self.requests = resolved(encoder, sites)
-        # A projector can be retrained under an untouched tower: its arrays carry its own hash.
-        self.arrays = {r: r if in_tower(r) else f"{r}-{encoder.projector_hash}" for r in self.requests}
+        self.arrays = {request: _array(encoder, request) for request in self.requests}
 
     def key(self, hashes: tuple[str, ...]) -> ChunkKey:
         compute = f"{self.encoder.dtype}/{self.encoder.device.type}/{_libraries()}".removeprefix("torch.")
@@ -115,6 +115,13 @@ class _Job:
             return {}
         pooled = self.encoder.reduced(pixels, {request: forwarded(request) for request in self.requests})
         return {self.arrays[request]: to_array(rows) for request, rows in pooled.items()}
+
+
+def _array(encoder: VisionEncoder, request: str) -> str:
+    """A projector can be retrained under an untouched tower: arrays that depend on it carry its hash."""
+    if in_tower(request):
+        return request
+    return f"{request}-{encoder.projection_hash if request == EMBEDDING else encoder.projector_hash}"
 
 
 @cache

@@ -3,6 +3,11 @@
 "block_12" is the mean over the patch tokens; "block_12:cls" the class token; "heads_12" the mean of the attention
 heads' outputs side by side; "block_12:norms" the norm of every patch token; "block_12:tokens" all patch tokens. The
 last two need images of one grid.
+
+"embedding" is what the tower's own class makes of the whole image: attention pooling of SigLIP, the normalised class
+token of CLIP and DINO, the pooler of ViT; of a two-tower checkpoint of CLIP after its visual projection. It takes no
+reduction. Only encoders with `VisionEncoder.embeds` have it: many multimodal checkpoints drop the pooling head, and a
+head that was not in the checkpoint is never made up. It is no site, and needs no place on the path of the MLLM's loss.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import CheckpointError, UsageError
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -43,11 +49,16 @@ def resolved(encoder: VisionEncoder, requests: Iterable[str]) -> list[str]:
     """The requests with "consumed" replaced by the encoder's own site, each once.
 
     Raises:
-        CheckpointError: If the encoder has no such site.
+        CheckpointError: If the encoder has no such site, or no embedding.
         UsageError: If tokens are asked of an encoder whose images have grids of their own.
     """
-    known = {site.name for site in encoder.sites} | set(encoder.head_sites)
+    known = {EMBEDDING, *(site.name for site in encoder.sites), *encoder.head_sites}
     found = list(dict.fromkeys(_named(encoder, request) for request in requests))
+    if EMBEDDING in found and not encoder.embeds:
+        raise CheckpointError(
+            f"{encoder.name} gives no embedding of a whole image: its checkpoint holds no pooling head",
+            hint="Many multimodal checkpoints drop it. Pool the tokens of a site, or take a checkpoint that has it.",
+        )
     if unknown := [request for request in found if site_of(request) not in known]:
         raise CheckpointError(
             f"{encoder.name} has no site {', '.join(unknown)}",
@@ -80,6 +91,8 @@ def to_array(rows: torch.Tensor) -> NDArray[np.floating]:
 
 def _named(encoder: VisionEncoder, request: str) -> str:
     site, colon, reduction = request.partition(":")
+    if colon and site == EMBEDDING:
+        raise UsageError(f"{request}: an embedding is one token and takes no reduction", hint=f"Ask for {EMBEDDING}.")
     if colon and reduction not in REDUCTIONS:
         raise UsageError(f"{request} asks for the unknown {reduction}", hint=f"Known: {', '.join(REDUCTIONS)}.")
     return f"{encoder.consumed if site == 'consumed' else site}{colon}{reduction}"

@@ -95,7 +95,8 @@ def _depth(encoder: VisionEncoder, feature_layer: int | None) -> int:
 def _tower(encoder: VisionEncoder, depth: int, image_size: int | None) -> tuple[dict[str, torch.Tensor], Any]:
     """Weights and configuration of the tower: SigLIP without what is never read, the others whole."""
     config, family = encoder.config, encoder.provenance.family
-    weights = {name: value.float() for name, value in encoder.weights().items() if not name.startswith("projector.")}
+    aside = {name for name in encoder.weights() if name.startswith("projector.") or encoder.family.is_projection(name)}
+    weights = {name: value.float() for name, value in encoder.weights().items() if name not in aside}
     if family == "siglip":
         unread = {f"block_{number + 1:02d}" for number in range(depth, config.num_hidden_layers)} | {"head"}
         weights = {name: value for name, value in weights.items() if encoder.weight_group(name) not in unread}

@@ -23,11 +23,13 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
     """
     config, names = checkpoint.config, list(checkpoint.tensors)
     vision = getattr(config, "vision_config", config)
-    tower = _tower_names(family, names)
+    tower = _tower_names(family, names) | {name: name for name in names if family.is_projection(name)}
     if not family.block_count(set(tower)) and not any(".layer" in name for name in tower):
         raise no_tower(checkpoint.spec, None, names)
     inside = _connector_names(family, tower)
     processor, warnings = find_processor(checkpoint.folder, family, vision, family.geometry, resolution)
+    for name in filter(family.is_projection, tower):  # the two-tower model has its own width beside the tower's
+        vision.projection_dim = checkpoint.tensors[tower[name]].shape[0]
     if family.head and hasattr(vision, "vision_use_head"):
         vision.vision_use_head = any(name.startswith(f"{family.head}.") for name in tower)
     return Layout(

@@ -86,6 +86,7 @@ TOWERS = (
         blocks=(("model.layer", "num_hidden_layers"),),
         norm="norm",
         norm_on_tokens=True,
+        pools=True,
         has_cls=True,
         geometry=FloatSquares(),
         processor="PvtImageProcessorPil",  # plain steps in the usual order; DINOv3 has no Pillow class of its own

@@ -8,6 +8,7 @@ TOWERS = (
         model_types=("mlcd_vision_model", "mlcd"),
         tower_class="MLCDVisionModel",
         norm="post_layernorm",
+        pools=True,
         has_cls=True,
         outer_prefixes=("vision_model.",),
         processor="CLIPImageProcessorPil",

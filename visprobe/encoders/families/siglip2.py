@@ -103,6 +103,7 @@ TOWERS = (
         norm="post_layernorm",
         norm_on_tokens=True,
         head="head",
+        pools=True,
         outer_prefixes=("vision_model.",),
         geometry=NaFlex(),
         processor="Siglip2ImageProcessorPil",
