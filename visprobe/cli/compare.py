@@ -33,6 +33,8 @@ def command(
     output_dir: o.OutputDir = Path("visprobe-report"),
     split: o.Split = None,
     limit: o.Limit = None,
+    labels: o.Labels = None,
+    subset_per_class: o.SubsetPerClass = None,
     batch_size: o.BatchSize = 64,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
@@ -67,7 +69,7 @@ def command(
         )
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
-        how = replace(how, same_recipe=tuple(same_recipe or ()))
+        how = replace(how, same_recipe=tuple(same_recipe or ()), labels=labels, subset_per_class=subset_per_class)
         if analyses is not None:
             how = replace(how, analyses=tuple(name.strip() for name in analyses.split(",")))
         if trajectory:

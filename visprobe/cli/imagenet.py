@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,6 +51,8 @@ def command(
     ] = None,
     split: o.Split = None,
     limit: o.Limit = None,
+    labels: o.Labels = None,
+    subset_per_class: o.SubsetPerClass = None,
     batch_size: o.BatchSize = 64,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
@@ -82,6 +85,7 @@ def command(
     asked = chosen([*names, *(["paper_protocol"] if protocol else [])])
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
+        how = replace(how, labels=labels, subset_per_class=subset_per_class)
         measured = measure(ckpt, data, asked, how)
         page = write_report(output_dir, measured.document(command_line())) if output_dir else None
     if json:

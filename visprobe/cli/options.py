@@ -16,12 +16,17 @@ Data = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="Folder of images (train/ and val/ inside, one folder per class, or plain), saved or hub dataset, "
-        "or 'digits' for the built-in scenes.",
+        help="Folder of images (train/ and val/ inside, one folder per class, or plain), of parquet or tar shards, "
+        "saved or hub dataset, or 'digits' for the built-in scenes.",
     ),
 ]
 Split = Annotated[str | None, typer.Option(help="Split to measure. Default: val, validation, valid or test.")]
 Limit = Annotated[int | None, typer.Option(help="At most so many images of each split, evenly over the classes.")]
+Labels = Annotated[
+    Path | None,
+    typer.Option("--labels", help="Classes of the measured images: one per line, or lines 'file class' (txt, csv)."),
+]
+SubsetPerClass = Annotated[int | None, typer.Option(help="At most so many training images of each class.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward pass.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16: number format of the encoders' arithmetic.")]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from visprobe.data.annotated import Targets
 from visprobe.data.image_set import Item
 from visprobe.errors import UsageError
 
@@ -70,9 +71,16 @@ class Scene:
         """Class of the scene: what its largest digit reads."""
         return self.digits[0].digit
 
+    @property
+    def caption(self) -> str:
+        """What is seen, the largest digit first: "a large red 3 top-left, a small blue 7 bottom-right"."""
+        return ", ".join(f"a {_size_name(d.size)} {d.colour} {d.digit} {d.cell}" for d in self.digits)
+
 
 class DigitScenes:
     """Scenes composed of scikit-learn's 1,797 handwritten digits, with 10 classes.
+
+    They carry targets (which digits are there), masks (which digit each pixel belongs to) and one caption each.
 
     Scene i depends on (split, seed, i) alone. The splits share no handwriting: of each class the first
     two thirds in file order, which is by writer, are for training.
@@ -87,6 +95,8 @@ class DigitScenes:
     """
 
     classes: tuple[str, ...] = tuple(str(digit) for digit in range(10))
+    mask_classes: tuple[str, ...] = ("background", *(f"digit_{digit}" for digit in range(10)))
+    ignored: int = 255
 
     def __init__(self, split: Split, size: int, seed: int = 0) -> None:
         if split not in _SPLITS:
@@ -108,6 +118,31 @@ class DigitScenes:
     def read(self, index: int) -> bytes:
         """Scene `index` as a binary PPM file."""
         return b"P6\n%d %d\n255\n" % (SIDE, SIDE) + self.scene(index).image.tobytes()
+
+    def mask(self, index: int) -> NDArray[np.int64]:
+        """Number into `mask_classes` of every pixel of scene `index`, of shape (64, 64)."""
+        scene = self.scene(index)
+        return np.array([0, *(placed.digit + 1 for placed in scene.digits)], np.int64)[scene.masks]
+
+    @property
+    def targets(self) -> Targets:
+        """Labels "digit_0" to "digit_9": whether the scene holds that digit."""
+        return Targets(self.mask_classes[1:], self._described[0], "labels")
+
+    @property
+    def captions(self) -> tuple[tuple[str, ...], ...]:
+        """One caption of each scene (`Scene.caption`)."""
+        return self._described[1]
+
+    @cached_property
+    def _described(self) -> tuple[NDArray[np.float64], tuple[tuple[str, ...], ...]]:
+        """Digits present, float64 of shape (size, 10), and captions, from drawing every scene once."""
+        present, captions = np.zeros((self.size, 10)), []
+        for index in range(self.size):
+            scene = self.scene(index)
+            present[index, [placed.digit for placed in scene.digits]] = 1
+            captions.append((scene.caption,))
+        return present, tuple(captions)
 
     def scene(self, index: int) -> Scene:
         """Scene `index` with its digits and masks.
@@ -160,6 +195,10 @@ def _enlarge(image: Floats, size: int) -> Floats:
 
 def _resize(image: Floats, size: int) -> Floats:
     return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC), np.float32)
+
+
+def _size_name(size: int) -> str:
+    return next(name for name, (_, largest) in SIZES.items() if size <= largest)
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

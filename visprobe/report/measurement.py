@@ -31,6 +31,8 @@ class Options:
         pixels: Pixels per image for towers of native resolution.
         tiles: Whether models that cut images into tiles read the tiles too.
         analyses: Names of the analyses that compare runs.
+        labels: File with the classes of the images that are measured.
+        subset_per_class: At most so many training images of each class.
         same_recipe: Checkpoints of another seed of a recipe, shown as floors of compare.
     """
 
@@ -46,6 +48,8 @@ class Options:
     tiles: bool = False
     analyses: tuple[str, ...] = DEFAULT
     same_recipe: tuple[str | Path, ...] = ()
+    labels: Path | None = None
+    subset_per_class: int | None = None
 
 
 @dataclass(frozen=True)

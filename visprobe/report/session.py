@@ -111,8 +111,15 @@ class Session:
         self, encoders: Sequence[VisionEncoder], floors: Sequence[VisionEncoder], data: str, options: Options
     ) -> None:
         self.encoders, self.floors = list(encoders), list(floors)
-        self.images = open_images(data, split=options.split, limit=options.limit, seed=options.seed)
-        self.warnings: list[str] = []
+        self.images = open_images(
+            data,
+            split=options.split,
+            limit=options.limit,
+            seed=options.seed,
+            labels=options.labels,
+            subset_per_class=options.subset_per_class,
+        )
+        self.warnings: list[str] = list(self.images.notes)
         self.seed = options.seed
         self._options = options
         self._store = FeatureStore(options.store or default_folder())
