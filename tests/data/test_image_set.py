@@ -47,11 +47,15 @@ def test_sixteen_bits_become_eight_instead_of_white():
         decode(encoded(Image.fromarray(values.astype(np.float32)), "TIFF"))
 
 
-def test_exif_rotation_is_applied():
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_rotation_is_applied(orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotate 90 degrees clockwise to view upright
-    done = decode(encoded(Image.fromarray(PIXELS), "PNG", exif=exif))
-    assert np.array_equal(np.asarray(done), np.rot90(PIXELS, -1))
+    exif[0x0112] = orientation
+    # Where row 0 and column 0 of the file lie on the upright image, by the EXIF standard, 4.6.4.
+    rotations = {2: (0, True), 3: (2, False), 4: (2, True), 5: (1, True), 6: (-1, False), 7: (-1, True), 8: (1, False)}
+    turns, mirrored = rotations.get(orientation, (0, False))
+    expected = np.rot90(PIXELS[:, ::-1] if mirrored else PIXELS, turns)
+    assert np.array_equal(np.asarray(decode(encoded(Image.fromarray(PIXELS), "PNG", exif=exif))), expected)
 
 
 def test_every_truncation_of_a_jpeg_is_caught():

@@ -8,11 +8,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200  # processors that set the shorter side would make gigabytes of a longer strip
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_ORIENTATION = 0x0112  # EXIF tag, and what makes an image of each of its values upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,14 @@ class BadImage(Exception):
     """An image that cannot be used; the text is the reason."""
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # Pillow raises many types on damaged EXIF data, beside which the pixels are whole
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise BadImage(f"pixels of mode {image.mode} have no range of their own to be shown in")
@@ -69,7 +87,7 @@ def decode(data: bytes) -> Image.Image:
             if max(width, height) > MAX_ASPECT * min(width, height):
                 raise BadImage(f"{width}x{height} is more than {MAX_ASPECT} times as long as wide")
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            return _rgb(_upright(image))
     except BadImage:
         raise
     except UnidentifiedImageError as error:
