@@ -10,6 +10,7 @@ from visprobe.data.folder import SUFFIXES, ImageFolder, classes_of, image_paths
 from visprobe.data.hf import MARKERS, HuggingFaceImages, load_splits
 from visprobe.data.image_set import ImageSet
 from visprobe.data.label_file import relabelled
+from visprobe.data.masks import open_masked_rows, open_masks
 from visprobe.data.parquet import ParquetImages, parquet_splits
 from visprobe.data.splits import SPLITS
 from visprobe.data.tar import open_tars, tar_splits
@@ -23,7 +24,7 @@ KAGGLE_LABELS = "LOC_val_solution.csv"
 def open_splits(spec: str) -> dict[str, ImageSet]:
     """The splits of what a user named, by name.
 
-    A folder is, in this order: one that `datasets.save_to_disk` wrote, Kaggle's ImageNet, parquet shards, WebDataset
+    A folder is, in this order: one that `datasets.save_to_disk` wrote, images with masks beside them, Kaggle's ImageNet, parquet shards, WebDataset
     shards, folders of images.
 
     Raises:
@@ -33,7 +34,11 @@ def open_splits(spec: str) -> dict[str, ImageSet]:
     if not folder.exists() and (spec.count("/") > 1 or spec.startswith((".", "/", "~"))):
         raise DataError(f"{spec} does not exist", hint="Check the path after --data; 'digits' is built in.")
     if not folder.is_dir() or any((folder / marker).is_file() for marker in MARKERS):
-        return {split: HuggingFaceImages(rows, name=f"{name}/{split}") for split, rows in load_splits(spec).items()}
+        rows_of = load_splits(spec)
+        masked: dict[str, ImageSet] = {**(open_masked_rows(rows_of, name) or {})}
+        return masked or {s: HuggingFaceImages(rows, name=f"{name}/{s}") for s, rows in rows_of.items()}
+    if pairs := open_masks(folder, name):
+        return {**pairs}
     data = next((folder / place for place in KAGGLE if (folder / place).is_dir()), None)
     if data is not None or _is_inside_kaggle(folder):
         return _open_kaggle(data or folder, name)
