@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,12 +15,15 @@ from visprobe.metrics.matrices import Array
 _CHUNK = 2048  # rows at once: the float64 logits of 2048 x 1000 classes are 16 MB
 _STEPS = 50  # Newton steps for one penalty; three to eight are usual
 _PRODUCTS = 500  # Hessian products for one Newton step
+_NEAR = 0.1  # length of a gradient below which the curvature has settled
+_ROUGH, _EXACT = 1e-6, 1e-14  # what sums of losses in float32 and float64 may be off, as a share
 
 
 class Link(Protocol):
     """How logits become a loss, for one set of targets."""
 
     outputs: int
+    shared: bool  # whether a number added to all logits of a row changes nothing
 
     def residual(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Summed loss, its gradient by the logits, and what `bend` needs, of the shape of the logits."""
@@ -61,113 +65,177 @@ class _Point(NamedTuple):
 
 
 class Path:
-    """Features and targets made ready for fits at one penalty after another.
+    """Features made ready for fits: of one set of targets after another, at one penalty after another.
 
     Beside the features it holds one float32 copy, turned into the axes of the covariance, where the
-    preconditioner is diagonal, and during a fit one or two float32 arrays of shape (n, outputs). Losses and
-    gradients are float64 from the features as given; only the Hessian products of a step are float32.
+    preconditioner is diagonal, and during a fit one or two float32 arrays of shape (n, outputs). A fit begins with
+    losses and gradients of that copy and ends with those of the features as given, in float64.
+
+    Attributes:
+        axes: Float64, shape (d, min(n, d)), orthonormal columns.
+        turned: The copy, float32, shape (n, min(n, d)).
     """
 
-    def __init__(self, features: Tensor, link: Link) -> None:
+    def __init__(self, features: Tensor) -> None:
         """Turn the features, floating point of shape (n, d); the fits run on their device."""
-        self._features, self._link, self._n = features, link, len(features)
+        self._features, self._n = features, len(features)
         starts = range(0, self._n, _CHUNK)
         self._mean = torch.stack([features[at : at + _CHUNK].double().sum(0) for at in starts]).sum(0) / self._n
         self._scale = 1.0
-        covariance = torch.zeros_like(self._mean).expand(len(self._mean), -1).clone()
-        for _, part in self._chunks():
-            covariance.addmm_(part.T, part)
-        values, self._axes = torch.linalg.eigh(covariance)
+        values, self.axes = self._principal_axes()
         # The largest standard deviation as the unit: float32 then holds the squares of features of any scale.
         self._scale = math.sqrt(max(float(values[-1]), 0.0) / self._n) or 1.0
-        self._turned = torch.empty(features.shape, dtype=torch.float32, device=features.device)
+        shape = self._n, self.axes.shape[1]
+        self.turned = torch.empty(shape, dtype=torch.float32, device=features.device)
         for rows, part in self._chunks():
-            self._turned[rows] = part @ self._axes
+            self.turned[rows] = part @ self.axes
+
+    def first(self, n: int) -> Path:
+        """The path of the first `n` rows alone, which shares the memory of this one."""
+        part = copy(self)
+        part._features, part.turned, part._n = self._features[:n], self.turned[:n], n
+        return part
+
+    @property
+    def features(self) -> Tensor:
+        """The features as given, shape (n, d)."""
+        return self._features
+
+    def _principal_axes(self) -> tuple[Tensor, Tensor]:
+        """Variances times n, rising, and the axes as columns, shape (d, min(n, d)).
+
+        Of fewer rows than dimensions only the span matters: the weights of least loss lie in it.
+        """
+        width = self._features.shape[1]
+        if self._n >= width:
+            covariance = torch.zeros_like(self._mean).expand(width, -1).clone()
+            for _, part in self._chunks():
+                covariance.addmm_(part.T, part)
+            values, axes = torch.linalg.eigh(covariance)
+            return values, axes
+        centred = self._features.double() - self._mean
+        span = torch.linalg.qr(centred.T).Q
+        inside = centred @ span
+        values, axes = torch.linalg.eigh(inside.T @ inside)
+        return values, span @ axes
 
     def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, self._n, _CHUNK):
             rows = slice(start, start + _CHUNK)
             yield rows, (self._features[rows].double() - self._mean) / self._scale
 
+    def rough(self, at: Tensor) -> tuple[Iterator[tuple[slice, Tensor]], Tensor]:
+        """The turned rows in chunks, float32, and the weights for them."""
+        starts = range(0, self._n, _CHUNK)
+        return ((slice(s, s + _CHUNK), self.turned[s : s + _CHUNK]) for s in starts), at[:-1].float()
+
+    def exact(self, at: Tensor) -> tuple[Iterator[tuple[slice, Tensor]], Tensor]:
+        """The rows as given, centred, in chunks, float64, and the weights for them."""
+        return self._chunks(), self.axes @ at[:-1]
+
     def fit(
-        self, penalties: Sequence[float], tolerance: float, start: tuple[Array, Array] | None = None
+        self, link: Link, penalties: Sequence[float], tolerance: float, start: tuple[Array, Array] | None = None
     ) -> Iterator[Minimum]:
-        """Minima at falling penalties, each begun where the line through the two before it, in log penalty, leads.
+        """Minima at falling penalties, each begun where the curve through those before it, in log penalty, leads.
 
         Args:
+            link: Of the targets of all rows.
             penalties: Positive.
             tolerance: Bound on `Minimum.gradient`; a minimum that misses it is given all the same.
             start: Weights (d, outputs) and intercept (outputs,) to begin at instead of at zero.
         """
-        at = self._mean.new_zeros(len(self._axes) + 1, self._link.outputs)
+        at = self._mean.new_zeros(self.axes.shape[1] + 1, link.outputs)
         if start is not None:
             weights, intercept = (torch.tensor(part, device=at.device) for part in start)
-            at = torch.vstack([self._scale * self._axes.T @ weights, intercept + self._mean @ weights])
+            at = torch.vstack([self._scale * self.axes.T @ weights, intercept + self._mean @ weights])
         passed: list[tuple[float, Tensor]] = []
         for penalty in penalties:
             begin = _ahead(passed, math.log(penalty), at)
-            point, length, steps = self._descend(begin, penalty / self._scale**2, tolerance)
+            point, length, steps = _Descent(self, link, penalty / self._scale**2).run(begin, tolerance)
             at = point.at
-            passed = [*passed[-1:], (math.log(penalty), at)]
-            weights = self._axes @ at[:-1] / self._scale
+            passed = [*passed[-2:], (math.log(penalty), at)]
+            weights = self.axes @ at[:-1] / self._scale
             yield Minimum(weights, at[-1] - self._mean @ weights, penalty, point.loss, length, steps)
 
-    def _descend(self, at: Tensor, penalty: float, tolerance: float) -> tuple[_Point, float, int]:
-        point = self._evaluate(at, penalty)
-        for step in range(_STEPS + 1):
-            inverse = 1 / self._diagonal(point, penalty)
+
+class _Descent:
+    """Newton's method at one penalty: with losses and gradients in float32 while that helps, then in float64."""
+
+    def __init__(self, path: Path, link: Link, penalty: float) -> None:
+        self._path, self._link, self._penalty, self._steps = path, link, penalty, 0
+
+    def run(self, begin: Tensor, tolerance: float) -> tuple[_Point, float, int]:
+        """The last point, the length of its gradient and the steps."""
+        rough, _ = self._descend(begin, tolerance, _ROUGH)
+        point, length = self._descend(rough.at, tolerance, _EXACT)
+        return point, length, self._steps
+
+    def _descend(self, begin: Tensor, tolerance: float, rounding: float) -> tuple[_Point, float]:
+        point, last = self._evaluate(begin, rounding), math.inf
+        while True:
+            if last > _NEAR or rounding == _EXACT:
+                inverse = 1 / self._diagonal(point)
             length = math.sqrt(float((point.gradient**2 * inverse).sum()))
-            if length <= tolerance or step == _STEPS:
-                break
-            direction = self._solve(point, inverse, penalty, max(min(0.25, math.sqrt(length)) * length, tolerance / 2))
-            further = self._search(point, direction, penalty)
+            stuck = rounding == _ROUGH and length > last / 2
+            if length <= tolerance or stuck or self._steps >= _STEPS:
+                return point, length
+            enough = max(min(0.25, math.sqrt(length)) * length, tolerance / 2)
+            further = self._search(point, self._solve(point, inverse, enough), rounding)
             if further is None:
-                break
-            point = further
-        return point, length, step
+                return point, length
+            point, last = further, length
+            self._steps += 1
 
-    def _diagonal(self, point: _Point, penalty: float) -> Tensor:
+    def _diagonal(self, point: _Point) -> Tensor:
         """Diagonal of the Hessian in the axes of the covariance, shape of `point.at`."""
-        squares = torch.zeros(self._turned.shape[1], self._link.outputs, device=point.at.device)
-        for start in range(0, self._n, _CHUNK):
+        turned, link = self._path.turned, self._link
+        squares = torch.zeros(turned.shape[1], link.outputs, device=point.at.device)
+        for start in range(0, len(turned), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            squares.addmm_((self._turned[rows] ** 2).T, self._link.curvature(point.state[rows]))
-        return torch.vstack([squares.double() / self._n + penalty, point.curvature.clamp(min=1e-12)])
+            squares.addmm_((turned[rows] ** 2).T, link.curvature(point.state[rows]))
+        return torch.vstack([squares.double() / len(turned) + self._penalty, point.curvature.clamp(min=1e-12)])
 
-    def _evaluate(self, at: Tensor, penalty: float) -> _Point:
-        weights = self._axes @ at[:-1]
-        slope, shift = torch.zeros_like(weights), torch.zeros_like(at[-1])
-        curvature, loss = torch.zeros_like(shift), 0.0
-        state = torch.empty(self._n, self._link.outputs, dtype=torch.float32, device=at.device)
-        for rows, part in self._chunks():
-            own, residual, kept = self._link.residual((part @ weights).add_(at[-1]), rows)
+    def _evaluate(self, at: Tensor, rounding: float) -> _Point:
+        path, n = self._path, len(self._path.turned)
+        chunks, weights = path.rough(at) if rounding == _ROUGH else path.exact(at)
+        slope, loss = torch.zeros_like(weights), 0.0
+        shift, curvature = torch.zeros_like(at[-1]), torch.zeros_like(at[-1])
+        state = torch.empty(n, self._link.outputs, dtype=torch.float32, device=at.device)
+        last = at[-1].to(weights.dtype)
+        for rows, part in chunks:
+            own, residual, kept = self._link.residual((part @ weights).add_(last), rows)
             loss += float(own)
             slope.addmm_(part.T, residual)
             shift += residual.sum(0)
             curvature += self._link.curvature(kept).sum(0)
             state[rows] = kept
-        gradient = torch.vstack([self._axes.T @ slope / self._n + penalty * at[:-1], shift / self._n])
-        loss = loss / self._n + penalty / 2 * float((at[:-1] ** 2).sum())
-        return _Point(at, loss, gradient, state, curvature / self._n)
+        turned = slope.double() if rounding == _ROUGH else path.axes.T @ slope
+        gradient = torch.vstack([turned / n + self._penalty * at[:-1], self._free(shift) / n])
+        loss = loss / n + self._penalty / 2 * float((at[:-1] ** 2).sum())
+        return _Point(at, loss, gradient, state, curvature / n)
 
-    def _product(self, point: _Point, direction: Tensor, penalty: float) -> Tensor:
-        single = direction.float()
+    def _product(self, point: _Point, direction: Tensor) -> Tensor:
+        turned, n, single = self._path.turned, len(self._path.turned), direction.float()
         slope, shift = torch.zeros_like(single[:-1]), torch.zeros_like(single[-1])
-        for start in range(0, self._n, _CHUNK):
+        for start in range(0, n, _CHUNK):
             rows = slice(start, start + _CHUNK)
-            part = self._turned[rows]
+            part = turned[rows]
             bent = self._link.bend(point.state[rows], (part @ single[:-1]).add_(single[-1]), rows)
             slope.addmm_(part.T, bent)
             shift += bent.sum(0)
-        return torch.vstack([slope.double() / self._n + penalty * direction[:-1], shift.double() / self._n])
+        return torch.vstack([slope.double() / n + self._penalty * direction[:-1], self._free(shift.double()) / n])
 
-    def _solve(self, point: _Point, inverse: Tensor, penalty: float, enough: float) -> Tensor:
+    def _free(self, shift: Tensor) -> Tensor:
+        """What is left of a gradient by the intercept without the direction that no loss or penalty holds."""
+        return shift - shift.mean() if self._link.shared else shift
+
+    def _solve(self, point: _Point, inverse: Tensor, enough: float) -> Tensor:
         """Newton direction by preconditioned conjugate gradients, until the residual is small enough."""
         direction, residual = torch.zeros_like(point.at), -point.gradient
         scaled = inverse * residual
         search, square = scaled, float((residual * scaled).sum())
         for _ in range(_PRODUCTS):
-            product = self._product(point, search, penalty)
+            product = self._product(point, search)
             bend = float((search * product).sum())
             if not bend > 0:  # rounding: the loss is convex
                 break
@@ -180,20 +248,22 @@ class Path:
             search = scaled + square / before * search
         return direction
 
-    def _search(self, point: _Point, direction: Tensor, penalty: float) -> _Point | None:
+    def _search(self, point: _Point, direction: Tensor, rounding: float) -> _Point | None:
         """First of the halved steps that lowers the loss enough, up to rounding."""
         slope, step = float((point.gradient * direction).sum()), 1.0
         while step > 1e-6:
-            further = self._evaluate(point.at + step * direction, penalty)
-            if further.loss <= point.loss + 1e-4 * step * slope + 1e-14 * abs(point.loss):
+            further = self._evaluate(point.at + step * direction, rounding)
+            if further.loss <= point.loss + 1e-4 * step * slope + rounding * abs(point.loss):
                 return further
             step /= 2
         return None
 
 
 def _ahead(passed: list[tuple[float, Tensor]], place: float, last: Tensor) -> Tensor:
-    """Where the line through the last two minima leads, or the last where there are not two."""
+    """Where the polynomial through the last minima, three at most, leads; the last where there is one or none."""
     if len(passed) < 2:
         return last
-    (earlier, first), (later, second) = passed
-    return second + (place - later) / (later - earlier) * (second - first)
+    ahead = torch.zeros_like(last)
+    for own, at in passed:
+        ahead += math.prod((place - other) / (own - other) for other, _ in passed if other != own) * at
+    return ahead
