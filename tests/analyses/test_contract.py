@@ -12,7 +12,8 @@ from visprobe.analyses.registry import BUILT_IN
 from visprobe.analyses.result import Estimate, Result, Row
 
 
-@pytest.mark.parametrize("analysis", BUILT_IN, ids=lambda analysis: analysis.name)
+# zeroshot needs a text tower, which the planted model has not: tests/analyses/test_zeroshot.py gives it one
+@pytest.mark.parametrize("analysis", [a for a in BUILT_IN if a.name != "zeroshot"], ids=lambda analysis: analysis.name)
 def test_built_in_analyses_keep_the_contract(analysis):
     check_analysis(analysis)
 

@@ -40,6 +40,13 @@ def command(
     protocol: Annotated[
         Literal["paper"] | None, typer.Option(help="Also the published protocol, and how much of it is its leak.")
     ] = None,
+    text_tower: Annotated[
+        str | None,
+        typer.Option(help="Zero-shot: the two-tower model (CLIP, SigLIP) that the vision towers came from."),
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Zero-shot: file of sentences with {} for the class name, one per line.")
+    ] = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -74,8 +81,10 @@ def command(
     Example: visprobe imagenet --ckpt checkpoints/sft --data digits --json
     """
     from visprobe.analyses.registry import available, chosen
+    from visprobe.analyses.zeroshot import with_text_tower
     from visprobe.cli.measured import command_line, finish, show
     from visprobe.cli.output import print_notes
+    from visprobe.data.prompts import TEMPLATES, read_templates
     from visprobe.report.measure import measure
     from visprobe.report.measurement import Options
     from visprobe.report.write import write_report
@@ -83,6 +92,10 @@ def command(
     names = [name for name in ASKED if name in available()]
     names = names if analyses is None else [name.strip() for name in analyses.split(",")]
     asked = chosen([*names, *(["paper_protocol"] if protocol else [])])
+    if text_tower or templates:
+        sentences = read_templates(templates) if templates else TEMPLATES
+        own = with_text_tower(text_tower, sentences)
+        asked = [own if analysis.name == own.name else analysis for analysis in asked]
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
         how = replace(how, labels=labels, subset_per_class=subset_per_class)
@@ -103,7 +116,8 @@ def _print_short(results: Sequence[Result]) -> None:
     """Per site that matters one table: checkpoints, floors and differences down, one number per analysis across."""
     print_results([result for result in results if result.analysis not in _SHOWN])
     consumed = next((r.settings["consumed"] for r in results if "consumed" in r.settings), None)
-    for site, where in ((consumed, f"{consumed} (read by the LLM)"), ("projected", "after the projector")):
+    places = {consumed: f"{consumed} (read by the LLM)", "projected": "after the projector"}
+    for site, where in {**places, "embedding": "the tower's own embedding of an image"}.items():
         lines: dict[str, dict[str, str]] = {}
         for result in results:
             shown = _SHOWN.get(result.analysis, {})

@@ -10,6 +10,8 @@ from visprobe.report.numbers import interval_text, value_text
 TITLES = {
     "top1": "Top-1 accuracy",
     "top5": "Top-5 accuracy",
+    "zeroshot_top1": "Zero-shot top-1 accuracy",
+    "zeroshot_top5": "Zero-shot top-5 accuracy",
     "knn_10": "kNN accuracy (k = 10)",
     "knn_20": "kNN accuracy (k = 20)",
     "knn_100": "kNN accuracy (k = 100)",
