@@ -85,6 +85,7 @@ class Path:
         values, self.axes = self._principal_axes()
         # The largest standard deviation as the unit: float32 then holds the squares of features of any scale.
         self._scale = math.sqrt(max(float(values[-1]), 0.0) / self._n) or 1.0
+        self._variance = max(float(values.sum()), 0.0) / features.numel()
         shape = self._n, self.axes.shape[1]
         self.turned = torch.empty(shape, dtype=torch.float32, device=features.device)
         for rows, part in self._chunks():
@@ -95,6 +96,11 @@ class Path:
         part = copy(self)
         part._features, part.turned, part._n = self._features[:n], self.turned[:n], n
         return part
+
+    @property
+    def variance(self) -> float:
+        """Mean variance of a dimension."""
+        return self._variance
 
     @property
     def features(self) -> Tensor:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from visprobe.metrics.jackknife import Indices
-from visprobe.metrics.logistic import TOLERANCE, Fit, Labels, logistic_path
+from visprobe.metrics.logistic import TOLERANCE, Fit, Labels, logistic_fits, prepared
+from visprobe.metrics.newton import Path
+
+_PATIENCE = 3  # values of C without a better one until a path is left
 
 
 class AtBoundary(UserWarning):
@@ -24,12 +27,26 @@ class Selection(NamedTuple):
         fit: At the chosen C.
         cs: What was tried, rising.
         accuracies: On the held-out part for each C, in [0, 1].
-        boundary: Whether the chosen C is the first or last of `cs`.
+        boundary: Whether the chosen C is the first or last that could be tried.
     """
 
     fit: Fit
     cs: tuple[float, ...]
     accuracies: tuple[float, ...]
+    boundary: bool
+
+
+class Best(NamedTuple):
+    """The fit of a path that scored best.
+
+    Attributes:
+        fit: Of equally good ones that of the smallest C.
+        scores: Of the fits that were made, in order.
+        boundary: Whether it is the first or last of the grid.
+    """
+
+    fit: Fit
+    scores: tuple[float, ...]
     boundary: bool
 
 
@@ -47,7 +64,8 @@ def select_c(
     Args:
         features: As `logistic_path`; no image that the probe is tested on.
         labels: As `logistic_path`; two images of each class at least.
-        cs: As `logistic_path`; of equally accurate ones the smallest is chosen.
+        cs: As `logistic_path`; of equally accurate ones the smallest is chosen. The path is left after three in a
+            row that are no better than one before them.
         held_out: Share of each class that is held out, rounded, at least one image and not all.
         seed: Of the split.
         tolerance: As `logistic_path`.
@@ -56,16 +74,50 @@ def select_c(
     Raises:
         ValueError: As `logistic_path`, or if a class has fewer than two images.
     """
-    array = np.asarray(features)
     kept, out = stratified_split(labels, held_out, seed)
-    path = logistic_path(array[kept], labels[kept], cs, tolerance, device)
-    accuracies = tuple(float((fit.classes(array[out]) == labels[out]).mean()) for fit in path)
-    best = int(np.argmax(accuracies))
-    boundary = best in (0, len(cs) - 1)
+    order = np.concatenate([kept, out])
+    return select_prepared(prepared(np.asarray(features)[order], device), labels[order], len(kept), cs, tolerance)
+
+
+def select_prepared(
+    path: Path, labels: Labels, kept: int, cs: Sequence[float], tolerance: float = TOLERANCE
+) -> Selection:
+    """As `select_c`, of features that `visprobe.metrics.logistic.prepared` made ready, the held-out ones last.
+
+    Args:
+        path: Of the training images.
+        labels: As `select_c`, in the order of the path's rows.
+        kept: How many rows are not held out.
+        cs: As `select_c`.
+        tolerance: As `select_c`.
+    """
+    rows = path.features[kept:].cpu().numpy()
+    fits = logistic_fits(path.first(kept), labels[:kept], cs, tolerance)
+    best = best_of(fits, lambda fit: float((fit.classes(rows) == labels[kept:]).mean()), cs)
+    fit = next(logistic_fits(path, labels, [best.fit.c], tolerance, best.fit))
+    return Selection(fit, tuple(cs[: len(best.scores)]), best.scores, best.boundary)
+
+
+def best_of(fits: Iterable[Fit], score: Callable[[Fit], float], cs: Sequence[float]) -> Best:
+    """The fit of a path with the highest score, without the end of the path that is no longer getting better.
+
+    Args:
+        fits: One for each C, made as they are asked for.
+        score: On images that the fits have not seen; higher is better.
+        cs: The grid.
+    """
+    best, scores = None, list[float]()
+    for fit in fits:
+        scores.append(score(fit))
+        if best is None or scores[-1] > max(scores[:-1]):
+            best = fit
+        if len(scores) - scores.index(max(scores)) > _PATIENCE:
+            break
+    assert best is not None  # a path has at least one C
+    boundary = best.c in (cs[0], cs[-1])
     if boundary:
-        warnings.warn(f"the best C, {cs[best]:g}, is at the end of the grid", AtBoundary, stacklevel=2)
-    fit = logistic_path(array, labels, [cs[best]], tolerance, device, path[best])[0]
-    return Selection(fit, tuple(cs), accuracies, boundary)
+        warnings.warn(f"the best C, {best.c:g}, is at the end of the grid", AtBoundary, stacklevel=3)
+    return Best(best, tuple(scores), boundary)
 
 
 def stratified_split(labels: Labels, held_out: float, seed: int) -> tuple[Indices, Indices]:
