@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -14,6 +15,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.geometry import View
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.watch import watched
+from visprobe.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -56,22 +58,28 @@ class Subject(Protocol):
     name: str
     encoder: VisionEncoder
 
-    def forward(self, images: Sequence[Image.Image], sites: Collection[str]) -> list[Graph]:
-        """Forward images, in as few passes as the model allows.
+    @property
+    def modules(self) -> Sequence[torch.nn.Module]:
+        """All modules whose weights take part."""
+
+    def forward(self, images: Sequence[Image.Image], sites: Collection[str], first: int = 0) -> list[Graph]:
+        """Forward images, in as few passes as the model allows; each pass runs the tower once.
 
         Args:
             images: RGB images of any sizes.
             sites: Names of the sites whose states are kept.
+            first: Which of the question's images the first one is, where each has a target of its own.
 
         Returns:
             Graphs that together hold all images, in order.
         """
 
     def score(self, pixels: Pixels, first: int = 0) -> torch.Tensor:
-        """The number asked for, of images that are pixels already; float32 of shape (images,), differentiable.
+        """The number asked for, of images that are pixels already; float32 of shape (images,).
 
         Args:
-            pixels: What `preprocess` of the encoder makes, perhaps changed since.
+            pixels: What `preprocess` of the encoder makes, perhaps changed since; where one of them requires a
+                gradient, the score has it.
             first: Which of the question's images the first one is, where each has a target of its own.
         """
 
@@ -94,12 +102,17 @@ class TowerSubject:
         self._target = target
         self._read = encoder.consumed if read == "consumed" else read
 
-    def forward(self, images: Sequence[Image.Image], sites: Collection[str]) -> list[Graph]:
+    @property
+    def modules(self) -> Sequence[torch.nn.Module]:
+        """Tower and projector."""
+        return self.encoder.modules
+
+    def forward(self, images: Sequence[Image.Image], sites: Collection[str], first: int = 0) -> list[Graph]:
         """As `Subject`."""
-        graphs, first = [], 0
-        encoder = self.encoder
+        graphs, encoder = [], self.encoder
         for piece in encoder.geometry.pieces(encoder.preprocess(images)):
-            graphs.append(self._run(piece, sites, first))
+            with torch.enable_grad():
+                graphs.append(self._run(requiring_gradients(self._moved(piece)), sites, first))
             first += len(piece)
         return graphs
 
@@ -107,24 +120,55 @@ class TowerSubject:
         """As `Subject`."""
         parts = []
         for piece in self.encoder.geometry.pieces(pixels):
-            parts.append(self._run(piece, (), first).scores)
+            parts.append(self._run(self._moved(piece), (), first).scores)
             first += len(piece)
         return torch.cat(parts)
 
-    def _run(self, piece: Pixels, sites: Collection[str], first: int) -> Graph:
+    def _moved(self, pixels: Pixels) -> Pixels:
+        return pixels.to(self.encoder.device, self.encoder.dtype)
+
+    def _run(self, pixels: Pixels, sites: Collection[str], first: int) -> Graph:
         encoder, states = self.encoder, dict[str, torch.Tensor]()
-        pixels = requiring_gradients(piece.to(encoder.device, encoder.dtype))
         in_tower = {*encoder.reads(self._read), *(site for site in sites if site != self._read)}
-        with torch.enable_grad(), watched(encoder.tower, encoder.family, in_tower, states.__setitem__):
+        for site in in_tower:
+            if encoder.reads(site) != (site,):  # another output of the connector
+                raise not_reached(self, site)
+        with watched(encoder.tower, encoder.family, in_tower, states.__setitem__):
             encoder.geometry.run(encoder.tower, pixels)
-            held = {site: encoder.geometry.views(state, pixels, encoder.tower) for site, state in states.items()}
-            read = encoder.tokens(self._read, False, held, pixels)
-            scores = self._target([one.float() for tokens, _ in read for one in torch.split(tokens, 1)], first)
+        held = {site: encoder.geometry.views(state, pixels, encoder.tower) for site, state in states.items()}
+        read = encoder.tokens(self._read, False, held, pixels)
+        scores = self._target([one.float() for tokens, _ in read for one in torch.split(tokens, 1)], first)
         found = {site: captured(encoder, pixels, state) for site, state in states.items() if site in sites}
         if self._read in sites and self._read not in states:  # the projector's output
             grids = [grid for _, grid in read]
             found[self._read] = Captured(tuple(tokens for tokens, _ in read), partial(_one_by_one, grids=grids))
         return Graph(scores, found, pixels)
+
+
+def not_reached(subject: Subject, site: str) -> DataError:
+    """The error for a site that the score does not depend on."""
+    return DataError(
+        f"{subject.name}: the score does not depend on {site}",
+        hint="Name a site before the one that the score is computed from.",
+    )
+
+
+@contextmanager
+def in_float32(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Let `modules` run in float32 inside the block, with the weights that they have now."""
+    held = [
+        (tensor, tensor.data)
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+        if tensor.is_floating_point()
+    ]
+    try:
+        for tensor, data in held:
+            tensor.data = data.float()
+        yield
+    finally:
+        for tensor, data in held:
+            tensor.data = data
 
 
 def requiring_gradients(pixels: Pixels) -> Pixels:

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from visprobe.attribution.subject import Subject
+from visprobe.attribution.subject import Subject, not_reached
 from visprobe.encoders.pixels import Grid
 from visprobe.errors import DataError
+
+
+class NotFinite(DataError):
+    """A number that the dtype in which the model runs cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +34,26 @@ class Trace:
     score: float
 
 
-def trace(subject: Subject, images: Sequence[Image.Image], sites: Sequence[str]) -> dict[str, list[Trace]]:
+def trace(
+    subject: Subject, images: Sequence[Image.Image], sites: Sequence[str], first: int = 0
+) -> dict[str, list[Trace]]:
     """Activations and gradients of every image at every site, from one forward and one backward pass.
 
     Args:
         subject: A checkpoint with a question asked of it.
         images: RGB images.
         sites: Names of sites.
+        first: Which of the question's images the first one is.
 
     Returns:
         For each site one trace per image, in order.
 
     Raises:
-        DataError: If the score does not depend on a site, or a gradient is not finite.
+        DataError: If the score does not depend on a site.
+        NotFinite: If a gradient is not finite.
     """
     traces: dict[str, list[Trace]] = {site: [] for site in sites}
-    for graph in subject.forward(images, sites):
+    for graph in subject.forward(images, sites, first):
         leaves = [leaf for site in sites for leaf in graph.sites[site].leaves]
         # Images do not see each other, so the gradient of the sum holds that of every image's own score.
         gradients = list(torch.autograd.grad(graph.scores.sum(), leaves, allow_unused=True))
@@ -66,13 +74,19 @@ def _row(tokens: torch.Tensor) -> torch.Tensor:
 
 def _checked(subject: Subject, site: str, gradient: torch.Tensor | None) -> torch.Tensor:
     if gradient is None:
-        raise DataError(
-            f"{subject.name}: the score does not depend on {site}",
-            hint="Name a site before the one that the score is computed from.",
-        )
-    if not torch.isfinite(gradient).all():
-        raise DataError(
-            f"{subject.name}: the gradient at {site} is not finite in {gradient.dtype}",
+        raise not_reached(subject, site)
+    return finite(subject, f"the gradient at {site}", gradient)
+
+
+def finite(subject: Subject, what: str, tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` if it has finite values only.
+
+    Raises:
+        NotFinite: If it has others.
+    """
+    if not torch.isfinite(tensor).all():
+        raise NotFinite(
+            f"{subject.name}: {what} is not finite in {str(subject.encoder.dtype).removeprefix('torch.')}",
             hint="Run it in float32: --dtype float32.",
         )
-    return gradient
+    return tensor

@@ -121,6 +121,11 @@ class VisionEncoder:
         return self._tower
 
     @property
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        """The tower, and the projector if there is one."""
+        return (self._tower,) if self._projector is None else (self._tower, self._projector)
+
+    @property
     def family(self) -> Family:
         """How the tower is built."""
         return self._family
