@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,12 +76,14 @@ def _tiny_encoder() -> VisionEncoder:
         vision_config=vision.to_dict(), text_config=text.to_dict(), image_token_index=7, vision_feature_layer=-1,
         vision_feature_select_strategy="full",
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, quiet(), torch.random.fork_rng(devices=[]):
+    folder = Path(tempfile.mkdtemp(prefix="visprobe-"))
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
         transformers.SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
-        encoder = load_encoder(Path(folder))
-    return _moved(encoder, "base", 1.0, 0)
+    base = _moved(load_encoder(folder), "base", 1.0, 0)
+    weakref.finalize(base, shutil.rmtree, folder, ignore_errors=True)  # analyses may read more of the checkpoint
+    return base
 
 
 def _moved(encoder: VisionEncoder, name: str, strength: float, seed: int) -> VisionEncoder:

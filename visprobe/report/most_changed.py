@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from visprobe.analyses.result import Result
-from visprobe.data.image_set import BadImage, ImageSet, decode
+from visprobe.data.image_set import ImageSet
+from visprobe.data.thumbnail import PREFIX, thumbnail
 
-_SIDE = 96
 _MOST = 24  # thumbnails of a page
-_DATA = "data:image/jpeg;base64,"
 
 
 class Thumbnail(NamedTuple):
@@ -39,7 +34,7 @@ def with_thumbnails(result: Result, images: ImageSet) -> Result:
     if not wanted:
         return result
     rows = {item.id: row for row, item in enumerate(images.items) if item.id in wanted}
-    pictures = {item: picture for item, row in rows.items() if (picture := _thumbnail(images, row))}
+    pictures = {item: picture for item, row in rows.items() if (picture := thumbnail(images, row))}
     return replace(result, settings={**result.settings, "thumbnails": pictures})
 
 
@@ -51,7 +46,7 @@ def most_changed(results: Sequence[Result]) -> Iterator[tuple[str, list[Thumbnai
             shown = [
                 Thumbnail(one["id"], one["class"] or "", f"{one['change']:.3g}", pictures[one["id"]])
                 for one in ones
-                if pictures.get(one["id"], "").startswith(_DATA)
+                if pictures.get(one["id"], "").startswith(PREFIX)
             ]
             if shown:
                 yield checkpoint, shown
@@ -60,14 +55,3 @@ def most_changed(results: Sequence[Result]) -> Iterator[tuple[str, list[Thumbnai
 def _shown(most: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Sequence[dict[str, Any]]]:
     each = max(1, _MOST // max(len(most), 1))
     return {checkpoint: ones[:each] for checkpoint, ones in list(most.items())[:_MOST]}
-
-
-def _thumbnail(images: ImageSet, row: int) -> str | None:
-    try:
-        image = decode(images.read(row))
-    except (OSError, BadImage):  # gone since it was measured: the page does without its picture
-        return None
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=82)
-    return _DATA + base64.b64encode(data.getvalue()).decode()

@@ -28,6 +28,8 @@ _SHOWN_ELSEWHERE = {
     "per_class",
     "most_changed",
     "thumbnails",
+    "picture",
+    "tests",
 }
 _MOST_TEXT = 400
 
