@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,16 @@ def in_tower(request: str) -> bool:
     return request.startswith(("block_", "final_norm", "heads_"))
 
 
+@runtime_checkable
+class _InParts(Protocol):
+    def parts(self, request: str) -> Sequence[NDArray[np.floating]]: ...
+
+
+def parts_of(sites: Mapping[str, NDArray[np.floating]], name: str) -> Sequence[NDArray[np.floating]]:
+    """The rows of `name` in parts, in order, without reading what lies on disk; one part if they are in memory."""
+    return sites.parts(name) if isinstance(sites, _InParts) else [sites[name]]
+
+
 class Chosen(Mapping[str, NDArray[np.floating]]):
     """Some arrays of a mapping, which reads them only when they are asked for."""
 
@@ -30,6 +41,11 @@ class Chosen(Mapping[str, NDArray[np.floating]]):
     def __getitem__(self, name: str) -> NDArray[np.floating]:
         self._names[name]  # what was not chosen is not there
         return self._whole[name]
+
+    def parts(self, name: str) -> Sequence[NDArray[np.floating]]:
+        """The rows of `name` in parts, in order: views of files where they lie on disk (`StoredSites.parts`)."""
+        self._names[name]
+        return parts_of(self._whole, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -73,6 +73,11 @@ def macro_recall(tallies: Tallies) -> Replicated:
     return _replicated(tallies, lambda right, predicted, truth: _mean(right, truth, truth))
 
 
+def macro_precision(tallies: Tallies) -> Replicated:
+    """Precision averaged over the classes that occur, as `mean_iou`; 0 for one that is never predicted."""
+    return _replicated(tallies, lambda right, predicted, truth: _mean(right, predicted, truth))
+
+
 def macro_f1(tallies: Tallies) -> Replicated:
     """F1 averaged over the classes that occur, as `mean_iou`."""
     return _replicated(tallies, lambda right, predicted, truth: _mean(2 * right, predicted + truth, truth))

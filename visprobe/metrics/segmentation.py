@@ -78,15 +78,52 @@ def interpolation(source: int, target: int) -> NDArray[np.float64]:
     return weights
 
 
+def patch_counts(mask: Mask, grid: tuple[int, int], classes: int, ignored: int = IGNORED) -> NDArray[np.int64]:
+    """Number of pixels of each class in each patch.
+
+    Args:
+        mask: Class of each pixel, integers of shape (H, W), H and W not smaller than the grid.
+        grid: Patches down and across; pixel row r of H is in patch row floor(r h / H).
+        classes: How many classes there are.
+        ignored: Label of pixels that do not count.
+
+    Returns:
+        int64 of shape (h, w, classes).
+
+    Raises:
+        ValueError: If the mask is smaller than the grid or holds another label.
+    """
+    checked, (h, w) = _checked(mask, classes, ignored), grid
+    if mask.shape[0] < h or mask.shape[1] < w:
+        raise ValueError(f"a mask of {mask.shape} pixels is smaller than the grid {grid}")
+    row, column = (np.arange(size) * cells // size for size, cells in zip(mask.shape, grid, strict=True))
+    counted = checked != ignored
+    places = ((row[:, None] * w + column) * classes)[counted] + checked[counted].astype(np.int64)
+    return np.bincount(places, minlength=h * w * classes).astype(np.int64).reshape(h, w, classes)
+
+
+def held_classes(counts: NDArray[Any], background: int | None = None) -> NDArray[np.bool_]:
+    """Which classes have a pixel in each patch, from `patch_counts`.
+
+    Args:
+        counts: Of any shape (..., classes).
+        background: A class that counts only in patches that hold no other.
+    """
+    held: NDArray[np.bool_] = counts > 0
+    if background is not None:
+        held[..., background] &= held.sum(-1) == 1
+    return held
+
+
 def patch_labels(
     mask: Mask, grid: tuple[int, int], classes: int, background: int | None = None, ignored: int = IGNORED
 ) -> NDArray[np.bool_]:
     """All classes that have a pixel in each patch.
 
     Args:
-        mask: Class of each pixel, integers of shape (H, W), H and W not smaller than the grid.
-        grid: Patches down and across; pixel row r of H is in patch row floor(r h / H).
-        classes: How many classes there are.
+        mask: As `patch_counts`.
+        grid: As `patch_counts`.
+        classes: As `patch_counts`.
         background: A class that counts only in patches that hold no other.
         ignored: Label of pixels that do not count; a patch of nothing else has no class.
 
@@ -94,23 +131,13 @@ def patch_labels(
         Bool of shape (h, w, classes).
 
     Raises:
-        ValueError: If the mask is smaller than the grid or holds another label.
+        ValueError: As `patch_counts`.
 
     Source:
         The "union" labels of the patch segmentation probe of "RL makes MLLMs see better than SFT" (2510.16333),
         appendix E.5; class 0 of ADE20K is its background.
     """
-    checked, (h, w) = _checked(mask, classes, ignored), grid
-    if mask.shape[0] < h or mask.shape[1] < w:
-        raise ValueError(f"a mask of {mask.shape} pixels is smaller than the grid {grid}")
-    row, column = (np.arange(size) * cells // size for size, cells in zip(mask.shape, grid, strict=True))
-    held = np.zeros((h, w, classes), dtype=bool)
-    counted = checked != ignored
-    where = np.broadcast_to(row[:, None], mask.shape), np.broadcast_to(column, mask.shape)
-    held[where[0][counted], where[1][counted], checked[counted]] = True
-    if background is not None:
-        held[..., background] &= held.sum(-1) == 1
-    return held
+    return held_classes(patch_counts(mask, grid, classes, ignored), background)
 
 
 def count_patches(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Tallies:
