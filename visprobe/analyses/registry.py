@@ -21,6 +21,7 @@ from visprobe.analyses.sparsity import SPARSITY
 from visprobe.analyses.spectrum import SPECTRUM
 from visprobe.analyses.tokens import TOKENS
 from visprobe.analyses.weights import WEIGHTS
+from visprobe.analyses.words import WORDS
 from visprobe.analyses.zeroshot import ZEROSHOT
 from visprobe.errors import UsageError
 
@@ -42,6 +43,7 @@ BUILT_IN: tuple[Analysis, ...] = (
     FEW_LABELS,
     PAPER_PROTOCOL,
     ZEROSHOT,
+    WORDS,
 )
 DEFAULT = ("imagenet", "drift", "weights")
 REQUIRED = ("drift", "weights")  # what compare is for; any other analysis that cannot answer is left out and said

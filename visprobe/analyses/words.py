@@ -46,7 +46,7 @@ SCALES = {
     "word_gap": Scale("distance", 0, 2),
     "word_separation": Scale("area under ROC", 0, 1),
     "word_variety": Scale("words", low=1),
-    "word_rank_share": Scale("fraction", 0, 1),
+    "word_rank_share": Scale("ratio", 0, 1),
     "word_changed": Scale("fraction", 0, 1),
 }
 

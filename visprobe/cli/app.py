@@ -11,7 +11,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from visprobe import __version__
-from visprobe.cli import compare, data, demo, doctor, extract_encoder, families, imagenet, scan, swap, train, transplant
+from visprobe.cli import (
+    align,
+    compare,
+    data,
+    demo,
+    doctor,
+    extract_encoder,
+    families,
+    imagenet,
+    scan,
+    swap,
+    train,
+    transplant,
+)
 from visprobe.cli.output import print_error
 from visprobe.errors import TooManyBadItems, VisprobeError
 
@@ -27,6 +40,7 @@ app = typer.Typer(
 )
 app.command("compare")(compare.command)
 app.command("imagenet")(imagenet.command)
+app.command("align")(align.command)
 app.command("swap")(swap.command)
 app.command("scan")(scan.command)
 app.command("families")(families.command)

@@ -48,79 +48,82 @@ class TextFeatures:
     forwarded: int
 
 
-def text_features(
-    spec: str,
-    captions: Sequence[str],
-    *,
-    store: FeatureStore,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
-) -> TextFeatures:
-    """Mean over tokens of every caption at every layer of a language model; what the store holds is not made again.
+class LanguageModel:
+    """A language model of which the states of every layer are read.
+
+    Its files are hashed at once; it is only loaded if a caption has to go through it.
 
     Args:
         spec: Folder or hub id of a language model in the layout of transformers; no code of the model is run.
-        captions: The captions.
-        store: Where features are kept and found again.
         device: Where the model runs.
         dtype: Number format in which it runs.
-        progress: Called with (what, captions done, captions in all).
+
+    Attributes:
+        spec: What the user named.
+        layers: "layer_00" (the embeddings) to "layer_NN".
+        content: SHA-256 of its files.
 
     Raises:
-        CheckpointError: If it is no language model that transformers can load, or has no tokenizer.
-        DataError: If a caption has no token.
-
-    Source:
-        Huh et al. 2024 (2405.07987), section 2: features of language models are averaged over tokens.
+        CheckpointError: If it is no language model, or has no tokenizer.
     """
-    model = _LanguageModel(spec, str(device), dtype)
-    chunks = [tuple(captions[start : start + _CHUNK]) for start in range(0, len(captions), _CHUNK)]
-    keys, forwarded = [model.key(chunk) for chunk in chunks], 0
-    for done, (chunk, key) in enumerate(zip(chunks, keys, strict=True)):
-        if store.missing(key, model.layers):
-            store.write(key, model.forward(chunk))
-            forwarded += len(chunk)
-        if progress:
-            progress(f"captions, {spec}", min((done + 1) * _CHUNK, len(captions)), len(captions))
-    layers = StoredSites(store, keys, {name: name for name in model.layers})
-    return TextFeatures(spec, layers, model.content, forwarded)
 
-
-class _LanguageModel:
-    """A language model whose files are hashed, and which is only loaded if a caption has to go through it."""
-
-    def __init__(self, spec: str, device: str, dtype: torch.dtype) -> None:
-        self.spec, self.device, self.dtype = spec, device, dtype
+    def __init__(self, spec: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.spec, self._device, self._dtype = spec, torch.device(device), dtype
         files = _files(open_folder(spec), spec)
-        self.folder = files[0].parent
-        config = library_config(self.folder)
+        self._folder = files[0].parent
+        config = library_config(self._folder)
         text = config.get_text_config()
         if config.is_encoder_decoder or not getattr(text, "num_hidden_layers", None):
             raise _no_model(spec, f"model_type {config.model_type!r} is no decoder of text")
         self.layers = [f"layer_{number:02d}" for number in range(text.num_hidden_layers + 1)]
-        self.tokenizer = load_tokenizer(self.folder)
-        if self.tokenizer is None:
+        self._tokenizer = load_tokenizer(self._folder)
+        if self._tokenizer is None:
             raise CheckpointError(
                 f"{spec} has no tokenizer that transformers can read", hint="Copy the tokenizer's files beside it."
             )
         self.content = _content(files)
 
-    def key(self, captions: Sequence[str]) -> ChunkKey:
+    def features(self, captions: Sequence[str], store: FeatureStore, progress: Progress | None = None) -> TextFeatures:
+        """Mean over tokens of every caption at every layer; what the store holds is not made again.
+
+        Args:
+            captions: The captions.
+            store: Where features are kept and found again.
+            progress: Called with (what, captions done, captions in all).
+
+        Raises:
+            CheckpointError: If transformers cannot load the model.
+            DataError: If a caption has no token.
+
+        Source:
+            Huh et al. 2024 (2405.07987), section 2: features of language models are averaged over tokens.
+        """
+        chunks = [tuple(captions[start : start + _CHUNK]) for start in range(0, len(captions), _CHUNK)]
+        keys, forwarded = [self._key(chunk) for chunk in chunks], 0
+        for done, (chunk, key) in enumerate(zip(chunks, keys, strict=True), start=1):
+            if store.missing(key, self.layers):
+                store.write(key, self._forward(chunk))
+                forwarded += len(chunk)
+            if progress:
+                progress(f"captions, {self.spec}", min(done * _CHUNK, len(captions)), len(captions))
+        layers = StoredSites(store, keys, {name: name for name in self.layers})
+        return TextFeatures(self.spec, layers, self.content, forwarded)
+
+    def _key(self, captions: Sequence[str]) -> ChunkKey:
         libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "tokenizers"))
-        place = f"{str(self.dtype).removeprefix('torch.')}/{torch.device(self.device).type}/{libraries}"
+        place = f"{str(self._dtype).removeprefix('torch.')}/{self._device.type}/{libraries}"
         hashes = tuple(hashlib.sha256(caption.encode("utf-8", "backslashreplace")).hexdigest() for caption in captions)
         return ChunkKey(self.content, _HOW, "text", place, hashes)
 
-    def forward(self, captions: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def _forward(self, captions: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The features of `captions`, float32 of shape (captions, d) by layer."""
         parts = [list(self._batch(captions[start : start + _BATCH])) for start in range(0, len(captions), _BATCH)]
         joined = [np.concatenate(layer) for layer in zip(*parts, strict=True)]
         return dict(zip(self.layers, joined, strict=True))
 
     def _batch(self, captions: Sequence[str]) -> Iterator[NDArray[np.float32]]:
-        inputs = self.tokenizer(list(captions), padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
-        ids, mask = inputs["input_ids"].to(self.device), inputs["attention_mask"].to(self.device)
+        inputs = self._tokenizer(list(captions), padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
+        ids, mask = inputs["input_ids"].to(self._device), inputs["attention_mask"].to(self._device)
         if empty := [caption for caption, count in zip(captions, mask.sum(1), strict=True) if not count]:
             raise DataError(
                 f"the caption {empty[0]!r} has no token under {self.spec}", hint="Give images captions of words."
@@ -133,17 +136,17 @@ class _LanguageModel:
 
     @cached_property
     def _model(self) -> Any:
-        self.tokenizer.padding_side = "right"  # what comes later changes nothing for the tokens before it
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
+        self._tokenizer.padding_side = "right"  # what comes later changes nothing for the tokens before it
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
         try:
             with quiet():
                 model = AutoModel.from_pretrained(
-                    self.folder, dtype=self.dtype, local_files_only=True, trust_remote_code=False
+                    self._folder, dtype=self._dtype, local_files_only=True, trust_remote_code=False
                 )
         except Exception as error:  # transformers raises many types on what it cannot load
             raise _no_model(self.spec, f"{type(error).__name__}: {error}".splitlines()[0]) from error
-        return model.eval().to(self.device)
+        return model.eval().to(self._device)
 
 
 def _files(folder: Folder, spec: str) -> list[Path]:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
 from visprobe.figures import (
+    align,
     answers,
     arms,
     geometry,
@@ -24,6 +25,7 @@ from visprobe.figures import (
     tokens,
     trajectory,
     weight_drift,
+    words,
 )
 
 
@@ -50,5 +52,7 @@ KINDS = {
     "tokens": Kind("token_change", tokens.draw, tokens.caption),
     "similarity": Kind("similarity", similarity.draw, similarity.caption),
     "geometry": Kind("geometry", geometry.draw, geometry.caption),
+    "align": Kind("text_alignment", align.draw, align.caption),
+    "words": Kind("nearest_words", words.draw, words.caption),
     "answers": Kind("answers", answers.draw, answers.caption),
 }

@@ -45,7 +45,7 @@ def open_encoders(checkpoints: Sequence[str | Path], options: Options) -> list[V
         PrerequisiteError: If the device is not there.
         CheckpointError: If a checkpoint cannot be read.
     """
-    names, device, dtype = distinct_names(checkpoints), _device(options.device), _format(options.dtype)
+    names, (device, dtype) = distinct_names(checkpoints), run_on(options)
     resolution = Resolution(options.pixels, options.tiles)
     encoders = []
     for number, (spec, name) in enumerate(zip(checkpoints, names, strict=True), start=1):
@@ -75,6 +75,16 @@ def format_floors(checkpoint: str | Path, encoder: VisionEncoder, options: Optio
     [exact] = open_encoders([checkpoint], replace(options, dtype="float32", progress=None))
     exact.name = f"{encoder.name} (float32)"
     return [rounded, exact]
+
+
+def run_on(options: Options) -> tuple[torch.device, torch.dtype]:
+    """Device and number format that `options` name.
+
+    Raises:
+        UsageError: If one is unknown.
+        PrerequisiteError: If the device is not there.
+    """
+    return _device(options.device), _format(options.dtype)
 
 
 def _device(name: str) -> torch.device:

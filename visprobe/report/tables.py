@@ -55,6 +55,18 @@ TITLES = {
     "linear_r2": "Held-out R² of a linear map from the base's features",
     "rbf_cka": "Debiased RBF CKA",
     "mutual_knn": "Shared nearest neighbours (mutual kNN, k = 10)",
+    "text_knn": "Neighbours shared with a language model (mutual kNN, k = 10)",
+    "text_cknna": "CKNNA with a language model (k = 10)",
+    "text_cka": "Debiased linear CKA with a language model",
+    "text_best": "Neighbours shared with a language model, largest over all sites and layers",
+    "text_excess": "Largest share of shared neighbours, less its mean over shuffled captions",
+    "word_cosine": "Cosine of a patch with its nearest word",
+    "word_norm_ratio": "Length of patch tokens over that of words (medians)",
+    "word_gap": "Distance between the mean directions of patches and words",
+    "word_separation": "Patches told from words by a held-out direction (area under ROC)",
+    "word_variety": "Effective number of different nearest words",
+    "word_rank_share": "Participation ratio of the patch tokens over their width",
+    "word_changed": "Share of patches with another nearest word than under the base",
     "change_per_weight_change": "Relative change of the features per relative change of the tower's weights",
     "rsa": "RSA: correlation of the distances between images",
     "pwcca": "PWCCA",
@@ -88,6 +100,7 @@ _HEADINGS = {
     "swap": "Part",
     "sparsity": "Part",
     "spectrum": "Weights",
+    "align": "Language model",
 }
 
 
