@@ -17,8 +17,10 @@ import transformers
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from visprobe.analyses.analysis import Analysis, Inputs
+from visprobe.analyses.analysis import Analysis, Inputs, Sets
 from visprobe.analyses.result import Result
+from visprobe.data.digits import DigitScenes
+from visprobe.data.image_set import ImageSet, Item, decode
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import load_encoder
 from visprobe.encoders.quiet import quiet
@@ -60,9 +62,23 @@ def planted_inputs(analysis: Analysis) -> Inputs:
     encoders = (base, _moved(base, "sft", 0.1, 1), _moved(base, "dpo", 0.05, 2))
     floors = [base.untrained(0), base.rounded(torch.bfloat16)]
     floors = {"all": floors, "untrained": floors[:1], "none": []}[analysis.floors]
-    sets = [_features(encoder, analysis) for encoder in (*encoders, *floors)]
-    learned = [_features(encoder, analysis, "train", 1) for encoder in (*encoders, *floors)] if analysis.support else []
-    return Inputs(sets[0], tuple(sets[1:3]), tuple(sets[3:]), encoders, seed=0, support=tuple(learned))
+    images, learned = _planted_images(analysis)
+
+    def seen(shown: ImageSet) -> Sets:
+        return tuple(_features(encoder, analysis, shown) for encoder in (*encoders, *floors))
+
+    sets, variants = seen(images), analysis.variants(images, 0) if analysis.variants else {}
+    return Inputs(
+        sets[0],
+        sets[1:3],
+        sets[3:],
+        encoders,
+        seed=0,
+        support=seen(learned) if analysis.support else (),
+        variants={name: seen(changed) for name, changed in variants.items()},
+        images=images,
+        support_images=learned,
+    )
 
 
 def _tiny_encoder() -> VisionEncoder:
@@ -95,16 +111,47 @@ def _moved(encoder: VisionEncoder, name: str, strength: float, seed: int) -> Vis
     return encoder.with_weights(name, weights, encoder.provenance)
 
 
-def _features(encoder: VisionEncoder, analysis: Analysis, split: str = "planted", seed: int = 0) -> FeatureSet:
+@dataclass(frozen=True)
+class _Planted:
+    """Images of coarse noise in classes that mean nothing."""
+
+    name: str
+    items: tuple[Item, ...]
+    classes: tuple[str, ...]
+    files: tuple[bytes, ...]
+
+    def read(self, index: int) -> bytes:
+        return self.files[index]
+
+
+def _planted(split: str, seed: int) -> _Planted:
     draw = np.random.default_rng(seed)
     coarse = draw.integers(0, 256, (IMAGES, 4, 4, 3), dtype=np.uint8)
-    pixels = encoder.preprocess([Image.fromarray(one).resize((SIDE, SIDE)) for one in coarse])
+    resized = (Image.fromarray(one).resize((SIDE, SIDE)) for one in coarse)
+    files = tuple(b"P6 %d %d 255\n" % (SIDE, SIDE) + image.tobytes() for image in resized)
+    labels = draw.integers(0, CLASSES, IMAGES)
+    items = tuple(Item(f"image-{i:02d}", int(label)) for i, label in enumerate(labels))
+    return _Planted(split, items, tuple(f"class-{i}" for i in range(CLASSES)), files)
+
+
+def _planted_images(analysis: Analysis) -> tuple[ImageSet, ImageSet]:
+    """Images, and others to learn from: plain ones, or digit scenes if the analysis asks for what those lack."""
+    plain = _planted("planted", 0), _planted("train", 1)
+    try:
+        if analysis.check is not None:
+            analysis.check(*plain)
+    except DataError:
+        return DigitScenes("val", IMAGES), DigitScenes("train", IMAGES)
+    return plain
+
+
+def _features(encoder: VisionEncoder, analysis: Analysis, images: ImageSet) -> FeatureSet:
+    pixels = encoder.preprocess([decode(images.read(index)) for index in range(IMAGES)])
     requests = resolved(encoder, analysis.needs(encoder))
     pooled = encoder.reduced(pixels, {request: forwarded(request) for request in requests})
     sites = {request: to_array(rows) for request, rows in pooled.items()}
-    ids = tuple(f"image-{i:02d}" for i in range(IMAGES))
-    classes = tuple(f"class-{i}" for i in range(CLASSES))
-    return FeatureSet(encoder.name, split, ids, draw.integers(0, CLASSES, IMAGES), classes, sites, encoder.consumed)
+    ids, labels = tuple(item.id for item in images.items), np.array([item.label for item in images.items], np.int64)
+    return FeatureSet(encoder.name, images.name, ids, labels, images.classes, sites, encoder.consumed)
 
 
 def _described(analysis: Analysis) -> Iterator[str]:
