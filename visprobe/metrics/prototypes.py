@@ -42,15 +42,17 @@ def ranks_from_support(query: ArrayLike, labels: Labels, support: ArrayLike, sup
     return np.concatenate(ranks)
 
 
-def ranks_leaving_one_out(features: ArrayLike, labels: Labels) -> Labels:
+def ranks_leaving_one_out(features: ArrayLike, labels: Labels, query: ArrayLike | None = None) -> Labels:
     """Rank of the true class when the image itself is taken out of its class's prototype.
 
     With S the sum of the normalised features of the own class and x the image's own, the score against the
-    prototype without the image is (x.S - x.x) / |S - x|, where |S - x|^2 = |S|^2 - 2 x.S + x.x.
+    prototype without the image is (x.S - x.x) / |S - x|, where |S - x|^2 = |S|^2 - 2 x.S + x.x; of a changed copy q
+    it is (q.S - q.x) / |S - x|.
 
     Args:
         features: Any real dtype, shape (n, d).
         labels: Class of each row, int64 of shape (n,); every class 0..max must occur at least twice.
+        query: Features of changed copies of the same images, row by row, to be ranked in their place; shape (n, d).
 
     Returns:
         As `ranks_from_support`.
@@ -63,12 +65,14 @@ def ranks_leaving_one_out(features: ArrayLike, labels: Labels) -> Labels:
         raise ValueError("leave-one-out needs at least two images of each class")
     prototypes, squared = _unit_rows(sums), np.einsum("ij,ij->i", sums, sums)
     ranks = []
-    for part, rows in _unit_chunks(features):
+    asked = _unit_chunks(features if query is None else query)
+    for (part, rows), (_, copies) in zip(_unit_chunks(features), asked, strict=True):
         own, every = labels[part], np.arange(len(rows))
-        scores = rows @ prototypes.T
+        scores = copies @ prototypes.T
         own_sum, own_square = np.einsum("ij,ij->i", rows, sums[own]), np.einsum("ij,ij->i", rows, rows)
+        copy_sum, copy_product = np.einsum("ij,ij->i", copies, sums[own]), np.einsum("ij,ij->i", copies, rows)
         length = np.sqrt(np.maximum(squared[own] - 2 * own_sum + own_square, 0.0))
-        scores[every, own] = np.divide(own_sum - own_square, length, out=np.zeros(len(rows)), where=length > _TIE)
+        scores[every, own] = np.divide(copy_sum - copy_product, length, out=np.zeros(len(rows)), where=length > _TIE)
         ranks.append(_ranks(scores, own))
     return np.concatenate(ranks)
 
