@@ -14,6 +14,7 @@ from visprobe.analyses.imagenet import IMAGENET
 from visprobe.analyses.images import IMAGES
 from visprobe.analyses.knn import KNN
 from visprobe.analyses.paper_protocol import PAPER_PROTOCOL
+from visprobe.analyses.probe import PROBE
 from visprobe.analyses.similarity import SIMILARITY
 from visprobe.analyses.similarity_more import SIMILARITY_MORE
 from visprobe.analyses.sites import SITES
@@ -43,6 +44,7 @@ BUILT_IN: tuple[Analysis, ...] = (
     FEW_LABELS,
     PAPER_PROTOCOL,
     ZEROSHOT,
+    PROBE,
     WORDS,
 )
 DEFAULT = ("imagenet", "drift", "weights")

@@ -20,6 +20,7 @@ from visprobe.cli import (
     extract_encoder,
     families,
     imagenet,
+    probe,
     scan,
     swap,
     train,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.command("compare")(compare.command)
 app.command("imagenet")(imagenet.command)
+app.command("probe")(probe.command)
 app.command("align")(align.command)
 app.command("swap")(swap.command)
 app.command("scan")(scan.command)

@@ -204,9 +204,7 @@ def _tensor(features: ArrayLike, device: str) -> Tensor:
     return data
 
 
-def _fits(
-    path: Path, link: Link, cs: Sequence[float], tolerance: float, start: Fit | None = None
-) -> Iterator[Fit]:
+def _fits(path: Path, link: Link, cs: Sequence[float], tolerance: float, start: Fit | None = None) -> Iterator[Fit]:
     if not cs or min(cs) <= 0 or any(a >= b for a, b in pairwise(cs)):
         raise ValueError(f"C must be positive and rising, got {list(cs)}")
     begin, n = None if start is None else (start.weights.T, start.intercept), len(path.features)

@@ -87,6 +87,21 @@ TITLES = {
     "energy_both": "Energy of the change in both",
     "angle_left": "Largest principal angle of the top left subspace in degrees, median over matrices",
     "angle_right": "Largest principal angle of the top right subspace in degrees, median over matrices",
+    "probe_top1": "Top-1 accuracy of a linear probe",
+    "probe_log_loss": "Log loss of a linear probe, nats",
+    **{
+        f"probe_of_{count}": f"Top-1 accuracy of a linear probe that saw {count} image{'s' * (count > 1)} per class"
+        for count in (1, 5, 10, 50)
+    },
+    "probe_macro_recall": "Recall of a linear probe, mean over classes",
+    "probe_ece": "Calibration error of a linear probe",
+    "probe_brier": "Brier score of a linear probe",
+    "probe_control": "Top-1 accuracy of a linear probe that learned random labels",
+    "probe_selectivity": "Selectivity: top-1 of a linear probe less that of random labels",
+    "probe_map": "Mean average precision of linear probes",
+    "probe_macro_f1": "F1 of linear probes, mean over labels",
+    "probe_macro_auroc": "Area under the ROC curve of linear probes, mean over labels",
+    "probe_r2": "Held-out R² of a linear probe",
     "accuracy": "Questions answered correctly",
     "cka_consumed": "CKA to the other checkpoint, where the language model reads",
     "cka_projected": "CKA to the other checkpoint, after the projector",

@@ -1,0 +1,96 @@
+"""`visprobe probe`: what linear probes read from the features of encoders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from visprobe.analyses.result import Result, Row
+from visprobe.cli import options as o
+from visprobe.cli.output import Bars
+from visprobe.errors import UsageError
+
+_MAIN = ("probe_top1", "probe_log_loss", "probe_control", "probe_map", "probe_macro_auroc")
+
+
+def command(
+    ckpt: Annotated[
+        list[str], typer.Option("--ckpt", help="Checkpoint folder or hub id; repeat it to measure several.")
+    ],
+    data: o.Data,
+    targets: Annotated[
+        str, typer.Option(help="What is read: classes, labels, numbers, or the name of one target. Default: classes.")
+    ] = "auto",
+    sites: Annotated[
+        Literal["read", "all"], typer.Option(help="Where the language model reads, or at every site.")
+    ] = "read",
+    per_class: Annotated[str, typer.Option(help="Labelled images per class, with commas.")] = "1,5,10,50",
+    seeds: Annotated[int, typer.Option(min=2, help="Draws of these.")] = 5,
+    solver: Annotated[
+        Literal["exact", "adamw"], typer.Option(help="adamw: minibatches, for features that do not fit into memory.")
+    ] = "exact",
+    output_dir: o.OutputDir = Path("visprobe-report"),
+    split: o.Split = None,
+    limit: o.Limit = None,
+    labels: o.Labels = None,
+    subset_per_class: o.SubsetPerClass = None,
+    batch_size: o.BatchSize = 64,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    pixels: o.Pixels = 448 * 448,
+    tiles: o.Tiles = False,
+    seed: o.Seed = 0,
+    max_bad: o.MaxBad = "1%",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """What a linear probe reads from encoders: classes, labels or numbers, with an untrained tower and control labels.
+
+    Probes learn from the train split, or from half of the images where there is only one split.
+
+    Example: visprobe probe --ckpt checkpoints/base --ckpt checkpoints/dpo --data ILSVRC2012 --subset-per-class 50
+
+    Example: visprobe probe --ckpt checkpoints/base --ckpt checkpoints/dpo --data digits --sites all
+
+    Example: visprobe probe --ckpt checkpoints/sft --data digits --targets numbers --json
+    """
+    from visprobe.analyses.probe import probe_analysis
+    from visprobe.analyses.probe_how import How
+    from visprobe.cli.measured import command_line, finish, show
+    from visprobe.report.measure import measure
+    from visprobe.report.measurement import Options
+    from visprobe.report.write import write_report
+
+    analysis = probe_analysis(How(targets, sites, _numbers(per_class), seeds, solver))
+    with Bars(quiet) as bars:
+        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
+        how = replace(how, labels=labels, subset_per_class=subset_per_class)
+        measured = measure(ckpt, data, [analysis], how)
+        page = write_report(output_dir, measured.document(command_line()))
+    if json:
+        show(measured, as_json=True)
+    else:
+        show(replace(measured, results=tuple(map(_short, measured.results))), as_json=False, page=page)
+    finish(measured, max_bad)
+
+
+def _short(result: Result) -> Result:
+    """What reads on a terminal: the main measures where the language model reads, differences to the base alone."""
+    base, read = result.settings["base"], {result.settings["consumed"], "projected"}
+    rows = [row for row in result.rows if row.site in read and row.reference in (None, base)]
+    return replace(result, rows=tuple(row for row in rows if _is_main(row)))
+
+
+def _is_main(row: Row) -> bool:
+    few = row.measure.startswith("probe_of_")
+    return row.measure in _MAIN or (few and row.role != "difference") or row.measure.startswith("probe_r2")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--per-class {text!r} is no list of numbers", hint="Write --per-class 1,5,10,50.")
+    return tuple(sorted({int(part) for part in parts}))
