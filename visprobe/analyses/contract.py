@@ -23,6 +23,7 @@ from visprobe.data.digits import DigitScenes
 from visprobe.data.image_set import ImageSet, Item, decode
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import load_encoder
+from visprobe.encoders.pixels import Pixels
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
@@ -65,7 +66,8 @@ def planted_inputs(analysis: Analysis) -> Inputs:
     images, learned = _planted_images(analysis)
 
     def seen(shown: ImageSet) -> Sets:
-        return tuple(_features(encoder, analysis, shown) for encoder in (*encoders, *floors))
+        pixels = base.preprocess([decode(shown.read(index)) for index in range(IMAGES)])
+        return tuple(_features(encoder, analysis, shown, pixels) for encoder in (*encoders, *floors))
 
     sets, variants = seen(images), analysis.variants(images, 0) if analysis.variants else {}
     return Inputs(
@@ -145,8 +147,7 @@ def _planted_images(analysis: Analysis) -> tuple[ImageSet, ImageSet]:
     return plain
 
 
-def _features(encoder: VisionEncoder, analysis: Analysis, images: ImageSet) -> FeatureSet:
-    pixels = encoder.preprocess([decode(images.read(index)) for index in range(IMAGES)])
+def _features(encoder: VisionEncoder, analysis: Analysis, images: ImageSet, pixels: Pixels) -> FeatureSet:
     requests = resolved(encoder, analysis.needs(encoder))
     pooled = encoder.reduced(pixels, {request: forwarded(request) for request in requests})
     sites = {request: to_array(rows) for request, rows in pooled.items()}
