@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -187,7 +187,7 @@ class _Work:
             low, high = (float(end) for end in np.quantile(values, (0.025, 0.975)))
             mean = float(values.mean())
             drawn = Estimate(mean, min(low, mean), max(high, mean), n, "fraction", f"{DRAWS} permutations 95 %")
-            yield Row("shuffled captions", "all sites", f"text_best/{model}", drawn, None, "floor")
+            yield Row("shuffled", "all sites", f"text_best/{model}", drawn, None, "floor")
 
     def _estimate(self, replicates: Replicates, scale: Scale) -> Estimate:
         return estimate(replicates, len(self.kept), scale)
@@ -210,13 +210,13 @@ class _Work:
         }
 
     def _against_shuffled(self) -> Iterator[dict[str, Any]]:
-        for group in _grouped(self.p).values():
+        for group in _grouped(self.p):
             for key, adjusted in zip(group, holm([self.p[key] for key in group]), strict=True):
                 yield {"checkpoint": key[0], "measure": key[2], "p": self.p[key], "p_holm": float(adjusted)}
 
     def _between(self) -> Iterator[dict[str, Any]]:
         for earlier, later in combinations(self.names, 2):
-            for group in _grouped({key: 0.0 for key in self.found if key[0] == later}).values():
+            for group in _grouped([key for key in self.found if key[0] == later and _measure(key) != "text_excess"]):
                 both = [key for key in group if (earlier, *key[1:]) in self.found]
                 p = [_two_sided(paired(self.found[key], self.found[earlier, key[1], key[2]])) for key in both]
                 for key, one, adjusted in zip(both, p, holm(p), strict=True):
@@ -224,11 +224,12 @@ class _Work:
                     yield {**test, "p": one, "p_holm": float(adjusted)}
 
 
-def _grouped(keys: Mapping[Key, float]) -> dict[tuple[str, str], list[Key]]:
+def _grouped(keys: Iterable[Key]) -> list[list[Key]]:
+    """Keys of one checkpoint and measure together: the tests that share one error rate."""
     groups: dict[tuple[str, str], list[Key]] = {}
     for key in keys:
         groups.setdefault((key[0], _measure(key)), []).append(key)
-    return groups
+    return list(groups.values())
 
 
 def _measure(key: Key) -> str:
