@@ -15,6 +15,8 @@ from visprobe.analyses.images import IMAGES
 from visprobe.analyses.knn import KNN
 from visprobe.analyses.paper_protocol import PAPER_PROTOCOL
 from visprobe.analyses.probe import PROBE
+from visprobe.analyses.robustness import ROBUSTNESS
+from visprobe.analyses.segment import SEGMENT
 from visprobe.analyses.similarity import SIMILARITY
 from visprobe.analyses.similarity_more import SIMILARITY_MORE
 from visprobe.analyses.sites import SITES
@@ -43,9 +45,11 @@ BUILT_IN: tuple[Analysis, ...] = (
     KNN,
     FEW_LABELS,
     PAPER_PROTOCOL,
+    ROBUSTNESS,
     ZEROSHOT,
     PROBE,
     WORDS,
+    SEGMENT,
 )
 DEFAULT = ("imagenet", "drift", "weights")
 REQUIRED = ("drift", "weights")  # what compare is for; any other analysis that cannot answer is left out and said

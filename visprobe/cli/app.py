@@ -21,7 +21,9 @@ from visprobe.cli import (
     families,
     imagenet,
     probe,
+    robust,
     scan,
+    segment,
     swap,
     train,
     transplant,
@@ -43,6 +45,8 @@ app.command("compare")(compare.command)
 app.command("imagenet")(imagenet.command)
 app.command("probe")(probe.command)
 app.command("align")(align.command)
+app.command("segment")(segment.command)
+app.command("robust")(robust.command)
 app.command("swap")(swap.command)
 app.command("scan")(scan.command)
 app.command("families")(families.command)

@@ -67,6 +67,15 @@ TITLES = {
     "word_variety": "Effective number of different nearest words",
     "word_rank_share": "Participation ratio of the patch tokens over their width",
     "word_changed": "Share of patches with another nearest word than under the base",
+    "top1_clean": "Top-1 accuracy on clean images",
+    "error_consumed": "Top-1 error on changed images, where the language model reads",
+    "error_projected": "Top-1 error on changed images, after the projector",
+    "kept_consumed": "Share of the clean accuracy that is kept, where the language model reads",
+    "kept_projected": "Share of the clean accuracy that is kept, after the projector",
+    "steady_consumed": "Cosine of changed and unchanged images' features, where the language model reads",
+    "steady_projected": "Cosine of changed and unchanged images' features, after the projector",
+    "steady_cka_consumed": "CKA of changed and unchanged images, where the language model reads",
+    "steady_cka_projected": "CKA of changed and unchanged images, after the projector",
     "change_per_weight_change": "Relative change of the features per relative change of the tower's weights",
     "rsa": "RSA: correlation of the distances between images",
     "pwcca": "PWCCA",
@@ -116,6 +125,8 @@ _HEADINGS = {
     "sparsity": "Part",
     "spectrum": "Weights",
     "align": "Language model",
+    "robustness": "Change",
+    "attributes": "Attribute",
 }
 
 

@@ -1,0 +1,83 @@
+"""`visprobe robust`: what is left of what encoders see when images are damaged, small or cropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from visprobe.cli import options as o
+from visprobe.cli.output import Bars
+from visprobe.errors import UsageError
+
+T = TypeVar("T")
+
+
+def command(
+    ckpt: Annotated[
+        list[str],
+        typer.Option("--ckpt", help="Checkpoint folder or hub id; repeat it to compare, the first is the base."),
+    ],
+    data: o.Data,
+    corruptions: Annotated[
+        str | None, typer.Option(help="Names with commas, all or none; default one each of noise, blur, fog and JPEG.")
+    ] = None,
+    severities: Annotated[str, typer.Option(help="Of the corruptions: numbers from 1 to 5 with commas.")] = "1,3,5",
+    resolutions: Annotated[
+        str, typer.Option(help="Pixels on the shorter side that images are reduced to, with commas.")
+    ] = "",
+    crops: Annotated[str, typer.Option(help="Shares of each side of which the centre is kept, with commas.")] = "",
+    output_dir: o.OutputDir = Path("visprobe-robust"),
+    split: o.Split = None,
+    limit: o.Limit = None,
+    batch_size: o.BatchSize = 64,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    pixels: o.Pixels = 448 * 448,
+    tiles: o.Tiles = False,
+    seed: o.Seed = 0,
+    max_bad: o.MaxBad = "1%",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """How well encoders tell classes apart in images that are damaged, small or cropped.
+
+    Prototypes come from clean images. Images without classes: how far features move. At most 1000 images are changed.
+
+    Example: visprobe robust --ckpt checkpoints/base --ckpt checkpoints/dpo --data ILSVRC2012 --limit 5000
+
+    Example: visprobe robust --ckpt checkpoints/base --data digits --corruptions all --severities 1,2,3,4,5
+
+    Example: visprobe robust --ckpt checkpoints/base --data digits --corruptions none --resolutions 8,16,32 --crops 0.5
+    """
+    from visprobe.analyses.robustness import robustness
+    from visprobe.analyses.robustness_variants import FEW, Plan
+    from visprobe.cli.measured import command_line, finish, show
+    from visprobe.data.corruptions import CORRUPTIONS
+    from visprobe.report.measure import measure
+    from visprobe.report.measurement import Options
+    from visprobe.report.write import write_report
+
+    groups = {None: FEW, "all": tuple(CORRUPTIONS), "none": ()}
+    plan = Plan(
+        groups[corruptions] if corruptions in groups else _listed(corruptions or "", str, "--corruptions", "names"),
+        _listed(severities, int, "--severities", "whole numbers"),
+        _listed(resolutions, int, "--resolutions", "whole numbers"),
+        _listed(crops, float, "--crops", "numbers"),
+    )
+    with Bars(quiet) as bars:
+        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
+        measured = measure(ckpt, data, [robustness(plan)], how)
+        page = write_report(output_dir, measured.document(command_line()))
+    show(measured, as_json=json, page=page)
+    finish(measured, max_bad)
+
+
+def _listed(text: str, kind: Callable[[str], T], option: str, wanted: str) -> tuple[T, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return tuple(kind(part) for part in parts)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} are no {wanted} with commas", hint="Write 1,3,5.") from None
