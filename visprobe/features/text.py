@@ -81,6 +81,9 @@ class LanguageModel:
             raise CheckpointError(
                 f"{spec} has no tokenizer that transformers can read", hint="Copy the tokenizer's files beside it."
             )
+        self._tokenizer.padding_side = "right"  # what comes later changes nothing for the tokens before it
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
         self.content = _content(files)
 
     def features(self, captions: Sequence[str], store: FeatureStore, progress: Progress | None = None) -> TextFeatures:
@@ -136,9 +139,6 @@ class LanguageModel:
 
     @cached_property
     def _model(self) -> Any:
-        self._tokenizer.padding_side = "right"  # what comes later changes nothing for the tokens before it
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
         try:
             with quiet():
                 model = AutoModel.from_pretrained(
