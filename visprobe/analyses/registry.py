@@ -52,7 +52,8 @@ BUILT_IN: tuple[Analysis, ...] = (
     SEGMENT,
 )
 DEFAULT = ("imagenet", "drift", "weights")
-REQUIRED = ("drift", "weights")  # what compare is for; any other analysis that cannot answer is left out and said
+# What compare, and align with a language model, are for; any other analysis that cannot answer is left out and said.
+REQUIRED = ("drift", "weights", "align")
 
 
 def available() -> dict[str, Analysis]:
