@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 # In units of features whose dimensions have a variance of 1 in the mean.
 CS = tuple(float(c) for c in 10.0 ** np.arange(-6, 3.1, 0.5))
 CS_MINIBATCH = tuple(float(c) for c in 10.0 ** np.arange(-5, 2.1, 1.0))
-C_OF_ONE = 1e-2  # of one image per class nothing can be held out
+C_OF_ONE = 1.0  # of one image per class nothing can be held out
 _HELD_OUT = 0.2
 _HALVES = "half-sampling 95 %"
 

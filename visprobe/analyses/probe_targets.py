@@ -100,9 +100,10 @@ def _scores(
     held, known = path.features[kept:].cpu().numpy(), truth[order]
     cs = [c / (path.variance or 1.0) for c in CS]
 
-    def score(fit: Fit) -> float:
+    def score(fit: Fit) -> tuple[float, float]:
         sign = np.where(known[kept:][:, learnable], 1.0, -1.0)
-        return -float(np.logaddexp(0, -sign * fit.logits(held)).mean())
+        loss = float(np.logaddexp(0, -sign * fit.logits(held)).mean())
+        return -loss, loss
 
     if not learnable.any():
         raise ValueError("no label occurs in the part of the training images that C is chosen on")

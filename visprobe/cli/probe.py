@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from visprobe.analyses.result import Result, Row
+from visprobe.analyses.result import Result
 from visprobe.cli import options as o
 from visprobe.cli.output import Bars
 from visprobe.errors import UsageError
 
-_MAIN = ("probe_top1", "probe_log_loss", "probe_control", "probe_map", "probe_macro_auroc")
+_MAIN = ("probe_top1", "probe_of_5", "probe_control", "probe_map", "probe_macro_auroc", "probe_r2")
+_LONG = 40  # rows that still read on a terminal
 
 
 def command(
@@ -81,12 +82,9 @@ def _short(result: Result) -> Result:
     """What reads on a terminal: the main measures where the language model reads, differences to the base alone."""
     base, read = result.settings["base"], {result.settings["consumed"], "projected"}
     rows = [row for row in result.rows if row.site in read and row.reference in (None, base)]
-    return replace(result, rows=tuple(row for row in rows if _is_main(row)))
-
-
-def _is_main(row: Row) -> bool:
-    few = row.measure.startswith("probe_of_")
-    return row.measure in _MAIN or (few and row.role != "difference") or row.measure.startswith("probe_r2")
+    numbers = [row for row in rows if row.measure.startswith("probe_r2_")]
+    main = [row for row in rows if row.measure in _MAIN]
+    return replace(result, rows=(*main, *(numbers if len(main) + len(numbers) <= _LONG else ())))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

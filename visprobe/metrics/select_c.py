@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from visprobe.metrics.calibration import log_losses
 from visprobe.metrics.jackknife import Indices
 from visprobe.metrics.logistic import TOLERANCE, Fit, Labels, logistic_fits, prepared
 from visprobe.metrics.newton import Path
 
-_PATIENCE = 3  # values of C without a better one until a path is left
+_PATIENCE = 4  # values of C after that of the least held-out loss, until a path is left
 
 
 class AtBoundary(UserWarning):
@@ -64,8 +65,8 @@ def select_c(
     Args:
         features: As `logistic_path`; no image that the probe is tested on.
         labels: As `logistic_path`; two images of each class at least.
-        cs: As `logistic_path`; of equally accurate ones the smallest is chosen. The path is left after three in a
-            row that are no better than one before them.
+        cs: As `logistic_path`; of equally accurate ones the smallest is chosen. The path is left four
+            after the one of the least held-out log loss: from there on it learns its images by heart.
         held_out: Share of each class that is held out, rounded, at least one image and not all.
         seed: Of the split.
         tolerance: As `logistic_path`.
@@ -93,25 +94,32 @@ def select_prepared(
     """
     rows = path.features[kept:].cpu().numpy()
     fits = logistic_fits(path.first(kept), labels[:kept], cs, tolerance)
-    best = best_of(fits, lambda fit: float((fit.classes(rows) == labels[kept:]).mean()), cs)
+
+    def score(fit: Fit) -> tuple[float, float]:
+        right = fit.classes(rows) == labels[kept:]
+        return float(right.mean()), float(log_losses(fit.logits(rows), labels[kept:]).mean())
+
+    best = best_of(fits, score, cs)
     fit = next(logistic_fits(path, labels, [best.fit.c], tolerance, best.fit))
     return Selection(fit, tuple(cs[: len(best.scores)]), best.scores, best.boundary)
 
 
-def best_of(fits: Iterable[Fit], score: Callable[[Fit], float], cs: Sequence[float]) -> Best:
-    """The fit of a path with the highest score, without the end of the path that is no longer getting better.
+def best_of(fits: Iterable[Fit], score: Callable[[Fit], tuple[float, float]], cs: Sequence[float]) -> Best:
+    """The fit of a path with the highest score, without the end of the path where the loss has long been rising.
 
     Args:
         fits: One for each C, made as they are asked for.
-        score: On images that the fits have not seen; higher is better.
+        score: Score, higher for better, and loss on images that the fits have not seen.
         cs: The grid.
     """
-    best, scores = None, list[float]()
+    best, scores, losses = None, list[float](), list[float]()
     for fit in fits:
-        scores.append(score(fit))
-        if best is None or scores[-1] > max(scores[:-1]):
+        own, loss = score(fit)
+        if best is None or own > max(scores):
             best = fit
-        if len(scores) - scores.index(max(scores)) > _PATIENCE:
+        scores.append(own)
+        losses.append(loss)
+        if len(losses) - losses.index(min(losses)) > _PATIENCE:
             break
     assert best is not None  # a path has at least one C
     boundary = best.c in (cs[0], cs[-1])
