@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from visprobe.analyses.accuracy_task import Labels, Task
 from visprobe.analyses.result import Estimate, Role, Row
 from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.watch import EMBEDDING
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.clustered import clustered_mean
 from visprobe.metrics.intervals import mcnemar_exact, newcombe_paired, wilson
@@ -94,8 +95,12 @@ def classes_changed(right: Right, task: Task, sites: Collection[str], floor: Col
 
 
 def read_sites(features: FeatureSet) -> list[str]:
-    """Of the sites of `features` those that matter: what the language model reads, however pooled, and after it."""
-    return [site for site in features.sites if site.partition(":")[0] in (features.consumed, "projected")]
+    """Of the sites of `features` those that matter: what the language model reads, however pooled, and after it.
+
+    The tower's own embedding of an image is among them.
+    """
+    matter = (features.consumed, "projected", EMBEDDING)
+    return [site for site in features.sites if site.partition(":")[0] in matter]
 
 
 def needs_read(encoder: VisionEncoder) -> list[str]:

@@ -19,6 +19,7 @@ from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import naming
 from visprobe.analyses.result import Result, Role, Row
 from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.watch import EMBEDDING
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.prototypes import ranks_from_support, ranks_leaving_one_out
 
@@ -89,9 +90,11 @@ def right_at_first(query: Sequence[FeatureSet], support: Sequence[FeatureSet] | 
 
 
 def needs_everywhere(encoder: VisionEncoder) -> list[str]:
-    """Every site, and the class token where the language model reads, if the tower has one."""
+    """Every site; the class token where the language model reads, and the tower's own embedding, if it has them."""
     sites = [site.name for site in encoder.sites]
-    return [*sites, f"{encoder.consumed}:cls"] if encoder.prefix_tokens else sites
+    if encoder.family.has_cls:  # registers alone are no class token
+        sites.append(f"{encoder.consumed}:cls")
+    return [*sites, EMBEDDING] if encoder.embeds else sites
 
 
 def _ranked(task: Task) -> Ranks:

@@ -14,7 +14,7 @@ from visprobe.io.atomic import to_json
 from visprobe.report.measurement import Measurement
 
 NAMED = 10
-LONG = 80  # rows of a table that still reads on a terminal
+LONG = 40  # rows of a table that still reads on a terminal
 
 
 def command_line() -> list[str]:

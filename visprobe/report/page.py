@@ -26,6 +26,8 @@ _SHOWN_ELSEWHERE = {
     "moved",
     "distribution",
     "per_class",
+    "mcnemar",
+    "classes_changed",
     "most_changed",
     "thumbnails",
     "picture",

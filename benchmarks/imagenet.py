@@ -1,0 +1,211 @@
+"""What `visprobe imagenet` costs, against the published protocol, the bare forward passes, and memory.
+
+- speed: the same images and encoder through the published script's protocol, in our words: validation images six
+  times and training images twice through decoding and tower (prototypes, their evaluation and the features of the
+  probe, each once with and once without the projector), prototypes summed image by image in a Python loop, six cold
+  fits of scikit-learn for each of the two sites. visprobe runs prototypes, neighbours and linear probes that its
+  registry has, with and without its untrained floor, from an empty feature store.
+- rate: images per second of the whole pass (read, decode, preprocess, forward, pool, write) over those of the bare
+  forward passes of batches that are pixels already.
+- memory: prototypes and drift of a base, a descendant and an untrained floor at four sites, on features of many images
+  that lie in the store. Peak is resident memory above what the process held before the features were opened.
+
+Images are noise as JPEG, 500x375, in folders by class; the encoder is a SigLIP with random weights and a projector.
+
+Run: python benchmarks/imagenet.py speed|rate|memory [--images 1000] [--width 384] [--blocks 12]
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+
+from visprobe.analyses.analysis import Inputs
+from visprobe.analyses.drift import DRIFT
+from visprobe.analyses.imagenet import prototype_accuracy
+from visprobe.analyses.registry import available
+from visprobe.cli.imagenet import ASKED
+from visprobe.data.open import open_images
+from visprobe.encoders.load import load_encoder
+from visprobe.features.extract import extract
+from visprobe.features.feature_set import FeatureSet
+from visprobe.features.store import ChunkKey, FeatureStore, StoredSites
+from visprobe.report.analysing import run_analyses
+from visprobe.report.measurement import Options
+from visprobe.report.session import Session
+
+CLASSES, SIDE, BATCH = 20, 224, 64
+CS = (0.01, 0.03, 0.1, 0.316, 1.0, 3.16)
+
+
+def make_images(folder, count):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number in range(count):
+            place = folder / split / f"class_{number % CLASSES:02d}"
+            place.mkdir(parents=True, exist_ok=True)
+            coarse = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize((500, 375)).save(place / f"{number:06d}.jpg", quality=90)
+
+
+def make_checkpoint(folder, width, blocks):
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=blocks, num_attention_heads=width // 64,
+        image_size=SIDE, patch_size=16,
+    )  # fmt: skip
+    text = transformers.LlamaConfig(
+        hidden_size=512, intermediate_size=64, num_hidden_layers=1, num_attention_heads=8, vocab_size=8
+    )
+    config = transformers.LlavaConfig(
+        vision_config=vision.to_dict(), text_config=text.to_dict(), image_token_index=7, vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    transformers.SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+
+
+def published(encoder, data):
+    """The published script: nothing is kept from one pass to the next."""
+    from sklearn.linear_model import LogisticRegression
+
+    def features(images, site):
+        rows, labels = [], []
+        for start in range(0, len(images.items), BATCH):
+            some = range(start, min(start + BATCH, len(images.items)))
+            pictures = [Image.open(images._folder / images.items[i].id).convert("RGB") for i in some]
+            tokens = encoder.forward(encoder.preprocess(pictures), [site])[site]
+            rows.append(torch.nn.functional.normalize(tokens.mean(1), dim=-1))
+            labels += [images.items[i].label for i in some]
+        return torch.cat(rows), np.array(labels)
+
+    def prototypes(images, site):
+        sums, counts = None, np.zeros(CLASSES)
+        rows, labels = features(images, site)
+        sums = torch.zeros(CLASSES, rows.shape[1])
+        for row, label in zip(rows, labels, strict=True):  # image by image, as there
+            sums[label] += row
+            counts[label] += 1
+        return sums / torch.tensor(counts, dtype=torch.float32)[:, None]
+
+    for site in ("projected", encoder.consumed):
+        weights = prototypes(data.query, site)
+        rows, _ = features(data.query, site)
+        (100 * rows @ weights.T).topk(5)
+    for site in ("projected", encoder.consumed):
+        (train, labels), (test, truth) = features(data.support, site), features(data.query, site)
+        for c in CS:
+            LogisticRegression(C=c, max_iter=1000).fit(train.numpy(), labels).score(test.numpy(), truth)
+
+
+def visprobe(encoder, folder, *, floor):
+    with tempfile.TemporaryDirectory() as store:
+        options = Options(store=Path(store), batch_size=BATCH)
+        session = Session([encoder], [encoder.untrained(0)] if floor else [], str(folder), options)
+        found = available()
+        run_analyses(session, [found[name] for name in ASKED if name in found])
+        return session.measurement([]).forwarded
+
+
+def seconds(function, *args, **named):
+    start = time.perf_counter()
+    function(*args, **named)
+    return time.perf_counter() - start
+
+
+def speed(folder, encoder):
+    data = open_images(str(folder))
+    visprobe(encoder, folder, floor=False)  # imports and caches of files, for both
+    ours, with_floor = seconds(visprobe, encoder, folder, floor=False), seconds(visprobe, encoder, folder, floor=True)
+    theirs = seconds(published, encoder, data)
+    print(f"images: {len(data.query.items)} val, {len(data.support.items)} train; {torch.get_num_threads()} threads")
+    print(f"published protocol {theirs:.1f} s")
+    print(
+        f"visprobe {ours:.1f} s: {theirs / ours:.1f} x; with untrained floor {with_floor:.1f} s: "
+        f"{theirs / with_floor:.1f} x"
+    )
+
+
+def rate(folder, encoder):
+    images = open_images(str(folder)).query
+    pictures = [Image.open(images._folder / item.id).convert("RGB") for item in images.items[:BATCH]]
+    pixels = encoder.preprocess(pictures)
+    shares = []
+    for _ in range(3):
+        bare = (
+            seconds(lambda: [encoder.forward(pixels, ["consumed"], lambda t: t.mean(1)) for _ in range(4)]) / 4 / BATCH
+        )
+        with tempfile.TemporaryDirectory() as store:
+            whole = seconds(
+                extract, [encoder], images, lambda e: [s.name for s in e.sites], store=FeatureStore(Path(store)),
+                batch_size=BATCH,
+            )  # fmt: skip
+        shares.append(bare / (whole / len(images.items)))
+        print(f"bare {1 / bare:.1f} images/s, whole pass {len(images.items) / whole:.1f} images/s: {shares[-1]:.0%}")
+    print(f"median {sorted(shares)[1]:.0%} of the bare rate, {torch.get_num_threads()} threads")
+
+
+def memory(count, width):
+    with tempfile.TemporaryDirectory() as folder:
+        sets = [stored(FeatureStore(Path(folder)), name, count, width) for name in ("base", "sft", "untrained")]
+        before = peak()
+        whole = len(sets[0].sites) * count * width * 4 * 3 / 2**30
+        print(f"{count} images, {width} units, {len(sets[0].sites)} sites, 3 encoders: {whole:.2f} GiB of features")
+        prototype_accuracy(sets, None, ["untrained"])
+        print(f"prototypes: peak {(peak() - before) / 2**20:.2f} GiB above {before / 2**20:.2f}")
+        encoder = load_encoder(tiny(Path(folder)))
+        DRIFT.run(Inputs(base=sets[0], others=(sets[1],), floors=(sets[2],), encoders=(encoder, encoder)))
+        print(f"and drift: peak {(peak() - before) / 2**20:.2f} GiB")
+
+
+def tiny(folder):
+    make_checkpoint(folder / "tiny", 64, 3)
+    return folder / "tiny"
+
+
+def stored(store, name, count, width):
+    rng, keys = np.random.default_rng(len(name)), []
+    centres = np.random.default_rng(0).standard_normal((CLASSES, width), dtype=np.float32)
+    for start in range(0, count, 128):
+        rows = min(128, count - start)
+        key = ChunkKey(name, "", "", "", (str(start),))
+        own = centres[np.arange(start, start + rows) % CLASSES]
+        sites = ("block_00", "block_01", "block_02", "block_03")
+        store.write(key, {s: own + rng.standard_normal((rows, width), dtype=np.float32) for s in sites})
+        keys.append(key)
+    labels = np.arange(count) % CLASSES
+    classes = tuple(f"class_{number:02d}" for number in range(CLASSES))
+    names = {f"block_{depth:02d}": f"block_{depth:02d}" for depth in range(4)}
+    ids = tuple(map(str, range(count)))
+    return FeatureSet(name, "val", ids, labels, classes, StoredSites(store, keys, names), "block_03", ids)
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("speed", "rate", "memory"))
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--blocks", type=int, default=12)
+    asked = parser.parse_args()
+    if asked.part == "memory":
+        memory(asked.images, asked.width)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        make_images(Path(name) / "images", asked.images)
+        make_checkpoint(Path(name) / "model", asked.width, asked.blocks)
+        encoder = load_encoder(Path(name) / "model")
+        {"speed": speed, "rate": rate}[asked.part](Path(name) / "images", encoder)
+
+
+if __name__ == "__main__":
+    main()
