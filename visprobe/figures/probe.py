@@ -1,0 +1,174 @@
+"""Figure: what linear probes read where the language model reads, and from how many labelled images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+
+from visprobe.analyses.result import Result, Row
+from visprobe.figures.captions import rests_on
+from visprobe.figures.end_labels import End, label_ends
+from visprobe.figures.forest import draw_forest, sections
+from visprobe.figures.labels import shorten
+from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
+from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+
+_MAIN = {
+    "probe_top1": "Linear probe top-1 accuracy",
+    "probe_map": "Mean average precision of linear probes",
+    "probe_r2": "Held-out R² of linear probes",
+}
+_FEW = re.compile(r"probe_of_(\d+)")
+_ASIDE = 0.035  # of a factor of ten, between the checkpoints at one number of images
+
+
+def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+    """The main measure at the sites that are read; for classes also few labels and, of many sites, depth.
+
+    Args:
+        result: A "probe" result.
+        checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
+            those of `result` if empty.
+    """
+    names = list(dict.fromkeys([*checkpoints, *checkpoints_of(result)]))
+    few = [row for row in result.rows if _FEW.fullmatch(row.measure) and row.role != "difference"]
+    if not few:
+        return _forest(result, names)
+    return _draw_classes(result, looks(names), few)
+
+
+def caption(result: Result) -> str:
+    """The caption of `draw(result)`, with n and the interval methods."""
+    measure = _main(result)
+    rows = [row for row in result.select(measure=measure) if row.site in _read(result)]
+    few = [row for row in result.rows if _FEW.fullmatch(row.measure) and row.role != "difference"]
+    if not few:
+        return (
+            f"{_MAIN[measure]} (left) and its paired difference to the base on the same images (right; an interval "
+            f"that contains 0 is no measured difference). Dashed: untrained tower. {rests_on(rows, 'images')}"
+        )
+    depth = "Below: at every site. " if _deep(result) else ""
+    return (
+        "Accuracy of linear probes on images they have not seen, where the language model reads: from all training "
+        f"images (left end of each panel) and from few of each class. {depth}Dashed and grey: the untrained tower; "
+        "crosses: a probe that learned random labels; dotted: chance. "
+        f"{rests_on([row for row in (*rows, *few) if row.role != 'difference'], 'images')}"
+    )
+
+
+def _main(result: Result) -> str:
+    return next(measure for measure in (*_MAIN, "") if not measure or result.select(measure=measure))
+
+
+def _read(result: Result) -> dict[str, str]:
+    """The sites that are read and their titles."""
+    consumed, titles = result.settings.get("consumed"), {}
+    for site in dict.fromkeys(row.site for row in result.rows):
+        place = site.partition(":")[0]
+        if place == consumed:
+            titles[site] = f"{site} (read by the LLM)"
+        elif place == "projected":
+            titles[site] = "After the projector"
+    return titles
+
+
+def _deep(result: Result) -> bool:
+    return len({row.site for row in result.select(measure="probe_top1")} - _read(result).keys()) > 1
+
+
+def _forest(result: Result, names: Sequence[str]) -> Figure:
+    measure, titles = _main(result), _read(result)
+    rows = [row for row in result.select(measure=measure) if row.site in titles]
+    parts = sections(rows, [titles[row.site] for row in rows], list(titles.values()), names[0])
+    return draw_forest(parts, looks(names), _MAIN[measure])
+
+
+def _draw_classes(result: Result, look: Mapping[str, Look], few: Sequence[Row]) -> Figure:
+    titles, deep = _read(result), _deep(result)
+    with paper_style():
+        figure = Figure((TWO_COLUMNS, 4.6 if deep else 2.5), layout="constrained")
+        grid = figure.add_gridspec(1 + deep, 1)
+        panels = grid[0].subgridspec(1, len(titles)).subplots(sharey=True, squeeze=False)[0]
+        for panel, (site, title) in zip(panels, titles.items(), strict=True):
+            every = [*few, *result.select(measure="probe_top1"), *result.select(measure="probe_control")]
+            shown = [row for row in every if row.site == site and row.role != "difference"]
+            _draw_labels(panel, shown, look, result)
+            panel.set_title(title)
+        panels[0].set_ylabel("Top-1 accuracy")
+        _name_lines(panels[-1], [row for row in result.select(measure="probe_top1") if row.site == list(titles)[-1]],
+                    look)  # fmt: skip
+        if deep:
+            _draw_depth(figure.add_subplot(grid[1]), result, look)
+    return figure
+
+
+def _draw_labels(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], result: Result) -> None:
+    sizes = sorted({_size(row, result) for row in rows})
+    names = list(dict.fromkeys(row.checkpoint for row in rows))
+    for place, name in enumerate(names):
+        colour, marker = look.get(name, Look(MUTED, ""))
+        own = sorted((row for row in rows if row.checkpoint == name and row.measure != "probe_control"),
+                     key=lambda row: _size(row, result))  # fmt: skip
+        factor = 10 ** (_ASIDE * (place - (len(names) - 1) / 2))
+        x = [_size(row, result) * factor for row in own]
+        axes.plot(x, [row.estimate.value for row in own], color=colour, marker=marker, markeredgecolor="white",
+                  markeredgewidth=0.4, linestyle="-" if name in look else "--")  # fmt: skip
+        axes.vlines(x, [row.estimate.low for row in own], [row.estimate.high for row in own], color=colour,
+                    linewidth=1)  # fmt: skip
+        for row in (row for row in rows if row.checkpoint == name and row.measure == "probe_control"):
+            at = _size(row, result) * factor
+            axes.plot([at], [row.estimate.value], color=colour, marker="x", linestyle="", markersize=3.5)
+            axes.vlines([at], row.estimate.low, row.estimate.high, color=colour, linewidth=0.6)
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, labels=[f"{size:g}" for size in sizes[:-1]] + [f"all\n({sizes[-1]:,.0f})"])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("Training images per class")
+    _percent(axes, [row.estimate.high for row in rows], result)
+
+
+def _size(row: Row, result: Result) -> float:
+    """Training images of a class; of all of them, the mean over the classes."""
+    few = _FEW.fullmatch(row.measure)
+    return float(few[1]) if few else round(result.settings["n_support"] / result.settings["classes"])
+
+
+def _percent(axes: Axes, highest: Sequence[float], result: Result) -> None:
+    axes.set_ylim(0, min(1.01, 1.05 * max(highest)))
+    axes.axhline(result.settings["chance"], color=MUTED, linestyle=":", linewidth=0.9)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.grid(axis="y")
+
+
+def _name_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look]) -> None:
+    label_ends(axes, [
+        End(shorten(row.checkpoint), row.estimate.value, *look.get(row.checkpoint, Look(MUTED, "")),
+            dashed=row.checkpoint not in look)
+        for row in rows if row.role != "difference"
+    ])  # fmt: skip
+
+
+def _draw_depth(axes: Axes, result: Result, look: Mapping[str, Look]) -> None:
+    rows = [row for row in result.select(measure="probe_top1") if row.role != "difference" and ":" not in row.site]
+    positions = place_sites([site for site in result.settings["sites"] if ":" not in site])
+    names = list(dict.fromkeys(row.checkpoint for row in rows))
+    _percent(axes, [row.estimate.high for row in rows], result)
+    label_sites(axes, positions, result.settings.get("consumed"))
+    ends = []
+    for place, name in enumerate(names):
+        at = {row.site: row for row in rows if row.checkpoint == name}
+        colour, marker = look.get(name, Look(MUTED, ""))
+        for run in runs([site for site in positions if site in at]):
+            x = line_positions(run, positions, place, len(names))
+            axes.plot(x, [at[s].estimate.value for s in run], color=colour, marker=marker or "_" * (len(run) < 2),
+                      linestyle="-" if name in look else "--", markeredgecolor="white" if marker else colour,
+                      markeredgewidth=0.4 if marker else 1.0)  # fmt: skip
+            axes.vlines(x, [at[s].estimate.low for s in run], [at[s].estimate.high for s in run], color=colour,
+                        linewidth=0.9)  # fmt: skip
+        ends.append(End(shorten(name), at[run[-1]].estimate.value, colour, marker, dashed=name not in look))
+    label_ends(axes, ends)
+    axes.set_ylabel("Top-1 accuracy")
