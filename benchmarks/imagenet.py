@@ -12,7 +12,7 @@
 
 Images are noise as JPEG, 500x375, in folders by class; the encoder is a SigLIP with random weights and a projector.
 
-Run: python benchmarks/imagenet.py speed|rate|memory [--images 1000] [--width 384] [--blocks 12]
+Run: python benchmarks/imagenet.py [speed|rate|memory] [--images 1000] [--width 384] [--blocks 12]
 """
 
 import argparse
@@ -192,7 +192,7 @@ def peak():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("speed", "rate", "memory"))
+    parser.add_argument("part", nargs="?", default="speed", choices=("speed", "rate", "memory"))
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--blocks", type=int, default=12)
