@@ -54,7 +54,7 @@ def caption(result: Result) -> str:
     depth = "Below: at every site. " if _deep(result) else ""
     return (
         "Accuracy of linear probes on images they have not seen, where the language model reads: from all training "
-        f"images (left end of each panel) and from few of each class. {depth}Dashed and grey: the untrained tower; "
+        f"images (right end of each panel) and from few of each class. {depth}Dashed and grey: the untrained tower; "
         "crosses: a probe that learned random labels; dotted: chance. "
         f"{rests_on([row for row in (*rows, *few) if row.role != 'difference'], 'images')}"
     )

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from visprobe.metrics.jackknife import Indices
 from visprobe.metrics.logistic import Array, Labels
@@ -18,7 +19,7 @@ from visprobe.metrics.logistic import Array, Labels
 Parts = Sequence[NDArray[np.floating]]
 EPOCHS, BATCH = 30, 1024
 RATES = (1e-3, 1e-2, 1e-1)
-_STEPS = 600  # at least so many, of few images too
+_STEPS = 300  # at least so many, of few images too
 
 
 class Minibatched(NamedTuple):
@@ -45,7 +46,7 @@ class _Rows:
     """Rows of arrays that lie one after another, read when they are asked for; centred, of mean variance 1."""
 
     def __init__(self, parts: Parts, device: str) -> None:
-        self.parts, self._device = parts, device
+        self.parts, self.device = parts, device
         self._starts = np.cumsum([0, *map(len, parts)])
         n, total, squares = self._starts[-1], np.float64(0), 0.0
         for part in parts:
@@ -65,7 +66,7 @@ class _Rows:
         for part in np.unique(part_of):
             own = part_of == part
             found[own] = (self.parts[part][rows[own] - self._starts[part]] - self.mean) / self.unit
-        return torch.from_numpy(found).to(self._device)
+        return torch.from_numpy(found).to(self.device)
 
 
 def minibatch_logistic(
@@ -90,43 +91,48 @@ def minibatch_logistic(
     """
     rows = _Rows(parts, device)
     kept = np.setdiff1d(np.arange(len(rows)), held_out)
-    pairs = [(c, rate) for c in cs for rate in RATES]
-    heads, bias = _trained(rows, labels, kept, pairs, seed, device)
-    right = _right(rows, labels, held_out, heads, bias)
-    best = int(np.argmax(right))
-    c, rate = pairs[best]
-    [weight], [shift] = _trained(rows, labels, np.arange(len(rows)), [(c, rate)], seed, device)
-    weights = weight.T.double().cpu().numpy() / rows.unit
-    intercept = shift[0].double().cpu().numpy() - weights @ rows.mean
-    found = {pair: float(share) for pair, share in zip(pairs, right, strict=True)}
+    heads, biases = _trained(rows, labels, kept, cs, RATES, seed)
+    right = np.stack([_right(rows, labels, held_out, *one) for one in zip(heads, biases, strict=True)], 1)
+    of_c, of_rate = divmod(int(np.argmax(right)), len(RATES))
+    c, rate = cs[of_c], RATES[of_rate]
+    [weight], [shift] = _trained(rows, labels, np.arange(len(rows)), [c], [rate], seed)
+    weights = weight[0].T.double().cpu().numpy() / rows.unit
+    intercept = shift[0, 0].double().cpu().numpy() - weights @ rows.mean
+    found = {(a, b): float(right[i, j]) for i, a in enumerate(cs) for j, b in enumerate(RATES)}
     return Minibatched(weights, intercept, c, rate, found, c in (cs[0], cs[-1]))
 
 
 def _trained(
-    rows: _Rows, labels: Labels, kept: Indices, pairs: Sequence[tuple[float, float]], seed: int, device: str
-) -> tuple[Tensor, Tensor]:
-    """Weights (pairs, d, classes) and intercepts (pairs, 1, classes) after all epochs."""
+    rows: _Rows, labels: Labels, kept: Indices, cs: Sequence[float], rates: Sequence[float], seed: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """For each rate the weights (cs, d, classes) and intercepts (cs, 1, classes) after all epochs."""
     outputs, n, rng = int(labels.max()) + 1, len(kept), np.random.default_rng(seed)
-    weights = [torch.zeros(len(rows.mean), outputs, device=device, requires_grad=True) for _ in pairs]
-    biases = [torch.zeros(1, outputs, device=device, requires_grad=True) for _ in pairs]
-    groups = [{"params": [w, b], "lr": rate} for w, b, (_, rate) in zip(weights, biases, pairs, strict=True)]
-    optimizer = AdamW(groups, weight_decay=0.0)  # the penalty is in the loss: decoupled decay has another minimum
-    batch = min(BATCH, n)
-    epochs = max(EPOCHS, math.ceil(_STEPS * batch / n))
-    steps, step = epochs * math.ceil(n / batch), 0
-    truth = torch.from_numpy(labels).to(device)
+    empty = torch.zeros(len(cs), len(rows.mean) + 1, outputs, device=rows.device)
+    heads = [empty.clone().requires_grad_() for _ in rates]  # the last row is the intercept
+    # The penalty is in the loss: decoupled decay has another minimum.
+    optimizer = AdamW([{"params": [head], "lr": rate} for head, rate in zip(heads, rates, strict=True)], weight_decay=0)
+    penalty = torch.tensor([1 / (c * n) for c in cs], dtype=torch.float32, device=rows.device)[:, None, None]
+    truth = torch.from_numpy(labels).to(rows.device)
+    batches = math.ceil(n / min(BATCH, n))
+    epochs = max(EPOCHS, math.ceil(_STEPS / batches))
+    falling = LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / (epochs * batches))) / 2)
     for _ in range(epochs):
-        for own in np.array_split(rng.permutation(kept), math.ceil(n / batch)):
-            for group, (_, rate) in zip(optimizer.param_groups, pairs, strict=True):
-                group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
-            x, y = rows.take(own), truth[torch.from_numpy(own).to(device)]
-            optimizer.zero_grad()
-            for w, b, (c, _) in zip(weights, biases, pairs, strict=True):
-                logs = torch.log_softmax(x @ w + b, 1)
-                (-logs.gather(1, y[:, None]).mean() + (w**2).sum() / (2 * c * n)).backward()  # type: ignore[no-untyped-call]
+        for own in np.array_split(rng.permutation(kept), batches):
+            x, y = rows.take(own), truth[torch.from_numpy(own).to(rows.device)]
+            for head in heads:
+                head.grad = _gradient(head.detach(), x, y, penalty)
             optimizer.step()
-            step += 1
-    return torch.stack(weights).detach(), torch.stack(biases).detach()
+            falling.step()
+    done = [head.detach() for head in heads]
+    return [head[:, :-1] for head in done], [head[:, -1:] for head in done]
+
+
+def _gradient(head: Tensor, x: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
+    """Of the mean cross entropy plus penalty / 2 times the squared weights, for each penalty."""
+    residual = torch.softmax(x @ head[:, :-1] + head[:, -1:], 2)
+    residual[:, torch.arange(len(x)), y] -= 1
+    residual /= len(x)
+    return torch.cat([x.T @ residual + penalty * head[:, :-1], residual.sum(1, keepdim=True)], 1)
 
 
 def _right(rows: _Rows, labels: Labels, images: Indices, weights: Tensor, biases: Tensor) -> Array:
