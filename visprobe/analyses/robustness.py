@@ -48,10 +48,11 @@ def measure_robustness(inputs: Inputs) -> Result:
 
     Returns:
         With classes: "top1_clean"; "error_<place>/<kind>", mean top-1 error over the levels of a kind of change and
-        over all corruptions, with t intervals over images; "kept_<place>/<kind>", accuracy over clean accuracy, with
-        jackknife intervals. Without classes: "steady_<place>/<kind>", mean cosine of clean and changed features, and
-        "steady_cka_<place>/<kind>". Differences of "error" or "steady" between checkpoints are paired over the same
-        changed images. Settings hold every point of the curves and the tests, with Holm's over kinds.
+        over all corruptions, with t intervals over images; "kept_<place>/<kind>", over all corruptions, accuracy over
+        clean accuracy, with jackknife intervals. Without classes: "steady_<place>/<kind>", mean cosine of clean and
+        changed features, and "steady_cka_<place>/<kind>". Differences of "error" or "steady" between checkpoints are
+        paired over the same changed images. Settings hold every point of the curves and the tests, with Holm's over
+        kinds.
 
     Raises:
         DataError: If images cannot be paired, a feature is not finite, or classes have too few images.

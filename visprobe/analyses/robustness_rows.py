@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 from visprobe.analyses.estimates import cka_estimate, estimate
 from visprobe.analyses.result import Estimate, Role, Row
 from visprobe.analyses.robustness_scores import Scored, Scores
-from visprobe.analyses.robustness_variants import by_kind, kind_of, level_of
+from visprobe.analyses.robustness_variants import by_kind, kind_of, level_of, summed_up
 from visprobe.metrics.clustered import clustered_mean
 from visprobe.metrics.intervals import wilson
 from visprobe.metrics.jackknife import Replicated, jackknife
@@ -20,7 +20,7 @@ from visprobe.metrics.multiplicity import holm
 
 
 def error_rows(scored: Sequence[Scored]) -> Iterator[Row]:
-    """Clean top-1; error of each kind of change, a mean over its levels; share of the clean accuracy that is kept."""
+    """Clean top-1; error of each kind of change, a mean over its levels; over all, the share of clean accuracy kept."""
     for one in scored:
         assert one.clean is not None  # made by right_scores
         role, n = _role(one), len(one.clean)
@@ -30,9 +30,9 @@ def error_rows(scored: Sequence[Scored]) -> Iterator[Row]:
         for kind, right in _over_levels(one).items():
             yield Row(one.checkpoint, one.site, f"error_{one.place}/{kind}", _mean(1 - right, (0, 1), "fraction"),
                       role=role)  # fmt: skip
-            if hits > 1:  # of an accuracy of nothing no share can be kept
-                kept = _ratio(right, one.clean)
-                yield Row(one.checkpoint, one.site, f"kept_{one.place}/{kind}", kept, role=role)
+        for kind in summed_up(by_kind(one.changed)) if hits > 1 else ():  # of an accuracy of nothing no share is kept
+            kept = _ratio(_over_levels(one)[kind], one.clean)
+            yield Row(one.checkpoint, one.site, f"kept_{one.place}/{kind}", kept, role=role)
 
 
 def stability_rows(scored: Sequence[Scored]) -> Iterator[Row]:
@@ -42,8 +42,8 @@ def stability_rows(scored: Sequence[Scored]) -> Iterator[Row]:
         for kind, cosines in _over_levels(one).items():
             steady = _mean(cosines, (-1, 1), "cosine")
             yield Row(one.checkpoint, one.site, f"steady_{one.place}/{kind}", steady, role=role)
-        for kind, variants in by_kind(one.cka).items():
-            parts = [one.cka[variant] for variant in variants]
+        for kind in summed_up(by_kind(one.cka)):
+            parts = [one.cka[variant] for variant in by_kind(one.cka)[kind]]
             mean = Replicated(float(np.mean([p.value for p in parts])), np.mean([p.without for p in parts], axis=0))
             yield Row(one.checkpoint, one.site, f"steady_cka_{one.place}/{kind}", cka_estimate(mean), role=role)
 

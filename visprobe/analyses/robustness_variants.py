@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from visprobe.data.corruptions import Corrupted, check_corruptions
-from visprobe.data.crops import Cropped, Resized
+from visprobe.data.crops import Cropped, Resized, check_sizes
 from visprobe.data.image_set import ImageSet
 from visprobe.errors import UsageError
 
 RESOLUTION, CROP = "resolution", "crop"
 # One of each group of ImageNet-C: noise, blur, weather, digital.
+ALL = "mean of corruptions"
 FEW = ("gaussian_noise", "defocus_blur", "fog", "jpeg_compression")
 
 
@@ -26,7 +27,7 @@ class Plan:
         crops: Shares of each side, the centre of which is kept.
 
     Raises:
-        UsageError: If a corruption or severity is unknown, or nothing is left to measure.
+        UsageError: If a corruption or severity is unknown, a size leaves nothing, or nothing is asked for.
     """
 
     corruptions: tuple[str, ...] = FEW
@@ -36,6 +37,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_corruptions(self.corruptions, self.severities)
+        check_sizes(self.resolutions, self.crops)
         if not (self.corruptions and self.severities) and not self.resolutions and not self.crops:
             raise UsageError("no change of the images is asked for", hint="Name corruptions, resolutions or crops.")
 
@@ -62,12 +64,18 @@ def level_of(variant: str) -> float:
     return float(variant.rpartition(" ")[2])
 
 
+def summed_up(kinds: Iterable[str]) -> list[str]:
+    """Of `kinds` those that are no part of another: the mean of several corruptions instead of each."""
+    found = list(kinds)
+    return [kind for kind in found if kind in (ALL, RESOLUTION, CROP) or ALL not in found]
+
+
 def by_kind(variants: Iterable[str]) -> dict[str, list[str]]:
-    """The variants of each kind; of several corruptions also of all of them, as "mean of corruptions"."""
+    """The variants of each kind; of several corruptions also of all of them, as `ALL`."""
     found: dict[str, list[str]] = {}
     for variant in variants:
         found.setdefault(kind_of(variant), []).append(variant)
     corruptions = [kind for kind in found if kind not in (RESOLUTION, CROP)]
     if len(corruptions) > 1:
-        found["mean of corruptions"] = [variant for kind in corruptions for variant in found[kind]]
+        found[ALL] = [variant for kind in corruptions for variant in found[kind]]
     return found

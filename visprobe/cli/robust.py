@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
+from visprobe.analyses.result import Result
 from visprobe.cli import options as o
 from visprobe.cli.output import Bars
 from visprobe.errors import UsageError
@@ -71,8 +73,18 @@ def command(
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
         measured = measure(ckpt, data, [robustness(plan)], how)
         page = write_report(output_dir, measured.document(command_line()))
-    show(measured, as_json=json, page=page)
+    shown = measured if json else replace(measured, results=tuple(map(_summary, measured.results)))
+    show(shown, as_json=json, page=page)
     finish(measured, max_bad)
+
+
+def _summary(result: Result) -> Result:
+    """What a terminal has room for: no single corruption where there is their mean."""
+    from visprobe.analyses.robustness_variants import summed_up
+
+    kinds = dict.fromkeys(row.measure.partition("/")[2] for row in result.rows)
+    kept = {"", *summed_up(kinds)}
+    return replace(result, rows=tuple(row for row in result.rows if row.measure.partition("/")[2] in kept))
 
 
 def _listed(text: str, kind: Callable[[str], T], option: str, wanted: str) -> tuple[T, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -23,8 +24,7 @@ class Resized(Changed):
     """
 
     def __init__(self, images: ImageSet, pixels: int) -> None:
-        if pixels < 1:
-            raise UsageError(f"images cannot be reduced to {pixels} pixels", hint="Give whole numbers from 1 up.")
+        check_sizes([pixels], [])
         super().__init__(images, f"{pixels} pixels")
         self._pixels = pixels
 
@@ -49,8 +49,7 @@ class Cropped(Changed):
     """
 
     def __init__(self, images: ImageSet, share: float) -> None:
-        if not 0 < share <= 1:
-            raise UsageError(f"a centre of {share:g} of each side cannot be kept", hint="Give shares in (0, 1].")
+        check_sizes([], [share])
         super().__init__(images, f"centre {share:g}")
         self._share = share
 
@@ -59,3 +58,21 @@ class Cropped(Changed):
         width, height = (math.ceil(side * self._share - 1e-9) for side in image.size)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         return image.crop((left, top, left + width, top + height))
+
+
+def check_sizes(pixels: Sequence[int], shares: Sequence[float]) -> None:
+    """Refuse sizes that leave nothing, or more than there is.
+
+    Raises:
+        UsageError: If a number of pixels is less than 1, or a share is not above 0 and at most 1; all of one kind
+            are said.
+    """
+    if few := [number for number in pixels if number < 1]:
+        raise UsageError(
+            f"images cannot be reduced to {', '.join(map(str, few))} pixels", hint="Give whole numbers from 1 up."
+        )
+    if outside := [share for share in shares if not 0 < share <= 1]:
+        raise UsageError(
+            f"a centre of {', '.join(f'{share:g}' for share in outside)} of each side cannot be kept",
+            hint="Give shares above 0 and at most 1.",
+        )

@@ -15,7 +15,7 @@ from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
 from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
 
-_ACROSS = 5
+_ACROSS = 6
 _PANEL_INCHES = 1.25
 _FRAME_INCHES = 0.75
 
@@ -34,10 +34,10 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     points: list[Point] = result.settings.get("curves", [])
     kinds = [kind for kind in dict.fromkeys(point["kind"] for point in points) if kind != "clean"]
     sites = list(dict.fromkeys(point["site"] for point in points))
-    across = max(1, min(_ACROSS, len(kinds)))
-    down = -(-len(kinds) // across)
+    down = max(1, -(-len(kinds) // _ACROSS))
+    across = max(1, -(-len(kinds) // down))
     with paper_style():
-        height = _FRAME_INCHES + _PANEL_INCHES * max(1, down * len(sites))
+        height = _FRAME_INCHES + _PANEL_INCHES * down * max(1, len(sites))
         figure = Figure((TWO_COLUMNS, height), layout="constrained")
         blocks = figure.add_gridspec(max(1, len(sites)), 1)
         for number, site in enumerate(sites):
