@@ -12,7 +12,7 @@ import numpy as np
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.result import Result
 from visprobe.analyses.segment_examples import examples
-from visprobe.analyses.segment_heads import HELD, Form, Found, found_by
+from visprobe.analyses.segment_heads import FORMS, HELD, Form, Found, found_by
 from visprobe.analyses.segment_rows import (
     Scores,
     baseline_rows,
@@ -84,8 +84,9 @@ def _settings(inputs: Inputs, setting: Setting, asked: Asked) -> dict[str, Any]:
         "ignored": sorted(setting.labels.ignored),
         "background": asked.background,
         "grids": {site: list(task.grid) for (_, site), task in setting.tasks.items()},
-        "training": f"AdamW, {steps} steps of {BATCH} images, rates {list(RATES)} falling to a tenth, after each of "
-        f"{ROUNDS} rounds the loss on one training image in {HELD} (at least {LEAST_STEPS} steps)",
+        "training": f"AdamW, {steps} steps of {BATCH} images, at least {LEAST_STEPS}, rates falling to a tenth; "
+        f"rate and one of {ROUNDS} rounds by the loss on one training image in {HELD}, which is not trained on",
+        "rates": {form: list(RATES[FORMS[form]]) for form in asked.heads},
         "threshold": 0.5,
         "multiplicity": "Holm over sites, for each pair of checkpoints and measure",
         "without_mask": {name: [list(one) for one in ones] for name, ones in setting.left_out.items()},

@@ -24,6 +24,7 @@ from visprobe.metrics.patch_head import (
     Head,
     Kind,
     Selected,
+    Target,
     head_logits,
     select_heads,
     train_heads,
@@ -32,6 +33,7 @@ from visprobe.metrics.segmentation import count_patches, count_pixels, held_clas
 
 Form = Literal["linear", "mlp"]
 FORMS: dict[Form, int] = {"linear": 0, "mlp": HIDDEN}
+TARGETS: tuple[Target, ...] = ("pixels", "classes")
 HELD = 5  # one image in so many is kept back from training
 
 
@@ -80,7 +82,7 @@ class Found(NamedTuple):
 def found_by(task: Task, forms: Sequence[Form], seed: int) -> dict[Form, Found]:
     """Train heads of all `forms`, rate and round chosen on training images kept back, and try them."""
     fit, held = split(len(task.train_labels.ids), seed)
-    kinds = [Kind(FORMS[form], target, rate) for form in forms for target in ("pixels", "classes") for rate in RATES]
+    kinds = [Kind(FORMS[form], target, rate) for form in forms for target in TARGETS for rate in RATES[FORMS[form]]]
     best = select_heads(task.batch, fit, held, kinds, background=task.background, seed=seed, device=task.device)
     return {form: _tried(task, best[FORMS[form], "pixels"], best[FORMS[form], "classes"]) for form in forms}
 
@@ -88,7 +90,7 @@ def found_by(task: Task, forms: Sequence[Form], seed: int) -> dict[Form, Found]:
 def recall_by_round(task: Task, seed: int) -> list[Tallies]:
     """As published: one two-layer head on all training images; its patches after each of the five rounds."""
     images = np.arange(len(task.train_labels.ids))
-    kinds = [Kind(HIDDEN, "classes", RATES[0])]
+    kinds = [Kind(HIDDEN, "classes", RATES[HIDDEN][0])]
     rounds = train_heads(task.batch, images, kinds, background=task.background, seed=seed, device=task.device)
     return [_patches(task, heads[0]) for heads in rounds]
 
