@@ -32,6 +32,7 @@ def planted_results(
     return {
         "imagenet": _imagenet(checkpoints, blocks),
         "knn": _knn(checkpoints, blocks),
+        "probe": _probe(checkpoints, blocks),
         "drift": _drift(checkpoints, blocks, identical),
         "weights": _weights(checkpoints, blocks, identical),
         "answers": _answers(checkpoints),
@@ -69,6 +70,22 @@ def _imagenet(checkpoints: tuple[str, ...], blocks: int) -> Result:
             rows.append(Row(checkpoints[2], site, "top1", pair, checkpoints[1], "difference"))
     settings = {"base": checkpoints[0], "chance": 0.1, "consumed": consumed, "protocol": "disjoint prototypes"}
     return Result("imagenet", "Do the features separate the classes better?", tuple(rows), settings)
+
+
+def _probe(checkpoints: tuple[str, ...], blocks: int) -> Result:
+    """Probes of all and of few training images, with control labels, where the language model reads."""
+    sites, rows = [f"block_{blocks:02d}", "projected"], []
+    heights = {"probe_of_1": 0.2, "probe_of_5": 0.4, "probe_top1": 0.6, "probe_control": 0.1}
+    for place, name in enumerate([*checkpoints, "untrained"]):
+        role: Role = "floor" if name == "untrained" else "value"
+        for site in sites:
+            for measure, height in heights.items():
+                value = height + 0.01 * place
+                shown = Estimate(value, value - 0.02, value + 0.02, 1000, "fraction", "Wilson 95 %")
+                rows.append(Row(name, site, measure, shown, role=role))
+    settings = {"base": checkpoints[0], "consumed": sites[0], "sites": sites, "chance": 0.1, "classes": 10,
+                "n_support": 200}  # fmt: skip
+    return Result("probe", "What can a linear probe read?", tuple(rows), settings)
 
 
 def _knn(checkpoints: tuple[str, ...], blocks: int) -> Result:

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from visprobe.metrics import newton
 from visprobe.metrics.intervals import wilson
-from visprobe.metrics.logistic import NotConverged, logistic_path, multilabel_path
+from visprobe.metrics.logistic import NotConverged, logistic_fits, logistic_path, multilabel_path, prepared
 from visprobe.metrics.select_c import AtBoundary, select_c, stratified_split
 
 Array = NDArray[np.float64]
@@ -150,3 +150,28 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         logistic_path(np.where(labels[:, None] == 1, np.nan, features), labels, [1.0])
     with pytest.raises(ValueError, match="two images"):
         stratified_split(np.array([0, 0, 1]), 0.2, 0)
+
+
+def test_a_path_is_not_left_where_accuracy_stands_still_before_it_rises() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(3), 100)
+    features = 0.02 * np.eye(3)[labels] + 0.005 * rng.standard_normal((300, 3))
+    features = np.hstack([3 * rng.standard_normal((300, 1)), features])  # what tells apart is small beside the rest
+    cs = [10.0**power for power in range(-4, 7)]
+    chosen = select_c(features, labels, cs)
+    assert max(chosen.accuracies) > 0.95 and chosen.fit.c > 10
+    assert len(set(chosen.accuracies[:3])) == 1 and chosen.accuracies[0] < 0.6
+
+
+def test_features_made_ready_once_serve_other_labels_and_the_first_rows_alone() -> None:
+    for n, d in ((90, 6), (40, 70)):
+        features, labels = problem(n, d, 3)
+        path = prepared(features)
+        assert path.variance == pytest.approx(features.var(0).mean())
+        for labelled in (labels, labels[::-1].copy()):
+            [ours] = logistic_fits(path, labelled, [0.3], 1e-7)
+            [alone] = logistic_path(features, labelled, [0.3], 1e-7)
+            np.testing.assert_array_equal(ours.weights, alone.weights)
+        [part] = logistic_fits(path.first(n - 10), labels[: n - 10], [0.3], 1e-7)
+        [alone] = logistic_path(features[: n - 10], labels[: n - 10], [0.3], 1e-7)
+        np.testing.assert_allclose(part.weights, alone.weights, atol=1e-6)  # the tolerance over the least curvature
