@@ -67,6 +67,9 @@ TITLES = {
     "word_variety": "Effective number of different nearest words",
     "word_rank_share": "Participation ratio of the patch tokens over their width",
     "word_changed": "Share of patches with another nearest word than under the base",
+    "attribute_consumed": "Attributes read linearly, where the language model reads",
+    "attribute_projected": "Attributes read linearly, after the projector",
+    "attribute_quarters": "Attributes of a quarter read linearly from its tokens",
     "top1_clean": "Top-1 accuracy on clean images",
     "error_consumed": "Top-1 error on changed images, where the language model reads",
     "error_projected": "Top-1 error on changed images, after the projector",
@@ -96,6 +99,20 @@ TITLES = {
     "energy_both": "Energy of the change in both",
     "angle_left": "Largest principal angle of the top left subspace in degrees, median over matrices",
     "angle_right": "Largest principal angle of the top right subspace in degrees, median over matrices",
+    **{
+        measure + suffix: f"{title}, {head} head on frozen patches"
+        for suffix, head in (("", "linear"), ("_mlp", "two-layer"))
+        for measure, title in {
+            "miou": "Mean IoU",
+            "pixel_accuracy": "Pixel accuracy",
+            "patch_recall": "Macro recall of patches",
+            "patch_precision": "Macro precision of patches",
+            "patch_f1": "Macro F1 of patches",
+        }.items()
+    },
+    "paper_patch_recall": "Macro recall of patches as published: best epoch on the images reported",
+    "honest_patch_recall": "Macro recall of patches as published, but after the last epoch",
+    "leak_patch_recall": "What choosing the epoch on the images reported adds to recall",
     "probe_top1": "Top-1 accuracy of a linear probe",
     "probe_log_loss": "Log loss of a linear probe, nats",
     **{
