@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from visprobe.analyses.analysis import Analysis
+from visprobe.analyses.attributes import READABLE
 from visprobe.analyses.drift import DRIFT
 from visprobe.analyses.few_labels import FEW_LABELS
 from visprobe.analyses.geometry import GEOMETRY
@@ -46,6 +47,7 @@ BUILT_IN: tuple[Analysis, ...] = (
     FEW_LABELS,
     PAPER_PROTOCOL,
     ROBUSTNESS,
+    READABLE,
     ZEROSHOT,
     PROBE,
     WORDS,

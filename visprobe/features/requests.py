@@ -1,8 +1,9 @@
 """What an analysis asks of an encoder: a site, and how the tokens of an image there become one row.
 
 "block_12" is the mean over the patch tokens; "block_12:cls" the class token; "heads_12" the mean of the attention
-heads' outputs side by side; "block_12:norms" the norm of every patch token; "block_12:tokens" all patch tokens. The
-last two need images of one grid.
+heads' outputs side by side; "block_12:norms" the norm of every patch token; "block_12:tokens" all patch tokens;
+"block_12:quarters" the mean of the tokens of each quarter of a square grid, row by row. The last three need images of
+one grid.
 
 "embedding" is what the tower's own class makes of the whole image: attention pooling of SigLIP, the normalised class
 token of CLIP and DINO, the pooler of ViT; of a two-tower checkpoint of CLIP after its visual projection. It takes no
@@ -12,6 +13,7 @@ head that was not in the checkpoint is never made up. It is no site, and needs n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -42,7 +44,19 @@ def _tokens(tokens: torch.Tensor) -> torch.Tensor:
     return tokens.half()  # of thousands of numbers per image only their differences are looked at
 
 
-REDUCTIONS: dict[str, Reduce] = {"cls": _first, "norms": _norms, "tokens": _tokens}
+def _quarters(tokens: torch.Tensor) -> torch.Tensor:
+    side = math.isqrt(tokens.shape[1])
+    if side * side != tokens.shape[1] or side < 2:
+        raise UsageError(
+            f"{tokens.shape[1]} tokens lie in no square grid: there are no quarters to take",
+            hint="Leave this analysis out for this encoder.",
+        )
+    grid = tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
+    # Of an odd grid the middle row and column belong to both of their sides.
+    return torch.nn.functional.adaptive_avg_pool2d(grid, 2).flatten(2).transpose(1, 2)
+
+
+REDUCTIONS: dict[str, Reduce] = {"cls": _first, "norms": _norms, "tokens": _tokens, "quarters": _quarters}
 
 
 def resolved(encoder: VisionEncoder, requests: Iterable[str]) -> list[str]:
@@ -64,7 +78,7 @@ def resolved(encoder: VisionEncoder, requests: Iterable[str]) -> list[str]:
             f"{encoder.name} has no site {', '.join(unknown)}",
             hint=f"It has {', '.join(site.name for site in encoder.sites)}.",
         )
-    if encoder.grid is None and any(request.endswith((":norms", ":tokens")) for request in found):
+    if encoder.grid is None and any(request.endswith((":norms", ":tokens", ":quarters")) for request in found):
         raise UsageError(
             f"{encoder.name} gives each image its own number of tokens: they cannot be compared one by one",
             hint="Leave this analysis out for towers of native resolution.",

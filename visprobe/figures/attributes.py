@@ -1,0 +1,103 @@
+"""Figure: which details of a scene can be read from each checkpoint's features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from visprobe.analyses.result import Result, Row
+from visprobe.figures.captions import rests_on
+from visprobe.figures.labels import shorten
+from visprobe.figures.style import MUTED, RULE, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+
+_PLACES = {
+    "consumed": "{} (read by the LLM), mean over the image",
+    "projected": "After the projector, mean over the image",
+    "quarters": "{}, mean over each quarter of the image",
+}
+_ROW_INCHES = 0.24
+_FRAME_INCHES = 0.5
+
+
+def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+    """Accuracy with intervals, one line per attribute, one panel per place.
+
+    Args:
+        result: An "attributes" result.
+        checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
+            those of `result` if empty.
+    """
+    look = looks([*checkpoints, *checkpoints_of(result)])
+    shown = [row for row in result.rows if row.role != "difference" and row.measure.startswith("attribute_")]
+    parts = {place: [row for row in shown if _place(row) == place] for place in _PLACES}
+    parts = {place: rows for place, rows in parts.items() if rows}
+    with paper_style():
+        counts = [len({row.measure for row in rows}) for rows in parts.values()]
+        figure = Figure((TWO_COLUMNS, 0.4 + sum(_ROW_INCHES * n + _FRAME_INCHES for n in counts)), layout="constrained")
+        panels = figure.subplots(max(1, len(parts)), 1, sharex=True, squeeze=False, height_ratios=counts or None)[:, 0]
+        for axes, (place, rows) in zip(panels, parts.items(), strict=False):
+            _draw_place(axes, rows, look, result.settings.get("chance", {}))
+            axes.set_title(_PLACES[place].format(result.settings.get("consumed", "Consumed site")))
+        panels[-1].set_xlabel("Scenes answered correctly")
+        figure.legend(handles=_legend(shown, look), loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def caption(result: Result) -> str:
+    """The caption of `draw(result)`, with n and the interval methods."""
+    rows = [row for row in result.rows if row.role == "value"]
+    return (
+        "Linear probes of what is in a scene, trained on the training scenes. From the mean over the image a probe must "
+        "tell where something is from what the mean keeps; from a quarter it is given the place. Dashes: untrained "
+        "encoder; crosses: the most frequent answer; dotted: equal chances. Read differences between checkpoints in "
+        f"the paired table. {rests_on(rows, 'images')}"
+    )
+
+
+def _place(row: Row) -> str:
+    return row.measure.partition("/")[0].removeprefix("attribute_")
+
+
+def _draw_place(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], chance: Mapping[str, float]) -> None:
+    names = list(dict.fromkeys(row.measure.partition("/")[2] for row in rows))
+    checkpoints = [name for name in look if any(row.checkpoint == name for row in rows)]
+    for y, name in enumerate(names):
+        axes.axhline(y + 0.5, color=RULE, linewidth=0.4)
+        if name in chance:
+            axes.plot([chance[name]] * 2, [y - 0.42, y + 0.42], color=MUTED, linestyle=":", linewidth=0.9)
+        for row in (row for row in rows if row.measure.partition("/")[2] == name):
+            estimate = row.estimate
+            if row.role == "floor":
+                trained = row.checkpoint.startswith("untrained")
+                axes.plot([estimate.value], [y], color=MUTED, marker="|" if trained else "x",
+                          markersize=9 if trained else 3.5)  # fmt: skip
+                continue
+            colour, marker = look[row.checkpoint]
+            place = y + 0.6 * (checkpoints.index(row.checkpoint) - (len(checkpoints) - 1) / 2) / max(
+                len(checkpoints), 2
+            )
+            axes.plot([estimate.low, estimate.high], [place] * 2, color=colour, linewidth=1.2, solid_capstyle="butt")
+            axes.plot([estimate.value], [place], color=colour, marker=marker, markeredgecolor="white",
+                      markeredgewidth=0.4)  # fmt: skip
+    axes.set_yticks(range(len(names)), labels=[shorten(name) for name in names])
+    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.set_xlim(0, 1.005)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, 0, " %"))
+    axes.grid(axis="x")
+
+
+def _legend(rows: Sequence[Row], look: Mapping[str, Look]) -> list[Line2D]:
+    names = list(dict.fromkeys(row.checkpoint for row in rows))
+    handles = []
+    for name in names:
+        if name in look:
+            handles.append(Line2D([], [], color=look[name].colour, marker=look[name].marker, label=shorten(name)))
+        else:
+            marker = "|" if name.startswith("untrained") else "x"
+            handles.append(Line2D([], [], color=MUTED, marker=marker, linestyle="", label=shorten(name)))
+    return [*handles, Line2D([], [], color=MUTED, linestyle=":", label="equal chances")]
