@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 import pytest
+from planted_language import planted_language
 from planted_maps import planted_maps
 from planted_similarity import planted_similarity
 from planted_spectrum import planted_spectrum
@@ -42,6 +43,7 @@ def planted_results(
         "spectrum": planted_spectrum(checkpoints),
         **planted_maps(checkpoints),
         **planted_similarity(checkpoints),
+        **planted_language(checkpoints),
     }
 
 
