@@ -36,6 +36,10 @@ class Patches:
 
     Raises:
         DataError: If the set repeats an id or lacks one of `ids`.
+
+    Attributes:
+        tokens: Patches per image.
+        width: Features per patch.
     """
 
     def __init__(self, features: FeatureSet, request: str, ids: Sequence[str]) -> None:
@@ -51,7 +55,7 @@ class Patches:
         self._parts = parts_of(features.sites, request)
         self._starts = [0, *accumulate(len(part) for part in self._parts)]
         self._rows = [position[item] for item in ids]
-        self.tokens: int = self._parts[0].shape[1]
+        self.tokens, self.width = (int(size) for size in self._parts[0].shape[1:])
 
     def __call__(self, images: Indices) -> Floats:
         """Features of images by their numbers, float32 of shape (b, patches, d).

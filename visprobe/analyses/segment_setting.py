@@ -97,6 +97,11 @@ def setting_of(inputs: Inputs, asked: Asked) -> Setting:
             if of in grids:
                 train, val = own[views[features.encoder].key]
                 sides = Patches(support, request, train_ids), train, Patches(features, request, val_ids), val
+                if sides[0].width != sides[2].width or sides[0].tokens != sides[2].tokens:
+                    raise DataError(
+                        f"{of[0]}: features at {of[1]} differ in shape between {support.images} and {features.images}",
+                        hint="Extract the features of both splits from one checkpoint.",
+                    )
                 tasks[of] = Task(*sides, grids[of], asked.background, inputs.encoders[0].device)
     left_out = {inputs.support_images.name: _left_out(read, 0), inputs.images.name: _left_out(read, 1)}
     return Setting(labels, train_ids, val_ids, tasks, left_out, without, views)

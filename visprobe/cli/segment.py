@@ -53,7 +53,8 @@ def command(
 
     Example: visprobe segment --ckpt ckpt/sft --data CamVid --ignored 11 --head both --json
     """
-    from visprobe.analyses.segment import Asked, asking
+    from visprobe.analyses.segment import asking
+    from visprobe.analyses.segment_setting import Asked
     from visprobe.cli.measured import command_line, finish, show
     from visprobe.report.measure import measure
     from visprobe.report.measurement import Options
