@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from visprobe.errors import DataError
-from visprobe.features.feature_set import FeatureSet, of_tower
+from visprobe.features.feature_set import FeatureSet, of_tower, parts_of
 
 
 def align(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
@@ -57,11 +57,12 @@ def _check_finite(features: FeatureSet) -> None:
             f"{features.images} lists an image id more than once",
             hint="Give every image its own id; two images of one id cannot be paired between checkpoints.",
         )
-    for site, array in features.sites.items():
-        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+    for site in features.sites:
+        parts = parts_of(features.sites, site)  # of files one after another: the whole may not fit into memory
+        bad = np.flatnonzero(~np.concatenate([np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in parts]))
         if bad.size:
             raise DataError(
                 f"{features.encoder}: the features of {features.images} at {site} are not finite for "
-                f"{bad.size} of {len(array)} images, first {features.item_ids[bad[0]]}",
+                f"{bad.size} of {len(features.item_ids)} images, first {features.item_ids[bad[0]]}",
                 hint="Extract in float32; if it stays, the checkpoint holds NaN or overflows on this image.",
             )

@@ -17,7 +17,7 @@ from visprobe.analyses.estimates import estimate, mean_estimate, naming
 from visprobe.analyses.probe_how import How
 from visprobe.analyses.probe_tests import p_value
 from visprobe.analyses.result import Estimate, Result, Role, Row
-from visprobe.features.feature_set import FeatureSet
+from visprobe.features.feature_set import FeatureSet, parts_of
 from visprobe.metrics.calibration import brier_scores, calibration_error, log_losses, probabilities
 from visprobe.metrics.crossed import crossed_mean
 from visprobe.metrics.half_sampling import Halved, half_interval, subtract_halved
@@ -198,7 +198,7 @@ class _Maker:
 
     def _minibatched(self, support: FeatureSet, site: str) -> tuple[Fit, float]:
         found = minibatch_logistic(
-            parts_of(support, site), self._labels, CS_MINIBATCH, self._out, self._seed, self._device
+            parts_of(support.sites, site), self._labels, CS_MINIBATCH, self._out, self._seed, self._device
         )
         if found.boundary:
             warnings.warn("the best C is at the end of the grid", AtBoundary, stacklevel=2)
@@ -219,12 +219,6 @@ class _Maker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AtBoundary)  # of a handful held out the best C is often the first of many
             return select_c(array, labels, [c / unit for c in CS], seed=self._seed, device=self._device).fit
-
-
-def parts_of(features: FeatureSet, site: str) -> list[NDArray[np.floating]]:
-    """The rows of a site as views of files where they lie in files."""
-    parts = getattr(features.sites, "parts", None)
-    return parts(site) if parts else [features.sites[site]]
 
 
 def _rows(found: Found, task: Task, floor: Collection[str]) -> Iterator[Row]:
