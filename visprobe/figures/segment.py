@@ -24,6 +24,7 @@ from visprobe.figures.style import MUTED, SHADE, TWO_COLUMNS, Look, checkpoints_
 _MOST_CLASSES = 25
 _LINE = 0.19  # inches of a class
 _GOLDEN = 0.61803398875  # of the circle of hues: neighbouring numbers get hues far apart
+_SPREAD = 0.7  # of a line, over which checkpoints lie one below the other
 _NOTHING = 255
 _WHITE = 1.0
 
@@ -50,7 +51,7 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
         colours = _colours(len(names))
         above: Figure | SubFigure = figure
         if made:
-            above, below = figure.subfigures(2, 1, height_ratios=(top, sum(height) + 0.3))
+            above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(top, sum(height) + 0.3))[:, 0]
             _draw_examples(below, made, found, height, colours)
         _draw_classes(above.subplots(), result, [(i, names[i]) for i in shown], look, colours)
     return figure
@@ -61,8 +62,8 @@ def caption(result: Result) -> str:
     rows = [row for row in result.rows if row.role == "value"]
     return (
         f"Above: IoU of each class at {result.settings.get('consumed', 'the consumed site')} (read by the LLM), mean "
-        "over seeds, frequent classes first; dashes: untrained tower. Below: the part of an image that the tower sees, its "
-        "mask, and the class that the head of the first seed finds at every pixel, in the colours beside the class "
+        "over seeds, frequent classes first; dashes: untrained tower. Below: the part of an image that the tower sees, "
+        "its mask, and the class that the head of the first seed finds at every pixel, in the colours beside the class "
         f"names; white does not count. {rests_on(rows, 'images')}"
     )
 
@@ -78,7 +79,8 @@ def _draw_classes(
     axes: Axes, result: Result, shown: Sequence[tuple[int, str]], look: Mapping[str, Look], colours: Colours
 ) -> None:
     consumed, table = result.settings.get("consumed"), result.settings.get("class_iou", {})
-    for name, sites in table.items():
+    for place, (name, sites) in enumerate(table.items()):
+        aside = _SPREAD * ((place + 0.5) / len(table) - 0.5)
         values = sites.get(consumed)
         if values is None:
             continue
@@ -87,8 +89,10 @@ def _draw_classes(
             colour, marker = look[name]
             style: dict[str, Any] = {"marker": marker, "color": colour, "markeredgecolor": "white"}
         else:
-            style = {"marker": "|", "color": MUTED, "markersize": 8.0}
-        axes.plot(iou, range(len(shown)), linestyle="none", label=shorten(name), clip_on=False, zorder=3, **style)
+            style = {"marker": "|", "color": MUTED, "markersize": 6.0}
+        axes.plot(
+            iou, np.arange(len(shown)) + aside, linestyle="none", label=shorten(name), clip_on=False, zorder=3, **style
+        )
     axes.set_yticks(range(len(shown)), labels=[shorten(name, 22) for _, name in shown])
     axes.tick_params(axis="y", length=0, pad=12)
     for y, (number, _) in enumerate(shown):
@@ -140,7 +144,8 @@ def _painted(text: str, colours: Colours) -> NDArray[np.float64]:
 def _colours(classes: int) -> Colours:
     """A colour per class: matplotlib's twenty for few, hues far apart for many."""
     if classes <= 20:
-        return np.array([matplotlib.colormaps["tab20"](number)[:3] for number in range(classes)]).reshape(-1, 3)
+        order = [*range(0, 20, 2), *range(1, 20, 2)]  # the ten strong colours before the ten pale ones
+        return np.array([matplotlib.colormaps["tab20"](number)[:3] for number in order[:classes]]).reshape(-1, 3)
     number = np.arange(classes)
     hsv = np.stack([number * _GOLDEN % 1, 0.45 + 0.4 * (number % 2), 0.95 - 0.15 * (number % 3)], -1)
     return np.asarray(hsv_to_rgb(hsv))
