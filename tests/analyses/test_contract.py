@@ -13,7 +13,7 @@ from visprobe.analyses.result import Estimate, Result, Row
 
 
 def kept():
-    """The built-in analyses; zeroshot needs a text tower, which the planted model has not (test_zeroshot.py does it)."""
+    """The built-in analyses but zeroshot: the planted model has no text tower (test_zeroshot.py gives it one)."""
     slow = {"segment", "probe", "robustness", "attributes"}  # they train, or look at many variants of the images
     for analysis in BUILT_IN:
         if analysis.name != "zeroshot":

@@ -24,8 +24,8 @@ KAGGLE_LABELS = "LOC_val_solution.csv"
 def open_splits(spec: str) -> dict[str, ImageSet]:
     """The splits of what a user named, by name.
 
-    A folder is, in this order: one that `datasets.save_to_disk` wrote, images with masks beside them, Kaggle's ImageNet,
-    parquet shards, WebDataset shards, folders of images.
+    A folder is, in this order: one that `datasets.save_to_disk` wrote, images with masks beside them, Kaggle's
+    ImageNet, parquet shards, WebDataset shards, folders of images.
 
     Raises:
         DataError: If nothing can be read there, or it could be two of these.
