@@ -137,7 +137,8 @@ def _size(row: Row, result: Result) -> float:
 
 
 def _percent(axes: Axes, highest: Sequence[float], result: Result) -> None:
-    axes.set_ylim(0, min(1.01, 1.05 * max(highest)))
+    top = max(axes.get_ylim()[1], 1.05 * max(highest))  # panels share this axis
+    axes.set_ylim(0, min(1.01, top))
     axes.axhline(result.settings["chance"], color=MUTED, linestyle=":", linewidth=0.9)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
