@@ -7,7 +7,7 @@ import pytest
 
 def test_it_measures_draws_and_writes(run, checkpoints, tmp_path):
     base, moved = checkpoints / "base", checkpoints / "moved"
-    arguments = ["robust", "--ckpt", base, "--ckpt", moved, "--data", "digits", "--limit", 20, "--severities", "5", 
+    arguments = ["robust", "--ckpt", base, "--ckpt", moved, "--data", "digits", "--limit", 20, "--severities", "5",
                  "--corruptions", "contrast,fog", "--crops", "1,0.5", "-o", tmp_path / "out", "--quiet"]  # fmt: skip
     ran = run(*arguments)
     assert ran.code == 0, ran.err

@@ -51,8 +51,8 @@ def caption(result: Result) -> str:
     """The caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.rows if row.role == "value"]
     return (
-        "Linear probes of what is in a scene, trained on the training scenes. From the mean over the image a probe must "
-        "tell where something is from what the mean keeps; from a quarter it is given the place. Dashes: untrained "
+        "Linear probes of what is in a scene, trained on the training scenes. From the mean over the image a probe "
+        "must tell where something is from what the mean keeps; a quarter gives the place away. Dashes: untrained "
         "encoder; crosses: the most frequent answer; dotted: equal chances. Read differences between checkpoints in "
         f"the paired table. {rests_on(rows, 'images')}"
     )
