@@ -102,7 +102,7 @@ def _warnings(setting: Setting, inputs: Inputs) -> Iterator[str]:
     task = next(iter(setting.tasks.values()))
     unseen = (task.train_labels.pixels() == 0) & (task.val_labels.pixels() > 0)
     if names := [setting.labels.classes[number] for number in np.flatnonzero(unseen)]:
-        yield f"{', '.join(names)}: in the masks of {inputs.base.images}, never in training; nothing can find them"
+        yield f"{', '.join(names)}: in the masks of {inputs.base.images}, never in training: no head was taught them"
     if len({view.key for view in setting.views.values()}) > 1:
         yield "the checkpoints see different parts of the images: each is tried on the pixels that it sees"
 
