@@ -52,3 +52,13 @@ def test_at_the_size_of_imagenet_the_published_protocol_scores_93_percent_on_noi
     assert right_as_published(x, labels).mean() == pytest.approx(0.932, abs=0.0045)
     assert at_chance(ranks_leaving_one_out(x, labels) == 0, 1000)
     assert at_chance(ranks_from_support(x, labels, noise(1000, 1152, 1)[0], labels) == 0, 1000)
+
+
+@pytest.mark.slow
+def test_a_probe_whose_c_is_chosen_inside_train_is_at_chance_on_wide_noise() -> None:
+    (x, labels), (other, _) = noise(200, 1152, 0), noise(200, 1152, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AtBoundary)
+        chosen = select_c(other, labels, [10.0**power for power in range(-6, 3)])
+    assert at_chance(chosen.fit.classes(x) == labels, 200)
+    assert (chosen.fit.classes(other) == labels).mean() > 0.3  # what it learned by heart

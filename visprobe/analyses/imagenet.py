@@ -92,7 +92,7 @@ def right_at_first(query: Sequence[FeatureSet], support: Sequence[FeatureSet] | 
 def needs_everywhere(encoder: VisionEncoder) -> list[str]:
     """Every site; the class token where the language model reads, and the tower's own embedding, if it has them."""
     sites = [site.name for site in encoder.sites]
-    if encoder.family.has_cls:  # registers alone are no class token
+    if encoder.has_class_token:
         sites.append(f"{encoder.consumed}:cls")
     return [*sites, EMBEDDING] if encoder.embeds else sites
 

@@ -13,7 +13,6 @@ from visprobe.analyses.probe_targets import target_probes
 from visprobe.analyses.result import Result
 from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.tiles import Tiled
 from visprobe.errors import DataError, UsageError
 
 QUESTION = "What can a linear probe read from the encoder's features, and more than before post-training?"
@@ -43,8 +42,7 @@ def probe_analysis(how: How) -> Analysis:
 
 def _needs(how: How, encoder: VisionEncoder) -> list[str]:
     sites = [site.name for site in encoder.sites] if how.sites == "all" else needs_read(encoder)
-    has_class_token = encoder.family.has_cls and not isinstance(encoder.geometry, Tiled)
-    return [*sites, f"{encoder.consumed}:cls"] if has_class_token else sites
+    return [*sites, f"{encoder.consumed}:cls"] if encoder.has_class_token else sites
 
 
 def _check(how: How, images: ImageSet, support: ImageSet | None) -> None:

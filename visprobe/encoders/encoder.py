@@ -136,6 +136,11 @@ class VisionEncoder:
         return self._geometry
 
     @property
+    def has_class_token(self) -> bool:
+        """Whether ":cls" can be asked for: an image in tiles has a class token for each tile and none of its own."""
+        return self._family.has_cls and not isinstance(self._geometry, Tiled)
+
+    @property
     def config(self) -> Any:
         """Configuration of the tower in transformers, a copy."""
         return copy.deepcopy(self._config)
@@ -384,7 +389,7 @@ class VisionEncoder:
             )
         if not request.endswith(_CLS):
             return name, False
-        if not self._family.has_cls or name in self._taps or isinstance(self._geometry, Tiled):
+        if not self.has_class_token or name in self._taps:
             raise UsageError(f"{self.name} has no class token at {name}", hint="Pool its patch tokens instead.")
         return name, True
 

@@ -88,8 +88,9 @@ class Path:
         self._variance = max(float(values.sum()), 0.0) / features.numel()
         shape = self._n, self.axes.shape[1]
         self.turned = torch.empty(shape, dtype=torch.float32, device=features.device)
+        axes = self.axes.float()
         for rows, part in self._chunks():
-            self.turned[rows] = part @ self.axes
+            self.turned[rows] = part.float() @ axes
 
     def first(self, n: int) -> Path:
         """The path of the first `n` rows alone, which shares the memory of this one."""
@@ -185,7 +186,7 @@ class _Descent:
             stuck = rounding == _ROUGH and length > last / 2
             if length <= tolerance or stuck or self._steps >= _STEPS:
                 return point, length
-            enough = max(min(0.25, math.sqrt(length)) * length, tolerance / 2)
+            enough = max(0.1 * length, 0.8 * tolerance)
             further = self._search(point, self._solve(point, inverse, enough), rounding)
             if further is None:
                 return point, length
