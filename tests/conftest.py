@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 import pytest
+from measured_sight import measured_sight
 from planted_language import planted_language
 from planted_maps import planted_maps
 from planted_similarity import planted_similarity
@@ -44,6 +45,7 @@ def planted_results(
         **planted_maps(checkpoints),
         **planted_similarity(checkpoints),
         **planted_language(checkpoints),
+        **measured_sight(checkpoints),
     }
 
 
