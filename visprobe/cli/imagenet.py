@@ -93,8 +93,7 @@ def command(
     names = names if analyses is None else [name.strip() for name in analyses.split(",")]
     asked = chosen([*names, *(["paper_protocol"] if protocol else [])])
     if text_tower or templates:
-        sentences = read_templates(templates) if templates else TEMPLATES
-        own = with_text_tower(text_tower, sentences)
+        own = with_text_tower(text_tower, read_templates(templates) if templates else TEMPLATES)
         asked = [own if analysis.name == own.name else analysis for analysis in asked]
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
