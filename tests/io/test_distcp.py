@@ -1,10 +1,12 @@
 """Folders of torch.distributed.checkpoint: put together from chunks as torch does it, every element exactly once."""
 
 import dataclasses
+import os
 import pickle
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,31 +110,35 @@ def test_the_folder_may_lie_in_a_checkpoint_as_accelerate_writes_it(tmp_path, ol
 
 
 FSDP = """
-import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp, torch.multiprocessing as mp
+import os, sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-def main(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Conv2d(3, 5, 2), torch.nn.BatchNorm1d(1))
-    if rank == 0:
-        torch.save(net.state_dict(), folder + "/whole.pt")
-    for part in (*net, net):
-        fully_shard(part, mesh=init_device_mesh("cpu", (2,)))
-    dcp.save({"model": get_model_state_dict(net)}, checkpoint_id=folder + "/pytorch_model_fsdp_0")
-    dist.destroy_process_group()
-
-if __name__ == "__main__":
-    mp.spawn(main, (sys.argv[1],), nprocs=2)
+folder = sys.argv[1]
+dist.init_process_group("gloo")
+mesh = init_device_mesh("cpu", (2,))
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Conv2d(3, 5, 2), torch.nn.BatchNorm1d(1))
+if dist.get_rank() == 0:
+    torch.save(net.state_dict(), folder + "/whole.pt")
+for part in (*net, net):
+    fully_shard(part, mesh=mesh)
+dcp.save({"model": get_model_state_dict(net)}, checkpoint_id=folder + "/pytorch_model_fsdp_0")
+dist.barrier()
+# Everything asked for is written. Threads that gloo left running have aborted the interpreter's shutdown.
+os._exit(0)
 """
 
 
 @pytest.mark.slow
 def test_what_two_processes_of_fsdp_write(tmp_path):
     (tmp_path / "fsdp.py").write_text(FSDP)
-    subprocess.run([sys.executable, tmp_path / "fsdp.py", tmp_path], check=True, capture_output=True, timeout=300)
+    torchrun = [Path(sys.executable).parent / "torchrun", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*map(str, torchrun), str(tmp_path / "fsdp.py"), str(tmp_path)]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert out.returncode == 0, out.stderr
     assert len(list((tmp_path / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2
     index = opened(tmp_path)
     whole = torch.load(tmp_path / "whole.pt", weights_only=True)
