@@ -1,0 +1,147 @@
+"""What is asked of each image, and where in it the answer lies, from a file of lines or a folder of masks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visprobe.data.image_set import BadImage, ImageSet
+from visprobe.data.masks import decode_mask
+from visprobe.errors import DataError, UsageError
+
+_TEXTS = ("prompt", "answer", "rejected")
+_FIELDS = ("image", *_TEXTS, "box")
+_FORM = 'One JSON object per line: {"image": "a.png", "prompt": "…", "answer": "…"}; "rejected" and "box" as well.'
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One image's question.
+
+    Attributes:
+        prompt: What is asked; None if the file does not say.
+        answer: The answer that is explained.
+        rejected: Another answer, to be told apart from it.
+        box: Left, top, right and bottom in pixels of the upright image, right and bottom exclusive: where the answer
+            lies.
+    """
+
+    prompt: str | None = None
+    answer: str | None = None
+    rejected: str | None = None
+    box: tuple[int, int, int, int] | None = None
+
+    def region(self, width: int, height: int) -> NDArray[np.bool_] | None:
+        """The box as a mask of shape (height, width), or None.
+
+        Raises:
+            BadImage: If no pixel of the image lies in the box, or part of the box outside the image.
+        """
+        if self.box is None:
+            return None
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            raise BadImage(f"the box {[*self.box]} does not lie in the image of {width}x{height}")
+        mask = np.zeros((height, width), bool)
+        mask[top:bottom, left:right] = True
+        return mask
+
+
+def read_asked(file: Path, images: ImageSet) -> list[Asked]:
+    """The lines of `file` in the order of `images`.
+
+    Args:
+        file: JSON lines with "image" (the id of an image, or its file name where no two images share it) and any of
+            "prompt", "answer", "rejected" and "box".
+        images: The images; each has to be named once.
+
+    Raises:
+        UsageError: If there is no such file.
+        DataError: If a line is no such object, names no image of the set or one that another line names, or an image
+            has no line.
+    """
+    if not file.is_file():
+        raise UsageError(f"--questions {file} does not exist", hint="Check the path after --questions.")
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except ValueError as error:
+        raise DataError(f"{file} is no text file", hint=_FORM) from error
+    rows = _rows_by_name(images)
+    found: dict[int, Asked] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            name, asked = _parsed(line, f"{file}, line {number}")
+            if name not in rows:
+                raise DataError(
+                    f"{file}, line {number}: {images.name} has no one image {name!r}",
+                    hint="Name each image by its path below the folder that is given.",
+                )
+            if rows[name] in found:
+                raise DataError(f"{file}, line {number}: {name!r} was named before", hint="Keep one line per image.")
+            found[rows[name]] = asked
+    if lacking := [item.id for row, item in enumerate(images.items) if row not in found]:
+        raise DataError(f"{file} has no line for {len(lacking)} images, the first {lacking[0]}", hint=_FORM)
+    return [found[row] for row in range(len(images.items))]
+
+
+def read_region(folder: Path, image_id: str, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Where in an image something lies: the pixels that are not 0 in the mask of its name.
+
+    Args:
+        folder: Masks as PNG files at the images' paths or, with the file name alone, at its top.
+        image_id: Id of the image.
+        size: Width and height of the upright image.
+
+    Returns:
+        bool of shape (height, width); None if there is no mask of this name.
+
+    Raises:
+        BadImage: If the mask cannot be decoded or has another size.
+    """
+    path = PurePosixPath(image_id)
+    for inside in (path.with_suffix(".png"), PurePosixPath(path.with_suffix(".png").name)):
+        file = folder / inside.relative_to(inside.anchor)
+        if file.is_file():
+            mask = decode_mask(file.read_bytes())
+            if mask.shape != size[::-1]:
+                raise BadImage(f"the mask is {mask.shape[1]}x{mask.shape[0]}, its image {size[0]}x{size[1]}")
+            return mask > 0
+    return None
+
+
+def _rows_by_name(images: ImageSet) -> Mapping[str, int]:
+    names = [PurePosixPath(item.id).name for item in images.items]
+    counts = Counter(names)
+    short = {name: row for row, name in enumerate(names) if counts[name] == 1}
+    return {**short, **{item.id: row for row, item in enumerate(images.items)}}
+
+
+def _parsed(line: str, where: str) -> tuple[str, Asked]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where} is no JSON: {error}", hint=_FORM) from error
+    if not isinstance(value, dict) or not isinstance(value.get("image"), str):
+        raise DataError(f"{where} names no image", hint=_FORM)
+    if unknown := [key for key in value if key not in _FIELDS]:
+        raise DataError(f"{where} has an unknown field {unknown[0]!r}", hint=f"Known are {', '.join(_FIELDS)}.")
+    if wrong := [key for key in _TEXTS if not isinstance(value.get(key, ""), str)]:
+        raise DataError(f"{where}: {wrong[0]!r} is no text", hint=_FORM)
+    texts = {key: value.get(key) for key in _TEXTS}
+    return value["image"], Asked(**texts, box=_box(value.get("box"), where))
+
+
+def _box(value: Any, where: str) -> tuple[int, int, int, int] | None:
+    if value is None:
+        return None
+    if not (isinstance(value, Sequence) and len(value) == 4 and all(type(number) is int for number in value)):
+        raise DataError(f"{where}: 'box' is not four whole numbers", hint='Write "box": [left, top, right, bottom].')
+    left, top, right, bottom = value
+    return left, top, right, bottom
