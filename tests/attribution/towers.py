@@ -11,6 +11,7 @@ import test_siglip2
 import test_tiles
 import tiny_checkpoints
 import tiny_original
+import tiny_two_tower
 import torch
 from PIL import Image
 from tiny_checkpoints import llava, write_llava
@@ -22,7 +23,7 @@ from visprobe.attribution.subject import TowerSubject
 from visprobe.encoders import load_encoder
 from visprobe.encoders.processor import Resolution
 
-images, shrink = tiny_checkpoints.images, tiny_original.shrink
+images, shrink, two_tower = tiny_checkpoints.images, tiny_original.shrink, tiny_two_tower.two_tower
 
 
 def _of_zoo(name):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from visprobe.data.digits import DigitScenes
-from visprobe.data.questions import ANSWERS, GROUPS, Question, blind_guess, questions_about, vocabulary
+from visprobe.data.questions import ANSWERS, GROUPS, Question, blind_guess, questions_about, region_of, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +106,21 @@ def test_blind_guess_takes_the_majority_and_breaks_ties_by_the_alphabet():
 def test_the_same_scene_always_gets_the_same_questions():
     assert questions_about(DigitScenes("val", 50), 42) == questions_about(DigitScenes("val", 900), 42)
     assert questions_about(DigitScenes("val", 50), 42) != questions_about(DigitScenes("train", 50), 42)
+
+
+def test_the_region_is_what_the_question_names(asked):
+    digits_of = {"parity": 1, "read": 1, "colour": 1, "where": 1, "sum": 2, "row": 2, "compare": 2}
+    seen = Counter()
+    for scene, question in asked:
+        region = region_of(question, scene)
+        if region is None:
+            assert question.kind in ("colour present", "digit present") and question.answer == "no"
+            continue
+        inside = [d for i, d in enumerate(scene.digits, 1) if region[scene.masks == i].any()]
+        assert (region == np.isin(scene.masks, [scene.digits.index(d) + 1 for d in inside])).all()
+        assert len(inside) == digits_of.get(question.kind, len(scene.digits) if question.kind == "count" else 1)
+        words = re.findall(r"[\w-]+", question.text)
+        named = {w for d in inside for w in (d.colour, str(d.digit), *d.cell.split("-")[:1])}
+        assert question.kind == "count" or named & set(words)
+        seen[question.kind] += 1
+    assert set(seen) == set(ANSWERS)

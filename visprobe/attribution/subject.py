@@ -14,7 +14,7 @@ from PIL import Image
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.geometry import View
 from visprobe.encoders.pixels import Grid, Pixels
-from visprobe.encoders.watch import watched
+from visprobe.encoders.watch import EMBEDDING, watched
 from visprobe.errors import DataError
 
 
@@ -94,7 +94,8 @@ class TowerSubject:
     Args:
         encoder: The encoder.
         target: From tokens to the number.
-        read: Site of these tokens: "consumed", "projected" or any other.
+        read: Site of these tokens: "consumed", "projected" or any other, or "embedding", the one token that the tower's
+            own head makes of the whole image.
     """
 
     def __init__(self, encoder: VisionEncoder, target: Target, read: str = "consumed") -> None:
@@ -136,7 +137,8 @@ class TowerSubject:
         with watched(encoder.tower, encoder.family, in_tower, states.__setitem__):
             encoder.geometry.run(encoder.tower, pixels)
         held = {site: encoder.geometry.views(state, pixels, encoder.tower) for site, state in states.items()}
-        read = encoder.tokens(self._read, False, held, pixels)
+        # The embedding of the whole image is one token, and none of them is a prefix.
+        read = encoder.tokens(self._read, self._read == EMBEDDING, held, pixels)
         scores = self._target([one.float() for tokens, _ in read for one in torch.split(tokens, 1)], first)
         found = {site: captured(encoder, pixels, state) for site, state in states.items() if site in sites}
         if self._read in sites and self._read not in states:  # the projector's output

@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from visprobe.data.digits import CELLS, COLOURS, DigitScenes, PlacedDigit, Scene
 
@@ -75,6 +76,29 @@ def questions_about(scenes: DigitScenes, index: int) -> list[Question]:
     """The questions about scene `index`, the same ones every time."""
     rng = np.random.default_rng((ord(scenes.split[0]), scenes.seed, index))
     return questions(scenes.scene(index), rng)
+
+
+def region_of(question: Question, scene: Scene) -> NDArray[np.bool_] | None:
+    """Where in the image the answer lies: the pixels of the digits that the question names.
+
+    Args:
+        question: A question about `scene`.
+        scene: The scene.
+
+    Returns:
+        Bool of shape (64, 64): one digit for most kinds, two for "sum", "row" and "compare", all of them for "count".
+        None where what the question names is not in the image.
+    """
+    words = set(question.text.strip("?.").replace(",", "").split())
+    row = next((word for word in ("top", "bottom") if word in words), None)
+    asked = [
+        number
+        for number, placed in enumerate(scene.digits, start=1)
+        if question.kind == "count"
+        or {str(placed.digit), placed.colour} & words
+        or placed.cell.partition("-")[0] == row
+    ]
+    return np.isin(scene.masks, asked) if asked else None
 
 
 def vocabulary() -> list[str]:
