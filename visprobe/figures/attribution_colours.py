@@ -1,0 +1,77 @@
+"""A map's values as colours over its picture, and the bar that says which colour is which value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from visprobe.attribution.map import Map
+
+Floats = NDArray[np.float64]
+Bytes = NDArray[np.uint8]
+
+_SIDE = 240  # pixels of a painted picture's longer side, or a little more: 300 dots per inch at 0.8 inches
+_DARKEST, _LIGHTEST = 0.28, 0.88  # greys of the picture below a map: black and white would hide colours
+_MIDDLE = (_DARKEST + _LIGHTEST) / 2
+_OPAQUE = 0.82  # at the end of a scale; below, opacity falls so that the picture shows where nothing was found
+_FOR, _AGAINST = (0.835, 0.369, 0.0), (0.0, 0.447, 0.698)  # vermillion and blue of Okabe and Ito (2008)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Which value has which colour.
+
+    Attributes:
+        limit: The value of the strongest colour, 0 if there is none.
+        signed: Whether the scale goes from -`limit`, else from 0; values below are drawn as the lower end.
+    """
+
+    limit: float
+    signed: bool
+
+    @property
+    def low(self) -> float:
+        """Lower end of the scale."""
+        return -self.limit if self.signed else 0.0
+
+
+def scale_of(maps: Iterable[Map], signed: bool) -> Scale:
+    """The scale that holds all values of `maps`, or all positive ones."""
+    every = [one.values.abs() if signed else one.values for one in maps]
+    return Scale(max(0.0, *(float(values.max()) for values in every)), signed)
+
+
+def painted(picture: Image.Image, one: Map, scale: Scale) -> Bytes:
+    """`picture` in grey under the colours of the map; every patch is one rectangle, nothing is interpolated.
+
+    Returns:
+        uint8 RGB of shape (rows of patches x k, columns of patches x l, 3).
+    """
+    values = one.values.double().numpy()
+    rows, columns = values.shape
+    scaled = _SIDE / max(picture.size)
+    across, down = (max(1, round(side * scaled / n)) for side, n in zip(picture.size, (columns, rows), strict=True))
+    grey = picture.convert("L").resize((columns * across, rows * down), Image.Resampling.BICUBIC)
+    below = _DARKEST + (_LIGHTEST - _DARKEST) * np.asarray(grey, np.float64) / 255
+    return _blended(below, values.repeat(down, axis=0).repeat(across, axis=1), scale)
+
+
+def bar(scale: Scale) -> Bytes:
+    """All colours of `scale`, the highest value on top, over the grey between black and white."""
+    values = np.linspace(scale.limit, scale.low, 128)[:, None]
+    return _blended(np.full_like(values, _MIDDLE), values, scale)
+
+
+def _blended(grey: Floats, values: Floats, scale: Scale) -> Bytes:
+    share = np.clip(values / (scale.limit or 1.0), -1.0 if scale.signed else 0.0, 1.0)
+    if scale.signed:
+        colours = np.where(share[..., None] > 0, _FOR, _AGAINST)
+    else:
+        colours = matplotlib.colormaps["plasma"](share)[..., :3]
+    opacity = _OPAQUE * np.abs(share)[..., None] ** 0.6
+    return np.round(255 * (colours * opacity + grey[..., None] * (1 - opacity))).astype(np.uint8)

@@ -1,0 +1,57 @@
+"""Text that fits into its place, whatever a checkpoint is called, and numbers short enough to stand below a map."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from matplotlib.font_manager import findfont, get_font
+
+from visprobe.figures.labels import shorten, visible
+
+_BREAKS = "-_/. :@"
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def fitted(text: str, points: float, size: float) -> str:
+    """`text` shortened in the middle until it is at most `points` wide at font size `size`."""
+    shown = visible(text)
+    length = len(shown)
+    while length > 2 and _width(shorten(shown, length)) * size > points:
+        length -= 1
+    return shorten(shown, length)
+
+
+def in_two_lines(text: str, points: float, size: float) -> str:
+    """`text` on one line of that width if it fits, else on two, broken where words end if possible."""
+    shown = visible(text)
+    if _width(shown) * size <= points:
+        return shown
+    fits = max((i for i in range(1, len(shown)) if _width(shown[:i]) * size <= points), default=1)
+    at = max((i for i in range(max(2, fits // 2), fits + 1) if shown[i - 1] in _BREAKS), default=fits)
+    return f"{shown[:at].rstrip()}\n{fitted(shown[at:].lstrip(), points, size)}"
+
+
+def short_number(value: float) -> str:
+    """`value` with two or three digits: "−0.0123", "1.2·10⁻⁵"."""
+    if value == 0:
+        return "0"
+    digits, power = f"{value:.1e}".split("e")
+    if -4 < int(power) < 5:
+        text = f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+    else:
+        text = f"{digits}·10{str(int(power)).translate(_SUPERSCRIPT)}"
+    return text.replace("-", "−")
+
+
+def _width(text: str) -> float:
+    return sum(map(_advance, text))
+
+
+@cache
+def _advance(character: str) -> float:
+    """Width of a character in ems; one em where the font lacks it, as in most scripts that it lacks."""
+    font = get_font(findfont("DejaVu Sans"))
+    font.set_size(100, 72)
+    if not font.get_char_index(ord(character)):
+        return 1.0
+    return float(font.load_char(ord(character)).linearHoriAdvance) / 65536 / 100
