@@ -60,7 +60,19 @@ def _check(mask: NDArray[np.bool_], size: tuple[int, int] | None) -> None:
 
 def _shown(mask: NDArray[np.bool_], encoder: VisionEncoder) -> Region:
     """Share of each of the tower's own patches, from what the processor makes of the mask as a picture."""
-    picture = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).convert("RGB")
+    return patch_means(Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).convert("RGB"), encoder)
+
+
+def patch_means(picture: Image.Image, encoder: VisionEncoder) -> Region:
+    """What each patch of the tower shows of a picture on average: 0 (black) to 1 (white).
+
+    Args:
+        picture: A grey picture, as RGB.
+        encoder: Whose processor shows it.
+
+    Returns:
+        float64 of shape (rows, columns); 0 for patches of nothing but padding.
+    """
     shown = encoder.preprocess([picture])
     patches = patches_of(encoder, shown).cpu().flatten()
     (name,) = [name for name, tensor in shown.inputs.items() if tensor.is_floating_point()]

@@ -1,0 +1,49 @@
+"""The part of a picture that a tower sees."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from towers import TOWERS, encoder_of, siglip
+
+from visprobe.attribution.regions import on_patches, patch_means
+from visprobe.attribution.shown import as_shown
+
+SOME = ["llava-C", "clip", "onevision", "gemma3", "Dinov2Model", "ViTModel", "original mlcd", "siglip2", "qwen2_5_vl",
+        "internvl", "smolvlm tiles", "llava_onevision tiles"]  # fmt: skip
+
+
+def blotches(width, height):
+    """Smooth grey, so that resampling changes it little, and different everywhere."""
+    x, y = np.meshgrid(np.linspace(0, 3, width), np.linspace(0, 3, height))
+    grey = 127 + 60 * np.sin(2 * x + y) + 60 * np.cos(3 * y - x)
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.parametrize("size", [(180, 120), (96, 200)])
+@pytest.mark.parametrize("name", [name for name in SOME if name in TOWERS])
+def test_a_map_laid_over_it_lies_where_the_tower_sees_it(name, size, tmp_path):
+    encoder = encoder_of(name, tmp_path)
+    picture = blotches(*size)
+    seen = patch_means(picture, encoder)
+    shown = np.asarray(as_shown(picture, encoder).convert("L"), float) / 255
+    cells = np.array([[cell.mean() for cell in np.array_split(row, seen.shape[1], axis=1)]
+                      for row in np.array_split(shown, seen.shape[0])])  # fmt: skip
+    full = seen > 0.02  # patches of nothing but padding are 0
+    # Partly padded patches average what they show of the picture; the others differ by how pixels are resampled.
+    assert np.quantile(np.abs(seen - cells)[full], 0.8) < 0.03
+    assert np.corrcoef(seen[full], cells[full])[0, 1] > 0.98
+
+
+def test_nothing_is_cut_where_the_whole_picture_is_seen(tmp_path):
+    picture = blotches(50, 70)
+    assert as_shown(picture, siglip(tmp_path)) is picture
+
+
+def test_what_is_cropped_is_gone(tmp_path):
+    encoder = encoder_of("clip", tmp_path)
+    shown = as_shown(blotches(200, 100), encoder)
+    assert shown.size == pytest.approx((100, 100), abs=2)
+    mask = np.zeros((100, 200), bool)
+    mask[:, 50:100] = True  # the left half of the square in the middle
+    region = on_patches(mask, encoder.grid, encoder)
+    assert region[:, : region.shape[1] // 2].mean() > 0.9 and region[:, region.shape[1] // 2 + 1 :].mean() < 0.05
