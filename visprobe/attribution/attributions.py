@@ -1,0 +1,95 @@
+"""Maps of many images under several checkpoints and controls, with the regions where the answers lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from visprobe.attribution.focus import Floats
+from visprobe.attribution.methods import Maps
+from visprobe.encoders.pixels import Grid
+from visprobe.errors import DataError
+
+CENTRE = "centre"
+
+
+@dataclass(frozen=True)
+class Attributions:
+    """What is scored and stored together.
+
+    Attributes:
+        names: The checkpoints, the base first.
+        controls: What they are read against: "centre", a map of the frame alone, which needs no maps, and names in
+            `maps`, such as "randomised".
+        maps: Of each checkpoint and control the maps of every image; a control may have fewer methods and sites.
+        regions: Of each image the share of each patch that the answer's region fills, float of shape (rows, columns)
+            of the finest map, or None.
+        images: Names of the images; several questions about one image repeat its name.
+    """
+
+    names: tuple[str, ...]
+    controls: tuple[str, ...]
+    maps: Mapping[str, Maps]
+    regions: Sequence[Floats | None]
+    images: Sequence[str]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared.
+
+        Raises:
+            DataError: If names repeat, maps are missing or not finite, or an image has not one grid per method and
+                site under all of them.
+        """
+        every = (*self.names, *self.controls)
+        if not self.names or len(set(every)) != len(every):
+            raise DataError(f"checkpoints and controls {every} do not have a name each", hint="Rename them.")
+        if absent := set(every) - {CENTRE} - self.maps.keys():
+            raise DataError(f"{min(absent)} has no maps", hint="Make the maps of all checkpoints and controls.")
+        if len(self.regions) != len(self.images):
+            raise DataError(
+                f"{len(self.images)} images, and {len(self.regions)} regions", hint="Give each image one, or None."
+            )
+        base = self.maps[self.names[0]]
+        for name in (name for name in every if name in self.maps):
+            own = self.maps[name]
+            if own.keys() - base.keys() or (name in self.names and base.keys() - own.keys()):
+                raise DataError(
+                    f"{name} and {self.names[0]} have maps of different methods or sites",
+                    hint="Compare checkpoints that descend from one base, with the same methods.",
+                )
+            for key in own:
+                self._check(name, key)
+
+    def _check(self, name: str, key: tuple[str, str]) -> None:
+        own, base, at = self.maps[name][key], self.maps[self.names[0]][key], "@".join(key)
+        if len(own) != len(self.images):
+            raise DataError(f"{name} has {len(own)} maps of {len(self.images)} images", hint="Make all of them.")
+        for image, one, other in zip(self.images, own, base, strict=True):
+            if one.grid != other.grid:
+                raise DataError(
+                    f"{at} of {image}: {name} has {one.grid} patches, {self.names[0]} {other.grid}",
+                    hint="Compare checkpoints that show the picture to their towers in the same size.",
+                )
+            if not torch.isfinite(one.values).all():
+                raise DataError(f"{at} of {image} under {name} is not finite", hint="Run it in float32.")
+
+    def region(self, image: int, grid: Grid) -> Floats | None:
+        """The region of an image on the patches of a map, float64 of shape `grid`.
+
+        Raises:
+            DataError: If the region's own grid does not divide into these patches.
+        """
+        region = self.regions[image]
+        if region is None:
+            return None
+        array, (rows, columns) = np.asarray(region, np.float64), grid
+        if array.ndim != 2 or array.shape[0] % rows or array.shape[1] % columns:
+            raise DataError(
+                f"the region of {self.images[image]} has the shape {array.shape}, its map {grid}",
+                hint="Lay the region on the patches of the map: attribution.regions.on_patches.",
+            )
+        shares: Floats = array.reshape(rows, array.shape[0] // rows, columns, -1).mean((1, 3))
+        return shares
