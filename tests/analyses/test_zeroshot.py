@@ -14,6 +14,7 @@ from tiny_checkpoints import llava, write_llava
 from tiny_two_tower import two_tower
 
 from visprobe.analyses.contract import check_analysis
+from visprobe.analyses.imagenet import IMAGENET
 from visprobe.analyses.zeroshot import Reader, class_embeddings, with_text_tower, zeroshot
 from visprobe.data.prompts import TEMPLATES, prompts, read_templates, spoken_names
 from visprobe.encoders.text_tower import load_text_tower
@@ -155,3 +156,23 @@ def test_from_checkpoints_and_images_to_numbers(tmp_path):
     assert result.settings["projection_of_text_tower"] == ["mllm", "untrained (mllm)"]
     with pytest.raises((DataError, UsageError), match="holds no text tower"):
         measure([mllm], "digits", [with_text_tower()], how)
+
+
+def test_a_borrowed_head_is_named_wherever_its_numbers_stand(tmp_path):
+    two_tower(tmp_path / "so400m", "siglip", text={"projection_size": 32})
+    model = llava()
+    mllm, after = write_llava(tmp_path / "mllm", model), write_llava(tmp_path / "after", llava(seed=1))
+    clip = write_llava(tmp_path / "llava-clip", llava("clip"))
+    how = Options(limit=40, store=tmp_path / "store", device="cpu")
+    asked = with_text_tower(tmp_path / "so400m")
+    measured = measure([tmp_path / "so400m", mllm, after, clip], "digits", [IMAGENET, asked], how)
+    plain, result = measured.results
+    assert {row.checkpoint for row in plain.select(site="embedding")} >= {"so400m", "llava-clip"}
+    assert not plain.select(checkpoint="mllm", site="embedding")
+    lent = "embedding (head of so400m)"
+    sites = {(row.checkpoint, row.reference): row.site for row in result.rows}
+    assert sites["so400m", None] == "embedding" and sites["mllm", None] == lent
+    assert sites["mllm", "so400m"] == sites["after", "mllm"] == lent
+    assert result.settings["head_of_text_tower"][:2] == ["mllm", "after"]
+    said = [warning for warning in result.warnings if "trained for the features of so400m" in warning]
+    assert len(said) == 2 and said[0].startswith("mllm holds no pooling head")

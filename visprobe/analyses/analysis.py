@@ -61,6 +61,8 @@ class Analysis:
         fixed_grid: Whether it needs the same grid of patches for every image.
         support: Whether it learns from the images of a second split, where there is one.
         variants: From the images and a seed to changed copies of them (corrupted, cropped) that it looks at too.
+        equip: From an encoder to one that has what its checkpoint lacks and this analysis alone asks for; called once,
+            before floors are made.
         check: Raises DataError if images (and support images) lack what it needs; called before any image is read.
     """
 
@@ -74,6 +76,7 @@ class Analysis:
     support: bool = False
     variants: Callable[[ImageSet, int], Mapping[str, ImageSet]] | None = None
     check: Callable[[ImageSet, ImageSet | None], None] | None = None
+    equip: Callable[[VisionEncoder], VisionEncoder] | None = None
 
 
 def only(features: FeatureSet, requests: Sequence[str]) -> FeatureSet:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from visprobe.analyses.accuracy_task import check_classes, some
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import refuse_fewer
 from visprobe.analyses.pairing import align
-from visprobe.analyses.result import Result
+from visprobe.analyses.result import Result, Row
 from visprobe.data.prompts import TEMPLATES, prompts, spoken_names
+from visprobe.encoders.borrowed_head import misfit, with_head_of
 from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.load import load_encoder
 from visprobe.encoders.text_tower import TextTower, load_text_tower, own_text_tower
 from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import DataError
@@ -40,10 +42,12 @@ class Reader:
     Attributes:
         tower: The text tower.
         project: Whether the checkpoint has no visual projection of its own, so that the text tower's is used.
+        head: The model whose pooling head made the embeddings, where the checkpoint has none of its own.
     """
 
     tower: TextTower
     project: bool
+    head: str | None = None
 
 
 def zeroshot(
@@ -52,6 +56,7 @@ def zeroshot(
     names: Sequence[str],
     templates: Sequence[str] = TEMPLATES,
     floor: Sequence[str] = (),
+    lacking: Mapping[str, str] | None = None,
 ) -> Result:
     """Share of images whose embedding has the largest cosine with the sentences about their class.
 
@@ -61,11 +66,12 @@ def zeroshot(
         names: What each class is called, in the order of the labels.
         templates: Sentences with {} where the name goes; their normalised embeddings are averaged per class.
         floor: Names of the sets that are floors: they get no differences.
+        lacking: By checkpoint why it has no embedding, where more is known than that it has no pooling head.
 
     Returns:
-        Rows "zeroshot_top1" and, with more than five classes, "zeroshot_top5" at "embedding", with Wilson intervals;
-        differences of "zeroshot_top1" for each pair of checkpoints with Newcombe intervals, McNemar's p in the
-        settings.
+        Rows "zeroshot_top1" and, with more than five classes, "zeroshot_top5" at "embedding", or at "embedding (head of
+        <model>)" where a head was borrowed, with Wilson intervals; differences of "zeroshot_top1" for each pair of
+        checkpoints with Newcombe intervals, McNemar's p in the settings.
 
     Raises:
         DataError: If images are unlabelled or not the same for all; if no checkpoint can be read with a text tower; if
@@ -79,7 +85,7 @@ def zeroshot(
     query = align(query)
     base, labels = query[0], _labels(query[0])
     refuse_fewer(base, 2, "an accuracy")
-    warnings = [*_check_names(base, names), *_left_out(query, readers, floor)]
+    warnings = [*_check_names(base, names), *_left_out(query, readers, floor, lacking or {})]
     read = [features for features in query if EMBEDDING in features.sites and features.encoder in readers]
     if all(features.encoder in floor for features in read):
         raise DataError("; ".join(warnings), hint="Give the two-tower model that the vision tower came from.")
@@ -100,9 +106,11 @@ def zeroshot(
         "base": base.encoder, "images": base.images, "n": len(labels), "classes": len(names), "chance": 1 / len(names),
         "consumed": base.consumed, "sites": [EMBEDDING], "names": list(names), "templates": list(templates),
         "text_towers": {name: readers[name].tower.path for name in ranks},
-        "projection_of_text_tower": [name for name in ranks if readers[name].project], "mcnemar": tests,
+        "projection_of_text_tower": [name for name in ranks if readers[name].project],
+        "head_of_text_tower": [name for name in ranks if readers[name].head], "mcnemar": tests,
     }  # fmt: skip
-    return Result("zeroshot", QUESTION, (*values, *differences), settings, tuple(warnings))
+    rows = tuple(_labelled(row, readers) for row in (*values, *differences))
+    return Result("zeroshot", QUESTION, rows, settings, (*warnings, *_borrowed(ranks, readers, floor)))
 
 
 def class_embeddings(tower: TextTower, names: Sequence[str], templates: Sequence[str]) -> Floats:
@@ -123,17 +131,28 @@ def with_text_tower(path: str | Path | None = None, templates: Sequence[str] = T
         CheckpointError: If `path` holds no text tower.
     """
     given = load_text_tower(path) if path is not None else None
+    donor = cache(lambda: load_encoder(str(path)))
+    lacking: dict[str, str] = {}
+
+    def equip(encoder: VisionEncoder) -> VisionEncoder:
+        if encoder.embeds or encoder.head:
+            return encoder
+        if why := misfit(encoder, donor()):
+            lacking[encoder.name] = why
+            return encoder
+        return with_head_of(encoder, donor())
 
     def run(inputs: Inputs) -> Result:
         floors = [floor.encoder for floor in inputs.floors]
         names = spoken_names(inputs.base.classes or (), inputs.images)
-        return zeroshot(inputs.all, _readers(inputs, given), names, templates, floors)
+        return zeroshot(inputs.all, _readers(inputs, given), names, templates, floors, lacking)
 
-    return Analysis("zeroshot", QUESTION, _needs, run, floors="untrained", check=check_classes)
+    lend = equip if path is not None else None
+    return Analysis("zeroshot", QUESTION, _needs, run, floors="untrained", check=check_classes, equip=lend)
 
 
 def _needs(encoder: VisionEncoder) -> list[str]:
-    return [EMBEDDING] if encoder.embeds else []
+    return [EMBEDDING] if encoder.embeds or encoder.head else []
 
 
 def _readers(inputs: Inputs, given: TextTower | None) -> dict[str, Reader]:
@@ -143,7 +162,7 @@ def _readers(inputs: Inputs, given: TextTower | None) -> dict[str, Reader]:
         tower = given or (own_text_tower(encoder.provenance.path) if encoder.embeds else None)
         if tower is not None:
             project = tower.visual_projection is not None and encoder.projection_hash is None
-            readers[name] = Reader(tower, project)
+            readers[name] = Reader(tower, project, encoder.head.origin if encoder.head else None)
     for floor in inputs.floors:  # an untrained tower is read as the checkpoint whose shape it has
         found = _OF_ONE_SHAPE.fullmatch(floor.encoder)
         origin = found[1] if found else inputs.base.encoder
@@ -177,12 +196,31 @@ def _check_names(base: FeatureSet, names: Sequence[str]) -> Iterator[str]:
         yield f"{some(shared)}: the name of more than one class; the sentences cannot tell these classes apart"
 
 
-def _left_out(query: Sequence[FeatureSet], readers: Mapping[str, Reader], floor: Sequence[str]) -> Iterator[str]:
+def _labelled(row: Row, readers: Mapping[str, Reader]) -> Row:
+    """`row`, saying whose head it rests on where that is not the checkpoint's own."""
+    heads = dict.fromkeys(readers[name].head for name in (row.checkpoint, row.reference) if name)
+    lent = [head for head in heads if head]
+    return replace(row, site=f"{EMBEDDING} (head of {lent[0]})") if lent else row
+
+
+def _borrowed(ranks: Iterable[str], readers: Mapping[str, Reader], floor: Sequence[str]) -> Iterator[str]:
+    for name in ranks:
+        if name not in floor and (head := readers[name].head):
+            yield (
+                f"{name} holds no pooling head: that of {head} was used, which was trained for the features of {head}; "
+                "a low accuracy may be the head's that no longer fits"
+            )
+
+
+def _left_out(
+    query: Sequence[FeatureSet], readers: Mapping[str, Reader], floor: Sequence[str], lacking: Mapping[str, str]
+) -> Iterator[str]:
     for features in query:
         if features.encoder in floor:
             continue
         if EMBEDDING not in features.sites:
-            yield f"{features.encoder} has no zero-shot accuracy: its checkpoint holds no pooling head"
+            why = f", and {lacking[features.encoder]}" if features.encoder in lacking else ""
+            yield f"{features.encoder} has no zero-shot accuracy: its checkpoint holds no pooling head{why}"
         elif features.encoder not in readers:
             yield f"{features.encoder} has no zero-shot accuracy: its checkpoint holds no text tower"
 

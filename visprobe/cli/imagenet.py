@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from visprobe.analyses.result import Result
+from visprobe.analyses.result import Result, Row
 from visprobe.cli import options as o
 from visprobe.cli.output import Bars, print_results, print_table, printable
 from visprobe.report.numbers import interval_text, value_text
 
-ASKED = ("imagenet", "knn", "probe", "zeroshot")  # those of them that are there
+ASKED = ("imagenet", "knn", "probe")  # those of them that are there; and zero-shot where there is a text tower
 # The one measure per analysis that the short table shows.
 _SHOWN = {
     "imagenet": {"top1": "prototype"},
@@ -35,14 +35,20 @@ def command(
     ],
     data: o.Data,
     analyses: Annotated[
-        str | None, typer.Option(help="What is asked, by name, with commas; default imagenet,knn,probe,zeroshot.")
+        str | None,
+        typer.Option(
+            help="What is asked, by name, with commas; default imagenet,knn,probe, and zeroshot for CLIP and SigLIP."
+        ),
     ] = None,
     protocol: Annotated[
         Literal["paper"] | None, typer.Option(help="Also the published protocol, and how much of it is its leak.")
     ] = None,
     text_tower: Annotated[
         str | None,
-        typer.Option(help="Zero-shot: the two-tower model (CLIP, SigLIP) that the vision towers came from."),
+        typer.Option(
+            help="Zero-shot: the two-tower model (CLIP, SigLIP) that the vision towers came from; it lends its pooling "
+            "head too."
+        ),
     ] = None,
     templates: Annotated[
         Path | None, typer.Option(help="Zero-shot: file of sentences with {} for the class name, one per line.")
@@ -85,12 +91,16 @@ def command(
     from visprobe.cli.measured import command_line, finish, show
     from visprobe.cli.output import print_notes
     from visprobe.data.prompts import TEMPLATES, read_templates
+    from visprobe.encoders.text_tower import has_text_tower
     from visprobe.report.measure import measure
     from visprobe.report.measurement import Options
     from visprobe.report.write import write_report
 
-    names = [name for name in ASKED if name in available()]
-    names = names if analyses is None else [name.strip() for name in analyses.split(",")]
+    if analyses is not None:
+        names = [name.strip() for name in analyses.split(",")]
+    else:
+        names = [name for name in ASKED if name in available()]
+        names += ["zeroshot"] if text_tower or templates or any(map(has_text_tower, ckpt)) else []
     asked = chosen([*names, *(["paper_protocol"] if protocol else [])])
     if text_tower or templates:
         own = with_text_tower(text_tower, read_templates(templates) if templates else TEMPLATES)
@@ -111,6 +121,11 @@ def command(
     finish(measured, max_bad)
 
 
+def _at(row: Row, site: str | None) -> bool:
+    """Whether `row` is about `site`, or about its embedding under a head of which the site's name tells."""
+    return row.site == site or (site == "embedding" and row.site.startswith("embedding ("))
+
+
 def _print_short(results: Sequence[Result]) -> None:
     """Per site that matters one table: checkpoints, floors and differences down, one number per analysis across."""
     print_results([result for result in results if result.analysis not in _SHOWN])
@@ -120,8 +135,9 @@ def _print_short(results: Sequence[Result]) -> None:
         lines: dict[str, dict[str, str]] = {}
         for result in results:
             shown = _SHOWN.get(result.analysis, {})
-            for row in (row for row in result.rows if row.site == site and row.measure in shown):
+            for row in (row for row in result.rows if _at(row, site) and row.measure in shown):
                 name = row.checkpoint + (f" − {row.reference}" if row.reference else "")
+                name += row.site.removeprefix(str(site))
                 name += " (floor)" if row.role == "floor" else ""
                 role = "difference" if row.measure.startswith("leak_") else row.role
                 text = f"{value_text(row.estimate, role)} {interval_text(row.estimate, role)}".strip()

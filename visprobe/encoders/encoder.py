@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
+from visprobe.encoders.borrowed_head import BorrowedHead
 from visprobe.encoders.family import Family
 from visprobe.encoders.geometry import Geometry, View, side
 from visprobe.encoders.hashing import tensors_hash
@@ -62,6 +63,7 @@ class VisionEncoder:
         projector: Module of the connector, if there is one.
         stored: Weights by canonical name, in stored dtype; those of the connector begin with "projector.".
         provenance: Where all this comes from.
+        head: Pooling head of another checkpoint, if `tower` was given one.
 
     Attributes:
         name: Name for tables.
@@ -72,6 +74,7 @@ class VisionEncoder:
         has_projector: Whether there is a projector.
         embeds: Whether "embedding" can be asked for: the tower's class pools images, and the checkpoint holds every
             weight of its pooling head.
+        head: The pooling head that it was lent, with which "embedding" can be asked for all the same.
         processor: Image processor of transformers, Pillow backend.
         provenance: Where all this comes from.
     """
@@ -85,6 +88,7 @@ class VisionEncoder:
         projector: torch.nn.Module | None,
         stored: Mapping[str, torch.Tensor],
         provenance: Provenance,
+        head: BorrowedHead | None = None,
     ) -> None:
         self.name = name
         self.processor = layout.processor
@@ -92,7 +96,8 @@ class VisionEncoder:
         self.consumed = layout.consumed
         self.prefix_tokens = layout.family.prefix_tokens(layout.config)
         self.has_projector = projector is not None
-        self.embeds = _holds_pooling(layout, tower)
+        self.embeds = head is None and _holds_pooling(layout, tower)
+        self.head = head
         self._layout, self._family, self._config = layout, layout.family, layout.config
         self._geometry = layout.geometry
         self._tower, self._projector = tower, projector
@@ -296,7 +301,7 @@ class VisionEncoder:
         for parts in zip(*sources, strict=True):
             grid = parts[0][1]
             projected = tap.project(self._projector_module(), [tokens for tokens, _ in parts], grid)
-            views.append((projected, _shrunk(grid, parts[0][0].shape[1], projected.shape[1])))
+            views.append((projected, shrunk(grid, parts[0][0].shape[1], projected.shape[1])))
         return self._geometry.images(views, pixels)
 
     def _projector_module(self) -> torch.nn.Module:
@@ -351,6 +356,36 @@ class VisionEncoder:
             projector=projector,
             stored=weights,
             provenance=provenance,
+            head=self.head,
+        )
+
+    def with_head(self, head: BorrowedHead) -> VisionEncoder:
+        """The same encoder, which pools images with those parts of `head` that its checkpoint does not hold whole.
+
+        `weights()` stays what it is.
+        """
+        held = set(self._layout.tower)
+        lacking = {p: m for p, m in head.modules.items() if not {f"{p}.{name}" for name in m.state_dict()} <= held}
+        head = replace(head, modules=lacking)
+        return VisionEncoder(
+            name=self.name,
+            layout=self._layout,
+            tower=head.on(_with_changed(self._tower, {}), self.device, self.dtype),
+            projector=self._projector,
+            stored=self._stored,
+            provenance=self.provenance,
+            head=head,
+        )
+
+    def inside(self, tower: torch.nn.Module) -> VisionEncoder:
+        """The same encoder around `tower`, a module of the same class and settings inside a whole model."""
+        return VisionEncoder(
+            name=self.name,
+            layout=self._layout,
+            tower=tower,
+            projector=self._projector,
+            stored=self._stored,
+            provenance=self.provenance,
         )
 
     def _find_grid(self) -> Grid | None:
@@ -380,7 +415,7 @@ class VisionEncoder:
     def _place(self, request: str) -> tuple[str, bool]:
         name = request.removesuffix(_CLS)
         name = self.consumed if name == "consumed" else name
-        if request == EMBEDDING and self.embeds:
+        if request == EMBEDDING and (self.embeds or self.head):
             return EMBEDDING, True  # one token, as the class token
         if name not in {site.name for site in self.sites} | set(self.head_sites):
             raise UsageError(
@@ -410,7 +445,7 @@ def _with_changed(module: torch.nn.Module, changed: Mapping[str, torch.Tensor]) 
     return copied
 
 
-def _shrunk(grid: Grid, before: int, after: int) -> Grid:
+def shrunk(grid: Grid, before: int, after: int) -> Grid:
     """The grid after a connector that joins each square of tokens into one, or resamples the grid."""
     rows = max(1, round(grid[0] * (after / before) ** 0.5))
     return rows, after // rows

@@ -119,13 +119,23 @@ def own_text_tower(spec: str) -> TextTower | None:
     Raises:
         CheckpointError: As `load_text_tower`, if it holds one.
     """
+    checkpoint = _own(spec)
+    return _loaded(checkpoint) if checkpoint else None
+
+
+def has_text_tower(spec: str) -> bool:
+    """Whether `own_text_tower` would find one; no weight is read, and what cannot be opened has none."""
+    return _own(spec) is not None
+
+
+def _own(spec: str) -> Checkpoint | None:
     while swap := parse_swap(spec):
         spec = swap.into
     try:
         checkpoint = open_checkpoint(spec)
-    except CheckpointError:  # it was open before: an encoder that was made, and not read, has no text tower
+    except CheckpointError:  # an encoder that was made, and not read, has no text tower
         return None
-    return _loaded(checkpoint) if _is_two_tower(checkpoint) else None
+    return checkpoint if _is_two_tower(checkpoint) else None
 
 
 def _is_two_tower(checkpoint: Checkpoint) -> bool:

@@ -121,7 +121,9 @@ def _array(encoder: VisionEncoder, request: str) -> str:
     """A projector can be retrained under an untouched tower: arrays that depend on it carry its hash."""
     if in_tower(request):
         return request
-    return f"{request}-{encoder.projection_hash if request == EMBEDDING else encoder.projector_hash}"
+    if request == EMBEDDING:
+        return f"{request}-{encoder.projection_hash}" + (f"-{encoder.head.hash}" if encoder.head else "")
+    return f"{request}-{encoder.projector_hash}"
 
 
 @cache

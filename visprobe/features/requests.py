@@ -7,8 +7,9 @@ one grid.
 
 "embedding" is what the tower's own class makes of the whole image: attention pooling of SigLIP, the normalised class
 token of CLIP and DINO, the pooler of ViT; of a two-tower checkpoint of CLIP after its visual projection. It takes no
-reduction. Only encoders with `VisionEncoder.embeds` have it: many multimodal checkpoints drop the pooling head, and a
-head that was not in the checkpoint is never made up. It is no site, and needs no place on the path of the MLLM's loss.
+reduction. Only encoders with `VisionEncoder.embeds`, or that were lent a head, have it: many multimodal checkpoints
+drop the pooling head, and a head that was not in the checkpoint is never made up. It is no site, and needs no place on
+the path of the MLLM's loss.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def resolved(encoder: VisionEncoder, requests: Iterable[str]) -> list[str]:
     """
     known = {EMBEDDING, *(site.name for site in encoder.sites), *encoder.head_sites}
     found = list(dict.fromkeys(_named(encoder, request) for request in requests))
-    if EMBEDDING in found and not encoder.embeds:
+    if EMBEDDING in found and not (encoder.embeds or encoder.head):
         raise CheckpointError(
             f"{encoder.name} gives no embedding of a whole image: its checkpoint holds no pooling head",
             hint="Many multimodal checkpoints drop it. Pool the tokens of a site, or take a checkpoint that has it.",

@@ -33,6 +33,8 @@ def measure(
     """
     options = options or Options()
     encoders = open_encoders(checkpoints, options)
+    for equip in (analysis.equip for analysis in analyses if analysis.equip):
+        encoders = [equip(encoder) for encoder in encoders]
     session = Session(encoders, _untrained_of_each_shape(encoders, options.seed), data, options)
     results = run_analyses(session, analyses)
     if not results:
