@@ -1,6 +1,7 @@
 """Attributes of digit scenes: answers read off the pixels, probes on features that hold one of them and no other."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,3 +145,17 @@ def test_it_is_for_the_built_in_scenes_with_their_training_split():
         READABLE.check(Photos(), None)
     with pytest.raises(DataError, match="training scenes"):
         READABLE.check(VAL, None)
+
+
+def test_scenes_of_both_splits_are_counted_by_content(result):
+    assert result.settings["overlap"] == {"images": None, "examples": []}  # planted features know no contents
+    alike = {"base": noise}
+    own, learned = (
+        [replace(seen(images, name, look, seed), contents=contents) for name, look in alike.items()]
+        for images, seed, contents in (
+            (VAL, 0, tuple(map(str, range(150)))), (TRAIN, 1, tuple(str(i) for i in range(147, 347))),
+        )
+    )  # fmt: skip
+    found = attributes(Inputs(own[0], (), (), (), 0, tuple(learned), {}, VAL, TRAIN))
+    assert found.settings["overlap"]["images"] == 3
+    assert found.warnings[0].startswith(f"3 of 150 images of {VAL.name} are in {TRAIN.name} too")

@@ -12,6 +12,7 @@ from visprobe.analyses.accuracy import needs_read, paired_difference
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.attributes_probes import CS, Asked, Bools, Probes, asked_of, probed
 from visprobe.analyses.estimates import refuse_fewer
+from visprobe.analyses.overlap import overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.pairing import align
 from visprobe.analyses.probe_tests import p_value
 from visprobe.analyses.result import Estimate, Result, Role, Row
@@ -55,12 +56,14 @@ def attributes(inputs: Inputs) -> Result:
     floors = {floor.encoder for floor in inputs.floors}
     rows = [*_rows(probes, asked, floors)]
     differences, tests = _differences(probes, asked, floors)
+    shared = overlap(sets[0], support[0])
     settings = {
         "base": sets[0].encoder, "images": sets[0].images, "n": len(sets[0].item_ids), "consumed": sets[0].consumed,
         "support": support[0].images, "n_support": len(support[0].item_ids), "cs": list(CS), "tests": tests,
-        "chance": {one.name: 1 / one.classes for one in asked},
+        "chance": {one.name: 1 / one.classes for one in asked}, **overlap_settings(shared),
     }  # fmt: skip
-    return Result("attributes", QUESTION, (*rows, *differences), settings, tuple(_warnings(probes, asked)))
+    warnings = (*overlap_warnings(shared, sets[0], support[0]), *_warnings(probes, asked))
+    return Result("attributes", QUESTION, (*rows, *differences), settings, warnings)
 
 
 def _rows(probes: Probes, asked: list[Asked], floors: set[str]) -> Iterator[Row]:

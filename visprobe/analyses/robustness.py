@@ -9,6 +9,7 @@ from visprobe.analyses.accuracy import needs_read
 from visprobe.analyses.accuracy_task import make_task
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import refuse_fewer
+from visprobe.analyses.overlap import duplicates, overlap_settings
 from visprobe.analyses.pairing import align
 from visprobe.analyses.result import Result
 from visprobe.analyses.robustness_rows import curves, difference_rows, error_rows, stability_rows
@@ -86,7 +87,11 @@ _NO_CLASSES = "{} has no classes: how far features move is measured, not whether
 
 def _settings(inputs: Inputs) -> dict[str, Any]:
     base = inputs.base
-    return {"base": base.encoder, "images": base.images, "n": len(base.item_ids), "consumed": base.consumed}
+    # Nothing is learned from other images; copies within the set are counted as if they were news.
+    return {
+        "base": base.encoder, "images": base.images, "n": len(base.item_ids), "consumed": base.consumed,
+        **overlap_settings(duplicates(base)),
+    }  # fmt: skip
 
 
 def _floors(scored: list[Scored]) -> Iterator[str]:
