@@ -33,7 +33,7 @@ def command(
         Protocol,
         typer.Option(help="fixed: fixed layers, and the largest; paper: the largest over layers of clamped features."),
     ] = Protocol.FIXED,
-    output_dir: o.OutputDir = Path("visprobe-report"),
+    output_dir: o.OutputDir = Path("visprobe-align"),
     split: o.Split = None,
     limit: o.Limit = None,
     batch_size: o.BatchSize = 64,

@@ -30,7 +30,7 @@ def command(
         list[str] | None,
         typer.Option(help="Another seed of a checkpoint's recipe, to read differences against; repeatable."),
     ] = None,
-    output_dir: o.OutputDir = Path("visprobe-report"),
+    output_dir: o.OutputDir = Path("visprobe-compare"),
     split: o.Split = None,
     limit: o.Limit = None,
     labels: o.Labels = None,

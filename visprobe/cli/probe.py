@@ -33,7 +33,7 @@ def command(
     solver: Annotated[
         Literal["exact", "adamw"], typer.Option(help="adamw: minibatches, for features that do not fit into memory.")
     ] = "exact",
-    output_dir: o.OutputDir = Path("visprobe-report"),
+    output_dir: o.OutputDir = Path("visprobe-probe"),
     split: o.Split = None,
     limit: o.Limit = None,
     labels: o.Labels = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -33,9 +34,11 @@ def command(
         By, typer.Option(help="Exchange each block by itself, or groups of neighbouring blocks.")
     ] = By.blocks,
     steps: Annotated[int | None, typer.Option(min=1, help="How many groups, with --by groups; default 4.")] = None,
-    output_dir: o.OutputDir = Path("visprobe-report"),
+    output_dir: o.OutputDir = Path("visprobe-swap"),
     split: o.Split = None,
     limit: o.Limit = None,
+    labels: o.Labels = None,
+    subset_per_class: o.SubsetPerClass = None,
     batch_size: o.BatchSize = 64,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
@@ -63,6 +66,7 @@ def command(
         raise UsageError("--steps says how many groups, and --by is blocks", hint="Add --by groups.")
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
+        how = replace(how, labels=labels, subset_per_class=subset_per_class)
         measured = swap(base, other, data, how, by.value, steps or 4)
         page = write_report(output_dir, measured.document(command_line()))
     if json:
