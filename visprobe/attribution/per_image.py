@@ -1,0 +1,108 @@
+"""One number per image: every measure of every map, under checkpoints and controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from visprobe.attribution.attributions import CENTRE, Attributions
+from visprobe.attribution.controls import centre_map
+from visprobe.attribution.focus import MEASURES, Floats, Measure, pointing, rank_correlation
+from visprobe.attribution.map import Map
+
+RANKS = "rank_correlation"
+Place = tuple[str, str]
+"""Where a number belongs: "method@site" and measure."""
+
+
+def measured(attributions: Attributions, name: str) -> Iterator[tuple[Place, Floats]]:
+    """Every measure of the maps of a checkpoint or control.
+
+    Args:
+        attributions: All maps.
+        name: Of the checkpoint or control.
+
+    Yields:
+        Method, site and measure, and one number per image, float64; NaN where the measure is not defined or the image
+        has no region. For all but the base also the rank correlation with the base's maps.
+    """
+    base = attributions.names[0]
+    for key, own in attributions.maps[base].items():
+        if (maps := _maps(attributions, name, key)) is None:
+            continue
+        site, regions = "@".join(key), _regions(attributions, own)
+        for measure, (function, needs_region, _, _) in _asked(regions):
+            if measure == "pointing" and name == CENTRE:
+                function = _pointing_in_part
+            pairs = zip(maps, regions, strict=True)
+            if needs_region:
+                yield (site, measure), _numbers([None if r is None else function(one, r) for one, r in pairs])
+            else:
+                yield (site, measure), _numbers([function(one) for one in maps])
+        if name != base:
+            pairs_with_base = zip(maps, map(_values, own), strict=True)
+            yield (site, RANKS), _numbers([rank_correlation(*pair) for pair in pairs_with_base])
+
+
+def uniform(attributions: Attributions) -> Iterator[tuple[Place, Floats]]:
+    """The same of maps without a preference."""
+    for key, own in attributions.maps[attributions.names[0]].items():
+        regions = _regions(attributions, own)
+        for measure, (_, needs_region, _, value) in _asked(regions):
+            pairs = zip(own, regions, strict=True)
+            numbers = [None if needs_region and r is None else value(one.grid, r) for one, r in pairs]
+            yield ("@".join(key), measure), _numbers(numbers)
+
+
+def needs_region(measure: str) -> bool:
+    """Whether a measure is of a map and a region."""
+    return measure in MEASURES and MEASURES[measure].needs_region
+
+
+def unit(measure: str) -> str:
+    """Unit of a measure."""
+    return "correlation" if measure == RANKS else MEASURES[measure].unit
+
+
+def lowest(measure: str) -> float:
+    """The least value of a measure; the largest is 1."""
+    return -1.0 if measure == RANKS else 0.0
+
+
+def _asked(regions: Sequence[Floats | None]) -> list[tuple[str, Measure]]:
+    held = any(region is not None for region in regions)
+    return [(name, measure) for name, measure in MEASURES.items() if held or not measure.needs_region]
+
+
+def _maps(attributions: Attributions, name: str, key: tuple[str, str]) -> list[Floats] | None:
+    """Values of the maps of every image, or None where a control has none."""
+    if name == CENTRE:
+        return [np.asarray(centre_map(one.grid), np.float64) for one in attributions.maps[attributions.names[0]][key]]
+    found = attributions.maps[name].get(key)
+    return None if found is None else [_values(one) for one in found]
+
+
+def _pointing_in_part(values: Floats, region: Floats) -> float:
+    """Share of the largest values that point at the region: on an even grid four patches are the middle."""
+    largest = np.argwhere(values == values.max())
+    pointed = []
+    for row, column in largest:
+        alone = np.zeros_like(values)
+        alone[row, column] = 1
+        pointed.append(bool(pointing(alone, region)))
+    return float(np.mean(pointed))
+
+
+def _values(one: Map) -> Floats:
+    values: Floats = one.values.double().numpy()
+    return values
+
+
+def _regions(attributions: Attributions, maps: Sequence[Map]) -> list[Floats | None]:
+    return [attributions.region(image, one.grid) for image, one in enumerate(maps)]
+
+
+def _numbers(values: Sequence[float | None]) -> Floats:
+    return np.array([math.nan if value is None else value for value in values], np.float64)
