@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ _SIDE = 240  # pixels of a painted picture's longer side, or a little more: 300 
 _DARKEST, _LIGHTEST = 0.28, 0.88  # greys of the picture below a map: black and white would hide colours
 _MIDDLE = (_DARKEST + _LIGHTEST) / 2
 _OPAQUE = 0.82  # at the end of a scale; below, opacity falls so that the picture shows where nothing was found
-_FOR, _AGAINST = (0.835, 0.369, 0.0), (0.0, 0.447, 0.698)  # vermillion and blue of Okabe and Ito (2008)
+_FOR, _AGAINST = (0.98, 0.46, 0.0), (0.0, 0.42, 0.85)  # orange and blue, told apart by all readers
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,13 @@ class Scale:
 
 
 def scale_of(maps: Iterable[Map], signed: bool) -> Scale:
-    """The scale that holds all values of `maps`, or all positive ones."""
+    """The scale that holds all values of `maps`, or all positive ones; its end has two digits."""
     every = [one.values.abs() if signed else one.values for one in maps]
-    return Scale(max(0.0, *(float(values.max()) for values in every)), signed)
+    highest = max([0.0, *(float(values.max()) for values in every)])
+    if not highest:
+        return Scale(0.0, signed)
+    step = 10.0 ** (math.floor(math.log10(highest)) - 1)
+    return Scale(math.ceil(highest / step * (1 - 1e-9)) * step, signed)  # 1e-9: 0.19 is 19.000000000000004 x 0.01
 
 
 def painted(picture: Image.Image, one: Map, scale: Scale) -> Bytes:
@@ -70,8 +75,7 @@ def bar(scale: Scale) -> Bytes:
 def _blended(grey: Floats, values: Floats, scale: Scale) -> Bytes:
     share = np.clip(values / (scale.limit or 1.0), -1.0 if scale.signed else 0.0, 1.0)
     if scale.signed:
-        colours = np.where(share[..., None] > 0, _FOR, _AGAINST)
-    else:
-        colours = matplotlib.colormaps["plasma"](share)[..., :3]
-    opacity = _OPAQUE * np.abs(share)[..., None] ** 0.6
-    return np.round(255 * (colours * opacity + grey[..., None] * (1 - opacity))).astype(np.uint8)
+        colours, opacity = np.where(share[..., None] > 0, _FOR, _AGAINST), _OPAQUE * np.abs(share)
+    else:  # the hue tells small values apart, if it is seen
+        colours, opacity = matplotlib.colormaps["plasma"](share)[..., :3], _OPAQUE * share**0.6
+    return np.round(255 * (colours * opacity[..., None] + (grey * (1 - opacity))[..., None])).astype(np.uint8)

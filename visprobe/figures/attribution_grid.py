@@ -17,7 +17,7 @@ def draw(sheet: Sheet) -> Figure:
         sheet: Pictures as the tower saw them, with their maps; `pages` splits one that is too long for a page.
     """
     scales = [scale_of((maps[row] for maps in sheet.shown.values()), False) for row in range(len(sheet.pictures))]
-    return draw_table(sheet, sheet.shown, scales, lambda one: short_number(one.score), f"score ({sheet.unit}):")
+    return draw_table(sheet, sheet.shown, scales, lambda one: short_number(one.score), "score:")
 
 
 def caption(sheet: Sheet) -> str:

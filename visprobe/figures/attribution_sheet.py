@@ -13,7 +13,7 @@ from visprobe.attribution.map import Map
 from visprobe.errors import DataError, UsageError
 
 MOST_CHECKPOINTS = 8
-_UNITS = {"gradient-norm": "{} per unit of activation", "rollout": "share of attention", "gradient-attention": "relevance"}
+_UNITS = {"gradient-norm": "{} / activation", "rollout": "share of attention", "gradient-attention": "relevance"}
 _MEANINGS = {
     "gradcam": "the patch's features, weighed as the score weighs them on average over patches, raise the score",
     "gradient-norm": "the score reacts to the patch's features, for or against",

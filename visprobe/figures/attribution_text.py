@@ -31,15 +31,15 @@ def in_two_lines(text: str, points: float, size: float) -> str:
     return f"{shown[:at].rstrip()}\n{fitted(shown[at:].lstrip(), points, size)}"
 
 
-def short_number(value: float) -> str:
-    """`value` with two or three digits: "−0.0123", "1.2·10⁻⁵"."""
+def short_number(value: float, digits: int = 3) -> str:
+    """`value` with so many digits: "−0.0120", "1.20·10⁻⁵"."""
     if value == 0:
         return "0"
-    digits, power = f"{value:.1e}".split("e")
+    mantissa, power = f"{value:.{digits - 1}e}".split("e")
     if -4 < int(power) < 5:
-        text = f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+        text = f"{value:#.{digits}g}".rstrip(".") if int(power) < digits else f"{value:.0f}"
     else:
-        text = f"{digits}·10{str(int(power)).translate(_SUPERSCRIPT)}"
+        text = f"{mantissa}·10{str(int(power)).translate(_SUPERSCRIPT)}"
     return text.replace("-", "−")
 
 

@@ -1,0 +1,45 @@
+"""Figures of a gradcam report, drawn from its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from visprobe.analyses.result import Result
+from visprobe.figures import attribution_contrast, attribution_difference, attribution_grid
+from visprobe.figures.attribution_json import sheet_of
+
+
+def draw_maps(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+    """Maps of every checkpoint, one row per picture."""
+    return attribution_grid.draw(sheet_of(result.settings["sheet"]))
+
+
+def caption_of_maps(result: Result) -> str:
+    """The caption of `draw_maps(result)`."""
+    return f"{_asked(result)}{attribution_grid.caption(sheet_of(result.settings['sheet']))}"
+
+
+def draw_differences(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+    """Maps of every checkpoint minus those of the base."""
+    return attribution_difference.draw(sheet_of(result.settings["sheet"]))
+
+
+def caption_of_differences(result: Result) -> str:
+    """The caption of `draw_differences(result)`."""
+    return f"{_asked(result)}{attribution_difference.caption(sheet_of(result.settings['sheet']))}"
+
+
+def draw_contrast(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+    """What speaks for the answer, for the rejected one and for their difference, under one checkpoint."""
+    return attribution_contrast.draw(sheet_of(result.settings["sheet"]))
+
+
+def caption_of_contrast(result: Result) -> str:
+    """The caption of `draw_contrast(result)`."""
+    return attribution_contrast.caption(sheet_of(result.settings["sheet"]), result.settings["checkpoint"])
+
+
+def _asked(result: Result) -> str:
+    return f"Explained is the {result.settings['explains']}. "

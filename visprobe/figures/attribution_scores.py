@@ -1,0 +1,174 @@
+"""Figure: how focused the maps of each checkpoint are, and whether on the right place, beside their floors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from visprobe.analyses.result import Result, Row
+from visprobe.figures.captions import rests_on
+from visprobe.figures.labels import shorten
+from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+
+# From where the answer lies to the maps' shape alone.
+_MEASURES = {
+    "mass_inside": "Mass in the region",
+    "pointing": "Peak in the region",
+    "rank_correlation": "Rank correlation with base",
+    "entropy": "Entropy",
+    "gini": "Gini coefficient",
+    "border_mass": "Mass on the border",
+}
+_FLOORS: dict[str, Literal["-", "--", ":"]] = {"uniform": "-", "centre": ":", "randomised": "--"}
+_ACROSS = 3
+_LINE, _BETWEEN, _FRAME = 0.095, 0.13, 0.48  # inches of a checkpoint, between groups, of titles and axes
+_MOST_LINES = 16
+_SIGNIFICANT = 0.05
+_SHORT = 13  # characters of names of which six stand side by side
+
+
+def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+    """Every measure by method and site, with intervals and floors; below, the paired differences to the base.
+
+    A difference is filled where Holm's p is below 0.05, hollow where it is not.
+
+    Args:
+        result: An "attribution" result.
+        checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures; those of
+            `result` if empty.
+    """
+    look = looks(list(dict.fromkeys([*checkpoints, *checkpoints_of(result)])))
+    measures, sites = _measures(result), _sites(result)
+    names = checkpoints_of(result)
+    across = min(_ACROSS, max(1, len(measures)))
+    blocks = [measures[start : start + across] for start in range(0, len(measures), across)]
+    down = 1 + (len(names) > 1)
+    panel = _FRAME + len(sites) * (_BETWEEN + _LINE * len(names))
+    with paper_style():
+        figure = Figure((TWO_COLUMNS, 0.3 + panel * down * len(blocks)), layout="constrained")
+        panels = figure.subplots(down * len(blocks), across, squeeze=False, sharey=True)
+        for axes in panels.flat:
+            axes.set_visible(False)
+        for number, block in enumerate(blocks):
+            for column, measure in enumerate(block):
+                pair = panels[down * number : down * (number + 1), column]
+                _draw_values(pair[0], result, measure, sites, names, look)
+                if down > 1:
+                    _draw_differences(pair[1], result, measure, sites, names, look)
+        for axes in panels[:, 0]:
+            _label_sites(axes, sites, len(names))
+        handles = _legend(result, names, look)
+        columns = 3 if max(len(str(one.get_label())) for one in handles) > _SHORT else 6
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    return figure
+
+
+def caption(result: Result) -> str:
+    """The caption of `draw(result)`, with n and the interval methods."""
+    every, shown = result.settings.get("sites", []), _sites(result)
+    rows = [row for row in result.rows if row.role != "floor" and row.site in shown]
+    limit = f" The first {len(shown)} of {len(every)} methods and sites are shown." if len(shown) < len(every) else ""
+    return (
+        "Attribution maps, by method and site: mean over images of each measure of a map's positive part (above), and "
+        "paired difference to the base (below). Filled: Holm's p below 0.05, over all measures, methods and sites of a "
+        "checkpoint; hollow: not. A map must be read against its floors: dashed, a tower with weights redrawn at "
+        "random; dotted, a map of the frame's centre alone; grey line, a map without a preference. The region is where "
+        f"the answer lies.{limit} {rests_on(rows, 'images')}"
+    )
+
+
+def _measures(result: Result) -> list[str]:
+    found = dict.fromkeys(row.measure for row in result.rows if row.role == "value")
+    return [measure for measure in _MEASURES if measure in found]
+
+
+def _sites(result: Result) -> list[str]:
+    """As many of the methods and sites as a page has lines for."""
+    every = result.settings.get("sites") or list(dict.fromkeys(row.site for row in result.rows))
+    return list(every)[: max(1, _MOST_LINES // max(1, len(checkpoints_of(result))))]
+
+
+def _place(site: int, checkpoint: int, count: int) -> float:
+    """Height of a checkpoint's line, downwards, in inches."""
+    return site * (_BETWEEN + _LINE * count) + _LINE * (checkpoint + 0.5)
+
+
+def _draw_values(
+    axes: Axes, result: Result, measure: str, sites: Sequence[str], names: Sequence[str], look: Mapping[str, Look]
+) -> None:
+    rows = [row for row in result.rows if row.measure == measure and row.site in sites]
+    for row in rows:
+        site = sites.index(row.site)
+        if row.role == "value":
+            y = _place(site, names.index(row.checkpoint), len(names))
+            _draw_interval(axes, row, y, look[row.checkpoint], True)
+        elif row.role == "floor":
+            ends = _place(site, 0, len(names)) - 0.6 * _LINE, _place(site, len(names) - 1, len(names)) + 0.6 * _LINE
+            style = _FLOORS.get(row.checkpoint, "-.")
+            axes.plot([row.estimate.value] * 2, ends, color=MUTED, linestyle=style, linewidth=0.9, zorder=1)
+    _frame(axes, len(sites), len(names))
+    axes.set_title(_MEASURES[measure])
+    axes.set_xlabel(result.settings.get("units", {}).get(measure, rows[0].estimate.unit).capitalize())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
+
+
+def _draw_differences(
+    axes: Axes, result: Result, measure: str, sites: Sequence[str], names: Sequence[str], look: Mapping[str, Look]
+) -> None:
+    base = result.settings["base"]
+    rows = [row for row in result.select(measure=measure, role="difference", reference=base) if row.site in sites]
+    rows = [row for row in rows if row.checkpoint in names]
+    if not rows:
+        return
+    p_of = {(t["checkpoint"], t["reference"], t["site"], t["measure"]): t["p_holm"]
+            for t in result.settings.get("tests", [])}  # fmt: skip
+    for row in rows:
+        y = _place(sites.index(row.site), names.index(row.checkpoint), len(names))
+        p = p_of.get((row.checkpoint, base, row.site, measure), 1.0)
+        _draw_interval(axes, row, y, look[row.checkpoint], p < _SIGNIFICANT)
+    axes.axvline(0, color=INK, linewidth=0.7, zorder=1)
+    reach = max(abs(end) for end in axes.get_xlim())
+    axes.set_xlim(-reach, reach)
+    _frame(axes, len(sites), len(names))
+    axes.set_xlabel("Difference to the base")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+g}".replace("-", "−") if x else "0"))
+
+
+def _draw_interval(axes: Axes, row: Row, y: float, look: Look, filled: bool) -> None:
+    estimate = row.estimate
+    axes.plot([estimate.low, estimate.high], [y, y], color=look.colour, linewidth=1.1, solid_capstyle="butt")
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.4} if filled else {"markerfacecolor": "white"}
+    axes.plot([estimate.value], [y], color=look.colour, marker=look.marker, markersize=3.6, **edge)
+
+
+def _frame(axes: Axes, sites: int, checkpoints: int) -> None:
+    axes.set_visible(True)
+    axes.set_ylim(_place(sites - 1, checkpoints, checkpoints) + _BETWEEN / 2, -_BETWEEN)
+    axes.tick_params(axis="y", length=0, labelleft=False)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    for site in range(1, sites):
+        axes.axhline(_place(site, 0, checkpoints) - _LINE / 2 - _BETWEEN / 2, color=MUTED, linewidth=0.3)
+
+
+def _label_sites(axes: Axes, sites: Sequence[str], checkpoints: int) -> None:
+    labels = ["\n".join(shorten(part, 22) for part in site.split("@", 1)) for site in sites]
+    middle = (checkpoints - 1) / 2
+    axes.set_yticks([_place(i, 0, checkpoints) + _LINE * middle for i in range(len(sites))], labels=labels)
+    axes.tick_params(axis="y", labelleft=True)
+
+
+def _legend(result: Result, names: Sequence[str], look: Mapping[str, Look]) -> list[Line2D]:
+    lines = [
+        Line2D([], [], color=look[name].colour, marker=look[name].marker, markersize=3.6, label=shorten(name))
+        for name in names
+    ]
+    for name in dict.fromkeys(row.checkpoint for row in result.rows if row.role == "floor"):
+        lines.append(Line2D([], [], color=MUTED, linestyle=_FLOORS.get(name, "-."), linewidth=0.9, label=shorten(name)))
+    return lines

@@ -1,0 +1,99 @@
+"""Figure: where the encoder looks in one image as training goes on, and what becomes of the score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from visprobe.errors import UsageError
+from visprobe.figures.attribution_colours import painted, scale_of
+from visprobe.figures.attribution_sheet import Sheet
+from visprobe.figures.attribution_table import BAR, BAR_ROOM, SMALL, add_axes, draw_bar
+from visprobe.figures.attribution_text import fitted, in_two_lines
+from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, paper_style
+
+MOST_STEPS = 9
+_MARGIN, _GAP, _LINE = 0.05, 0.05, 0.13  # inches
+_UNDER, _PANEL = 0.38, 0.75  # for the steps, and of the score's line
+_TALLEST = 1.5
+
+
+def draw(sheet: Sheet, steps: Sequence[int]) -> Figure:
+    """The picture, then the positive part of its map at each step on one scale; below each map the score then.
+
+    Args:
+        sheet: One picture as the tower saw it, its maps at each moment of training, in order, the base first.
+        steps: Optimizer step of each map; 0 is the base.
+
+    Raises:
+        UsageError: If there is not one picture, or not one step per map.
+    """
+    places, maps = _places(sheet, steps), [maps[0] for maps in sheet.maps.values()]
+    scale, picture = scale_of([maps[place] for place in places], False), sheet.pictures[0]
+    cell = min(1.25, (TWO_COLUMNS - 2 * _MARGIN - BAR_ROOM) / (1 + len(places)) - _GAP)
+    high = cell * min(picture.height / picture.width, _TALLEST)
+    low = _UNDER + _PANEL + _GAP
+    lefts = [_MARGIN + number * (cell + _GAP) for number in range(2 + len(places))]
+    width = lefts[-1] + BAR_ROOM + _MARGIN
+    with paper_style():
+        unit = in_two_lines(sheet.map_unit, BAR_ROOM * 72, SMALL)
+        figure = Figure((width, low + high + (1 + unit.count("\n")) * _LINE + _MARGIN))
+        shown = [np.asarray(picture.convert("RGB")), *(painted(picture, maps[place], scale) for place in places)]
+        for left, one in zip(lefts, shown, strict=False):
+            add_axes(figure, (left, low, cell, high)).imshow(one, interpolation="none")
+        draw_bar(figure, (lefts[-1] + 0.02, low, BAR, high), scale)
+        y = low + high + 0.03
+        _write(figure, lefts[0], y, fitted(sheet.titles[0], (lefts[-1] - _MARGIN) * 72, SMALL))
+        _write(figure, lefts[-1], y, unit)
+        first, last = lefts[1], lefts[-1] - _GAP
+        _draw_scores(figure, (first, _UNDER, last - first, _PANEL), [maps[place].score for place in places],
+                     [steps[place] for place in places], sheet.unit)  # fmt: skip
+    return figure
+
+
+def caption(sheet: Sheet, steps: Sequence[int]) -> str:
+    """The caption of `draw(sheet, steps)`."""
+    shown = len(_places(sheet, steps))
+    limit = f" {shown} of {len(steps)} moments are shown, the first and the last among them." * (shown < len(steps))
+    return (
+        f"Maps of {sheet.method} at {sheet.site} during training, after the picture as the tower sees it. Positive: "
+        f"{sheet.meaning}; negative values are drawn as 0. One square is one patch, not interpolated. One colour scale "
+        f"for all steps, in {sheet.map_unit}. Below each map the score at that step in {sheet.unit}; dashed: that of "
+        f"the first. Columns follow each other in order and not in proportion to their steps.{limit} n = 1 image; "
+        "single maps, no interval."
+    )
+
+
+def _places(sheet: Sheet, steps: Sequence[int]) -> list[int]:
+    """Numbers of the maps that have a column: all, or some spread evenly over training."""
+    if len(sheet.pictures) != 1 or len(steps) != len(sheet.maps):
+        raise UsageError(
+            f"{len(sheet.pictures)} pictures, {len(sheet.maps)} maps and {len(steps)} steps do not make a strip",
+            hint="Give one picture, and one step per map.",
+        )
+    every = np.linspace(0, len(steps) - 1, min(MOST_STEPS, len(steps)))
+    return [round(place) for place in every.tolist()]
+
+
+def _write(figure: Figure, x: float, y: float, text: str) -> None:
+    wide, high = figure.get_size_inches()
+    figure.text(x / wide, y / high, text, size=SMALL, color=MUTED)
+
+
+def _draw_scores(
+    figure: Figure, place: Sequence[float], scores: Sequence[float], steps: Sequence[int], unit: str
+) -> None:
+    axes = add_axes(figure, place)
+    axes.set_axis_on()
+    axes.axhline(scores[0], color=MUTED, linestyle="--", linewidth=0.9)
+    axes.plot(range(len(steps)), scores, color=INK, marker="o", markeredgecolor="white", markeredgewidth=0.4)
+    axes.set_xlim(-0.5, len(steps) - 0.5)
+    axes.set_xticks(range(len(steps)), labels=[f"{step:,}" for step in steps])
+    axes.set_xlabel("Optimizer step")
+    axes.margins(y=0.15)
+    axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    axes.grid(axis="y")
+    axes.set_ylabel(fitted(f"Score, {unit}", place[3] * 72, 7.0))
