@@ -163,7 +163,8 @@ class _Pass:
                 else:
                     for job in chunk.jobs:
                         arrays = {**_joined(parts.pop(id(job), []), job), "bad": _to_array(chunk.bad)}
-                        self.store.write(job.key(chunk.hashes), arrays)
+                        owner = f"{job.encoder.name} ({job.encoder.provenance.path})"
+                        self.store.write(job.key(chunk.hashes), arrays, owner, self.images.name)
                     self.chunks.append((chunk.start, chunk.hashes))
                     yield chunk.start + len(chunk.data)
 

@@ -2,7 +2,8 @@
 
 One file per encoder and chunk of images. Its name is a hash of the tower's weights, the pixels' processing, the
 number format, the device kind, the versions of the libraries and of this layout, and the content of the images; it
-holds one array per site and pooling. Names and times of files play no part.
+holds one array per site and pooling. Names and times of files play no part. The header of the file also notes the key,
+a hash of the arrays, and whose features of which images they are: for people, and so that they can be verified.
 """
 
 from __future__ import annotations
@@ -50,9 +51,13 @@ class ChunkKey:
     compute: str
     image_hashes: tuple[str, ...]
 
+    def text(self) -> str:
+        """The key as JSON."""
+        return json.dumps([LAYOUT_VERSION, *astuple(self)])
+
     def digest(self) -> str:
         """The key as 64 hexadecimal digits."""
-        return hashlib.sha256(json.dumps([LAYOUT_VERSION, *astuple(self)]).encode()).hexdigest()
+        return hashlib.sha256(self.text().encode()).hexdigest()
 
 
 class FeatureStore:
@@ -69,15 +74,27 @@ class FeatureStore:
         """Which of `names` this chunk does not hold yet."""
         return set(names) - set(self._names(key))
 
-    def write(self, key: ChunkKey, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Add `arrays` (one row per valid image) to the chunk; what it held stays."""
+    def write(self, key: ChunkKey, arrays: Mapping[str, NDArray[Any]], owner: str = "", images: str = "") -> None:
+        """Add `arrays` (one row per valid image) to the chunk; what it held stays.
+
+        Args:
+            key: The chunk.
+            arrays: What is added, by name.
+            owner: Name of the encoder, for people.
+            images: Name of the image set, for people.
+        """
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         # The lock makes read-add-replace one step: two processes may add different sites to one chunk.
         with FileLock(path.parent / ".lock"):
             held = self.read(key, self._names(key))
             with replacing(path) as temporary:
-                save_file({**held, **arrays}, temporary)
+                held |= arrays
+                noted = {"key": key.text(), "sha256": arrays_hash(held), "owner": owner, "images": images}
+                # The header is UTF-8, which the name of a file need not be.
+                save_file(
+                    held, temporary, {k: v.encode("utf-8", "backslashreplace").decode() for k, v in noted.items()}
+                )
 
     def read(self, key: ChunkKey, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """The named arrays of the chunk.
@@ -118,6 +135,15 @@ class FeatureStore:
     def _path(self, key: ChunkKey) -> Path:
         digest = key.digest()
         return self.folder / digest[:2] / f"{digest}.safetensors"
+
+
+def arrays_hash(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over the names, shapes, dtypes and bytes of `arrays`, whatever their order."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\0".encode("utf-8", "backslashreplace"))
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 class StoredSites(Mapping[str, NDArray[np.floating]]):

@@ -105,7 +105,7 @@ class LanguageModel:
         keys, forwarded = [self._key(chunk) for chunk in chunks], 0
         for done, (chunk, key) in enumerate(zip(chunks, keys, strict=True), start=1):
             if store.missing(key, self.layers):
-                store.write(key, self._forward(chunk))
+                store.write(key, self._forward(chunk), self.spec, "captions")
                 forwarded += len(chunk)
             if progress:
                 progress(f"captions, {self.spec}", min(done * _CHUNK, len(captions)), len(captions))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_MARK = ".visprobe-tmp-"
+MARK = ".visprobe-tmp-"  # in the name of every temporary file and folder
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary file is removed and `path` is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name[:100]}{_MARK}{uuid.uuid4().hex[:12]}{path.suffix[:20]}"
+    temporary = path.parent / f".{path.name[:100]}{MARK}{uuid.uuid4().hex[:12]}{path.suffix[:20]}"
     try:
         yield temporary
         _sync(temporary)
@@ -47,7 +47,7 @@ def filling(folder: Path) -> Iterator[Path]:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    temporary = folder / f".new{_MARK}{uuid.uuid4().hex[:12]}"
+    temporary = folder / f".new{MARK}{uuid.uuid4().hex[:12]}"
     temporary.mkdir()
     try:
         yield temporary
@@ -62,7 +62,7 @@ def filling(folder: Path) -> Iterator[Path]:
 
 def is_filled(folder: Path) -> bool:
     """Whether `folder` holds something, leftovers of a killed writer aside."""
-    return folder.exists() and any(_MARK not in path.name for path in folder.iterdir())
+    return folder.exists() and any(MARK not in path.name for path in folder.iterdir())
 
 
 def _sync(path: Path) -> None:
@@ -100,7 +100,7 @@ def to_json(value: Any) -> str:
 
 def remove_leftovers(folder: Path) -> int:
     """Delete temporary files that a killed writer left in `folder`; returns how many."""
-    leftovers = [p for p in folder.glob(f".*{_MARK}*")]
+    leftovers = [p for p in folder.glob(f".*{MARK}*")]
     for path in leftovers:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return len(leftovers)

@@ -1,9 +1,21 @@
-"""Where this machine keeps what can be made or fetched again."""
+"""Where this machine keeps what can be made or fetched again, and what of it may be removed."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from visprobe.io.atomic import MARK
+
+CACHES = ("features", "hub", "json-index")
+_LOCKS = (".lock", "lock")
+_ABANDONED = 3600.0  # seconds without a write after which a temporary file has no writer any more
 
 
 def cache_folder(name: str) -> Path:
@@ -11,3 +23,88 @@ def cache_folder(name: str) -> Path:
     import platformdirs
 
     return Path(os.environ.get("VISPROBE_CACHE") or platformdirs.user_cache_dir("visprobe")) / name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Files of a cache that belong together: what one checkpoint made of one image set, or one remote file.
+
+    Attributes:
+        id: 12 hexadecimal digits that name it.
+        cache: The cache that it lies in: "features", "hub", "json-index".
+        checkpoint: Whose it is, as far as that was noted.
+        images: Of which images, or which file.
+        detail: What else tells it from others.
+        files: Its files.
+    """
+
+    id: str
+    cache: str
+    checkpoint: str
+    images: str
+    detail: str
+    files: tuple[Path, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Room that its files take on the disk, holes of sparse files aside."""
+        return sum(room(path) for path in self.files)
+
+    @property
+    def written(self) -> float:
+        """When it was last written to, in seconds since 1970."""
+        return max((path.stat().st_mtime for path in self.files if path.exists()), default=0.0)
+
+
+def room(path: Path) -> int:
+    """Bytes that a file takes on the disk; 0 if it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0
+    return min(status.st_size, getattr(status, "st_blocks", 1 << 60) * 512)  # Windows does not count blocks
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """Temporary files anywhere in `folder` that killed writers left; those of the last hour may have a writer."""
+    temporary = [path for path in folder.rglob(f".*{MARK}*") if path.is_file()]
+    return sorted(path for path in temporary if time.time() - path.stat().st_mtime > _ABANDONED)
+
+
+@dataclass
+class Removed:
+    """What `remove` did: bytes of room that are free now, and files that a running command holds and that stay."""
+
+    freed: int = 0
+    in_use: list[Path] = field(default_factory=list)
+
+
+def remove(paths: Sequence[Path], folder: Path) -> Removed:
+    """Delete files of a cache.
+
+    Args:
+        paths: Files; one that is gone already is no fault.
+        folder: Folder of the cache. What does not lie in it is not touched, whatever link leads there.
+
+    Raises:
+        ValueError: If a path does not lie in `folder`; nothing is deleted then.
+    """
+    root = folder.resolve()
+    if outside := [path for path in paths if not path.parent.resolve().is_relative_to(root)]:
+        raise ValueError(f"{outside[0]} does not lie in {folder}")
+    removed = Removed()
+    for path in paths:
+        freed = 0 if path.is_symlink() else room(path)
+        try:
+            with _right_to_write(path.parent):
+                path.unlink(missing_ok=True)
+            removed.freed += freed
+        except Timeout:
+            removed.in_use.append(path)
+    return removed
+
+
+def _right_to_write(folder: Path) -> AbstractContextManager[object]:
+    """The lock that writers of this folder take; it stays, as another process may be waiting for it."""
+    lock = next((folder / name for name in _LOCKS if (folder / name).is_file()), None)
+    return FileLock(lock, timeout=1) if lock else nullcontext()

@@ -1,0 +1,92 @@
+"""What the caches of remote files and of JSON offsets hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from visprobe.io.cache import Entry, cache_folder
+
+_ADDRESS = re.compile(r"[0-9a-f]{40,64}")
+_OFFSETS = re.compile(r"([0-9a-f]{64})-(lines|array)-\d+\.npy")
+_BLOCK = 1 << 24  # bytes hashed at a time
+
+
+def hub_entries() -> list[Entry]:
+    """One entry per remote file of which ranges are here."""
+    folder = cache_folder("hub")
+    owners = _owners(folder / "models")
+    found = [path for path in (folder / "files").glob("*") if _ADDRESS.fullmatch(path.name)]
+    return [_hub_entry(path, *owners.get(path.name, ("", ""))) for path in sorted(found) if (path / "data").is_file()]
+
+
+def json_entries() -> list[Entry]:
+    """One entry per JSON file of training rows whose records were found."""
+    found = [(path, _OFFSETS.fullmatch(path.name)) for path in sorted(cache_folder("json-index").glob("*.npy"))]
+    return [
+        Entry(match[1][:12], "json-index", "", f"rows of content {match[1][:12]}", match[2], (path,))
+        for path, match in found
+        if match
+    ]
+
+
+def hub_faults(entry: Entry) -> list[str]:
+    """What is wrong with the ranges of one remote file: their list, their length, and the hash of a whole file."""
+    data = next(path for path in entry.files if path.name == "data")
+    try:
+        listed = json.loads((data.parent / "ranges.json").read_bytes())
+        size, ranges = int(listed["size"]), [(int(start), int(end)) for start, end in listed["ranges"]]
+    except FileNotFoundError:
+        return ["ranges.json is missing: nothing of it is believed"]
+    except (ValueError, TypeError, KeyError) as error:
+        return [f"ranges.json is damaged: {error}"]
+    if data.stat().st_size != size:
+        return [f"{data.stat().st_size} bytes long instead of {size}"]
+    if any(not 0 <= start <= end <= size for start, end in ranges):
+        return ["ranges.json names bytes beyond the end"]
+    # The address of a file that no listing names is not the hash of its content.
+    if ranges == [(0, size)] and entry.checkpoint and not _has_address(data, size):
+        return ["the content has another hash than its address says"]
+    return []
+
+
+def json_faults(entry: Entry) -> list[str]:
+    """What is wrong with a file of offsets: its length, and their order."""
+    try:
+        starts = np.load(entry.files[0], mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        return [f"cannot be read: {error}"]
+    in_order = starts.ndim == 1 and starts.dtype == np.int64 and bool((np.diff(starts) >= 0).all())
+    return [] if in_order else ["holds no ascending offsets"]
+
+
+def _hub_entry(folder: Path, repo: str, name: str) -> Entry:
+    files = tuple(path for path in (folder / "data", folder / "ranges.json") if path.is_file())
+    size = (folder / "data").stat().st_size
+    return Entry(folder.name[:12], "hub", repo, name, f"of a file of {size} bytes", files)
+
+
+def _owners(folder: Path) -> dict[str, tuple[str, str]]:
+    """Address of a content to the model and the file that have it, from the listings that were kept."""
+    owners: dict[str, tuple[str, str]] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        try:
+            files = json.loads(path.read_bytes())["files"]
+            owners |= {str(of[1]): (path.parent.name.replace("--", "/"), name) for name, of in files.items() if of}
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            continue  # a damaged listing names nothing; it is fetched again when it is needed
+    return owners
+
+
+def _has_address(data: Path, size: int) -> bool:
+    """Whether a whole file hashes to its folder's name: SHA-256 of large files, git's SHA-1 of small ones."""
+    address = data.parent.name
+    digest = hashlib.sha1(f"blob {size}\0".encode()) if len(address) == 40 else hashlib.sha256()
+    with data.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest() == address
