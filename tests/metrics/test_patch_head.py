@@ -6,7 +6,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from visprobe.metrics import patch_head
-from visprobe.metrics.patch_head import HIDDEN, Kind, head_logits, select_heads, step_count, train_heads
+from visprobe.metrics.head_stack import Kind
+from visprobe.metrics.patch_head import HIDDEN, head_logits, select_heads, step_count, train_heads
 
 
 def planted(images=40, patches=16, classes=4, noise=0.0, seed=0):
@@ -27,7 +28,7 @@ def test_planted_classes_are_found(hidden):
     features, counts, labels = planted()
     kinds = [Kind(hidden, target, 1e-2) for target in ("pixels", "classes")]
     best = select_heads(batch_of(features, counts), np.arange(8), np.arange(8, 10), kinds)
-    for head, _, _ in best.values():
+    for head in (one.head for one in best.values()):
         logits = head_logits(head, features)
         assert np.array_equal(logits.argmax(-1), labels)
     assert np.array_equal(head_logits(best[hidden, "classes"].head, features) > 0, counts > 0)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from visprobe.analyses.analysis import Analysis, Inputs
+from visprobe.analyses.overlap import Overlap, overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.result import Result
+from visprobe.analyses.segment_choice import edge_warnings, trainings
 from visprobe.analyses.segment_examples import examples
 from visprobe.analyses.segment_heads import FORMS, HELD, Form, Found, found_by
 from visprobe.analyses.segment_rows import (
@@ -21,12 +23,11 @@ from visprobe.analyses.segment_rows import (
     published,
     scores_of,
     spread_over_seeds,
-    trainings,
     value_rows,
 )
 from visprobe.analyses.segment_setting import Asked, Of, Setting, check_masks, setting_of
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.metrics.patch_head import BATCH, LEAST_STEPS, RATES, ROUNDS, step_count
+from visprobe.metrics.patch_head import BATCH, RATES, ROUNDS, step_count
 
 QUESTION = "Can a small head on frozen patch features say what is where in an image, better than before post-training?"
 
@@ -53,9 +54,11 @@ def segment(inputs: Inputs, asked: Asked) -> Result:
     scores: dict[Of, Scores] = {}
     found: dict[Of, list[dict[Form, Found]]] = {}
     for of, task in setting.tasks.items():
-        found[of] = [found_by(task, asked.heads, inputs.seed + seed) for seed in range(asked.seeds)]
+        seeds = range(inputs.seed, inputs.seed + asked.seeds)
+        found[of] = [found_by(task, asked.heads, seed, asked.least_steps) for seed in seeds]
         scores[of] = scores_of(found[of], asked.heads)
-    paper = {of: published(task, inputs.seed, asked.seeds) for of, task in setting.tasks.items() if asked.paper}
+    tasks = setting.tasks if asked.paper else {}
+    paper = {of: published(task, inputs.seed, asked.seeds, asked.least_steps) for of, task in tasks.items()}
     floors = {features.encoder for features in inputs.floors}
     rows = [
         *value_rows(scores, floors),
@@ -63,15 +66,17 @@ def segment(inputs: Inputs, asked: Asked) -> Result:
         *baseline_rows(setting, asked.background),
     ]
     differences, tests = difference_rows(scores, [f.encoder for f in (inputs.base, *inputs.others)])
-    settings = _settings(inputs, setting, asked) | {"tests": tests}
+    shared = overlap(inputs.base, inputs.support[0])
+    settings = _settings(inputs, setting, asked) | overlap_settings(shared) | {"tests": tests}
     settings |= class_table(setting, found, asked.heads[0])
     settings |= trainings(found) | {"seeds_spread": spread_over_seeds(found)}
     settings["examples"] = examples(inputs, setting.views[inputs.base.encoder], setting.tasks, found, asked.heads[0])
-    return Result("segment", QUESTION, (*rows, *differences), settings, tuple(_warnings(setting, inputs)))
+    warnings = (*_warnings(setting, inputs, shared), *edge_warnings(settings["chosen"]))
+    return Result("segment", QUESTION, (*rows, *differences), settings, warnings)
 
 
 def _settings(inputs: Inputs, setting: Setting, asked: Asked) -> dict[str, Any]:
-    steps = step_count(len(setting.train_ids) - max(1, len(setting.train_ids) // HELD))
+    steps = step_count(len(setting.train_ids) - max(1, len(setting.train_ids) // HELD), asked.least_steps)
     return {
         "base": inputs.base.encoder,
         "consumed": inputs.base.consumed,
@@ -84,7 +89,7 @@ def _settings(inputs: Inputs, setting: Setting, asked: Asked) -> dict[str, Any]:
         "ignored": sorted(setting.labels.ignored),
         "background": asked.background,
         "grids": {site: list(task.grid) for (_, site), task in setting.tasks.items()},
-        "training": f"AdamW, {steps} steps of {BATCH} images, at least {LEAST_STEPS}, rates falling to a tenth; "
+        "training": f"AdamW, {steps} steps of {BATCH} images, rates falling to a tenth; "
         f"rate and one of {ROUNDS} rounds by the loss on one training image in {HELD}, which is not trained on",
         "rates": {form: list(RATES[FORMS[form]]) for form in asked.heads},
         "threshold": 0.5,
@@ -93,7 +98,8 @@ def _settings(inputs: Inputs, setting: Setting, asked: Asked) -> dict[str, Any]:
     }
 
 
-def _warnings(setting: Setting, inputs: Inputs) -> Iterator[str]:
+def _warnings(setting: Setting, inputs: Inputs, shared: Overlap) -> Iterator[str]:
+    yield from overlap_warnings(shared, inputs.base, inputs.support[0])
     for name, ones in setting.left_out.items():
         if ones:
             yield f"{len(ones)} images of {name} were left out, first {ones[0][0]}: {ones[0][1]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,17 +14,17 @@ from visprobe.analyses.segment_data import Labelled, Patches
 from visprobe.analyses.segment_view import UNCOUNTED
 from visprobe.encoders.pixels import Grid
 from visprobe.metrics.class_tallies import Tallies, macro_recall
+from visprobe.metrics.head_stack import Kind, Target
 from visprobe.metrics.jackknife import Indices
 from visprobe.metrics.patch_head import (
     BATCH,
     HIDDEN,
+    PUBLISHED_RATE,
     RATES,
     Batch,
     Floats,
     Head,
-    Kind,
     Selected,
-    Target,
     head_logits,
     select_heads,
     train_heads,
@@ -79,19 +79,21 @@ class Found(NamedTuple):
     chosen: tuple[Selected, Selected]
 
 
-def found_by(task: Task, forms: Sequence[Form], seed: int) -> dict[Form, Found]:
+def found_by(task: Task, forms: Sequence[Form], seed: int, least_steps: int | None = None) -> dict[Form, Found]:
     """Train heads of all `forms`, rate and round chosen on training images kept back, and try them."""
     fit, held = split(len(task.train_labels.ids), seed)
     kinds = [Kind(FORMS[form], target, rate) for form in forms for target in TARGETS for rate in RATES[FORMS[form]]]
-    best = select_heads(task.batch, fit, held, kinds, background=task.background, seed=seed, device=task.device)
+    how: dict[str, Any] = {"background": task.background, "device": task.device, "least_steps": least_steps}
+    best = select_heads(task.batch, fit, held, kinds, seed=seed, **how)
     return {form: _tried(task, best[FORMS[form], "pixels"], best[FORMS[form], "classes"]) for form in forms}
 
 
-def recall_by_round(task: Task, seed: int) -> list[Tallies]:
+def recall_by_round(task: Task, seed: int, least_steps: int | None = None) -> list[Tallies]:
     """As published: one two-layer head on all training images; its patches after each of the five rounds."""
     images = np.arange(len(task.train_labels.ids))
-    kinds = [Kind(HIDDEN, "classes", RATES[HIDDEN][0])]
-    rounds = train_heads(task.batch, images, kinds, background=task.background, seed=seed, device=task.device)
+    kinds = [Kind(HIDDEN, "classes", PUBLISHED_RATE)]
+    how: dict[str, Any] = {"background": task.background, "device": task.device, "least_steps": least_steps}
+    rounds = train_heads(task.batch, images, kinds, seed=seed, **how)
     return [_patches(task, heads[0]) for heads in rounds]
 
 

@@ -52,9 +52,9 @@ def _mean(each: Sequence[Replicated]) -> Replicated:
     return Replicated(float(np.mean([one.value for one in each])), np.mean([one.without for one in each], axis=0))
 
 
-def published(task: Task, first: int, seeds: int) -> Scores:
+def published(task: Task, first: int, seeds: int, least_steps: int | None = None) -> Scores:
     """Recall by the published protocol, with its last round instead, and how much the choice of the round adds."""
-    rounds = [recall_by_round(task, first + seed) for seed in range(seeds)]
+    rounds = [recall_by_round(task, first + seed, least_steps) for seed in range(seeds)]
     best = _mean([macro_recall(each[best_round(each)]) for each in rounds])
     last = _mean([macro_recall(each[-1]) for each in rounds])
     return {"paper_patch_recall": best, "honest_patch_recall": last, "leak_patch_recall": subtract(best, last)}
@@ -141,14 +141,3 @@ def spread_over_seeds(found: AllFound) -> list[dict[str, Any]]:
             lines.append({**what, "miou": miou, "patch_recall": recall, "miou_deviation": float(np.std(miou, ddof=1))}
                          if len(each) > 1 else {**what, "miou": miou, "patch_recall": recall})  # fmt: skip
     return lines
-
-
-def trainings(found: AllFound) -> dict[str, Any]:
-    """Rate and round that were chosen for each head."""
-    chosen = [
-        {"checkpoint": name, "site": site, "head": form, "seed": seed,
-         "pixels": [one[form].chosen[0].head.kind.rate, one[form].chosen[0].round],
-         "classes": [one[form].chosen[1].head.kind.rate, one[form].chosen[1].round]}
-        for (name, site), each in found.items() for seed, one in enumerate(each) for form in one
-    ]  # fmt: skip
-    return {"chosen_rate_and_round": chosen}

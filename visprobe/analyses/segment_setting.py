@@ -31,6 +31,7 @@ class Asked:
         ignored: Numbers in masks that count for no class, beside those that the images themselves name.
         background: A class that patches hold only if they hold no other.
         paper: Whether to run the published protocol, and measure its leak, as well.
+        least_steps: Steps of each training, if five epochs are fewer; by default 300.
     """
 
     heads: tuple[Form, ...] = ("linear",)
@@ -38,6 +39,7 @@ class Asked:
     ignored: tuple[int, ...] = ()
     background: int | None = None
     paper: bool = False
+    least_steps: int | None = None
 
 
 @dataclass(frozen=True)

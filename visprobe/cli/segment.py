@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,6 +30,9 @@ def command(
     ] = None,
     protocol: Annotated[
         Literal["paper"] | None, typer.Option(help="Also the published protocol, and how much of it is its leak.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=5, help="Steps of each training, if five epochs are fewer. Default 300.")
     ] = None,
     output_dir: o.OutputDir = Path("visprobe-segment"),
     split: o.Split = None,
@@ -62,10 +64,11 @@ def command(
 
     if protocol and head == "linear":
         raise UsageError("--protocol paper trains two-layer heads", hint="Add --head mlp or --head both.")
-    asked = Asked(("linear", "mlp") if head == "both" else (head,), seeds, tuple(ignored or ()), background)
+    heads: tuple[Literal["linear", "mlp"], ...] = ("linear", "mlp") if head == "both" else (head,)
+    asked = Asked(heads, seeds, tuple(ignored or ()), background, protocol == "paper", steps)
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, tiles=tiles)
-        measured = measure(ckpt, data, [asking(replace(asked, paper=protocol == "paper"))], how)
+        measured = measure(ckpt, data, [asking(asked)], how)
         page = write_report(output_dir, measured.document(command_line()))
     show(measured, as_json=json, page=page)
     finish(measured, max_bad)

@@ -1,46 +1,32 @@
-"""Heads from frozen patch features to classes: linear or two-layer, by AdamW, the epoch chosen on other images."""
+"""Heads from frozen patch features to classes: linear or two-layer, by AdamW, rate and epoch chosen on other images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from visprobe.metrics.head_stack import Kind, Layers, Stack, Target, forward, losses
 from visprobe.metrics.jackknife import Indices
 from visprobe.metrics.segmentation import held_classes
 
 Floats = NDArray[np.float32]
-Target = Literal["classes", "pixels"]
 # From numbers of images to their features, (b, patches, d), and pixels per class of each patch, (b, patches, classes).
 Batch = Callable[[Indices], tuple[Floats, Floats]]
 
 HIDDEN = 1024
-RATES = {0: (1e-2, 1e-1), HIDDEN: (1e-3,)}  # a linear head of few steps needs more; the other is the published one
+# Half decades; on digit scenes, of five feature spaces, the best rate lay inside (analyses/segment/card.md).
+RATES = {0: (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0), HIDDEN: (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}
+PUBLISHED_RATE = 1e-3  # of the two-layer head
 ROUNDS = 5  # epochs, where there are images enough
 LEAST_STEPS = 300
 BATCH = 32
 _WARM_UP = 0.16  # the published 500 of 3,125 steps
-_DECAY = 0.01
-
-
-class Kind(NamedTuple):
-    """What a head is and how it is trained.
-
-    Attributes:
-        hidden: Width of the hidden layer; 0 for a linear head.
-        target: "classes": every class by itself, whether the patch holds it (binary cross-entropy); "pixels": the share
-            of the patch's pixels in each class (cross-entropy, a patch weighing as many as it has counted pixels).
-        rate: Learning rate after warm-up; it falls to a tenth.
-    """
-
-    hidden: int
-    target: Target
-    rate: float
+_FLAT = 0.01  # of the loss: where the neighbour inside is within this, the edge of what was tried does not matter
 
 
 class Head(NamedTuple):
@@ -56,22 +42,31 @@ class Head(NamedTuple):
     kind: Kind
     mean: Floats
     deviation: Floats
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    layers: Layers
 
 
 class Selected(NamedTuple):
-    """The head of least loss on the images kept back, and the round (1 to `ROUNDS`) after which it was had."""
+    """The head of least loss on the images kept back.
+
+    Attributes:
+        head: With its rate.
+        round: After which of the rounds (1 to `ROUNDS`) it was had.
+        loss: Its loss on the images kept back.
+        edges: Whether what was chosen is the "smallest rate", "largest rate", "first round" or "last round" of those
+            tried, and the loss one step inside is more than 1 % higher: beyond, a better head may lie.
+    """
 
     head: Head
     round: int
     loss: float
+    edges: tuple[str, ...]
 
 
 def head_logits(head: Head, features: Floats) -> Floats:
     """Logits of `head`, float32 of shape (..., classes), of features of shape (..., d)."""
     device = head.layers[0][0].device
     with torch.inference_mode():
-        logits: Floats = _forward(head.layers, _standard(features, head.mean, head.deviation, device)).cpu().numpy()
+        logits: Floats = forward(head.layers, _standard(features, head.mean, head.deviation, device)).cpu().numpy()
     return logits
 
 
@@ -84,6 +79,7 @@ def select_heads(
     background: int | None = None,
     seed: int = 0,
     device: torch.device | None = None,
+    least_steps: int | None = None,
 ) -> dict[tuple[int, Target], Selected]:
     """Train heads of all `kinds` and keep, for each form and target, the rate and round of least loss on other images.
 
@@ -95,14 +91,29 @@ def select_heads(
         background: As `held_classes`.
         seed: Of the initial weights and of the order of the images.
         device: Where to train; by default the CPU.
+        least_steps: As `step_count`.
     """
-    best: dict[tuple[int, Target], Selected] = {}
-    for number, heads in enumerate(train_heads(batch, fit, kinds, background=background, seed=seed, device=device), 1):
+    best: dict[tuple[int, Target], tuple[float, int, Head]] = {}
+    known: dict[Kind, list[float]] = {kind: [] for kind in kinds}
+    rounds = train_heads(batch, fit, kinds, background=background, seed=seed, device=device, least_steps=least_steps)
+    for number, heads in enumerate(rounds, 1):
         for head, loss in zip(heads, _losses(heads, batch, held, background), strict=True):
+            known[head.kind].append(loss)
             key = (head.kind.hidden, head.kind.target)
-            if key not in best or loss < best[key].loss:
-                best[key] = Selected(head, number, loss)
-    return best
+            if key not in best or loss < best[key][0]:
+                best[key] = (loss, number, head)
+    return {key: Selected(head, number, loss, _edges(known, head.kind)) for key, (loss, number, head) in best.items()}
+
+
+def _edges(known: Mapping[Kind, Sequence[float]], chosen: Kind) -> tuple[str, ...]:
+    """Where the least loss lies on the edge of the rates or rounds tried, and falls towards it."""
+    by_rate = {kind.rate: min(own) for kind, own in known.items() if kind[:2] == chosen[:2]}
+    lines = {"smallest rate": [by_rate[rate] for rate in sorted(by_rate)], "first round": known[chosen]}
+    lines |= {"largest rate": lines["smallest rate"][::-1], "last round": known[chosen][::-1]}
+    least = min(known[chosen])
+    return tuple(
+        name for name, line in lines.items() if line[0] == least and len(line) > 1 and line[1] > (1 + _FLAT) * least
+    )
 
 
 def train_heads(
@@ -113,16 +124,18 @@ def train_heads(
     background: int | None = None,
     seed: int = 0,
     device: torch.device | None = None,
+    least_steps: int | None = None,
 ) -> Iterator[list[Head]]:
     """Train heads of all `kinds` on `images` and give them after each of `ROUNDS` equal parts of the training.
 
     Args:
         batch: As `select_heads`.
         images: Images that are trained on.
-        kinds: What to train.
+        kinds: What to train; those that differ in their rate alone begin with the same weights.
         background: As `held_classes`.
         seed: Of the initial weights and of the order of the images.
         device: Where to train; by default the CPU.
+        least_steps: As `step_count`.
 
     Source:
         The head of "RL makes MLLMs see better than SFT" (2510.16333), appendix E.5: AdamW, 1e-3 to 1e-4 by a cosine,
@@ -133,55 +146,40 @@ def train_heads(
     device = device or torch.device("cpu")
     mean, deviation, classes = _moments(batch, images)
     draw = torch.Generator().manual_seed(seed)
-    layers = [_fresh(len(mean), kind.hidden, classes, draw, device) for kind in kinds]
-    optimisers = [torch.optim.AdamW([t for layer in one for t in layer], weight_decay=_DECAY) for one in layers]
-    steps = step_count(len(images))
+    alike = dict.fromkeys((kind.hidden, kind.target) for kind in kinds)
+    stacks = [Stack([kind for kind in kinds if kind[:2] == key], len(mean), classes, draw, device) for key in alike]
+    steps = step_count(len(images), least_steps)
     for step, chosen in enumerate(_orders(images, steps, np.random.default_rng(seed)), 1):
         features, counts = batch(chosen)
         x, labels = _standard(features, mean, deviation, device), torch.from_numpy(counts).to(device)
         held = torch.from_numpy(held_classes(counts, background)).to(device)
-        for kind, own, optimiser in zip(kinds, layers, optimisers, strict=True):
-            optimiser.param_groups[0]["lr"] = kind.rate * _schedule(step, steps)
-            optimiser.zero_grad()
-            _loss(_forward(own, x), kind.target, labels, held).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+        for stack in stacks:
+            stack.step(x, labels, held, _schedule(step, steps))
         if step * ROUNDS // steps > (step - 1) * ROUNDS // steps:
-            yield [Head(k, mean, deviation, _copied(own)) for k, own in zip(kinds, layers, strict=True)]
+            layers = {kind: own for stack in stacks for kind, own in stack.each().items()}
+            yield [Head(kind, mean, deviation, layers[kind]) for kind in kinds]
 
 
-def step_count(images: int) -> int:
-    """How many steps `train_heads` takes on so many images."""
-    return max(ROUNDS * math.ceil(images / BATCH), LEAST_STEPS)
+def step_count(images: int, least: int | None = None) -> int:
+    """How many steps `train_heads` takes: five epochs of so many images, at least `least` (by default 300)."""
+    return max(ROUNDS * math.ceil(images / BATCH), least or LEAST_STEPS, ROUNDS)
 
 
 def _losses(heads: Sequence[Head], batch: Batch, images: Indices, background: int | None) -> list[float]:
-    sums, weights = [0.0] * len(heads), 0
+    """Loss of each of `heads`, of one training, on `images`."""
+    sums, first = torch.zeros(len(heads), dtype=torch.float64), heads[0]
+    device = first.layers[0][0].device
     for start in range(0, len(images), BATCH):
         chosen = images[start : start + BATCH]
         features, counts = batch(chosen)
-        labels, held = torch.from_numpy(counts), torch.from_numpy(held_classes(counts, background))
-        for number, head in enumerate(heads):
-            logits = torch.from_numpy(head_logits(head, features))
-            sums[number] += float(_loss(logits, head.kind.target, labels, held)) * len(chosen)
-        weights += len(chosen)
-    return [total / weights for total in sums]
-
-
-def _loss(logits: torch.Tensor, target: Target, counts: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
-    if target == "pixels":
-        return -(counts * torch.log_softmax(logits, -1)).sum() / counts.sum().clamp(min=1)
-    of = held.any(-1)  # patches of ignored pixels alone teach nothing
-    shown, truth = logits[of], held[of].to(logits.dtype)
-    losses = torch.logaddexp(shown, torch.zeros_like(shown)) - truth * shown
-    return losses.sum() / max(losses.numel(), 1)
-
-
-def _forward(layers: Sequence[tuple[torch.Tensor, torch.Tensor]], x: torch.Tensor) -> torch.Tensor:
-    for number, (weight, offset) in enumerate(layers):
-        if number:
-            x = torch.ops.aten.gelu(x)
-        x = x @ weight + offset
-    return x
+        x = _standard(features, first.mean, first.deviation, device).flatten(0, -2)
+        labels = torch.from_numpy(counts).to(device).flatten(0, -2)
+        held = torch.from_numpy(held_classes(counts, background)).to(device).flatten(0, -2)
+        with torch.inference_mode():
+            for number, head in enumerate(heads):
+                own = losses(forward(head.layers, x)[:, None], head.kind.target, labels, held)
+                sums[number] += float(own) * len(chosen)
+    return [float(total) / len(images) for total in sums]
 
 
 def _standard(features: Floats, mean: Floats, deviation: Floats, device: torch.device) -> torch.Tensor:
@@ -200,25 +198,6 @@ def _moments(batch: Batch, images: Indices) -> tuple[Floats, Floats, int]:
     deviation = np.sqrt(np.maximum(squares / n - (total / n) ** 2, 0))
     deviation = np.where(deviation > 1e-6 * deviation.max(initial=0), deviation, 1)  # what does not vary stays 0
     return (total / n + shift).astype(np.float32), deviation.astype(np.float32), counts.shape[-1]
-
-
-def _fresh(
-    width: int, hidden: int, classes: int, draw: torch.Generator, device: torch.device
-) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-    """Uniform within one over the square root of the inputs, as linear layers of torch begin."""
-    sizes = [width, hidden, classes] if hidden else [width, classes]
-    layers = []
-    for before, after in pairwise(sizes):
-        drawn = [
-            (torch.rand(shape, generator=draw) * 2 - 1) / math.sqrt(before) for shape in ((before, after), (after,))
-        ]
-        weight, offset = (tensor.to(device).requires_grad_() for tensor in drawn)
-        layers.append((weight, offset))
-    return tuple(layers)
-
-
-def _copied(layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-    return tuple((weight.detach().clone(), offset.detach().clone()) for weight, offset in layers)
 
 
 def _orders(images: Indices, steps: int, rng: np.random.Generator) -> Iterator[Indices]:

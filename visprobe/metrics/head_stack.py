@@ -1,0 +1,129 @@
+"""Heads that differ in their learning rate alone, trained side by side on the same batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+
+Target = Literal["classes", "pixels"]
+Layers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+_DECAY = 0.01
+
+
+class Kind(NamedTuple):
+    """What a head is and how it is trained.
+
+    Attributes:
+        hidden: Width of the hidden layer; 0 for a linear head.
+        target: "classes": every class by itself, whether the patch holds it (binary cross-entropy); "pixels": the share
+            of the patch's pixels in each class (cross-entropy, a patch weighing as many as it has counted pixels).
+        rate: Learning rate after warm-up; it falls to a tenth.
+    """
+
+    hidden: int
+    target: Target
+    rate: float
+
+
+class Stack:
+    """Heads of one form and target with one rate each; all begin with the same weights.
+
+    Args:
+        kinds: That differ in their rates alone.
+        width: Features.
+        classes: Outputs.
+        draw: Gives the initial weights.
+        device: Where they lie.
+    """
+
+    def __init__(
+        self, kinds: Sequence[Kind], width: int, classes: int, draw: torch.Generator, device: torch.device
+    ) -> None:
+        self.kinds, self.target = tuple(kinds), kinds[0].target
+        drawn = [tensor for layer in _fresh(width, kinds[0].hidden, classes, draw) for tensor in layer]
+        self._tensors = [
+            tensor.to(device).expand(len(kinds), *tensor.shape).contiguous().requires_grad_() for tensor in drawn
+        ]
+        self._rates = torch.tensor([kind.rate for kind in kinds], device=device)
+        self._optimiser = torch.optim.AdamW(self._tensors, lr=1.0, weight_decay=_DECAY)
+
+    def step(self, x: torch.Tensor, counts: torch.Tensor, held: torch.Tensor, schedule: float) -> None:
+        """One step of AdamW of every head at its own rate.
+
+        Args:
+            x: Standardised features, shape (..., d).
+            counts: Pixels of each class, shape (..., classes).
+            held: Whether the class counts as held, of the same shape.
+            schedule: What rates are multiplied by.
+        """
+        before = [tensor.detach().clone() for tensor in self._tensors]
+        self._optimiser.zero_grad()
+        logits = _side_by_side(self._tensors, x.flatten(0, -2))
+        of_each = losses(logits, self.target, counts.flatten(0, -2), held.flatten(0, -2))
+        of_each.sum().backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        with torch.no_grad():  # the step of AdamW is linear in the rate, which is 1 here
+            for tensor, old in zip(self._tensors, before, strict=True):
+                rates = (self._rates * schedule).view(-1, *[1] * (tensor.dim() - 1))
+                tensor.copy_(old + rates * (tensor - old))
+
+    def each(self) -> Mapping[Kind, Layers]:
+        """Copies of the layers of every head."""
+        own = [[tensor[number].detach().clone() for tensor in self._tensors] for number in range(len(self.kinds))]
+        return {
+            kind: tuple(zip(tensors[::2], tensors[1::2], strict=True))
+            for kind, tensors in zip(self.kinds, own, strict=True)
+        }
+
+
+def forward(layers: Layers, x: torch.Tensor) -> torch.Tensor:
+    """Logits of one head, shape (..., classes), of standardised features of shape (..., d)."""
+    for number, (weight, offset) in enumerate(layers):
+        if number:
+            x = torch.ops.aten.gelu(x)
+        x = x @ weight + offset
+    return x
+
+
+def losses(logits: torch.Tensor, target: Target, counts: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+    """Loss of each of k heads, shape (k,).
+
+    Args:
+        logits: Shape (n, k, classes).
+        target: As `Kind`.
+        counts: Pixels of each class in each patch, shape (n, classes).
+        held: Whether each class counts as held, shape (n, classes).
+    """
+    if target == "pixels":
+        log_shares = torch.log_softmax(logits, -1)
+        return -(counts[:, None] * log_shares).sum((0, 2)) / counts.sum().clamp(min=1)
+    of = held.any(-1)  # patches of ignored pixels alone teach nothing
+    shown, truth = logits[of], held[of].to(logits.dtype)[:, None]
+    each = torch.logaddexp(shown, torch.zeros_like(shown)) - truth * shown
+    return each.sum((0, 2)) / max(truth.numel(), 1)
+
+
+def _side_by_side(tensors: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Logits of all heads, shape (n, k, classes), of features of shape (n, d)."""
+    weight, offset = tensors[:2]
+    heads, width, out = weight.shape
+    # One product of matrices is much faster than k.
+    shown = (x @ weight.transpose(0, 1).reshape(width, heads * out)).view(len(x), heads, out) + offset
+    for weight, offset in zip(tensors[2::2], tensors[3::2], strict=True):
+        shown = torch.einsum("nkh,khc->nkc", torch.ops.aten.gelu(shown), weight) + offset
+    return shown
+
+
+def _fresh(width: int, hidden: int, classes: int, draw: torch.Generator) -> Layers:
+    """Uniform within one over the square root of the inputs, as linear layers of torch begin."""
+
+    def drawn(before: int, *shape: int) -> torch.Tensor:
+        return (torch.rand(shape, generator=draw) * 2 - 1) / math.sqrt(before)
+
+    sizes = [width, hidden, classes] if hidden else [width, classes]
+    return tuple((drawn(before, before, after), drawn(before, after)) for before, after in pairwise(sizes))
