@@ -32,6 +32,7 @@ def maps(
     baseline: str = "mean",
     steps: int = 50,
     side: int = 1,
+    first: int = 0,
 ) -> Maps:
     """Maps of all images by all methods at all sites.
 
@@ -48,6 +49,7 @@ def maps(
         baseline: Image without content for integrated gradients and occlusion: a name in `BASELINES`.
         steps: Steps of integrated gradients.
         side: Side in patches of the squares that occlusion replaces.
+        first: Which of the question's images the first one is.
 
     Returns:
         For each method and site ("consumed" by its name) one map per image, in order.
@@ -70,9 +72,10 @@ def maps(
         occlude = partial(occlusion, subject, baseline=baseline, side=side)
         runs.append(lambda some, first: _keyed(occlude(some, first=first)))
     found: Maps = {(m, site): [] for m in methods for site in ([PIXELS] if m in INPUT_MAPS else sites)}
-    for first in range(0, len(images), batch):
+    for start in range(0, len(images), batch):
         for run in runs:
-            for key, made in _wide_enough(subject, partial(run, images[first : first + batch], first)).items():
+            part = partial(run, images[start : start + batch], first + start)
+            for key, made in _wide_enough(subject, part).items():
                 found[key] += made
     return found
 

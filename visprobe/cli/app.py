@@ -19,6 +19,7 @@ from visprobe.cli import (
     doctor,
     extract_encoder,
     families,
+    gradcam,
     imagenet,
     probe,
     robust,
@@ -47,6 +48,7 @@ app.command("probe")(probe.command)
 app.command("align")(align.command)
 app.command("segment")(segment.command)
 app.command("robust")(robust.command)
+app.command("gradcam")(gradcam.command)
 app.command("swap")(swap.command)
 app.command("scan")(scan.command)
 app.command("families")(families.command)

@@ -13,6 +13,7 @@ from visprobe.figures import (
     answers,
     arms,
     attributes,
+    attribution_report,
     geometry,
     heads,
     images,
@@ -30,6 +31,7 @@ from visprobe.figures import (
     trajectory,
     weight_drift,
     words,
+    zeroshot,
 )
 
 
@@ -47,6 +49,7 @@ KINDS = {
     "swap": Kind("swap", swap.draw, swap.caption),
     "imagenet": Kind("prototype_accuracy", prototype_accuracy.draw, prototype_accuracy.caption),
     "probe": Kind("linear_probe", probe.draw, probe.caption),
+    "zeroshot": Kind("zeroshot_accuracy", zeroshot.draw, zeroshot.caption),
     "knn": Kind("knn_accuracy", knn_accuracy.draw, knn_accuracy.caption),
     "robustness": Kind("robustness", robustness.draw, robustness.caption),
     "segment": Kind("segmentation", segment.draw, segment.caption),
@@ -62,5 +65,10 @@ KINDS = {
     "geometry": Kind("geometry", geometry.draw, geometry.caption),
     "align": Kind("text_alignment", align.draw, align.caption),
     "words": Kind("nearest_words", words.draw, words.caption),
+    "maps": Kind("maps", attribution_report.draw_maps, attribution_report.caption_of_maps),
+    "map_differences": Kind(
+        "map_differences", attribution_report.draw_differences, attribution_report.caption_of_differences
+    ),
+    "map_contrast": Kind("map_contrast", attribution_report.draw_contrast, attribution_report.caption_of_contrast),
     "answers": Kind("answers", answers.draw, answers.caption),
 }

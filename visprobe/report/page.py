@@ -32,6 +32,7 @@ _SHOWN_ELSEWHERE = {
     "thumbnails",
     "picture",
     "tests",
+    "sheet",
 }
 _MOST_TEXT = 400
 

@@ -12,7 +12,7 @@ import torch
 from visprobe.analyses.result import Result
 from visprobe.analyses.verdict import Statement
 from visprobe.data.image_set import ImageSet
-from visprobe.data.open import open_images
+from visprobe.data.open import ImageData, open_images
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import load_encoder
 from visprobe.encoders.processor import Resolution
@@ -113,22 +113,19 @@ class Session:
     Args:
         encoders: The checkpoints' encoders, the base first.
         floors: What their numbers are read against: untrained and rounded encoders.
-        data: What `open_images` understands.
+        data: What `open_images` understands, or images that are open.
         options: How to run.
     """
 
     def __init__(
-        self, encoders: Sequence[VisionEncoder], floors: Sequence[VisionEncoder], data: str, options: Options
+        self,
+        encoders: Sequence[VisionEncoder],
+        floors: Sequence[VisionEncoder],
+        data: str | ImageData,
+        options: Options,
     ) -> None:
         self.encoders, self.floors = list(encoders), list(floors)
-        self.images = open_images(
-            data,
-            split=options.split,
-            limit=options.limit,
-            seed=options.seed,
-            labels=options.labels,
-            subset_per_class=options.subset_per_class,
-        )
+        self.images = _opened(data, options) if isinstance(data, str) else data
         self.warnings: list[str] = list(self.images.notes)
         self.seed = options.seed
         self._options = options
@@ -198,6 +195,17 @@ class Session:
                 "bad_items": [{"id": item.id, "reason": item.reason} for item in extraction.bad],
             }
         )
+
+
+def _opened(data: str, options: Options) -> ImageData:
+    return open_images(
+        data,
+        split=options.split,
+        limit=options.limit,
+        seed=options.seed,
+        labels=options.labels,
+        subset_per_class=options.subset_per_class,
+    )
 
 
 def provenance_of(encoder: VisionEncoder) -> dict[str, Any]:

@@ -1,0 +1,277 @@
+"""Which number is explained, and a subject for it of each checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visprobe.analyses.zeroshot import Reader
+from visprobe.attribution.answer_scores import TARGETS
+from visprobe.attribution.mllm import MllmSubject, open_mllm
+from visprobe.attribution.own_answer import PROMPT, own_answer
+from visprobe.attribution.question import Question
+from visprobe.attribution.subject import Subject, TowerSubject
+from visprobe.attribution.targets import class_similarity, text_similarity
+from visprobe.data.asked import Asked
+from visprobe.data.open import ImageData
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.processor import Resolution
+from visprobe.encoders.text_tower import TextTower, load_text_tower, own_text_tower
+from visprobe.encoders.watch import EMBEDDING
+from visprobe.errors import DataError, UsageError
+from visprobe.report.pictures import Picture
+from visprobe.report.session import Session
+from visprobe.training.model import load_for_training
+
+Subjects = Callable[[str, VisionEncoder], Subject]
+"""From the checkpoint, as it was named, and its encoder."""
+
+MEANING = {
+    "answer": "log-probability of the answer",
+    "rejected": "log-probability of the rejected answer",
+    "contrast": "log-probability of the answer minus that of the rejected one",
+    "sft-loss": "loss of supervised fine-tuning on the answer",
+    "dpo-loss": "DPO's loss on the two answers",
+    "class": "cosine with the prototype of the image's class, minus the mean over the other classes",
+    "text": "cosine with the text, minus the mean over the other texts",
+}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A number that each checkpoint gives to each picture.
+
+    Attributes:
+        target: Its name, a key of `MEANING` or "token:N".
+        pictures: The pictures, with the questions that were really asked.
+        subjects: Makes the subject of a checkpoint.
+        settings: What it depends on, as plain JSON.
+    """
+
+    target: str
+    pictures: tuple[Picture, ...]
+    subjects: Subjects
+    settings: dict[str, Any]
+
+    @property
+    def unit(self) -> str:
+        """Unit of the number."""
+        return "cosine" if self.target in ("class", "text") else "nats"
+
+    @property
+    def meaning(self) -> str:
+        """The number in words."""
+        if self.target.startswith("token:"):
+            return f"log-probability of token {self.target.removeprefix('token:')} of the answer"
+        return MEANING[self.target]
+
+
+def explain(
+    target: str | None,
+    pictures: Sequence[Picture],
+    session: Session,
+    checkpoints: Sequence[str],
+    texts: Sequence[str] = (),
+    text_tower: str | Path | None = None,
+    class_name: str | None = None,
+    resolution: Resolution | None = None,
+) -> Explained:
+    """What is explained of `pictures` under the session's encoders.
+
+    Args:
+        target: Its name; None for what is meant where none is named: the texts or the class that are given; answers
+            where something is asked; classes where images have some, and others to make prototypes of; else what the
+            first checkpoint itself says of a picture.
+        pictures: The pictures.
+        session: Encoders and images.
+        checkpoints: The checkpoints as they were named, the base first.
+        texts: The first is explained, against the others.
+        text_tower: Two-tower model that reads them; None for the checkpoint's own.
+        class_name: One class for all pictures instead of their own.
+        resolution: How many pixels of a picture, for towers of native resolution.
+
+    Raises:
+        UsageError: If the target does not exist, options do not go together, or nothing can be explained.
+        CheckpointError, DataError: If a checkpoint or the pictures lack what the target needs.
+    """
+    if texts and class_name is not None:
+        raise UsageError("--text and --class explain different things", hint="Leave one of them out.")
+    given = "text" if texts else "class" if class_name is not None else None
+    if target is not None and given is not None and target != given:
+        raise UsageError(f"--{given} does not go with --target {target}", hint="Leave one of them out.")
+    named = _target(target or given, pictures, session.images, session.encoders[0])
+    if named == "text":
+        return explain_texts(pictures, texts, text_tower)
+    if named == "class":
+        return explain_classes(pictures, session, class_name)
+    return explain_answers(named, pictures, checkpoints, session.encoders, resolution or Resolution())
+
+
+def _target(target: str | None, pictures: Sequence[Picture], images: ImageData, base: VisionEncoder) -> str:
+    """The target by name.
+
+    Raises:
+        UsageError: If it does not exist, or nothing can be explained.
+    """
+    known = (*TARGETS, "class", "text")
+    if target is not None:
+        if target not in known and not target.startswith("token:"):
+            raise UsageError(f"--target {target} is unknown", hint=f"There are {', '.join(known)} and token:N.")
+        return target
+    asked = [picture.asked for picture in pictures]
+    if any(one.answer for one in asked) and base.has_projector:
+        return "contrast" if all(one.rejected for one in asked) else "answer"
+    if images.query.classes is not None and images.support is not None:
+        return "class"
+    if base.has_projector:
+        return "answer"
+    raise UsageError(
+        f"{base.name} is a tower without a language model, and the images have no classes",
+        hint="Give a folder with train/ and val/ and one folder per class in them, or --text A --text B.",
+    )
+
+
+def explain_answers(
+    target: str,
+    pictures: Sequence[Picture],
+    checkpoints: Sequence[str],
+    encoders: Sequence[VisionEncoder],
+    resolution: Resolution,
+) -> Explained:
+    """The probability that the whole model gives to an answer.
+
+    Where no answer is given, the first checkpoint's own is taken, for all checkpoints.
+
+    Args:
+        target: Of `visprobe.attribution.mllm.TARGETS`, or "token:N".
+        pictures: The pictures.
+        checkpoints: The checkpoints as they were named, the base first; for DPO's loss it is the reference.
+        encoders: Their encoders.
+        resolution: How many pixels of a picture.
+    """
+    unanswered = sum(picture.asked.answer is None for picture in pictures)
+    filled = _answered(pictures, checkpoints[0], encoders[0]) if unanswered else tuple(pictures)
+    questions = [_question(picture.asked) for picture in filled]
+
+    def opened(checkpoint: str, encoder: VisionEncoder, target: str, reference: Any = None) -> MllmSubject:
+        return open_mllm(checkpoint, questions, target, device=encoder.device, dtype=encoder.dtype,
+                         name=encoder.name, resolution=resolution, reference=reference)  # fmt: skip
+
+    reference = None
+    if target == "dpo-loss":
+        images = [picture.image for picture in filled]
+        reference = opened(checkpoints[0], encoders[0], "contrast").log_probabilities(images)
+    settings = {"own_answers": unanswered, "reference": encoders[0].name if reference else None}
+    return Explained(target, filled, lambda path, encoder: opened(path, encoder, target, reference), settings)
+
+
+def _question(asked: Asked) -> Question:
+    return Question(asked.prompt or PROMPT, asked.answer or "", asked.rejected)
+
+
+def _answered(pictures: Sequence[Picture], checkpoint: str, encoder: VisionEncoder) -> tuple[Picture, ...]:
+    """The pictures, with the checkpoint's own answers where they have none."""
+    model, processor = load_for_training(checkpoint, str(encoder.dtype).removeprefix("torch."))
+    model.eval().to(encoder.device)
+    filled = []
+    for picture in pictures:
+        asked = replace(picture.asked, prompt=picture.asked.prompt or PROMPT)
+        said = asked.answer or own_answer(model, processor, picture.image, str(asked.prompt))
+        filled.append(replace(picture, asked=replace(asked, answer=said)))
+    return tuple(filled)
+
+
+def explain_classes(pictures: Sequence[Picture], session: Session, named: str | None = None) -> Explained:
+    """How much nearer a picture lies to its class's prototype than to the others.
+
+    Args:
+        pictures: The pictures.
+        session: Its images that are not measured make the prototypes, each checkpoint's by itself.
+        named: One class for all pictures instead of their own.
+
+    Raises:
+        UsageError: If there is no such class.
+        DataError: If the pictures have no class or there are no other images to make prototypes of.
+    """
+    support, classes = session.images.support, session.images.query.classes
+    if support is None or classes is None:
+        raise DataError(
+            f"{session.images.name} has no classes, or no training images to make prototypes of",
+            hint="Give a folder with train/ and val/ and one folder per class in them.",
+        )
+    if named is not None and named not in classes:
+        raise UsageError(f"--class {named} is no class of {session.images.name}", hint=f"There are {_some(classes)}.")
+    labels = [classes.index(named) if named else picture.label for picture in pictures]
+    if any(label is None for label in labels):
+        raise DataError("some pictures have no class", hint="Name one class for all: --class NAME.")
+    features = session.extract(support, lambda encoder: [encoder.consumed], session.encoders)
+    prototypes = {one.encoder: _prototypes(one.sites[one.consumed], one.labels, classes) for one in features}
+
+    def subject(checkpoint: str, encoder: VisionEncoder) -> TowerSubject:
+        return TowerSubject(encoder, class_similarity(prototypes[encoder.name], [int(label or 0) for label in labels]))
+
+    return Explained("class", tuple(pictures), subject, {"prototypes_from": support.name, "class": named})
+
+
+def explain_texts(pictures: Sequence[Picture], texts: Sequence[str], text_tower: str | Path | None) -> Explained:
+    """How much nearer a picture's embedding lies to the first text than to the others.
+
+    Raises:
+        UsageError: If there are fewer than two texts.
+        CheckpointError: If there is no text tower.
+        DataError: If a checkpoint has no embedding that can be read with it.
+    """
+    if len(texts) < 2:
+        raise UsageError(
+            "--target text needs a text and others to tell it apart from", hint="--text 'a cat' --text 'a dog'"
+        )
+    given = load_text_tower(text_tower) if text_tower is not None else None
+
+    def subject(checkpoint: str, encoder: VisionEncoder) -> TowerSubject:
+        target = text_similarity(_reader(encoder, given), list(texts), [0] * len(pictures), ["{}"])
+        return TowerSubject(encoder, target, EMBEDDING)
+
+    return Explained("text", tuple(pictures), subject, {"texts": list(texts)})
+
+
+def _reader(encoder: VisionEncoder, given: TextTower | None) -> Reader:
+    if not encoder.embeds:
+        raise DataError(
+            f"{encoder.name} holds no pooling head, so it has no embedding that a text could be near to",
+            hint="Explain an answer or a class, or name the two-tower model itself as checkpoint.",
+        )
+    tower = given or own_text_tower(encoder.provenance.path)
+    if tower is None:
+        raise DataError(f"{encoder.name} has no text tower", hint="Name the model it came from: --text-tower MODEL.")
+    return Reader(tower, tower.visual_projection is not None and encoder.projection_hash is None)
+
+
+def _prototypes(
+    rows: NDArray[np.float32], labels: NDArray[np.int64] | None, classes: Sequence[str]
+) -> NDArray[np.float64]:
+    """Mean direction of each class.
+
+    Raises:
+        DataError: If a class has no image.
+    """
+    assert labels is not None
+    absent = [name for number, name in enumerate(classes) if not (labels == number).any()]
+    if absent:
+        raise DataError(
+            f"{len(absent)} classes have no training image: {_some(absent)}", hint="Raise --limit, or add images."
+        )
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.stack([unit[labels == number].mean(0) for number in range(len(classes))]).astype(np.float64)
+
+
+def _images(pictures: Sequence[Picture]) -> list[Any]:
+    return [picture.image for picture in pictures]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,236 @@
+"""Where checkpoints look: maps of every picture under every checkpoint, their scores, and controls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from visprobe.analyses.result import Result
+from visprobe.attribution.attributions import CENTRE, Attributions
+from visprobe.attribution.controls import randomised
+from visprobe.attribution.focus import Floats
+from visprobe.attribution.methods import Maps, maps
+from visprobe.attribution.regions import on_patches
+from visprobe.attribution.scores import score
+from visprobe.attribution.storage import load, save
+from visprobe.attribution.subject import Subject
+from visprobe.data.asked import Asked
+from visprobe.data.files import open_named
+from visprobe.data.image_set import ImageSet
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.processor import Resolution
+from visprobe.errors import DataError
+from visprobe.features.extract import BadItem
+from visprobe.io.atomic import to_json
+from visprobe.report.explained import Explained, explain, explain_answers
+from visprobe.report.map_sheets import contrast, sheets
+from visprobe.report.measurement import Measurement, Options
+from visprobe.report.pictures import Picture, load_pictures
+from visprobe.report.session import Session, open_encoders
+
+RANDOMISED = "randomised"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is looked for, and how.
+
+    Attributes:
+        methods: Of `visprobe.attribution.methods.METHODS`; the first is drawn.
+        sites: Names of sites; the first is drawn.
+        target: Which number is explained (`visprobe.report.explained.MEANING`, or "token:N"); None chooses.
+        asked: What is asked of every image.
+        questions: File with what is asked of each (`visprobe.data.asked`).
+        region: Folder of masks, or class of the images' own masks: where the answers lie.
+        class_name: Class that is explained, instead of each image's own.
+        texts: The first is explained, against the others.
+        text_tower: Two-tower model that reads them; None for the checkpoint's own.
+        baseline: Image without content, for methods that change the input.
+    """
+
+    methods: tuple[str, ...] = ("gradcam",)
+    sites: tuple[str, ...] = ("consumed",)
+    target: str | None = None
+    asked: Asked = field(default_factory=Asked)
+    questions: Path | None = None
+    region: str | None = None
+    class_name: str | None = None
+    texts: tuple[str, ...] = ()
+    text_tower: str | None = None
+    baseline: str = "mean"
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found.
+
+    Attributes:
+        measured: Scores with intervals, differences to the base and controls, as every command gives them.
+        attributions: All maps.
+        explained: Which number was explained, of which pictures.
+    """
+
+    measured: Measurement
+    attributions: Attributions
+    explained: Explained
+
+
+def gradcam(
+    checkpoints: Sequence[str | Path],
+    named: Sequence[str],
+    look: Look | None = None,
+    options: Options | None = None,
+    kept: Path | None = None,
+) -> Looked:
+    """Attribution maps of pictures under one or more checkpoints.
+
+    Args:
+        checkpoints: The base first.
+        named: Image files, folders, or one data set.
+        look: What is looked for.
+        options: How to run.
+        kept: Folder where the maps of each checkpoint are kept as soon as they are made, and found again.
+
+    Raises:
+        UsageError: If options do not go together or name what is not there.
+        CheckpointError, DataError: If a checkpoint or the images cannot be used.
+    """
+    look, options = look or Look(), options or Options()
+    specs = [str(checkpoint) for checkpoint in checkpoints]
+    encoders = open_encoders(specs, options)
+    images = open_named(named, split=options.split, limit=options.limit, seed=options.seed)
+    session = Session(encoders, [], images, options)
+    pictures, bad = load_pictures(images.query, look.asked, look.questions, look.region)
+    resolution = Resolution(options.pixels)
+    asked = (look.texts, look.text_tower, look.class_name)
+    explained = explain(look.target, pictures, session, specs, *asked, resolution)
+    work = _Work(look, options, explained, kept)
+    found = {encoder.name: work.maps(spec, encoder) for spec, encoder in zip(specs, encoders, strict=True)}
+    found[RANDOMISED] = work.maps(specs[0], encoders[0], random=True)
+    regions, warnings = _regions(explained.pictures, encoders[0])
+    names = tuple(encoder.name for encoder in encoders)
+    ids = [picture.id for picture in explained.pictures]
+    attributions = Attributions(names, (CENTRE, RANDOMISED), found, regions, ids)
+    results = [*_scored(attributions, explained, look, warnings), *sheets(attributions, explained, encoders[0])]
+    if explained.target == "contrast":
+        both = [
+            explain_answers(target, explained.pictures, specs, encoders, resolution)
+            for target in ("answer", "rejected")
+        ]
+        results.append(contrast(specs[-1], encoders[-1], [*both, explained], look.methods[0], look.sites[0]))
+    warnings += _notes(encoders, attributions)
+    measured = session.measurement(results, (), warnings)
+    return Looked(replace(measured, data=(_listed(images.query, bad), *measured.data)), attributions, explained)
+
+
+class _Work:
+    """Maps of one checkpoint after the other, each kept as soon as it is whole."""
+
+    def __init__(self, look: Look, options: Options, explained: Explained, kept: Path | None) -> None:
+        self._look, self._options, self._explained, self._kept = look, options, explained, kept
+
+    def maps(self, spec: str, encoder: VisionEncoder, *, random: bool = False) -> Maps:
+        """The maps of a checkpoint, or those of random weights in its place."""
+        name = RANDOMISED if random else encoder.name
+        file = self._kept / f"{self._key(spec, encoder, random)}.npz" if self._kept is not None else None
+        if file is not None and file.is_file():
+            return load(file).maps[name]
+        subject = self._explained.subjects(spec, encoder)
+        if random:
+            with randomised(subject, self._options.seed):
+                made = self._made(subject, name)
+        else:
+            made = self._made(subject, name)
+        if file is not None:
+            ids = [picture.id for picture in self._explained.pictures]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save(Attributions((name,), (), {name: made}, [None] * len(ids), ids), file)
+        return made
+
+    def _made(self, subject: Subject, name: str) -> Maps:
+        look, pictures = self._look, self._explained.pictures
+        images, made = [picture.image for picture in pictures], dict[tuple[str, str], list[Any]]()
+        batch = self._options.batch_size
+        for first in range(0, len(images), batch):
+            part = maps(subject, images[first : first + batch], look.methods, look.sites, batch=batch,
+                        baseline=look.baseline, first=first)  # fmt: skip
+            for key, some in part.items():
+                made.setdefault(key, []).extend(some)
+            if self._options.progress:
+                self._options.progress(f"maps of {name}", min(first + batch, len(images)), len(images))
+        return made
+
+    def _key(self, spec: str, encoder: VisionEncoder, random: bool) -> str:
+        """Whatever the maps depend on, as a hash."""
+        pictures = [[picture.id, hashlib.sha256(picture.image.tobytes()).hexdigest(), asdict(picture.asked)]
+                    for picture in self._explained.pictures]  # fmt: skip
+        look = self._look
+        depends = [encoder.name, encoder.tower_hash, encoder.projector_hash, encoder.settings_hash,
+                   encoder.processor_hash, str(encoder.dtype), _files(spec), self._explained.target,
+                   self._explained.settings, pictures, look.methods, look.sites, look.baseline,
+                   [random, self._options.seed]]  # fmt: skip
+        return hashlib.sha256(to_json(depends).encode()).hexdigest()[:32]
+
+
+def _files(spec: str) -> list[list[Any]]:
+    """Names, sizes and times of a checkpoint's files: the language model is not hashed."""
+    folder = Path(spec)
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def _regions(pictures: Sequence[Picture], encoder: VisionEncoder) -> tuple[list[Floats | None], list[str]]:
+    """Every picture's region on the tower's patches, and why some have none."""
+    found: list[Floats | None] = []
+    lost: list[str] = []
+    for picture in pictures:
+        try:
+            region = picture.region
+            grid = encoder.preprocess([picture.image]).grids[0]
+            found.append(None if region is None else on_patches(region, grid, encoder, size=picture.image.size))
+        except DataError as error:
+            found.append(None)
+            lost.append(f"{picture.id}: {error.message}")
+    return found, [f"{len(lost)} regions are left out, the first of {lost[0]}"] if lost else []
+
+
+def _scored(attributions: Attributions, explained: Explained, look: Look, warnings: list[str]) -> list[Result]:
+    if len(set(attributions.images)) < 2:
+        warnings.append("one image has no interval: maps are drawn, and measures of focus left out")
+        return []
+    result = score(attributions)
+    about = {"target": explained.target, "explains": explained.meaning, "baseline": look.baseline}
+    return [replace(result, settings={**result.settings, **about, **explained.settings})]
+
+
+def _notes(encoders: Sequence[VisionEncoder], attributions: Attributions) -> list[str]:
+    base, *others = encoders
+    notes = [
+        f"{other.name} has another image processor than {base.name}: each sees the pictures through its own"
+        for other in others
+        if other.processor_hash != base.processor_hash
+    ]
+    for name, found in attributions.maps.items():
+        for (method, site), made in found.items():
+            said = [one.note for one in made if one.note]
+            if said:
+                notes.append(f"{name}, {method}@{site}: {len(said)} of {len(made)} maps: {said[0]}")
+    return notes
+
+
+def _listed(images: ImageSet, bad: Sequence[BadItem]) -> dict[str, Any]:
+    contents = hashlib.sha256()
+    left_out = {item.id for item in bad}
+    for row, item in enumerate(images.items):
+        if item.id not in left_out:
+            contents.update(item.id.encode() + hashlib.sha256(images.read(row)).digest())
+    return {
+        "name": images.name,
+        "n": len(images.items) - len(bad),
+        "classes": len(images.classes) if images.classes else None,
+        "hash": contents.hexdigest(),
+        "bad_items": [{"id": item.id, "reason": item.reason} for item in bad],
+    }

@@ -1,0 +1,92 @@
+"""Maps of the first few pictures as results, which hold what their figures are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.attribution.attributions import Attributions
+from visprobe.attribution.map import Map
+from visprobe.attribution.methods import maps
+from visprobe.attribution.shown import as_shown
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.figures.attribution_contrast import COLUMNS, contrast_sheet
+from visprobe.figures.attribution_difference import differences
+from visprobe.figures.attribution_json import sheet_json
+from visprobe.figures.attribution_sheet import Sheet
+from visprobe.report.explained import Explained
+from visprobe.report.pictures import Picture
+
+SHOWN = 6  # pictures of a report's figures; all maps are in maps.npz
+
+
+def sheets(attributions: Attributions, explained: Explained, encoder: VisionEncoder) -> Iterator[Result]:
+    """Results "maps", with each checkpoint's score of every picture, and "map_differences" where there are two.
+
+    Args:
+        attributions: All maps; those of the first method and site are shown.
+        explained: Which number was explained, of which pictures.
+        encoder: The base's encoder, whose processor shows the pictures.
+    """
+    key = next(iter(attributions.maps[attributions.names[0]]))
+    found = {name: attributions.maps[name][key] for name in attributions.names}
+    sheet = _sheet({name: made[:SHOWN] for name, made in found.items()}, explained, encoder)
+    about = {"explains": explained.meaning, "target": explained.target, "base": attributions.names[0]}
+    rows = tuple(_scores(found, explained))
+    yield Result("maps", "Where does each checkpoint look?", rows, {**about, "sheet": sheet_json(sheet)})
+    if len(attributions.names) > 1:
+        apart = {**about, "sheet": sheet_json(differences(sheet))}
+        yield Result(
+            "map_differences", "Where does each checkpoint look more, and where less, than the base?", (), apart
+        )
+
+
+def contrast(checkpoint: str, encoder: VisionEncoder, explained: Sequence[Explained], method: str, site: str) -> Result:
+    """Result "map_contrast": the first pictures' maps under one checkpoint for the answer, the rejected one, and both.
+
+    Args:
+        checkpoint: The checkpoint as it was named.
+        encoder: Its encoder.
+        explained: The two answers' log-probabilities and their difference, of the same pictures.
+        method: Name of the method.
+        site: Name of the site.
+    """
+    pictures = explained[0].pictures[:SHOWN]
+    images = [picture.image for picture in pictures]
+    made = []
+    for one in explained:
+        subject = one.subjects(checkpoint, encoder)
+        [found] = maps(subject, images, [method], [site]).values()
+        made.append(found)
+    shown = [as_shown(image, encoder) for image in images]
+    titles = [f"{one.asked.prompt} {one.asked.answer} / {one.asked.rejected}" for one in pictures]
+    sheet = contrast_sheet(shown, titles, *made, unit=explained[0].unit)
+    total = len(explained[0].pictures)
+    settings = {"checkpoint": encoder.name, "sheet": sheet_json(replace(sheet, total=total))}
+    question = f"What speaks for the {COLUMNS[0]} answer, what for the {COLUMNS[1]} one, and what tells them apart?"
+    return Result("map_contrast", question, (), settings)
+
+
+def title_of(picture: Picture) -> str:
+    """What stands above a picture: what is asked of it, or its name."""
+    if picture.asked.prompt is None:
+        return picture.id
+    answer = picture.asked.answer
+    return f"{picture.asked.prompt} {answer}" if answer else picture.asked.prompt
+
+
+def _sheet(found: Mapping[str, Sequence[Map]], explained: Explained, encoder: VisionEncoder) -> Sheet:
+    pictures = explained.pictures[:SHOWN]
+    shown = [as_shown(picture.image, encoder) for picture in pictures]
+    titles = [title_of(picture) for picture in pictures]
+    return Sheet(shown, titles, found, explained.unit, 0, len(explained.pictures))
+
+
+def _scores(found: Mapping[str, Sequence[Map]], explained: Explained) -> Iterator[Row]:
+    for name, made in found.items():
+        for picture, one in zip(explained.pictures, made, strict=True):
+            value: Any = one.score
+            yield Row(
+                name, "consumed", f"score/{picture.id}", Estimate(value, value, value, 1, explained.unit, "exact")
+            )

@@ -1,0 +1,145 @@
+"""The pictures that are looked into: decoded, with what is asked of each and where in it the answer lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from visprobe.data.annotated import HasMasks
+from visprobe.data.asked import Asked, read_asked, read_region
+from visprobe.data.digits import DigitScenes
+from visprobe.data.image_set import BadImage, ImageSet, decode
+from visprobe.data.questions import questions_about, region_of
+from visprobe.data.subset import Subset
+from visprobe.errors import DataError, UsageError
+from visprobe.features.extract import BadItem
+
+Mask = NDArray[np.bool_]
+ABOUT_ONE_DIGIT = ("colour", "where", "read", "parity")  # kinds of questions whose answer lies in one digit
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image that is looked into.
+
+    Attributes:
+        id: Its id in the set.
+        row: Its place in the set.
+        image: RGB, upright.
+        label: Its class, if it has one.
+        asked: What is asked of it.
+        region: Where the answer lies, bool of shape (height, width); None if nobody says.
+    """
+
+    id: str
+    row: int
+    image: Image.Image
+    label: int | None
+    asked: Asked
+    region: Mask | None
+
+
+def load_pictures(
+    images: ImageSet, default: Asked, questions: Path | None = None, region: str | None = None
+) -> tuple[list[Picture], list[BadItem]]:
+    """Decode images and find out what is asked of them.
+
+    The built-in scenes ask their own questions, about one digit each, where `default` asks nothing.
+
+    Args:
+        images: The images.
+        default: What is asked where nothing else says.
+        questions: File that `read_asked` understands.
+        region: Folder of masks, or the name of a class of the images' own masks.
+
+    Returns:
+        The pictures; and the images that cannot be used, among them those whose mask or box does not fit.
+
+    Raises:
+        UsageError: If `region` is neither.
+        DataError: If no picture can be used.
+    """
+    source = _Source(images, default, questions, region)
+    pictures, bad = [], []
+    for row, item in enumerate(images.items):
+        try:
+            pictures.append(source.picture(row))
+        except (OSError, BadImage) as error:
+            bad.append(BadItem(item.id, f"cannot be read: {error}" if isinstance(error, OSError) else str(error)))
+    if not pictures:
+        raise DataError(
+            f"none of {len(bad)} images can be used, the first because: {bad[0].reason}"
+            if bad
+            else "there is no image",
+            hint="Name other images.",
+        )
+    return pictures, bad
+
+
+class _Source:
+    def __init__(self, images: ImageSet, default: Asked, questions: Path | None, region: str | None) -> None:
+        self._images, self._default = images, default
+        self._asked: Sequence[Asked] | None = read_asked(questions, images) if questions is not None else None
+        self._folder, self._number = _where(region, images)
+        self._scenes = _scenes(images) if default == Asked() and questions is None else None
+
+    def picture(self, row: int) -> Picture:
+        """The picture in `row` of the set.
+
+        Raises:
+            OSError, BadImage: If it cannot be used.
+        """
+        item, image = self._images.items[row], decode(self._images.read(row))
+        asked, region = self._question(row)
+        if asked.box is not None:
+            region = asked.region(*image.size)
+        if self._folder is not None:
+            region = read_region(self._folder, item.id, image.size)
+        elif self._number is not None and isinstance(self._images, HasMasks):
+            region = self._images.mask(row) == self._number
+        return Picture(item.id, row, image, item.label, asked, region if region is not None and region.any() else None)
+
+    def _question(self, row: int) -> tuple[Asked, Mask | None]:
+        if self._scenes is not None:
+            return _about_one_digit(*self._scenes, row)
+        given = self._asked[row] if self._asked is not None else Asked()
+        default = self._default
+        return Asked(
+            given.prompt or default.prompt,
+            given.answer or default.answer,
+            given.rejected or default.rejected,
+            given.box,
+        ), None
+
+
+def _about_one_digit(scenes: DigitScenes, rows: Sequence[int], row: int) -> tuple[Asked, Mask | None]:
+    """The kinds of questions take turns."""
+    by_kind = {question.kind: question for question in questions_about(scenes, rows[row])}
+    question = by_kind[ABOUT_ONE_DIGIT[row % len(ABOUT_ONE_DIGIT)]]
+    return Asked(question.text, question.answer, question.wrong), region_of(question, scenes.scene(rows[row]))
+
+
+def _scenes(images: ImageSet) -> tuple[DigitScenes, Sequence[int]] | None:
+    if isinstance(images, Subset) and isinstance(images.whole, DigitScenes):
+        return images.whole, images.indices
+    return (images, range(len(images.items))) if isinstance(images, DigitScenes) else None
+
+
+def _where(region: str | None, images: ImageSet) -> tuple[Path | None, int | None]:
+    """Folder of masks, or number of the class in the images' own."""
+    if region is None:
+        return None, None
+    if isinstance(images, HasMasks) and region in images.mask_classes:
+        return None, images.mask_classes.index(region)
+    if Path(region).is_dir():
+        return Path(region), None
+    known = f"Its classes are {', '.join(images.mask_classes)}." if isinstance(images, HasMasks) else ""
+    raise UsageError(
+        f"--region {region} is no folder of masks" + (" and no class of the images' masks" if known else ""),
+        hint=known or "Name a folder with a PNG mask for each image: all pixels that are not 0 are the region.",
+    )
