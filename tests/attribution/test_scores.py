@@ -167,6 +167,28 @@ def test_the_image_is_the_unit():
                 assert (other.low, other.high) == pytest.approx((one.low, one.high))
 
 
+def test_selectivity_is_for_maps_that_follow_the_question():
+    """Three questions about each of ten images; every image has bright places that no question moves."""
+    rng, regions = np.random.default_rng(0), corner(30)
+    images = [f"{n // 3}.png" for n in range(30)]
+    deaf = np.repeat(rng.random((10, 4, 4)), 3, axis=0)
+    follows = deaf + np.array(regions)
+    result = score(planted({"deaf": deaf, "follows": follows}, (*regions[:29], None), images, controls=("centre",)))
+    for name in ("deaf", "centre"):
+        shown = estimate(result, name, "selectivity")
+        assert (shown.value, shown.low, shown.high) == (0, 0, 0)
+    inside = np.array([[mass_inside(np.float32(follows[3 * i + k]), regions[3 * i + j]) for j in range(3)]
+                       for i in range(9) for k in range(3)]).reshape(9, 3, 3)  # fmt: skip
+    own = np.einsum("ijj->ij", inside)
+    expected = [*(own - (inside.sum(1) - own) / 2).ravel()]
+    last = [[mass_inside(np.float32(follows[n]), regions[m]) for m in (27, 28)] for n in (27, 28)]
+    expected += [last[0][0] - last[1][0], last[1][1] - last[0][1]]  # the third question of the last has no region
+    shown = estimate(result, "follows", "selectivity")
+    assert shown.value == pytest.approx(np.mean(expected), abs=1e-12) and shown.low > 0.2 and shown.n == 10
+    assert estimate(result, "follows", "selectivity", "deaf", "difference").low > 0.2
+    assert not result.warnings[1:]
+
+
 def test_maps_without_mass_are_left_out_and_said():
     base, sft, regions = noise(10, 0), noise(10, 1), corner(10)
     sft[[2, 5]] = -1

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.controls import centre_map
-from visprobe.attribution.focus import MEASURES, Floats, Measure, pointing, rank_correlation
+from visprobe.attribution.focus import MEASURES, Floats, Measure, mass_inside, pointing, rank_correlation
 from visprobe.attribution.map import Map
 
 RANKS = "rank_correlation"
+SELECTIVITY = "selectivity"
 Place = tuple[str, str]
 """Where a number belongs: "method@site" and measure."""
 
@@ -26,7 +28,8 @@ def measured(attributions: Attributions, name: str) -> Iterator[tuple[Place, Flo
 
     Yields:
         Method, site and measure, and one number per image, float64; NaN where the measure is not defined or the image
-        has no region. For all but the base also the rank correlation with the base's maps.
+        has no region. For all but the base also the rank correlation with the base's maps, and where an image is asked
+        about more than once also the selectivity.
     """
     base = attributions.names[0]
     for key, own in attributions.maps[base].items():
@@ -41,6 +44,8 @@ def measured(attributions: Attributions, name: str) -> Iterator[tuple[Place, Flo
                 yield (site, measure), _numbers([None if r is None else function(one, r) for one, r in pairs])
             else:
                 yield (site, measure), _numbers([function(one) for one in maps])
+        if not all(np.isnan(selective := _numbers(_selectivities(maps, regions, attributions.images)))):
+            yield (site, SELECTIVITY), selective
         if name != base:
             pairs_with_base = zip(maps, map(_values, own), strict=True)
             yield (site, RANKS), _numbers([rank_correlation(*pair) for pair in pairs_with_base])
@@ -58,17 +63,17 @@ def uniform(attributions: Attributions) -> Iterator[tuple[Place, Floats]]:
 
 def needs_region(measure: str) -> bool:
     """Whether a measure is of a map and a region."""
-    return measure in MEASURES and MEASURES[measure].needs_region
+    return measure == SELECTIVITY or (measure in MEASURES and MEASURES[measure].needs_region)
 
 
 def unit(measure: str) -> str:
     """Unit of a measure."""
-    return "correlation" if measure == RANKS else MEASURES[measure].unit
+    return {RANKS: "correlation", SELECTIVITY: "share of mass"}.get(measure) or MEASURES[measure].unit
 
 
 def lowest(measure: str) -> float:
     """The least value of a measure; the largest is 1."""
-    return -1.0 if measure == RANKS else 0.0
+    return -1.0 if measure in (RANKS, SELECTIVITY) else 0.0
 
 
 def _asked(regions: Sequence[Floats | None]) -> list[tuple[str, Measure]]:
@@ -82,6 +87,31 @@ def _maps(attributions: Attributions, name: str, key: tuple[str, str]) -> list[F
         return [np.asarray(centre_map(one.grid), np.float64) for one in attributions.maps[attributions.names[0]][key]]
     found = attributions.maps[name].get(key)
     return None if found is None else [_values(one) for one in found]
+
+
+def _selectivities(
+    maps: Sequence[Floats], regions: Sequence[Floats | None], images: Sequence[str]
+) -> Iterator[float | None]:
+    """By how much more mass each map has in its region than the maps of other questions about its image have there.
+
+    It is exactly 0 for a map that does not depend on the question, such as one of whatever is bright; mass in the
+    region is not: where the answer lies on something bright, a random model has more of it than a map of the frame.
+    """
+    asked: dict[str, list[int]] = defaultdict(list)
+    for number, image in enumerate(images):
+        asked[image].append(number)
+    for number, region in enumerate(regions):
+        elsewhere = [k for k in asked[images[number]] if not _same(regions[k], region)]
+        if region is None or not elsewhere:
+            yield None
+            continue
+        own, *others = (mass_inside(maps[k], region) for k in (number, *elsewhere))
+        known = [own - other for other in others if own is not None and other is not None]
+        yield float(np.mean(known)) if known else None
+
+
+def _same(one: Floats | None, other: Floats | None) -> bool:
+    return one is None or other is None or np.array_equal(one, other)
 
 
 def _pointing_in_part(values: Floats, region: Floats) -> float:
@@ -104,5 +134,5 @@ def _regions(attributions: Attributions, maps: Sequence[Map]) -> list[Floats | N
     return [attributions.region(image, one.grid) for image, one in enumerate(maps)]
 
 
-def _numbers(values: Sequence[float | None]) -> Floats:
+def _numbers(values: Iterable[float | None]) -> Floats:
     return np.array([math.nan if value is None else value for value in values], np.float64)

@@ -16,7 +16,7 @@ from visprobe.analyses.accuracy import paired_difference
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.focus import MEASURES, Floats
-from visprobe.attribution.per_image import RANKS, Place, lowest, measured, needs_region, uniform, unit
+from visprobe.attribution.per_image import RANKS, SELECTIVITY, Place, lowest, measured, needs_region, uniform, unit
 from visprobe.errors import DataError
 from visprobe.metrics.clustered import clustered_mean
 from visprobe.metrics.intervals import wilson
@@ -43,12 +43,15 @@ def score(attributions: Attributions) -> Result:
 
     Returns:
         Result "attribution"; the site of a row is "method@site". Means over images of every measure in
-        `focus.MEASURES` (those of a region over the images that have one) and of "rank_correlation", Spearman's
-        with the base's map. Floors: the controls, and "uniform", the value of a map without a preference. Paired
-        differences over the same images between all checkpoints, later minus earlier, and of each checkpoint and
-        control minus each control. The unit is the image: questions about one image go together in the intervals
-        (t over images; for pointing with one question per image Wilson and Newcombe). "tests" in the settings holds
-        the p of each difference (t test, McNemar), adjusted by Holm over all measures, methods and sites of its pair.
+        `focus.MEASURES` (those of a region over the images that have one), of "rank_correlation", Spearman's with
+        the base's map, and, where an image is asked about more than once, of "selectivity": by how much more mass a
+        map has in its region than the maps of the other questions about the image have there, from -1 to 1, 0 if
+        the map does not follow the question. Floors: the controls, and "uniform", the value of a map without a
+        preference. Paired differences over the same images between all checkpoints, later minus earlier, and of each
+        checkpoint and control minus each control. The unit is the image: questions about one image go together in
+        the intervals (t over images; for pointing with one question per image Wilson and Newcombe). "tests" in the
+        settings holds the p of each difference (t test, McNemar), adjusted by Holm over all measures, methods and
+        sites of its pair.
 
     Raises:
         DataError: If there are fewer than two images, or a measure is not defined for its map.
@@ -70,7 +73,7 @@ def score(attributions: Attributions) -> Result:
         "questions": len(attributions.images),
         "with_region": sum(region is not None for region in attributions.regions),
         "sites": ["@".join(key) for key in attributions.maps[attributions.names[0]]],
-        "units": {measure: unit(measure) for measure in (*MEASURES, RANKS)},
+        "units": {measure: unit(measure) for measure in (*MEASURES, RANKS, SELECTIVITY)},
         "tests": tests,
     }
     return Result("attribution", QUESTION, (*values, *differences), settings, (*_identical(attributions), *warnings))
