@@ -34,6 +34,7 @@ def planted_results(
     return {
         "imagenet": _imagenet(checkpoints, blocks),
         "knn": _knn(checkpoints, blocks),
+        "zeroshot": _zeroshot(checkpoints),
         "probe": _probe(checkpoints, blocks),
         "drift": _drift(checkpoints, blocks, identical),
         "weights": _weights(checkpoints, blocks, identical),
@@ -90,6 +91,24 @@ def _probe(checkpoints: tuple[str, ...], blocks: int) -> Result:
     settings = {"base": checkpoints[0], "consumed": sites[0], "sites": sites, "chance": 0.1, "classes": 10,
                 "n_support": 200}  # fmt: skip
     return Result("probe", "What can a linear probe read?", tuple(rows), settings)
+
+
+def _zeroshot(checkpoints: tuple[str, ...]) -> Result:
+    """The base pools images with its own head, the others with one that they were lent."""
+    sites = {name: "embedding" if name == checkpoints[0] else "embedding (head of so400m)" for name in checkpoints}
+    rows = []
+    for i, (name, site) in enumerate(sites.items()):
+        rows.append(Row(name, site, "zeroshot_top1", _share(0.8 - 0.1 * i, 1000)))
+        rows.append(Row(name, site, "zeroshot_top5", _share(0.95 - 0.01 * i, 1000)))
+        if i:
+            difference = _difference(-0.1 * i, 0.02, 1000)
+            rows.append(Row(name, site, "zeroshot_top1", difference, checkpoints[0], "difference"))
+    rows += [
+        Row("untrained", site, "zeroshot_top1", _share(0.1, 1000), role="floor")
+        for site in dict.fromkeys(sites.values())
+    ]
+    settings = {"base": checkpoints[0], "chance": 0.1, "n": 1000, "head_of_text_tower": list(checkpoints[1:])}
+    return Result("zeroshot", "Do images lie beside their sentences?", tuple(rows), settings)
 
 
 def _knn(checkpoints: tuple[str, ...], blocks: int) -> Result:

@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from visprobe.analyses.result import Result, Row
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import MUTED, RULE, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.style import MUTED, RULE, TWO_COLUMNS, Look, checkpoints_of, legend_columns, looks, paper_style
 
 _PLACES = {
     "consumed": "{} (read by the LLM), mean over the image",
@@ -20,6 +20,7 @@ _PLACES = {
     "quarters": "{}, mean over each quarter of the image",
 }
 _ROW_INCHES = 0.24
+_LINE_INCHES = 0.068  # between checkpoints of one row
 _FRAME_INCHES = 0.5
 
 
@@ -37,13 +38,16 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     parts = {place: rows for place, rows in parts.items() if rows}
     with paper_style():
         counts = [len({row.measure for row in rows}) for rows in parts.values()]
-        figure = Figure((TWO_COLUMNS, 0.4 + sum(_ROW_INCHES * n + _FRAME_INCHES for n in counts)), layout="constrained")
+        row = max(_ROW_INCHES, _LINE_INCHES * len({one.checkpoint for one in shown if one.role == "value"}))
+        figure = Figure((TWO_COLUMNS, 0.4 + sum(row * n + _FRAME_INCHES for n in counts)), layout="constrained")
         panels = figure.subplots(max(1, len(parts)), 1, sharex=True, squeeze=False, height_ratios=counts or None)[:, 0]
         for axes, (place, rows) in zip(panels, parts.items(), strict=False):
             _draw_place(axes, rows, look, result.settings.get("chance", {}))
             axes.set_title(_PLACES[place].format(result.settings.get("consumed", "Consumed site")))
         panels[-1].set_xlabel("Scenes answered correctly")
-        figure.legend(handles=_legend(shown, look), loc="outside lower center", ncols=6, frameon=False)
+        handles = _legend(shown, look)
+        columns = legend_columns([str(handle.get_label()) for handle in handles])
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 

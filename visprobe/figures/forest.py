@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from visprobe.figures.style import INK, MUTED, ONE_COLUMN, TWO_COLUMNS, Look, pa
 
 _ROW_INCHES = 0.165
 _FRAME_INCHES = 0.62
+_NAME = 0.25  # of the axis: about the width of a floor's name
 _ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
 
@@ -73,7 +75,7 @@ def draw_forest(parts: Sequence[Section], look: Mapping[str, Look], label: str, 
         _draw_shares(panels[0], parts, look, label, chance)
         if paired:
             _draw_differences(panels[1], parts, look)
-        panels[0].set_ylim(lines - 0.6, -0.8)
+        panels[0].set_ylim(lines - (0.3 if any(part.floors for part in parts) else 0.6), -0.8)
     return figure
 
 
@@ -109,14 +111,17 @@ def _draw_names(axes: Axes, parts: Sequence[Section]) -> None:
 def _draw_shares(
     axes: Axes, parts: Sequence[Section], look: Mapping[str, Look], label: str, chance: float | None
 ) -> None:
+    highest = max(e.high for part in parts for e in (*part.values.values(), *part.floors.values()))
     for part, place in zip(parts, _places(parts), strict=True):
         span = min(place.values()) - 0.45, max(place.values()) + 0.45
-        for name, floor in part.floors.items():
+        sides = _sides([floor.value / highest for floor in part.floors.values()])
+        for (name, floor), side in zip(part.floors.items(), sides, strict=True):
             axes.plot([floor.value] * 2, span, color=MUTED, linestyle="--", linewidth=0.9)
-            axes.annotate(shorten(name), (floor.value, span[1] + 0.05), va="top", ha="center", size=6, color=MUTED)
+            axes.annotate(
+                shorten(name), (floor.value, span[1] + 0.05), va="top", ha=side, size=6, color=MUTED, bbox=_ON_WHITE
+            )
         for name, estimate in part.values.items():
             _draw_interval(axes, estimate, place[name], look[name])
-    highest = max(e.high for part in parts for e in (*part.values.values(), *part.floors.values()))
     axes.set_xlim(0, min(highest * 1.08, 1.005))
     if chance is not None:
         axes.axvline(chance, color=MUTED, linestyle=":", linewidth=0.9)
@@ -127,6 +132,16 @@ def _draw_shares(
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(axis="x")
     axes.set_xlabel(label)
+
+
+def _sides(places: Sequence[float]) -> list[Literal["left", "center", "right"]]:
+    """How names are aligned at `places` in [0, 1]: off the edge, and away from a neighbour that they would meet."""
+    found: list[Literal["left", "center", "right"]] = []
+    for place in places:
+        nearest = min((other - place for other in places if other != place), key=abs, default=1.0)
+        apart = abs(nearest) > _NAME
+        found.append("center" if apart and place > _NAME / 2 else "right" if not apart and nearest > 0 else "left")
+    return found
 
 
 def _draw_differences(axes: Axes, parts: Sequence[Section], look: Mapping[str, Look]) -> None:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from visprobe.analyses.result import Result
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, legend_columns, looks, paper_style
 
 _ACROSS = 6
 _PANEL_INCHES = 1.25
@@ -50,7 +50,9 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
             for row in panels:
                 row[0].set_ylabel(_site_title(site, result))
         shown = [name for name in look if any(point["checkpoint"] == name for point in points)]
-        figure.legend(handles=_legend(shown, result, look), loc="outside lower center", ncols=6, frameon=False)
+        handles = _legend(shown, result, look)
+        columns = legend_columns([str(handle.get_label()) for handle in handles])
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 

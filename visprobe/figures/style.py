@@ -84,6 +84,12 @@ def looks(checkpoints: Sequence[str]) -> dict[str, Look]:
     return {name: kept[_arm(name)] for name in checkpoints}
 
 
+def legend_columns(labels: Sequence[str]) -> int:
+    """How many entries of a legend fit side by side in the width of two columns, six at most."""
+    widest = max(map(len, labels), default=0)
+    return max(1, min(6, int(TWO_COLUMNS / (0.5 + 0.058 * widest))))  # inches of a line and its gaps, and of a letter
+
+
 def _arm(checkpoint: str) -> str:
     return re.sub(r"-seed\d+$", "", checkpoint)
 
