@@ -26,8 +26,9 @@ _MEASURES = {
 }
 _FLOORS: dict[str, Literal["-", "--", ":"]] = {"uniform": "-", "centre": ":", "randomised": "--"}
 _ACROSS = 3
-_LINE, _BETWEEN, _FRAME = 0.095, 0.13, 0.48  # inches of a checkpoint, between groups, of titles and axes
-_MOST_LINES = 16
+_LINE, _BETWEEN, _FRAME, _LEGEND = 0.095, 0.13, 0.48, 0.3  # inches of a checkpoint, between groups, of titles and axes
+_LEAST = 0.27  # inches of a group: two lines of text
+_PAGE = 9.0
 _SIGNIFICANT = 0.05
 _SHORT = 13  # characters of names of which six stand side by side
 
@@ -45,13 +46,12 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     look = looks(list(dict.fromkeys([*checkpoints, *checkpoints_of(result)])))
     measures, sites = _measures(result), _sites(result)
     names = checkpoints_of(result)
-    across = min(_ACROSS, max(1, len(measures)))
-    blocks = [measures[start : start + across] for start in range(0, len(measures), across)]
+    blocks = [measures[start : start + _ACROSS] for start in range(0, len(measures), _ACROSS)]
     down = 1 + (len(names) > 1)
-    panel = _FRAME + len(sites) * (_BETWEEN + _LINE * len(names))
+    panel, across = _FRAME + len(sites) * _group(len(names)), max(map(len, blocks), default=1)
     with paper_style():
-        figure = Figure((TWO_COLUMNS, 0.3 + panel * down * len(blocks)), layout="constrained")
-        panels = figure.subplots(down * len(blocks), across, squeeze=False, sharey=True)
+        figure = Figure((TWO_COLUMNS, _LEGEND + panel * down * max(1, len(blocks))), layout="constrained")
+        panels = figure.subplots(down * max(1, len(blocks)), across, squeeze=False, sharey=True)
         for axes in panels.flat:
             axes.set_visible(False)
         for number, block in enumerate(blocks):
@@ -90,12 +90,20 @@ def _measures(result: Result) -> list[str]:
 def _sites(result: Result) -> list[str]:
     """As many of the methods and sites as a page has lines for."""
     every = result.settings.get("sites") or list(dict.fromkeys(row.site for row in result.rows))
-    return list(every)[: max(1, _MOST_LINES // max(1, len(checkpoints_of(result))))]
+    count = len(checkpoints_of(result))
+    down = -(-len(_measures(result)) // _ACROSS) * (1 + (count > 1))
+    room = (_PAGE - _LEGEND) / max(1, down) - _FRAME
+    return list(every)[: max(1, int(room / _group(count)))]
 
 
-def _place(site: int, checkpoint: int, count: int) -> float:
+def _group(checkpoints: int) -> float:
+    """Height of the lines of one method and site, in inches."""
+    return max(_LEAST, _BETWEEN + _LINE * checkpoints)
+
+
+def _place(site: int, checkpoint: float, count: int) -> float:
     """Height of a checkpoint's line, downwards, in inches."""
-    return site * (_BETWEEN + _LINE * count) + _LINE * (checkpoint + 0.5)
+    return (site + 0.5) * _group(count) + _LINE * (checkpoint - (count - 1) / 2)
 
 
 def _draw_values(
@@ -108,7 +116,7 @@ def _draw_values(
             y = _place(site, names.index(row.checkpoint), len(names))
             _draw_interval(axes, row, y, look[row.checkpoint], True)
         elif row.role == "floor":
-            ends = _place(site, 0, len(names)) - 0.6 * _LINE, _place(site, len(names) - 1, len(names)) + 0.6 * _LINE
+            ends = _place(site, -0.6, len(names)), _place(site, len(names) - 0.4, len(names))
             style = _FLOORS.get(row.checkpoint, "-.")
             axes.plot([row.estimate.value] * 2, ends, color=MUTED, linestyle=style, linewidth=0.9, zorder=1)
     _frame(axes, len(sites), len(names))
@@ -148,19 +156,18 @@ def _draw_interval(axes: Axes, row: Row, y: float, look: Look, filled: bool) -> 
 
 def _frame(axes: Axes, sites: int, checkpoints: int) -> None:
     axes.set_visible(True)
-    axes.set_ylim(_place(sites - 1, checkpoints, checkpoints) + _BETWEEN / 2, -_BETWEEN)
+    axes.set_ylim(sites * _group(checkpoints), -0.3 * _LINE)
     axes.tick_params(axis="y", length=0, labelleft=False)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     for site in range(1, sites):
-        axes.axhline(_place(site, 0, checkpoints) - _LINE / 2 - _BETWEEN / 2, color=MUTED, linewidth=0.3)
+        axes.axhline(site * _group(checkpoints), color=MUTED, linewidth=0.3)
 
 
 def _label_sites(axes: Axes, sites: Sequence[str], checkpoints: int) -> None:
     labels = ["\n".join(shorten(part, 22) for part in site.split("@", 1)) for site in sites]
-    middle = (checkpoints - 1) / 2
-    axes.set_yticks([_place(i, 0, checkpoints) + _LINE * middle for i in range(len(sites))], labels=labels)
+    axes.set_yticks([(i + 0.5) * _group(checkpoints) for i in range(len(sites))], labels=labels)
     axes.tick_params(axis="y", labelleft=True)
 
 
