@@ -158,7 +158,7 @@ def test_a_path_is_not_left_where_accuracy_stands_still_before_it_rises() -> Non
     features = 0.02 * np.eye(3)[labels] + 0.005 * rng.standard_normal((300, 3))
     features = np.hstack([3 * rng.standard_normal((300, 1)), features])  # what tells apart is small beside the rest
     cs = [10.0**power for power in range(-4, 7)]
-    chosen = select_c(features, labels, cs)
+    chosen = select_c(features, labels, cs, tolerance=1e-4)  # at 1e-3 an image on the border may fall either way
     assert max(chosen.accuracies) > 0.95 and chosen.fit.c > 10
     assert len(set(chosen.accuracies[:3])) == 1 and chosen.accuracies[0] < 0.6
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ _CHUNK = 2048  # rows at once: the float64 logits of 2048 x 1000 classes are 16 
 _STEPS = 50  # Newton steps for one penalty; three to eight are usual
 _PRODUCTS = 500  # Hessian products for one Newton step
 _NEAR = 0.1  # length of a gradient below which the curvature has settled
+_AIM = 0.7  # of the tolerance: what the last step leaves of the gradient
 _ROUGH, _EXACT = 1e-6, 1e-14  # what sums of losses in float32 and float64 may be off, as a share
 
 
@@ -62,6 +63,34 @@ class _Point(NamedTuple):
     gradient: Tensor
     state: Tensor  # float32, (n, outputs)
     curvature: Tensor  # mean over images, (outputs,)
+
+
+class _Bend(NamedTuple):
+    """Second derivative of the mean loss by each output's weights, in the axes of the covariance, without penalty.
+
+    Images weigh by the curvature of their own loss, so that their weighted mean is far from zero: that of the images
+    which a class is confused with. Diagonal, mean and weight give the whole of one output, but for what is left between
+    axes about that mean.
+    """
+
+    squares: Tensor  # diagonal, (d, outputs)
+    means: Tensor  # weighted means of the rows, (d, outputs)
+    weights: Tensor  # of the intercept, (outputs,)
+
+    def diagonal(self, penalty: float) -> Tensor:
+        """With the penalty, (d + 1, outputs)."""
+        return torch.vstack([self.squares + penalty, self.weights])
+
+    def inverse(self, penalty: float) -> Callable[[Tensor], Tensor]:
+        """About the inverse, with the penalty: exact if the axes were uncorrelated about the weighted means."""
+        spread = (self.squares - self.weights * self.means**2).clamp_(min=0).add_(penalty)
+        means, weights = self.means, self.weights
+
+        def solve(right: Tensor) -> Tensor:
+            turn = (right[:-1] - means * right[-1]) / spread
+            return torch.vstack([turn, right[-1] / weights - (means * turn).sum(0)])
+
+        return solve
 
 
 class Path:
@@ -156,10 +185,12 @@ class Path:
             weights, intercept = (torch.tensor(part, device=at.device) for part in start)
             at = torch.vstack([self._scale * self.axes.T @ weights, intercept + self._mean @ weights])
         passed: list[tuple[float, Tensor]] = []
+        bend = None
         for penalty in penalties:
             begin = _ahead(passed, math.log(penalty), at)
-            point, length, steps = _Descent(self, link, penalty / self._scale**2).run(begin, tolerance)
-            at = point.at
+            descent = _Descent(self, link, penalty / self._scale**2, bend)
+            point, length, steps = descent.run(begin, tolerance)
+            at, bend = point.at, descent.bend
             passed = [*passed[-2:], (math.log(penalty), at)]
             weights = self.axes @ at[:-1] / self._scale
             yield Minimum(weights, at[-1] - self._mean @ weights, penalty, point.loss, length, steps)
@@ -168,39 +199,56 @@ class Path:
 class _Descent:
     """Newton's method at one penalty: with losses and gradients in float32 while that helps, then in float64."""
 
-    def __init__(self, path: Path, link: Link, penalty: float) -> None:
+    def __init__(self, path: Path, link: Link, penalty: float, bend: _Bend | None) -> None:
         self._path, self._link, self._penalty, self._steps = path, link, penalty, 0
+        self.bend = bend  # of a point near by, if there is one
 
     def run(self, begin: Tensor, tolerance: float) -> tuple[_Point, float, int]:
         """The last point, the length of its gradient and the steps."""
-        rough, _ = self._descend(begin, tolerance, _ROUGH)
-        point, length = self._descend(rough.at, tolerance, _EXACT)
+        near = self._approached(begin, tolerance)
+        point = self._evaluate(near, _EXACT)
+        length = self._length(point, _EXACT)
+        while length > tolerance and self._steps < _STEPS:
+            further = self._step(point, length, tolerance, _EXACT)
+            if further is None:
+                break
+            point = further
+            length = self._length(point, _EXACT)
         return point, length, self._steps
 
-    def _descend(self, begin: Tensor, tolerance: float, rounding: float) -> tuple[_Point, float]:
-        point, last = self._evaluate(begin, rounding), math.inf
+    def _approached(self, begin: Tensor, tolerance: float) -> Tensor:
+        """Where steps in float32 lead; the last, which is small and sure, is not evaluated."""
+        point, last = self._evaluate(begin, _ROUGH), math.inf
         while True:
-            if last > _NEAR or rounding == _EXACT:
-                inverse = 1 / self._diagonal(point)
-            length = math.sqrt(float((point.gradient**2 * inverse).sum()))
-            stuck = rounding == _ROUGH and length > last / 2
-            if length <= tolerance or stuck or self._steps >= _STEPS:
-                return point, length
-            enough = max(0.1 * length, 0.8 * tolerance)
-            further = self._search(point, self._solve(point, inverse, enough), rounding)
+            length = self._length(point, _ROUGH)
+            if length <= tolerance or length > last / 2 or self._steps >= _STEPS:
+                return point.at
+            if _in_sight(length, tolerance):
+                self._steps += 1
+                return point.at + self._solve(point, _AIM * tolerance)
+            further = self._step(point, length, tolerance, _ROUGH)
             if further is None:
-                return point, length
+                return point.at
             point, last = further, length
-            self._steps += 1
 
-    def _diagonal(self, point: _Point) -> Tensor:
-        """Diagonal of the Hessian in the axes of the covariance, shape of `point.at`."""
-        turned, link = self._path.turned, self._link
-        squares = torch.zeros(turned.shape[1], link.outputs, device=point.at.device)
-        for start in range(0, len(turned), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            squares.addmm_((turned[rows] ** 2).T, link.curvature(point.state[rows]))
-        return torch.vstack([squares.double() / len(turned) + self._penalty, point.curvature.clamp(min=1e-12)])
+    def _step(self, point: _Point, length: float, tolerance: float, rounding: float) -> _Point | None:
+        self._steps += 1
+        enough = _AIM * tolerance if _in_sight(length, tolerance) else max(0.1 * length, _AIM * tolerance)
+        return self._search(point, self._solve(point, enough), rounding)
+
+    def _length(self, point: _Point, rounding: float) -> float:
+        """Length of the gradient; far from the minimum, and at the end, by the curvature at the point itself."""
+        length = math.inf
+        if self.bend is not None:
+            length = self._measure(point.gradient)
+        if rounding == _EXACT or length > _NEAR:
+            self.bend = self._bend(point)
+            length = self._measure(point.gradient)
+        return length
+
+    def _measure(self, gradient: Tensor) -> float:
+        assert self.bend is not None  # _length sees to it
+        return math.sqrt(float((gradient**2 / self.bend.diagonal(self._penalty)).sum()))
 
     def _evaluate(self, at: Tensor, rounding: float) -> _Point:
         path, n = self._path, len(self._path.turned)
@@ -236,11 +284,24 @@ class _Descent:
         """What is left of a gradient by the intercept without the direction that no loss or penalty holds."""
         return shift - shift.mean() if self._link.shared else shift
 
-    def _solve(self, point: _Point, inverse: Tensor, enough: float) -> Tensor:
-        """Newton direction by preconditioned conjugate gradients, until the residual is small enough."""
+    def _bend(self, point: _Point) -> _Bend:
+        turned, link = self._path.turned, self._link
+        squares = torch.zeros(turned.shape[1], link.outputs, device=point.at.device)
+        sums = torch.zeros_like(squares)
+        for start in range(0, len(turned), _CHUNK):
+            part, weights = turned[start : start + _CHUNK], link.curvature(point.state[start : start + _CHUNK])
+            squares.addmm_((part**2).T, weights)
+            sums.addmm_(part.T, weights)
+        weights = point.curvature.double().clamp(min=1e-12)
+        return _Bend(squares.double() / len(turned), sums.double() / len(turned) / weights, weights)
+
+    def _solve(self, point: _Point, enough: float) -> Tensor:
+        """Newton direction by preconditioned conjugate gradients, until the residual is short enough."""
+        assert self.bend is not None  # _length sees to it
+        precondition = self.bend.inverse(self._penalty)
         direction, residual = torch.zeros_like(point.at), -point.gradient
-        scaled = inverse * residual
-        search, square = scaled, float((residual * scaled).sum())
+        search = precondition(residual)
+        square = float((residual * search).sum())
         for _ in range(_PRODUCTS):
             product = self._product(point, search)
             bend = float((search * product).sum())
@@ -248,10 +309,10 @@ class _Descent:
                 break
             direction = direction + square / bend * search
             residual = residual - square / bend * product
-            scaled = inverse * residual
-            before, square = square, float((residual * scaled).sum())
-            if math.sqrt(square) <= enough:
+            if self._measure(residual) <= enough:
                 break
+            scaled = precondition(residual)
+            before, square = square, float((residual * scaled).sum())
             search = scaled + square / before * search
         return direction
 
@@ -264,6 +325,11 @@ class _Descent:
                 return further
             step /= 2
         return None
+
+
+def _in_sight(length: float, tolerance: float) -> bool:
+    """Whether one step leads within the tolerance: a step squares the length of the gradient, up to a factor."""
+    return length**2 <= 0.1 * tolerance
 
 
 def _ahead(passed: list[tuple[float, Tensor]], place: float, last: Tensor) -> Tensor:
