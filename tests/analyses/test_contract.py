@@ -1,6 +1,7 @@
 """Every analysis that compare can run keeps the promises of an analysis; one that breaks them is told which."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,19 +11,29 @@ from visprobe.analyses.contract import check_analysis, planted_inputs
 from visprobe.analyses.drift import DRIFT
 from visprobe.analyses.registry import BUILT_IN
 from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.analyses.segment import asking
+from visprobe.analyses.segment_setting import Asked
+from visprobe.data.digits import DigitScenes
+from visprobe.metrics import patch_head
 
 
 def kept():
     """The built-in analyses but zeroshot: the planted model has no text tower (test_zeroshot.py gives it one)."""
     slow = {"segment", "probe", "robustness", "attributes"}  # they train, or look at many variants of the images
     for analysis in BUILT_IN:
+        if analysis.name == "segment":
+            analysis = asking(Asked(seeds=2))
         if analysis.name != "zeroshot":
             yield pytest.param(analysis, id=analysis.name, marks=[pytest.mark.slow] if analysis.name in slow else [])
 
 
 @pytest.fixture(autouse=True)
 def _short_trainings(monkeypatch):
-    monkeypatch.setattr("visprobe.metrics.patch_head.LEAST_STEPS", 10)  # promises do not depend on it; time does
+    """Promises do not depend on how long heads are trained, nor on how often a scene is drawn; time does."""
+    monkeypatch.setattr("visprobe.metrics.patch_head.LEAST_STEPS", 2)
+    monkeypatch.setattr("visprobe.metrics.patch_head.ROUNDS", 2)
+    monkeypatch.setitem(patch_head.RATES, 0, (1e-2, 1e-1))
+    monkeypatch.setattr(DigitScenes, "scene", cache(DigitScenes.scene))
 
 
 @pytest.mark.parametrize("analysis", list(kept()))

@@ -22,9 +22,10 @@ from visprobe.figures.labels import shorten
 from visprobe.figures.style import MUTED, SHADE, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
 
 _MOST_CLASSES = 25
-_LINE = 0.19  # inches of a class
+_LINE = 0.19  # inches of a class, at least
+_MARKER = 0.065  # of each checkpoint in it
 _GOLDEN = 0.61803398875  # of the circle of hues: neighbouring numbers get hues far apart
-_SPREAD = 0.7  # of a line, over which checkpoints lie one below the other
+_SPREAD = 0.8  # of a line, over which checkpoints lie one below the other
 _NOTHING = 255
 _WHITE = 1.0
 
@@ -46,7 +47,7 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     found = list(dict.fromkeys(name for one in made for name in one["found"]))
     height = _heights(made, 2 + len(found))
     with paper_style():
-        top = 0.75 + _LINE * len(shown)
+        top = 0.75 + max(_LINE, _MARKER * len(result.settings.get("class_iou", {}))) * len(shown)
         figure = Figure((TWO_COLUMNS, top + sum(height) + (0.3 if made else 0)), layout="constrained")
         colours = _colours(len(names))
         above: Figure | SubFigure = figure
@@ -105,7 +106,7 @@ def _draw_classes(
     axes.grid(True)
     axes.set_xlabel("IoU of the class")
     if table:
-        axes.legend(loc="lower right", frameon=True, edgecolor="none", framealpha=0.9)
+        axes.legend(loc="best", frameon=True, edgecolor="none", framealpha=0.9)
 
 
 def _draw_examples(

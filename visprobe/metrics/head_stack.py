@@ -110,13 +110,13 @@ def losses(logits: torch.Tensor, target: Target, counts: torch.Tensor, held: tor
 
 def _side_by_side(tensors: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Logits of all heads, shape (n, k, classes), of features of shape (n, d)."""
-    weight, offset = tensors[:2]
+    if len(tensors) > 2:
+        unbound = [tensor.unbind() for tensor in tensors]
+        return torch.stack([forward(((a, b), (c, d)), x) for a, b, c, d in zip(*unbound, strict=True)], 1)
+    [weight, offset] = tensors
     heads, width, out = weight.shape
-    # One product of matrices is much faster than k.
-    shown = (x @ weight.transpose(0, 1).reshape(width, heads * out)).view(len(x), heads, out) + offset
-    for weight, offset in zip(tensors[2::2], tensors[3::2], strict=True):
-        shown = torch.einsum("nkh,khc->nkc", torch.ops.aten.gelu(shown), weight) + offset
-    return shown
+    # Of linear heads, one product of matrices is three times as fast as one for each.
+    return (x @ weight.transpose(0, 1).reshape(width, heads * out)).view(len(x), heads, out) + offset
 
 
 def _fresh(width: int, hidden: int, classes: int, draw: torch.Generator) -> Layers:
