@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from visprobe.analyses.align_layers import DRAWS, Pairs, clamped, neighbour_lists, permutation_p
+from visprobe.analyses.align_layers import DRAWS, Pairs, clamped, neighbour_lists, neighbours_in_half, permutation_p
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import naming
 from visprobe.analyses.pairing import align
@@ -247,7 +247,11 @@ def _two_sided(difference: Replicates) -> float:
 
 
 def _halved_cknna(x: Features, y: Features, seed: int) -> Halved:
-    return half_splits(lambda images: cknna(x[images], y[images], NEIGHBOURS), len(x), _CKNNA_SPLITS, seed)
+    def statistic(images: NDArray[np.intp]) -> float:
+        k = NEIGHBOURS if len(images) == len(x) else neighbours_in_half(NEIGHBOURS)
+        return cknna(x[images], y[images], k)
+
+    return half_splits(statistic, len(x), _CKNNA_SPLITS, seed)
 
 
 def _sides(texts: Sequence[TextFeatures], protocol: Protocol, images: str) -> list[_Side]:
