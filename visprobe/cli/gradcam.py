@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from visprobe.analyses.result import Result
 from visprobe.cli import options as o
 from visprobe.cli.output import Bars
 
@@ -93,5 +95,18 @@ def command(
         looked = gradcam(ckpt, images, look, how, output_dir / "kept")
         save(looked.attributions, output_dir / "maps.npz")
         page = write_report(output_dir, looked.measured.document(command_line()))
-    show(looked.measured, as_json=json, page=page)
-    finish(looked.measured, max_bad)
+    measured = looked.measured
+    if not json:
+        measured = replace(measured, results=tuple(map(_short, measured.results)))
+    show(measured, as_json=json, page=page)
+    finish(measured, max_bad)
+
+
+def _short(result: Result) -> Result:
+    """What reads on a terminal: the first method and site, where the answers lie if that is known, else the focus."""
+    if result.analysis != "attribution":
+        return replace(result, rows=())
+    shown = ("mass_inside", "pointing") if result.settings["with_region"] >= 2 else ("gini", "entropy")
+    base, site = result.settings["base"], result.settings["sites"][0]
+    rows = [row for row in result.rows if row.site == site and row.measure in shown]
+    return replace(result, rows=tuple(row for row in rows if row.role != "difference" or row.reference == base))

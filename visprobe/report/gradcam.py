@@ -17,6 +17,7 @@ from visprobe.attribution.regions import on_patches
 from visprobe.attribution.scores import score
 from visprobe.attribution.storage import load, save
 from visprobe.attribution.subject import Subject
+from visprobe.attribution.verdict import attribution_verdict
 from visprobe.data.asked import Asked
 from visprobe.data.files import open_named
 from visprobe.data.image_set import ImageSet
@@ -122,7 +123,8 @@ def gradcam(
         ]
         results.append(contrast(specs[-1], encoders[-1], [*both, explained], look.methods[0], look.sites[0]))
     warnings += _notes(encoders, attributions)
-    measured = session.measurement(results, (), warnings)
+    verdict = [one for result in results if result.analysis == "attribution" for one in attribution_verdict(result)]
+    measured = session.measurement(results, verdict, warnings)
     return Looked(replace(measured, data=(_listed(images.query, bad), *measured.data)), attributions, explained)
 
 

@@ -1,0 +1,101 @@
+"""What the scores of maps allow to be said, in sentences that claim no more than their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.analyses.statement import Statement, evidence
+from visprobe.attribution.attributions import CENTRE
+
+LEVEL = 0.05
+_INSIDE, _FOCUS = "mass_inside", "gini"
+
+
+def attribution_verdict(result: Result) -> list[Statement]:
+    """Whether maps lie where the answers lie, and whether post-training changed that.
+
+    The rules, for the first method and site:
+
+    - With regions, the measure is the mass inside them; otherwise how focused a map is (its Gini coefficient).
+    - *The method is to be trusted here* only if the base's maps beat the centre bias and random weights, each by a
+      paired difference whose p, adjusted by Holm, is below 0.05; otherwise the first sentence says which they do not
+      beat. Without regions only random weights are asked, in either direction.
+    - *More, less, no measurable difference*: by the paired difference of each checkpoint to the base, adjusted alike.
+
+    Args:
+        result: An "attribution" result.
+    """
+    measure = _INSIDE if result.settings["with_region"] >= 2 else _FOCUS
+    place = result.settings["sites"][0]
+    rows = {row.checkpoint: row for row in result.select(measure=measure, site=place, role="value")}
+    base = result.settings["base"]
+    if base not in rows:
+        return []
+    said = [_against_controls(result, rows[base], place, measure)]
+    said += [_against_base(result, row, rows[base]) for name, row in rows.items() if name != base]
+    return [statement for statement in said if statement is not None]
+
+
+def _against_controls(result: Result, row: Row, place: str, measure: str) -> Statement | None:
+    controls = [name for name in result.settings["controls"] if measure == _INSIDE or name != CENTRE]
+    found = {name: _difference(result, row.checkpoint, name, row) for name in controls}
+    shown = {name: one for name, one in found.items() if one is not None}
+    if not shown:
+        return None
+    lost = [name for name, (one, p) in shown.items() if p >= LEVEL or (measure == _INSIDE and one.estimate.value <= 0)]
+    against = "; ".join(f"{_CONTROLS.get(name, name)}: {_signed(one.estimate)}" for name, (one, _) in shown.items())
+    if measure == _INSIDE:
+        text = f"{row.checkpoint} has {_value(row.estimate)} of its maps' mass ({place}) where the answers lie"
+        outcome = (
+            f"that does not beat {_or(lost)}, so these maps do not show where it looks"
+            if lost
+            else "more than the controls"
+        )
+    else:
+        text = f"{row.checkpoint}'s maps ({place}) have a Gini coefficient of {_value(row.estimate)}"
+        outcome = "no other than that of random weights" if lost else "which random weights do not give"
+    return Statement(f"{text}; {outcome} ({against}).", evidence(result, [row, *(one for one, _ in shown.values())]))
+
+
+def _against_base(result: Result, row: Row, base: Row) -> Statement | None:
+    found = _difference(result, row.checkpoint, base.checkpoint, row)
+    if found is None:
+        return None
+    difference, p = found
+    sure, more = p < LEVEL, difference.estimate.value > 0
+    if row.measure == _INSIDE:
+        text = f"{row.checkpoint}'s maps have {'more' if more else 'less'} of their mass there than {base.checkpoint}'s"
+        null = f"{row.checkpoint}'s maps have no measurably different share there than {base.checkpoint}'s"
+    else:
+        text = f"{row.checkpoint}'s maps are {'more' if more else 'less'} focused than {base.checkpoint}'s"
+        null = f"{row.checkpoint}'s maps are not measurably more or less focused than {base.checkpoint}'s"
+    numbers = f"{_signed(difference.estimate)}, n = {difference.estimate.n}, p = {p:.2g} after Holm"
+    return Statement(f"{text if sure else null} ({numbers}).", evidence(result, [difference]))
+
+
+def _difference(result: Result, name: str, reference: str, like: Row) -> tuple[Row, float] | None:
+    """The paired difference of a measure, and its adjusted p."""
+    wanted = {"checkpoint": name, "reference": reference, "site": like.site, "measure": like.measure}
+    rows = result.select(**wanted, role="difference")
+    tests: Iterator[float] = (
+        test["p_holm"] for test in result.settings["tests"] if all(test[key] == value for key, value in wanted.items())
+    )
+    return (rows[0], next(tests)) if rows else None
+
+
+_CONTROLS = {CENTRE: "minus the centre bias", "randomised": "minus random weights"}
+_NAMES = {CENTRE: "a bias to the middle", "randomised": "random weights"}
+
+
+def _or(names: list[str]) -> str:
+    return " or ".join(_NAMES.get(name, name) for name in names)
+
+
+def _value(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _signed(estimate: Estimate) -> str:
+    text = f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+    return text.replace("-", "\N{MINUS SIGN}")
