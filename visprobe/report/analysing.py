@@ -13,6 +13,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError, VisprobeError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.requests import resolved
+from visprobe.report.class_titles import with_titles
 from visprobe.report.most_changed import with_thumbnails
 from visprobe.report.session import Session
 
@@ -36,7 +37,8 @@ def run_analyses(session: Session, analyses: Sequence[Analysis]) -> list[Result]
         group = [analysis for analysis in able if analysis.images == count]
         results |= runner.run(group, count)
     answered = [results[analysis.name] for analysis in able if analysis.name in results]
-    return [with_thumbnails(result, session.images.query) for result in answered]
+    images = session.images.query
+    return [with_titles(with_thumbnails(result, images), images) for result in answered]
 
 
 class _Runner:

@@ -44,7 +44,9 @@ def most_changed(results: Sequence[Result]) -> Iterator[tuple[str, list[Thumbnai
         pictures = result.settings.get("thumbnails", {})
         for checkpoint, ones in _shown(result.settings.get("most_changed", {}) if pictures else {}).items():
             shown = [
-                Thumbnail(one["id"], one["class"] or "", f"{one['change']:.3g}", pictures[one["id"]])
+                Thumbnail(
+                    one["id"], one.get("title") or one["class"] or "", f"{one['change']:.3g}", pictures[one["id"]]
+                )
                 for one in ones
                 if pictures.get(one["id"], "").startswith(PREFIX)
             ]

@@ -1,0 +1,44 @@
+"""Readable names beside the ids of classes, wherever a result is about single classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from visprobe.analyses.result import Result
+from visprobe.data.annotated import HasTitles
+from visprobe.data.image_set import ImageSet
+from visprobe.data.prompts import spoken_names
+
+_OF_A_CLASS = "class_change/"
+
+
+def with_titles(result: Result, images: ImageSet) -> Result:
+    """`result` with "title" beside every "class" of its settings, and "tench (n01440764)" where rows name a class.
+
+    Args:
+        result: Any result.
+        images: The images it is about; without readable titles the result is given back as it is.
+    """
+    if not images.classes or not isinstance(images, HasTitles) or not images.class_titles:
+        return result
+    spoken = dict(zip(images.classes, spoken_names(images.classes, images), strict=True))
+    titles = {name: title for name, title in spoken.items() if title != name}
+    rows = tuple(
+        replace(row, measure=f"{_OF_A_CLASS}{titles[name]} ({name})")
+        if row.measure.startswith(_OF_A_CLASS) and (name := row.measure.removeprefix(_OF_A_CLASS)) in titles
+        else row
+        for row in result.rows
+    )
+    return replace(result, rows=rows, settings=_titled(result.settings, titles))
+
+
+def _titled(value: Any, titles: Mapping[str, str]) -> Any:
+    if isinstance(value, list | tuple):
+        return [_titled(one, titles) for one in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _titled(one, titles) for key, one in value.items()}
+    name = value.get("class")
+    return {**found, "title": titles[name]} if isinstance(name, str) and name in titles else found
