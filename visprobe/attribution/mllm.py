@@ -121,8 +121,10 @@ class MllmSubject:
             images: RGB images, one for each question.
 
         Raises:
-            UsageError: If a question has one answer only, or there are more images than questions.
+            UsageError: If a question has one answer only, or there are not as many images as questions.
         """
+        if len(images) != self.count:
+            raise self._not_as_many(len(images))
         found = []
         for number, pixels in self._numbered(self.encoder.preprocess(images), 0):
             question = self._question(number, pixels.grids[0])
@@ -190,10 +192,7 @@ class MllmSubject:
     def _numbered(self, pixels: Pixels, first: int) -> Iterator[tuple[int, Pixels]]:
         """Each image by itself with its number, ready for the tower."""
         if first + len(pixels) > self.count:
-            raise UsageError(
-                f"{self.name}: {first + len(pixels)} images or more, and {self.count} questions",
-                hint="Give one question for each image.",
-            )
+            raise self._not_as_many(first + len(pixels))
         pixels = pixels.to(self.encoder.device, self.encoder.dtype)
         tokens = [rows * columns for rows, columns in pixels.grids]
         parts = {
@@ -209,6 +208,11 @@ class MllmSubject:
             processor, blank = one_view(self.encoder, self._processor, self._kind, grid)
             self._asked[number, grid] = asked(self._questions[number], processor, blank, self._where(number))
         return self._asked[number, grid]
+
+    def _not_as_many(self, images: int) -> UsageError:
+        return UsageError(
+            f"{self.name}: {images} images and {self.count} questions", hint="Give one question for each image."
+        )
 
     def _where(self, number: int) -> str:
         return f"{self.name}, question {number + 1}"
