@@ -75,7 +75,7 @@ def test_report_json_page_and_figures_are_written(documented, tmp_path: Path) ->
     document = documented()
     assert write_report(tmp_path / "new" / "run", document) == tmp_path / "new/run/report.html"
     folder = tmp_path / "new" / "run"
-    assert sorted(os.listdir(folder)) == ["figures", "report.html", "report.json"]
+    assert sorted(os.listdir(folder)) == ["figures", "report.html", "report.json", "results.csv", "results.parquet"]
     assert json.loads((folder / "report.json").read_text()) == document
     stems = sorted(KINDS[result["analysis"]].name for result in document["results"])
     assert sorted(os.listdir(folder / "figures")) == [f"{s}.{kind}" for s in stems for kind in ("csv", "png", "svg")]

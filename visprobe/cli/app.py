@@ -9,19 +9,24 @@ from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from visprobe import __version__
 from visprobe.cli import (
     align,
+    cache,
     compare,
     data,
     demo,
     doctor,
     extract_encoder,
     families,
+    figure,
     gradcam,
     imagenet,
     probe,
+    report,
     robust,
     scan,
     segment,
@@ -29,12 +34,30 @@ from visprobe.cli import (
     train,
     transplant,
 )
+from visprobe.cli import list as list_
+from visprobe.cli.environment import COMMON, read_environment, variable
 from visprobe.cli.output import print_error
 from visprobe.errors import TooManyBadItems, VisprobeError
+
+MEASURE, LOOK, TRAIN, CHECKPOINTS, HOUSE = "Measure", "Look", "Train", "Checkpoints", "House"
+EXIT_CODES = {
+    0: "done",
+    1: "failed",
+    2: "a flag, an argument or a configuration cannot be meant",
+    3: "done and written, but more images were unusable than --max-bad allows",
+    4: "something must be installed, mounted or allowed first",
+    130: "interrupted, and the same command goes on from there",
+    143: "terminated, and the same command goes on from there",
+}
 
 app = typer.Typer(
     name="visprobe",
     help="What did post-training do to the vision encoder of a multimodal LLM, and does it see better?",
+    epilog=(
+        f"Exit codes: {'; '.join(f'{code} {meaning}' for code, meaning in EXIT_CODES.items())}.\n\n"
+        f"Environment: {', '.join(map(variable, COMMON))} stand for options in every command that measures; "
+        "VISPROBE_CACHE is the folder of the caches; VISPROBE_DEBUG=1 shows tracebacks."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={
@@ -42,22 +65,26 @@ app = typer.Typer(
         "token_normalize_func": lambda name: name.replace("_", "-"),
     },
 )
-app.command("compare")(compare.command)
-app.command("imagenet")(imagenet.command)
-app.command("probe")(probe.command)
-app.command("align")(align.command)
-app.command("segment")(segment.command)
-app.command("robust")(robust.command)
-app.command("gradcam")(gradcam.command)
-app.command("swap")(swap.command)
-app.command("scan")(scan.command)
-app.command("families")(families.command)
-app.command("extract-encoder")(extract_encoder.command)
-app.command("transplant")(transplant.command)
-app.add_typer(train.app, name="train")
-app.add_typer(data.app, name="data")
-app.command("demo")(demo.command)
-app.command("doctor")(doctor.command)
+app.command("compare", rich_help_panel=MEASURE)(compare.command)
+app.command("imagenet", rich_help_panel=MEASURE)(imagenet.command)
+app.command("probe", rich_help_panel=MEASURE)(probe.command)
+app.command("align", rich_help_panel=MEASURE)(align.command)
+app.command("segment", rich_help_panel=MEASURE)(segment.command)
+app.command("robust", rich_help_panel=MEASURE)(robust.command)
+app.command("swap", rich_help_panel=MEASURE)(swap.command)
+app.command("gradcam", rich_help_panel=LOOK)(gradcam.command)
+app.command("report", rich_help_panel=LOOK)(report.command)
+app.command("figure", rich_help_panel=LOOK)(figure.command)
+app.command("demo", rich_help_panel=TRAIN)(demo.command)
+app.add_typer(train.app, name="train", rich_help_panel=TRAIN)
+app.add_typer(data.app, name="data", rich_help_panel=TRAIN)
+app.command("scan", rich_help_panel=CHECKPOINTS)(scan.command)
+app.command("families", rich_help_panel=CHECKPOINTS)(families.command)
+app.command("extract-encoder", rich_help_panel=CHECKPOINTS)(extract_encoder.command)
+app.command("transplant", rich_help_panel=CHECKPOINTS)(transplant.command)
+app.command("list", rich_help_panel=HOUSE)(list_.command)
+app.add_typer(cache.app, name="cache", rich_help_panel=HOUSE)
+app.command("doctor", rich_help_panel=HOUSE)(doctor.command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -76,16 +103,16 @@ def _root(
 
 
 def main() -> NoReturn:
-    """Run the command line.
-
-    Exit codes: 0 done, 1 failed, 2 usage, 3 done with too many bad items, 4 prerequisite missing, 130, 143.
-    """
+    """Run the command line; it leaves with one of `EXIT_CODES`."""
     signal.signal(signal.SIGTERM, _terminate)
     # Threads of torch that wait by spinning take the cores from whoever else computes on this machine: with two other
     # busy processes on two cores a training step took five times as long. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    commands = get_command(app)
+    assert isinstance(commands, TyperGroup)
+    read_environment(commands)
     try:
-        app()
+        commands()
     except (VisprobeError, OSError) as problem:
         if os.environ.get("VISPROBE_DEBUG"):
             raise

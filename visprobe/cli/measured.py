@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from visprobe.analyses.result import Result
+from visprobe.cli.environment import assignments
 from visprobe.cli.options import allowed_bad
 from visprobe.cli.output import print_notes, print_results, print_statements, printable
 from visprobe.errors import TooManyBadItems
@@ -18,8 +19,8 @@ LONG = 40  # rows of a table that reads easily on a terminal; twice as many stil
 
 
 def command_line() -> list[str]:
-    """The command line as it was typed, program name first."""
-    return ["visprobe", *sys.argv[1:]]
+    """The command line as it was typed: options from the environment, program name, arguments."""
+    return [*assignments(), "visprobe", *sys.argv[1:]]
 
 
 def show(measured: Measurement, *, as_json: bool, page: Path | None = None) -> None:

@@ -19,6 +19,7 @@ from visprobe.figures.style import paper_style
 from visprobe.io import atomic
 
 PNG_DPI = 200
+FORMATS = ("svg", "png", "pdf")
 _FORMULA_STARTS = ("=", "+", "-", "@")
 _COLUMNS = ("checkpoint", "site", "measure", "reference", "role", *(f.name for f in fields(Estimate)))
 
@@ -33,8 +34,17 @@ def save_figure(figure: Figure, folder: Path, name: str, rows: Iterable[Row]) ->
         rows: The rows that the figure was drawn from, for the CSV file.
     """
     atomic.write_text(folder / f"{name}.svg", svg_text(figure))
-    atomic.write_bytes(folder / f"{name}.png", _render(figure, "png", dpi=PNG_DPI, metadata={"Software": None}))
+    atomic.write_bytes(folder / f"{name}.png", figure_bytes(figure, "png"))
     atomic.write_text(folder / f"{name}.csv", rows_csv(rows))
+
+
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """`figure` as a file of a kind in `FORMATS`, with its text as text (svg, pdf) and without a date."""
+    if kind == "svg":
+        return svg_text(figure).encode()
+    if kind == "png":
+        return _render(figure, "png", dpi=PNG_DPI, metadata={"Software": None})
+    return _render(figure, "pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
 def svg_text(figure: Figure) -> str:
@@ -53,11 +63,12 @@ def rows_csv(rows: Iterable[Row]) -> str:
     writer.writerow(_COLUMNS)
     for row in rows:
         cells = (row.checkpoint, row.site, row.measure, row.reference, row.role, *astuple(row.estimate))
-        writer.writerow([_inert(cell) for cell in cells])
+        writer.writerow([inert(cell) for cell in cells])
     return text.getvalue()
 
 
-def _inert(cell: Any) -> Any:
+def inert(cell: Any) -> Any:
+    """`cell` of a CSV file, so that no text of it is run as a formula or steers a terminal."""
     if not isinstance(cell, str):
         return cell
     return f"'{visible(cell)}" if cell.startswith(_FORMULA_STARTS) else visible(cell)

@@ -37,7 +37,9 @@ _SHOWN_ELSEWHERE = {
 _MOST_TEXT = 400
 
 
-class _Shown(NamedTuple):
+class Shown(NamedTuple):
+    """A figure of the page."""
+
     name: str
     question: str
     caption: str
@@ -56,22 +58,23 @@ def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """
     results = [Result.from_json(result) for result in document["results"]]
     names = [checkpoint["name"] for checkpoint in document["checkpoints"]]
-    return _environment().get_template("report.html.j2").render(
+    return environment().get_template("report.html.j2").render(
         document=document,
         names=names,
         base=names[0] if names else None,
         others=names[1:],
         verdict=[(s["text"], _anchors(results, s["evidence"])) for s in document["verdict"]],
-        figures=list(_figures(results, figures)),
+        figures=list(shown_figures(results, figures)),
         most_changed=list(most_changed(results)),
         sections=[(result, tables(result), _settings(result)) for result in results],
-        provenance=_across(document["checkpoints"]),
-        warnings=list(_warnings(document, results)),
+        provenance=provenance_table(document["checkpoints"]),
+        warnings=list(all_warnings(document, results)),
         most_bad_items=_MOST_BAD_ITEMS,
     )  # fmt: skip
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates in which every text from outside is escaped, and its control characters are spelled out."""
     # `finalize` sees every value before it is escaped; text from outside is plain `str`, our own markup is not.
     environment = Environment(
         loader=PackageLoader("visprobe.report", "templates"),
@@ -86,15 +89,15 @@ def _environment() -> Environment:
     return environment
 
 
-def _figures(results: Sequence[Result], figures: Mapping[str, str]) -> Iterator[_Shown]:
-    """Every figure, in the order of the gallery."""
+def shown_figures(results: Sequence[Result], figures: Mapping[str, str], prefix: str = "") -> Iterator[Shown]:
+    """Every figure, in the order of the gallery; `prefix` tells its ids from those of another run on the same page."""
     by_analysis = {result.analysis: result for result in results}
     for analysis, kind in KINDS.items():
         if analysis in by_analysis and kind.name in figures:
             result = by_analysis[analysis]
             caption = kind.caption(result)
-            svg = inline_svg(figures[kind.name], kind.name, visible(caption))
-            yield _Shown(kind.name, result.question, caption, Markup(svg))
+            svg = inline_svg(figures[kind.name], prefix + kind.name, visible(caption))
+            yield Shown(kind.name, result.question, caption, Markup(svg))
 
 
 def _settings(result: Result) -> dict[str, Any]:
@@ -112,13 +115,13 @@ def _anchors(results: Sequence[Result], evidence: Sequence[Mapping[str, Any]]) -
     return list(dict.fromkeys(found))
 
 
-def _across(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def provenance_table(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Provenance by field, one value per checkpoint (None where a checkpoint lacks the field)."""
     keys = dict.fromkeys(key for checkpoint in checkpoints for key in checkpoint if key not in ("name", "warnings"))
     return {key: [checkpoint.get(key) for checkpoint in checkpoints] for key in keys}
 
 
-def _warnings(document: Mapping[str, Any], results: Sequence[Result]) -> Iterator[tuple[str, str]]:
+def all_warnings(document: Mapping[str, Any], results: Sequence[Result]) -> Iterator[tuple[str, str]]:
     """Every warning with where it comes from."""
     yield from (("run", text) for text in document["warnings"])
     for checkpoint in document["checkpoints"]:

@@ -1,4 +1,4 @@
-"""A report on disk: report.json, figures/ and report.html, each complete or absent."""
+"""A report on disk: report.json, figures/, all numbers as a table, and report.html, each complete or absent."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from visprobe.figures.gallery import KINDS
 from visprobe.figures.save import save_figure, svg_text
 from visprobe.io import atomic
 from visprobe.report.page import render
+from visprobe.report.result_table import write_result_table
 
 
 def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Draw the figures of `document` and write it as JSON and as one HTML page.
+    """Draw the figures of `document` and write it as JSON, as a table (Parquet, CSV) and as one HTML page.
 
     The page comes last: where report.html exists, everything beside it is complete.
 
@@ -30,8 +31,9 @@ def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
     """
     text = atomic.to_json(document)
     names = [checkpoint["name"] for checkpoint in document["checkpoints"]]
+    results = [Result.from_json(result) for result in document["results"]]
     drawn = {}
-    for result in map(Result.from_json, document["results"]):
+    for result in results:
         if kind := KINDS.get(result.analysis):
             drawn[kind.name] = kind.draw(result, names), result.rows
     page = render(document, {name: svg_text(figure) for name, (figure, _) in drawn.items()})
@@ -41,6 +43,7 @@ def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
             (folder / "figures" / f"{kind.name}.{suffix}").unlink(missing_ok=True)
     for name, (figure, rows) in drawn.items():
         save_figure(figure, folder / "figures", name, rows)
+    write_result_table(folder, [record for result in results for record in result.to_table()])
     atomic.write_text(folder / "report.json", text + "\n")
     atomic.write_text(folder / "report.html", page)
     return folder / "report.html"

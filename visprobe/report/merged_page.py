@@ -1,0 +1,116 @@
+"""Several runs on disk as one report: one page, one table of all numbers, their figures and documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+import visprobe
+from visprobe.errors import UsageError
+from visprobe.figures.gallery import KINDS
+from visprobe.figures.save import save_figure, svg_text
+from visprobe.io import atomic
+from visprobe.report.merge import apart, side_by_side
+from visprobe.report.page import Shown, all_warnings, environment, provenance_table, shown_figures
+from visprobe.report.rebuild import RUNS_SCHEMA, Run, draw_figure, unusable
+from visprobe.report.result_table import write_result_table
+from visprobe.report.tables import tables
+
+
+def write_merged(folder: Path, runs: Sequence[Run], command: str) -> Path:
+    """Write one report of several runs.
+
+    Args:
+        folder: Where to; made if missing. An earlier report of several runs is replaced.
+        runs: The runs, two or more.
+        command: The command line that asked for it.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        UsageError: If `folder` holds the report of a single run, which would be lost.
+        DataError: If a figure cannot be drawn; nothing is written then.
+    """
+    _refuse_single(folder)
+    document = merged_document(runs, command)
+    drawn = [
+        {KINDS[r.analysis].name: draw_figure(run, r.analysis) for r in run.results if r.analysis in KINDS}
+        for run in runs
+    ]
+    page = render_merged(document, runs, drawn)
+    (folder / "report.html").unlink(missing_ok=True)
+    for old in folder.glob("figures/[0-9]*_*"):  # a figure of an earlier report would pass for one of this
+        old.unlink()
+    for number, (run, figures) in enumerate(zip(runs, drawn, strict=True), start=1):
+        rows = {KINDS[result.analysis].name: result.rows for result in run.results if result.analysis in KINDS}
+        for name, figure in figures.items():
+            save_figure(figure, folder / "figures", f"{number}_{name}", rows[name])
+    records = [{"run": run.name, **record} for run in runs for result in run.results for record in result.to_table()]
+    write_result_table(folder, records)
+    atomic.write_json(folder / "report.json", document)
+    atomic.write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def merged_document(runs: Sequence[Run], command: str, created: datetime | None = None) -> dict[str, Any]:
+    """The content of the report.json of several runs: each run's own, under its name."""
+    return {
+        "schema": RUNS_SCHEMA,
+        "visprobe": visprobe.__version__,
+        "created": (created or datetime.now(UTC)).isoformat(timespec="seconds"),
+        "command": command,
+        "runs": [{"name": run.name, "document": run.document} for run in runs],
+    }
+
+
+def render_merged(document: Mapping[str, Any], runs: Sequence[Run], drawn: Sequence[Mapping[str, Figure]]) -> str:
+    """The page: verdicts by run, what differs, figures and numbers side by side, where each run came from.
+
+    Args:
+        document: What `merged_document` returned.
+        runs: The runs.
+        drawn: For each run figure name to figure.
+
+    Returns:
+        HTML, escaped as in `visprobe.report.page.render`.
+    """
+    try:
+        sections = [(group, tables(group.result)) for group in side_by_side(runs)]
+        shown = [_described(run) for run in runs]
+    except Exception as error:  # damaged provenance or settings can make any line fail
+        raise unusable(runs[0], "the runs cannot be put side by side", error) from error
+    return environment().get_template("merged.html.j2").render(
+        document=document, runs=shown, apart=apart(runs), figures=_figures(runs, drawn), sections=sections
+    )  # fmt: skip
+
+
+def _described(run: Run) -> dict[str, Any]:
+    checkpoints = run.document["checkpoints"]
+    return {
+        "name": run.name,
+        "document": run.document,
+        "checkpoints": [checkpoint["name"] for checkpoint in checkpoints],
+        "provenance": provenance_table(checkpoints),
+        "warnings": list(all_warnings(run.document, run.results)),
+    }
+
+
+def _figures(runs: Sequence[Run], drawn: Sequence[Mapping[str, Figure]]) -> dict[str, list[tuple[str, Shown, str]]]:
+    """Question to the figures of all runs that answer it: run, figure and file name."""
+    found: dict[str, list[tuple[str, Shown, str]]] = {}
+    for number, (run, figures) in enumerate(zip(runs, drawn, strict=True), start=1):
+        texts = {name: svg_text(figure) for name, figure in figures.items()}
+        for figure in shown_figures(run.results, texts, prefix=f"run-{number}-"):
+            found.setdefault(figure.question, []).append((run.name, figure, f"{number}_{figure.name}"))
+    return found
+
+
+def _refuse_single(folder: Path) -> None:
+    held = folder / "report.json"
+    if held.is_file() and RUNS_SCHEMA not in held.read_text("utf-8", "replace")[:200]:
+        raise UsageError(f"{folder} holds the report of a run, which would be lost", hint="Name another --output-dir.")

@@ -1,0 +1,202 @@
+"""A report read back from its report.json, checked, and its page and figures made anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from pydantic import TypeAdapter, ValidationError
+
+from visprobe.analyses.result import Result
+from visprobe.errors import DataError, UsageError, VisprobeError
+from visprobe.figures.gallery import KINDS
+from visprobe.report.document import SCHEMA
+from visprobe.report.write import write_report
+
+RUNS_SCHEMA = "visprobe.runs/1"
+_SCHEMA = re.compile(r"visprobe\.(report|runs)/(\d+)")
+_FAULTS = 3  # named in a message
+
+
+@dataclass(frozen=True)
+class _Images:
+    name: str
+    n: int
+    bad_items: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class _Statement:
+    text: str
+    evidence: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Report:
+    schema: str
+    visprobe: str
+    created: str
+    command: str
+    seed: int
+    checkpoints: list[dict[str, Any]]
+    data: list[_Images]
+    results: list[Result]
+    verdict: list[_Statement]
+    warnings: list[str]
+    versions: dict[str, str]
+    platform: str
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
+    document: _Report
+
+
+@dataclass(frozen=True)
+class _Runs:
+    schema: str
+    runs: list[_Named]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A report under the name that tells it from the others.
+
+    Attributes:
+        name: Its name.
+        document: The content of its report.json.
+    """
+
+    name: str
+    document: Mapping[str, Any]
+
+    @property
+    def results(self) -> list[Result]:
+        """Its results."""
+        return [Result.from_json(result) for result in self.document["results"]]
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Reports from disk, under the shortest endings of their paths that tell them apart.
+
+    Args:
+        paths: Folders with a report.json, or such files. A merged report stands for its runs.
+
+    Raises:
+        UsageError: If a report is named twice.
+        DataError: If one is missing, damaged, of something else, or of a newer visprobe.
+    """
+    read = [_read(path) for path in paths]
+    runs = []
+    for name, document in zip(_names(paths), read, strict=True):
+        if document["schema"] == RUNS_SCHEMA:
+            before = f"{name}/" if len(paths) > 1 else ""
+            runs += [Run(before + one["name"], one["document"]) for one in document["runs"]]
+        else:
+            runs.append(Run(name, document))
+    same = [(one, two) for n, one in enumerate(runs) for two in runs[n + 1 :] if one.document == two.document]
+    if same:
+        raise UsageError(f"{same[0][0].name} and {same[0][1].name} are the same report", hint="Name each report once.")
+    return runs
+
+
+def rebuild(run: Run, folder: Path) -> Path:
+    """Write page, tables and figures of a run into `folder`, from its document alone.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        DataError: If its settings are damaged, so that a figure or the page cannot be made; nothing is written then.
+    """
+    try:
+        return write_report(folder, run.document)
+    except (VisprobeError, OSError):
+        raise
+    except Exception as error:  # damaged settings can make any line of any figure fail
+        raise unusable(run, "its page cannot be made", error) from error
+
+
+def draw_figure(run: Run, name: str) -> Figure:
+    """A figure of a run, drawn again.
+
+    Args:
+        run: The run.
+        name: Name of the figure ("representation_drift") or of its analysis ("drift").
+
+    Raises:
+        UsageError: If there is no such figure in this run.
+        DataError: If its settings are damaged.
+    """
+    names = [checkpoint["name"] for checkpoint in run.document["checkpoints"]]
+    results = {result.analysis: result for result in run.results if result.analysis in KINDS}
+    found = next((analysis for analysis in results if name in (analysis, KINDS[analysis].name)), None)
+    if found is None:
+        known = ", ".join(KINDS[analysis].name for analysis in results)
+        raise UsageError(f"{run.name} has no figure {name!r}", hint=f"It has: {known or 'none'}.")
+    try:
+        return KINDS[found].draw(results[found], names)
+    except Exception as error:  # as above
+        raise unusable(run, f"the figure {name} cannot be drawn", error) from error
+
+
+def unusable(run: Run, what: str, error: Exception) -> DataError:
+    """The error to be raised where the content of a report breaks what shows it."""
+    problem = f"the report {run.name} is damaged: {what} ({type(error).__name__}: {error})"
+    return DataError(problem, hint="Run the command of the report again.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    file = path / "report.json" if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"{path} holds no report.json", hint="Name the output folder of a command that measured.")
+    try:
+        text = file.read_text("utf-8")
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is damaged: {error}", hint="Run the command that wrote it again.") from None
+    kind = _kind(file, document)
+    try:
+        TypeAdapter(_Runs if kind == "runs" else _Report).validate_json(text, strict=True)
+    except ValidationError as error:
+        places = [f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()[:_FAULTS]]
+        raise DataError(
+            f"{file} is damaged at {error.error_count()} places: {'; '.join(places)}",
+            hint="Run the command that wrote it again.",
+        ) from None
+    found: dict[str, Any] = document
+    return found
+
+
+def _kind(file: Path, document: object) -> str:
+    """Whether it is of one run ("report") or of several ("runs")."""
+    schema = document.get("schema") if isinstance(document, dict) else None
+    match = _SCHEMA.fullmatch(schema) if isinstance(schema, str) else None
+    if not match:
+        raise DataError(f"{file} is no report of visprobe", hint="Name the output folder of a command that measured.")
+    if schema not in (SCHEMA, RUNS_SCHEMA):
+        writer = document.get("visprobe", "another version") if isinstance(document, dict) else ""
+        raise DataError(
+            f"{file} has the schema {schema}, written by visprobe {writer}; this version reads {SCHEMA}",
+            hint="Use the version of visprobe that wrote it, or a newer one.",
+        )
+    return match[1]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The shortest endings of the paths that tell them apart."""
+    whole = [Path(os.path.abspath(path.parent if path.name == "report.json" else path)).parts for path in paths]
+    if len(set(whole)) < len(whole):
+        raise UsageError("the same report is named twice", hint="Name each report once.")
+    for depth in range(1, max(map(len, whole)) + 1):
+        names = ["/".join(parts[-depth:]) for parts in whole]
+        if len(set(names)) == len(names):
+            break
+    return names

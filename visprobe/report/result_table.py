@@ -1,0 +1,52 @@
+"""All numbers of a report as one table, for pandas, R and spreadsheets: results.parquet and results.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from visprobe.analyses.result import Estimate
+from visprobe.figures.save import inert
+from visprobe.io import atomic
+
+COLUMNS = (
+    *("run", "analysis", "checkpoint", "site", "measure", "reference", "role"),
+    *(field.name for field in fields(Estimate)),
+)
+Record = Mapping[str, str | int | float | None]
+
+
+def write_result_table(folder: Path, records: Sequence[Record]) -> None:
+    """Write `records` as results.parquet and results.csv, each atomically.
+
+    Args:
+        folder: Where to; made if missing.
+        records: What `Result.to_table` gives, one per number; with the name of its "run" where several are merged.
+            The CSV file alone changes text: control characters are spelled out and formulas get an apostrophe.
+    """
+    columns = [name for name in COLUMNS if name != "run" or any("run" in record for record in records)]
+    atomic.write_bytes(folder / "results.parquet", _parquet(columns, records))
+    atomic.write_text(folder / "results.csv", _csv(columns, records))
+
+
+def _parquet(columns: Sequence[str], records: Sequence[Record]) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types = {"value": pa.float64(), "low": pa.float64(), "high": pa.float64(), "n": pa.int64()}
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(list(records), schema=schema), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _csv(columns: Sequence[str], records: Sequence[Record]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for record in records:
+        writer.writerow([inert(record.get(name)) for name in columns])
+    return text.getvalue()
