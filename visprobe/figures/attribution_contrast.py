@@ -12,6 +12,7 @@ from visprobe.figures.attribution_colours import scale_of
 from visprobe.figures.attribution_sheet import Sheet, what_is_shown
 from visprobe.figures.attribution_table import draw_table
 from visprobe.figures.attribution_text import short_number
+from visprobe.figures.labels import shorten
 
 COLUMNS = ("chosen", "rejected", "contrast")
 
@@ -55,7 +56,7 @@ def caption(sheet: Sheet, checkpoint: str) -> str:
         checkpoint: Whose maps they are.
     """
     return (
-        f"{checkpoint}: {sheet.method} maps at {sheet.site} of the chosen answer, of the rejected one, and of their "
+        f"{shorten(checkpoint, 48)}: {sheet.method} maps at {sheet.site} of the chosen answer, of the rejected one, and of their "
         "contrast (the first score minus the second), all at the same weights, after the picture as the tower sees it. "
         f"Orange, positive: {sheet.meaning}; in the contrast, that of chosen over rejected. Blue: the opposite. One "
         "square is one patch, not interpolated. One symmetric colour scale per image, the same for its three maps, in "

@@ -50,7 +50,7 @@ def draw(sheet: Sheet, steps: Sequence[int]) -> Figure:
         _write(figure, lefts[-1], y, unit)
         first, last = lefts[1], lefts[-1] - _GAP
         _draw_scores(figure, (first, _UNDER, last - first, _PANEL), [maps[place].score for place in places],
-                     [steps[place] for place in places], sheet.unit)  # fmt: skip
+                     [steps[place] for place in places], sheet.unit, cell / (cell + _GAP))  # fmt: skip
     return figure
 
 
@@ -84,13 +84,13 @@ def _write(figure: Figure, x: float, y: float, text: str) -> None:
 
 
 def _draw_scores(
-    figure: Figure, place: Sequence[float], scores: Sequence[float], steps: Sequence[int], unit: str
+    figure: Figure, place: Sequence[float], scores: Sequence[float], steps: Sequence[int], unit: str, filled: float
 ) -> None:
     axes = add_axes(figure, place)
     axes.set_axis_on()
     axes.axhline(scores[0], color=MUTED, linestyle="--", linewidth=0.9)
     axes.plot(range(len(steps)), scores, color=INK, marker="o", markeredgecolor="white", markeredgewidth=0.4)
-    axes.set_xlim(-0.5, len(steps) - 0.5)
+    axes.set_xlim(-filled / 2, len(steps) - 1 + filled / 2)  # each point below the middle of its map
     axes.set_xticks(range(len(steps)), labels=[f"{step:,}" for step in steps])
     axes.set_xlabel("Optimizer step")
     axes.margins(y=0.15)
