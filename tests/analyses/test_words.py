@@ -21,6 +21,7 @@ from visprobe.analyses.words_measures import (
 from visprobe.encoders.words import Words
 from visprobe.errors import DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
+from visprobe.features.requests import REDUCTIONS
 
 N, T, D, V = 24, 9, 16, 40
 IDS = tuple(f"image-{i:02d}" for i in range(N))
@@ -158,4 +159,27 @@ def test_what_has_no_place_among_words_is_refused():
 
 def test_words_keeps_the_contract():
     check_analysis(WORDS)
-    assert replace(WORDS).fixed_grid
+
+
+def test_native_resolution_is_read_from_drawn_patches():
+    near, chosen = planted()
+    sets = [
+        replace(features("base", near), sites={"projected:drawn": near}),
+        replace(features("sft", near[:, ::-1]), sites={"projected:drawn": near[:, ::-1]}),
+        features("fixed", near),
+    ]
+    result = words_of_patches(sets[0], sets[1:], [], dict.fromkeys(("base", "sft", "fixed"), vocabulary()))
+    assert value(result, "word_cosine", "base").value == pytest.approx(1, abs=1e-6)  # float32
+    changed = (chosen != chosen[:, ::-1]).mean()
+    assert value(result, "word_changed", "sft", role="value").value == pytest.approx(changed)
+    assert not result.select(checkpoint="fixed", measure="word_changed")
+    assert any("fixed cuts images into other patches" in warning for warning in result.warnings)
+    assert set(result.settings["picture"]["words"]) == {"base", "sft"}
+
+
+@pytest.mark.parametrize("count", [1, 5, 32, 200])
+def test_the_drawn_tokens_are_those_of_the_image_in_order_and_always_as_many(count):
+    tokens = torch.arange(count, dtype=torch.float32).reshape(1, count, 1)
+    drawn = REDUCTIONS["drawn"](tokens).flatten().tolist()
+    assert len(drawn) == 32 and drawn == sorted(drawn) and len(set(drawn)) == min(32, count)
+    assert drawn == REDUCTIONS["drawn"](tokens + 0).flatten().tolist()

@@ -35,6 +35,7 @@ from visprobe.metrics.jackknife import Replicated, replicate_mean
 
 QUESTION = "Where do the projected patches lie among the words of the checkpoint's own language model?"
 SITE, TOKENS = "projected", "projected:tokens"
+NATIVE = "projected:drawn"  # where each image has its own number of tokens
 IMAGES = 128
 PATCHES = 32  # of each image; looking one up among 150,000 words takes about 10 ms on one core
 LEAST = 20  # images; an interval over fewer says little
@@ -70,7 +71,7 @@ def words_of_patches(
     """Nearest words of patches, their lengths against those of words, and the gap between the two.
 
     Args:
-        base: "projected:tokens" of the images under the base.
+        base: "projected:tokens" of the images under the base, or "projected:drawn" where it is of native resolution.
         others: The same images under other checkpoints.
         floors: The same images under what the numbers are read against.
         words: Name of a checkpoint or floor to its vocabulary.
@@ -87,25 +88,33 @@ def words_of_patches(
     sets = align([base, *others, *floors])
     refuse_fewer(base, LEAST, "an interval over images")
     names = [features.encoder for features in (base, *others)]
-    places = _drawn(sets[0].sites[TOKENS].shape, seed)
+    places = next((_drawn(one.sites[TOKENS].shape, seed) for one in sets if TOKENS in one.sites), None)
     seen = {features.encoder: _look(features, words[features.encoder], places, seed) for features in sets}
-    n, comparable = len(base.item_ids), _same_vocabulary(words, base.encoder)
+    native = {features.encoder: NATIVE in features.sites for features in sets}
+    alike = [name for name in native if native[name] == native[base.encoder]]
+    spelled = _same_vocabulary(words, base.encoder)
+    n, comparable = len(base.item_ids), [name for name in spelled if name in alike]
     rows = [*_values(seen, names, n, comparable, base.encoder), *_differences(seen, names, n, comparable, base.encoder)]
-    apart = [name for name in names if name not in comparable]
+    apart = [name for name in names if name not in spelled]
     settings = {
         "base": base.encoder,
         "images": base.images,
         "consumed": base.consumed,
         "n": n,
-        "patches_per_image": places.shape[1],
+        "patches_per_image": next(iter(seen.values())).nearest.shape[1],
         "vocabulary": {name: _described(words[name]) for name in names},
         "nearest_words": {name: _frequent(one.nearest, words[name]) for name, one in seen.items()},
         "picture": {
             "id": base.item_ids[0],
-            "words": {name: _spelled(seen[name].picture, words[name]) for name in names},
+            "words": {name: _spelled(seen[name].picture, words[name]) for name in names if name in alike},
         },
     }
     warnings = [f"{name} has another vocabulary than {base.encoder}: nearest words are not compared" for name in apart]
+    warnings += [
+        f"{name} cuts images into other patches than {base.encoder}: nearest words are not compared"
+        for name in names
+        if name in spelled and name not in alike
+    ]
     return Result("words", QUESTION, tuple(rows), settings, tuple(warnings))
 
 
@@ -115,13 +124,15 @@ def _drawn(shape: tuple[int, ...], seed: int) -> Counts:
     return np.stack([np.sort(rng.permutation(patches)[:PATCHES]) for _ in range(n)])
 
 
-def _look(features: FeatureSet, words: Words, places: Counts, seed: int) -> _Seen:
-    tokens = features.sites[TOKENS]
+def _look(features: FeatureSet, words: Words, places: Counts | None, seed: int) -> _Seen:
+    tokens = features.sites[TOKENS if TOKENS in features.sites else NATIVE]
     vocabulary = _vocabulary(words)
     with naming(features, SITE, "the place of patches among words"):
-        if tokens.shape[-1] != vocabulary.rows.shape[1] or places.max() >= tokens.shape[1]:
+        taken = places if TOKENS in features.sites else None
+        if tokens.shape[-1] != vocabulary.rows.shape[1] or (taken is not None and taken.max() >= tokens.shape[1]):
             raise ValueError(f"tokens of shape {tokens.shape[1:]} against words of width {vocabulary.rows.shape[1]}")
-        drawn: Array = np.take_along_axis(tokens, places[:, :, None], 1).astype(np.float32)
+        chosen = tokens if taken is None else np.take_along_axis(tokens, taken[:, :, None], 1)
+        drawn: Array = chosen.astype(np.float32)
         nearest, cosine = nearest_words(drawn, vocabulary)
         measures = {
             "word_cosine": replicate_mean(cosine.mean(1, dtype=np.float64)),
@@ -205,7 +216,7 @@ def _needs(encoder: VisionEncoder) -> list[str]:
             f"{encoder.name} is a vision tower without a language model: there are no words to look among",
             hint="Give the folder of the whole multimodal model.",
         )
-    return [TOKENS]
+    return [NATIVE if encoder.grid is None else TOKENS]
 
 
 def _run(inputs: Inputs) -> Result:
@@ -219,15 +230,18 @@ def _run(inputs: Inputs) -> Result:
 
 
 def _picture(picture: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """The image whose words are shown, small, as a data URI, and the rows and columns of its tokens."""
+    """The image whose words are shown, small, as a data URI, and the rows and columns of its tokens.
+
+    At native resolution they are those drawn, in rows of eight.
+    """
     tokens, grid = len(picture["words"][inputs.base.encoder]), inputs.encoders[0].grid
-    assert grid is not None  # of an analysis of one grid
-    rows = max(1, round(grid[0] * (tokens / (grid[0] * grid[1])) ** 0.5))  # connectors may join tokens
+    whole = grid or (tokens // 8, 8)
+    rows = max(1, round(whole[0] * (tokens / (whole[0] * whole[1])) ** 0.5))  # connectors may join tokens
     source = None
     if inputs.images is not None:
         place = next(place for place, item in enumerate(inputs.images.items) if item.id == picture["id"])
         source = thumbnail(inputs.images, place, side=_PICTURE)
-    return {**picture, "grid": [rows, tokens // rows], "source": source}
+    return {**picture, "grid": [rows, tokens // rows], "drawn": grid is None, "source": source}
 
 
 def _read(encoder: VisionEncoder) -> Words:
@@ -237,4 +251,4 @@ def _read(encoder: VisionEncoder) -> Words:
         raise DataError(error.message, hint=error.hint) from error
 
 
-WORDS = Analysis(name="words", question=QUESTION, needs=_needs, run=_run, images=IMAGES, fixed_grid=True)
+WORDS = Analysis(name="words", question=QUESTION, needs=_needs, run=_run, images=IMAGES)

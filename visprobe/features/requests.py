@@ -3,7 +3,7 @@
 "block_12" is the mean over the patch tokens; "block_12:cls" the class token; "heads_12" the mean of the attention
 heads' outputs side by side; "block_12:norms" the norm of every patch token; "block_12:tokens" all patch tokens;
 "block_12:quarters" the mean of the tokens of each quarter of a square grid, row by row. The last three need images of
-one grid.
+one grid. "block_12:drawn" is 32 of the patch tokens, whatever their number.
 
 "embedding" is what the tower's own class makes of the whole image: attention pooling of SigLIP, the normalised class
 token of CLIP and DINO, the pooler of ViT; of a two-tower checkpoint of CLIP after its visual projection. It takes no
@@ -26,6 +26,7 @@ from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import CheckpointError, UsageError
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
+DRAWN = 32  # patch tokens of "drawn"; of an image with fewer some are taken twice
 
 
 def _mean(tokens: torch.Tensor) -> torch.Tensor:
@@ -45,6 +46,14 @@ def _tokens(tokens: torch.Tensor) -> torch.Tensor:
     return tokens.half()  # of thousands of numbers per image only their differences are looked at
 
 
+def _drawn(tokens: torch.Tensor) -> torch.Tensor:
+    # Places depend on the number of tokens alone: under every checkpoint they are the same patches of an image.
+    count = tokens.shape[1]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
+    places = order.repeat(math.ceil(DRAWN / count))[:DRAWN].sort().values
+    return tokens[:, places.to(tokens.device)].half()
+
+
 def _quarters(tokens: torch.Tensor) -> torch.Tensor:
     side = math.isqrt(tokens.shape[1])
     if side * side != tokens.shape[1] or side < 2:
@@ -57,7 +66,9 @@ def _quarters(tokens: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(grid, 2).flatten(2).transpose(1, 2)
 
 
-REDUCTIONS: dict[str, Reduce] = {"cls": _first, "norms": _norms, "tokens": _tokens, "quarters": _quarters}
+REDUCTIONS: dict[str, Reduce] = {
+    "cls": _first, "norms": _norms, "tokens": _tokens, "quarters": _quarters, "drawn": _drawn,
+}  # fmt: skip
 
 
 def resolved(encoder: VisionEncoder, requests: Iterable[str]) -> list[str]:

@@ -46,11 +46,15 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
 
 def caption(result: Result) -> str:
     """The caption of `draw(result)`."""
-    grid = result.settings["picture"]["grid"]
+    picture = result.settings["picture"]
+    grid = picture["grid"]
+    which = (
+        "each patch token" if not picture.get("drawn") else "some of its patch tokens, drawn at random and in order,"
+    )
     some = "; of its patches every so many are shown" if max(grid) > _MOST_CELLS else ""
     rows = [row for row in result.rows if row.role == "value"]
     return (
-        f"An image and, for each patch token after the projector, the word of largest cosine{some}. Grey ground: "
+        f"An image and, for {which} after the projector, the word of largest cosine{some}. Grey ground: "
         "another word than under the base. One image shows what words look like, not how checkpoints differ: for "
         f"that, read the tables. {rests_on(rows, 'images')}"
     )
