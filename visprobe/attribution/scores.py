@@ -14,6 +14,7 @@ from scipy.special import stdtr, stdtrit
 
 from visprobe.analyses.accuracy import paired_difference
 from visprobe.analyses.result import Estimate, Result, Role, Row
+from visprobe.analyses.statement import listed
 from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.focus import MEASURES, Floats
 from visprobe.attribution.per_image import RANKS, SELECTIVITY, Place, lowest, measured, needs_region, uniform, unit
@@ -82,22 +83,22 @@ def score(attributions: Attributions) -> Result:
 def _values(
     attributions: Attributions, table: Table, expected: Mapping[Place, Floats], numbers: NDArray[np.int64]
 ) -> tuple[list[Row], list[str]]:
-    rows, warnings = [], []
+    rows: list[Row] = []
+    lacking: dict[tuple[str, str, int, int], list[str]] = {}
     for name, places in {**table, UNIFORM: expected}.items():
         role: Role = "value" if name in attributions.names else "floor"
-        for place, values in places.items():
-            reference = attributions.names[0] if place[1] == RANKS else None
-            asked = np.ones(len(values), bool) if not needs_region(place[1]) else _with_region(attributions)
-            lacking = int(np.isnan(values[asked]).sum())
-            if lacking:
-                warnings.append(
-                    f"{name}, {place[0]}: {place[1]} is not defined for {lacking} of {int(asked.sum())} maps, "
-                    "which are left out of it"
-                )
+        for (site, measure), values in places.items():
+            asked = _with_region(attributions) if needs_region(measure) else np.ones(len(values), bool)
+            if missing := int(np.isnan(values[asked]).sum()):
+                lacking.setdefault((name, site, missing, int(asked.sum())), []).append(measure)
             sample = _defined(values, numbers)
             if len(np.unique(sample.images)) >= 2:
-                rows.append(Row(name, *place, _mean(sample, place[1]), reference, role))
-    return rows, warnings
+                reference = attributions.names[0] if measure == RANKS else None
+                rows.append(Row(name, site, measure, _mean(sample, measure), reference, role))
+    return rows, [
+        f"{name}, {site}: {missing} of {count} maps are left out of {listed(measures)}, which they do not have"
+        for (name, site, missing, count), measures in lacking.items()
+    ]
 
 
 def _differences(
