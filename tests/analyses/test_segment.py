@@ -19,7 +19,6 @@ from visprobe.data.image_set import BadImage, Item
 from visprobe.encoders.pixels import Pixels
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics import patch_head
 from visprobe.metrics.jackknife import replicate_mean
 from visprobe.metrics.segmentation import patch_counts
 
@@ -131,6 +130,7 @@ class Scenes:
 
 TRAIN, VAL = Scenes("train", 30, 0), Scenes("val", 12, 1)
 CEILING, NOISE = 0.0, 1e6
+SHORT = Asked(seeds=1, least_steps=20)
 
 
 def features(encoder, scenes, noise, seed=0):
@@ -189,7 +189,7 @@ def test_equal_features_do_not_differ_and_rows_are_paired_by_id():
     )
     result = segment(
         replace(given, others=(same,), support=(given.support[0], replace(given.support[0], encoder="same"))),
-        Asked(seeds=1),
+        SHORT,
     )
     for row in result.select(role="difference"):
         assert row.estimate.value == row.estimate.low == row.estimate.high == 0
@@ -207,10 +207,9 @@ def test_p_is_adjusted_over_sites():
     assert min(test["p_holm"] for test in tests) == pytest.approx(min(1, 2 * min(p)), rel=1e-9)
 
 
-def test_the_published_choice_of_the_epoch_never_loses(monkeypatch):
-    monkeypatch.setattr(patch_head, "LEAST_STEPS", 40)
+def test_the_published_choice_of_the_epoch_never_loses():
     given = inputs({"base": 2.0})
-    result = segment(given, Asked(heads=("mlp",), seeds=1, paper=True))
+    result = segment(given, Asked(heads=("mlp",), seeds=1, paper=True, least_steps=20))
     best, last, leak = (value(result, "base", f"{kind}_patch_recall").value for kind in ("paper", "honest", "leak"))
     assert leak == pytest.approx(best - last)
     assert leak >= 0
@@ -221,30 +220,57 @@ def test_images_without_a_usable_mask_are_left_out_and_listed():
     train, val = Scenes("train", 30, 0), Scenes("val", 12, 1)
     val.masks[3], val.masks[5] = None, np.full((16, 16), 255)
     train.masks[0] = None
-    result = segment(inputs({"base": CEILING}, train, val), Asked(seeds=1))
+    result = segment(inputs({"base": CEILING}, train, val), SHORT)
     assert result.settings["n"] == 10
     assert result.settings["n_support"] == 29
     assert [item for item, _ in result.settings["without_mask"]["val"]] == ["val-03", "val-05"]
-    assert "2 images of val were left out, first val-03: there is no mask" in result.warnings[1]
+    assert any("2 images of val were left out, first val-03: there is no mask" in one for one in result.warnings)
+
+
+def test_images_that_are_in_both_splits_are_said():
+    given = inputs({"base": CEILING})
+    assert segment(given, SHORT).settings["overlap"]["images"] is None  # contents are not known
+    own = tuple(f"hash-{item}" for item in given.base.item_ids)
+    others = [f"hash-{item}" for item in given.support[0].item_ids]
+    for leaked, said in ((0, []), (2, ["2 of 12 images of val are in train too"])):
+        contents = (*own[:leaked], *others[leaked:])
+        support = (replace(given.support[0], contents=contents),)
+        result = segment(replace(given, base=replace(given.base, contents=own), support=support), SHORT)
+        assert result.settings["overlap"]["images"] == leaked
+        assert [
+            one[: len("2 of 12 images of val are in train too")] for one in result.warnings if "byte" in one
+        ] == said
+    assert result.settings["overlap"]["examples"][0] == ["val-00", "train-00"]
+
+
+def test_choices_are_listed_and_one_on_an_edge_is_said():
+    result = segment(inputs({"base": CEILING}), Asked(seeds=1, least_steps=5))
+    pixels, classes = result.settings["chosen"]
+    assert (pixels["target"], classes["target"]) == ("pixels", "classes")
+    assert pixels["rate"] in result.settings["rates"]["linear"] and 1 <= pixels["round"] <= 5
+    assert "last round" in pixels["edges"]  # of five steps
+    assert any("linear heads do best with the last round that was tried (5; first base at block_02)" in one
+               and "--steps" in one for one in result.warnings)  # fmt: skip
+    assert "5 steps" in result.settings["training"]
 
 
 def test_a_class_that_is_never_in_training_is_said():
     train = Scenes("train", 30, 0)
     train.masks = [np.where(mask == 2, 255, mask) for mask in train.masks]
-    result = segment(inputs({"base": CEILING}, train), Asked(seeds=1))
+    result = segment(inputs({"base": CEILING}, train), SHORT)
     assert any("car: in the masks of val, never in training" in warning for warning in result.warnings)
     assert result.settings["class_pixels_train"][2] == 0
 
 
 def test_what_is_ignored_does_not_count_and_a_background_does():
-    result = segment(inputs({"base": CEILING}), Asked(seeds=1, ignored=(2,)))
+    result = segment(inputs({"base": CEILING}), replace(SHORT, ignored=(2,)))
     assert result.settings["ignored"] == [2, 255]
     assert result.settings["class_pixels"][2] == 0
     assert result.settings["class_iou"]["base"]["block_02"][2] is None
     given = inputs({"base": CEILING})
     given.images.ignored = 0
     try:
-        assert segment(given, Asked(seeds=1, ignored=(255,), background=0)).settings["ignored"] == [255]
+        assert segment(given, replace(SHORT, ignored=(255,), background=0)).settings["ignored"] == [255]
     finally:
         given.images.ignored = 255
 

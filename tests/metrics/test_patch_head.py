@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from visprobe.metrics import patch_head
-from visprobe.metrics.head_stack import Kind
+from visprobe.metrics.head_stack import Kind, Stack
 from visprobe.metrics.patch_head import HIDDEN, head_logits, select_heads, step_count, train_heads
 
 
@@ -99,6 +99,59 @@ def test_rate_and_round_are_those_of_least_loss_on_the_images_kept_back():
     assert (best.head.kind.rate, best.round) == min(losses, key=losses.__getitem__)
     assert best.loss == pytest.approx(min(losses.values()), rel=1e-5)
     assert best.round < 5  # few images and much noise: more training makes it worse
+
+
+def test_heads_side_by_side_are_heads_by_themselves():
+    """Each head of a stack is what torch's AdamW makes of a linear layer alone at its rate."""
+    draw = np.random.default_rng(0)
+    x = torch.from_numpy(draw.standard_normal((20, 6)).astype(np.float32))
+    counts = torch.from_numpy(draw.integers(0, 5, (20, 3)).astype(np.float32))
+    for target in ("pixels", "classes"):
+        kinds = [Kind(0, target, rate) for rate in (1e-3, 1e-1)]
+        stack = Stack(kinds, 6, 3, torch.Generator().manual_seed(0), torch.device("cpu"))
+        start = stack.each()[kinds[0]]
+        for kind in kinds:
+            alone = torch.nn.Linear(6, 3)
+            alone.weight.data, alone.bias.data = start[0][0].T.clone(), start[0][1].clone()
+            own = Stack(kinds, 6, 3, torch.Generator().manual_seed(0), torch.device("cpu"))
+            optimiser = torch.optim.AdamW(alone.parameters(), weight_decay=0.01)
+            for schedule in (0.5, 1.0, 0.3):
+                own.step(x, counts, counts > 0, schedule)
+                optimiser.param_groups[0]["lr"] = kind.rate * schedule
+                optimiser.zero_grad()
+                logits, of = alone(x), (counts > 0).any(-1)
+                soft = -(counts * logits.log_softmax(-1)).sum() / counts.sum()
+                hard = torch.nn.functional.binary_cross_entropy_with_logits(logits[of], (counts > 0)[of].float())
+                (soft if target == "pixels" else hard).backward()
+                optimiser.step()
+            # Three steps in float32 of sums in another order: the last digits of weights below 1.
+            torch.testing.assert_close(own.each()[kind][0][0], alone.weight.data.T, atol=1e-5, rtol=0)
+            torch.testing.assert_close(own.each()[kind][0][1], alone.bias.data, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("rates", "noise", "images", "steps", "edge"),
+    [
+        ((1e-4, 1e-3), 0.3, 8, 100, "largest rate"),  # both far too small
+        ((1e1, 1e2), 3.0, 8, 20, "smallest rate"),  # both far too large
+        ((3e-2,), 0.3, 8, 20, "last round"),  # still learning
+        ((1e-1,), 30.0, 1, 400, "first round"),  # hardly anything to learn, so every round makes it worse
+    ],
+)
+def test_a_choice_on_the_edge_of_what_was_tried_is_said(rates, noise, images, steps, edge):
+    features, counts, _ = planted(noise=noise)
+    kinds = [Kind(0, "pixels", rate) for rate in rates]
+    fit, held = np.arange(images), np.arange(8, 40)
+    [best] = select_heads(batch_of(features, counts), fit, held, kinds, least_steps=steps).values()
+    assert edge in best.edges
+
+
+def test_a_choice_inside_has_no_edge():
+    features, counts, _ = planted(600, noise=0.7)
+    kinds = [Kind(0, "pixels", rate) for rate in (1e-3, 1e-1, 1e1)]
+    [best] = select_heads(batch_of(features, counts), np.arange(160), np.arange(160, 200), kinds).values()
+    assert best.head.kind.rate == 1e-1
+    assert best.edges == ()
 
 
 def test_how_many_steps():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from visprobe.analyses.result import Result
 from visprobe.cli import options as o
 from visprobe.cli.output import Bars
 from visprobe.errors import UsageError
+
+_LONG = 80  # rows of a table that can be read on a terminal
 
 
 def command(
@@ -70,5 +74,14 @@ def command(
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, tiles=tiles)
         measured = measure(ckpt, data, [asking(asked)], how)
         page = write_report(output_dir, measured.document(command_line()))
-    show(measured, as_json=json, page=page)
+    if json:
+        show(measured, as_json=True)
+    else:
+        show(replace(measured, results=tuple(map(_short, measured.results))), as_json=False, page=page)
     finish(measured, max_bad)
+
+
+def _short(result: Result) -> Result:
+    """What reads on a terminal: of many rows those where the language model reads."""
+    read = tuple(row for row in result.rows if row.site == result.settings["consumed"])
+    return result if len(result.rows) <= _LONG else replace(result, rows=read)

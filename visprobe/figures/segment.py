@@ -25,6 +25,7 @@ _MOST_CLASSES = 25
 _LINE = 0.19  # inches of a class, at least
 _MARKER = 0.065  # of each checkpoint in it
 _GOLDEN = 0.61803398875  # of the circle of hues: neighbouring numbers get hues far apart
+_ACROSS = 5  # names in a line of the legend
 _SPREAD = 0.8  # of a line, over which checkpoints lie one below the other
 _NOTHING = 255
 _WHITE = 1.0
@@ -47,7 +48,7 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     found = list(dict.fromkeys(name for one in made for name in one["found"]))
     height = _heights(made, 2 + len(found))
     with paper_style():
-        top = 0.75 + max(_LINE, _MARKER * len(result.settings.get("class_iou", {}))) * len(shown)
+        top = 0.95 + max(_LINE, _MARKER * len(result.settings.get("class_iou", {}))) * len(shown)
         figure = Figure((TWO_COLUMNS, top + sum(height) + (0.3 if made else 0)), layout="constrained")
         colours = _colours(len(names))
         above: Figure | SubFigure = figure
@@ -106,7 +107,7 @@ def _draw_classes(
     axes.grid(True)
     axes.set_xlabel("IoU of the class")
     if table:
-        axes.legend(loc="best", frameon=True, edgecolor="none", framealpha=0.9)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=_ACROSS, frameon=False, borderpad=0)
 
 
 def _draw_examples(

@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 Batch = Callable[[Indices], tuple[Floats, Floats]]
 
 HIDDEN = 1024
-# Half decades; on digit scenes, of five feature spaces, the best rate lay inside (analyses/segment/card.md).
+# Half decades, set on digit scenes (analyses/segment/card.md); a choice on their edge is said.
 RATES = {0: (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0), HIDDEN: (3e-4, 1e-3, 3e-3, 1e-2)}
 PUBLISHED_RATE = 1e-3  # of the two-layer head
 ROUNDS = 5  # epochs, where there are images enough
