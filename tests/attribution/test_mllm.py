@@ -5,10 +5,13 @@ import torch
 from tiny_mllms import ASKED, MLLMS, lit, picture, plain, written
 
 from visprobe.attribution.attention_maps import recorded
+from visprobe.attribution.image_features import projected
 from visprobe.attribution.methods import maps
 from visprobe.attribution.mllm import MllmSubject
+from visprobe.attribution.one_view import newlines
 from visprobe.attribution.subject import TowerSubject
 from visprobe.attribution.trace import trace
+from visprobe.errors import CheckpointError
 
 REFERENCE, BETA = (-3.0, -2.5), 0.3
 
@@ -86,7 +89,7 @@ class Reading(MllmSubject):
     grid, token, direction = None, None, None
 
     def _terms(self, question, features, answer):
-        seen = self._projected(features, self.grid)
+        seen = projected(self.encoder, features, self.grid, newlines(self._kind))
         ((tokens, _),) = seen.views(seen.leaves)
         return (tokens[0, self.token] @ self.direction).expand(len(answer.ids))
 
@@ -122,3 +125,22 @@ def test_attention_is_that_of_the_tower_alone(family):
     tower = TowerSubject(encoder, lambda tokens, first: torch.stack([one.mean() for one in tokens]))
     (expected,) = maps(tower, [picture(name)], ["rollout"]).values()
     torch.testing.assert_close(found[0].values, expected[0].values, rtol=1e-4, atol=1e-6)  # float32, other shapes
+
+
+def test_a_class_token_beside_the_patches_is_left_out_of_the_map(tmp_path):
+    model, processor, encoder = written("llava-clip", tmp_path)
+    model.config.vision_feature_select_strategy = processor.vision_feature_select_strategy = "full"
+    processor.num_additional_image_tokens = 1
+    subject = MllmSubject(model, processor, encoder, [ASKED])
+    (one,) = trace(subject, [picture("llava-clip")], ["projected"])["projected"]
+    expected = encoder.forward(encoder.preprocess([picture("llava-clip")]), ["projected"])["projected"][0]
+    torch.testing.assert_close(one.activations, expected, rtol=1e-4, atol=1e-5)  # as above
+
+
+def test_a_patch_that_the_model_drops_leaves_no_grid(tmp_path):
+    model, processor, encoder = written("llava", tmp_path)
+    model.config.vision_feature_select_strategy = processor.vision_feature_select_strategy = "default"
+    subject = MllmSubject(model, processor, encoder, [ASKED])
+    with pytest.raises(CheckpointError, match="the 15 image tokens that the language model reads are no whole grid"):
+        subject.forward([picture("llava")], ["projected"])
+    assert trace(subject, [picture("llava")], [encoder.consumed])

@@ -15,17 +15,16 @@ from PIL import Image
 
 from visprobe.attribution.answer_scores import answer_score, check_answers, check_target
 from visprobe.attribution.answer_tokens import Answer, Asked, asked
+from visprobe.attribution.image_features import image_features, on_device, projected, tower_of
 from visprobe.attribution.one_view import check_one_view, newlines, one_view
 from visprobe.attribution.question import Question
-from visprobe.attribution.subject import Captured, Graph, captured, not_reached, requiring_gradients
+from visprobe.attribution.subject import Graph, captured, not_reached, requiring_gradients
 from visprobe.encoders import load_encoder
-from visprobe.encoders.encoder import VisionEncoder, shrunk
-from visprobe.encoders.geometry import View
+from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution
-from visprobe.encoders.settings import first_difference, tower_settings
 from visprobe.encoders.watch import watched
-from visprobe.errors import CheckpointError, UsageError
+from visprobe.errors import UsageError
 from visprobe.training.model import load_for_training
 
 _PROJECTED = "projected"
@@ -76,7 +75,7 @@ class MllmSubject:
         self._model, self._processor = model.eval().requires_grad_(False), processor
         self._kind = str(model.config.model_type)
         check_one_view(encoder, processor, self._kind)
-        self.encoder = encoder.inside(_tower(model, encoder))
+        self.encoder = encoder.inside(tower_of(model, encoder))
         self._asked: dict[tuple[int, Grid], Asked] = {}
         for number in range(self.count):
             check_answers(target, self._question(number, encoder.grid or _TRIED).answers, self._where(number))
@@ -129,7 +128,7 @@ class MllmSubject:
         for number, pixels in self._numbered(self.encoder.preprocess(images), 0):
             question = self._question(number, pixels.grids[0])
             check_answers("dpo-loss", question.answers, self._where(number))
-            features = self._features(question, pixels)
+            features = image_features(self._model, question, pixels)
             chosen, rejected = (float(self._terms(question, features, one).sum()) for one in question.answers)
             found.append((chosen, rejected))
         return found
@@ -142,20 +141,14 @@ class MllmSubject:
             raise not_reached(self, min(beyond))
         question = self._question(number, pixels.grids[0])
         with watched(encoder.tower, encoder.family, in_tower, states.__setitem__):
-            features = self._features(question, pixels)
+            features = image_features(self._model, question, pixels)
         reference = self._reference[number] if self._reference else None
         terms = partial(self._terms, question, features)
         score = answer_score(self._target, question.answers, terms, reference, self._beta)
         found = {site: captured(encoder, pixels, state) for site, state in states.items()}
         if _PROJECTED in sites:
-            found[_PROJECTED] = self._projected(features, pixels.grids[0])
+            found[_PROJECTED] = projected(self.encoder, features, pixels.grids[0], newlines(self._kind))
         return Graph(score[None], found, pixels)
-
-    def _features(self, question: Asked, pixels: Pixels) -> Any:
-        """What the language model reads of the image."""
-        (values,) = [tensor for tensor in pixels.inputs.values() if tensor.is_floating_point()]
-        given = {**question.images, "pixel_values": values.reshape(question.images["pixel_values"].shape)}
-        return self._model.get_image_features(**_on(values.device, given), return_dict=True)
 
     def _terms(self, question: Asked, features: Any, answer: Answer) -> torch.Tensor:
         """Log p of each token of an answer given those before it, float32 of shape (tokens,)."""
@@ -163,31 +156,13 @@ class MllmSubject:
         beside = {name: tensor for name, tensor in question.images.items() if name != "pixel_values"}
         text = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **question.token_types(ids)}
         logits = self._model(
-            **_on(self.encoder.device, {**text, **beside}),
+            **on_device(self.encoder.device, {**text, **beside}),
             mm_encoder_outputs={"image": features},
             logits_to_keep=len(answer.ids) + 1,
             use_cache=False,
         ).logits
         terms: torch.Tensor = logits[0, :-1].float().log_softmax(-1)
         return terms.gather(-1, torch.tensor(answer.ids, device=terms.device)[:, None])[:, 0]
-
-    def _projected(self, features: Any, grid: Grid) -> Captured:
-        """The image features, of which the patch tokens are seen."""
-        pooled = features.pooler_output
-        leaf = pooled if isinstance(pooled, torch.Tensor) else pooled[0]
-        patches, count = grid[0] * grid[1], leaf.shape[-2] - newlines(self._kind)
-        lead = self.encoder.prefix_tokens if count > patches else 0  # a class token that the model reads too
-        rows, columns = shrunk(grid, patches, count - lead)
-        if rows * columns != count - lead:
-            raise CheckpointError(
-                f"{self.name}: the {count} image tokens that the language model reads are no whole grid",
-                hint="Name a site of the tower, such as consumed.",
-            )
-
-        def views(tensors: Sequence[torch.Tensor]) -> list[View]:
-            return [(tensors[0].reshape(1, *leaf.shape[-2:])[:, lead:count], (rows, columns))]
-
-        return Captured((leaf,), views)
 
     def _numbered(self, pixels: Pixels, first: int) -> Iterator[tuple[int, Pixels]]:
         """Each image by itself with its number, ready for the tower."""
@@ -260,28 +235,3 @@ def open_mllm(
     encoder = load_encoder(path, dtype=dtype, resolution=resolution)
     encoder.name = name or encoder.name
     return MllmSubject(model.to(device), processor, encoder, questions, target, reference=reference, beta=beta)
-
-
-def _tower(model: Any, encoder: VisionEncoder) -> torch.nn.Module:
-    """The module of `model` that is of the encoder's class.
-
-    Raises:
-        CheckpointError: If there is not exactly one, or it is built in another way.
-    """
-    found = [module for module in model.modules() if isinstance(module, encoder.family.cls)]
-    if len(found) != 1:
-        raise CheckpointError(
-            f"{encoder.name}: the model has {len(found)} towers of the class {encoder.family.cls.__name__}, not one",
-            hint="Take the encoder and the model from one checkpoint.",
-        )
-    if difference := first_difference(tower_settings(encoder.config), tower_settings(found[0].config)):
-        raise CheckpointError(
-            f"{encoder.name}: the model has another tower than the encoder: {difference}",
-            hint="Take the encoder and the model from one checkpoint.",
-        )
-    tower: torch.nn.Module = found[0]
-    return tower
-
-
-def _on(device: torch.device, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
