@@ -31,7 +31,9 @@ def command(
     path = output or Path(f"{name}.svg")
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
-        raise UsageError(f"--output {path} has none of the endings {', '.join(FORMATS)}", hint=f"Write {path.with_suffix('.svg')}.")
+        raise UsageError(
+            f"--output {path} has none of the endings {', '.join(FORMATS)}", hint=f"Write {path.with_suffix('.svg')}."
+        )
     found = read_runs([run])
     if len(found) > 1:
         names = ", ".join(one.name for one in found)
