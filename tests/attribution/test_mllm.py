@@ -106,11 +106,12 @@ def test_maps_answer_at_the_place_of_a_bright_patch(family):
     subject.token = place[0] // cell * columns + place[1] // cell
     subject.direction = (light - dark)[subject.token]
     methods = ["gradient-norm", "gradient-times-input", "integrated-gradients", "occlusion"]
-    found = maps(subject, [bright], methods, ["consumed", "projected"], steps=2, side=cell)
+    found = maps(subject, [bright], methods, ["consumed", "projected"], steps=2, side=2 * cell)
     for (method, site), (one,) in found.items():
-        size = 1 if site == "projected" else cell  # of squares of patches that are one image token
+        hidden = 2 if method == "occlusion" else 1  # image tokens along a side of what is hidden at a time
+        size = hidden if site == "projected" else hidden * cell
         row, column = divmod(int(one.values.abs().argmax()), one.grid[1])
-        assert [row // size, column // size] == [n // cell for n in place], (method, site)
+        assert [row // size, column // size] == [n // cell // hidden for n in place], (method, site)
 
 
 def test_attention_is_that_of_the_tower_alone(family):

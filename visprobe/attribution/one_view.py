@@ -4,6 +4,8 @@ A map shows the tokens of one view, so the score must be that of a model that se
 tokens of the prompt come from the model's processor, which is told to make one view; the pixels are those of the
 encoder. InternVL, SmolVLM, Idefics3 and Gemma 3 have a switch for tiles. LLaVA-OneVision has none, but it reads each of
 several images as one view, so its image counts as one of two. Qwen gets as many pixels as the encoder makes.
+
+Design: docs/design/0003-maps-of-answers.md.
 """
 
 from __future__ import annotations
