@@ -150,6 +150,10 @@ def test_the_middle_of_an_even_grid_points_to_each_of_its_four_patches_in_part()
     assert estimate(result, "centre", "pointing").value == 0.25
     odd = score(planted({"base": noise(8, 0, 5)}, tuple(np.eye(25)[[12] * 8].reshape(8, 5, 5)), controls=("centre",)))
     assert estimate(odd, "centre", "pointing").value == 1
+    coarse, patch = noise(8, 0, 2) + 5, np.eye(16)[0].reshape(4, 4)
+    squares = np.kron(coarse, np.ones((2, 2)))  # as occlusion of squares of four patches gives them
+    result = score(planted({"base": squares}, (patch,) * 8))
+    assert estimate(result, "base", "pointing").value == np.mean([one.argmax() == 0 for one in coarse]) / 4 > 0
 
 
 def test_the_image_is_the_unit():

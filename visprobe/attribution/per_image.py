@@ -37,7 +37,7 @@ def measured(attributions: Attributions, name: str) -> Iterator[tuple[Place, Flo
             continue
         site, regions = "@".join(key), _regions(attributions, own)
         for measure, (function, needs_region, _, _) in _asked(regions):
-            if measure == "pointing" and name == CENTRE:
+            if measure == "pointing":
                 function = _pointing_in_part
             pairs = zip(maps, regions, strict=True)
             if needs_region:
@@ -114,8 +114,10 @@ def _same(one: Floats | None, other: Floats | None) -> bool:
     return one is None or other is None or np.array_equal(one, other)
 
 
-def _pointing_in_part(values: Floats, region: Floats) -> float:
-    """Share of the largest values that point at the region: on an even grid four patches are the middle."""
+def _pointing_in_part(values: Floats, region: Floats) -> float | None:
+    """Share of the largest values that point at the region: one, or the middle four, or a square that was occluded."""
+    if values.max() <= 0:
+        return None
     largest = np.argwhere(values == values.max())
     pointed = []
     for row, column in largest:
