@@ -40,12 +40,17 @@ def centred(features: ArrayLike, least: int, measure: str) -> Array:
     """
     array = finite(features, least, measure)
     moved: Array = array - array.mean(0)
-    largest = np.abs(moved).max()
+    largest = _largest(moved)
     # The mean of equal numbers is off by rounding; that must not be taken for variance.
-    if largest <= 1e-13 * np.abs(array).max():
+    if largest <= 1e-13 * _largest(array):
         raise ValueError("all images have the same features: there is no variance to compare")
     moved /= largest
     return moved
+
+
+def _largest(array: Array) -> float:
+    """Largest absolute value, without a copy as large as the array."""
+    return float(max(array.max(), -array.min()))
 
 
 def unit_rows(features: ArrayLike, least: int, measure: str) -> Array:
