@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import astuple, fields
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def svg_text(figure: Figure) -> str:
     # matplotlib names some clip paths after addresses in memory: numbered, the same figure gives the same bytes.
     for number, name in enumerate(dict.fromkeys(re.findall(r'<clipPath id="(p[0-9a-f]{10})"', text))):
         text = text.replace(name, f"clip{number}")
-    return text
+    # And images after their content: a picture that is shown twice would give one id to two elements.
+    numbers = count()
+    return re.sub(r'id="image[0-9a-f]{10}"', lambda _: f'id="image{next(numbers)}"', text)
 
 
 def rows_csv(rows: Iterable[Row]) -> str:
