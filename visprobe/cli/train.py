@@ -74,6 +74,10 @@ def _stage_command(stage: str) -> Any:
         snapshot_tower_every: Annotated[
             int | None, typer.Option(min=0, help="Steps between copies of tower and projector.")
         ] = None,
+        attribution_every: Annotated[
+            int | None,
+            typer.Option(min=0, help="Steps between Grad-CAM maps of a few pictures, drawn while training goes on."),
+        ] = None,
         setting: Annotated[
             list[str] | None, typer.Option("--set", help="Any other setting of the recipe: key=value.")
         ] = None,
@@ -81,6 +85,7 @@ def _stage_command(stage: str) -> Any:
         quiet: o.Quiet = False,
     ) -> None:
         require_training()
+        from visprobe.report.maps_beside import maps_beside
         from visprobe.training.job import make_job, run_job
 
         flags = {
@@ -88,18 +93,22 @@ def _stage_command(stage: str) -> Any:
             "images": images, "rows": rows, "steps": steps, "epochs": epochs, "batch_size": batch_size,
             "gradient_accumulation": gradient_accumulation, "learning_rate": learning_rate, "train": train,
             "precision": precision, "save_every": save_every, "snapshot_tower_every": snapshot_tower_every,
-            "seed": seed,
+            "attribution_every": attribution_every, "seed": seed,
         }  # fmt: skip
         job = make_job(stage, config, flags, setting or [], vision_learning_rate)
         print_notes(filter(None, [launch_note()]))
         with Bars(quiet or not is_first_process()) as bars:
-            manifest = run_job(job, output_dir, progress=bars)
+            manifest = run_job(job, output_dir, progress=bars, beside=[maps_beside(_note)])
         _print_done(output_dir, stage, manifest)
 
     command.__doc__ = (
         f"{STAGES[stage]}\n\n    Example: visprobe train {stage} {EXAMPLES[stage]} -o checkpoints/{stage}\n"
     )
     return command
+
+
+def _note(text: str) -> None:
+    print_notes([text])
 
 
 def _print_done(folder: Path, stage: str, manifest: dict[str, Any]) -> None:
@@ -126,12 +135,13 @@ def pivot(
     --projector-config training/1a-projector.yaml --full-config training/pivot.yaml -o checkpoints/pivot
     """
     require_training()
+    from visprobe.report.maps_beside import maps_beside
     from visprobe.training.job import run_pivot
 
     with Bars(quiet or not is_first_process()) as bars:
         stages = run_pivot(
             tower_from, language_model, projector_config, full_config, output_dir,
-            reuse_projector_layers=reuse_projector_layers, seed=seed, progress=bars,
+            reuse_projector_layers=reuse_projector_layers, seed=seed, progress=bars, beside=[maps_beside(_note)],
         )  # fmt: skip
     for stage, manifest in stages.items():
         _print_done(output_dir / stage, stage, manifest)
@@ -150,15 +160,16 @@ def study(
     """
     require_training()
     from visprobe.cli.measured import command_line, finish, show
+    from visprobe.report.maps_beside import maps_beside
     from visprobe.report.study import run_study, train_arms
     from visprobe.report.study_file import read_study
     from visprobe.report.write import write_report
 
     if not is_first_process():  # all processes train, the first one compares
-        train_arms(read_study(file, output_dir), output_dir)
+        train_arms(read_study(file, output_dir), output_dir, beside=[maps_beside(_note)])
         return
     with Bars(quiet) as bars:
-        measured = run_study(read_study(file, output_dir), output_dir, bars)
+        measured = run_study(read_study(file, output_dir), output_dir, bars, [maps_beside(_note)])
         page = write_report(output_dir / "report", measured.document(command_line()))
     show(measured, as_json=json, page=page)
     finish(measured, "1%")

@@ -74,8 +74,12 @@ def _places(sheet: Sheet, steps: Sequence[int]) -> list[int]:
             f"{len(sheet.pictures)} pictures, {len(sheet.maps)} maps and {len(steps)} steps do not make a strip",
             hint="Give one picture, and one step per map.",
         )
-    every = np.linspace(0, len(steps) - 1, min(MOST_STEPS, len(steps)))
-    return [round(place) for place in every.tolist()]
+    return spread(len(steps), MOST_STEPS)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers from 0 to `count` - 1, evenly spread, the first and the last among them."""
+    return [round(place) for place in np.linspace(0, count - 1, min(most, count)).tolist()]
 
 
 def _write(figure: Figure, x: float, y: float, text: str) -> None:

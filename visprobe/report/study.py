@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from visprobe.report.measurement import Measurement, Options
 from visprobe.training.manifest import weights_hash
 from visprobe.training.recipe import Recipe
 from visprobe.training.rows import Rows
-from visprobe.training.run import run
+from visprobe.training.run import Beside, run
 
 Progress = Callable[[str, int, int], None]
 
@@ -47,7 +47,9 @@ class Study:
     options: Options = field(default_factory=Options)
 
 
-def run_study(study: Study, output_dir: Path, progress: Progress | None = None) -> Measurement:
+def run_study(
+    study: Study, output_dir: Path, progress: Progress | None = None, beside: Sequence[Beside] = ()
+) -> Measurement:
     """Train every arm with every seed and compare all of them with the base.
 
     Finished runs are not repeated, stopped ones go on.
@@ -56,12 +58,13 @@ def run_study(study: Study, output_dir: Path, progress: Progress | None = None) 
         study: What to do.
         output_dir: Gets one folder per run: "sft" for a single seed, "sft-seed1" for several.
         progress: Called with (stage, done, total).
+        beside: As in `visprobe.training.run.run`.
 
     Returns:
         The comparison; with several seeds also the differences between arms over runs, and a verdict about
         arms instead of single runs.
     """
-    arms = train_arms(study, output_dir, progress)
+    arms = train_arms(study, output_dir, progress, beside)
     folders = {study.base.name: study.base} | {n: output_dir / n for names in arms.values() for n in names}
     also = [_answers(folders, study, output_dir / "answers.json")] if study.scenes else []
     options = replace(study.options, limit=study.limit, seed=study.question_seed, progress=progress)
@@ -69,7 +72,9 @@ def run_study(study: Study, output_dir: Path, progress: Progress | None = None) 
     return measured if len(study.seeds) == 1 else over_runs(measured, arms, study.base.name)
 
 
-def train_arms(study: Study, output_dir: Path, progress: Progress | None = None) -> dict[str, list[str]]:
+def train_arms(
+    study: Study, output_dir: Path, progress: Progress | None = None, beside: Sequence[Beside] = ()
+) -> dict[str, list[str]]:
     """Train every arm with every seed; see `run_study`.
 
     Returns:
@@ -80,7 +85,8 @@ def train_arms(study: Study, output_dir: Path, progress: Progress | None = None)
         rows = study.rows(seed)
         for arm, recipe in study.arms.items():
             name = arm if len(study.seeds) == 1 else f"{arm}-seed{seed}"
-            run(study.base, recipe.model_copy(update={"seed": seed}), rows, output_dir / name, progress=progress)
+            seeded = recipe.model_copy(update={"seed": seed})
+            run(study.base, seeded, rows, output_dir / name, progress=progress, beside=beside)
             arms[arm].append(name)
     return arms
 

@@ -14,6 +14,7 @@ from visprobe.io.atomic import remove_leftovers, write_text
 CHECKPOINTS = "checkpoints"  # there while the run goes on
 METRICS = "metrics.jsonl"
 DYNAMICS = "dynamics.jsonl"
+ATTRIBUTION = "attribution"  # .jsonl: numbers; .npz: all maps; the folder: a figure per step
 SNAPSHOTS = "snapshots"
 _SNAPSHOT = re.compile(r"step-(\d+)")
 
@@ -27,6 +28,11 @@ def snapshots(folder: Path) -> dict[int, Path]:
 def snapshot_path(folder: Path, step: int) -> Path:
     """Where the copy of a step lies."""
     return folder / SNAPSHOTS / f"step-{step:06d}"
+
+
+def map_figure(folder: Path, step: int) -> Path:
+    """Where the figure of the maps of a step lies."""
+    return folder / ATTRIBUTION / f"step-{step:06d}.png"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -54,11 +60,17 @@ def forget_after(folder: Path, step: int) -> None:
         folder: The run's folder.
         step: The step that training goes on from; 0 at a new start.
     """
-    for path in (folder / METRICS, folder / DYNAMICS):
+    for path in (folder / METRICS, folder / DYNAMICS, folder / f"{ATTRIBUTION}.jsonl"):
         kept = [line for line in read_lines(path) if 0 < step >= line["step"]]
         if path.is_file():
             write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
     for number, copy in snapshots(folder).items():
         if number > step:
             shutil.rmtree(copy)
-    remove_leftovers(folder / SNAPSHOTS)
+    for figure in (folder / ATTRIBUTION).glob("step-*.png"):
+        if (name := _SNAPSHOT.fullmatch(figure.stem)) and int(name[1]) > step:
+            figure.unlink()
+    if step == 0:  # later, who appends to it knows its steps
+        (folder / f"{ATTRIBUTION}.npz").unlink(missing_ok=True)
+    for place in (folder, folder / SNAPSHOTS, folder / ATTRIBUTION):
+        remove_leftovers(place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock
@@ -17,6 +17,9 @@ from visprobe.training.launch import process_count
 from visprobe.training.manifest import weights_hash
 from visprobe.training.recipe import Recipe, make_recipe, read_yaml
 from visprobe.training.rows import Rows
+
+if TYPE_CHECKING:  # its libraries take seconds to import
+    from visprobe.training.run import Beside
 
 Progress = Callable[[str, int, int], None]
 DIGIT_ROWS = 1600
@@ -146,7 +149,9 @@ def open_job_rows(sources: Sources, recipe: Recipe) -> Rows:
     return Selected(rows, range(min(sources.rows, len(rows)))) if sources.rows else rows
 
 
-def run_job(job: Job, output_dir: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+def run_job(
+    job: Job, output_dir: Path, *, progress: Progress | None = None, beside: Sequence[Beside] = ()
+) -> dict[str, Any]:
     """Run a job; see `run`.
 
     Returns:
@@ -156,7 +161,7 @@ def run_job(job: Job, output_dir: Path, *, progress: Progress | None = None) -> 
 
     rows = open_job_rows(job.sources, job.recipe)
     base = start(job.sources, job.recipe.seed, output_dir)
-    return run(base, job.recipe, rows, output_dir, progress=progress, origins=job.origins)
+    return run(base, job.recipe, rows, output_dir, progress=progress, origins=job.origins, beside=beside)
 
 
 def start(sources: Sources, seed: int, output_dir: Path) -> Path:
@@ -229,6 +234,7 @@ def run_pivot(
     reuse_projector_layers: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
+    beside: Sequence[Beside] = (),
 ) -> dict[str, dict[str, Any]]:
     """Transplant a post-trained tower, train the projector, then what the second recipe says (PIVOT's evaluation).
 
@@ -241,6 +247,7 @@ def run_pivot(
         reuse_projector_layers: First layers of the projector that are taken over.
         seed: Seed of the fresh projector.
         progress: Called with (stage, done, total).
+        beside: As in `run`.
 
     Returns:
         The manifests by stage.
@@ -257,4 +264,4 @@ def run_pivot(
     how: dict[str, Any] = {"reuse_projector_layers": reuse_projector_layers, "seed": seed}
     made_of = {**how, "tower_from": _identity(tower_from), "language_model": _identity(language_model)}
     _save_once(names["projector"], made_of, lambda: transplant(tower_from, language_model, **how))
-    return {stage: run_job(job, output_dir / stage, progress=progress) for stage, job in jobs.items()}
+    return {stage: run_job(job, output_dir / stage, progress=progress, beside=beside) for stage, job in jobs.items()}

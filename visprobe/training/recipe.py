@@ -99,6 +99,7 @@ class Recipe(BaseModel):
         snapshot_tower_every: Steps between copies of tower and projector alone; 0 for none.
         probe_every: Steps between measurements of drift and prototype accuracy; 0 for none.
         probe_images: Images of those measurements, as `--data` takes them.
+        attribution_every: Steps between maps of where the model looks in a few pictures; 0 for none.
         log_every: Steps between lines of metrics.jsonl.
         report_to: Trackers of transformers' trainer: "tensorboard", "wandb".
         seed: Seed of the row order and everything else that is random.
@@ -135,6 +136,7 @@ class Recipe(BaseModel):
     snapshot_tower_every: int = Field(default=0, ge=0)
     probe_every: int = Field(default=0, ge=0)
     probe_images: str = "digits"
+    attribution_every: int = Field(default=0, ge=0)
     log_every: int = Field(default=1, ge=1)
     report_to: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0)

@@ -16,7 +16,7 @@ import re
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl reports each train
 import torch
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
 from visprobe.errors import TrainingError, UsageError
@@ -48,6 +48,8 @@ from visprobe.training.rows import Rows
 from visprobe.training.trainers import build_trainer, resolved_precision
 
 Progress = Callable[[str, int, int], None]
+Beside = Callable[[Recipe, Path, Rows, Any, Path], TrainerCallback | None]
+"""From recipe, base, rows, processor and the run's folder to what happens beside the steps, if anything does."""
 NEEDS: Mapping[str, Need] = {"dpo": "preference", "grpo": "reward"}
 
 
@@ -59,6 +61,7 @@ def run(
     *,
     progress: Progress | None = None,
     origins: Mapping[str, str] | None = None,
+    beside: Sequence[Beside] = (),
 ) -> dict[str, Any]:
     """Train a branch of `base` and save it as a folder that transformers loads.
 
@@ -72,6 +75,7 @@ def run(
         output_dir: The run's folder.
         progress: Called with (stage, step, steps).
         origins: Where settings came from that are not defaults, for the manifest.
+        beside: Who looks on; must hold one for `attribution_every`, which is not of this floor.
 
     Returns:
         The manifest, also written to `output_dir/manifest.json`; with "reused" if nothing had to be done.
@@ -83,6 +87,7 @@ def run(
     """
     _refuse_folder(base, output_dir)
     _refuse_trackers(recipe)
+    _refuse_maps(recipe, beside)
     inputs = {
         "base": weights_hash(base),
         "base_settings": settings_hash(base),
@@ -106,6 +111,8 @@ def run(
             trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
         if probe is not None:
             trainer.add_callback(probe)
+        for looker in filter(None, (make(recipe, base, rows, processor, output_dir) for make in beside)):
+            trainer.add_callback(looker)
         trainer.accelerator.wait_for_everyone()  # every process has looked for checkpoints
         if trainer.is_world_process_zero():
             if checkpoint is None:  # what lies there belongs to another run
@@ -149,6 +156,15 @@ def _refuse_trackers(recipe: Recipe) -> None:
         raise UsageError(
             f"report_to: {', '.join(missing)} does not exist or is not installed",
             hint=f"Here there is {', '.join(sorted(available)) or 'none'}; metrics.jsonl is always written.",
+        )
+
+
+def _refuse_maps(recipe: Recipe, beside: Sequence[Beside]) -> None:
+    """Refuse maps that nobody is there to draw: figures are made on a higher floor."""
+    if recipe.attribution_every and not beside:
+        raise UsageError(
+            "attribution_every: nobody is there to draw maps",
+            hint="Start visprobe train, or give run() beside=[visprobe.report.maps_beside.maps_beside()].",
         )
 
 
