@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from measured_sight import measured_sight
 from planted_language import planted_language
+from planted_looks import planted_looks
 from planted_maps import planted_maps
 from planted_similarity import planted_similarity
 from planted_spectrum import planted_spectrum
@@ -46,6 +47,7 @@ def planted_results(
         **planted_maps(checkpoints),
         **planted_similarity(checkpoints),
         **planted_language(checkpoints),
+        **planted_looks(checkpoints),
         **measured_sight(checkpoints),
     }
 
@@ -98,7 +100,7 @@ def _zeroshot(checkpoints: tuple[str, ...]) -> Result:
     sites = {name: "embedding" if name == checkpoints[0] else "embedding (head of so400m)" for name in checkpoints}
     rows = []
     for i, (name, site) in enumerate(sites.items()):
-        rows.append(Row(name, site, "zeroshot_top1", _share(0.8 - 0.1 * i, 1000)))
+        rows.append(Row(name, site, "zeroshot_top1", _share(0.8 - 0.05 * i, 1000)))
         rows.append(Row(name, site, "zeroshot_top5", _share(0.95 - 0.01 * i, 1000)))
         if i:
             difference = _difference(-0.1 * i, 0.02, 1000)

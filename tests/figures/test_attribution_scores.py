@@ -7,6 +7,7 @@ import pytest
 from test_attribution_maps import overlapping
 
 from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.attribution.faithful import curve_rows, faithfulness
 from visprobe.attribution.faithfulness import Curves
 from visprobe.errors import DataError
 from visprobe.figures import attribution_curves, attribution_scores
@@ -84,7 +85,7 @@ def planted_curves(images: int = 6, steps: int = 4, seed: int = 0) -> list[Curve
 
 def test_curves_are_means_over_images_and_one_random_order_controls_both() -> None:
     curves, images = planted_curves(), ["a", "a", "b", "c", "d", "e"]
-    rows = attribution_curves.curve_rows({"base": curves}, images, "gradcam", "block_04", "nats")
+    rows = curve_rows({"base": curves}, images, "gradcam", "block_04", "nats")
     of = {row.measure: row for row in rows}
     scores = np.array([one.deletion[1] for one in curves])
     wanted = clustered_mean(scores, np.array([0, 0, 1, 2, 3, 4]), bounds=(-np.inf, np.inf))
@@ -99,21 +100,36 @@ def test_curves_are_means_over_images_and_one_random_order_controls_both() -> No
 @pytest.mark.parametrize("names", [("base",), ("base", "sft", "dpo"), tuple(LONG)])
 def test_curves_are_drawn_as_they_are_without_overlaps(names) -> None:
     made = {name: planted_curves(seed=seed) for seed, name in enumerate(names)}
-    rows = attribution_curves.curve_rows(made, list("abcdef"), "gradcam", "block_04", "nats")
-    figure = attribution_curves.draw(rows)
+    result = faithfulness(made, list("abcdef"), "gradcam", "block_04", "nats", "mean")
+    rows = [row for row in result.rows if row.role != "difference"]
+    figure = attribution_curves.draw(result)
     assert overlapping(figure) == []
     solid, dashed = figure.axes[1].lines[:2]
     assert list(solid.get_ydata()) == [r.estimate.value for r in rows if r.measure.startswith("insertion at")][:5]
     assert dashed.get_linestyle() == "--" and list(solid.get_xdata()) == [0, 0.25, 0.5, 0.75, 1]
-    said = attribution_curves.caption(rows, "mean")
+    said = attribution_curves.caption(result)
     assert "n = 6 images" in said and "baseline (mean)" in said and said.count(" [") == len(names)
-    assert svg_text(attribution_curves.draw(rows)) == svg_text(attribution_curves.draw(rows))
+    assert svg_text(attribution_curves.draw(result)) == svg_text(attribution_curves.draw(result))
 
 
 def test_one_image_has_no_interval_and_unlike_curves_are_refused() -> None:
-    rows = attribution_curves.curve_rows({"base": planted_curves(1)}, ["a"], "gradcam", "x", "nats")
-    assert all(row.estimate.low == row.estimate.high for row in rows)
-    assert "one image, no interval" in attribution_curves.caption(rows, "mean")
+    rows = faithfulness({"base": planted_curves(1)}, ["a"], "gradcam", "x", "nats", "mean")
+    assert all(row.estimate.low == row.estimate.high for row in rows.rows)
+    assert "one image, no interval" in attribution_curves.caption(rows)
     for curves in (planted_curves(2), [*planted_curves(2), *planted_curves(1, steps=5)], []):
         with pytest.raises(DataError, match="curves of 3 images"):
-            attribution_curves.curve_rows({"base": curves}, list("abc"), "gradcam", "x", "nats")
+            curve_rows({"base": curves}, list("abc"), "gradcam", "x", "nats")
+
+
+def test_gains_are_compared_image_by_image() -> None:
+    base, sft = planted_curves(seed=0), planted_curves(seed=1)
+    result = faithfulness({"base": base, "sft": sft}, list("abcdef"), "gradcam", "x", "nats", "mean")
+    [apart] = [row for row in result.rows if row.role == "difference"]
+    wanted = clustered_mean(
+        np.array([one.gain - other.gain for one, other in zip(sft, base, strict=True)]),
+        np.arange(6), bounds=(-np.inf, np.inf),
+    )  # fmt: skip
+    assert (apart.checkpoint, apart.reference, apart.measure) == ("sft", "base", "gain")
+    assert (apart.estimate.value, apart.estimate.low, apart.estimate.high) == (wanted.value, wanted.low, wanted.high)
+    copies = faithfulness({"base": base, "copy": base}, list("abcdef"), "gradcam", "x", "nats", "mean")
+    assert all(row.estimate.value == 0 for row in copies.rows if row.role == "difference")

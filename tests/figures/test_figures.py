@@ -13,6 +13,7 @@ from visprobe.figures.save import svg_text
 from visprobe.figures.style import looks
 
 NAMES = ["base", "sft", "dpo", "grpo"]
+SINGLE_MAPS = ("maps", "map_differences", "map_contrast")
 
 
 def texts(figure: Figure) -> list[str]:
@@ -115,7 +116,8 @@ def test_answers_have_a_section_per_group_all_first(planted) -> None:
 def test_captions_state_n_and_method(planted, analysis: str) -> None:
     result = planted()[analysis]
     caption = KINDS[analysis].caption(result)
-    assert ("Exact" if analysis in ("weights", "spectrum") else "95 %") in caption and "n = " in caption
+    said = {"weights": "Exact", "spectrum": "Exact", **dict.fromkeys(SINGLE_MAPS, "no interval")}
+    assert said.get(analysis, "95 %") in caption and "n = " in caption
 
 
 @pytest.mark.parametrize("analysis", list(KINDS))

@@ -85,7 +85,7 @@ def test_nothing_is_fetched_and_nothing_runs(page: Page) -> None:
         assert not [name for name in attrs if name.startswith("on") or name == "src"]
         for name, value in attrs.items():
             if name.endswith("href"):
-                assert re.match(r"#|data:,|data:image/png;base64,|figures/|report\.json$", value or "")
+                assert re.match(r"#|data:,|data:image/png;base64,|figures/|report\.json$|results\.csv$", value or "")
 
 
 def test_css_reaches_for_nothing_outside(html: str) -> None:

@@ -17,7 +17,16 @@ from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.analyses.statement import listed
 from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.focus import MEASURES, Floats
-from visprobe.attribution.per_image import RANKS, SELECTIVITY, Place, lowest, measured, needs_region, uniform, unit
+from visprobe.attribution.per_image import (
+    RANKS,
+    SELECTIVITY,
+    Place,
+    lowest,
+    measured,
+    needs_region,
+    uniform,
+    unit,
+)
 from visprobe.errors import DataError
 from visprobe.metrics.clustered import clustered_mean
 from visprobe.metrics.intervals import wilson
@@ -89,7 +98,8 @@ def _values(
         role: Role = "value" if name in attributions.names else "floor"
         for (site, measure), values in places.items():
             asked = _with_region(attributions) if needs_region(measure) else np.ones(len(values), bool)
-            if missing := int(np.isnan(values[asked]).sum()):
+            missing = int(np.isnan(values[asked]).sum())
+            if missing and measure != SELECTIVITY:  # an image that is asked about once has none
                 lacking.setdefault((name, site, missing, int(asked.sum())), []).append(measure)
             sample = _defined(values, numbers)
             if len(np.unique(sample.images)) >= 2:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.analyses.statement import Statement, evidence
 from visprobe.attribution.attributions import CENTRE
+from visprobe.attribution.per_image import SELECTIVITY
 
 LEVEL = 0.05
 _INSIDE, _FOCUS = "mass_inside", "gini"
@@ -15,47 +16,57 @@ _INSIDE, _FOCUS = "mass_inside", "gini"
 def attribution_verdict(result: Result) -> list[Statement]:
     """Whether maps lie where the answers lie, and whether post-training changed that.
 
-    The rules, for the first method and site:
+    The rules:
 
     - With regions, the measure is the mass inside them; otherwise how focused a map is (its Gini coefficient).
-    - *The method is to be trusted here* only if the base's maps beat the centre bias and random weights, each by a
-      paired difference whose p, adjusted by Holm, is below 0.05; otherwise the first sentence says which they do not
-      beat. Without regions only random weights are asked, in either direction.
-    - *More, less, no measurable difference*: by the paired difference of each checkpoint to the base, adjusted alike.
+    - *A method is to be trusted here* only if the base's maps beat the centre bias and random weights, each by a paired
+      difference whose p, adjusted by Holm, is below 0.05, and, where images are asked about more than once, if they
+      follow the question: their selectivity's interval is above 0. Otherwise its sentence says what they do not beat.
+      Without regions only random weights are asked, in either direction. There is one sentence for each method and
+      site.
+    - *More, less, no measurable difference*: of the first method and site, by the paired difference of each checkpoint
+      to the base, adjusted alike.
 
     Args:
         result: An "attribution" result.
     """
     measure = _INSIDE if result.settings["with_region"] >= 2 else _FOCUS
-    place = result.settings["sites"][0]
-    rows = {row.checkpoint: row for row in result.select(measure=measure, site=place, role="value")}
-    base = result.settings["base"]
-    if base not in rows:
-        return []
-    said = [_against_controls(result, rows[base], place, measure)]
-    said += [_against_base(result, row, rows[base]) for name, row in rows.items() if name != base]
+    base, places = result.settings["base"], result.settings["sites"]
+    found = {place: result.select(measure=measure, site=place, role="value") for place in places}
+    said = [_against_controls(result, row) for rows in found.values() for row in rows if row.checkpoint == base]
+    own = {row.checkpoint: row for row in found[places[0]]}
+    if base in own:
+        said += [_against_base(result, row, own[base]) for name, row in own.items() if name != base]
     return [statement for statement in said if statement is not None]
 
 
-def _against_controls(result: Result, row: Row, place: str, measure: str) -> Statement | None:
-    controls = [name for name in result.settings["controls"] if measure == _INSIDE or name != CENTRE]
+def _against_controls(result: Result, row: Row) -> Statement | None:
+    inside = row.measure == _INSIDE
+    controls = [name for name in result.settings["controls"] if inside or name != CENTRE]
     found = {name: _difference(result, row.checkpoint, name, row) for name in controls}
     shown = {name: one for name, one in found.items() if one is not None}
     if not shown:
         return None
-    lost = [name for name, (one, p) in shown.items() if p >= LEVEL or (measure == _INSIDE and one.estimate.value <= 0)]
-    against = "; ".join(f"{_CONTROLS.get(name, name)}: {_signed(one.estimate)}" for name, (one, _) in shown.items())
-    if measure == _INSIDE:
-        text = f"{row.checkpoint} has {_value(row.estimate)} of its maps' mass ({place}) where the answers lie"
+    lost = [_NAMES.get(name, name) for name, (one, p) in shown.items()
+            if p >= LEVEL or (inside and one.estimate.value <= 0)]  # fmt: skip
+    numbers = [f"{_MINUS.get(name, name)} {_signed(one.estimate)}" for name, (one, _) in shown.items()]
+    follows = result.select(checkpoint=row.checkpoint, site=row.site, measure=SELECTIVITY, role="value")
+    if follows:
+        numbers.append(f"with the question {_signed(follows[0].estimate)}")
+        if follows[0].estimate.low <= 0:
+            lost.append("a map that ignores the question")
+    if inside:
+        text = f"{row.checkpoint}'s {row.site} maps have {_value(row.estimate)} of their mass where the answers lie"
         outcome = (
-            f"that does not beat {_or(lost)}, so these maps do not show where it looks"
+            f"that does not beat {' or '.join(lost)}, so they do not show where it looks"
             if lost
-            else "more than the controls"
+            else "they beat all controls"
         )
     else:
-        text = f"{row.checkpoint}'s maps ({place}) have a Gini coefficient of {_value(row.estimate)}"
+        text = f"{row.checkpoint}'s {row.site} maps have a Gini coefficient of {_value(row.estimate)}"
         outcome = "no other than that of random weights" if lost else "which random weights do not give"
-    return Statement(f"{text}; {outcome} ({against}).", evidence(result, [row, *(one for one, _ in shown.values())]))
+    rows = [row, *(one for one, _ in shown.values()), *follows]
+    return Statement(f"{text}; {outcome} ({'; '.join(numbers)}).", evidence(result, rows))
 
 
 def _against_base(result: Result, row: Row, base: Row) -> Statement | None:
@@ -84,12 +95,8 @@ def _difference(result: Result, name: str, reference: str, like: Row) -> tuple[R
     return (rows[0], next(tests)) if rows else None
 
 
-_CONTROLS = {CENTRE: "minus the centre bias", "randomised": "minus random weights"}
+_MINUS = {CENTRE: "minus the centre bias", "randomised": "minus random weights"}
 _NAMES = {CENTRE: "a bias to the middle", "randomised": "random weights"}
-
-
-def _or(names: list[str]) -> str:
-    return " or ".join(_NAMES.get(name, name) for name in names)
 
 
 def _value(estimate: Estimate) -> str:

@@ -46,7 +46,8 @@ def command(
         list[str] | None,
         typer.Option(
             help="gradcam, gradient-norm, gradient-times-input, integrated-gradients, occlusion, rollout or "
-            "gradient-attention; repeatable, the first is drawn. Default: gradcam."
+            "gradient-attention; repeatable, the first is drawn. Default: gradient-norm and gradcam for answers, "
+            "gradcam for classes and texts."
         ),
     ] = None,
     site: Annotated[
@@ -54,6 +55,9 @@ def command(
         typer.Option(help="consumed, projected or block_NN; repeatable, the first is drawn. Default: consumed."),
     ] = None,
     baseline: Annotated[str, typer.Option(help="Image without content: mean, black or blur.")] = "mean",
+    faithfulness: Annotated[
+        int, typer.Option(min=0, help="Delete and insert patches in the order of the maps, on so many images.")
+    ] = 0,
     output_dir: o.OutputDir = Path("visprobe-gradcam"),
     limit: o.Limit = 32,
     batch_size: o.BatchSize = 8,
@@ -87,8 +91,8 @@ def command(
     from visprobe.report.write import write_report
 
     look = Look(
-        tuple(method or ["gradcam"]), tuple(site or ["consumed"]), target, Asked(prompt, answer, rejected), questions,
-        region, class_name, tuple(text or ()), text_tower, baseline,
+        tuple(method or ()), tuple(site or ["consumed"]), target, Asked(prompt, answer, rejected), questions,
+        region, class_name, tuple(text or ()), text_tower, baseline, faithfulness,
     )  # fmt: skip
     with Bars(quiet) as bars:
         how = Options(None, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels)
@@ -106,7 +110,7 @@ def _short(result: Result) -> Result:
     """What reads on a terminal: the first method and site, where the answers lie if that is known, else the focus."""
     if result.analysis != "attribution":
         return replace(result, rows=())
-    shown = ("mass_inside", "pointing") if result.settings["with_region"] >= 2 else ("gini", "entropy")
+    shown = ("mass_inside", "selectivity") if result.settings["with_region"] >= 2 else ("gini", "entropy")
     base, site = result.settings["base"], result.settings["sites"][0]
     rows = [row for row in result.rows if row.site == site and row.measure in shown]
     return replace(result, rows=tuple(row for row in rows if row.role != "difference" or row.reference == base))

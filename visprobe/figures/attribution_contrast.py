@@ -56,9 +56,9 @@ def caption(sheet: Sheet, checkpoint: str) -> str:
         checkpoint: Whose maps they are.
     """
     return (
-        f"{shorten(checkpoint, 48)}: {sheet.method} maps at {sheet.site} of the chosen answer, of the rejected one, and of their "
-        "contrast (the first score minus the second), all at the same weights, after the picture as the tower sees it. "
-        f"Orange, positive: {sheet.meaning}; in the contrast, that of chosen over rejected. Blue: the opposite. One "
-        "square is one patch, not interpolated. One symmetric colour scale per image, the same for its three maps, in "
-        f"{sheet.map_unit}; below each map its score in {sheet.unit}. {what_is_shown(sheet)}"
+        f"{shorten(checkpoint, 48)}: {sheet.method} maps at {sheet.site} of the chosen answer, of the rejected one, "
+        "and of their contrast (the first score minus the second), all at the same weights, after the picture as the "
+        f"tower sees it. Orange, positive: {sheet.meaning}; in the contrast, that of chosen over rejected. Blue: the "
+        "opposite. One square is one patch, not interpolated. One symmetric colour scale per image, the same for its "
+        f"three maps, in {sheet.map_unit}; below each map its score in {sheet.unit}. {what_is_shown(sheet)}"
     )

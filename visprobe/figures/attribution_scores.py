@@ -18,6 +18,7 @@ from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, checkpoints_of
 # From where the answer lies to the maps' shape alone.
 _MEASURES = {
     "mass_inside": "Mass in the region",
+    "selectivity": "Mass that follows the question",
     "pointing": "Peak in the region",
     "rank_correlation": "Rank correlation with base",
     "entropy": "Entropy",

@@ -13,7 +13,9 @@ from visprobe.figures import (
     answers,
     arms,
     attributes,
+    attribution_curves,
     attribution_report,
+    attribution_scores,
     geometry,
     heads,
     images,
@@ -70,5 +72,7 @@ KINDS = {
         "map_differences", attribution_report.draw_differences, attribution_report.caption_of_differences
     ),
     "map_contrast": Kind("map_contrast", attribution_report.draw_contrast, attribution_report.caption_of_contrast),
+    "attribution": Kind("attribution_scores", attribution_scores.draw, attribution_scores.caption),
+    "faithfulness": Kind("faithfulness", attribution_curves.draw, attribution_curves.caption),
     "answers": Kind("answers", answers.draw, answers.caption),
 }

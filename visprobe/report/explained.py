@@ -59,9 +59,14 @@ class Explained:
     settings: dict[str, Any]
 
     @property
+    def of_tower(self) -> bool:
+        """Whether the tower alone gives the number."""
+        return self.target in ("class", "text")
+
+    @property
     def unit(self) -> str:
         """Unit of the number."""
-        return "cosine" if self.target in ("class", "text") else "nats"
+        return "cosine" if self.of_tower else "nats"
 
     @property
     def meaning(self) -> str:

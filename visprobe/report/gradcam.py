@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from visprobe.analyses.result import Result
 from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.controls import randomised
+from visprobe.attribution.faithful import faithfulness
+from visprobe.attribution.faithfulness import curves
 from visprobe.attribution.focus import Floats
 from visprobe.attribution.methods import Maps, maps
 from visprobe.attribution.regions import on_patches
@@ -33,6 +35,9 @@ from visprobe.report.pictures import Picture, load_pictures
 from visprobe.report.session import Session, open_encoders
 
 RANDOMISED = "randomised"
+# Grad-CAM weighs channels by their gradient's mean over patches. What a score reads of a few patches is lost in it, and
+# what it reads of their mean is all that a gradient's norm lacks (docs/cards/attribution.md has the numbers).
+OF_ANSWERS, OF_POOLED = ("gradient-norm", "gradcam"), ("gradcam",)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Look:
     """What is looked for, and how.
 
     Attributes:
-        methods: Of `visprobe.attribution.methods.METHODS`; the first is drawn.
+        methods: Of `visprobe.attribution.methods.METHODS`; the first is drawn. If empty, `OF_ANSWERS` for what a whole
+            model answers and `OF_POOLED` for what is read of the mean token.
         sites: Names of sites; the first is drawn.
         target: Which number is explained (`visprobe.report.explained.MEANING`, or "token:N"); None chooses.
         asked: What is asked of every image.
@@ -50,9 +56,11 @@ class Look:
         texts: The first is explained, against the others.
         text_tower: Two-tower model that reads them; None for the checkpoint's own.
         baseline: Image without content, for methods that change the input.
+        faithfulness: Of how many images patches are deleted and inserted in the order of the first maps; 0 leaves
+            that out.
     """
 
-    methods: tuple[str, ...] = ("gradcam",)
+    methods: tuple[str, ...] = ()
     sites: tuple[str, ...] = ("consumed",)
     target: str | None = None
     asked: Asked = field(default_factory=Asked)
@@ -62,6 +70,7 @@ class Look:
     texts: tuple[str, ...] = ()
     text_tower: str | None = None
     baseline: str = "mean"
+    faithfulness: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,7 @@ def gradcam(
     resolution = Resolution(options.pixels)
     asked = (look.texts, look.text_tower, look.class_name)
     explained = explain(look.target, pictures, session, specs, *asked, resolution)
+    look = replace(look, methods=look.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS))
     work = _Work(look, options, explained, kept)
     found = {encoder.name: work.maps(spec, encoder) for spec, encoder in zip(specs, encoders, strict=True)}
     found[RANDOMISED] = work.maps(specs[0], encoders[0], random=True)
@@ -116,6 +126,8 @@ def gradcam(
     ids = [picture.id for picture in explained.pictures]
     attributions = Attributions(names, (CENTRE, RANDOMISED), found, regions, ids)
     results = [*_scored(attributions, explained, look, warnings), *sheets(attributions, explained, encoders[0])]
+    if look.faithfulness:
+        results.append(work.faithfulness(specs, encoders, found))
     if explained.target == "contrast":
         both = [
             explain_answers(target, explained.pictures, specs, encoders, resolution)
@@ -151,6 +163,28 @@ class _Work:
             file.parent.mkdir(parents=True, exist_ok=True)
             save(Attributions((name,), (), {name: made}, [None] * len(ids), ids), file)
         return made
+
+    def faithfulness(
+        self, specs: Sequence[str], encoders: Sequence[VisionEncoder], found: Mapping[str, Maps]
+    ) -> Result:
+        """Deletion and insertion curves of each checkpoint's first maps."""
+        look, explained = self._look, self._explained
+        pictures = explained.pictures[: look.faithfulness]
+        made = {}
+        for number, (spec, encoder) in enumerate(zip(specs, encoders, strict=True), start=1):
+            (method, site), drawn = next(iter(found[encoder.name].items()))
+            made[encoder.name] = curves(
+                explained.subjects(spec, encoder),
+                [picture.image for picture in pictures],
+                [one.values for one in drawn[: len(pictures)]],
+                baseline=look.baseline,
+                seed=self._options.seed,
+                batch=self._options.batch_size,
+            )
+            if self._options.progress:
+                self._options.progress("faithfulness", number, len(specs))
+        ids = [picture.id for picture in pictures]
+        return faithfulness(made, ids, method, site, explained.unit, look.baseline)
 
     def _made(self, subject: Subject, name: str) -> Maps:
         look, pictures = self._look, self._explained.pictures

@@ -86,7 +86,5 @@ def _sheet(found: Mapping[str, Sequence[Map]], explained: Explained, encoder: Vi
 def _scores(found: Mapping[str, Sequence[Map]], explained: Explained) -> Iterator[Row]:
     for name, made in found.items():
         for picture, one in zip(explained.pictures, made, strict=True):
-            value: Any = one.score
-            yield Row(
-                name, "consumed", f"score/{picture.id}", Estimate(value, value, value, 1, explained.unit, "exact")
-            )
+            exact = Estimate(one.score, one.score, one.score, 1, explained.unit, "exact")
+            yield Row(name, f"{one.method}@{one.site}", f"score/{picture.id}", exact)

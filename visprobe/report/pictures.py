@@ -49,7 +49,8 @@ def load_pictures(
 ) -> tuple[list[Picture], list[BadItem]]:
     """Decode images and find out what is asked of them.
 
-    The built-in scenes ask their own questions, about one digit each, where `default` asks nothing.
+    Where `default` asks nothing, the built-in scenes ask questions of their own: two about two digits each, so that a
+    map that ignores the question is found out, or one about a scene's only digit.
 
     Args:
         images: The images.
@@ -58,7 +59,8 @@ def load_pictures(
         region: Folder of masks, or the name of a class of the images' own masks.
 
     Returns:
-        The pictures; and the images that cannot be used, among them those whose mask or box does not fit.
+        The pictures, one for each question; and the images that cannot be used, among them those whose mask or box does
+        not fit.
 
     Raises:
         UsageError: If `region` is neither.
@@ -68,7 +70,7 @@ def load_pictures(
     pictures, bad = [], []
     for row, item in enumerate(images.items):
         try:
-            pictures.append(source.picture(row))
+            pictures += source.pictures(row)
         except (OSError, BadImage) as error:
             bad.append(BadItem(item.id, f"cannot be read: {error}" if isinstance(error, OSError) else str(error)))
     if not pictures:
@@ -88,40 +90,47 @@ class _Source:
         self._folder, self._number = _where(region, images)
         self._scenes = _scenes(images) if default == Asked() and questions is None else None
 
-    def picture(self, row: int) -> Picture:
-        """The picture in `row` of the set.
+    def pictures(self, row: int) -> list[Picture]:
+        """The picture in `row` of the set, once for each question.
 
         Raises:
             OSError, BadImage: If it cannot be used.
         """
         item, image = self._images.items[row], decode(self._images.read(row))
-        asked, region = self._question(row)
-        if asked.box is not None:
-            region = asked.region(*image.size)
+        return [
+            Picture(item.id, row, image, item.label, asked, region if region is not None and region.any() else None)
+            for asked, region in self._asked_of(row, image)
+        ]
+
+    def _asked_of(self, row: int, image: Image.Image) -> list[tuple[Asked, Mask | None]]:
+        if self._scenes is not None:
+            return _about_two_digits(*self._scenes, row)
+        asked = self._question(row)
+        region = asked.region(*image.size)
         if self._folder is not None:
-            region = read_region(self._folder, item.id, image.size)
+            region = read_region(self._folder, self._images.items[row].id, image.size)
         elif self._number is not None and isinstance(self._images, HasMasks):
             region = self._images.mask(row) == self._number
-        return Picture(item.id, row, image, item.label, asked, region if region is not None and region.any() else None)
+        return [(asked, region)]
 
-    def _question(self, row: int) -> tuple[Asked, Mask | None]:
-        if self._scenes is not None:
-            return _about_one_digit(*self._scenes, row)
+    def _question(self, row: int) -> Asked:
         given = self._asked[row] if self._asked is not None else Asked()
         default = self._default
-        return Asked(
-            given.prompt or default.prompt,
-            given.answer or default.answer,
-            given.rejected or default.rejected,
-            given.box,
-        ), None
+        texts = (given.prompt or default.prompt, given.answer or default.answer, given.rejected or default.rejected)
+        return Asked(*texts, given.box)
 
 
-def _about_one_digit(scenes: DigitScenes, rows: Sequence[int], row: int) -> tuple[Asked, Mask | None]:
-    """The kinds of questions take turns."""
+def _about_two_digits(scenes: DigitScenes, rows: Sequence[int], row: int) -> list[tuple[Asked, Mask | None]]:
+    """The first questions of a scene about one digit that are about different ones; kinds of questions take turns."""
+    scene = scenes.scene(rows[row])
     by_kind = {question.kind: question for question in questions_about(scenes, rows[row])}
-    question = by_kind[ABOUT_ONE_DIGIT[row % len(ABOUT_ONE_DIGIT)]]
-    return Asked(question.text, question.answer, question.wrong), region_of(question, scenes.scene(rows[row]))
+    turn = row % len(ABOUT_ONE_DIGIT)
+    found: dict[bytes, tuple[Asked, Mask | None]] = {}
+    for kind in ABOUT_ONE_DIGIT[turn:] + ABOUT_ONE_DIGIT[:turn]:
+        question, region = by_kind[kind], region_of(by_kind[kind], scene)
+        if region is not None:
+            found.setdefault(region.tobytes(), (Asked(question.text, question.answer, question.wrong), region))
+    return list(found.values())[:2]
 
 
 def _scenes(images: ImageSet) -> tuple[DigitScenes, Sequence[int]] | None:

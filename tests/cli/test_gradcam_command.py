@@ -1,0 +1,166 @@
+"""`visprobe gradcam` as users run it: what is explained, what is written, what is refused."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from visprobe.attribution.storage import load
+from visprobe.data.digits import DigitScenes
+from visprobe.report import gradcam as report
+from visprobe.training.base import BASE
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
+from tiny_two_tower import two_tower
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Scenes as image files: train/ and val/ with a folder per class."""
+    folder = tmp_path_factory.mktemp("photos")
+    for split, size in (("train", 20), ("val", 6)):
+        scenes = DigitScenes(split, size)
+        for number, item in enumerate(scenes.items):
+            place = folder / split / scenes.classes[item.label]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(scenes.scene(number).image).save(place / f"{number}.png")
+    return folder
+
+
+def val(photos):
+    return sorted((photos / "val").rglob("*.png"))
+
+
+def written(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def result(folder, name):
+    return next(one for one in written(folder)["results"] if one["analysis"] == name)
+
+
+def test_scenes_ask_about_one_digit_and_a_copy_differs_in_nothing(run, tmp_path, monkeypatch):
+    shutil.copytree(BASE, tmp_path / "copy")
+    flags = ["gradcam", "digits", "--ckpt", BASE, "--ckpt", tmp_path / "copy", "--limit", 4, "-o", tmp_path / "out",
+             "-q", "--faithfulness", 2]  # fmt: skip
+    ran = run(*flags)
+    assert ran.code == 0, ran.err
+    assert "copy: maps equal those of" in ran.err
+    found = load(tmp_path / "out" / "maps.npz")
+    assert found.controls == ("centre", "randomised") and len(set(found.images)) == 4 < len(found.images)
+    assert {method for method, _ in found.maps["randomised"]} == {"gradient-norm", "gradcam"}
+    assert all(region is not None and region.shape == (8, 8) for region in found.regions)
+    base, copy = found.names
+    for key, maps in found.maps[base].items():
+        for one, other, random in zip(maps, found.maps[copy][key], found.maps["randomised"][key], strict=True):
+            assert torch.equal(one.values, other.values) and not torch.equal(one.values, random.values)
+            assert one.score > 0  # the model that ships knows these answers: the contrast favours the right one
+    scores = result(tmp_path / "out", "attribution")
+    assert scores["settings"]["target"] == "contrast" and scores["settings"]["with_region"] == len(found.images)
+    apart = [row["estimate"]["value"] for row in scores["rows"] if row["role"] == "difference" and
+             {row["checkpoint"], row["reference"]} == {base, copy}]  # fmt: skip
+    assert apart and not any(apart)
+    gains = [row for row in result(tmp_path / "out", "faithfulness")["rows"] if row["measure"] == "gain"]
+    assert gains[0]["estimate"]["value"] > 0 and [row["estimate"]["value"] for row in gains if row["reference"]] == [0]
+    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {"maps.svg", "map_differences.png", "map_contrast.csv"} <= figures
+    # What is finished is not made again, and gives the same bytes.
+    before = (tmp_path / "out" / "maps.npz").read_bytes()
+    monkeypatch.setattr(report, "maps", None)
+    assert run(*flags).code == 0 and (tmp_path / "out" / "maps.npz").read_bytes() == before
+
+
+def test_without_a_question_the_models_own_answer_is_explained(run, photos, tmp_path):
+    ran = run("gradcam", *val(photos)[:2], "--ckpt", BASE, "-o", tmp_path, "--prompt", "How many digits are there?",
+              "--json", "-q")  # fmt: skip
+    assert ran.code == 0, ran.err
+    scores = next(one for one in json.loads(ran.out)["results"] if one["analysis"] == "attribution")
+    assert scores["settings"]["own_answers"] == 2 and scores["settings"]["target"] == "answer"
+    # It is the most likely answer, so its probability is large.
+    maps = load(tmp_path / "maps.npz").maps["base_checkpoint"]["gradient-norm", "block_04"]
+    assert all(one.score > np.log(0.3) for one in maps)
+
+
+def test_lines_of_a_file_give_questions_and_boxes(run, photos, tmp_path):
+    pictures = val(photos)[:3]
+    asked = [{"image": path.name, "prompt": "How many digits are there?", "answer": "2", "rejected": "3",
+              "box": [0, 0, 32, 64 if number else 65]} for number, path in enumerate(pictures)]  # fmt: skip
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    ran = run("gradcam", *pictures, "--ckpt", BASE, "--questions", tmp_path / "asked.jsonl", "--target", "answer",
+              "-o", tmp_path / "out", "-q")  # fmt: skip
+    assert ran.code == 3  # the first box does not lie in its image
+    assert "box [0, 0, 32, 65] does not lie in the image of 64x64" in ran.err
+    found = load(tmp_path / "out" / "maps.npz")
+    assert len(found.images) == 2 and all(region[:, :4].all() and not region[:, 4:].any() for region in found.regions)
+    assert "map_contrast" not in [one["analysis"] for one in written(tmp_path / "out")["results"]]
+
+
+def test_classes_by_prototypes_of_the_training_images(run, photos, tmp_path):
+    ran = run("gradcam", photos, "--ckpt", BASE, "-o", tmp_path, "-q")
+    assert ran.code == 0, ran.err
+    scores = result(tmp_path, "attribution")
+    assert scores["settings"]["target"] == "class" and scores["settings"]["with_region"] == 0
+    assert "Gini" in ran.out and "mass_inside" not in ran.out
+    named = run("gradcam", photos, "--ckpt", BASE, "--class", "3", "-o", tmp_path / "three", "-q")
+    assert named.code == 0, named.err
+    own, three = (load(folder / "maps.npz") for folder in (tmp_path, tmp_path / "three"))
+    pairs = zip(own.images, *(one.maps["base_checkpoint"]["gradcam", "block_04"] for one in (own, three)), strict=True)
+    assert all(torch.equal(a.values, b.values) == name.startswith("3/") for name, a, b in pairs)
+
+
+def test_texts_by_a_two_tower_model(run, photos, tmp_path):
+    two_tower(tmp_path / "clip")
+    ran = run("gradcam", *val(photos)[:2], "--ckpt", tmp_path / "clip", "--text", "a one", "--text", "a two",
+              "-o", tmp_path / "out", "-q")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert result(tmp_path / "out", "attribution")["settings"]["texts"] == ["a one", "a two"]
+
+
+def test_one_image_is_drawn_and_not_scored(run, photos, tmp_path):
+    ran = run("gradcam", val(photos)[0], "--ckpt", BASE, "--prompt", "How many digits are there?", "--chosen", "1",
+              "-o", tmp_path, "-q")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "one image has no interval" in ran.err
+    assert [one["analysis"] for one in written(tmp_path)["results"]] == ["maps"]
+
+
+def test_masks_in_a_folder(run, photos, tmp_path):
+    pictures, masks = val(photos)[:3], tmp_path / "masks"
+    masks.mkdir()
+    half = np.zeros((64, 64), np.uint8)
+    half[:32] = 1
+    for path, mask in zip(pictures, (half, half * 0, half[:, :9]), strict=True):
+        Image.fromarray(mask).save(masks / path.name)
+    ran = run("gradcam", *pictures, "--ckpt", BASE, "--prompt", "How many digits are there?", "--answer", "1",
+              "--region", masks, "-o", tmp_path / "out", "--max-bad", "1", "-q")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "the mask is 9x64, its image 64x64" in ran.err
+    regions = load(tmp_path / "out" / "maps.npz").regions
+    assert regions[0][:4].all() and not regions[0][4:].any() and regions[1] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--target", "fame"], "--target fame is unknown"),
+        (["--text", "a cat"], "needs a text and others"),
+        (["--text", "a", "--text", "b", "--class", "3"], "--text and --class explain different things"),
+        (["--class", "3", "--target", "answer"], "--class does not go with --target answer"),
+        (["--class", "cat"], "--class cat is no class"),
+        (["--region", "sky"], "--region sky is no folder of masks"),
+        (["--method", "lime"], "no attribution method 'lime'"),
+        (["--site", "block_99"], "no site 'block_99'"),
+        (["--target", "contrast", "--prompt", "What?", "--answer", "1"], "rejected"),
+        (["--target", "token:7", "--prompt", "What?", "--answer", "1"], "token"),
+        (["--questions", "none.jsonl"], "--questions none.jsonl does not exist"),
+    ],
+)
+def test_what_is_refused(run, photos, tmp_path, flags, message):
+    ran = run("gradcam", photos, "--ckpt", BASE, "-o", tmp_path, "-q", *flags)
+    assert ran.code in (1, 2) and message in ran.err.replace("\n", " ")
+    assert "Traceback" not in ran.err and not (tmp_path / "report.html").exists()
