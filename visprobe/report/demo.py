@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visprobe.errors import UsageError
 from visprobe.io.atomic import replacing, write_json
-from visprobe.report.measurement import Measurement
+from visprobe.report.gradcam import gradcam
+from visprobe.report.measurement import Measurement, Options
 from visprobe.report.study import Study, run_study
 from visprobe.training.digits import DigitRows
 from visprobe.training.recipe import Recipe
@@ -26,10 +27,11 @@ class Size:
     batch_size: int
     images: int
     scenes: int
+    looked_into: int
 
 
-FULL = Size(steps=100, batch_size=16, images=1000, scenes=400)
-FAST = Size(steps=4, batch_size=8, images=100, scenes=30)
+FULL = Size(steps=100, batch_size=16, images=1000, scenes=400, looked_into=48)
+FAST = Size(steps=4, batch_size=8, images=100, scenes=30, looked_into=6)
 
 
 def demo(
@@ -56,7 +58,7 @@ def demo(
         progress: Called with (stage, done, total).
 
     Returns:
-        The comparison on unseen scenes, answer accuracy included.
+        The comparison on unseen scenes, answer accuracy included; with one run per arm also where each looks.
     """
     size = FAST if fast else FULL
     recipes = arm_recipes(size)
@@ -71,7 +73,19 @@ def demo(
         scenes=size.scenes,
         question_seed=seed,
     )
-    return run_study(study, output_dir, progress)
+    measured = run_study(study, output_dir, progress)
+    if seeds > 1:
+        return measured
+    folders = [study.base, *(output_dir / arm for arm in arms)]
+    how = Options(limit=size.looked_into, batch_size=8, seed=seed, progress=progress)
+    looked = gradcam(folders, [study.images], options=how, kept=output_dir / "maps").measured
+    return replace(
+        measured,
+        results=(*measured.results, *looked.results),
+        verdict=(*measured.verdict, *looked.verdict),
+        data=(*measured.data, *looked.data),
+        warnings=(*measured.warnings, *looked.warnings),
+    )
 
 
 def arm_recipes(size: Size) -> dict[str, Recipe]:
