@@ -39,7 +39,9 @@ def planted_looks(checkpoints: tuple[str, ...]) -> dict[str, Result]:
     exact = Estimate(-1.5, -1.5, -1.5, 1, "nats", "exact")
     shown = tuple(Row(name, f"{METHOD}@{SITE}", "score/image 0", exact) for name in checkpoints)
     apart = differences(sheet) if len(checkpoints) > 1 else sheet
+    strip = {**asked, "sheet": sheet_json(sheet.part(0, 1)), "steps": list(range(len(checkpoints)))}
     return {
+        **{f"map_strip_{n}": Result(f"map_strip_{n}", "When?", (), strip) for n in range(1, 5)},
         "attribution": scores,
         "faithfulness": _faithfulness(checkpoints, names),
         "maps": Result("maps", "Where does each look?", shown, {**asked, "sheet": sheet_json(sheet)}),

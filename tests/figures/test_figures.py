@@ -13,7 +13,7 @@ from visprobe.figures.save import svg_text
 from visprobe.figures.style import looks
 
 NAMES = ["base", "sft", "dpo", "grpo"]
-SINGLE_MAPS = ("maps", "map_differences", "map_contrast")
+SINGLE_MAPS = ("maps", "map_differences", "map_contrast", *(f"map_strip_{n}" for n in range(1, 5)))
 
 
 def texts(figure: Figure) -> list[str]:

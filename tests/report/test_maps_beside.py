@@ -84,7 +84,7 @@ def test_maps_of_the_start_are_those_of_the_base_and_of_the_end_those_of_the_sav
     held = held_of(Recipe(stage="dpo"), base, DigitRows(ROWS), build_processor())
     for name, checkpoint in ((name_of(0), base), (name_of(5), folder)):
         subject = open_mllm(checkpoint, held.questions, "contrast")
-        [expected] = maps(subject, held.images, ["gradcam"]).values()
+        [expected] = maps(subject, held.images, [held.method]).values()
         [made] = found.maps[name].values()
         for one, other in zip(made, expected, strict=True):
             assert torch.equal(one.values, other.values) and one.score == other.score

@@ -34,7 +34,6 @@ from visprobe.metrics.intervals import wilson
 from visprobe.training.by_step import ATTRIBUTION, append_line, map_figure, read_lines
 from visprobe.training.dynamics import random_state_kept
 
-METHOD = "gradcam"
 _FEATURES = "get_image_features"  # preference trainers let it give the features of an image once per answer
 
 
@@ -48,6 +47,7 @@ class Held:
         questions: What is asked of each.
         regions: Share of each patch that the answer's region fills, or None where nobody says.
         target: Which number is explained, as `MllmSubject` names it.
+        method: Method of the maps.
         encoder: Encoder of the base: its geometry and processor.
         processor: Processor of the whole model.
     """
@@ -57,6 +57,7 @@ class Held:
     questions: Sequence[Question]
     regions: Sequence[Floats | None]
     target: str
+    method: str
     encoder: VisionEncoder
     processor: Any
 
@@ -66,7 +67,7 @@ Draw = Callable[[Held, Attributions], bytes]
 
 
 class MapsDuringTraining(TrainerCallback):  # type: ignore[misc]
-    """Grad-CAM of a few pictures at steps 0, `every`, …, and the last, on the model in training itself.
+    """Maps of a few pictures at steps 0, `every`, …, and the last, on the model in training itself.
 
     Whatever goes wrong here is said once and does not stop training. The first process looks, the others go on.
 
@@ -122,13 +123,22 @@ class MapsDuringTraining(TrainerCallback):  # type: ignore[misc]
         with undisturbed(model):
             held = self._held = self._held or self._open()
             subject = MllmSubject(model, held.processor, held.encoder, held.questions, held.target)
-            found = self._joined(held, step, maps(subject, held.images, [METHOD], batch=len(held.images)))
+            found = self._joined(held, step, maps(subject, held.images, [held.method], batch=len(held.images)))
             save(found, self._folder / f"{ATTRIBUTION}.npz")
             write_bytes(map_figure(self._folder, step), self._draw(held, found))
         seconds = round(time.perf_counter() - started, 3)
         lines = self._folder / f"{ATTRIBUTION}.jsonl"
         if all(line["step"] != step for line in read_lines(lines)):
-            append_line(lines, {"step": step, "seconds": seconds, "target": held.target, **line_of(found, step)})
+            append_line(
+                lines,
+                {
+                    "step": step,
+                    "seconds": seconds,
+                    "target": held.target,
+                    "method": held.method,
+                    **line_of(found, step),
+                },
+            )
 
     def _joined(self, held: Held, step: int, found: Maps) -> Attributions:
         """The maps of all steps up to `step`; later ones are of before a resume."""

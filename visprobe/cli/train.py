@@ -76,7 +76,9 @@ def _stage_command(stage: str) -> Any:
         ] = None,
         attribution_every: Annotated[
             int | None,
-            typer.Option(min=0, help="Steps between Grad-CAM maps of a few pictures, drawn while training goes on."),
+            typer.Option(
+                min=0, help="Steps between maps of where it looks in a few pictures, drawn as training goes on."
+            ),
         ] = None,
         setting: Annotated[
             list[str] | None, typer.Option("--set", help="Any other setting of the recipe: key=value.")

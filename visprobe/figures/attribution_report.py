@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
-from visprobe.figures import attribution_contrast, attribution_difference, attribution_grid
+from visprobe.figures import attribution_contrast, attribution_difference, attribution_grid, attribution_strip
 from visprobe.figures.attribution_json import sheet_of
 
 
@@ -39,6 +39,19 @@ def draw_contrast(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
 def caption_of_contrast(result: Result) -> str:
     """The caption of `draw_contrast(result)`."""
     return attribution_contrast.caption(sheet_of(result.settings["sheet"]), result.settings["checkpoint"])
+
+
+def draw_strip(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+    """Maps of one picture at every step of training, with the score below."""
+    return attribution_strip.draw(sheet_of(result.settings["sheet"]), result.settings["steps"])
+
+
+def caption_of_strip(result: Result) -> str:
+    """The caption of `draw_strip(result)`."""
+    settings = result.settings
+    model = settings.get("language_model")
+    under = f" The language model is that of {model} at every step." if model else ""
+    return f"{_asked(result)}{attribution_strip.caption(sheet_of(settings['sheet']), settings['steps'])}{under}"
 
 
 def _asked(result: Result) -> str:

@@ -45,6 +45,8 @@ class Kind(NamedTuple):
     caption: Callable[[Result], str]
 
 
+STRIPS = 4  # pictures that are followed through training, each in a figure of its own
+
 KINDS = {
     "runs": Kind("arms_over_runs", arms.draw, arms.caption),
     "trajectory": Kind("trajectory", trajectory.draw, trajectory.caption),
@@ -74,5 +76,9 @@ KINDS = {
     "map_contrast": Kind("map_contrast", attribution_report.draw_contrast, attribution_report.caption_of_contrast),
     "attribution": Kind("attribution_scores", attribution_scores.draw, attribution_scores.caption),
     "faithfulness": Kind("faithfulness", attribution_curves.draw, attribution_curves.caption),
+    **{
+        f"map_strip_{n}": Kind(f"map_strip_{n}", attribution_report.draw_strip, attribution_report.caption_of_strip)
+        for n in range(1, STRIPS + 1)
+    },
     "answers": Kind("answers", answers.draw, answers.caption),
 }

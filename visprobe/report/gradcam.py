@@ -118,10 +118,10 @@ def gradcam(
     asked = (look.texts, look.text_tower, look.class_name)
     explained = explain(look.target, pictures, session, specs, *asked, resolution)
     look = replace(look, methods=look.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS))
-    work = _Work(look, options, explained, kept)
+    work = MapWork(look, options, explained, kept)
     found = {encoder.name: work.maps(spec, encoder) for spec, encoder in zip(specs, encoders, strict=True)}
     found[RANDOMISED] = work.maps(specs[0], encoders[0], random=True)
-    regions, warnings = _regions(explained.pictures, encoders[0])
+    regions, warnings = regions_of(explained.pictures, encoders[0])
     names = tuple(encoder.name for encoder in encoders)
     ids = [picture.id for picture in explained.pictures]
     attributions = Attributions(names, (CENTRE, RANDOMISED), found, regions, ids)
@@ -134,13 +134,13 @@ def gradcam(
             for target in ("answer", "rejected")
         ]
         results.append(contrast(specs[-1], encoders[-1], [*both, explained], look.methods[0], look.sites[0]))
-    warnings += _notes(encoders, attributions)
+    warnings += notes(encoders, attributions)
     verdict = [one for result in results if result.analysis == "attribution" for one in attribution_verdict(result)]
     measured = session.measurement(results, verdict, warnings)
-    return Looked(replace(measured, data=(_listed(images.query, bad), *measured.data)), attributions, explained)
+    return Looked(replace(measured, data=(listed(images.query, bad), *measured.data)), attributions, explained)
 
 
-class _Work:
+class MapWork:
     """Maps of one checkpoint after the other, each kept as soon as it is whole."""
 
     def __init__(self, look: Look, options: Options, explained: Explained, kept: Path | None) -> None:
@@ -218,7 +218,7 @@ def _files(spec: str) -> list[list[Any]]:
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
-def _regions(pictures: Sequence[Picture], encoder: VisionEncoder) -> tuple[list[Floats | None], list[str]]:
+def regions_of(pictures: Sequence[Picture], encoder: VisionEncoder) -> tuple[list[Floats | None], list[str]]:
     """Every picture's region on the tower's patches, and why some have none."""
     found: list[Floats | None] = []
     lost: list[str] = []
@@ -242,22 +242,34 @@ def _scored(attributions: Attributions, explained: Explained, look: Look, warnin
     return [replace(result, settings={**result.settings, **about, **explained.settings})]
 
 
-def _notes(encoders: Sequence[VisionEncoder], attributions: Attributions) -> list[str]:
+def notes(encoders: Sequence[VisionEncoder], attributions: Attributions) -> list[str]:
+    """What a reader must know of the encoders and of single maps.
+
+    Args:
+        encoders: The encoders, the base first.
+        attributions: All maps.
+    """
     base, *others = encoders
-    notes = [
+    said = [
         f"{other.name} has another image processor than {base.name}: each sees the pictures through its own"
         for other in others
         if other.processor_hash != base.processor_hash
     ]
     for name, found in attributions.maps.items():
         for (method, site), made in found.items():
-            said = [one.note for one in made if one.note]
-            if said:
-                notes.append(f"{name}, {method}@{site}: {len(said)} of {len(made)} maps: {said[0]}")
-    return notes
+            noted = [one.note for one in made if one.note]
+            if noted:
+                said.append(f"{name}, {method}@{site}: {len(noted)} of {len(made)} maps: {noted[0]}")
+    return said
 
 
-def _listed(images: ImageSet, bad: Sequence[BadItem]) -> dict[str, Any]:
+def listed(images: ImageSet, bad: Sequence[BadItem]) -> dict[str, Any]:
+    """The images as a report lists them: name, n, classes, hash, and those that could not be used.
+
+    Args:
+        images: The images.
+        bad: Those of them that could not be used.
+    """
     contents = hashlib.sha256()
     left_out = {item.id for item in bad}
     for row, item in enumerate(images.items):

@@ -25,6 +25,7 @@ from visprobe.figures import attribution_grid
 from visprobe.figures.attribution_sheet import MOST_CHECKPOINTS, Sheet
 from visprobe.figures.attribution_strip import spread
 from visprobe.figures.save import figure_bytes
+from visprobe.report.gradcam import OF_ANSWERS
 from visprobe.report.pictures import Picture, load_pictures
 from visprobe.training.digits import DigitRows
 from visprobe.training.fitted import Fitted
@@ -86,7 +87,8 @@ def held_of(recipe: Recipe, base: Path, rows: Rows, processor: Any) -> Held:
         ids, questions, images = map(list, zip(*found, strict=True))
         regions = [None] * len(found)
     two = recipe.stage == "dpo" and all(question.rejected for question in questions)
-    return Held(ids, images, questions, regions, "contrast" if two else "answer", encoder, processor)
+    target = "contrast" if two else "answer"
+    return Held(ids, images, questions, regions, target, OF_ANSWERS[0], encoder, processor)
 
 
 def _region(picture: Picture, encoder: VisionEncoder) -> Floats | None:

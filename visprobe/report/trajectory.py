@@ -57,8 +57,8 @@ def trajectory(
     """
     options = options or Options()
     found = [read_run(folder) for folder in runs]
-    start = base if base is not None else _base_of(found)
-    warnings = list(_warnings(found, start))
+    start = base if base is not None else base_of(found)
+    warnings = list(run_warnings(found, start))
     names = distinct_names([start, *runs])
     following = _Following(start, names[0], data, options)
     for run, name in zip(found, names[1:], strict=True):
@@ -89,16 +89,37 @@ def read_run(folder: Path) -> Run:
     return Run(folder, dict(sorted(moments.items())), manifest)
 
 
-def _base_of(runs: Sequence[Run]) -> Path:
+def base_of(runs: Sequence[Run]) -> Path:
+    """The checkpoint that the runs started from.
+
+    Args:
+        runs: Training runs.
+
+    Raises:
+        UsageError: If no manifest names it, or it is gone.
+    """
     named = [Path(run.manifest["base"]) for run in runs if run.manifest]
     for path in named:
         if path.is_dir():
             return path
     problem = f"the base of {runs[0].folder} is gone: {named[0]}" if named else f"{runs[0].folder} is not finished"
-    raise UsageError(problem, hint="Name the base: visprobe compare BASE --trajectory RUN --data DATA")
+    raise UsageError(
+        problem,
+        hint="Name the base: visprobe compare BASE --trajectory RUN --data DATA, or visprobe gradcam IMAGES "
+        "--trajectory RUN --ckpt BASE",
+    )
 
 
-def _warnings(runs: Sequence[Run], start: Path) -> Iterator[str]:
+def run_warnings(runs: Sequence[Run], start: Path) -> Iterator[str]:
+    """What a reader must know of runs that are followed.
+
+    Args:
+        runs: The runs.
+        start: The checkpoint that they are compared with.
+
+    Raises:
+        UsageError: If they started from different ones.
+    """
     hashes = {run.folder: run.manifest["inputs"]["base"] for run in runs if run.manifest}
     if len(set(hashes.values())) > 1:
         raise UsageError(
