@@ -112,10 +112,11 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from visprobe.attribution import during_training
-from visprobe.report.maps_beside import maps_beside
+from visprobe.report import maps_beside as module
 from visprobe.training.digits import DigitRows
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
+module.draw = lambda *_: b""
 real = during_training.append_line
 def torn(path, line):
     if line["step"] == 4:
@@ -125,11 +126,12 @@ def torn(path, line):
     real(path, line)
 during_training.append_line = torn
 base, out, recipe = sys.argv[1:]
-run(Path(base), Recipe.model_validate_json(recipe), DigitRows(20), Path(out), beside=[maps_beside(print)])
+run(Path(base), Recipe.model_validate_json(recipe), DigitRows(20), Path(out), beside=[module.maps_beside(print)])
 """
 
 
-def test_a_run_killed_while_it_appends_goes_on_to_the_same_maps(base, looked, tmp_path):
+def test_a_run_killed_while_it_appends_goes_on_to_the_same_maps(base, looked, tmp_path, monkeypatch):
+    monkeypatch.setattr(maps_beside_module, "draw", lambda *_: b"")
     whole, _ = looked
     recipe = Recipe(stage="dpo", **SETTINGS, attribution_every=2, save_every=3)
     command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "out"), recipe.model_dump_json()]
