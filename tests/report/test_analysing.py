@@ -4,9 +4,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from visprobe.analyses.imagenet import IMAGENET
+from visprobe.analyses.knn import KNN
+from visprobe.data.folder import ImageFolder
 from visprobe.errors import DataError, UsageError
 from visprobe.report.compare import compare
+from visprobe.report.measure import measure
 from visprobe.report.measurement import Options
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
@@ -63,3 +68,11 @@ def test_another_seed_of_a_recipe_is_a_floor_and_is_said(pair, tmp_path):
     assert [s.text for s in measured.verdict if s.text.startswith(f"{name}: CKA")]
     assert not [s.text for s in measured.verdict if s.text.startswith(f"{name}: the tower")]
     assert [checkpoint["name"] for checkpoint in measured.checkpoints] == ["base", "sft"]
+
+
+def test_no_image_is_read_when_no_analysis_can_answer(pair, tmp_path, monkeypatch):
+    for place in ("a", "b"):
+        Image.new("RGB", (40, 40)).save(tmp_path / f"{place}.png")
+    monkeypatch.setattr(ImageFolder, "read", lambda *_: pytest.fail("an image was read"))
+    with pytest.raises(DataError, match="imagenet was left out.*knn was left out"):
+        measure(pair, str(tmp_path), [IMAGENET, KNN], Options(store=tmp_path / "store"))

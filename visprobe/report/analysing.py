@@ -31,6 +31,8 @@ def run_analyses(session: Session, analyses: Sequence[Analysis]) -> list[Result]
     """
     runner = _Runner(session, alone=len(analyses) == 1)
     able = [analysis for analysis in analyses if runner.fits(analysis)]
+    if not able:
+        return []  # no analysis, no pass over the images
     results: dict[str, Result] = {}
     # All images first: they are what the measurement says it was made on.
     for count in dict.fromkeys([None, *(analysis.images for analysis in able)]):
