@@ -8,6 +8,7 @@ from PIL import Image
 
 from visprobe.analyses.imagenet import IMAGENET
 from visprobe.analyses.knn import KNN
+from visprobe.analyses.probe import PROBE
 from visprobe.data.folder import ImageFolder
 from visprobe.errors import DataError, UsageError
 from visprobe.report.compare import compare
@@ -74,5 +75,20 @@ def test_no_image_is_read_when_no_analysis_can_answer(pair, tmp_path, monkeypatc
     for place in ("a", "b"):
         Image.new("RGB", (40, 40)).save(tmp_path / f"{place}.png")
     monkeypatch.setattr(ImageFolder, "read", lambda *_: pytest.fail("an image was read"))
-    with pytest.raises(DataError, match="imagenet was left out.*knn was left out"):
+    with pytest.raises(DataError, match=r"imagenet was left out.*knn was left out"):
         measure(pair, str(tmp_path), [IMAGENET, KNN], Options(store=tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    ("learned", "words"), [(("a", "b"), r"train has no image of c, which .*val asks for"), (("c",), "a single class, c")]
+)
+def test_classes_that_cannot_be_learned_are_refused_before_any_image_is_read(
+    pair, tmp_path, monkeypatch, learned, words
+):
+    for folder in (*(f"train/{name}" for name in learned), "val/a", "val/b", "val/c"):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (40, 40)).save(tmp_path / folder / f"{number}.png")
+    monkeypatch.setattr(ImageFolder, "read", lambda *_: pytest.fail("an image was read"))
+    with pytest.raises(DataError, match=words):
+        measure(pair, str(tmp_path), [IMAGENET, KNN, PROBE], Options(store=tmp_path / "store"))

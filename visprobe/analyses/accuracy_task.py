@@ -110,6 +110,19 @@ def check_classes(images: ImageSet, support: ImageSet | None) -> None:
         raise DataError(f"{images.name} has no classes", hint="Accuracy needs a folder per class or a label column.")
 
 
+def check_task(images: ImageSet, support: ImageSet | None) -> None:
+    """Refuse images whose classes cannot be learned, before any image is read.
+
+    Raises:
+        DataError: If there are no classes or one alone, or one has no image to learn from.
+    """
+    check_classes(images, support)
+    if support is None or support.classes is None:
+        _check_two_classes(_occurring(images), images.name)
+    else:
+        _check_support(_occurring(support), support.name, _occurring(images), images.name)
+
+
 def some(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     shown = ", ".join(names[:3])
@@ -132,13 +145,7 @@ def _leave_one_out(query: Sequence[FeatureSet]) -> Task:
 def _disjoint(query: Sequence[FeatureSet], support: Sequence[FeatureSet]) -> Task:
     class_of, support_class_of = _class_of_each(query), _class_of_each(support)
     names = _in_label_order(support[0])
-    _check_two_classes(names, support[0].images)
-    without = sorted(set(class_of) - set(names))
-    if without:
-        raise DataError(
-            f"{support[0].images} has no image of {some(without)}, which {query[0].images} asks for",
-            hint="Support and query must have the same classes; take them from the same data set.",
-        )
+    _check_support(names, support[0].images, class_of.tolist(), query[0].images)
     shared = set(query[0].item_ids) & set(support[0].item_ids)
     if query[0].images == support[0].images and shared:
         raise DataError(
@@ -158,6 +165,23 @@ def _check_sites(query: FeatureSet, support: FeatureSet | None) -> None:
             f"{query.encoder}: no support features at {some(lacking)}",
             hint="Extract support and query features for the same checkpoints and sites.",
         )
+
+
+def _check_support(names: tuple[str, ...], learned: str, asked: Sequence[str], tried: str) -> None:
+    _check_two_classes(names, learned)
+    without = sorted(set(asked) - set(names))
+    if without:
+        raise DataError(
+            f"{learned} has no image of {some(without)}, which {tried} asks for",
+            hint="Support and query must have the same classes; take them from the same data set.",
+        )
+
+
+def _occurring(images: ImageSet) -> tuple[str, ...]:
+    """The classes of which there are images."""
+    assert images.classes is not None  # asked first
+    labels = sorted({item.label for item in images.items if item.label is not None})
+    return tuple(images.classes[label] for label in labels)
 
 
 def _check_two_classes(names: tuple[str, ...], images: str) -> None:

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from visprobe.analyses.accuracy import Bools, needs_read
-from visprobe.analyses.accuracy_task import Task, check_classes, make_task
+from visprobe.analyses.accuracy_task import Task, check_task, make_task
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import naming
 from visprobe.analyses.result import Estimate, Result, Role, Row
@@ -103,7 +103,7 @@ def check_support(images: ImageSet, support: ImageSet | None) -> None:
     Raises:
         DataError: If classes or the second split are missing.
     """
-    check_classes(images, support)
+    check_task(images, support)
     if support is None:
         raise DataError(f"{images.name} has no train split", hint="Draws of labelled images need train/ and val/.")
 

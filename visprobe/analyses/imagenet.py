@@ -14,7 +14,7 @@ from visprobe.analyses.accuracy import (
     paired_difference,
     read_sites,
 )
-from visprobe.analyses.accuracy_task import Labels, Task, check_classes, make_task
+from visprobe.analyses.accuracy_task import Labels, Task, check_task, make_task
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import naming
 from visprobe.analyses.result import Result, Role, Row
@@ -137,5 +137,5 @@ IMAGENET = Analysis(
     run=_run,
     floors="untrained",
     support=True,
-    check=check_classes,
+    check=check_task,
 )

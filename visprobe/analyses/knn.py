@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from visprobe.analyses.accuracy import Bools, accuracy_rows, difference_rows, read_sites
-from visprobe.analyses.accuracy_task import Task, check_classes, make_task
+from visprobe.analyses.accuracy_task import Task, check_task, make_task
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import naming
 from visprobe.analyses.imagenet import needs_everywhere
@@ -105,5 +105,5 @@ KNN = Analysis(
     run=_run,
     floors="untrained",
     support=True,
-    check=check_classes,
+    check=check_task,
 )

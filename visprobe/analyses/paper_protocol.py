@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from visprobe.analyses.accuracy import Bools, accuracy_rows, needs_read, paired_difference
-from visprobe.analyses.accuracy_task import Labels, Task, check_classes, make_task
+from visprobe.analyses.accuracy_task import Labels, Task, check_task, make_task
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import naming
 from visprobe.analyses.result import Result, Role, Row
@@ -149,5 +149,5 @@ PAPER_PROTOCOL = Analysis(
     run=_run,
     floors="untrained",
     support=True,
-    check=check_classes,
+    check=check_task,
 )

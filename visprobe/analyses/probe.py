@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from visprobe.analyses.accuracy import needs_read
+from visprobe.analyses.accuracy_task import check_task
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.probe_classes import class_probes
 from visprobe.analyses.probe_data import class_task, target_task, targets_of
@@ -49,13 +50,13 @@ def _check(how: How, images: ImageSet, support: ImageSet | None) -> None:
     """Refuse images without what is to be read from them.
 
     Raises:
-        DataError: If classes or targets are missing, or are not the same in both splits.
+        DataError: If classes or targets are missing, not the same in both splits, or cannot be learned.
         UsageError: If AdamW is asked for targets.
     """
     if _kind(how, images) == "classes":
         if images.classes is None:
             raise DataError(f"{images.name} has no classes", hint="Give a folder per class, or targets.")
-        return
+        return check_task(images, support)
     names = [targets_of(part, how.targets).names for part in (images, support) if part is not None]
     if names[0] != names[-1]:
         raise DataError(f"{images.name} and its train split have other targets", hint="Give both the same columns.")

@@ -115,7 +115,8 @@ def command(
     else:
         _print_short([result for result in measured.results if result.analysis != "paper_protocol"])
         _print_short([result for result in measured.results if result.analysis == "paper_protocol"])
-        print_notes([*measured.warnings, *(warning for result in measured.results for warning in result.warnings)])
+        said = [*measured.warnings, *(warning for result in measured.results for warning in result.warnings)]
+        print_notes([*dict.fromkeys(said)])  # several analyses say the same of the same images
         if page:
             print(f"\nreport: {printable(str(page))}")
     finish(measured, max_bad)
