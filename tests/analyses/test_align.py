@@ -59,7 +59,7 @@ def test_every_pair_is_the_published_mutual_knn_and_the_tested_metric_to_the_bit
     expected = [[published_mutual_knn(x, y, K) for y in right] for x in left]
     np.testing.assert_allclose(pairs.table, expected, rtol=0, atol=1e-15)  # means of equal counts
     own, metric = pairs.halved("l0", "l0"), mutual_knn(left[0], right[0], K, seed=3)
-    assert own.value == metric.value
+    assert own.value == metric.value and np.array_equal(own.differences, metric.differences)
     rng = np.random.default_rng(3)
     for found in own.differences[:3]:  # halves of the same splits, with fewer neighbours
         halves = np.split(rng.permutation(N), 2)

@@ -62,6 +62,15 @@ def test_mutual_knn_golden_value_and_brute_force() -> None:
     assert shared_neighbours(x, y, 10).tolist() == expected
 
 
+def test_halves_of_the_images_count_seven_neighbours_for_ten() -> None:
+    x, y = pair(80, 8)
+    rng = np.random.default_rng(2)
+    for found in mutual_knn(x, y, 10, splits=5, seed=2).differences:
+        halves = (np.sort(ids) for ids in np.split(rng.permutation(80), 2))
+        first, second = (shared_neighbours(x[ids], y[ids], 7).mean() for ids in halves)
+        assert found == pytest.approx((first - second) / 2, abs=1e-15)  # means of counts
+
+
 def test_mutual_knn_ends_null_and_invariance() -> None:
     x, y = pair(400, 12)
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((12, 12)))[0]

@@ -80,7 +80,8 @@ def test_no_image_is_read_when_no_analysis_can_answer(pair, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("learned", "words"), [(("a", "b"), r"train has no image of c, which .*val asks for"), (("c",), "a single class, c")]
+    ("learned", "words"),
+    [(("a", "b"), r"train has no image of c, .*val asks for"), (("c",), "a single class, c")],
 )
 def test_classes_that_cannot_be_learned_are_refused_before_any_image_is_read(
     pair, tmp_path, monkeypatch, learned, words

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from visprobe.analyses.align_layers import DRAWS, Pairs, clamped, neighbour_lists, neighbours_in_half, permutation_p
+from visprobe.analyses.align_layers import DRAWS, Pairs, clamped, neighbour_lists, permutation_p
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import naming
 from visprobe.analyses.pairing import align
@@ -27,7 +27,7 @@ from visprobe.metrics.cka import replicate_cka, represent
 from visprobe.metrics.half_sampling import Halved, half_interval, half_splits
 from visprobe.metrics.jackknife import jackknife
 from visprobe.metrics.multiplicity import holm
-from visprobe.metrics.neighbour_overlap import cknna
+from visprobe.metrics.neighbour_overlap import cknna, neighbours_in_half
 
 QUESTION = "Do the images that an encoder finds alike have captions that a language model finds alike?"
 NEIGHBOURS = 10

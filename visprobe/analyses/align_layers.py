@@ -12,20 +12,11 @@ from numpy.typing import NDArray
 from visprobe.metrics.half_sampling import Halved, half_splits
 from visprobe.metrics.jackknife import Indices
 from visprobe.metrics.matrices import Array
+from visprobe.metrics.neighbour_overlap import neighbours_in_half
 from visprobe.metrics.neighbours import first_within, list_length, nearest
 
 SPLITS = 40
 DRAWS = 200
-
-
-def neighbours_in_half(k: int) -> int:
-    """How many neighbours count in a random half of the images, where k count in all of them.
-
-    Among half as many images k neighbours reach twice as far: they are shared more often and vary less, and standard
-    errors come out up to 17 % too small. k / 2 of them reach as far and are counted more coarsely: up to 32 % too
-    large. Between the two intervals hold 94 % or more (measured: `analyses/align/card.md`).
-    """
-    return round(k / 2**0.5)
 
 
 def neighbour_lists(layers: Mapping[str, NDArray[np.floating]], k: int) -> dict[str, Indices]:
