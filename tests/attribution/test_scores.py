@@ -95,7 +95,7 @@ def test_two_copies_of_one_checkpoint_differ_by_exactly_nothing():
     maps, regions = noise(20, 0), corner(20)
     result = score(planted({"base": maps, "copy": maps.copy()}, regions, controls=("centre",)))
     rows = [row for row in result.rows if row.role == "difference" and row.reference == "base"]
-    assert {row.measure for row in rows} == set(MEASURES)
+    assert {row.measure for row in rows} == {*MEASURES, "specificity"}
     for row in rows:
         # Newcombe's interval of no discordant image is around 0 and not 0 itself.
         ends = (row.estimate.low, row.estimate.high) if row.measure != "pointing" else (0, 0)
@@ -202,7 +202,7 @@ def test_maps_without_mass_are_left_out_and_said():
     left_out = "maps are left out of"
     assert result.warnings == (
         f"sft, {SITE}: 2 of 10 {left_out} entropy, gini, border_mass and rank_correlation, which they do not have",
-        f"sft, {SITE}: 2 of 9 {left_out} pointing and mass_inside, which they do not have",
+        f"sft, {SITE}: 2 of 9 {left_out} pointing, mass_inside and specificity, which they do not have",
     )
     rest = score(planted({"base": base, "sft": sft}))
     assert not OF_REGION & {row.measure for row in rest.rows}

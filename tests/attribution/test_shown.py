@@ -47,3 +47,9 @@ def test_what_is_cropped_is_gone(tmp_path):
     mask[:, 50:100] = True  # the left half of the square in the middle
     region = on_patches(mask, encoder.grid, encoder)
     assert region[:, : region.shape[1] // 2].mean() > 0.9 and region[:, region.shape[1] // 2 + 1 :].mean() < 0.05
+
+
+def test_the_smallest_picture_is_a_picture(tmp_path):
+    encoder = encoder_of("clip", tmp_path)
+    for size in ((1, 1), (1, 150), (150, 1)):
+        assert min(as_shown(blotches(*size), encoder).size) >= 1

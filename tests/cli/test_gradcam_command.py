@@ -164,3 +164,22 @@ def test_what_is_refused(run, photos, tmp_path, flags, message):
     ran = run("gradcam", photos, "--ckpt", BASE, "-o", tmp_path, "-q", *flags)
     assert ran.code in (1, 2) and message in ran.err.replace("\n", " ")
     assert "Traceback" not in ran.err and not (tmp_path / "report.html").exists()
+
+
+def test_kept_maps_belong_to_the_text_tower_and_the_prototypes_that_they_were_made_with(run, photos, tmp_path):
+    for seed in (0, 1):
+        two_tower(tmp_path / f"clip{seed}", seed=seed)
+    asked = ["gradcam", *val(photos)[:2], "--ckpt", tmp_path / "clip0", "--text", "a one", "--text", "a two", "-q"]
+    by_place = {}
+    for place, seed in (("both", 0), ("both", 1), ("alone", 1)):
+        assert run(*asked, "--text-tower", tmp_path / f"clip{seed}", "-o", tmp_path / place).code == 0
+        by_place[place] = (tmp_path / place / "maps.npz").read_bytes()
+    assert by_place["both"] == by_place["alone"]
+    images = tmp_path / "images"
+    shutil.copytree(photos, images)
+    assert run("gradcam", images, "--ckpt", BASE, "-o", tmp_path / "classes", "-q").code == 0
+    before = (tmp_path / "classes" / "maps.npz").read_bytes()
+    one, *_ = sorted((images / "train" / "3").iterdir())
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(one)
+    assert run("gradcam", images, "--ckpt", BASE, "-o", tmp_path / "classes", "-q").code == 0
+    assert (tmp_path / "classes" / "maps.npz").read_bytes() != before

@@ -35,7 +35,7 @@ def entropy(values: ArrayLike) -> float | None:
     Source:
         Shannon 1948.
     """
-    mass = _mass(values)
+    mass = mass_of(values)
     if mass is None or mass.size == 1:
         return None
     some = mass[mass > 0]
@@ -57,7 +57,7 @@ def gini(values: ArrayLike) -> float | None:
     Source:
         Gini 1912; for sparsity Hurley & Rickard 2009 (0811.4706).
     """
-    mass = _mass(values)
+    mass = mass_of(values)
     if mass is None:
         return None
     n = mass.size
@@ -77,7 +77,7 @@ def border_mass(values: ArrayLike) -> float | None:
     Raises:
         DataError: If it is no map of finite numbers.
     """
-    mass = _mass(values)
+    mass = mass_of(values)
     if mass is None:
         return None
     mass[1:-1, 1:-1] = 0
@@ -128,7 +128,7 @@ def mass_inside(values: ArrayLike, region: ArrayLike) -> float | None:
     Source:
         Energy-based pointing game: Wang et al. 2020 (1910.01279).
     """
-    mass, shares = _mass(values), _fitting(region, values)
+    mass, shares = mass_of(values), _fitting(region, values)
     return None if mass is None else float((mass * shares).sum())
 
 
@@ -199,8 +199,15 @@ def _finite(values: ArrayLike) -> Floats:
     return array
 
 
-def _mass(values: ArrayLike) -> Floats | None:
-    """The positive part, with sum 1."""
+def mass_of(values: ArrayLike) -> Floats | None:
+    """The positive part of a map, with sum 1; None without any.
+
+    Args:
+        values: Signed map of shape (rows, columns).
+
+    Raises:
+        DataError: If it is no map of finite numbers.
+    """
     positive = np.clip(_finite(values), 0, None)
     if not positive.any():
         return None

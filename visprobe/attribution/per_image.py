@@ -10,11 +10,13 @@ import numpy as np
 
 from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.controls import centre_map
-from visprobe.attribution.focus import MEASURES, Floats, Measure, mass_inside, pointing, rank_correlation
+from visprobe.attribution.focus import MEASURES, Floats, Measure, mass_inside, mass_of, pointing, rank_correlation
 from visprobe.attribution.map import Map
 
 RANKS = "rank_correlation"
 SELECTIVITY = "selectivity"
+SPECIFICITY = "specificity"
+OF_OTHERS = (SELECTIVITY, SPECIFICITY)
 Place = tuple[str, str]
 """Where a number belongs: "method@site" and measure."""
 
@@ -28,8 +30,8 @@ def measured(attributions: Attributions, name: str) -> Iterator[tuple[Place, Flo
 
     Yields:
         Method, site and measure, and one number per image, float64; NaN where the measure is not defined or the image
-        has no region. For all but the base also the rank correlation with the base's maps, and where an image is asked
-        about more than once also the selectivity.
+        has no region. For all but the base also the rank correlation with the base's maps; the selectivity where an
+        image is asked about more than once, and else the specificity.
     """
     base = attributions.names[0]
     for key, own in attributions.maps[base].items():
@@ -46,6 +48,8 @@ def measured(attributions: Attributions, name: str) -> Iterator[tuple[Place, Flo
                 yield (site, measure), _numbers([function(one) for one in maps])
         if not all(np.isnan(selective := _numbers(_selectivities(maps, regions, attributions.images)))):
             yield (site, SELECTIVITY), selective
+        elif not all(np.isnan(specific := _numbers(_specificities(maps, regions, attributions.images)))):
+            yield (site, SPECIFICITY), specific
         if name != base:
             pairs_with_base = zip(maps, map(_values, own), strict=True)
             yield (site, RANKS), _numbers([rank_correlation(*pair) for pair in pairs_with_base])
@@ -63,17 +67,17 @@ def uniform(attributions: Attributions) -> Iterator[tuple[Place, Floats]]:
 
 def needs_region(measure: str) -> bool:
     """Whether a measure is of a map and a region."""
-    return measure == SELECTIVITY or (measure in MEASURES and MEASURES[measure].needs_region)
+    return measure in OF_OTHERS or (measure in MEASURES and MEASURES[measure].needs_region)
 
 
 def unit(measure: str) -> str:
     """Unit of a measure."""
-    return {RANKS: "correlation", SELECTIVITY: "share of mass"}.get(measure) or MEASURES[measure].unit
+    return {RANKS: "correlation", **dict.fromkeys(OF_OTHERS, "share of mass")}.get(measure) or MEASURES[measure].unit
 
 
 def lowest(measure: str) -> float:
     """The least value of a measure; the largest is 1."""
-    return -1.0 if measure in (RANKS, SELECTIVITY) else 0.0
+    return -1.0 if measure in (RANKS, *OF_OTHERS) else 0.0
 
 
 def _asked(regions: Sequence[Floats | None]) -> list[tuple[str, Measure]]:
@@ -108,6 +112,33 @@ def _selectivities(
         own, *others = (mass_inside(maps[k], region) for k in (number, *elsewhere))
         known = [own - other for other in others if own is not None and other is not None]
         yield float(np.mean(known)) if known else None
+
+
+def _specificities(
+    maps: Sequence[Floats], regions: Sequence[Floats | None], images: Sequence[str]
+) -> list[float | None]:
+    """By how much more mass each map has in its region than the maps of other images have there.
+
+    Its expectation is 0 for maps that do not depend on the image: where all regions lie low in the picture, a model
+    that always looks low, as random weights may, has mass in them that no control but this one takes away.
+
+    Source:
+        Shuffled fixations as the control for a bias of place: Tatler et al. 2005, Zhang et al. 2008 (SUN).
+    """
+    found: list[float | None] = [None] * len(maps)
+    masses = [(number, mass) for number, one in enumerate(maps) if (mass := mass_of(one)) is not None]
+    for grid in {mass.shape for _, mass in masses}:
+        alike = [(number, mass) for number, mass in masses if mass.shape == grid]
+        total = np.sum([mass for _, mass in alike], axis=0)
+        own: dict[str, list[Floats]] = defaultdict(list)
+        for number, mass in alike:
+            own[images[number]].append(mass)
+        for number, mass in alike:
+            region, same = regions[number], own[images[number]]
+            if region is not None and len(same) < len(alike):
+                others = (total - np.sum(same, axis=0)) / (len(alike) - len(same))
+                found[number] = float(((mass - others) * region).sum())
+    return found
 
 
 def _same(one: Floats | None, other: Floats | None) -> bool:

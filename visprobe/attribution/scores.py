@@ -18,6 +18,7 @@ from visprobe.analyses.statement import listed
 from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.focus import MEASURES, Floats
 from visprobe.attribution.per_image import (
+    OF_OTHERS,
     RANKS,
     SELECTIVITY,
     Place,
@@ -34,6 +35,7 @@ from visprobe.metrics.multiplicity import holm
 
 QUESTION = "Where does each checkpoint look, and is it where the answer lies?"
 UNIFORM = "uniform"
+_ROUNDING = 1e-12  # of a mean of equal float64
 Table = Mapping[str, Mapping[Place, Floats]]
 """Of each checkpoint and control one number per image, NaN where a measure is not defined."""
 
@@ -56,12 +58,13 @@ def score(attributions: Attributions) -> Result:
         `focus.MEASURES` (those of a region over the images that have one), of "rank_correlation", Spearman's with
         the base's map, and, where an image is asked about more than once, of "selectivity": by how much more mass a
         map has in its region than the maps of the other questions about the image have there, from -1 to 1, 0 if
-        the map does not follow the question. Floors: the controls, and "uniform", the value of a map without a
-        preference. Paired differences over the same images between all checkpoints, later minus earlier, and of each
-        checkpoint and control minus each control. The unit is the image: questions about one image go together in
-        the intervals (t over images; for pointing with one question per image Wilson and Newcombe). "tests" in the
-        settings holds the p of each difference (t test, McNemar), adjusted by Holm over all measures, methods and
-        sites of its pair.
+        the map does not follow the question. Where no image is, "specificity": by how much more mass it has there
+        than the maps of other images, 0 if maps do not follow the image. Floors: the controls, and "uniform", the
+        value of a map without a preference. Paired differences over the same images between all checkpoints, later
+        minus earlier, and of each checkpoint and control minus each control. The unit is the image: questions about
+        one image go together in the intervals (t over images; for pointing with one question per image Wilson and
+        Newcombe). "tests" in the settings holds the p of each difference (t test, McNemar), adjusted by Holm over
+        all measures, methods and sites of its pair.
 
     Raises:
         DataError: If there are fewer than two images, or a measure is not defined for its map.
@@ -83,7 +86,7 @@ def score(attributions: Attributions) -> Result:
         "questions": len(attributions.images),
         "with_region": sum(region is not None for region in attributions.regions),
         "sites": ["@".join(key) for key in attributions.maps[attributions.names[0]]],
-        "units": {measure: unit(measure) for measure in (*MEASURES, RANKS, SELECTIVITY)},
+        "units": {measure: unit(measure) for measure in (*MEASURES, RANKS, *OF_OTHERS)},
         "tests": tests,
     }
     return Result("attribution", QUESTION, (*values, *differences), settings, (*_identical(attributions), *warnings))
@@ -164,12 +167,17 @@ def _counts(sample: Sample, measure: str, values: Floats) -> bool:
 
 
 def _t_interval(sample: Sample, measure: str, low: float, high: float) -> tuple[Estimate, float]:
-    """The mean with its interval, cut at the ends of its scale, and the two-sided p of a mean of 0."""
+    """The mean with its interval, cut at the ends of its scale, and the two-sided p of a mean of 0.
+
+    Where all images have one number, t says nothing: p is then that of flipping the signs of all of them.
+    """
     found = clustered_mean(sample.values, sample.images, bounds=(-math.inf, math.inf))
     freedom = found.clusters - 1
     error = (found.high - found.low) / 2 / float(stdtrit(freedom, 0.975))
-    t = abs(found.value) / error if error > 0 else math.inf if found.value else 0.0
-    p = float(2 * stdtr(freedom, -t))
+    if error > abs(found.value) * _ROUNDING:
+        p = float(2 * stdtr(freedom, -abs(found.value) / error))
+    else:
+        p = 2.0**-freedom if found.value else 1.0
     ends = max(low, found.low), min(high, found.high)
     return Estimate(found.value, *ends, found.clusters, unit(measure), "t over images 95 %"), p
 

@@ -27,7 +27,7 @@ def as_shown(picture: Image.Image, encoder: VisionEncoder) -> Image.Image:
     width, height = picture.size
     left, right = _edges(_coordinate(width, height, 1, encoder).mean(0) * width)
     top, bottom = _edges(_coordinate(width, height, 0, encoder).mean(1) * height)
-    box = (round(left), round(top), round(right), round(bottom))
+    box = (round(left), round(top), max(round(right), round(left) + 1), max(round(bottom), round(top) + 1))
     near = max(width, height) / _LEVELS
     if all(abs(edge - whole) <= near for edge, whole in zip(box, (0, 0, width, height), strict=True)):
         return picture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.analyses.statement import Statement, evidence
 from visprobe.attribution.attributions import CENTRE
-from visprobe.attribution.per_image import SELECTIVITY
+from visprobe.attribution.per_image import SELECTIVITY, SPECIFICITY
 
 LEVEL = 0.05
 _INSIDE, _FOCUS = "mass_inside", "gini"
@@ -20,8 +20,9 @@ def attribution_verdict(result: Result) -> list[Statement]:
 
     - With regions, the measure is the mass inside them; otherwise how focused a map is (its Gini coefficient).
     - *A method is to be trusted here* only if the base's maps beat the centre bias and random weights, each by a paired
-      difference whose p, adjusted by Holm, is below 0.05, and, where images are asked about more than once, if they
-      follow the question: their selectivity's interval is above 0. Otherwise its sentence says what they do not beat.
+      difference whose p, adjusted by Holm, is below 0.05, and if they follow what is asked: their selectivity's
+      interval is above 0 or, where no image is asked about more than once, their specificity's, which takes away a bias
+      to wherever answers usually lie. Otherwise its sentence says what they do not beat.
       Without regions only random weights are asked, in either direction. There is one sentence for each method and
       site.
     - *More, less, no measurable difference*: of the first method and site, by the paired difference of each checkpoint
@@ -50,11 +51,13 @@ def _against_controls(result: Result, row: Row) -> Statement | None:
     lost = [_NAMES.get(name, name) for name, (one, p) in shown.items()
             if p >= LEVEL or (inside and one.estimate.value <= 0)]  # fmt: skip
     numbers = [f"{_MINUS.get(name, name)} {_signed(one.estimate)}" for name, (one, _) in shown.items()]
-    follows = result.select(checkpoint=row.checkpoint, site=row.site, measure=SELECTIVITY, role="value")
-    if follows:
-        numbers.append(f"with the question {_signed(follows[0].estimate)}")
-        if follows[0].estimate.low <= 0:
-            lost.append("a map that ignores the question")
+    follows = list[Row]()
+    for measure, what in ((SELECTIVITY, "question"), (SPECIFICITY, "picture")):
+        for own in result.select(checkpoint=row.checkpoint, site=row.site, measure=measure, role="value"):
+            follows.append(own)
+            numbers.append(f"with the {what} {_signed(own.estimate)}")
+            if own.estimate.low <= 0:
+                lost.append(f"a map that ignores the {what}")
     if inside:
         text = f"{row.checkpoint}'s {row.site} maps have {_value(row.estimate)} of their mass where the answers lie"
         outcome = (

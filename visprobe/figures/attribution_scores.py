@@ -19,6 +19,7 @@ from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, checkpoints_of
 _MEASURES = {
     "mass_inside": "Mass in the region",
     "selectivity": "Mass that follows the question",
+    "specificity": "Mass that follows the picture",
     "pointing": "Peak in the region",
     "rank_correlation": "Rank correlation with base",
     "entropy": "Entropy",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.analyses.zeroshot import Reader
+from visprobe.analyses.zeroshot import Reader, class_embeddings
 from visprobe.attribution.answer_scores import TARGETS
 from visprobe.attribution.mllm import MllmSubject, open_mllm
 from visprobe.attribution.own_answer import PROMPT, own_answer
@@ -24,6 +25,7 @@ from visprobe.encoders.processor import Resolution
 from visprobe.encoders.text_tower import TextTower, load_text_tower, own_text_tower
 from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import DataError, UsageError
+from visprobe.io.atomic import to_json
 from visprobe.report.pictures import Picture
 from visprobe.report.session import Session
 from visprobe.training.model import load_for_training
@@ -50,7 +52,7 @@ class Explained:
         target: Its name, a key of `MEANING` or "token:N".
         pictures: The pictures, with the questions that were really asked.
         subjects: Makes the subject of a checkpoint.
-        settings: What it depends on, as plain JSON.
+        settings: What it depends on beside checkpoints and pictures, as plain JSON: kept maps are found again by it.
     """
 
     target: str
@@ -172,6 +174,8 @@ def explain_answers(
         images = [picture.image for picture in filled]
         reference = opened(checkpoints[0], encoders[0], "contrast").log_probabilities(images)
     settings = {"own_answers": unanswered, "reference": encoders[0].name if reference else None}
+    if reference:
+        settings["reference_hash"] = _hash(reference)
     return Explained(target, filled, lambda path, encoder: opened(path, encoder, target, reference), settings)
 
 
@@ -220,7 +224,10 @@ def explain_classes(pictures: Sequence[Picture], session: Session, named: str | 
     def subject(checkpoint: str, encoder: VisionEncoder) -> TowerSubject:
         return TowerSubject(encoder, class_similarity(prototypes[encoder.name], [int(label or 0) for label in labels]))
 
-    return Explained("class", tuple(pictures), subject, {"prototypes_from": support.name, "class": named})
+    first = features[0]
+    made_of = [first.item_ids, first.contents, None if first.labels is None else first.labels.tolist(), list(classes)]
+    settings = {"prototypes_from": support.name, "prototypes_hash": _hash(made_of), "class": named}
+    return Explained("class", tuple(pictures), subject, settings)
 
 
 def explain_texts(pictures: Sequence[Picture], texts: Sequence[str], text_tower: str | Path | None) -> Explained:
@@ -241,7 +248,12 @@ def explain_texts(pictures: Sequence[Picture], texts: Sequence[str], text_tower:
         target = text_similarity(_reader(encoder, given), list(texts), [0] * len(pictures), ["{}"])
         return TowerSubject(encoder, target, EMBEDDING)
 
-    return Explained("text", tuple(pictures), subject, {"texts": list(texts)})
+    settings: dict[str, Any] = {"texts": list(texts)}
+    if given is not None:
+        held = given.visual_projection
+        read = class_embeddings(given, texts, ["{}"]).tolist(), None if held is None else held.tolist()
+        settings |= {"text_tower": given.path, "text_tower_hash": _hash(read)}
+    return Explained("text", tuple(pictures), subject, settings)
 
 
 def _reader(encoder: VisionEncoder, given: TextTower | None) -> Reader:
@@ -274,8 +286,8 @@ def _prototypes(
     return np.stack([unit[labels == number].mean(0) for number in range(len(classes))]).astype(np.float64)
 
 
-def _images(pictures: Sequence[Picture]) -> list[Any]:
-    return [picture.image for picture in pictures]
+def _hash(value: Any) -> str:
+    return hashlib.sha256(to_json(value).encode()).hexdigest()[:32]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ from visprobe.io.atomic import to_json
 from visprobe.report.explained import Explained, explain, explain_answers
 from visprobe.report.map_sheets import contrast, sheets
 from visprobe.report.measurement import Measurement, Options
-from visprobe.report.pictures import Picture, load_pictures
+from visprobe.report.pictures import Picture, images_of, load_pictures
 from visprobe.report.session import Session, open_encoders
 
 RANDOMISED = "randomised"
@@ -123,8 +123,7 @@ def gradcam(
     found[RANDOMISED] = work.maps(specs[0], encoders[0], random=True)
     regions, warnings = regions_of(explained.pictures, encoders[0])
     names = tuple(encoder.name for encoder in encoders)
-    ids = [picture.id for picture in explained.pictures]
-    attributions = Attributions(names, (CENTRE, RANDOMISED), found, regions, ids)
+    attributions = Attributions(names, (CENTRE, RANDOMISED), found, regions, images_of(explained.pictures))
     results = [*_scored(attributions, explained, look, warnings), *sheets(attributions, explained, encoders[0])]
     if look.faithfulness:
         results.append(work.faithfulness(specs, encoders, found))
@@ -183,8 +182,7 @@ class MapWork:
             )
             if self._options.progress:
                 self._options.progress("faithfulness", number, len(specs))
-        ids = [picture.id for picture in pictures]
-        return faithfulness(made, ids, method, site, explained.unit, look.baseline)
+        return faithfulness(made, images_of(pictures), method, site, explained.unit, look.baseline)
 
     def _made(self, subject: Subject, name: str) -> Maps:
         look, pictures = self._look, self._explained.pictures
@@ -201,12 +199,12 @@ class MapWork:
 
     def _key(self, spec: str, encoder: VisionEncoder, random: bool) -> str:
         """Whatever the maps depend on, as a hash."""
-        pictures = [[picture.id, hashlib.sha256(picture.image.tobytes()).hexdigest(), asdict(picture.asked)]
+        pictures = [[picture.id, picture.content, picture.label, asdict(picture.asked)]
                     for picture in self._explained.pictures]  # fmt: skip
         look = self._look
         depends = [encoder.name, encoder.tower_hash, encoder.projector_hash, encoder.settings_hash,
-                   encoder.processor_hash, str(encoder.dtype), _files(spec), self._explained.target,
-                   self._explained.settings, pictures, look.methods, look.sites, look.baseline,
+                   encoder.processor_hash, str(encoder.dtype), _files(spec), encoder.provenance.commit,
+                   self._explained.target, self._explained.settings, pictures, look.methods, look.sites, look.baseline,
                    [random, self._options.seed]]  # fmt: skip
         return hashlib.sha256(to_json(depends).encode()).hexdigest()[:32]
 
@@ -230,7 +228,11 @@ def regions_of(pictures: Sequence[Picture], encoder: VisionEncoder) -> tuple[lis
         except DataError as error:
             found.append(None)
             lost.append(f"{picture.id}: {error.message}")
-    return found, [f"{len(lost)} regions are left out, the first of {lost[0]}"] if lost else []
+    warnings = [f"{len(lost)} regions are left out, the first of {lost[0]}"] if lost else []
+    without = sum(picture.region is None for picture in pictures)
+    if 0 < without < len(pictures):
+        warnings.append(f"{without} of {len(pictures)} pictures have no region: measures of regions leave them out")
+    return found, warnings
 
 
 def _scored(attributions: Attributions, explained: Explained, look: Look, warnings: list[str]) -> list[Result]:

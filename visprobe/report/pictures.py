@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,17 @@ class Picture:
     asked: Asked
     region: Mask | None
 
+    @property
+    def content(self) -> str:
+        """Hash of what it shows, whatever it is called."""
+        return hashlib.sha256(repr(self.image.size).encode() + self.image.tobytes()).hexdigest()
+
+
+def images_of(pictures: Sequence[Picture]) -> list[str]:
+    """Which image each picture is of: the id of the first one that shows the same, for copies are no second witness."""
+    first: dict[str, str] = {}
+    return [first.setdefault(picture.content, picture.id) for picture in pictures]
+
 
 def load_pictures(
     images: ImageSet, default: Asked, questions: Path | None = None, region: str | None = None
@@ -63,7 +75,7 @@ def load_pictures(
         not fit.
 
     Raises:
-        UsageError: If `region` is neither.
+        UsageError: If `region` is neither, or none of its masks shows anything.
         DataError: If no picture can be used.
     """
     source = _Source(images, default, questions, region)
@@ -79,6 +91,11 @@ def load_pictures(
             if bad
             else "there is no image",
             hint="Name other images.",
+        )
+    if region is not None and all(picture.region is None for picture in pictures):
+        raise UsageError(
+            f"--region {region}: no mask of {len(pictures)} pictures holds a pixel",
+            hint="A mask has the name of its image and ends in .png; all pixels that are not 0 are the region.",
         )
     return pictures, bad
 
