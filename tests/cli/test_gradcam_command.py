@@ -175,6 +175,10 @@ def test_kept_maps_belong_to_the_text_tower_and_the_prototypes_that_they_were_ma
         assert run(*asked, "--text-tower", tmp_path / f"clip{seed}", "-o", tmp_path / place).code == 0
         by_place[place] = (tmp_path / place / "maps.npz").read_bytes()
     assert by_place["both"] == by_place["alone"]
+    for kept in (tmp_path / "alone" / "kept").iterdir():
+        kept.write_bytes(kept.read_bytes()[:-9])
+    assert run(*asked, "--text-tower", tmp_path / "clip1", "-o", tmp_path / "alone").code == 0  # made again
+    assert (tmp_path / "alone" / "maps.npz").read_bytes() == by_place["alone"]
     images = tmp_path / "images"
     shutil.copytree(photos, images)
     assert run("gradcam", images, "--ckpt", BASE, "-o", tmp_path / "classes", "-q").code == 0

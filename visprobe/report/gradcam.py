@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,8 @@ class MapWork:
         name = RANDOMISED if random else encoder.name
         file = self._kept / f"{self._key(spec, encoder, random)}.npz" if self._kept is not None else None
         if file is not None and file.is_file():
-            return load(file).maps[name]
+            with suppress(DataError):  # damaged, or of another layout: they are made again
+                return load(file).maps[name]
         subject = self._explained.subjects(spec, encoder)
         if random:
             with randomised(subject, self._options.seed):
