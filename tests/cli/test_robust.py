@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 
 def test_it_measures_draws_and_writes(run, checkpoints, tmp_path):
@@ -18,6 +20,25 @@ def test_it_measures_draws_and_writes(run, checkpoints, tmp_path):
     assert (tmp_path / "out" / "figures" / "robustness.svg").is_file()
     again = json.loads(run(*arguments, "--json").out)
     assert again["results"] == document["results"]
+
+
+def test_a_flat_val_folder_gets_its_classes_from_a_file(run, checkpoints, tmp_path):
+    rng, data = np.random.default_rng(0), tmp_path / "data"
+    for folder in ("train/dark", "train/light", "val"):
+        (data / folder).mkdir(parents=True)
+    labels = ["dark", "light"] * 5
+    for number, name in enumerate(labels):
+        for place in (f"train/{name}", "val"):
+            grey = rng.integers(100 * (name == "light"), 100 + 100 * (name == "light"), (32, 32, 3), np.uint8)
+            Image.fromarray(grey).save(data / place / f"{number}.png")
+    (tmp_path / "labels.txt").write_text("\n".join(labels))
+    ran = run("robust", "--ckpt", checkpoints / "base", "--data", data, "--labels", tmp_path / "labels.txt",
+              "--subset-per-class", 4, "--corruptions", "contrast", "--severities", "5", "-o", tmp_path / "out",
+              "--json", "--quiet")  # fmt: skip
+    assert ran.code == 0, ran.err
+    [result] = json.loads(ran.out)["results"]
+    assert "top1_clean" in {row["measure"] for row in result["rows"]}
+    assert result["settings"]["n_support"] == 8
 
 
 @pytest.mark.parametrize(

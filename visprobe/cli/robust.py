@@ -34,6 +34,8 @@ def command(
     output_dir: o.OutputDir = Path("visprobe-robust"),
     split: o.Split = None,
     limit: o.Limit = None,
+    labels: o.Labels = None,
+    subset_per_class: o.SubsetPerClass = None,
     batch_size: o.BatchSize = 64,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
@@ -71,6 +73,7 @@ def command(
     )
     with Bars(quiet) as bars:
         how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
+        how = replace(how, labels=labels, subset_per_class=subset_per_class)
         measured = measure(ckpt, data, [robustness(plan)], how)
         page = write_report(output_dir, measured.document(command_line()))
     shown = measured if json else replace(measured, results=tuple(map(_summary, measured.results)))
