@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,11 @@ import pytest
 
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.analyses.verdict import Statement
+from visprobe.errors import DataError
+from visprobe.figures import sites
+from visprobe.figures.save import svg_text
 from visprobe.report.inline_svg import inline_svg
+from visprobe.report.map_gallery import map_gallery
 from visprobe.report.page import render
 from visprobe.report.tables import tables
 from visprobe.report.write import write_report
@@ -77,15 +86,60 @@ def page(html: str) -> Page:
     return Page(html)
 
 
-def test_nothing_is_fetched_and_nothing_runs(page: Page) -> None:
+def test_nothing_is_fetched_and_nothing_runs_but_the_script(page: Page) -> None:
     policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
-    assert policy is not None and policy.startswith("default-src 'none'") and "script-src" not in policy
-    assert not page.all("script") and not page.all("iframe") and not page.all("img")
+    assert policy is not None and policy.startswith("default-src 'none'") and policy.count("unsafe-inline") == 1
+    assert "style-src 'unsafe-inline'" in policy and "script-src 'sha256-" in policy
+    assert page.all("script") == [{}] and not page.all("iframe") and not page.all("img")
     for _, attrs in page.elements:
         assert not [name for name in attrs if name.startswith("on") or name == "src"]
         for name, value in attrs.items():
             if name.endswith("href"):
                 assert re.match(r"#|data:,|data:image/png;base64,|figures/|report\.json$|results\.csv$", value or "")
+
+
+def test_the_policy_allows_the_one_script_by_its_hash_and_no_other(html: str) -> None:
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert re.findall(r"script-src ([^;]*);", html) == [f"'sha256-{digest}'"]
+    source = files("visprobe.report").joinpath("templates/report.js").read_text("utf-8")
+    assert script == source and "http" not in source.replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|eval\(|Function\(|fetch\(|XMLHttp|<!--", source)
+
+
+def test_without_the_script_nothing_is_missing_and_nothing_is_dead(page: Page) -> None:
+    assert not page.all("button") and not page.all("input") and not page.all("noscript")
+    hidden = [attrs for _, attrs in page.elements if "hidden" in attrs]
+    assert hidden and all(attrs.get("class") == "gallery" for attrs in hidden)
+    shown = {attrs.get("id") for attrs in page.all("figure")}
+    assert {"figure-maps", "figure-map_strip_1"} <= shown  # what the galleries hold is drawn as well
+
+
+def test_galleries_hold_every_map_on_one_scale_and_no_address(planted) -> None:
+    result = planted(("base", "sft", "dpo"))["maps"]
+    shown = json.loads(map_gallery(result) or "")
+    sheet = result.settings["sheet"]
+    assert shown["names"] == list(sheet["maps"]) and len(shown["pictures"]) == len(sheet["pictures"])
+    for row, picture in enumerate(shown["pictures"]):
+        assert picture["maps"] == [maps[row] for maps in sheet["maps"].values()]
+        highest = max(v for one in picture["maps"] for line in one["values"] for v in line)
+        assert highest <= picture["limit"] <= 1.1 * highest and picture["source"].startswith("data:image/jpeg")
+    alone = {**sheet, "maps": {"base": sheet["maps"]["base"]}}
+    assert map_gallery(replace(result, settings={"sheet": alone})) is None
+    assert map_gallery(planted()["map_differences"]) is None
+    sheet = {**sheet, "titles": ["\u202e</script>"] * 2, "pictures": ["https://example.org/x.jpg"] * 2}
+    with pytest.raises(DataError, match="damaged"):
+        map_gallery(replace(result, settings={"sheet": sheet}))
+
+
+def test_cells_of_site_maps_say_what_they_are(documented, planted) -> None:
+    result = planted(("base", "sft", "dpo"))["sites"]
+    html = render(documented(results=[result]), {"site_maps": svg_text(sites.draw(result))})
+    order, (name, table) = result.settings["sites"], list(result.settings["maps"].items())[1]
+    titles = re.search(rf'id="site_maps-{sites.CELLS}1">(.*?)</g>', html, re.DOTALL)
+    assert titles is not None
+    found = re.findall("<title>(.*?)</title>", titles[1])
+    assert found[1] == f"base {order[0]} × {name} {order[1]}: CKA {table[0][1]:.6f}" and len(found) == len(order) ** 2
 
 
 def test_css_reaches_for_nothing_outside(html: str) -> None:
@@ -186,7 +240,7 @@ def test_hostile_checkpoint_names_change_nothing_in_the_figures(documented, tmp_
     document = documented(("base", *HOSTILE))
     hostile = write_report(tmp_path, document).read_text(encoding="utf-8")
     page = Page(hostile)
-    assert len(page.all("svg")) == len(document["results"]) and not page.all("script") and not page.all("img")
+    assert len(page.all("svg")) == len(document["results"]) and page.all("script") == [{}] and not page.all("img")
     assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
     assert not UNSEEN.search(hostile)
 

@@ -72,10 +72,24 @@ def bar(scale: Scale) -> Bytes:
     return _blended(np.full_like(values, _MIDDLE), values, scale)
 
 
+def shades(count: int) -> list[str]:
+    """`count` colours from 0 to the end of a scale without sign, for CSS: to be laid over a picture in grey."""
+    colours, opacity = _positive(np.linspace(0.0, 1.0, count))
+    return [
+        f"rgba({', '.join(str(round(255 * part)) for part in colour)}, {round(one, 3)})"
+        for colour, one in zip(colours.tolist(), opacity.tolist(), strict=True)
+    ]
+
+
+def _positive(share: Floats) -> tuple[Floats, Floats]:
+    """Colour and opacity of each share of a scale without sign; the hue tells small values apart, if it is seen."""
+    return matplotlib.colormaps["plasma"](share)[..., :3], _OPAQUE * share**0.6
+
+
 def _blended(grey: Floats, values: Floats, scale: Scale) -> Bytes:
     share = np.clip(values / (scale.limit or 1.0), -1.0 if scale.signed else 0.0, 1.0)
     if scale.signed:
         colours, opacity = np.where(share[..., None] > 0, _FOR, _AGAINST), _OPAQUE * np.abs(share)
-    else:  # the hue tells small values apart, if it is seen
-        colours, opacity = matplotlib.colormaps["plasma"](share)[..., :3], _OPAQUE * share**0.6
+    else:
+        colours, opacity = _positive(share)
     return np.round(255 * (colours * opacity[..., None] + (grey * (1 - opacity))[..., None])).astype(np.uint8)

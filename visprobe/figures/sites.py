@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from visprobe.analyses.result import Result
 from visprobe.figures.captions import rests_on
 from visprobe.figures.heat_maps import MOST_ACROSS, colour_bar, draw_map, figure_of, linear_scale, number_ticks
-from visprobe.figures.labels import shorten, site_label
+from visprobe.figures.labels import shorten, site_label, visible
 from visprobe.figures.style import INK, paper_style
+
+CELLS = "cells-"  # and the number of a map: the id of its cells in the SVG, row by row
 
 
 def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
@@ -30,8 +32,9 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
         figure, panels = figure_of(len(maps), 1.0)
         scale = linear_scale(list(maps.values()), high=1.0)
         labels = [site_label(site) for site in sites]
-        for axes, (name, table) in zip(panels, maps.items(), strict=True):
+        for number, (axes, (name, table)) in enumerate(zip(panels, maps.items(), strict=True)):
             mesh = draw_map(axes, name, table, scale)
+            axes.collections[0].set_gid(f"{CELLS}{number}")
             number_ticks("x", axes, labels, most=7)
             number_ticks("y", axes, labels)
             for label in axes.get_xticklabels():
@@ -52,6 +55,26 @@ def caption(result: Result) -> str:
         "the language model reads. Where a checkpoint's features took on another depth, the bright band leaves the "
         f"diagonal. Rows of the table: {rests_on(rows, 'images')}"
     )
+
+
+def hover(result: Result) -> dict[str, list[str]]:
+    """What a reader is told who points at a cell of `draw(result)`: id of each map's cells to their texts in order.
+
+    Cells of the same site of both have their interval; the analysis gives the others none.
+    """
+    sites, base = result.settings.get("sites", []), result.settings.get("base", "base")
+    own = {
+        (row.checkpoint, row.site, row.site): f" [{row.estimate.low:.6f}, {row.estimate.high:.6f}]"
+        for row in result.select(measure="own_site_cka")
+    }
+    return {
+        f"{CELLS}{number}": [
+            visible(f"{base} {down} × {name} {across}: CKA {value:.6f}{own.get((name, down, across), '')}")
+            for down, line in zip(sites, table, strict=True)
+            for across, value in zip(sites, line, strict=True)
+        ]
+        for number, (name, table) in enumerate(result.settings.get("maps", {}).items())
+    }
 
 
 def _frame_consumed(axes: Axes, sites: Sequence[str], consumed: str | None) -> None:

@@ -1,7 +1,9 @@
-"""The report as one HTML file that needs no network, no script and no trust in the names it shows."""
+"""The report as one HTML file that needs no network, says all without its script, and trusts no name it shows."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,9 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from visprobe.analyses.result import Result
+from visprobe.figures import sites
 from visprobe.figures.gallery import KINDS
 from visprobe.figures.labels import shorten, visible
 from visprobe.report.inline_svg import inline_svg
+from visprobe.report.map_gallery import map_gallery
 from visprobe.report.most_changed import most_changed
 from visprobe.report.tables import anchor, tables
 
@@ -38,12 +42,13 @@ _MOST_TEXT = 400
 
 
 class Shown(NamedTuple):
-    """A figure of the page."""
+    """A figure of the page, with the JSON of its gallery if it has one."""
 
     name: str
     question: str
     caption: str
     svg: Markup
+    gallery: str | None
 
 
 def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
@@ -86,6 +91,9 @@ def environment() -> Environment:
     )
     environment.filters["plain"] = _plain
     environment.filters["short"] = shorten
+    script = PackageLoader("visprobe.report", "templates").get_source(environment, "report.js")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals |= {"script": Markup(script), "script_hash": f"sha256-{digest}"}
     return environment
 
 
@@ -96,8 +104,9 @@ def shown_figures(results: Sequence[Result], figures: Mapping[str, str], prefix:
         if analysis in by_analysis and kind.name in figures:
             result = by_analysis[analysis]
             caption = kind.caption(result)
-            svg = inline_svg(figures[kind.name], prefix + kind.name, visible(caption))
-            yield Shown(kind.name, result.question, caption, Markup(svg))
+            hover = sites.hover(result) if analysis == "sites" else None
+            svg = inline_svg(figures[kind.name], prefix + kind.name, visible(caption), hover)
+            yield Shown(kind.name, result.question, caption, Markup(svg), map_gallery(result))
 
 
 def _settings(result: Result) -> dict[str, Any]:

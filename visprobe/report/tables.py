@@ -149,12 +149,15 @@ _HEADINGS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table; `anchor` is its place in the page."""
+    """One number of a table, as text and as it is behind the text; `anchor` is its place in the page."""
 
     anchor: str
     value: str
     interval: str
     exact: str
+    number: float
+    low: float
+    high: float
 
 
 @dataclass
@@ -209,7 +212,8 @@ def _add(table: Table, row: Row, place: str, downwards: bool) -> None:
     line, column = (column, line) if downwards else (line, column)
     estimate = row.estimate
     exact = f"{estimate.value!r} [{estimate.low!r}, {estimate.high!r}], n = {estimate.n}, {estimate.method}"
-    cell = Cell(place, value_text(estimate, row.role), interval_text(estimate, row.role), exact)
+    shown = value_text(estimate, row.role), interval_text(estimate, row.role)
+    cell = Cell(place, *shown, exact, estimate.value, estimate.low, estimate.high)
     table.lines.setdefault(line, {})[column] = cell
     table.columns.setdefault(column, row.role == "floor" and not downwards)
     table.counts[line] = sorted({*table.counts.get(line, []), estimate.n})

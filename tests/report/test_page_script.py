@@ -1,0 +1,156 @@
+"""The page's script in a browser: sorting, filter, downloads and galleries, with no complaint and no request."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from chromium import Chromium
+from test_page import HOSTILE, everywhere
+
+from visprobe.figures.gallery import KINDS
+from visprobe.figures.save import svg_text
+from visprobe.report.page import render
+
+BINARY = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BINARY is None, reason="no Chromium here")]
+NAMES = ("base", "sft", "dpo")
+BAD = [{"id": f"image-{i}.jpg", "reason": "=cut(),\"short\"" if i % 2 else "+1"} for i in range(14)]  # fmt: skip
+# Tables by what their caption begins with: the first of planted accuracies, and the bad items.
+FIND = "const table = [...document.querySelectorAll('table')].find(t => t.caption.textContent.startsWith('{}'));"
+TOP1, ITEMS = FIND.format("Top-1 accuracy."), FIND.format("Images that could not")
+CELLS = "[...table.tBodies[0].rows].filter(r => !r.hidden).map(r => r.cells[{}].textContent.trim())"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture(scope="module")
+def path(documented, planted, folder: Path) -> Path:
+    results = planted(NAMES)
+    figures = {KINDS[name].name: svg_text(KINDS[name].draw(results[name], NAMES)) for name in ("sites", "maps")}
+    data = [{"name": "d", "n": 14, "classes": 2, "hash": "0", "bad_items": BAD}]
+    (folder / "report.html").write_text(render(documented(NAMES, data=data), figures), "utf-8")
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def started(folder: Path) -> Iterator[Chromium]:
+    with Chromium(BINARY or "", folder) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(started: Chromium, path: Path) -> Iterator[Chromium]:
+    started.open(path)
+    yield started
+    assert started.complaints == [] and set(started.requests) <= {path.as_uri()}
+
+
+def on(browser: Chromium, table: str, expression: str) -> object:
+    return browser.run(f"(() => {{ {table} return {expression}; }})()")
+
+
+def downloaded(folder: Path, name: str) -> str:
+    end = time.monotonic() + 30
+    while not (folder / name).is_file():
+        assert time.monotonic() < end, f"{name} was not downloaded"
+        time.sleep(0.05)
+    text = (folder / name).read_text("utf-8")
+    (folder / name).unlink()
+    return text
+
+
+def test_columns_sort_by_their_numbers_up_down_and_back(page: Chromium) -> None:
+    lines, column = CELLS.format(0), "table.tHead.rows[0].cells[2]"
+    before = on(page, TOP1, lines)
+    values = on(page, TOP1, "[...table.tBodies[0].rows].map(r => +r.cells[2].dataset.value)")
+    seen = []
+    for _ in range(3):
+        on(page, TOP1, f"{column}.querySelector('button').click()")
+        numbers = on(page, TOP1, "[...table.tBodies[0].rows].map(r => +r.cells[2].dataset.value)")
+        seen.append((on(page, TOP1, f"{column}.getAttribute('aria-sort')"), numbers))
+    assert seen == [("ascending", sorted(values)), ("descending", sorted(values, reverse=True)), ("none", values)]  # type: ignore[call-overload]
+    assert on(page, TOP1, lines) == before and len(set(values)) > 1  # type: ignore[call-overload]
+
+
+def test_the_keyboard_sorts_text_by_the_numbers_in_it(page: Chromium) -> None:
+    on(page, ITEMS, "table.tHead.rows[0].cells[0].querySelector('button').focus()")
+    page.press("Enter")
+    page.press("Enter")
+    assert on(page, ITEMS, CELLS.format(0)) == [f"image-{i}.jpg" for i in range(13, -1, -1)]
+
+
+def test_the_filter_leaves_rows_that_hold_its_text_and_gives_way_to_a_link(page: Chromium) -> None:
+    box = "table.closest('.scroll').previousElementSibling.querySelector('input')"
+    on(page, ITEMS, f"({box}.value = 'IMAGE-1', {box}.dispatchEvent(new Event('input')))")
+    assert on(page, ITEMS, CELLS.format(0)) == [f"image-{i}.jpg" for i in (1, 10, 11, 12, 13)]
+    assert on(page, ITEMS, f"{box}.parentElement.querySelector('output').textContent") == "5 of 14 rows"
+    on(page, ITEMS, "(table.tBodies[0].rows[0].id = 'there', location.hash = 'there')")
+    page.run("new Promise(done => setTimeout(done, 50))")
+    assert len(on(page, ITEMS, CELLS.format(0))) == 14  # type: ignore[arg-type]
+
+
+def test_csv_has_the_numbers_behind_the_text_with_their_intervals(page: Chromium, planted, folder: Path) -> None:
+    on(page, TOP1, "table.closest('.scroll').nextElementSibling.querySelector('button').click()")
+    head, *lines = csv.reader(io.StringIO(downloaded(folder, "top-1-accuracy.csv")))
+    assert head[:4] == ["Site", "base", "base low", "base high"] and head[-1] == "n"
+    for line in lines:
+        (row,) = planted(NAMES)["imagenet"].select(checkpoint="sft", site=line[0], measure="top1", role="value")
+        place = head.index("sft")
+        e = row.estimate
+        assert [float(cell) for cell in line[place : place + 3]] == [e.value, e.low, e.high] and line[-1] == str(e.n)
+
+
+def test_csv_of_texts_holds_no_formula(page: Chromium, folder: Path) -> None:
+    on(page, ITEMS, "table.closest('.scroll').nextElementSibling.querySelector('button').click()")
+    lines = list(csv.reader(io.StringIO(downloaded(folder, "images-that-could-not-be-used.csv"))))
+    assert lines == [["Image", "Reason"], *([one["id"], f"'{one['reason']}"] for one in BAD)]
+
+
+def test_a_figure_is_taken_from_the_page_as_a_whole_file(page: Chromium, folder: Path) -> None:
+    page.run("document.querySelector('[data-name=site_maps] .files button').click()")
+    root = ElementTree.fromstring(downloaded(folder, "site_maps.svg"))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and len(root.findall(".//{*}title")) == 3 * 4**2
+    assert "max-width" not in root.attrib["style"] and root.attrib["width"].endswith("pt")
+
+
+def test_the_slider_draws_the_map_of_each_checkpoint(page: Chromium, planted) -> None:
+    sheet = planted(NAMES)["maps"].settings["sheet"]
+    page.run("document.querySelector('.gallery input').focus()")
+    fills = []
+    for name in NAMES:
+        assert page.run("document.querySelector('.gallery .now strong').textContent") == name
+        titles = page.run("[...document.querySelectorAll('.screen title')].map(t => parseFloat(t.textContent))")
+        assert titles == [value for line in sheet["maps"][name][0]["values"] for value in line]
+        fills.append(page.run("[...document.querySelectorAll('.screen rect')].map(r => r.getAttribute('fill')).join()"))
+        assert page.run("document.querySelector('.gallery input').getAttribute('aria-valuetext')").startswith(name)
+        page.press("ArrowRight")
+    assert len(set(fills)) == len(NAMES)
+    page.run("document.querySelectorAll('.picks button')[1].click()")
+    titles = page.run("[...document.querySelectorAll('.screen title')].map(t => parseFloat(t.textContent))")
+    assert titles == [value for line in sheet["maps"]["dpo"][1]["values"] for value in line]
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_nothing_is_wider_than_the_window(started: Chromium, path: Path, width: int) -> None:
+    started.open(path, width)
+    assert started.run("document.documentElement.scrollWidth") == width and not started.complaints
+
+
+def test_hostile_names_do_nothing_in_a_browser(started: Chromium, documented, folder: Path) -> None:
+    for number, text in enumerate(HOSTILE):
+        hostile = folder / f"hostile-{number}.html"
+        hostile.write_text(render(everywhere(documented, text), {}), "utf-8")
+        started.open(hostile)
+        started.run("document.querySelectorAll('.sort').forEach(b => b.click())")
+        assert started.complaints == [] and set(started.requests) <= {p.as_uri() for p in folder.glob("*.html")}
+        assert started.run("document.scripts.length") == 1
