@@ -1,6 +1,7 @@
 """`visprobe gradcam` as users run it: what is explained, what is written, what is refused."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -122,7 +123,9 @@ def test_texts_by_a_two_tower_model(run, photos, tmp_path):
 
 
 def test_one_image_is_drawn_and_not_scored(run, photos, tmp_path):
-    ran = run("gradcam", val(photos)[0], "--ckpt", BASE, "--prompt", "How many digits are there?", "--chosen", "1",
+    odd = tmp_path / os.fsdecode(b"\xff.png")  # a file name need not be UTF-8
+    shutil.copy(val(photos)[0], odd)
+    ran = run("gradcam", odd, "--ckpt", BASE, "--prompt", "How many digits are there?", "--chosen", "1",
               "-o", tmp_path, "-q")  # fmt: skip
     assert ran.code == 0, ran.err
     assert "one image has no interval" in ran.err

@@ -208,7 +208,7 @@ class MapWork:
                    encoder.processor_hash, str(encoder.dtype), _files(spec), encoder.provenance.commit,
                    self._explained.target, self._explained.settings, pictures, look.methods, look.sites, look.baseline,
                    [random, self._options.seed]]  # fmt: skip
-        return hashlib.sha256(to_json(depends).encode()).hexdigest()[:32]
+        return hashlib.sha256(to_json(depends).encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
 def _files(spec: str) -> list[list[Any]]:
@@ -278,7 +278,8 @@ def listed(images: ImageSet, bad: Sequence[BadItem]) -> dict[str, Any]:
     left_out = {item.id for item in bad}
     for row, item in enumerate(images.items):
         if item.id not in left_out:
-            contents.update(item.id.encode() + hashlib.sha256(images.read(row)).digest())
+            name = item.id.encode("utf-8", "backslashreplace")  # a file name need not be UTF-8
+            contents.update(name + hashlib.sha256(images.read(row)).digest())
     return {
         "name": images.name,
         "n": len(images.items) - len(bad),
