@@ -1,17 +1,20 @@
 """The program as a whole: help by workflow, exit codes, environment, completion, lists, doctor."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from visprobe.cli.app import EXIT_CODES, app
 from visprobe.cli.environment import COMMON, assignments, read_environment, variable
 from visprobe.cli.list import What
+from visprobe.data.image_set import decode
 from visprobe.errors import PrerequisiteError, TooManyBadItems, UsageError, VisprobeError
 
 
@@ -134,3 +137,12 @@ def test_doctor_finds_a_change_where_it_was_planted_and_says_what_fails(run, mon
     ran = run("doctor")
     assert (ran.code, "look" in ran.out) == (4, True)
     assert "Traceback" not in ran.out + ran.err
+
+
+def test_damaged_exif_data_beside_whole_pixels_is_not_warned_of(run):
+    assert run("--version").code == 0
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "JPEG")
+    whole = file.getvalue()
+    damaged = whole[:2] + b"\xff\xe1\x00\x10Exif\0\0MM\0*\xff\xff\xff\xff" + whole[2:]
+    assert decode(damaged).size == (4, 4)  # a warning would be an error here

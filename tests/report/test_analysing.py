@@ -35,7 +35,7 @@ def test_one_pass_serves_every_analysis(pair, tmp_path):
 
 def test_accuracies_and_drift_share_one_pass_over_three_checkpoints(pair, tmp_path):
     third = write_llava(tmp_path / "dpo", llava("siglip", seed=3))
-    asked = ("imagenet", "knn", "few_labels", "drift")
+    asked = ("imagenet", "probe", "knn", "few_labels", "drift")
     measured = compare([*pair, third], "digits", Options(limit=60, store=tmp_path / "store", analyses=asked))
     assert [result.analysis for result in measured.results] == list(asked)
     # 60 query and 60 support images; three checkpoints, untrained and rounded see the first, all but rounded the second

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -105,6 +106,8 @@ def _root(
 def main() -> NoReturn:
     """Run the command line; it leaves with one of `EXIT_CODES`."""
     signal.signal(signal.SIGTERM, _terminate)
+    # Some photographs of every large set have damaged EXIF data; their pixels are whole.
+    warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
     # Threads of torch that wait by spinning take the cores from whoever else computes on this machine: with two other
     # busy processes on two cores a training step took five times as long. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
