@@ -18,7 +18,7 @@ def draw_maps(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
 
 def caption_of_maps(result: Result) -> str:
     """The caption of `draw_maps(result)`."""
-    return f"{_asked(result)}{attribution_grid.caption(sheet_of(result.settings['sheet']))}"
+    return f"{_asked(result)}{attribution_grid.caption(sheet_of(result.settings['sheet']))}{_of(result)}"
 
 
 def draw_differences(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
@@ -28,7 +28,7 @@ def draw_differences(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
 
 def caption_of_differences(result: Result) -> str:
     """The caption of `draw_differences(result)`."""
-    return f"{_asked(result)}{attribution_difference.caption(sheet_of(result.settings['sheet']))}"
+    return f"{_asked(result)}{attribution_difference.caption(sheet_of(result.settings['sheet']))}{_of(result)}"
 
 
 def draw_contrast(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
@@ -38,7 +38,8 @@ def draw_contrast(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
 
 def caption_of_contrast(result: Result) -> str:
     """The caption of `draw_contrast(result)`."""
-    return attribution_contrast.caption(sheet_of(result.settings["sheet"]), result.settings["checkpoint"])
+    settings = result.settings
+    return attribution_contrast.caption(sheet_of(settings["sheet"]), settings["checkpoint"]) + _of(result)
 
 
 def draw_strip(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
@@ -56,3 +57,8 @@ def caption_of_strip(result: Result) -> str:
 
 def _asked(result: Result) -> str:
     return f"Explained is the {result.settings['explains']}. "
+
+
+def _of(result: Result) -> str:
+    shown, every = len(result.settings["sheet"]["pictures"]), result.settings.get("of", 0)
+    return f" They are spread evenly over {every}." if every > shown else ""

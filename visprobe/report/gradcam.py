@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from visprobe import __version__
 from visprobe.analyses.result import Result
 from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.controls import randomised
@@ -26,18 +27,18 @@ from visprobe.data.files import open_named
 from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.processor import Resolution
-from visprobe.errors import DataError
+from visprobe.errors import DataError, UsageError
 from visprobe.features.extract import BadItem
 from visprobe.io.atomic import to_json
 from visprobe.report.explained import Explained, explain, explain_answers
-from visprobe.report.map_sheets import contrast, sheets
+from visprobe.report.map_sheets import contrast, sheets, spread
 from visprobe.report.measurement import Measurement, Options
 from visprobe.report.pictures import Picture, images_of, load_pictures
 from visprobe.report.session import Session, open_encoders
 
 RANDOMISED = "randomised"
 # Grad-CAM weighs channels by their gradient's mean over patches. What a score reads of a few patches is lost in it, and
-# what it reads of their mean is all that a gradient's norm lacks (docs/cards/attribution.md has the numbers).
+# what it reads of their mean is all that a gradient's norm lacks (analyses/attribution/card.md has the numbers).
 OF_ANSWERS, OF_POOLED = ("gradient-norm", "gradcam"), ("gradcam",)
 
 
@@ -119,6 +120,7 @@ def gradcam(
     asked = (look.texts, look.text_tower, look.class_name)
     explained = explain(look.target, pictures, session, specs, *asked, resolution)
     look = replace(look, methods=look.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS))
+    _refuse_other_maps(encoders, explained.pictures)
     work = MapWork(look, options, explained, kept)
     found = {encoder.name: work.maps(spec, encoder) for spec, encoder in zip(specs, encoders, strict=True)}
     found[RANDOMISED] = work.maps(specs[0], encoders[0], random=True)
@@ -129,11 +131,11 @@ def gradcam(
     if look.faithfulness:
         results.append(work.faithfulness(specs, encoders, found))
     if explained.target == "contrast":
-        both = [
-            explain_answers(target, explained.pictures, specs, encoders, resolution)
-            for target in ("answer", "rejected")
-        ]
-        results.append(contrast(specs[-1], encoders[-1], [*both, explained], look.methods[0], look.sites[0]))
+        shown = [explained.pictures[place] for place in spread(explained.pictures)]
+        three = [explain_answers(target, shown, specs, encoders, resolution)
+                 for target in ("answer", "rejected", "contrast")]  # fmt: skip
+        drawn = (look.methods[0], look.sites[0], len(explained.pictures))
+        results.append(contrast(specs[-1], encoders[-1], three, *drawn))
     warnings += notes(encoders, attributions)
     verdict = [one for result in results if result.analysis == "attribution" for one in attribution_verdict(result)]
     measured = session.measurement(results, verdict, warnings)
@@ -204,11 +206,30 @@ class MapWork:
         pictures = [[picture.id, picture.content, picture.label, asdict(picture.asked)]
                     for picture in self._explained.pictures]  # fmt: skip
         look = self._look
-        depends = [encoder.name, encoder.tower_hash, encoder.projector_hash, encoder.settings_hash,
+        depends = [__version__, encoder.name, encoder.tower_hash, encoder.projector_hash, encoder.settings_hash,
                    encoder.processor_hash, str(encoder.dtype), _files(spec), encoder.provenance.commit,
                    self._explained.target, self._explained.settings, pictures, look.methods, look.sites, look.baseline,
                    [random, self._options.seed]]  # fmt: skip
         return hashlib.sha256(to_json(depends).encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+def _refuse_other_maps(encoders: Sequence[VisionEncoder], pictures: Sequence[Picture]) -> None:
+    """Refuse checkpoints whose maps cannot be laid over each other, before any is made.
+
+    Raises:
+        UsageError: If one is read at another site than the base, or has another grid of patches.
+    """
+    base, *others = encoders
+    image = pictures[0].image
+    grid = base.preprocess([image]).grids[0]
+    for other in others:
+        found = other.preprocess([image]).grids[0]
+        if (other.consumed, found) != (base.consumed, grid):
+            raise UsageError(
+                f"{base.name} is read at {base.consumed} in {grid[0]}x{grid[1]} patches, {other.name} at "
+                f"{other.consumed} in {found[0]}x{found[1]}: their maps cannot be compared",
+                hint="Compare checkpoints that descend from one base, or look into each by itself.",
+            )
 
 
 def _files(spec: str) -> list[list[Any]]:

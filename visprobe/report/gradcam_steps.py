@@ -30,7 +30,7 @@ from visprobe.report.map_sheets import title_of
 from visprobe.report.measurement import Options
 from visprobe.report.moments import UnderOneModel
 from visprobe.report.names import distinct_names
-from visprobe.report.pictures import load_pictures
+from visprobe.report.pictures import images_of, load_pictures
 from visprobe.report.session import Session, open_encoders, provenance_of
 from visprobe.report.trajectory import Run, base_of, read_run, run_warnings
 from visprobe.training.manifest import weights_hash
@@ -108,8 +108,8 @@ class _Following:
             if self._options.progress:
                 self._options.progress(f"follow {self._name}", number, len(self._run.moments))
         regions, lost = regions_of(self.explained.pictures, self.base)
-        ids = [picture.id for picture in self.explained.pictures]
-        self.attributions = Attributions(tuple(self.steps), (CENTRE, RANDOMISED), found, regions, ids)
+        images = images_of(self.explained.pictures)
+        self.attributions = Attributions(tuple(self.steps), (CENTRE, RANDOMISED), found, regions, images)
         self._notes += [*lost, *notes([self.base], self.attributions)]
 
     def found(self, warnings: list[str]) -> tuple[list[Result], list[Statement], list[str]]:

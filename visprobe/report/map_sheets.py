@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.attribution.attributions import Attributions
@@ -31,8 +30,10 @@ def sheets(attributions: Attributions, explained: Explained, encoder: VisionEnco
     """
     key = next(iter(attributions.maps[attributions.names[0]]))
     found = {name: attributions.maps[name][key] for name in attributions.names}
-    sheet = _sheet({name: made[:SHOWN] for name, made in found.items()}, explained, encoder)
-    about = {"explains": explained.meaning, "target": explained.target, "base": attributions.names[0]}
+    places = spread(explained.pictures)
+    sheet = _sheet({name: [made[n] for n in places] for name, made in found.items()}, explained, places, encoder)
+    about = {"explains": explained.meaning, "target": explained.target, "base": attributions.names[0],
+             "of": len(explained.pictures)}  # fmt: skip
     rows = tuple(_scores(found, explained))
     yield Result("maps", "Where does each checkpoint look?", rows, {**about, "sheet": sheet_json(sheet)})
     if len(attributions.names) > 1:
@@ -42,30 +43,30 @@ def sheets(attributions: Attributions, explained: Explained, encoder: VisionEnco
         )
 
 
-def contrast(checkpoint: str, encoder: VisionEncoder, explained: Sequence[Explained], method: str, site: str) -> Result:
-    """Result "map_contrast": the first pictures' maps under one checkpoint for the answer, the rejected one, and both.
+def contrast(
+    checkpoint: str, encoder: VisionEncoder, explained: Sequence[Explained], method: str, site: str, of: int
+) -> Result:
+    """Result "map_contrast": maps under one checkpoint for the answer, the rejected one, and both.
 
     Args:
         checkpoint: The checkpoint as it was named.
         encoder: Its encoder.
-        explained: The two answers' log-probabilities and their difference, of the same pictures.
+        explained: The two answers' log-probabilities and their difference, of the pictures that are shown.
         method: Name of the method.
         site: Name of the site.
+        of: How many pictures there are.
     """
-    pictures = explained[0].pictures[:SHOWN]
+    pictures = explained[0].pictures
     images = [picture.image for picture in pictures]
     made = []
     for one in explained:
-        subject = one.subjects(checkpoint, encoder)
-        [found] = maps(subject, images, [method], [site]).values()
+        [found] = maps(one.subjects(checkpoint, encoder), images, [method], [site]).values()
         made.append(found)
     shown = [as_shown(image, encoder) for image in images]
     titles = [f"{one.asked.prompt} {one.asked.answer} / {one.asked.rejected}" for one in pictures]
     sheet = contrast_sheet(shown, titles, *made, unit=explained[0].unit)
-    total = len(explained[0].pictures)
-    settings = {"checkpoint": encoder.name, "sheet": sheet_json(replace(sheet, total=total))}
     question = f"What speaks for the {COLUMNS[0]} answer, what for the {COLUMNS[1]} one, and what tells them apart?"
-    return Result("map_contrast", question, (), settings)
+    return Result("map_contrast", question, (), {"checkpoint": encoder.name, "of": of, "sheet": sheet_json(sheet)})
 
 
 def title_of(picture: Picture) -> str:
@@ -76,11 +77,22 @@ def title_of(picture: Picture) -> str:
     return f"{picture.asked.prompt} {answer}" if answer else picture.asked.prompt
 
 
-def _sheet(found: Mapping[str, Sequence[Map]], explained: Explained, encoder: VisionEncoder) -> Sheet:
-    pictures = explained.pictures[:SHOWN]
+def spread(pictures: Sequence[Picture]) -> list[int]:
+    """Which pictures are shown: at most six, of images at equal distances in the set, each with all its questions."""
+    questions: dict[str, list[int]] = {}
+    for number, picture in enumerate(pictures):
+        questions.setdefault(picture.id, []).append(number)
+    ids, count = list(questions), max(1, SHOWN * len(questions) // len(pictures))
+    chosen = ids if count >= len(ids) else [ids[n * len(ids) // count] for n in range(count)]
+    return [number for one in chosen for number in questions[one]][:SHOWN]
+
+
+def _sheet(
+    found: Mapping[str, Sequence[Map]], explained: Explained, places: Sequence[int], encoder: VisionEncoder
+) -> Sheet:
+    pictures = [explained.pictures[place] for place in places]
     shown = [as_shown(picture.image, encoder) for picture in pictures]
-    titles = [title_of(picture) for picture in pictures]
-    return Sheet(shown, titles, found, explained.unit, 0, len(explained.pictures))
+    return Sheet(shown, [title_of(picture) for picture in pictures], found, explained.unit)
 
 
 def _scores(found: Mapping[str, Sequence[Map]], explained: Explained) -> Iterator[Row]:
