@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from visprobe.metrics import cka
 from visprobe.metrics.cka import Interval, debiased_cka, jackknife, replicate_cka, represent, subtract
 
 Array = NDArray[np.float64]
@@ -202,3 +203,18 @@ def test_unequal_numbers_of_images_are_refused() -> None:
     x, _ = kornblith_pair()
     with pytest.raises(ValueError, match="100 images against 99"):
         debiased_cka(x, x[1:])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-160, 1e150])
+def test_blocks_give_what_the_whole_gives(monkeypatch, scale):
+    draws = np.random.default_rng(7)
+    x, y = (scale * (draws.standard_normal((90, width)) + 5) for width in (12, 7))
+    whole = replicate_cka(represent(x), represent(y))
+    monkeypatch.setattr(cka, "_BLOCK", 16)
+    parts = replicate_cka(represent(x), represent(y))
+    # The same sums in another order.
+    assert parts.value == pytest.approx(whole.value, rel=1e-12)
+    np.testing.assert_allclose(parts.without, whole.without, rtol=1e-11)
+    for wrong, message in ((np.full((40, 3), 0.1), "no variance"), (np.where(np.eye(40, 3), np.nan, 1), "NaN")):
+        with pytest.raises(ValueError, match=message):
+            represent(wrong)

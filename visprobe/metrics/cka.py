@@ -11,6 +11,7 @@ Each sum without image i follows from the sum with it, so the n leave-one-out va
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,27 +40,46 @@ Sums = Array | float
 # Features have mean squared norm 1, so HSIC is of the order of 1 / (effective dimension); this is rounding error.
 _NO_VARIANCE = 1e-12
 
+_BLOCK = 4096  # rows that are held as float64 at a time
+
 
 @dataclass(frozen=True)
 class Representation:
     """Features prepared once and compared many times; made by `represent`.
 
+    Of many images only a block at a time is held as float64: the arrays that they come from may lie on a disk.
+
     Attributes:
-        features: Column-centred and scaled to mean squared norm 1, float64 of shape (n, d).
+        source: The features, shape (n, d): prepared already, or to be prepared block by block.
+        mean: Mean of each column of `source` that is still to be taken off, shape (d,); None where it is prepared.
+        scales: Numbers to divide and to multiply by after that, which one number could not hold for tiny features.
     """
 
-    features: Array
+    source: NDArray[np.floating]
+    mean: Array | None = None
+    scales: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return len(self.source)
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Rows in order, column-centred over all images and scaled to mean squared norm 1, and which they are."""
+        for first in range(0, self.count, _BLOCK):
+            rows = slice(first, min(first + _BLOCK, self.count))
+            block = np.asarray(self.source[rows], np.float64)
+            yield rows, block if self.mean is None else (block - self.mean) / self.scales[0] * self.scales[1]
 
     @cached_property
     def squared_norms(self) -> Array:
         """Squared length of each row, shape (n,)."""
-        norms: Array = np.einsum("ij,ij->i", self.features, self.features)
-        return norms
+        return np.concatenate([np.einsum("ij,ij->i", block, block) for _, block in self.blocks()])
 
     @cached_property
     def row_sums(self) -> Array:
         """Row sums of the zero-diagonal Gram matrix, shape (n,)."""
-        return self.times(np.ones(len(self.features)))
+        return self.times(np.ones(self.count))
 
     @cached_property
     def own_hsic(self) -> Replicated:
@@ -68,7 +88,10 @@ class Representation:
 
     def times(self, vector: Array) -> Array:
         """Zero-diagonal Gram matrix times a vector of shape (n,)."""
-        return self.features @ (vector @ self.features) - self.squared_norms * vector
+        inner = np.sum([vector[rows] @ block for rows, block in self.blocks()], axis=0)
+        products = np.concatenate([block @ inner for _, block in self.blocks()])
+        found: Array = products - self.squared_norms * vector
+        return found
 
 
 def represent(features: ArrayLike) -> Representation:
@@ -80,9 +103,34 @@ def represent(features: ArrayLike) -> Representation:
     Raises:
         ValueError: If the shape is not (n >= 5, d >= 1), a value is not finite, or all rows are equal.
     """
-    moved = centred(features, 5, "debiased CKA")
+    array = np.asarray(features)
+    if array.ndim == 2 and len(array) > _BLOCK and array.shape[1]:
+        return _in_blocks(array)
+    moved = centred(array, 5, "debiased CKA")
     moved *= math.sqrt(len(moved)) / np.linalg.norm(moved)
     return Representation(moved)
+
+
+def _in_blocks(array: NDArray[np.floating]) -> Representation:
+    """`represent` of an array of which no whole copy is made.
+
+    Raises:
+        ValueError: As `represent`.
+    """
+    plain = Representation(array)
+    sums, largest = np.zeros(array.shape[1]), 0.0
+    for _, block in plain.blocks():
+        if not np.isfinite(block).all():
+            raise ValueError("the features hold NaN or infinity")
+        sums += block.sum(0)
+        largest = max(largest, float(block.max()), -float(block.min()))
+    mean = sums / len(array)
+    moved = max(float(np.abs(block - mean).max()) for _, block in plain.blocks())
+    if moved <= 1e-13 * largest:  # as in `centred`
+        raise ValueError("all images have the same features: there is no variance to compare")
+    centred_rows = Representation(array, mean, (moved, 1.0))
+    square = math.fsum(float(np.vdot(block, block)) for _, block in centred_rows.blocks())
+    return Representation(array, mean, (moved, math.sqrt(len(array) / square)))
 
 
 def replicate_cka(x: Representation, y: Representation) -> Replicated:
@@ -102,7 +150,7 @@ def replicate_cka(x: Representation, y: Representation) -> Replicated:
         Kornblith et al. 2019 (1905.00414), eq. 3, with the unbiased HSIC of Song et al. 2012, eq. 5, as in
         Nguyen, Raghu & Kornblith 2021 (2010.15327). It equals the U-centred form of Szekely & Rizzo 2014.
     """
-    same_images(x.features, y.features)
+    same_images(x.source, y.source)
     cross, own_x, own_y = _hsic(x, y), x.own_hsic, y.own_hsic
     if min(own_x.value, own_y.value, own_x.without.min(), own_y.without.min()) <= _NO_VARIANCE:
         raise ValueError("the variance hangs on a single image: CKA is not defined without it")
@@ -176,9 +224,15 @@ def hsic_from_sums(n: int, t: Sums, sum_k: Sums, sum_m: Sums, product: Sums) -> 
 
 def _couplings(x: Representation, y: Representation) -> Array:
     """c_i = sum_j K_ij L_ij of the zero-diagonal Gram matrices, by whichever form is cheaper."""
-    if len(x.features) < min(x.features.shape[1], y.features.shape[1]):
-        left, right = x.features @ x.features.T, y.features @ y.features.T
+    widths = x.source.shape[1], y.source.shape[1]
+    if x.count <= min(_BLOCK, *widths):
+        ((_, left),), ((_, right),) = x.blocks(), y.blocks()
+        products = np.einsum("ij,ij->i", left @ left.T, right @ right.T)
     else:
-        left, right = x.features @ (x.features.T @ y.features), y.features
-    products: Array = np.einsum("ij,ij->i", left, right)
-    return products - x.squared_norms * y.squared_norms
+        cross = np.zeros(widths)
+        for (_, left), (_, right) in zip(x.blocks(), y.blocks(), strict=True):
+            cross += left.T @ right
+        pairs = zip(x.blocks(), y.blocks(), strict=True)
+        products = np.concatenate([np.einsum("ij,ij->i", left @ cross, right) for (_, left), (_, right) in pairs])
+    found: Array = products - x.squared_norms * y.squared_norms
+    return found

@@ -74,7 +74,7 @@ def unit_rows(features: ArrayLike, least: int, measure: str) -> Array:
     return units
 
 
-def same_images(x: Array, y: Array) -> None:
+def same_images(x: NDArray[np.floating], y: NDArray[np.floating]) -> None:
     """Refuse two arrays of different numbers of images.
 
     Raises:

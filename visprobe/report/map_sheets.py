@@ -58,13 +58,12 @@ def contrast(
     """
     pictures = explained[0].pictures
     images = [picture.image for picture in pictures]
-    made = []
-    for one in explained:
-        [found] = maps(one.subjects(checkpoint, encoder), images, [method], [site]).values()
-        made.append(found)
+    chosen, rejected, both = (
+        next(iter(maps(one.subjects(checkpoint, encoder), images, [method], [site]).values())) for one in explained
+    )
     shown = [as_shown(image, encoder) for image in images]
     titles = [f"{one.asked.prompt} {one.asked.answer} / {one.asked.rejected}" for one in pictures]
-    sheet = contrast_sheet(shown, titles, *made, unit=explained[0].unit)
+    sheet = contrast_sheet(shown, titles, chosen, rejected, both, explained[0].unit)
     question = f"What speaks for the {COLUMNS[0]} answer, what for the {COLUMNS[1]} one, and what tells them apart?"
     return Result("map_contrast", question, (), {"checkpoint": encoder.name, "of": of, "sheet": sheet_json(sheet)})
 
