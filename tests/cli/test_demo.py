@@ -9,7 +9,8 @@ def test_the_fast_demo_compares_three_checkpoints_and_resumes(run, tmp_path):
     document = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
     assert [c["name"] for c in document["checkpoints"]] == ["base", "sft", "dpo"]
     results = {result["analysis"]: result["rows"] for result in document["results"]}
-    assert set(results) == {"imagenet", "drift", "weights", "answers"}
+    looks = {"attribution", "maps", "map_differences", "map_contrast"}
+    assert set(results) == {"imagenet", "drift", "weights", "answers", *looks}
     shares = {
         (r["checkpoint"], r["measure"]): r["estimate"]["value"] for r in results["answers"] if r["role"] != "difference"
     }

@@ -83,8 +83,11 @@ class Measurement:
 
     @property
     def bad(self) -> list[tuple[str, str]]:
-        """Images left out: where they are, and why."""
-        return [(f"{s['name']}/{item['id']}", item["reason"]) for s in self.data for item in s["bad_items"]]
+        """Images left out: where they are, and why; those whose mask could not be used among them."""
+        found = [(f"{s['name']}/{item['id']}", item["reason"]) for s in self.data for item in s["bad_items"]]
+        masks = [result.settings.get("without_mask", {}) for result in self.results]
+        found += [(f"{name}/{id}", why) for ones in masks for name, some in ones.items() for id, why in some]
+        return list(dict.fromkeys(found))
 
     def document(self, command: Sequence[str]) -> dict[str, Any]:
         """The content of report.json, for the command line that asked for it."""
