@@ -63,7 +63,7 @@ def asked(question: Question, processor: Any, blank: Image.Image, where: str) ->
     """
     _check_marks(question, processor.image_token, where)
     turns, two = (Turn("user", question.turn),), (*question.answers, None)[:2]
-    rows = RowEncoder(processor, _Blank(blank))
+    rows = RowEncoder(processor, OneImage(blank))
     try:
         row = rows.encode(Row(where, turns, ("blank",), chosen=two[0], rejected=two[1]))
     except BadRow as error:
@@ -81,8 +81,12 @@ def asked(question: Question, processor: Any, blank: Image.Image, where: str) ->
     return Asked(tuple(token for part in row.prompt for token in part.ids), answers, shapes, rows.token_types)
 
 
-class _Blank:
-    """What `RowEncoder` asks of a source of rows, for one image."""
+class OneImage:
+    """What `RowEncoder` asks of a source of rows, for one image.
+
+    Args:
+        image: RGB image.
+    """
 
     name = "questions"
 
@@ -96,9 +100,11 @@ class _Blank:
         raise IndexError(index)
 
     def image(self, key: str) -> Image.Image:
+        """The image."""
         return self._image
 
     def content_hash(self) -> str:
+        """Nothing: it is in no manifest."""
         return ""
 
 

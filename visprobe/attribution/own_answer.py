@@ -7,34 +7,14 @@ from typing import Any
 import torch
 from PIL import Image
 
+from visprobe.attribution.answer_tokens import OneImage
+from visprobe.attribution.question import Question
 from visprobe.errors import DataError
-from visprobe.training.collate import RowEncoder, SupervisedCollator
-from visprobe.training.rows import IMAGE, Row, Turn
+from visprobe.training.collate import RowEncoder
+from visprobe.training.rows import Row, Turn
 
 PROMPT = "Describe the image."
 MOST_TOKENS = 32
-
-
-class _OnePicture:
-    """A source of one row, for `RowEncoder`."""
-
-    name = "one picture"
-
-    def __init__(self, picture: Image.Image, prompt: str) -> None:
-        text = prompt if IMAGE in prompt else f"{IMAGE}\n{prompt}"
-        self._picture, self._row = picture, Row("the picture", (Turn("user", text),), ("picture",))
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> Row:
-        return self._row
-
-    def image(self, key: str) -> Image.Image:
-        return self._picture
-
-    def content_hash(self) -> str:
-        return ""
 
 
 def own_answer(model: Any, processor: Any, picture: Image.Image, prompt: str = PROMPT) -> str:
@@ -52,17 +32,17 @@ def own_answer(model: Any, processor: Any, picture: Image.Image, prompt: str = P
     Raises:
         DataError: If the model says nothing.
     """
-    rows = RowEncoder(processor, _OnePicture(picture, prompt))
-    inputs = SupervisedCollator(rows)([{"row": 0}])
-    inputs.pop("labels")
-    given = inputs["input_ids"].shape[1]
+    rows = RowEncoder(processor, OneImage(picture))
+    row = rows.encode(Row("the picture", (Turn("user", Question(prompt, "").turn),), ("picture",)))
+    ids = torch.tensor([[token for part in row.prompt for token in part.ids]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **rows.token_types(ids), **row.images}
     on_device = {
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
         for name, tensor in inputs.items()
     }
     with torch.inference_mode():
-        ids = model.generate(**on_device, do_sample=False, max_new_tokens=MOST_TOKENS)
-    text: str = processor.tokenizer.decode(ids[0, given:], skip_special_tokens=True).strip()
+        said = model.generate(**on_device, do_sample=False, max_new_tokens=MOST_TOKENS)
+    text: str = processor.tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).strip()
     if not text:
         raise DataError(f"the model answers {prompt!r} with nothing", hint="Give an answer: --answer TEXT.")
     return text

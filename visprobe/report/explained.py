@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from visprobe.analyses.zeroshot import Reader, class_embeddings
 from visprobe.attribution.answer_scores import TARGETS
-from visprobe.attribution.mllm import MllmSubject, open_mllm
+from visprobe.attribution.mllm import MllmSubject
 from visprobe.attribution.own_answer import PROMPT, own_answer
 from visprobe.attribution.question import Question
 from visprobe.attribution.subject import Subject, TowerSubject
@@ -21,7 +21,6 @@ from visprobe.attribution.targets import class_similarity, text_similarity
 from visprobe.data.asked import Asked
 from visprobe.data.open import ImageData
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.processor import Resolution
 from visprobe.encoders.text_tower import TextTower, load_text_tower, own_text_tower
 from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import DataError, UsageError
@@ -78,6 +77,21 @@ class Explained:
         return MEANING[self.target]
 
 
+class LastModel:
+    """Whole models with their processors, one in memory at a time; asked for again, the last is not loaded again."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, Any, Any] | None = None
+
+    def __call__(self, checkpoint: str, encoder: VisionEncoder) -> tuple[Any, Any]:
+        """Model, in evaluation mode, and processor of a checkpoint, where and in what dtype its encoder runs."""
+        if self._last is None or self._last[0] != checkpoint:
+            self._last = None  # before the next is there
+            model, processor = load_for_training(checkpoint, str(encoder.dtype).removeprefix("torch."))
+            self._last = checkpoint, model.eval().to(encoder.device), processor
+        return self._last[1:]
+
+
 def explain(
     target: str | None,
     pictures: Sequence[Picture],
@@ -86,7 +100,7 @@ def explain(
     texts: Sequence[str] = (),
     text_tower: str | Path | None = None,
     class_name: str | None = None,
-    resolution: Resolution | None = None,
+    models: LastModel | None = None,
 ) -> Explained:
     """What is explained of `pictures` under the session's encoders.
 
@@ -100,7 +114,7 @@ def explain(
         texts: The first is explained, against the others.
         text_tower: Two-tower model that reads them; None for the checkpoint's own.
         class_name: One class for all pictures instead of their own.
-        resolution: How many pixels of a picture, for towers of native resolution.
+        models: Loads whole models.
 
     Raises:
         UsageError: If the target does not exist, options do not go together, or nothing can be explained.
@@ -116,7 +130,7 @@ def explain(
         return explain_texts(pictures, texts, text_tower)
     if named == "class":
         return explain_classes(pictures, session, class_name)
-    return explain_answers(named, pictures, checkpoints, session.encoders, resolution or Resolution())
+    return explain_answers(named, pictures, checkpoints, session.encoders, models or LastModel())
 
 
 def _target(target: str | None, pictures: Sequence[Picture], images: ImageData, base: VisionEncoder) -> str:
@@ -148,7 +162,7 @@ def explain_answers(
     pictures: Sequence[Picture],
     checkpoints: Sequence[str],
     encoders: Sequence[VisionEncoder],
-    resolution: Resolution,
+    models: LastModel,
 ) -> Explained:
     """The probability that the whole model gives to an answer.
 
@@ -159,15 +173,14 @@ def explain_answers(
         pictures: The pictures.
         checkpoints: The checkpoints as they were named, the base first; for DPO's loss it is the reference.
         encoders: Their encoders.
-        resolution: How many pixels of a picture.
+        models: Loads whole models.
     """
     unanswered = sum(picture.asked.answer is None for picture in pictures)
-    filled = _answered(pictures, checkpoints[0], encoders[0]) if unanswered else tuple(pictures)
+    filled = _answered(pictures, models(checkpoints[0], encoders[0])) if unanswered else tuple(pictures)
     questions = [_question(picture.asked) for picture in filled]
 
     def opened(checkpoint: str, encoder: VisionEncoder, target: str, reference: Any = None) -> MllmSubject:
-        return open_mllm(checkpoint, questions, target, device=encoder.device, dtype=encoder.dtype,
-                         name=encoder.name, resolution=resolution, reference=reference)  # fmt: skip
+        return MllmSubject(*models(checkpoint, encoder), encoder, questions, target, reference=reference)
 
     reference = None
     if target == "dpo-loss":
@@ -183,10 +196,9 @@ def _question(asked: Asked) -> Question:
     return Question(asked.prompt or PROMPT, asked.answer or "", asked.rejected)
 
 
-def _answered(pictures: Sequence[Picture], checkpoint: str, encoder: VisionEncoder) -> tuple[Picture, ...]:
-    """The pictures, with the checkpoint's own answers where they have none."""
-    model, processor = load_for_training(checkpoint, str(encoder.dtype).removeprefix("torch."))
-    model.eval().to(encoder.device)
+def _answered(pictures: Sequence[Picture], loaded: tuple[Any, Any]) -> tuple[Picture, ...]:
+    """The pictures, with the own answers of a model, which is loaded with its processor, where they have none."""
+    model, processor = loaded
     filled = []
     for picture in pictures:
         asked = replace(picture.asked, prompt=picture.asked.prompt or PROMPT)

@@ -26,11 +26,10 @@ from visprobe.data.asked import Asked
 from visprobe.data.files import open_named
 from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.processor import Resolution
 from visprobe.errors import DataError, UsageError
 from visprobe.features.extract import BadItem
 from visprobe.io.atomic import to_json
-from visprobe.report.explained import Explained, explain, explain_answers
+from visprobe.report.explained import Explained, LastModel, explain, explain_answers
 from visprobe.report.map_sheets import contrast, sheets, spread
 from visprobe.report.measurement import Measurement, Options
 from visprobe.report.pictures import Picture, images_of, load_pictures
@@ -116,14 +115,14 @@ def gradcam(
     images = open_named(named, split=options.split, limit=options.limit, seed=options.seed)
     session = Session(encoders, [], images, options)
     pictures, bad = load_pictures(images.query, look.asked, look.questions, look.region)
-    resolution = Resolution(options.pixels)
-    asked = (look.texts, look.text_tower, look.class_name)
-    explained = explain(look.target, pictures, session, specs, *asked, resolution)
+    asked, models = (look.texts, look.text_tower, look.class_name), LastModel()
+    explained = explain(look.target, pictures, session, specs, *asked, models)
     look = replace(look, methods=look.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS))
     _refuse_other_maps(encoders, explained.pictures)
     work = MapWork(look, options, explained, kept)
+    random = work.maps(specs[0], encoders[0], random=True)
     found = {encoder.name: work.maps(spec, encoder) for spec, encoder in zip(specs, encoders, strict=True)}
-    found[RANDOMISED] = work.maps(specs[0], encoders[0], random=True)
+    found[RANDOMISED] = random
     regions, warnings = regions_of(explained.pictures, encoders[0])
     names = tuple(encoder.name for encoder in encoders)
     attributions = Attributions(names, (CENTRE, RANDOMISED), found, regions, images_of(explained.pictures))
@@ -132,7 +131,7 @@ def gradcam(
         results.append(work.faithfulness(specs, encoders, found))
     if explained.target == "contrast":
         shown = [explained.pictures[place] for place in spread(explained.pictures)]
-        three = [explain_answers(target, shown, specs, encoders, resolution)
+        three = [explain_answers(target, shown, specs, encoders, models)
                  for target in ("answer", "rejected", "contrast")]  # fmt: skip
         drawn = (look.methods[0], look.sites[0], len(explained.pictures))
         results.append(contrast(specs[-1], encoders[-1], three, *drawn))

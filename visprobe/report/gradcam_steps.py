@@ -17,7 +17,6 @@ from visprobe.attribution.scores import score
 from visprobe.attribution.shown import as_shown
 from visprobe.data.files import open_named
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.processor import Resolution
 from visprobe.figures.attribution_json import sheet_json
 from visprobe.figures.attribution_sheet import Sheet
 from visprobe.figures.gallery import STRIPS
@@ -146,8 +145,7 @@ class _Following:
     def _explain(self, session: Session, pictures: Sequence[Any], target: str | None = None) -> Explained:
         look = self._look
         asked = (look.texts, look.text_tower, look.class_name)
-        resolution = Resolution(self._options.pixels)
-        return explain(target or look.target, pictures, session, [str(self._start)], *asked, resolution)
+        return explain(target or look.target, pictures, session, [str(self._start)], *asked)
 
     def _under_one_model(self, explained: Explained) -> Explained:
         if explained.of_tower:
