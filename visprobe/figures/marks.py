@@ -1,0 +1,94 @@
+"""What the marks of a figure stand for, told to readers who point at them: titles inside the SVG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from weakref import WeakKeyDictionary
+from xml.sax.saxutils import escape
+
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+
+from visprobe.analyses.result import Estimate, Row
+from visprobe.figures.labels import visible
+
+_TOLD: WeakKeyDictionary[Artist, list[str]] = WeakKeyDictionary()
+# A group as matplotlib writes it: its end is the first that is indented as its start.
+_GROUP = re.compile(r'^( *)<g id="marks(\d+)">\n(.*?)^\1</g>$', re.DOTALL | re.MULTILINE)
+_PART = {"use": re.compile(r"(<use [^>]*?)/>"), "path": re.compile(r"(<path [^>]*?)/>")}
+_MINUS = "\N{MINUS SIGN}"
+
+
+def tell(artist: Artist, texts: Iterable[str]) -> None:
+    """Give the marks of an artist their texts.
+
+    Args:
+        artist: Points (`axes.lines[-1]`), or the cells of a map (`axes.collections[0]`), row by row.
+        texts: One text per mark, in order; for a line without marks they are told together.
+    """
+    _TOLD[artist] = [visible(text) for text in texts]
+
+
+def of_rows(rows: Iterable[Row]) -> Iterator[str]:
+    """The texts of marks that each stand for a row."""
+    for row in rows:
+        difference = row.role == "difference"
+        name = f"{row.checkpoint} {_MINUS} {row.reference}" if difference else row.checkpoint
+        yield text(f"{name}, {row.site}, {row.measure.replace('_', ' ')}", row.estimate, difference)
+
+
+def at_sites(name: str, sites: Sequence[str], estimates: Sequence[Estimate], difference: bool = False) -> Iterator[str]:
+    """The texts of marks of one checkpoint, a site each; `difference` is as in `text`."""
+    for site, estimate in zip(sites, estimates, strict=True):
+        yield text(f"{name}, {site}", estimate, difference)
+
+
+def text(what: str, estimate: Estimate, difference: bool = False) -> str:
+    """A number with all that belongs to it: "sft, block_03: CKA 0.99731 [0.996, 0.998], n = 1,000 (…)".
+
+    Args:
+        what: What it is about.
+        estimate: The number.
+        difference: Whether it is a paired difference: shares are then in percentage points, with their sign.
+    """
+    fraction, sign = estimate.unit == "fraction", "+" if difference else ""
+
+    def shown(value: float) -> str:
+        return (f"{100 * value:{sign}.2f}" if fraction else f"{value:{sign}.6g}").replace("-", _MINUS)
+
+    unit = " %" if fraction and not difference else " percentage points" if fraction else ""
+    before = "" if fraction else f"{estimate.unit} "
+    exact = estimate.low == estimate.high
+    interval = "" if exact else f" [{shown(estimate.low)}, {shown(estimate.high)}]"
+    return f"{what}: {before}{shown(estimate.value)}{interval}{unit}, n = {estimate.n:,} ({estimate.method})"
+
+
+def name_marks(figure: Figure) -> dict[str, list[str]]:
+    """Give the artists that were told something an id in the SVG; returns id to texts."""
+    found = {}
+    for number, artist in enumerate(a for a in figure.findobj() if a in _TOLD):  # type: ignore[call-overload]
+        artist.set_gid(f"marks{number}")
+        found[f"marks{number}"] = _TOLD[artist]
+    return found
+
+
+def with_titles(svg: str, told: dict[str, list[str]]) -> str:
+    """`svg` with a title in each mark; a group whose marks are not as many as its texts keeps silent.
+
+    Args:
+        svg: What matplotlib wrote after `name_marks`.
+        told: What `name_marks` returned.
+    """
+
+    def titled(group: re.Match[str]) -> str:
+        texts = told.get(f"marks{group[2]}", [])
+        kind = "use" if "<use " in group[3] else "path"
+        count = 0 if kind == "path" and "<defs>" in group[3] else len(_PART[kind].findall(group[3]))
+        shown = ["\n".join(texts)] if kind == "path" and count == 1 and texts else texts
+        if len(shown) != count:
+            return group[0]
+        each = iter(shown)
+        return _PART[kind].sub(lambda part: f"{part[1]}><title>{escape(next(each))}</title></{kind}>", group[0])
+
+    return _GROUP.sub(titled, svg)
