@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 
-_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+from visprobe.io.inert import visible as visible  # what every label needs
+
 _BLOCK = re.compile(r"block_0*(\d+)")
 _SITES = {"final_norm": "norm", "embeddings": "embed.", "projected": "projected", "projector": "projector"}
-
-
-def visible(text: str) -> str:
-    r"""`text` with every control character, bidirectional mark and lone surrogate written out as an escape.
-
-    Names of files, classes and checkpoints come from outside: an escape sequence could repaint a terminal, a
-    right-to-left mark could reverse a line, a lone surrogate cannot be written as UTF-8.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        Printable text on one line, for example `a\u202eb` with the mark spelled out in six characters.
-    """
-    return "".join(_escape(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def shorten(text: str, length: int = 24) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from visprobe.errors import UsageError
 from visprobe.io import atomic
+from visprobe.io.inert import inert
+from visprobe.io.redact import redacted
 
 _SUFFIXES = (".json", ".csv")
 
@@ -32,7 +34,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         UsageError: If the ending is neither.
     """
     if check_rows_path(path).suffix == ".json":
-        atomic.write_json(path, list(rows))
+        atomic.write_json(path, redacted(list(rows)))
         return
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
@@ -42,4 +44,4 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    return "; ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value
+    return inert(redacted("; ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value))

@@ -9,8 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from visprobe.analyses.result import Estimate
-from visprobe.figures.save import inert
 from visprobe.io import atomic
+from visprobe.io.inert import inert
 
 COLUMNS = (
     *("run", "analysis", "checkpoint", "site", "measure", "reference", "role"),

@@ -1,0 +1,46 @@
+"""Secrets out of everything that is written: tokens in a command line, in a URL, in the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_SHOWN = "[redacted]"
+_SHORTEST_SECRET = 8
+# A variable called so holds a secret; one that ends in _FILE or _PATH says where one lies.
+_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|(API|ACCESS|PRIVATE|AUTH)_?KEY)(_ID)?$")
+_KEY = r"(?:token|api[_-]?key|access[_-]key(?:[_-]id)?|secret|passw(?:or)?d|authorization)"
+_PATTERNS = (
+    re.compile(r"(?<![A-Za-z0-9])(?:hf_|gh[opsu]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,}"),
+    re.compile(r"(?<![A-Za-z0-9])A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])"),
+    re.compile(r"(?<=:/)[^/\s:@\"'<>]+:[^/\s@\"'<>]+(?=@)"),  # a path keeps one slash of "https://user:password@host"
+    re.compile(r"(?<=://)[^/\s:@\"'<>]+:[^/\s@\"'<>]+(?=@)"),
+)
+_NAMED = (
+    re.compile(rf"(?i)({_KEY}=)[^&\s'\"]{{8,}}"),
+    re.compile(rf"(?i)({_KEY}[\"']?: ?[\"']?(?:bearer )?)[A-Za-z0-9_+/=.-]{{8,}}"),
+    re.compile(r"(?i)((?:--token|--api-key|--password|\bbearer) )\S{8,}"),
+)
+
+
+def redact(text: str) -> str:
+    """`text` without what looks like a secret, and without the value of any variable whose name says that it is one."""
+    for name, secret in os.environ.items():
+        if len(secret) >= _SHORTEST_SECRET and _VARIABLE.search(name.upper()):
+            text = text.replace(secret, _SHOWN)
+    for pattern in _PATTERNS:
+        text = pattern.sub(_SHOWN, text)
+    for pattern in _NAMED:
+        text = pattern.sub(rf"\g<1>{_SHOWN}", text)
+    return text
+
+
+def redacted(value: Any) -> Any:
+    """A JSON value with every text in it, keys too, without what looks like a secret."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact(str(key)): redacted(one) for key, one in value.items()}
+    return [redacted(one) for one in value] if isinstance(value, list | tuple) else value
