@@ -1,15 +1,12 @@
 """Figures of attribution maps: every value in the colour that the bar gives it, every text in its own place."""
 
 import itertools
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Text
+from legible import overlapping
 from PIL import Image
 
 from visprobe.attribution.map import Map
@@ -19,9 +16,9 @@ from visprobe.figures import attribution_contrast, attribution_difference, attri
 from visprobe.figures.attribution_colours import Scale, bar, painted, scale_of
 from visprobe.figures.attribution_sheet import _MEANINGS, Sheet, sheet_rows
 from visprobe.figures.attribution_table import pages
-from visprobe.figures.attribution_text import _width, fitted, in_two_lines, short_number
+from visprobe.figures.attribution_text import fitted, in_two_lines, short_number, width_of
 from visprobe.figures.save import save_figure, svg_text
-from visprobe.figures.style import ONE_COLUMN, TWO_COLUMNS, paper_style
+from visprobe.figures.style import ONE_COLUMN, TWO_COLUMNS
 
 HOSTILE = ("base", "llava-1.5-7b-dpo-seed0", "猫" * 30, "x" * 200, "evil\u202egpj.exe", "$a_b^{", "W" * 14, "\x1b[31m")
 
@@ -34,29 +31,6 @@ def planted(names=("base", "sft", "dpo"), images: int = 3, grid=(6, 8), size=(64
         for name in names
     }
     return Sheet(pictures, [f"image {i}" for i in range(images)], maps, "nats")
-
-
-def overlapping(figure: Figure) -> list[tuple[str, str]]:
-    """Pairs of texts that cover each other, and texts that leave the figure."""
-    with paper_style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        # Labels of ticks beyond the ends of an axis are not drawn.
-        ticks = [(axis, t) for a in figure.axes for axis in (a.xaxis, a.yaxis) for t in axis.get_major_ticks()]
-        beyond = {t.label1 for axis, t in ticks
-                  if not min(axis.get_view_interval()) <= t.get_loc() <= max(axis.get_view_interval())}  # fmt: skip
-        texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip() and t not in beyond]
-        boxes = [(t.get_text(), t.get_window_extent(canvas.get_renderer())) for t in texts]
-    wide, high = canvas.get_width_height()
-    outside = [(text, "edge") for text, b in boxes if b.x0 < -1 or b.y0 < -1 or b.x1 > wide + 1 or b.y1 > high + 1]
-    # Text boxes include the room of letters that reach below the line: a pixel of it may be shared.
-    both = [
-        (one, other)
-        for (one, a), (other, b) in itertools.combinations(boxes, 2)
-        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
-    ]
-    return outside + both
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (3, 5), (8, 8), (24, 24)])
@@ -212,7 +186,7 @@ def test_files_are_the_same_on_every_run_and_hold_every_value(tmp_path) -> None:
 def test_text_fits_and_numbers_are_short() -> None:
     for name, points in itertools.product((*HOSTILE, "-" * 90, "a b" * 30), (20, 43, 60)):
         for line in (fitted(name, points, 6.5), *in_two_lines(name, points, 6.5).split("\n")):
-            assert _width(line) * 6.5 <= points
+            assert width_of(line) * 6.5 <= points
     assert in_two_lines("llava-1.5-7b-dpo-seed0", 50, 6.5) == "llava-1.5-7b-\ndpo-seed0"
     numbers = (0, -0.0123456, 1.2e-5, 12345, 123456, -9.996e-5, 0.3, 999.7)
     assert [short_number(value) for value in numbers] == [

@@ -7,7 +7,8 @@ import pytest
 
 from visprobe.figures import align, attributes, robustness, zeroshot
 from visprobe.figures.forest import _sides
-from visprobe.figures.style import TWO_COLUMNS, legend_columns, looks, paper_style
+from visprobe.figures.legend import legend_columns
+from visprobe.figures.style import TWO_COLUMNS, looks, paper_style
 
 NAMES = ("base", "sft", "dpo", "grpo")
 
@@ -59,4 +60,4 @@ def test_a_legend_of_long_names_stays_on_the_page(planted, draw):
         [legend] = figure.legends
         box = legend.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
-    assert legend_columns(["a"] * 9) == 6 and legend_columns(["a" * 400]) == 1
+    assert legend_columns(["a"] * 9, TWO_COLUMNS) == 6 and legend_columns(["a" * 400], TWO_COLUMNS) == 1

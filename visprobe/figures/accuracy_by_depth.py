@@ -11,23 +11,25 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.labels import shorten, site_label
+from visprobe.figures.marks import at_sites, tell
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
 from visprobe.figures.style import (
     INK,
     MUTED,
-    ONE_COLUMN,
+    SMALL,
     TWO_COLUMNS,
     Look,
     checkpoints_of,
     looks,
     paper_style,
+    stacked,
 )
 
 Lines = Mapping[str, Mapping[str, Estimate]]
 
 
 def draw_by_depth(
-    result: Result, measure: str, label: str, checkpoints: Sequence[str] = (), *, one_column: bool = False
+    result: Result, measure: str, label: str, checkpoints: Sequence[str] = (), width: float | None = None
 ) -> Figure:
     """One line per checkpoint with its intervals, floor dashed and chance dotted; at the right differences to the base.
 
@@ -36,7 +38,7 @@ def draw_by_depth(
         measure: What is drawn.
         label: What it is, for the axis.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures.
-        one_column: For one column of a paper: the second panel lies below the first.
+        width: Inches; two columns of a paper if None. On a narrow figure the second panel lies below the first.
     """
     rows = [row for row in result.select(measure=measure) if ":" not in row.site]
     names = [*dict.fromkeys([*checkpoints, *checkpoints_of(result)])]
@@ -44,7 +46,7 @@ def draw_by_depth(
     read = [site for site in matter if any(row.site == site for row in rows)]
     differences = _lines([row for row in rows if row.reference == names[0] and row.site in read], "difference")
     with paper_style():
-        figure, panels = _panels(bool(differences), one_column)
+        figure, panels = _panels(bool(differences), width or TWO_COLUMNS)
         _draw_lines(panels[0], rows, looks(names), result)
         panels[0].set_ylabel(label)
         if differences:
@@ -52,12 +54,12 @@ def draw_by_depth(
     return figure
 
 
-def _panels(paired: bool, one_column: bool) -> tuple[Figure, Sequence[Axes]]:
-    if one_column:
-        figure = Figure((ONE_COLUMN, 4.4 if paired else 2.6), layout="constrained")
+def _panels(paired: bool, width: float) -> tuple[Figure, Sequence[Axes]]:
+    if stacked(width):
+        figure = Figure((width, 4.2 if paired else 2.4), layout="constrained")
         panels = figure.subplots(1 + paired, 1, squeeze=False, height_ratios=[1.7, 1][: 1 + paired])[:, 0]
     else:
-        figure = Figure((TWO_COLUMNS, 2.7), layout="constrained")
+        figure = Figure((width, 2.7), layout="constrained")
         panels = figure.subplots(1, 1 + paired, squeeze=False, width_ratios=[2.2, 1][: 1 + paired])[0]
     return figure, list(panels)
 
@@ -84,7 +86,9 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], resul
     chance = result.settings.get("chance")
     if chance is not None:
         axes.axhline(chance, color=MUTED, linestyle=":", linewidth=0.9)
-        axes.annotate("chance", (0.01, chance), xycoords=("axes fraction", "data"), va="bottom", size=6, color=MUTED)
+        axes.annotate(
+            "chance", (0.01, chance), xycoords=("axes fraction", "data"), va="bottom", size=SMALL, color=MUTED
+        )
     label_ends(axes, ends)
 
 
@@ -97,6 +101,7 @@ def _values(axes: Axes, lines: Lines, positions: Mapping[str, float], look: Mapp
             low, high, last = [e.low for e in shown], [e.high for e in shown], shown[-1].value
             axes.plot(x, [e.value for e in shown], color=colour, marker=marker, markeredgecolor="white",
                       markeredgewidth=0.4, zorder=3)  # fmt: skip
+            tell(axes.lines[-1], at_sites(name, run, shown))
             if len(run) > 1:
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
             else:
@@ -112,6 +117,7 @@ def _floors(axes: Axes, lines: Lines, positions: Mapping[str, float]) -> Iterato
             if len(run) == 1:
                 x, y = [x[0] - 0.4, x[0] + 0.4], y * 2
             axes.plot(x, y, color=MUTED, linestyle="--", linewidth=0.9)
+            tell(axes.lines[-1], at_sites(name, run, [estimates[site] for site in run]))
         yield End(shorten(name), y[-1], MUTED, dashed=True)
 
 
@@ -123,6 +129,7 @@ def _draw_differences(axes: Axes, lines: Lines, read: Sequence[str], look: Mappi
                 x = place + 0.5 * ((i + 0.5) / len(lines) - 0.5)
                 axes.vlines(x, estimate.low, estimate.high, color=colour, linewidth=1.3)
                 axes.plot([x], [estimate.value], color=colour, marker=marker, markersize=4.2, markeredgecolor="white")
+                tell(axes.lines[-1], at_sites(f"{name}, difference to the base", [site], [estimate], difference=True))
     axes.axhline(0, color=INK, linewidth=0.7)
     axes.set_xlim(-0.5, len(read) - 0.5)
     axes.set_xticks(range(len(read)), labels=[_where(site) for site in read])

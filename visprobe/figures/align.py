@@ -15,19 +15,20 @@ from visprobe.figures.style import checkpoints_of, looks
 _SHOWN = ("text_knn", "text_best")
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Mutual kNN with intervals by language model, layer and site, and its paired differences to the base.
 
     Args:
         result: An "align" result.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     names = list(dict.fromkeys([*checkpoints, *checkpoints_of(result)]))
     rows = [row for row in _shown(result) if row.checkpoint != "chance"]
     titles = {row.measure: _title(row.measure, result.settings.get("consumed")) for row in rows}
     parts = sections(rows, [titles[row.measure] for row in rows], list(titles.values()), names[0])
-    return draw_forest(parts, looks(names), "Shared neighbours (mutual kNN)", result.settings.get("chance"))
+    return draw_forest(parts, looks(names), "Shared neighbours (mutual kNN)", result.settings.get("chance"), width)
 
 
 def caption(result: Result) -> str:

@@ -14,20 +14,21 @@ from visprobe.figures.style import checkpoints_of, looks
 _PREFIX = "accuracy/"
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Accuracy per question group with intervals and the blind floor; paired differences where the result has them.
 
     Args:
         result: An "answers" result: rows of measures "accuracy/<group>".
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     names = list(dict.fromkeys([*checkpoints, *checkpoints_of(result)]))
     rows = _rows(result)
     groups = [row.measure.removeprefix(_PREFIX) for row in rows]
     order = sorted(dict.fromkeys(groups), key=lambda group: group != "all")
     parts = sections(rows, groups, order, names[0])
-    return draw_forest(parts, looks(names), "Questions answered correctly")
+    return draw_forest(parts, looks(names), "Questions answered correctly", width=width)
 
 
 def caption(result: Result) -> str:

@@ -9,37 +9,45 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from visprobe.analyses.result import Result, Row
+from visprobe.figures.attribution_text import fitted
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, looks, paper_style
+from visprobe.figures.marks import of_rows, tell
+from visprobe.figures.style import INK, MUTED, SMALL, TWO_COLUMNS, Look, looks, paper_style
 
 _ROW_INCHES = 0.19
 _FRAME_INCHES = 0.55
+_NAMES = 0.42  # of the figure's width, for the names of two checkpoints
 _TITLES = {"top1": "Prototype top-1", "accuracy/all": "Questions answered right"}
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Mean differences with intervals over runs, in percentage points, and the runs they are means of.
 
     Args:
         result: A "runs" result.
         checkpoints: All checkpoints of the report, base first, so that each arm keeps its colour over figures.
+        width: Inches; two columns of a paper if None.
     """
     base, arms = result.settings["base"], list(result.settings["arms"])
     look = looks([base, *arms] if not checkpoints else [*dict.fromkeys([*checkpoints, *arms])])
     parts = _parts(result)
     lines = sum(len(rows) + 1.6 for rows in parts.values())
     with paper_style():
-        figure = Figure((TWO_COLUMNS * 0.8, _FRAME_INCHES + _ROW_INCHES * lines), layout="constrained")
+        figure = Figure((width or TWO_COLUMNS * 0.8, _FRAME_INCHES + _ROW_INCHES * lines), layout="constrained")
         axes = figure.subplots()
         y, ticks = 0.0, {}
+        points = _NAMES * 72 * figure.get_figwidth() / 2
         for title, rows in parts.items():
-            axes.annotate(
-                title, (0, y), xycoords=("axes fraction", "data"), va="center", weight="bold", color=INK,
+            heading = axes.annotate(
+                title, (0.015, y), xycoords=("figure fraction", "data"), va="center", weight="bold", color=INK,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, zorder=5,
             )  # fmt: skip
+            heading.set_in_layout(False)
             for place, row in enumerate(rows, start=1):
-                ticks[y + place] = f"{shorten(row.checkpoint)} − {shorten(row.reference or '')}"
-                _draw_row(axes, row, _runs_of(result, row), y + place, look[row.checkpoint].colour)
+                ticks[y + place] = " − ".join(
+                    fitted(name, points, SMALL) for name in (row.checkpoint, row.reference or "")
+                )
+                _draw_row(axes, row, _runs_of(result, row), y + place, look[row.checkpoint])
             y += len(rows) + 1.6
         axes.set_yticks(list(ticks), labels=list(ticks.values()))
         axes.set_ylim(y - 0.9, -0.8)
@@ -73,11 +81,14 @@ def _runs_of(result: Result, row: Row) -> list[float]:
     return []
 
 
-def _draw_row(axes: Axes, row: Row, runs: Sequence[float], y: float, colour: str) -> None:
+def _draw_row(axes: Axes, row: Row, runs: Sequence[float], y: float, look: Look) -> None:
     estimate = row.estimate
-    axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=1.4, solid_capstyle="butt")
+    axes.plot([estimate.low, estimate.high], [y, y], color=look.colour, linewidth=1.4, solid_capstyle="butt")
     axes.plot(runs, [y] * len(runs), linestyle="none", marker="o", markersize=3, color=MUTED, alpha=0.7, zorder=3)
-    axes.plot([estimate.value], [y], marker="D", markersize=4.2, color=colour, markeredgecolor="white", zorder=4)
+    axes.plot(
+        [estimate.value], [y], marker=look.marker, markersize=4.2, color=look.colour, markeredgecolor="white", zorder=4
+    )
+    tell(axes.lines[-1], of_rows([row]))
 
 
 def _finish(axes: Axes) -> None:
@@ -85,7 +96,7 @@ def _finish(axes: Axes) -> None:
     reach = max(abs(end) for end in axes.get_xlim())
     axes.set_xlim(-reach, reach)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:+.3g}".replace("-", "−") if x else "0"))
-    axes.xaxis.set_major_locator(MaxNLocator(8, symmetric=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", symmetric=True, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")

@@ -12,7 +12,9 @@ from matplotlib.ticker import PercentFormatter
 from visprobe.analyses.result import Result, Row
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import MUTED, RULE, TWO_COLUMNS, Look, checkpoints_of, legend_columns, looks, paper_style
+from visprobe.figures.legend import legend_below
+from visprobe.figures.marks import of_rows, tell
+from visprobe.figures.style import MUTED, RULE, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
 
 _PLACES = {
     "consumed": "{} (read by the LLM), mean over the image",
@@ -24,13 +26,14 @@ _LINE_INCHES = 0.068  # between checkpoints of one row
 _FRAME_INCHES = 0.5
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Accuracy with intervals, one line per attribute, one panel per place.
 
     Args:
         result: An "attributes" result.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     look = looks([*checkpoints, *checkpoints_of(result)])
     shown = [row for row in result.rows if row.role != "difference" and row.measure.startswith("attribute_")]
@@ -39,15 +42,15 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     with paper_style():
         counts = [len({row.measure for row in rows}) for rows in parts.values()]
         row = max(_ROW_INCHES, _LINE_INCHES * len({one.checkpoint for one in shown if one.role == "value"}))
-        figure = Figure((TWO_COLUMNS, 0.4 + sum(row * n + _FRAME_INCHES for n in counts)), layout="constrained")
+        figure = Figure(
+            (width or TWO_COLUMNS, 0.4 + sum(row * n + _FRAME_INCHES for n in counts)), layout="constrained"
+        )
         panels = figure.subplots(max(1, len(parts)), 1, sharex=True, squeeze=False, height_ratios=counts or None)[:, 0]
         for axes, (place, rows) in zip(panels, parts.items(), strict=False):
             _draw_place(axes, rows, look, result.settings.get("chance", {}))
             axes.set_title(_PLACES[place].format(result.settings.get("consumed", "Consumed site")))
         panels[-1].set_xlabel("Scenes answered correctly")
-        handles = _legend(shown, look)
-        columns = legend_columns([str(handle.get_label()) for handle in handles])
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+        legend_below(figure, _legend(shown, look))
     return figure
 
 
@@ -79,6 +82,7 @@ def _draw_place(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], chanc
                 trained = row.checkpoint.startswith("untrained")
                 axes.plot([estimate.value], [y], color=MUTED, marker="|" if trained else "x",
                           markersize=9 if trained else 3.5)  # fmt: skip
+                tell(axes.lines[-1], of_rows([row]))
                 continue
             colour, marker = look[row.checkpoint]
             place = y + 0.6 * (checkpoints.index(row.checkpoint) - (len(checkpoints) - 1) / 2) / max(
@@ -87,6 +91,7 @@ def _draw_place(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], chanc
             axes.plot([estimate.low, estimate.high], [place] * 2, color=colour, linewidth=1.2, solid_capstyle="butt")
             axes.plot([estimate.value], [place], color=colour, marker=marker, markeredgecolor="white",
                       markeredgewidth=0.4)  # fmt: skip
+            tell(axes.lines[-1], of_rows([row]))
     axes.set_yticks(range(len(names)), labels=[shorten(name) for name in names])
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.set_xlim(0, 1.005)

@@ -38,14 +38,15 @@ def contrast_sheet(
     return Sheet(pictures, titles, dict(zip(COLUMNS, (chosen, rejected, contrast), strict=True)), unit)
 
 
-def draw(sheet: Sheet) -> Figure:
+def draw(sheet: Sheet, width: float | None = None) -> Figure:
     """Each picture, then its signed maps for the chosen answer, the rejected one and their contrast.
 
     Args:
         sheet: What `contrast_sheet` made.
+        width: Inches; one or two columns of a paper, by the number of columns, if None.
     """
     scales = [scale_of((maps[row] for maps in sheet.maps.values()), True) for row in range(len(sheet.pictures))]
-    return draw_table(sheet, sheet.maps, scales, lambda one: short_number(one.score), "score:")
+    return draw_table(sheet, sheet.maps, scales, lambda one: short_number(one.score), "score:", width)
 
 
 def caption(sheet: Sheet, checkpoint: str) -> str:

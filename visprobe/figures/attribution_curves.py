@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -15,33 +14,31 @@ from visprobe.attribution.faithful import CHANCE, WAYS
 from visprobe.figures.attribution_text import fitted
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import ONE_COLUMN, TWO_COLUMNS, Look, looks, paper_style
+from visprobe.figures.legend import legend_below
+from visprobe.figures.marks import tell, text
+from visprobe.figures.style import ONE_COLUMN, SMALL, TWO_COLUMNS, Look, looks, paper_style
 
 _SIZE = 1.35  # inches of a panel's height
-_LEGEND_LINE = 0.14
 _MOST_IN_ONE_COLUMN = 4
-_SHORT = 8  # characters of names of which four stand side by side in one column
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Deletion on the left, insertion on the right: mean curves with bands, dashed those of a random order.
 
     Args:
         result: A "faithfulness" result.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures.
+        width: Inches; one or two columns of a paper, by the number of checkpoints, if None.
     """
     rows = [row for row in result.rows if row.role != "difference"]
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     look = looks(list(dict.fromkeys([*checkpoints, *names])))
-    width = ONE_COLUMN if len(names) <= _MOST_IN_ONE_COLUMN else TWO_COLUMNS
-    fitting = 4 if max(map(len, map(shorten, names))) <= _SHORT else 2
-    columns = fitting if width == ONE_COLUMN else fitting + 1
-    lines = math.ceil((len(names) + 1) / columns)
+    width = width or (ONE_COLUMN if len(names) <= _MOST_IN_ONE_COLUMN else TWO_COLUMNS)
     with paper_style():
-        figure = Figure((width, _SIZE + 0.6 + _LEGEND_LINE * lines), layout="constrained")
+        figure = Figure((width, _SIZE + 0.6), layout="constrained")
         for axes, way in zip(figure.subplots(1, 2, sharey=True), WAYS, strict=True):
             for name in names:
-                opacity = 0.15 if width == ONE_COLUMN else 0.06
+                opacity = 0.15 if len(names) <= _MOST_IN_ONE_COLUMN else 0.06
                 _draw_way(axes, [row for row in rows if row.checkpoint == name], way, look[name], opacity)
             axes.set_title(way.capitalize())
             axes.set_xlabel(f"Patches {'deleted' if way == 'deletion' else 'inserted'}")
@@ -49,10 +46,10 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
             axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
             axes.set_xlim(-0.02, 1.02)
             axes.grid(True)
-        figure.axes[0].set_ylabel(fitted(f"Score, {rows[0].estimate.unit}", _SIZE * 72, 7.0))
+        figure.axes[0].set_ylabel(fitted(f"Score, {rows[0].estimate.unit}", _SIZE * 72, SMALL))
         keys = [Line2D([], [], color=look[n].colour, marker=look[n].marker, label=shorten(n)) for n in names]
         keys.append(Line2D([], [], color=look[names[0]].colour, linestyle="--", linewidth=0.8, label="random order"))
-        figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False)
+        legend_below(figure, keys)
     return figure
 
 
@@ -78,8 +75,11 @@ def _draw_way(axes: Axes, rows: Sequence[Row], way: str, look: Look, opacity: fl
     x = [at for at, _ in own]
     low, high = [estimate.low for _, estimate in own], [estimate.high for _, estimate in own]
     axes.fill_between(x, low, high, color=look.colour, alpha=opacity, linewidth=0)
+    every = max(1, len(x) // 5)
     axes.plot(x, [estimate.value for _, estimate in own], color=look.colour, marker=look.marker, markersize=2.6,
-              markevery=max(1, len(x) // 5), markeredgecolor="white", markeredgewidth=0.3)  # fmt: skip
+              markevery=every, markeredgecolor="white", markeredgewidth=0.3)  # fmt: skip
+    name = rows[0].checkpoint
+    tell(axes.lines[-1], (text(f"{name}, {way} of {at:.0%}", estimate) for at, estimate in own[::every]))
     values = [estimate.value for _, estimate in chance]
     axes.plot([at for at, _ in chance], values, color=look.colour, linestyle="--", linewidth=0.8)
 

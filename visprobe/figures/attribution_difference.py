@@ -28,14 +28,15 @@ def differences(sheet: Sheet) -> Sheet:
     return replace(sheet, maps=made)
 
 
-def draw(sheet: Sheet) -> Figure:
+def draw(sheet: Sheet, width: float | None = None) -> Figure:
     """Each picture, then the difference of each checkpoint's map to the base's, with that of the scores below.
 
     Args:
         sheet: Pictures as the tower saw them, with their differences (`differences`).
+        width: Inches; one or two columns of a paper, by the number of columns, if None.
     """
     scale = scale_of((one for maps in sheet.shown.values() for one in maps), True)
-    return draw_table(sheet, sheet.shown, [scale] * len(sheet.pictures), _signed, "Δ score:")
+    return draw_table(sheet, sheet.shown, [scale] * len(sheet.pictures), _signed, "Δ score:", width)
 
 
 def caption(sheet: Sheet) -> str:

@@ -10,14 +10,15 @@ from visprobe.figures.attribution_table import draw_table
 from visprobe.figures.attribution_text import short_number
 
 
-def draw(sheet: Sheet) -> Figure:
+def draw(sheet: Sheet, width: float | None = None) -> Figure:
     """Each picture, then the positive part of its map of every checkpoint, with the score below.
 
     Args:
         sheet: Pictures as the tower saw them, with their maps; `pages` splits one that is too long for a page.
+        width: Inches; one or two columns of a paper, by the number of columns, if None.
     """
     scales = [scale_of((maps[row] for maps in sheet.shown.values()), False) for row in range(len(sheet.pictures))]
-    return draw_table(sheet, sheet.shown, scales, lambda one: short_number(one.score), "score:")
+    return draw_table(sheet, sheet.shown, scales, lambda one: short_number(one.score), "score:", width)
 
 
 def caption(sheet: Sheet) -> str:

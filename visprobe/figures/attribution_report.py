@@ -11,9 +11,9 @@ from visprobe.figures import attribution_contrast, attribution_difference, attri
 from visprobe.figures.attribution_json import sheet_of
 
 
-def draw_maps(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw_maps(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Maps of every checkpoint, one row per picture."""
-    return attribution_grid.draw(sheet_of(result.settings["sheet"]))
+    return attribution_grid.draw(sheet_of(result.settings["sheet"]), width)
 
 
 def caption_of_maps(result: Result) -> str:
@@ -21,9 +21,9 @@ def caption_of_maps(result: Result) -> str:
     return f"{_asked(result)}{attribution_grid.caption(sheet_of(result.settings['sheet']))}{_of(result)}"
 
 
-def draw_differences(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw_differences(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Maps of every checkpoint minus those of the base."""
-    return attribution_difference.draw(sheet_of(result.settings["sheet"]))
+    return attribution_difference.draw(sheet_of(result.settings["sheet"]), width)
 
 
 def caption_of_differences(result: Result) -> str:
@@ -31,9 +31,9 @@ def caption_of_differences(result: Result) -> str:
     return f"{_asked(result)}{attribution_difference.caption(sheet_of(result.settings['sheet']))}{_of(result)}"
 
 
-def draw_contrast(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw_contrast(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """What speaks for the answer, for the rejected one and for their difference, under one checkpoint."""
-    return attribution_contrast.draw(sheet_of(result.settings["sheet"]))
+    return attribution_contrast.draw(sheet_of(result.settings["sheet"]), width)
 
 
 def caption_of_contrast(result: Result) -> str:
@@ -42,9 +42,9 @@ def caption_of_contrast(result: Result) -> str:
     return attribution_contrast.caption(sheet_of(settings["sheet"]), settings["checkpoint"]) + _of(result)
 
 
-def draw_strip(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw_strip(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Maps of one picture at every step of training, with the score below."""
-    return attribution_strip.draw(sheet_of(result.settings["sheet"]), result.settings["steps"])
+    return attribution_strip.draw(sheet_of(result.settings["sheet"]), result.settings["steps"], width)
 
 
 def caption_of_strip(result: Result) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
 
 from visprobe.analyses.result import Result, Row
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.legend import legend_below
+from visprobe.figures.marks import of_rows, tell
+from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
 
 # From where the answer lies to the maps' shape alone.
 _MEASURES = {
@@ -32,10 +35,9 @@ _LINE, _BETWEEN, _FRAME, _LEGEND = 0.095, 0.13, 0.48, 0.3  # inches of a checkpo
 _LEAST = 0.27  # inches of a group: two lines of text
 _PAGE = 9.0
 _SIGNIFICANT = 0.05
-_SHORT = 13  # characters of names of which six stand side by side
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Every measure by method and site, with intervals and floors; below, the paired differences to the base.
 
     A difference is filled where Holm's p is below 0.05, hollow where it is not.
@@ -44,29 +46,27 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
         result: An "attribution" result.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures; those of
             `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     look = looks(list(dict.fromkeys([*checkpoints, *checkpoints_of(result)])))
     measures, sites = _measures(result), _sites(result)
     names = checkpoints_of(result)
-    blocks = [measures[start : start + _ACROSS] for start in range(0, len(measures), _ACROSS)]
-    down = 1 + (len(names) > 1)
-    panel, across = _FRAME + len(sites) * _group(len(names)), max(map(len, blocks), default=1)
     with paper_style():
-        figure = Figure((TWO_COLUMNS, _LEGEND + panel * down * max(1, len(blocks))), layout="constrained")
-        panels = figure.subplots(down * max(1, len(blocks)), across, squeeze=False, sharey=True)
+        panel = _FRAME + len(sites) * _group(len(names))
+        wide = width or TWO_COLUMNS
+        figure, panels = _panels(len(measures), 1 + (len(names) > 1), panel, wide)
         for axes in panels.flat:
             axes.set_visible(False)
-        for number, block in enumerate(blocks):
-            for column, measure in enumerate(block):
-                pair = panels[down * number : down * (number + 1), column]
-                _draw_values(pair[0], result, measure, sites, names, look)
-                if down > 1:
-                    _draw_differences(pair[1], result, measure, sites, names, look)
+        for measure, pair in zip(
+            measures, _pairs(panels, len(names) > 1, stacked(figure.get_figwidth())), strict=False
+        ):
+            _draw_values(pair[0], result, measure, sites, names, look)
+            _title(pair[0], measure, stacked(wide))
+            if len(names) > 1:
+                _draw_differences(pair[1], result, measure, sites, names, look)
         for axes in panels[:, 0]:
             _label_sites(axes, sites, len(names))
-        handles = _legend(result, names, look)
-        columns = 3 if max(len(str(one.get_label())) for one in handles) > _SHORT else 6
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+        legend_below(figure, _legend(result, names, look))
     return figure
 
 
@@ -82,6 +82,34 @@ def caption(result: Result) -> str:
         "random; dotted, a map of the frame's centre alone; grey line, a map without a preference. The region is where "
         f"the answer lies.{limit} {rests_on(rows, 'images')}"
     )
+
+
+def _panels(measures: int, parts: int, height: float, width: float) -> tuple[Figure, NDArray[Any]]:
+    """A figure and its axes: three measures in a row, differences below; on a narrow figure a line per measure."""
+    across = parts if stacked(width) else max(1, min(measures, _ACROSS))
+    down = max(1, measures) if stacked(width) else parts * max(1, -(-measures // _ACROSS))
+    figure = Figure((width, height * down), layout="constrained")
+    return figure, figure.subplots(down, across, squeeze=False, sharey=True)
+
+
+def _pairs(panels: NDArray[Any], paired: bool, stack: bool) -> Iterator[Sequence[Axes]]:
+    """The axes of each measure: of its values and of their differences."""
+    if stack or not paired:
+        yield from panels if stack else panels.reshape(-1, 1)
+        return
+    for above, below in zip(panels[::2], panels[1::2], strict=True):
+        yield from zip(above, below, strict=True)
+
+
+def _title(axes: Axes, measure: str, stack: bool) -> None:
+    """The measure above its panel; on a narrow figure from the left, where there is more room."""
+    if not stack:
+        axes.set_title(_MEASURES[measure])
+        return
+    title = axes.annotate(_MEASURES[measure], (0.015, 1), (0, 4), xycoords=("figure fraction", "axes fraction"),
+                          textcoords="offset points", weight="bold", size=8)  # fmt: skip
+    title.set_in_layout(False)
+    axes.set_title(" ")  # keeps its place
 
 
 def _measures(result: Result) -> list[str]:
@@ -121,8 +149,8 @@ def _draw_values(
             ends = _place(site, -0.6, len(names)), _place(site, len(names) - 0.4, len(names))
             style = _FLOORS.get(row.checkpoint, "-.")
             axes.plot([row.estimate.value] * 2, ends, color=MUTED, linestyle=style, linewidth=0.9, zorder=1)
+            tell(axes.lines[-1], of_rows([row]))
     _frame(axes, len(sites), len(names))
-    axes.set_title(_MEASURES[measure])
     axes.set_xlabel(result.settings.get("units", {}).get(measure, rows[0].estimate.unit).capitalize())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
 
@@ -154,6 +182,7 @@ def _draw_interval(axes: Axes, row: Row, y: float, look: Look, filled: bool) -> 
     axes.plot([estimate.low, estimate.high], [y, y], color=look.colour, linewidth=1.1, solid_capstyle="butt")
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.4} if filled else {"markerfacecolor": "white"}
     axes.plot([estimate.value], [y], color=look.colour, marker=look.marker, markersize=3.6, **edge)
+    tell(axes.lines[-1], of_rows([row]))
 
 
 def _frame(axes: Axes, sites: int, checkpoints: int) -> None:

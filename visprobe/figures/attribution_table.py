@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,17 +14,16 @@ from visprobe.attribution.map import Map
 from visprobe.figures.attribution_colours import Scale, bar, painted
 from visprobe.figures.attribution_sheet import Sheet
 from visprobe.figures.attribution_text import fitted, in_two_lines, short_number
-from visprobe.figures.style import INK, MUTED, ONE_COLUMN, TWO_COLUMNS, paper_style
+from visprobe.figures.style import INK, MUTED, ONE_COLUMN, SMALL, TWO_COLUMNS, paper_style
 
 # Lengths in inches.
 _PAGE = 8.6
 _MARGIN, _GAP = 0.05, 0.05
-BAR_ROOM, BAR = 0.54, 0.08
-_WIDEST = 1.25
-_LINE = 0.13
+BAR_ROOM, BAR = 0.57, 0.08
+_WIDEST, _NARROWEST = 1.25, 0.55
+_LINE = 0.14
 _TEXTS = 2.5 * _LINE  # above and below a row of pictures
 _TALLEST_BAR = 2.0
-_NAME, SMALL = 6.5, 6.0  # points
 _PAD = 4.0  # points between two names
 _MOST_IN_ONE_COLUMN = 4
 
@@ -37,16 +36,20 @@ class Layout:
         across: Columns with the picture.
         shapes: Height by width of each row's picture.
         head: Height of the columns' names.
+        given: Width of the figure; one or two columns of a paper if None.
+        floor: Height of what stands below the table.
     """
 
     across: int
     shapes: tuple[float, ...]
     head: float = 2 * _LINE
+    given: float | None = None
+    floor: float = 0.0
 
     @property
     def width(self) -> float:
-        """Of the figure: one or two columns of a paper."""
-        return ONE_COLUMN if self.across <= _MOST_IN_ONE_COLUMN else TWO_COLUMNS
+        """Of the figure."""
+        return self.given or (ONE_COLUMN if self.across <= _MOST_IN_ONE_COLUMN else TWO_COLUMNS)
 
     @property
     def cell(self) -> float:
@@ -60,7 +63,7 @@ class Layout:
 
     @property
     def height(self) -> float:
-        """Of the figure."""
+        """Of the table."""
         return self.head + 2 * _MARGIN + sum(self.heights) + (len(self.heights) - 0.1) * _TEXTS
 
     def left(self, column: int) -> float:
@@ -69,7 +72,7 @@ class Layout:
 
     def bottom(self, row: int) -> float:
         """Lower edge of a row's pictures."""
-        return self.height - self.head - _MARGIN - sum(self.heights[: row + 1]) - row * _TEXTS - _LINE
+        return self.floor + self.height - self.head - _MARGIN - sum(self.heights[: row + 1]) - row * _TEXTS - _LINE
 
 
 def pages(sheet: Sheet) -> list[Sheet]:
@@ -84,9 +87,14 @@ def pages(sheet: Sheet) -> list[Sheet]:
 
 
 def draw_table(
-    sheet: Sheet, maps: Mapping[str, Sequence[Map]], scales: Sequence[Scale], number: Callable[[Map], str], said: str
+    sheet: Sheet,
+    maps: Mapping[str, Sequence[Map]],
+    scales: Sequence[Scale],
+    number: Callable[[Map], str],
+    said: str,
+    width: float | None = None,
 ) -> Figure:
-    """The picture of each image, then its maps.
+    """The picture of each image, then its maps; where the width ends, the maps go on in a second table below.
 
     Args:
         sheet: What the pictures are.
@@ -94,30 +102,57 @@ def draw_table(
         scales: For each picture the scale of all its maps.
         number: What stands below a map.
         said: What that is, below the picture.
+        width: Inches; one or two columns of a paper if None.
     """
-    shapes = _shapes(sheet)
-    layout = Layout(1 + len(maps), shapes)
-    heads = [in_two_lines(name, layout.cell * 72 - _PAD, _NAME) for name in ("picture", *maps)]
-    heads.append(in_two_lines(sheet.map_unit, BAR_ROOM * 72, SMALL))
-    layout = Layout(len(maps) + 1, shapes, (1.2 + max(head.count("\n") for head in heads)) * _LINE)
+    most = len(maps) if width is None else max(1, int((width - BAR_ROOM) / (_NARROWEST + _GAP)) - 1)
+    parts = [dict(list(maps.items())[start : start + most]) for start in range(0, len(maps), most)]
+    layouts, floor = list[Layout](), 0.0
+    for part in reversed(parts):
+        layouts.insert(0, _layout(sheet, part, len(parts[0]), width, floor))
+        floor += layouts[0].height
     with paper_style():
-        figure = Figure((layout.width, layout.height))
-        for row, (picture, scale) in enumerate(zip(sheet.pictures, scales, strict=True)):
-            axes = _cell(figure, layout, row, 0)
-            axes.imshow(np.asarray(picture.convert("RGB")), interpolation="none")
-            _below(axes, fitted(said, layout.cell * 72, SMALL), MUTED)
-            points = (layout.left(layout.across) - _MARGIN) * 72
-            _write(figure, layout, _MARGIN, _top(layout, row) + 0.03, fitted(sheet.titles[row], points, SMALL), MUTED)
-            for column, own in enumerate(maps.values(), 1):
-                axes = _cell(figure, layout, row, column)
-                axes.imshow(painted(picture, own[row], scale), interpolation="none")
-                _below(axes, number(own[row]))
-        for first, last, scale in _runs(scales):
-            top = _top(layout, first)
-            high = min(_TALLEST_BAR, top - layout.bottom(last))
-            draw_bar(figure, (layout.left(layout.across) + 0.02, top - high, BAR, high), scale)
-        _write_heads(figure, layout, heads)
+        figure = Figure((layouts[0].width, floor))
+        for part, layout in zip(parts, layouts, strict=True):
+            _draw_part(figure, layout, sheet, part, scales, number, said)
     return figure
+
+
+def _layout(sheet: Sheet, maps: Mapping[str, Sequence[Map]], columns: int, width: float | None, floor: float) -> Layout:
+    layout = Layout(1 + columns, _shapes(sheet), given=width, floor=floor)
+    lines = max(head.count("\n") for head in _heads(layout, sheet, maps))
+    return replace(layout, head=(1.2 + lines) * _LINE)
+
+
+def _heads(layout: Layout, sheet: Sheet, maps: Mapping[str, Sequence[Map]]) -> list[str]:
+    """Names of the columns, and the unit above the bars."""
+    heads = [in_two_lines(name, layout.cell * 72 - _PAD, SMALL) for name in ("picture", *maps)]
+    return [*heads, in_two_lines(sheet.map_unit, BAR_ROOM * 72, SMALL)]
+
+
+def _draw_part(
+    figure: Figure,
+    layout: Layout,
+    sheet: Sheet,
+    maps: Mapping[str, Sequence[Map]],
+    scales: Sequence[Scale],
+    number: Callable[[Map], str],
+    said: str,
+) -> None:
+    for row, (picture, scale) in enumerate(zip(sheet.pictures, scales, strict=True)):
+        axes = _cell(figure, layout, row, 0)
+        axes.imshow(np.asarray(picture.convert("RGB")), interpolation="none")
+        _below(axes, fitted(said, layout.cell * 72, SMALL), MUTED)
+        points = (layout.left(layout.across) - _MARGIN) * 72
+        _write(figure, _MARGIN, _top(layout, row) + 0.03, fitted(sheet.titles[row], points, SMALL))
+        for column, own in enumerate(maps.values(), 1):
+            axes = _cell(figure, layout, row, column)
+            axes.imshow(painted(picture, own[row], scale), interpolation="none")
+            _below(axes, number(own[row]))
+    for first, last, scale in _runs(scales):
+        top = _top(layout, first)
+        high = min(_TALLEST_BAR, top - layout.bottom(last))
+        draw_bar(figure, (layout.left(layout.across) + 0.02, top - high, BAR, high), scale)
+    _write_heads(figure, layout, _heads(layout, sheet, maps))
 
 
 def _shapes(sheet: Sheet) -> tuple[float, ...]:
@@ -146,17 +181,19 @@ def _below(axes: Axes, text: str, colour: str = INK) -> None:
                   size=SMALL, color=colour)  # fmt: skip
 
 
-def _write(figure: Figure, layout: Layout, x: float, y: float, text: str, colour: str) -> None:
-    figure.text(x / layout.width, y / layout.height, text, size=SMALL, color=colour, va="bottom")
+def _write(figure: Figure, x: float, y: float, text: str) -> None:
+    wide, high = figure.get_size_inches()
+    figure.text(x / wide, y / high, text, size=SMALL, color=MUTED, va="bottom")
 
 
 def _write_heads(figure: Figure, layout: Layout, heads: Sequence[str]) -> None:
     """The names of the columns, and above the bars the unit."""
-    y = (layout.height - _MARGIN - layout.head + 0.5 * _LINE) / layout.height
+    wide, high = figure.get_size_inches()
+    y = (layout.floor + layout.height - _MARGIN - layout.head + 0.5 * _LINE) / high
     for column, name in enumerate(heads[:-1]):
-        x = (layout.left(column) + layout.cell / 2) / layout.width
-        figure.text(x, y, name, size=_NAME, ha="center", linespacing=1.05)
-    figure.text(layout.left(layout.across) / layout.width, y, heads[-1], size=SMALL, color=MUTED, linespacing=1.05)
+        x = (layout.left(column) + layout.cell / 2) / wide
+        figure.text(x, y, name, size=SMALL, ha="center", linespacing=1.05)
+    figure.text(layout.left(layout.across) / wide, y, heads[-1], size=SMALL, color=MUTED, linespacing=1.05)
 
 
 def _runs(scales: Sequence[Scale]) -> list[tuple[int, int, Scale]]:

@@ -16,7 +16,7 @@ def fitted(text: str, points: float, size: float) -> str:
     """`text` shortened in the middle until it is at most `points` wide at font size `size`."""
     shown = visible(text)
     length = len(shown)
-    while length > 2 and _width(shorten(shown, length)) * size > points:
+    while length > 2 and width_of(shorten(shown, length)) * size > points:
         length -= 1
     return shorten(shown, length)
 
@@ -24,9 +24,9 @@ def fitted(text: str, points: float, size: float) -> str:
 def in_two_lines(text: str, points: float, size: float) -> str:
     """`text` on one line of that width if it fits, else on two, broken where words end if possible."""
     shown = visible(text)
-    if _width(shown) * size <= points:
+    if width_of(shown) * size <= points:
         return shown
-    fits = max((i for i in range(1, len(shown)) if _width(shown[:i]) * size <= points), default=1)
+    fits = max((i for i in range(1, len(shown)) if width_of(shown[:i]) * size <= points), default=1)
     at = max((i for i in range(max(2, fits // 2), fits + 1) if shown[i - 1] in _BREAKS), default=fits)
     return f"{shown[:at].rstrip()}\n{fitted(shown[at:].lstrip(), points, size)}"
 
@@ -43,7 +43,8 @@ def short_number(value: float, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def _width(text: str) -> float:
+def width_of(text: str) -> float:
+    """Width of `text` in ems of the figures' font."""
     return sum(map(_advance, text))
 
 

@@ -1,4 +1,4 @@
-"""Names written beside the ends of lines, pushed apart where they would overlap: a legend in reading order."""
+"""Names written beside the ends of lines, pushed apart where they would overlap; on a narrow figure a legend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-_LINE_HEIGHT = 9.0  # points, for text of 6.5 points
+from visprobe.figures.legend import legend_below
+from visprobe.figures.style import SMALL, stacked
+
+_LINE_HEIGHT = 9.5  # points
 
 
 class End(NamedTuple):
@@ -24,21 +27,28 @@ class End(NamedTuple):
 def label_ends(axes: Axes, ends: Sequence[End]) -> None:
     """Write each name to the right of `axes`, as near to its height as the others allow, with a key before it.
 
-    The axis limits have to be set before.
+    The axis limits have to be set before. A figure of one column has no room there: its names go into a legend.
     """
     figure = axes.get_figure(root=True)
     if figure is None or not ends:
+        return
+    if stacked(figure.get_figwidth()):
+        legend_below(figure, [_key(end) for end in ends])
         return
     step = _LINE_HEIGHT / (72 * figure.get_figheight() * axes.get_position().height)
     to_fraction = axes.transScale + axes.transLimits
     wanted = [float(to_fraction.transform((0, end.height))[1]) for end in ends]
     for end, y in zip(ends, spread(wanted, step), strict=True):
-        key = Line2D(
-            [1.015, 1.055], [y, y], color=end.colour, linestyle="--" if end.dashed else "-", linewidth=1.1,
-            marker=end.marker, markevery=[1], transform=axes.transAxes, clip_on=False,
-        )  # fmt: skip
+        key = _key(end)
+        key.set(data=([1.015, 1.055], [y, y]), markevery=[1], transform=axes.transAxes, clip_on=False)
         axes.add_line(key)
-        axes.annotate(end.name, (1.075, y), xycoords="axes fraction", va="center", ha="left", size=6.5)
+        axes.annotate(end.name, (1.075, y), xycoords="axes fraction", va="center", ha="left", size=SMALL)
+
+
+def _key(end: End) -> Line2D:
+    key = Line2D([], [], color=end.colour, linewidth=1.1, marker=end.marker, label=end.name)
+    key.set_linestyle("--" if end.dashed else "-")
+    return key
 
 
 def spread(wanted: Sequence[float], step: float) -> list[float]:

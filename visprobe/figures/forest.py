@@ -12,10 +12,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from visprobe.analyses.result import Estimate, Row
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import INK, MUTED, ONE_COLUMN, TWO_COLUMNS, Look, paper_style
+from visprobe.figures.marks import tell, text
+from visprobe.figures.style import INK, MUTED, ONE_COLUMN, SMALL, TWO_COLUMNS, Look, paper_style, stacked
 
-_ROW_INCHES = 0.165
-_FRAME_INCHES = 0.62
+_ROW_INCHES = 0.17
+_FRAME_INCHES = 0.66
 _NAME = 0.25  # of the axis: about the width of a floor's name
 _ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
@@ -56,22 +57,32 @@ def sections(rows: Sequence[Row], keys: Sequence[str], titles: Sequence[str], ba
     return [section for section in found.values() if section.values]
 
 
-def draw_forest(parts: Sequence[Section], look: Mapping[str, Look], label: str, chance: float | None = None) -> Figure:
-    """Shares on the left; on the right paired differences, if there are any.
+def draw_forest(
+    parts: Sequence[Section],
+    look: Mapping[str, Look],
+    label: str,
+    chance: float | None = None,
+    width: float | None = None,
+) -> Figure:
+    """Shares on the left; on the right paired differences, if there are any; below, on a narrow figure.
 
     Args:
         parts: The blocks of rows, from top to bottom.
         look: Colour and marker per checkpoint.
         label: What the shares are, for the left axis.
         chance: The share that guessing gets, drawn as a dotted line.
+        width: Inches; two columns of a paper if None, or one where there are no differences.
     """
     paired = any(part.differences for part in parts)
     lines = sum(len(part.values) + 1.6 for part in parts)
-    size = (TWO_COLUMNS if paired else ONE_COLUMN, _FRAME_INCHES + _ROW_INCHES * lines)
+    wide = width or (TWO_COLUMNS if paired else ONE_COLUMN)
+    down, across = (1 + paired, 1) if stacked(wide) else (1, 1 + paired)
     with paper_style():
-        figure = Figure(size, layout="constrained")
-        panels = figure.subplots(1, 1 + paired, sharey=True, squeeze=False)[0]
+        figure = Figure((wide, down * (_FRAME_INCHES + _ROW_INCHES * lines)), layout="constrained")
+        panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
         _draw_names(panels[0], parts)
+        for axes in panels[:down]:
+            _draw_titles(axes, parts)
         _draw_shares(panels[0], parts, look, label, chance)
         if paired:
             _draw_differences(panels[1], parts, look)
@@ -95,17 +106,16 @@ def _draw_names(axes: Axes, parts: Sequence[Section]) -> None:
     )
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    for part, place in zip(parts, places, strict=True):
-        top = min(place.values()) - 1
-        axes.annotate(
-            shorten(part.title, 40),
-            (0, top),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            weight="bold",
-            color=INK,
-            bbox=_ON_WHITE,
-        )
+
+
+def _draw_titles(axes: Axes, parts: Sequence[Section]) -> None:
+    """Headings from the left end of the figure: in one column they are wider than the panel."""
+    for part, place in zip(parts, _places(parts), strict=True):
+        title = axes.annotate(
+            shorten(part.title, 40), (0.015, min(place.values()) - 1), xycoords=("figure fraction", "data"),
+            va="center", weight="bold", color=INK, bbox=_ON_WHITE,
+        )  # fmt: skip
+        title.set_in_layout(False)
 
 
 def _draw_shares(
@@ -117,21 +127,23 @@ def _draw_shares(
         sides = _sides([floor.value / highest for floor in part.floors.values()])
         for (name, floor), side in zip(part.floors.items(), sides, strict=True):
             axes.plot([floor.value] * 2, span, color=MUTED, linestyle="--", linewidth=0.9)
+            tell(axes.lines[-1], [text(f"{name}, {part.title}", floor)])
             axes.annotate(
-                shorten(name), (floor.value, span[1] + 0.05), va="top", ha=side, size=6, color=MUTED, bbox=_ON_WHITE
+                shorten(name), (floor.value, span[1] + 0.05), va="top", ha=side, size=SMALL, color=MUTED, bbox=_ON_WHITE
             )
         for name, estimate in part.values.items():
             _draw_interval(axes, estimate, place[name], look[name])
+            tell(axes.lines[-1], [text(f"{name}, {part.title}", estimate)])
     axes.set_xlim(0, min(highest * 1.08, 1.005))
     if chance is not None:
         axes.axvline(chance, color=MUTED, linestyle=":", linewidth=0.9)
         axes.annotate(
-            "chance", (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", size=6, color=MUTED
+            "chance", (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", size=SMALL, color=MUTED
         )
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(axis="x")
-    axes.set_xlabel(label)
+    axes.set_xlabel(label, loc="right")
 
 
 def _sides(places: Sequence[float]) -> list[Literal["left", "center", "right"]]:
@@ -149,6 +161,7 @@ def _draw_differences(axes: Axes, parts: Sequence[Section], look: Mapping[str, L
         for name, estimate in part.differences.items():
             if name in place:
                 _draw_interval(axes, estimate, place[name], look[name])
+                tell(axes.lines[-1], [text(f"{name}, {part.title}, difference to the base", estimate, difference=True)])
     axes.axvline(0, color=INK, linewidth=0.7)
     low, high = axes.get_xlim()
     reach = max(abs(low), abs(high))
@@ -158,7 +171,7 @@ def _draw_differences(axes: Axes, parts: Sequence[Section], look: Mapping[str, L
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    axes.set_xlabel("Paired difference to the base, percentage points")
+    axes.set_xlabel("Paired difference to the base, points", loc="right")
 
 
 def _draw_interval(axes: Axes, estimate: Estimate, y: float, look: Look) -> None:

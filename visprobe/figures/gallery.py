@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from matplotlib.figure import Figure
 
@@ -37,11 +37,18 @@ from visprobe.figures import (
 )
 
 
+class Draw(Protocol):
+    """A function that draws a result."""
+
+    def __call__(self, result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
+        """Draw `result` in the colours of all `checkpoints` of a report, so many inches wide."""
+
+
 class Kind(NamedTuple):
     """A kind of figure: its file name, and how it is drawn and described."""
 
     name: str
-    draw: Callable[[Result, Sequence[str]], Figure]
+    draw: Draw
     caption: Callable[[Result], str]
 
 

@@ -12,7 +12,8 @@ from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.figures.captions import rests_on
 from visprobe.figures.identical import note_identical
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import INK, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.marks import tell, text
+from visprobe.figures.style import INK, SMALL, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
 
 _TITLES = {
     "effective_rank": "Effective rank",
@@ -22,9 +23,10 @@ _TITLES = {
     "uniformity": "Uniformity",
     "high_norm": "Outlying tokens",
 }
+_ACROSS_NARROW = 2
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """A row of panels per site: paired differences to the base, with the base's value in the heading.
 
     Intervals of the values themselves are much wider than those of differences over the same images.
@@ -33,14 +35,19 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
         result: A "geometry" result.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     base = result.settings["base"]
     look = looks([*checkpoints, *checkpoints_of(result)])
     sites = list(dict.fromkeys(row.site for row in result.rows))
     names = list(dict.fromkeys(row.checkpoint for row in result.select(role="difference", reference=base)))
     with paper_style():
-        figure = Figure((TWO_COLUMNS, 0.4 + len(sites) * (0.72 + 0.14 * len(names))), layout="constrained")
-        for row, site in zip(figure.subplots(len(sites), len(_TITLES), squeeze=False), sites, strict=True):
+        wide = width or TWO_COLUMNS
+        lines = len(_TITLES) // _ACROSS_NARROW if stacked(wide) else 1
+        figure = Figure((wide, 0.4 + lines * len(sites) * (0.72 + 0.14 * len(names))), layout="constrained")
+        panels = figure.subplots(len(sites) * lines, len(_TITLES) // lines, squeeze=False)
+        lefts = panels[:, 0]
+        for row, site in zip(panels.reshape(len(sites), len(_TITLES)), sites, strict=True):
             for panel, measure in zip(row, _TITLES, strict=True):
                 own = result.select(measure=measure, site=site, checkpoint=base, role="value")
                 pairs = result.select(measure=measure, site=site, role="difference", reference=base)
@@ -48,9 +55,9 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
                 if own:
                     _draw_panel(panel, {pair.checkpoint: pair.estimate for pair in pairs}, names, look)
                     panel.set_title(
-                        f"{_TITLES[measure]}\n{shorten(base, 12)}: {_value(own[0])}", size=6.5, weight="normal"
+                        f"{_TITLES[measure]}\n{shorten(base, 12)}: {_value(own[0])}", size=SMALL, weight="normal"
                     )
-                    panel.tick_params(labelleft=panel is row[0])
+                    panel.tick_params(labelleft=panel in lefts)
             row[0].set_ylabel(_site(site, result.settings.get("consumed")), weight="bold", labelpad=6)
         note_identical(figure, result.settings.get("identical", []))
     return figure
@@ -87,6 +94,7 @@ def _draw_panel(
             axes.plot([e.low, e.high], [y, y], color=colour, linewidth=1.3, solid_capstyle="butt")
             axes.plot([e.value], [y], color=colour, marker=marker, markersize=4, markeredgecolor="white",
                       markeredgewidth=0.4)  # fmt: skip
+            tell(axes.lines[-1], [text(f"{name}, difference to the base", e, difference=True)])
     axes.axvline(0, color=INK, linewidth=0.7)
     reach = max((max(abs(e.low), abs(e.high)) for e in differences.values()), default=0.0) * 1.15 or 0.01
     axes.set_xlim(-reach, reach)
@@ -99,7 +107,7 @@ def _draw_panel(
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
     if fraction:
-        axes.set_xlabel("percentage points", size=6, labelpad=1)
+        axes.set_xlabel("percentage points", size=SMALL, labelpad=1)
 
 
 def _tick(value: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,18 +10,20 @@ from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
 from visprobe.figures.captions import rests_on
-from visprobe.figures.heat_maps import MOST_ACROSS, Table, colour_bar, draw_map, figure_of, log_scale, number_ticks
+from visprobe.figures.heat_maps import Table, colour_bar, draw_map, figure_of, log_scale, most_across, number_ticks
+from visprobe.figures.marks import tell
 from visprobe.figures.style import paper_style
 
 _ROUNDING = 1e-9  # maps are kept to nine digits
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """1 − CKA of every head on one logarithmic scale, descendants first, then bfloat16 rounding.
 
     Args:
         result: A "heads" result, its CKAs in settings["maps"].
         checkpoints: Not needed: checkpoints have panels and no colours.
+        width: Inches; two columns of a paper if None.
     """
     maps = _distances(result)
     blocks = [str(int(site.rpartition("_")[2])) for site in result.settings.get("sites", [])]
@@ -30,16 +32,17 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     with paper_style():
         if not maps:
             return Figure((1, 1))
-        figure, panels = figure_of(len(maps), aspect)
+        figure, panels = figure_of(len(maps), aspect, width)
         scale = log_scale(maps, _ROUNDING)
         for axes, (name, table) in zip(panels, maps.items(), strict=True):
             mesh = draw_map(axes, name, table, scale, square=False)
+            tell(axes.collections[0], _told(name, blocks, table))
             _mark_still(axes, result.settings.get("moved", {}).get(name))
             number_ticks("x", axes, blocks)
             number_ticks("y", axes, [str(head) for head in range(count)])
             axes.set_xlabel("Block")
         panels[0].set_ylabel("Head, from 0")
-        colour_bar(mesh, panels[min(len(panels), MOST_ACROSS) - 1], "Distance to the base, 1 − CKA")
+        colour_bar(mesh, panels[most_across(len(panels), width) - 1], "Distance to the base, 1 − CKA")
     return figure
 
 
@@ -58,6 +61,12 @@ def _distances(result: Result) -> dict[str, Table]:
     maps: Mapping[str, Table] = result.settings.get("maps", {})
     shown = {name: np.maximum(1 - np.array(table).T, _ROUNDING) for name, table in maps.items() if name != "untrained"}
     return {name: table.tolist() for name, table in shown.items() if table.size}
+
+
+def _told(name: str, blocks: Sequence[str], table: Table) -> Iterator[str]:
+    for head, line in enumerate(table):
+        for block, distance in zip(blocks, line, strict=True):
+            yield f"{name}, block {block}, head {head}: 1 − CKA {distance:.3g}"
 
 
 def _mark_still(axes: Axes, moved: Sequence[Sequence[bool]] | None) -> None:

@@ -13,26 +13,32 @@ from matplotlib.figure import Figure
 
 from visprobe.figures.labels import shorten, visible
 from visprobe.figures.log_axis import log_ticks
-from visprobe.figures.style import TWO_COLUMNS
+from visprobe.figures.style import TWO_COLUMNS, stacked
 
 Table = Sequence[Sequence[float]]
 
 COLOURS = "viridis"  # even steps for readers with and without colour vision alike, and in grey
-MOST_ACROSS = 4
+_MOST_ACROSS = 4
 _TITLE = 0.32  # inches above and below a panel
 _FRAME = 0.9  # inches for axis labels and colour bar
 
 
-def figure_of(panels: int, height_per_width: float) -> tuple[Figure, list[Axes]]:
-    """A figure of two columns' width with axes for `panels` maps of that shape, at most four in a row."""
-    across = min(panels, MOST_ACROSS)
+def figure_of(panels: int, height_per_width: float, width: float | None) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` (two columns) with axes for `panels` maps of that shape, `most_across` in a row."""
+    whole = width or TWO_COLUMNS
+    across = most_across(panels, whole)
     down = math.ceil(panels / across)
-    width = min((TWO_COLUMNS - _FRAME) / across, 2.4)
-    figure = Figure((TWO_COLUMNS, down * (width * height_per_width + _TITLE) + 0.4), layout="constrained")
+    each = min((whole - _FRAME) / across, 2.4)
+    figure = Figure((whole, down * (each * height_per_width + _TITLE) + 0.4), layout="constrained")
     every = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
     for axes in every[panels:]:
         axes.set_axis_off()
     return figure, list(every[:panels])
+
+
+def most_across(panels: int, width: float | None) -> int:
+    """How many maps stand in a row: four at most, two on a narrow figure."""
+    return min(panels, 2 if stacked(width or TWO_COLUMNS) else _MOST_ACROSS)
 
 
 def draw_map(axes: Axes, title: str, table: Table, norm: Normalize, square: bool = True) -> ScalarMappable:

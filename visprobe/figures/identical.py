@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import MUTED
+from visprobe.figures.style import MUTED, SMALL
 
 
 def note_identical(figure: Figure, names: Sequence[str]) -> None:
     """Write above the panels of `figure` which towers equal the base; nothing if none does."""
     if names:
         text = f"{', '.join(shorten(n) for n in names)}: tower identical to the base (not trained or not saved)"
-        figure.suptitle(text, x=0.012, ha="left", size=6.5, style="italic", color=MUTED)
+        figure.suptitle(text, x=0.012, ha="left", size=SMALL, style="italic", color=MUTED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,36 +12,45 @@ from matplotlib.ticker import PercentFormatter
 from visprobe.analyses.result import Result, Row
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
+from visprobe.figures.legend import legend_below
 from visprobe.figures.log_axis import log_ticks
-from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.marks import of_rows, tell
+from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
 
 _CLASSES = "class_change/"
 _ROW_INCHES = 0.17
-_LEGEND_COLUMNS = 3
+_MARKS = 20  # of the 101 points of a line, from marker to marker
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Share of images that changed less than a given amount; beside it the classes that stand out, if any do.
 
     Args:
         result: An "images" result, with settings["distribution"].
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     look = looks([*checkpoints, *checkpoints_of(result)])
     classes = [row for row in result.rows if row.measure.startswith(_CLASSES)]
     count = len({row.measure for row in classes})
     with paper_style():
         distribution = result.settings.get("distribution", {})
-        legend = _ROW_INCHES * math.ceil(len(distribution) / _LEGEND_COLUMNS)
-        figure = Figure((TWO_COLUMNS, legend + max(2.3, 0.6 + _ROW_INCHES * count)), layout="constrained")
-        if classes:
+        wide = width or TWO_COLUMNS
+        own = max(2.3, 0.6 + _ROW_INCHES * count)
+        if classes and stacked(wide):
+            figure = Figure((wide, 2.3 + own), layout="constrained")
+            left, right = figure.subplots(2, 1, height_ratios=(2.3, own))
+            _draw_classes(right, classes, look)
+        elif classes:
+            figure = Figure((wide, own), layout="constrained")
             left, right = figure.subplots(1, 2, width_ratios=(3, 2))
             _draw_classes(right, classes, look)
         else:
+            figure = Figure((wide, 2.3), layout="constrained")
             left = figure.subplots()
         _draw_distribution(left, distribution, look)
-        figure.legend(loc="outside upper left", ncols=_LEGEND_COLUMNS, frameon=False)
+        legend_below(figure, left.get_legend_handles_labels()[0])
     return figure
 
 
@@ -61,8 +69,10 @@ def caption(result: Result) -> str:
 def _draw_distribution(axes: Axes, distribution: Mapping[str, Sequence[float]], look: Mapping[str, Look]) -> None:
     shares = np.linspace(0, 1, 101)
     for name, values in distribution.items():
-        colour, style = (look[name].colour, "-") if name in look else (MUTED, ":" if name == "untrained" else "--")
-        axes.plot(values, shares, color=colour, linestyle=style, label=shorten(name, 18))
+        style = "-" if name in look else ":" if name == "untrained" else "--"
+        colour, marker = look.get(name, Look(MUTED, ""))
+        axes.plot(values, shares, color=colour, linestyle=style, marker=marker, markevery=(_MARKS // 2, _MARKS),
+                  markeredgecolor="white", markeredgewidth=0.4, label=shorten(name))  # fmt: skip
     positive = [value for values in distribution.values() for value in values if value > 0]
     if positive:
         axes.set_xscale("log")
@@ -85,6 +95,7 @@ def _draw_classes(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look]) -> 
         colour, marker = look[row.checkpoint]
         axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=0.9)
         axes.plot(estimate.value, y, color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.4)
+        tell(axes.lines[-1], of_rows([row]))
     axes.set_yticks(range(len(names)), labels=[shorten(name, 20) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x")

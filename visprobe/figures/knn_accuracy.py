@@ -11,14 +11,15 @@ from visprobe.figures.accuracy_by_depth import draw_by_depth
 from visprobe.figures.captions import rests_on
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Accuracy of kNN at every site, and paired differences to the base where the language model reads.
 
     Args:
         result: A "knn" result.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures.
+        width: Inches; two columns of a paper if None.
     """
-    return draw_by_depth(result, _measure(result), f"kNN accuracy, k = {_measure(result)[4:]}", checkpoints)
+    return draw_by_depth(result, _measure(result), f"kNN accuracy, k = {_measure(result)[4:]}", checkpoints, width)
 
 
 def caption(result: Result) -> str:

@@ -14,6 +14,7 @@ from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.forest import draw_forest, sections
 from visprobe.figures.labels import shorten
+from visprobe.figures.marks import of_rows, tell
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
 from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
 
@@ -26,19 +27,20 @@ _FEW = re.compile(r"probe_of_(\d+)")
 _ASIDE = 0.035  # of a factor of ten, between the checkpoints at one number of images
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """The main measure at the sites that are read; for classes also few labels and, of many sites, depth.
 
     Args:
         result: A "probe" result.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     names = list(dict.fromkeys([*checkpoints, *checkpoints_of(result)]))
     few = [row for row in result.rows if _FEW.fullmatch(row.measure) and row.role != "difference"]
     if not few:
-        return _forest(result, names)
-    return _draw_classes(result, looks(names), few)
+        return _forest(result, names, width)
+    return _draw_classes(result, looks(names), few, width or TWO_COLUMNS)
 
 
 def caption(result: Result) -> str:
@@ -80,17 +82,17 @@ def _deep(result: Result) -> bool:
     return len({row.site for row in result.select(measure="probe_top1")} - _read(result).keys()) > 1
 
 
-def _forest(result: Result, names: Sequence[str]) -> Figure:
+def _forest(result: Result, names: Sequence[str], width: float | None) -> Figure:
     measure, titles = _main(result), _read(result)
     rows = [row for row in result.select(measure=measure) if row.site in titles]
     parts = sections(rows, [titles[row.site] for row in rows], list(titles.values()), names[0])
-    return draw_forest(parts, looks(names), _MAIN[measure])
+    return draw_forest(parts, looks(names), _MAIN[measure], width=width)
 
 
-def _draw_classes(result: Result, look: Mapping[str, Look], few: Sequence[Row]) -> Figure:
+def _draw_classes(result: Result, look: Mapping[str, Look], few: Sequence[Row], width: float) -> Figure:
     titles, deep = _read(result), _deep(result)
     with paper_style():
-        figure = Figure((TWO_COLUMNS, 4.6 if deep else 2.5), layout="constrained")
+        figure = Figure((width, 4.6 if deep else 2.5), layout="constrained")
         grid = figure.add_gridspec(1 + deep, 1)
         panels = grid[0].subgridspec(1, len(titles)).subplots(sharey=True, squeeze=False)[0]
         for panel, (site, title) in zip(panels, titles.items(), strict=True):
@@ -117,11 +119,13 @@ def _draw_labels(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], resu
         x = [_size(row, result) * factor for row in own]
         axes.plot(x, [row.estimate.value for row in own], color=colour, marker=marker, markeredgecolor="white",
                   markeredgewidth=0.4, linestyle="-" if name in look else "--")  # fmt: skip
+        tell(axes.lines[-1], of_rows(own))
         axes.vlines(x, [row.estimate.low for row in own], [row.estimate.high for row in own], color=colour,
                     linewidth=1)  # fmt: skip
         for row in (row for row in rows if row.checkpoint == name and row.measure == "probe_control"):
             at = _size(row, result) * factor
             axes.plot([at], [row.estimate.value], color=colour, marker="x", linestyle="", markersize=3.5)
+            tell(axes.lines[-1], of_rows([row]))
             axes.vlines([at], row.estimate.low, row.estimate.high, color=colour, linewidth=0.6)
     axes.set_xscale("log")
     axes.set_xticks(sizes, labels=[f"{size:g}" for size in sizes[:-1]] + [f"all\n({sizes[-1]:,.0f})"])
@@ -168,6 +172,7 @@ def _draw_depth(axes: Axes, result: Result, look: Mapping[str, Look]) -> None:
             axes.plot(x, [at[s].estimate.value for s in run], color=colour, marker=marker or "_" * (len(run) < 2),
                       linestyle="-" if name in look else "--", markeredgecolor="white" if marker else colour,
                       markeredgewidth=0.4 if marker else 1.0)  # fmt: skip
+            tell(axes.lines[-1], of_rows(at[site] for site in run))
             axes.vlines(x, [at[s].estimate.low for s in run], [at[s].estimate.high for s in run], color=colour,
                         linewidth=0.9)  # fmt: skip
         ends.append(End(shorten(name), at[run[-1]].estimate.value, colour, marker, dashed=name not in look))

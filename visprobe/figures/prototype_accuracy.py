@@ -15,21 +15,22 @@ from visprobe.figures.style import checkpoints_of, looks
 _PROJECTED = "projected"
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Top-1 with intervals at every site, or at the two that matter, and paired differences to the base.
 
     Args:
         result: An "imagenet" result: rows of measure "top1" with roles "value", "floor" and "difference".
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     if _has_curve(result):
-        return draw_by_depth(result, "top1", "Prototype top-1 accuracy", checkpoints)
+        return draw_by_depth(result, "top1", "Prototype top-1 accuracy", checkpoints, width)
     names = list(dict.fromkeys([*checkpoints, *checkpoints_of(result)]))
     titles = _titles(result)
     rows = [row for row in result.select(measure="top1") if row.site in titles]
     parts = sections(rows, [titles[row.site] for row in rows], list(titles.values()), names[0])
-    return draw_forest(parts, looks(names), "Prototype top-1 accuracy", result.settings.get("chance"))
+    return draw_forest(parts, looks(names), "Prototype top-1 accuracy", result.settings.get("chance"), width)
 
 
 def caption(result: Result) -> str:

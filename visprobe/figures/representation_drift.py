@@ -13,13 +13,14 @@ from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.identical import note_identical
 from visprobe.figures.labels import shorten
 from visprobe.figures.log_axis import log_y_axis
+from visprobe.figures.marks import at_sites, tell
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
 from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
 
 _ROUNDING = 1e-11  # equal features give a CKA of 1 up to the last bits of float64 sums
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """1 − CKA to the base at every site on a logarithmic axis, with intervals and both floors.
 
     CKA after fine-tuning is mostly above 0.9, where a linear axis shows nothing; its distance from 1 spans decades.
@@ -28,12 +29,13 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
         result: A "drift" result: rows of measure "cka" with roles "value" and "floor".
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     rows = [row for row in result.select(measure="cka") if row.role != "difference"]
     positions = place_sites(result.settings.get("sites") or [row.site for row in rows])
     look = looks([*checkpoints, *checkpoints_of(result)])
     with paper_style():
-        figure = Figure((TWO_COLUMNS, 2.9), layout="constrained")
+        figure = Figure((width or TWO_COLUMNS, 2.9), layout="constrained")
         axes = figure.subplots()
         zero = log_y_axis(axes, [_distance(row.estimate.value) for row in rows])
         label_sites(axes, positions, result.settings.get("consumed"))
@@ -82,6 +84,7 @@ def _draw_checkpoints(
                 for bounds in zip(*((e.value, e.high, e.low) for e in map(estimates.__getitem__, run)), strict=True)
             )
             axes.plot(x, y, color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.4, zorder=3)
+            tell(axes.lines[-1], at_sites(name, run, [estimates[site] for site in run]))
             if len(run) > 1:
                 axes.fill_between(x, near, far, color=colour, alpha=0.18, linewidth=0, zorder=2)
             else:
@@ -99,5 +102,6 @@ def _draw_floors(axes: Axes, rows: Sequence[Row], positions: Mapping[str, float]
             if len(run) == 1:
                 x, y = [x[0] - 0.4, x[0] + 0.4], y * 2
             axes.plot(x, y, color=MUTED, linestyle="--", linewidth=0.9)
+            tell(axes.lines[-1], at_sites(name, run, [estimates[site] for site in run]))
         ends.append(End(shorten(name), y[-1], MUTED, dashed=True))
     return ends

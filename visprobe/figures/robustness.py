@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from visprobe.analyses.result import Result
+from visprobe.analyses.result import Estimate, Result
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, legend_columns, looks, paper_style
+from visprobe.figures.legend import legend_below
+from visprobe.figures.marks import tell, text
+from visprobe.figures.style import MUTED, SMALL, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
 
 _ACROSS = 6
 _PANEL_INCHES = 1.25
@@ -22,23 +24,25 @@ _FRAME_INCHES = 0.75
 Point = Mapping[str, Any]
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Curves over the levels of each kind of change, with bands; first where features are read, then projected.
 
     Args:
         result: A "robustness" result, with settings["curves"].
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     look = looks([*checkpoints, *checkpoints_of(result)])
     points: list[Point] = result.settings.get("curves", [])
     kinds = [kind for kind in dict.fromkeys(point["kind"] for point in points) if kind != "clean"]
     sites = list(dict.fromkeys(point["site"] for point in points))
-    down = max(1, -(-len(kinds) // _ACROSS))
+    most = _ACROSS // 2 if stacked(width or TWO_COLUMNS) else _ACROSS
+    down = max(1, -(-len(kinds) // most))
     across = max(1, -(-len(kinds) // down))
     with paper_style():
         height = _FRAME_INCHES + _PANEL_INCHES * down * max(1, len(sites))
-        figure = Figure((TWO_COLUMNS, height), layout="constrained")
+        figure = Figure((width or TWO_COLUMNS, height), layout="constrained")
         blocks = figure.add_gridspec(max(1, len(sites)), 1)
         for number, site in enumerate(sites):
             own = [point for point in points if point["site"] == site]
@@ -50,9 +54,7 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
             for row in panels:
                 row[0].set_ylabel(_site_title(site, result))
         shown = [name for name in look if any(point["checkpoint"] == name for point in points)]
-        handles = _legend(shown, result, look)
-        columns = legend_columns([str(handle.get_label()) for handle in handles])
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+        legend_below(figure, _legend(shown, result, look))
     return figure
 
 
@@ -81,9 +83,10 @@ def _draw_panel(axes: Axes, points: Sequence[Point], kind: str, look: Mapping[st
         colour, marker = look[name]
         axes.fill_between(x, [p["low"] for p in own], [p["high"] for p in own], color=colour, alpha=0.12, linewidth=0)
         axes.plot(x, y, color=colour, marker=marker, markersize=3, markeredgecolor="white", markeredgewidth=0.4)
+        tell(axes.lines[-1], (_told(point, result) for point in own))
     if chance := result.settings.get("chance"):
         axes.axhline(chance, color=MUTED, linestyle=":", linewidth=0.9)
-    axes.set_title(kind.replace("_", " "), fontweight="normal", size=6.5)
+    axes.set_title(kind.replace("_", " "), fontweight="normal", size=SMALL)
     axes.set_xticks(range(len(levels) + clean), labels=[*(["clean"] if clean else []), *(f"{v:g}" for v in levels)])
     axes.set_xlim(-0.25, max(len(levels) + clean - 0.75, 0.25))
     percent = result.settings.get("measure") != "cosine"
@@ -91,6 +94,15 @@ def _draw_panel(axes: Axes, points: Sequence[Point], kind: str, look: Mapping[st
     if percent:
         axes.set_ylim(bottom=0)
     axes.grid(axis="y")
+
+
+def _told(point: Point, result: Result) -> str:
+    clean = point["kind"] == "clean"
+    level = "clean" if clean else f"{point['kind'].replace('_', ' ')} {point['level']:g}"
+    unit = "cosine" if result.settings.get("measure") == "cosine" else "fraction"
+    n, method = int(result.settings["n"]), "pointwise 95 %"
+    estimate = Estimate(point["value"], point["low"], point["high"], n, unit, method)
+    return text(f"{point['checkpoint']}, {point['site']}, {level}", estimate)
 
 
 def _site_title(site: str, result: Result) -> str:

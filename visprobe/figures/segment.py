@@ -17,45 +17,55 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visprobe.analyses.result import Result
+from visprobe.figures.attribution_text import fitted
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
+from visprobe.figures.legend import legend_columns
+from visprobe.figures.marks import tell
 from visprobe.figures.style import MUTED, SHADE, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
 
 _MOST_CLASSES = 25
 _LINE = 0.19  # inches of a class, at least
 _MARKER = 0.065  # of each checkpoint in it
 _GOLDEN = 0.61803398875  # of the circle of hues: neighbouring numbers get hues far apart
-_ACROSS = 5  # names in a line of the legend
 _SPREAD = 0.8  # of a line, over which checkpoints lie one below the other
+_PICTURE = 0.75  # inches of a picture, at least
+_TITLE = 0.16
+_BOLD = 9.0  # points that 8 points in bold are as wide as
 _NOTHING = 255
 _WHITE = 1.0
 
 Colours = NDArray[np.float64]
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """IoU per class where the language model reads, frequent classes first; below, images and what was found.
 
     Args:
         result: A "segment" result, with settings["class_iou"], settings["class_pixels"] and settings["examples"].
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures; those of
             `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     pixels, names = result.settings.get("class_pixels", []), result.settings.get("class_names", [])
     shown = sorted((i for i, count in enumerate(pixels) if count), key=lambda i: -pixels[i])[:_MOST_CLASSES]
     made = result.settings.get("examples", [])
     look = looks(list(dict.fromkeys([*checkpoints, *checkpoints_of(result)])))
     found = list(dict.fromkeys(name for one in made for name in one["found"]))
-    height = _heights(made, 2 + len(found))
+    wide = width or TWO_COLUMNS
+    across = min(2 + len(found), int(wide / _PICTURE))
+    height = _heights(made, across, -(-(2 + len(found)) // across), wide)
     with paper_style():
-        top = 0.95 + max(_LINE, _MARKER * len(result.settings.get("class_iou", {}))) * len(shown)
-        figure = Figure((TWO_COLUMNS, top + sum(height) + (0.3 if made else 0)), layout="constrained")
+        named = [shorten(name) for name in result.settings.get("class_iou", {})]
+        legend = _TITLE * -(-len(named) // legend_columns(named, wide - 0.1)) if named else 0.0
+        top = 0.75 + legend + max(_LINE, _MARKER * len(named)) * len(shown)
+        figure = Figure((wide, top + sum(height) + (0.3 if made else 0)), layout="constrained")
         colours = _colours(len(names))
         above: Figure | SubFigure = figure
         if made:
             above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(top, sum(height) + 0.3))[:, 0]
-            _draw_examples(below, made, found, height, colours)
-        _draw_classes(above.subplots(), result, [(i, names[i]) for i in shown], look, colours)
+            _draw_examples(below, made, found, (across, height), colours)
+        _draw_classes(above.subplots(), result, [(i, names[i]) for i in shown], look, colours, wide)
     return figure
 
 
@@ -70,15 +80,20 @@ def caption(result: Result) -> str:
     )
 
 
-def _heights(made: Sequence[Mapping[str, Any]], across: int) -> list[float]:
-    """Height in inches of each row of pictures."""
-    width = TWO_COLUMNS / across - 0.05
+def _heights(made: Sequence[Mapping[str, Any]], across: int, lines: int, width: float) -> list[float]:
+    """Height in inches of each row of pictures, `lines` of them for each image."""
+    each = width / across - 0.05
     sizes = [_opened(one["image"]).size for one in made]
-    return [width * height / width_of for width_of, height in sizes]
+    return [each * high / wide + (_TITLE if lines > 1 else 0.0) for wide, high in sizes for _ in range(lines)]
 
 
 def _draw_classes(
-    axes: Axes, result: Result, shown: Sequence[tuple[int, str]], look: Mapping[str, Look], colours: Colours
+    axes: Axes,
+    result: Result,
+    shown: Sequence[tuple[int, str]],
+    look: Mapping[str, Look],
+    colours: Colours,
+    width: float,
 ) -> None:
     consumed, table = result.settings.get("consumed"), result.settings.get("class_iou", {})
     for place, (name, sites) in enumerate(table.items()):
@@ -95,6 +110,7 @@ def _draw_classes(
         axes.plot(
             iou, np.arange(len(shown)) + aside, linestyle="none", label=shorten(name), clip_on=False, zorder=3, **style
         )
+        tell(axes.lines[-1], (f"{name}, {title}: IoU {100 * values[at]:.2f} %" for at, title in shown))
     axes.set_yticks(range(len(shown)), labels=[shorten(name, 22) for _, name in shown])
     axes.tick_params(axis="y", length=0, pad=12)
     for y, (number, _) in enumerate(shown):
@@ -106,27 +122,34 @@ def _draw_classes(
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.grid(True)
     axes.set_xlabel("IoU of the class")
-    if table:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=_ACROSS, frameon=False, borderpad=0)
+    legend = axes.get_legend_handles_labels()
+    axes.legend(*legend, loc="lower right", bbox_to_anchor=(1, 1), ncols=legend_columns(legend[1], width - 0.1),
+                frameon=False, borderpad=0, columnspacing=1.6)  # fmt: skip
 
 
 def _draw_examples(
     place: SubFigure,
     made: Sequence[Mapping[str, Any]],
     found: Sequence[str],
-    heights: Sequence[float],
+    layout: tuple[int, Sequence[float]],
     colours: Colours,
 ) -> None:
-    panels = place.subplots(len(made), 2 + len(found), squeeze=False, height_ratios=heights)
+    across, heights = layout
+    lines = len(heights) // len(made)
+    panels = place.subplots(len(heights), across, squeeze=False, height_ratios=heights)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    panels = panels.reshape(len(made), -1)
     for line, one in zip(panels, made, strict=True):
         pictures = [np.asarray(_opened(one["image"])), _painted(one["truth"], colours)]
         pictures += [_painted(one["found"][name], colours) for name in found]
-        for axes, picture in zip(line, pictures, strict=True):
+        for axes, picture in zip(line, pictures, strict=False):
             axes.imshow(picture, interpolation="nearest")
-            axes.set_axis_off()
             axes.set_facecolor(SHADE)
-    for axes, title in zip(panels[0], ["image", "mask", *found], strict=True):
-        axes.set_title(shorten(title, 18))
+    points = 72 * (place.get_figure(root=True).get_figwidth() / across - 0.08)
+    for line in panels if lines > 1 else panels[:1]:
+        for axes, title in zip(line, ["image", "mask", *found], strict=False):
+            axes.set_title(fitted(title, points, _BOLD))
 
 
 def _opened(text: str) -> Image.Image:

@@ -15,8 +15,9 @@ from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.identical import note_identical
 from visprobe.figures.labels import shorten
 from visprobe.figures.log_axis import log_y_axis
+from visprobe.figures.marks import at_sites, of_rows, tell
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
-from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
 
 # From what a rotation of all features changes to what only the neighbours see.
 _MEASURES = {
@@ -30,24 +31,27 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LEAST = 1e-9  # the end of the axis; equal features give 0 or the rounding of sums
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Relative error at every site above; below, the distance by every measure where features are read.
 
     Args:
         result: A "similarity" result.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     look = looks([*checkpoints, *checkpoints_of(result)])
     rows = [row for row in result.rows if row.role != "difference"]
     sites = [site for site in result.settings.get("read_sites", []) if _at(rows, site)]
     with paper_style():
-        figure = Figure((TWO_COLUMNS, 4.7), layout="constrained")
-        grid = figure.add_gridspec(2, 1, height_ratios=(1.15, 1))
+        wide = width or TWO_COLUMNS
+        down, across = (max(len(sites), 1), 1) if stacked(wide) else (1, max(len(sites), 1))
+        figure = Figure((wide, 2.6 + 2.1 * down), layout="constrained")
+        grid = figure.add_gridspec(2, 1, height_ratios=(1.15, down))
         _draw_sites(figure.add_subplot(grid[0]), [row for row in rows if row.measure == "relative_error"], result, look)
-        panels = grid[1].subgridspec(1, max(len(sites), 1)).subplots(sharey=True, squeeze=False)[0]
+        panels = grid[1].subgridspec(down, across).subplots(sharey=True, squeeze=False).ravel()
         for panel, site in zip(panels, sites, strict=False):
-            _draw_measures(panel, _at(rows, site), look, len(sites))
+            _draw_measures(panel, _at(rows, site), look, across)
             read = " (read by the LLM)" if site == result.settings.get("consumed") else ""
             panel.set_title(f"{shorten(site)}{read}")
         note_identical(figure, result.settings.get("identical", []))
@@ -104,6 +108,7 @@ def _draw_line(
             x, y = [x[0] - 0.35, x[0] + 0.35], y * 2
         axes.plot(x, y, color=colour, marker=marker, linestyle="--" if floor else "-", markeredgecolor="white",
                   markeredgewidth=0.4, linewidth=0.9 if floor else 1.2)  # fmt: skip
+        tell(axes.lines[-1], at_sites(name, run, [at[site] for site in run]))
         if not floor:
             axes.vlines(x, [max(at[s].low, zero) for s in run], [at[s].high for s in run], color=colour, linewidth=1)
     return End(shorten(name), end, colour, marker, dashed=floor)
@@ -118,11 +123,13 @@ def _draw_measures(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], pa
         value, near, far = (max(lowest, 1 - end) for end in (e.value, e.high, e.low))
         if row.checkpoint not in look:
             axes.plot([value] * 2, [y - 0.4, y + 0.4], color=MUTED, linestyle=(0, (2, 1)), linewidth=1.1)
+            tell(axes.lines[-1], of_rows([row]))
             continue
         colour, marker = look[row.checkpoint]
         y += 0.5 * (names.index(row.checkpoint) - (len(names) - 1) / 2) / max(len(names), 2)
         axes.plot([near, far], [y, y], color=colour, linewidth=1.3, solid_capstyle="butt")
         axes.plot([value], [y], color=colour, marker=marker, markersize=4, markeredgecolor="white", markeredgewidth=0.4)
+        tell(axes.lines[-1], of_rows([row]))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(numticks=max(3, 12 // panels)))
     axes.xaxis.set_minor_locator(NullLocator())

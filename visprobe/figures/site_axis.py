@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 
 from visprobe.figures.labels import block_number, site_label
-from visprobe.figures.style import MUTED, SHADE
+from visprobe.figures.style import MUTED, SHADE, SMALL
 
 _MOST_BLOCK_LABELS = 15
 _HALF_SLOT = 0.45
@@ -22,7 +22,7 @@ def place_sites(sites: Sequence[str]) -> dict[str, float]:
         sites: Site or weight-group names from the input to the output.
     """
     sites = list(dict.fromkeys(sites))
-    gap = max(1.3, 0.085 * len(sites))
+    gap = max(1.3, 0.1 * len(sites))
     positions: dict[str, float] = {}
     x, before = 0.0, None
     for site in sites:
@@ -67,5 +67,5 @@ def label_sites(axes: Axes, positions: Mapping[str, float], consumed: str | None
             ha="center",
             va="bottom",
             color=MUTED,
-            size=6,
+            size=SMALL,
         )

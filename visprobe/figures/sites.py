@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
 from visprobe.figures.captions import rests_on
-from visprobe.figures.heat_maps import MOST_ACROSS, colour_bar, draw_map, figure_of, linear_scale, number_ticks
-from visprobe.figures.labels import shorten, site_label, visible
+from visprobe.figures.heat_maps import Table, colour_bar, draw_map, figure_of, linear_scale, most_across, number_ticks
+from visprobe.figures.labels import shorten, site_label
+from visprobe.figures.marks import tell, text
 from visprobe.figures.style import INK, paper_style
 
-CELLS = "cells-"  # and the number of a map: the id of its cells in the SVG, row by row
 
-
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Maps of CKA on one scale up to 1, the base with itself first; the site that the LLM reads is framed.
 
     Args:
         result: A "sites" result, its maps in settings["maps"].
         checkpoints: Not needed: checkpoints have panels and no colours.
+        width: Inches; two columns of a paper if None.
     """
     maps = result.settings.get("maps", {})
     sites = result.settings.get("sites", [])
@@ -29,20 +29,20 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     with paper_style():
         if not maps:
             return Figure((1, 1))
-        figure, panels = figure_of(len(maps), 1.0)
+        figure, panels = figure_of(len(maps), 1.0, width)
         scale = linear_scale(list(maps.values()), high=1.0)
         labels = [site_label(site) for site in sites]
-        for number, (axes, (name, table)) in enumerate(zip(panels, maps.items(), strict=True)):
+        for axes, (name, table) in zip(panels, maps.items(), strict=True):
             mesh = draw_map(axes, name, table, scale)
-            axes.collections[0].set_gid(f"{CELLS}{number}")
+            tell(axes.collections[0], _told(result, name, table))
             number_ticks("x", axes, labels, most=7)
             number_ticks("y", axes, labels)
             for label in axes.get_xticklabels():
                 label.set_rotation(90)
             _frame_consumed(axes, sites, result.settings.get("consumed"))
         panels[0].set_ylabel(f"Site of {shorten(base)}")
-        figure.supxlabel("Site of the checkpoint above the map", size=7)
-        colour_bar(mesh, panels[min(len(panels), MOST_ACROSS) - 1], "CKA")
+        figure.supxlabel("Site of the checkpoint above the map")
+        colour_bar(mesh, panels[most_across(len(panels), width) - 1], "CKA")
     return figure
 
 
@@ -57,24 +57,15 @@ def caption(result: Result) -> str:
     )
 
 
-def hover(result: Result) -> dict[str, list[str]]:
-    """What a reader is told who points at a cell of `draw(result)`: id of each map's cells to their texts in order.
-
-    Cells of the same site of both have their interval; the analysis gives the others none.
-    """
-    sites, base = result.settings.get("sites", []), result.settings.get("base", "base")
-    own = {
-        (row.checkpoint, row.site, row.site): f" [{row.estimate.low:.6f}, {row.estimate.high:.6f}]"
-        for row in result.select(measure="own_site_cka")
-    }
-    return {
-        f"{CELLS}{number}": [
-            visible(f"{base} {down} × {name} {across}: CKA {value:.6f}{own.get((name, down, across), '')}")
-            for down, line in zip(sites, table, strict=True)
-            for across, value in zip(sites, line, strict=True)
-        ]
-        for number, (name, table) in enumerate(result.settings.get("maps", {}).items())
-    }
+def _told(result: Result, name: str, table: Table) -> Iterator[str]:
+    """What each cell is; cells of the same site of both have their interval, the analysis gives the others none."""
+    sites, base = result.settings["sites"], result.settings.get("base", "base")
+    own = {row.site: row.estimate for row in result.select(measure="own_site_cka", checkpoint=name)}
+    for down, line in zip(sites, table, strict=True):
+        for across, value in zip(sites, line, strict=True):
+            what = f"{base} {down} × {name} {across}"
+            same = down == across and across in own
+            yield text(what, own[across]) if same else f"{what}: CKA {value:.6g}"
 
 
 def _frame_consumed(axes: Axes, sites: Sequence[str], consumed: str | None) -> None:

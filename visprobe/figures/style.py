@@ -11,8 +11,11 @@ from matplotlib import style
 
 from visprobe.analyses.result import Result
 
-ONE_COLUMN = 3.3
-TWO_COLUMNS = 6.9
+# Of ICML and CVPR, in inches (CVPR's two columns are 6.875); one-column venues as ICLR and NeurIPS have 5.5.
+ONE_COLUMN = 3.25
+TWO_COLUMNS = 6.75
+_STACKED = 5.0  # below this width, panels that stand side by side lie one below the other
+SMALL = 7.0  # points; nothing is smaller, for figures are printed at the size they are drawn for
 
 INK = "#222222"
 MUTED = "#6b6b6b"
@@ -25,13 +28,14 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 _STYLE = {
     "font.family": "DejaVu Sans",  # shipped with matplotlib: the same layout on every machine
-    "font.size": 7.0,
+    "font.size": 7.5,
     "text.parse_math": False,  # a "$" in a checkpoint's name is a dollar sign
     "text.color": INK,
-    "axes.titlesize": 7.5,
+    "legend.fontsize": SMALL,
+    "axes.titlesize": 8.0,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 7.0,
+    "axes.labelsize": 7.5,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
     "axes.linewidth": 0.6,
@@ -41,8 +45,8 @@ _STYLE = {
     "axes.unicode_minus": True,
     "grid.color": RULE,
     "grid.linewidth": 0.5,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
@@ -84,10 +88,9 @@ def looks(checkpoints: Sequence[str]) -> dict[str, Look]:
     return {name: kept[_arm(name)] for name in checkpoints}
 
 
-def legend_columns(labels: Sequence[str]) -> int:
-    """How many entries of a legend fit side by side in the width of two columns, six at most."""
-    widest = max(map(len, labels), default=0)
-    return max(1, min(6, int(TWO_COLUMNS / (0.5 + 0.058 * widest))))  # inches of a line and its gaps, and of a letter
+def stacked(width: float) -> bool:
+    """Whether a figure so many inches wide has no room for panels side by side."""
+    return width < _STACKED
 
 
 def _arm(checkpoint: str) -> str:

@@ -14,6 +14,8 @@ from visprobe.analyses.swap_verdict import carrying
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.labels import shorten
+from visprobe.figures.marks import of_rows, tell
+from visprobe.figures.panels import panels_of
 from visprobe.figures.site_axis import label_sites, place_sites
 from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, paper_style
 
@@ -31,7 +33,7 @@ _ASIDE: dict[Direction, float] = {"cumulative": 0.0, "sufficient": -0.13, "neces
 _HEADINGS = {"cka": "CKA to {other}", "top1": "Prototype top-1 accuracy"}
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Likeness to the other checkpoint above top-1 accuracy, part by part; one column per site.
 
     A marker is filled where the part carries the difference after correction for their number, hollow where not.
@@ -39,18 +41,20 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     Args:
         result: A "swap" result.
         checkpoints: Not used: lines are ways of exchanging parts, not checkpoints.
+        width: Inches; two columns of a paper if None.
     """
     measures = list(dict.fromkeys(row.measure for row in result.rows))
     kinds = list(dict.fromkeys(measure.split("_")[0] for measure in measures))
     sites = list(dict.fromkeys(measure.split("_", 1)[1] for measure in measures))
     positions = place_sites(result.settings["parts"])
     with paper_style():
-        figure = Figure((TWO_COLUMNS, 0.6 + 1.75 * len(kinds)), layout="constrained")
-        panels = figure.subplots(len(kinds), len(sites), sharex=True, sharey="row", squeeze=False)
+        figure = Figure((width or TWO_COLUMNS, 0.6 + 1.75 * len(kinds)), layout="constrained")
+        grid = panels_of(figure, len(kinds), len(sites))
+        panels = grid.axes
         for line, kind in enumerate(kinds):
             for place, site in enumerate(sites):
                 ends = _draw_panel(panels[line, place], result, f"{kind}_{site}", positions)
-            panels[line, 0].set_ylabel(_HEADINGS[kind].format(other=shorten(result.settings["other"])))
+            grid.label_row(line, _HEADINGS[kind].format(other=shorten(result.settings["other"], 16)))
             if kind == "top1":
                 panels[line, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
             panels[line, 0].yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -116,3 +120,4 @@ def _draw_points(
         face = look.colour if row.site in full else "white"
         height = start + row.estimate.value
         axes.plot(place, height, color=look.colour, marker=look.marker, markerfacecolor=face, linestyle="", zorder=3)
+        tell(axes.lines[-1], of_rows([row]))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
 from visprobe.figures.captions import rests_on
-from visprobe.figures.heat_maps import MOST_ACROSS, colour_bar, draw_map, figure_of, linear_scale
+from visprobe.figures.heat_maps import Table, colour_bar, draw_map, figure_of, linear_scale, most_across
 from visprobe.figures.labels import shorten
+from visprobe.figures.marks import tell
 from visprobe.figures.style import paper_style
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Mean relative change of every token on one scale; the base's mean norms on their own.
 
     Args:
         result: A "tokens" result, with settings["maps"], settings["norms"] and settings["grid"].
         checkpoints: Not needed: checkpoints have panels and no colours.
+        width: Inches; two columns of a paper if None.
     """
     floors = {row.checkpoint for row in result.rows if row.role == "floor"}  # an order apart: they would set the scale
     maps = {name: table for name, table in result.settings.get("maps", {}).items() if name not in floors}
@@ -27,13 +29,17 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     with paper_style():
         if not norms:
             return Figure((1, 1))
-        figure, panels = figure_of(len(maps) + 1, rows / columns)
+        figure, panels = figure_of(len(maps) + 1, rows / columns, width)
         scale = linear_scale(list(maps.values()))
         for axes, (name, table) in zip(panels, maps.items(), strict=False):
             mesh = draw_map(axes, name, table, scale)
+            tell(axes.collections[0], _told(f"{name}: relative change", table))
         if maps:
-            colour_bar(mesh, panels[min(len(maps), MOST_ACROSS) - 1], "Relative change, |Δ| / |token|")
+            colour_bar(
+                mesh, panels[min(len(maps), most_across(len(panels), width)) - 1], "Relative change, |Δ| / |token|"
+            )
         last = draw_map(panels[-1], f"{shorten(base, 14)}: norms", norms, linear_scale([norms]))
+        tell(panels[-1].collections[0], _told(f"{base}: mean norm", norms))
         colour_bar(last, panels[-1], "Mean token norm")
         for axes in panels:
             axes.set_xticks([])
@@ -49,3 +55,8 @@ def caption(result: Result) -> str:
         "relative change of each token from the base (one scale, brighter is farther), and the mean norm of the base's "
         f"tokens. Very large norms mark tokens that hold more than their patch. {rests_on(rows, 'images')}"
     )
+
+
+def _told(what: str, table: Table) -> Iterator[str]:
+    for down, line in enumerate(table, start=1):
+        yield from (f"{what} {value:.4g}, row {down}, column {across}" for across, value in enumerate(line, start=1))

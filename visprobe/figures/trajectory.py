@@ -14,6 +14,8 @@ from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.labels import shorten
 from visprobe.figures.log_axis import log_y_axis
+from visprobe.figures.marks import of_rows, tell
+from visprobe.figures.panels import panels_of
 from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, looks, paper_style
 
 _ROUNDING = 1e-11  # equal features give a CKA of 1 up to the last bits of float64 sums
@@ -22,7 +24,7 @@ _PROJECTED = "projected"
 _Line = list[tuple[int, Row]]  # a run's rows of one measure at one site, by step
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """1 − CKA to the base above top-1 accuracy, against the optimizer step; one column per site, one line per run.
 
     A marker is filled where the checkpoint measurably differs from the base, hollow where it does not.
@@ -30,13 +32,15 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     Args:
         result: A "trajectory" result.
         checkpoints: Not used: colours go by run, and a run has many checkpoints.
+        width: Inches; two columns of a paper if None.
     """
     base, sites = result.settings["base"], _sites(result)
     look = looks([base, *result.settings["runs"]])
     measures = ["cka", "top1"] if result.select(measure="top1") else ["cka"]
     with paper_style():
-        figure = Figure((TWO_COLUMNS, 0.5 + 1.75 * len(measures)), layout="constrained")
-        panels = figure.subplots(len(measures), len(sites), sharex=True, sharey="row", squeeze=False)
+        figure = Figure((width or TWO_COLUMNS, 0.5 + 1.75 * len(measures)), layout="constrained")
+        grid = panels_of(figure, len(measures), len(sites))
+        panels = grid.axes
         zero = log_y_axis(panels[0, 0], [_distance(row.estimate.value) for row in result.select(measure="cka")])
         for column, site in enumerate(sites):
             ends = _draw_distance(panels[0, column], result, site, look, zero)
@@ -45,10 +49,10 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
             panels[0, column].set_title(_title(site, result.settings["consumed"]))
             panels[-1, column].set_xlabel("Optimizer step")
         label_ends(panels[0, -1], ends)
-        panels[0, 0].set_ylabel("Distance to the base, 1 − CKA")
+        grid.label_row(0, "Distance to the base, 1 − CKA")
         if len(measures) > 1:
             label_ends(panels[1, -1], accuracy_ends)
-            panels[1, 0].set_ylabel("Prototype top-1 accuracy")
+            grid.label_row(1, "Prototype top-1 accuracy")
     return figure
 
 
@@ -96,7 +100,7 @@ def _draw_distance(axes: Axes, result: Result, site: str, look: dict[str, Look],
             for _, row in line
         ]
         filled = [moved(result, row) for _, row in line]
-        _draw_line(axes, [step for step, _ in line], heights, filled, look[run])
+        _draw_line(axes, line, heights, filled, look[run])
         ends.append(End(shorten(run), heights[-1][0], *look[run]))
     return ends
 
@@ -108,26 +112,27 @@ def _draw_accuracy(axes: Axes, result: Result, site: str, look: dict[str, Look])
     axes.grid(axis="y")
     ends = [End(shorten(name), base.estimate.value, INK)]
     for run in result.settings["runs"]:
-        line = _line(result, run, site, "top1")
+        line = [(0, base), *_line(result, run, site, "top1")]
         differs = [row.estimate.low > 0 or row.estimate.high < 0
                    for _, row in _line(result, run, site, "top1", "difference")]  # fmt: skip
-        heights = [[e.value, e.low, e.high] for e in (base.estimate, *(row.estimate for _, row in line))]
-        _draw_line(axes, [0, *(step for step, _ in line)], heights, differs, look[run])
+        heights = [[row.estimate.value, row.estimate.low, row.estimate.high] for _, row in line]
+        _draw_line(axes, line, heights, differs, look[run])
         ends.append(End(shorten(run), heights[-1][0], *look[run]))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     return ends
 
 
-def _draw_line(
-    axes: Axes, x: Sequence[int], heights: Sequence[Sequence[float]], filled: Sequence[bool], look: Look
-) -> None:
+def _draw_line(axes: Axes, line: _Line, heights: Sequence[Sequence[float]], filled: Sequence[bool], look: Look) -> None:
     """A line of (value, one end, other end) with its band; markers at the last points, as many as `filled` has."""
     values, near, far = zip(*heights, strict=True)
+    x = [step for step, _ in line]
     axes.fill_between(x, near, far, color=look.colour, alpha=0.15, linewidth=0, zorder=2)
     axes.plot(x, values, color=look.colour, zorder=3)
-    for step, value, full in zip(x[-len(filled) :], values[-len(filled) :], filled, strict=True):
+    marked = zip(line[-len(filled) :], values[-len(filled) :], filled, strict=True)
+    for (step, row), value, full in marked:
         face = look.colour if full else "white"
         axes.plot(step, value, color=look.colour, marker=look.marker, markerfacecolor=face, zorder=4)
+        tell(axes.lines[-1], of_rows([row]))
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.set_xlim(left=-0.02 * max(x))

@@ -14,17 +14,20 @@ from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.identical import note_identical
 from visprobe.figures.labels import class_label, shorten
 from visprobe.figures.log_axis import log_y_axis
+from visprobe.figures.marks import of_rows, tell
+from visprobe.figures.panels import panels_of
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
 from visprobe.figures.style import TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Relative change on a logarithmic axis, above the share of exactly equal weights, by depth and by class.
 
     Args:
         result: A "weights" result: rows of measures "relative_change" and "share_equal".
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     identical = result.settings.get("identical", [])
     changes, shares = (_moved(result, measure, identical) for measure in ("relative_change", "share_equal"))
@@ -33,11 +36,10 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     kinds = {name: float(place) for place, name in enumerate(classes)}
     look = looks([*checkpoints, *checkpoints_of(result)])
     with paper_style():
-        figure = Figure((TWO_COLUMNS, 3.6), layout="constrained")
+        figure = Figure((width or TWO_COLUMNS, 3.6), layout="constrained")
         widths = [max(len(depth), len(kinds)), len(kinds)] if kinds else [1]
-        panels = figure.subplots(
-            2, len(widths), sharex="col", sharey="row", height_ratios=(3, 2), width_ratios=widths, squeeze=False
-        )
+        grid = panels_of(figure, 2, len(widths), height_ratios=(3, 2), width_ratios=widths)
+        panels = grid.axes
         zero = log_y_axis(panels[0, 0], [row.estimate.value for row in changes])
         for column, places in enumerate([depth, kinds][: len(widths)]):
             upper, lower = panels[:, column]
@@ -52,8 +54,8 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
         panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         label_ends(panels[0, -1], ends)
         note_identical(figure, identical)
-        panels[0, 0].set_ylabel("Relative change, ‖ΔW‖ / ‖W‖")
-        panels[1, 0].set_ylabel("Exactly equal")
+        grid.label_row(0, "Relative change, ‖ΔW‖ / ‖W‖")
+        grid.label_row(1, "Exactly equal")
     return figure
 
 
@@ -86,9 +88,11 @@ def _draw_lines(
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     for i, name in enumerate(names):
         look = looks_by_name[name]
-        heights = {row.site: max(row.estimate.value, lowest) for row in rows if row.checkpoint == name}
+        own = {row.site: row for row in rows if row.checkpoint == name}
+        heights = {site: max(row.estimate.value, lowest) for site, row in own.items()}
         for run in runs([site for site in positions if site in heights]):
             x, y = line_positions(run, positions, i, len(names)), [heights[s] for s in run]
             axes.plot(x, y, color=look.colour, marker=look.marker, markeredgecolor="white", markeredgewidth=0.4)
+            tell(axes.lines[-1], of_rows(own[site] for site in run))
             ends.append(End(shorten(name), y[-1], look.colour, look.marker))
     return list({end.name: end for end in ends}.values())

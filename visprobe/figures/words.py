@@ -12,16 +12,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from visprobe.analyses.result import Result
+from visprobe.figures.attribution_text import fitted
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import INK, MUTED, RULE, SHADE, TWO_COLUMNS, checkpoints_of, paper_style
+from visprobe.figures.style import INK, MUTED, RULE, SHADE, SMALL, TWO_COLUMNS, checkpoints_of, paper_style, stacked
 
 _MOST_CELLS = 8  # along a side; more words cannot be read
 _MOST_PANELS = 3
-_LETTERS = 8
+_GRID_INCHES = 1.6
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """The image, and a grid of nearest words for the base and the checkpoints after it, three at most.
 
     Words that are not those of the base are on a darker ground. Of fine grids every so many patches are shown.
@@ -29,18 +30,24 @@ def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
     Args:
         result: A "words" result.
         checkpoints: All checkpoints of the report, base first; those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     picture = result.settings["picture"]
     names = [name for name in dict.fromkeys([*checkpoints, *checkpoints_of(result)]) if name in picture["words"]]
     shown, comparable = names[:_MOST_PANELS], {row.checkpoint for row in result.select(measure="word_changed")}
     with paper_style():
-        figure = Figure((TWO_COLUMNS, 2.0 if len(shown) > 1 else 2.6), layout="constrained")
-        ratios = [0.6, *(1.0 for _ in shown)]
-        first, *panels = figure.subplots(1, 1 + len(shown), width_ratios=ratios, squeeze=False)[0]
+        wide, count = width or TWO_COLUMNS, 1 + len(shown)
+        across = 1 if stacked(wide) else 2
+        down = -(-count // across)
+        figure = Figure((wide, _GRID_INCHES * down), layout="constrained")
+        first, *panels = figure.subplots(down, across, squeeze=False).ravel()
+        for axes in panels[len(shown) :]:
+            axes.set_axis_off()
         _draw_image(first, picture.get("source"))
-        for axes, name in zip(panels, shown, strict=True):
+        points = 72 * (wide / across - 0.2)
+        for axes, name in zip(panels, shown, strict=False):
             base = picture["words"][shown[0]] if name in comparable else picture["words"][name]
-            _draw_words(axes, name, picture["words"][name], base, picture["grid"])
+            _draw_words(axes, name, picture["words"][name], base, picture["grid"], points)
     return figure
 
 
@@ -68,7 +75,9 @@ def _draw_image(axes: Axes, source: str | None) -> None:
         axes.annotate("no picture", (0.5, 0.5), xycoords="axes fraction", ha="center", color=MUTED)
 
 
-def _draw_words(axes: Axes, name: str, words: Sequence[str], base: Sequence[str], grid: Sequence[int]) -> None:
+def _draw_words(
+    axes: Axes, name: str, words: Sequence[str], base: Sequence[str], grid: Sequence[int], points: float
+) -> None:
     rows, columns = (_spread(side) for side in grid)
     for y, row in enumerate(rows):
         for x, column in enumerate(columns):
@@ -76,7 +85,8 @@ def _draw_words(axes: Axes, name: str, words: Sequence[str], base: Sequence[str]
             changed = words[place] != base[place]
             axes.fill([x, x + 1, x + 1, x], [y, y, y + 1, y + 1], facecolor=RULE if changed else SHADE,
                       edgecolor="white", linewidth=0.6)  # fmt: skip
-            axes.annotate(shorten(words[place], _LETTERS), (x + 0.5, y + 0.5), ha="center", va="center", size=4.2,
+            word = fitted(words[place], points / len(columns) - 2, SMALL)
+            axes.annotate(word, (x + 0.5, y + 0.5), ha="center", va="center", size=SMALL,
                           color=INK)  # fmt: skip
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), xticks=[], yticks=[], title=shorten(name))
     for spine in axes.spines.values():

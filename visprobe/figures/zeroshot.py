@@ -14,19 +14,20 @@ from visprobe.figures.style import checkpoints_of, looks
 _TOP1 = "zeroshot_top1"
 
 
-def draw(result: Result, checkpoints: Sequence[str] = ()) -> Figure:
+def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """Zero-shot top-1 with intervals, by whose head pools the images, and paired differences to the base.
 
     Args:
         result: A "zeroshot" result.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
+        width: Inches; two columns of a paper if None.
     """
     names = list(dict.fromkeys([*checkpoints, *checkpoints_of(result)]))
     rows = result.select(measure=_TOP1)
     titles = {row.site: _title(row.site) for row in rows}
     parts = sections(rows, [titles[row.site] for row in rows], list(titles.values()), names[0])
-    return draw_forest(parts, looks(names), "Zero-shot top-1 accuracy", result.settings.get("chance"))
+    return draw_forest(parts, looks(names), "Zero-shot top-1 accuracy", result.settings.get("chance"), width)
 
 
 def caption(result: Result) -> str:

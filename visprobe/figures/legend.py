@@ -1,0 +1,44 @@
+"""A legend below all panels, in as many columns as its names leave room for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+
+from visprobe.figures.attribution_text import width_of
+from visprobe.figures.style import SMALL
+
+_KEY, _GAP = 2.6, 1.6  # ems of a key with the space after it, and between columns
+_LINE = 1.55  # ems from line to line
+_MOST = 6
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Put a legend of `handles` under the panels of `figure`, which grows by its height.
+
+    A legend that is there already is continued: each name stands once.
+    """
+    before = [handle for legend in figure.legends for handle in legend.legend_handles if handle is not None]
+    named = {str(handle.get_label()): handle for handle in (*before, *handles)}
+    for legend in list(figure.legends):
+        legend.remove()
+    width = figure.get_figwidth()
+    grown = _height(list(named), width) - _height([str(handle.get_label()) for handle in before], width)
+    figure.set_figheight(figure.get_figheight() + grown)
+    figure.legend(
+        list(named.values()), list(named), loc="outside lower center", ncols=legend_columns(list(named), width),
+        frameon=False, handlelength=2.0, handletextpad=0.6, columnspacing=_GAP, borderpad=0.2, labelspacing=0.35,
+    )  # fmt: skip
+
+
+def legend_columns(labels: Sequence[str], inches: float) -> int:
+    """How many of `labels` fit side by side in a width, six at most."""
+    widest = max(map(width_of, labels), default=0.0)
+    room = inches * 72 / SMALL - 1
+    return max(1, min(_MOST, len(labels), int((room + _GAP) / (_KEY + widest + _GAP))))
+
+
+def _height(labels: Sequence[str], inches: float) -> float:
+    return (-(-len(labels) // legend_columns(labels, inches)) * _LINE + 1) * SMALL / 72 if labels else 0.0
