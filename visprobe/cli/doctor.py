@@ -12,12 +12,11 @@ from importlib.metadata import distributions, version
 from typing import NamedTuple
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 import visprobe
 from visprobe.cli import options as o
 from visprobe.cli.cache import size_text
+from visprobe.cli.output import print_paragraph, printable
 from visprobe.errors import VisprobeError
 
 _PROGRAM = "visprobe.cli.app:main"
@@ -52,12 +51,11 @@ def command(json: o.Json = False) -> None:
 
 
 def _print(results: Sequence[Check]) -> None:
-    console = Console()
     for result in results:
-        mark = "[green]ok[/]  " if result.well else "[red]look[/]"
-        console.print(f"{mark} {escape(result.found)}", highlight=False, soft_wrap=True)
+        mark, style = ("ok  ", "green") if result.well else ("look", "red")
+        print_paragraph(mark, printable(result.found), style=style)
         if result.advice:
-            console.print(f"     {escape(result.advice)}", highlight=False, soft_wrap=True)
+            print_paragraph("    ", printable(result.advice))
 
 
 def _versions() -> Check:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Collection, Iterable, Sequence
 from types import TracebackType
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from visprobe.analyses.result import Result, Row
+from visprobe.analyses.result import Result
+from visprobe.cli.wrap import words, wrapped
 from visprobe.errors import VisprobeError
+from visprobe.io.atomic import to_json
+from visprobe.io.inert import visible
+from visprobe.io.redact import redact
 from visprobe.report.numbers import interval_text, value_text
 
 WIDE = 2  # more measures than this do not fit side by side
@@ -53,7 +58,7 @@ class Bars:
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of `stage` are done."""
         if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(escape(stage), total=total)
+            self._tasks[stage] = self._progress.add_task(escape(printable(stage)), total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
         if self._progress.disable and not self._quiet and self._due(done == total):
             print(f"{printable(stage)}: {done}/{total}", file=sys.stderr, flush=True)
@@ -68,95 +73,154 @@ class Bars:
 
 def print_error(error: VisprobeError, *, as_json: bool) -> None:
     """The error on stderr, and as a JSON document on stdout where JSON was asked for."""
+    message, hint = printable(error.message), printable(error.hint)
     if as_json:
-        what = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-        print(json.dumps({"error": what}, ensure_ascii=False))
-    console = Console(stderr=True, soft_wrap=True)
-    console.print(f"[bold red]error:[/] {escape(printable(error.message))}", highlight=False)
-    console.print(f"  [bold]try:[/] {escape(printable(error.hint))}", highlight=False)
+        print(to_json({"error": {"type": type(error).__name__, "message": message, "hint": hint}}))
+    print_paragraph("error:", message, style="bold red", stderr=True)
+    print_paragraph("  try:", hint, style="bold", stderr=True)
+
+
+def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A traceback on stderr as Python shows it, without secrets and control characters; for `sys.excepthook`."""
+    for line in "".join(traceback.format_exception(kind, error, trace)).splitlines():
+        print(printable(line), file=sys.stderr)
 
 
 def printable(text: str) -> str:
-    """`text` without control characters, so that a file name cannot steer the terminal."""
-    return "".join(character if character.isprintable() else "�" for character in text)
+    """`text` without secrets, its control characters spelled out, so that a file name cannot steer the terminal."""
+    return visible(redact(text))
 
 
 def print_statements(statements: Sequence[str]) -> None:
     """The verdict, one paragraph per statement."""
-    console = Console()
     for statement in statements:
-        console.print(f"• {escape(printable(statement))}", highlight=False)
+        print_paragraph("•", printable(statement))
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """What a reader must know before believing the numbers, on stderr."""
+    for note in notes:
+        print_paragraph("note:", printable(note), style="yellow", stderr=True)
+
+
+def print_paragraph(mark: str, text: str, *, style: str = "", stderr: bool = False) -> None:
+    """Text behind a mark, in lines that fit the terminal, set in below the first."""
+    out = _console(stderr)
+    lead = f"[{style}]{mark}[/]" if style else mark
+    first, *rest = wrapped(text, out.width - len(mark) - 1)
+    out.print(f"{lead} {escape(first)}", soft_wrap=True)
+    for line in rest:
+        out.print(f"{' ' * len(mark)} {escape(line)}", soft_wrap=True)
 
 
 def print_results(results: Iterable[Result]) -> None:
     """One table per result: a line per checkpoint and site, a column per measure, with intervals."""
     for result in results:
-        Console().print(_table(result))
+        _print_result(result)
 
 
-def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    lines: Iterable[Sequence[str]],
+    *,
+    numbers: Collection[int] = (),
+    faint: Collection[int] = (),
+    caption: str = "",
+) -> None:
     """A table of text, a list of cells per line; as wide as it needs to be where there is no terminal.
 
     Where words would have to be broken to fit a terminal, each line of the table becomes a paragraph.
+
+    Args:
+        title: What it is about.
+        columns: Headings.
+        lines: Cells.
+        numbers: Columns, by place, that are flush right.
+        faint: Lines, by place, that are only there to be compared with.
+        caption: What stands below it.
     """
     cells = [[printable(cell) for cell in line] for line in lines]
-    console = Console(width=None if sys.stdout.isatty() else UNBOUNDED, highlight=False)
-    widths = _column_widths(list(zip(columns, *cells, strict=True)), console.width - 3 * len(columns) - 1)
+    headings = [printable(column) for column in columns]
+    out = _console()
+    for line in wrapped(printable(title), out.width):
+        out.print(f"[bold]{escape(line)}[/]", soft_wrap=True)
+    widths = _column_widths(list(zip(headings, *cells, strict=True)), out.width - 3 * len(columns) - 1)
     if widths is None:
-        console.print(f"[bold]{escape(printable(title))}[/]")
-        for first, *rest in cells:
-            said = "; ".join(f"{column} {cell}" for column, cell in zip(columns[1:], rest, strict=True) if cell)
-            console.print(f"[bold]{escape(first)}[/]", Padding(escape(said), (0, 0, 0, 2)), sep="\n")
-        return
-    table = Table(title=escape(printable(title)), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for column, width in zip(columns, widths, strict=True):
-        table.add_column(escape(printable(column)), width=width)
-    for line in cells:
-        table.add_row(*map(escape, line))
-    console.print(table)
+        for row in cells:
+            _print_line(out, headings, row)
+    else:
+        table = Table(box=SIMPLE_HEAD)
+        for place, (heading, width) in enumerate(zip(headings, widths, strict=True)):
+            justify: Literal["left", "right"] = "right" if place in numbers else "left"
+            table.add_column(_fitted(heading, width), width=width, no_wrap=True, justify=justify)
+        for place, row in enumerate(cells):
+            table.add_row(*map(_fitted, row, widths), style="dim" if place in faint else "")
+        out.print(table)
+    if caption:
+        for line in wrapped(printable(caption), out.width - 2):
+            out.print(f"  [dim]{escape(line)}[/]", soft_wrap=True)
+        out.print()
+
+
+def _print_line(out: Console, headings: Sequence[str], cells: Sequence[str]) -> None:
+    """A line of a table as a paragraph: its first cell, and below it what each other column says."""
+    said = "; ".join(f"{heading} {cell}" for heading, cell in zip(headings[1:], cells[1:], strict=True) if cell)
+    for line in wrapped(cells[0], out.width):
+        out.print(f"[bold]{escape(line)}[/]", soft_wrap=True)
+    for line in wrapped(said, out.width - 2):
+        out.print(f"  {escape(line)}", soft_wrap=True)
+
+
+def _fitted(text: str, width: int) -> str:
+    return escape("\n".join(wrapped(text, width)))
 
 
 def _column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int] | None:
     """Widths of columns of texts that take at most `room` together and break no word; None if there are none."""
     widths = [max(map(cell_len, texts)) for texts in columns]
-    words = [max(map(cell_len, " ".join(texts).split()), default=0) for texts in columns]
+    longest = [max((cell_len(word) for text in texts for word in words(text)), default=0) for texts in columns]
     while sum(widths) > room:
-        spare = [width - word for width, word in zip(widths, words, strict=True)]
+        spare = [width - word for width, word in zip(widths, longest, strict=True)]
         if not any(spare):
             return None
         widths[spare.index(max(spare))] -= 1
     return widths
 
 
-def print_notes(notes: Iterable[str]) -> None:
-    """What a reader must know before believing the numbers, on stderr."""
-    for note in notes:
-        Console(stderr=True).print(f"[yellow]note:[/] {escape(printable(note))}", highlight=False)
+def _console(stderr: bool = False) -> Console:
+    """Where text goes: as wide as the terminal, or as the text where there is none; no escape code with NO_COLOR."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else UNBOUNDED
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(file=stream, width=width, color_system=colours, highlight=False)
 
 
-def _table(result: Result) -> Table:
+def _print_result(result: Result) -> None:
     """Checkpoint and site down, measures across; many measures go down too, so that 80 columns are enough."""
     measures = list(dict.fromkeys(row.measure for row in result.rows))
+    sites = list(dict.fromkeys(row.site for row in result.rows))
     down = len(measures) > WIDE
-    one_site = len({row.site for row in result.rows}) == 1
-    cells: dict[tuple[str, str], dict[str, str]] = {}
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    floors = set()
     for row in result.rows:
         name = f"{row.checkpoint} − {row.reference}" if row.role == "difference" else row.checkpoint
-        what = (row.measure if one_site else f"{row.measure} at {row.site}") if down else row.site
-        line = cells.setdefault((name, what), {})
-        line["value" if down else row.measure] = _cell(row)
-    table = Table(title=printable(result.question), title_justify="left", title_style="bold", caption=_caption(result))
-    table.add_column("checkpoint")
-    table.add_column("measure" if down else "site")
-    for measure in ["value"] if down else measures:
-        table.add_column(measure, justify="right")
-    for (name, what), line in cells.items():
-        table.add_row(
-            escape(printable(name)),
-            escape(printable(what)),
-            *(line.get(str(column.header), "") for column in table.columns[2:]),
-        )
-    return table
+        at = [row.site] if len(sites) > 1 else []
+        where = (name, " at ".join([row.measure, *at])) if down else (name, *at)
+        text = f"{value_text(row.estimate, row.role)} {interval_text(row.estimate, row.role)}".strip()
+        cells.setdefault(where, {})["value" if down else row.measure] = text
+        if row.role == "floor":
+            floors.add(where)
+    left = ("checkpoint", "measure") if down else ("checkpoint", "site") if len(sites) > 1 else ("checkpoint",)
+    across = ["value"] if down else measures
+    print_table(
+        result.question,
+        (*left, *across),
+        [(*where, *(line.get(column, "") for column in across)) for where, line in cells.items()],
+        numbers=range(len(left), len(left) + len(across)),
+        faint=[place for place, where in enumerate(cells) if where in floors],
+        caption=_caption(result) if len(sites) > 1 else f"at {sites[0]}; {_caption(result)}",
+    )
 
 
 def _caption(result: Result) -> str:
@@ -167,8 +231,3 @@ def _caption(result: Result) -> str:
     sizes = sorted({row.estimate.n for row in result.rows if row.estimate.method != "exact"})
     n = f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"
     return f"{n}; {', '.join(methods)}"
-
-
-def _cell(row: Row) -> str:
-    text = f"{value_text(row.estimate, row.role)} {interval_text(row.estimate, row.role)}".strip()
-    return f"[dim]{escape(text)}[/]" if row.role == "floor" else escape(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 MARK = ".visprobe-tmp-"  # in the name of every temporary file and folder
+# Control and bidirectional characters beyond those that JSON escapes by itself, and lone surrogates: a file name that
+# holds them neither steers a terminal that shows the JSON nor makes it unwritable.
+_UNSEEN = re.compile(
+    "[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\U000e0000-\U000e0fff]"
+)
 
 
 @contextmanager
@@ -94,8 +100,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def to_json(value: Any) -> str:
-    """`value` as indented strict JSON; NaN and Infinity raise ValueError."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    """`value` as indented strict JSON, what cannot be seen as JSON's own escapes; NaN and Infinity raise ValueError."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return _UNSEEN.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def remove_leftovers(folder: Path) -> int:
