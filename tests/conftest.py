@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from forked import Forked
 from measured_sight import measured_sight
 from planted_language import planted_language
 from planted_looks import planted_looks
@@ -21,6 +22,14 @@ from visprobe.analyses.runs import across_runs
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests reach no network; read when huggingface_hub is imported
 
 Planted = Callable[..., dict[str, Result]]
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Forked]:
+    """A function `forked(script, *arguments)`: its exit code as a process of its own, which may kill itself."""
+    process = Forked()
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")

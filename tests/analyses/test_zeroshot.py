@@ -62,11 +62,10 @@ def test_images_where_their_sentences_are_are_all_right_and_noise_is_at_chance(t
 def test_the_count_is_that_of_a_plain_loop(tower):
     rows = noise(2) + 3 * class_embeddings(tower, NAMES, ["a {}", "{}."])[LABELS]
     result = zeroshot([embedded("base", rows)], {"base": Reader(tower, project=False)}, NAMES, ["a {}", "{}."])
-    right = 0
+    right, spoken = 0, [tower.embed([f"a {name}", f"{name}."]).numpy().astype(float) for name in NAMES]
     for row, label in zip(rows.astype(np.float32), LABELS, strict=True):
         cosines = []
-        for name in NAMES:
-            sentences = tower.embed([f"a {name}", f"{name}."]).numpy().astype(float)
+        for sentences in spoken:
             mean = sum(one / np.linalg.norm(one) for one in sentences)
             cosines.append(row @ mean / np.linalg.norm(row) / np.linalg.norm(mean))
         right += int(np.argmax(cosines)) == label

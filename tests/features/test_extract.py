@@ -2,11 +2,8 @@
 
 import io
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 from dataclasses import dataclass, field
 
@@ -239,7 +236,7 @@ def test_progress_ends_at_the_number_of_images(encoders, store):
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 
-def test_a_killed_pass_goes_on_and_ends_in_the_same_numbers(encoders, tmp_path):
+def test_a_killed_pass_goes_on_and_ends_in_the_same_numbers(encoders, tmp_path, forked):
     """SIGKILL in the middle; the next run forwards only what is missing and gives the same bits."""
     script = textwrap.dedent(
         """
@@ -261,8 +258,7 @@ def test_a_killed_pass_goes_on_and_ends_in_the_same_numbers(encoders, tmp_path):
 
     checkpoint = encoders[0].provenance.path
     store = tmp_path / "store"
-    command = [sys.executable, "-c", script, checkpoint, str(store), "20"]
-    assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == -signal.SIGKILL
+    assert forked(script, checkpoint, store, 20) == -signal.SIGKILL
     resumed = extract(encoders[:1], DigitScenes("val", 40), lambda e: ["consumed"], store=FeatureStore(store))
     assert 16 <= resumed.forwarded <= 24
     whole = extract(encoders[:1], DigitScenes("val", 40), lambda e: ["consumed"], store=FeatureStore(tmp_path / "new"))

@@ -1,11 +1,8 @@
 """Maps during training: the model trains on bit for bit, the maps are right, and nothing that fails stops it."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -130,13 +127,11 @@ run(Path(base), Recipe.model_validate_json(recipe), DigitRows(20), Path(out), be
 """
 
 
-def test_a_run_killed_while_it_appends_goes_on_to_the_same_maps(base, looked, tmp_path, monkeypatch):
+def test_a_run_killed_while_it_appends_goes_on_to_the_same_maps(base, looked, tmp_path, forked, monkeypatch):
     monkeypatch.setattr(maps_beside_module, "draw", lambda *_: b"")
     whole, _ = looked
     recipe = Recipe(stage="dpo", **SETTINGS, attribution_every=2, save_every=3)
-    command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "out"), recipe.model_dump_json()]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    assert subprocess.run(command, env={**os.environ, **threads}).returncode == -signal.SIGKILL
+    assert forked(SCRIPT, base, tmp_path / "out", recipe.model_dump_json()) == -signal.SIGKILL
     assert [line["step"] for line in read_lines(tmp_path / "out" / "attribution.jsonl")] == [0, 2]
     manifest = run(base, recipe, DigitRows(ROWS), tmp_path / "out", beside=[maps_beside(fail)])
     assert manifest["resumed_from"] == "checkpoint-3"

@@ -1,11 +1,8 @@
 """Copies of the tower and measurements on the way: right, small, harmless to training, safe against kill -9."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -91,7 +88,7 @@ def test_a_copy_is_a_few_per_cent_where_the_language_model_dominates(tmp_path) -
     assert 0.02 < sizes["copy"] / sizes["whole"] < 0.03  # 5 % of the weights, at half the bytes
 
 
-def test_a_copy_killed_while_it_is_written_is_not_there(base, tmp_path) -> None:
+def test_a_copy_killed_while_it_is_written_is_not_there(base, tmp_path, forked) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
@@ -106,8 +103,7 @@ callbacks.save_file = torn
 model, processor = load_for_training(sys.argv[1])
 callbacks.save_vision(model, processor, snapshot_path(Path(sys.argv[2]), 7), torch.bfloat16)
 """
-    killed = subprocess.run([sys.executable, "-c", script, str(base), str(tmp_path)])
-    assert killed.returncode == -signal.SIGKILL
+    assert forked(script, base, tmp_path) == -signal.SIGKILL
     assert snapshots(tmp_path) == {}
     forget_after(tmp_path, 7)  # the next start of the run
     assert list((tmp_path / "snapshots").iterdir()) == []
@@ -175,7 +171,7 @@ def test_the_last_line_is_what_compare_finds_in_the_saved_model(base, probed, ph
     assert online == offline  # the same arithmetic on the same bits
 
 
-def test_a_killed_run_resumes_with_one_line_per_step(base, probed, photos, tmp_path) -> None:
+def test_a_killed_run_resumes_with_one_line_per_step(base, probed, photos, tmp_path, forked) -> None:
     script = """
 import json, os, signal, sys
 from pathlib import Path
@@ -189,9 +185,7 @@ run(Path(sys.argv[1]), Recipe(**json.loads(sys.argv[3])), DigitRows(20), Path(sy
 """
     extra = {"probe_every": 2, "probe_images": str(photos), "snapshot_tower_every": 2, "save_every": 3}
     recipe = Recipe(**SETTINGS, **extra)
-    command = [sys.executable, "-c", script, str(base), str(tmp_path / "out"), recipe.model_dump_json()]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    assert subprocess.run(command, env={**os.environ, **threads}).returncode == -signal.SIGKILL
+    assert forked(script, base, tmp_path / "out", recipe.model_dump_json()) == -signal.SIGKILL
     before = read_lines(tmp_path / "out" / DYNAMICS)
     assert [line["step"] for line in before] == [0, 2, 4]
     assert run(base, recipe, DigitRows(ROWS), tmp_path / "out")["resumed_from"] == "checkpoint-3"

@@ -1,10 +1,7 @@
 """A run killed at any moment goes on and ends in the same bits."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -40,12 +37,10 @@ run(Path(sys.argv[1]), Recipe(**json.loads(sys.argv[3])), DigitRows(20), Path(sy
     ],
     ids=str,
 )
-def test_a_killed_run_resumes_to_the_bit(base, tmp_path, how):
+def test_a_killed_run_resumes_to_the_bit(base, tmp_path, forked, how):
     settings = {**how, **SETTINGS}
     whole = run(base, Recipe(**settings), DigitRows(20), tmp_path / "whole")
-    command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "killed"), json.dumps(settings), "7"]
-    killed = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
-    assert killed.returncode == -signal.SIGKILL
+    assert forked(SCRIPT, base, tmp_path / "killed", json.dumps(settings), 7) == -signal.SIGKILL
     assert not (tmp_path / "killed" / "manifest.json").exists()
     resumed = run(base, Recipe(**settings), DigitRows(20), tmp_path / "killed")
     assert resumed["resumed_from"] == "checkpoint-6"
@@ -55,28 +50,25 @@ def test_a_killed_run_resumes_to_the_bit(base, tmp_path, how):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_checkpoint_that_was_not_written_to_its_end_is_not_resumed_from(base, tmp_path):
+def test_a_checkpoint_that_was_not_written_to_its_end_is_not_resumed_from(base, tmp_path, forked):
     recipe = Recipe(stage="sft", **SETTINGS)
-    command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "out"), recipe.model_dump_json(), "7"]
-    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert forked(SCRIPT, base, tmp_path / "out", recipe.model_dump_json(), 7) == -signal.SIGKILL
     torn = tmp_path / "out" / "checkpoints" / "checkpoint-6"
     (torn / COMPLETE).unlink()
     (torn / "model.safetensors").write_bytes(b"")
     assert run(base, recipe, DigitRows(20), tmp_path / "out")["resumed_from"] == "checkpoint-3"
 
 
-def test_another_recipe_starts_anew(base, tmp_path):
+def test_another_recipe_starts_anew(base, tmp_path, forked):
     recipe = Recipe(stage="sft", **SETTINGS)
-    command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "out"), recipe.model_dump_json(), "7"]
-    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert forked(SCRIPT, base, tmp_path / "out", recipe.model_dump_json(), 7) == -signal.SIGKILL
     other = recipe.model_copy(update={"learning_rate": 2e-3})
     assert run(base, other, DigitRows(20), tmp_path / "out")["resumed_from"] is None
 
 
-def test_another_number_of_processes_is_refused_before_anything_is_deleted(base, tmp_path, monkeypatch):
+def test_another_number_of_processes_is_refused_before_anything_is_deleted(base, tmp_path, forked, monkeypatch):
     recipe = Recipe(stage="sft", **SETTINGS)
-    command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "out"), recipe.model_dump_json(), "4"]
-    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert forked(SCRIPT, base, tmp_path / "out", recipe.model_dump_json(), 4) == -signal.SIGKILL
     monkeypatch.setenv("WORLD_SIZE", "8")
     with pytest.raises(UsageError, match="had 1 processes, this one has 8"):
         run(base, recipe, DigitRows(20), tmp_path / "out")
@@ -84,10 +76,9 @@ def test_another_number_of_processes_is_refused_before_anything_is_deleted(base,
     assert run(base, recipe, DigitRows(20), tmp_path / "out")["resumed_from"] == "checkpoint-3"
 
 
-def test_a_killed_run_does_not_pass_for_the_finished_one_before_it(base, tmp_path):
+def test_a_killed_run_does_not_pass_for_the_finished_one_before_it(base, tmp_path, forked):
     """The folder's manifest would speak of the first recipe, its weights perhaps of the second."""
     run(base, recipe := Recipe(stage="sft", **{**SETTINGS, "steps": 1}), DigitRows(20), tmp_path / "out")
     other = Recipe(stage="sft", **{**SETTINGS, "learning_rate": 2e-3})
-    command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path / "out"), other.model_dump_json(), "2"]
-    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert forked(SCRIPT, base, tmp_path / "out", other.model_dump_json(), 2) == -signal.SIGKILL
     assert "reused" not in run(base, recipe, DigitRows(20), tmp_path / "out")
