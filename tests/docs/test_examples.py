@@ -1,0 +1,130 @@
+"""The worked examples of the guides: the analysis keeps the contract, the families read what transformers saves."""
+
+import sys
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from visprobe.analyses.contract import check_analysis
+from visprobe.analyses.registry import available
+from visprobe.encoders import load_encoder
+from visprobe.encoders.families import MODEL_OF, TOWER_OF
+from visprobe.encoders.quiet import quiet
+
+ROOT = Path(__file__).parents[2]
+VISION = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+TEXT = {
+    "model_type": "llama", "hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "vocab_size": 50,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _examples(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "guides" / "examples"))
+    yield
+    for name in ("narrow_cone", "ijepa", "vip_llava"):
+        sys.modules.pop(name, None)
+
+
+def saved(folder, model):
+    """`model` with every weight moved off its initial value, in `folder` with an image processor."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    with quiet():
+        model.eval().save_pretrained(folder)
+    transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return model
+
+
+def pictures():
+    draw = np.random.default_rng(0)
+    return [Image.fromarray(draw.integers(0, 256, (40, 50, 3), dtype=np.uint8)) for _ in range(2)]
+
+
+def test_the_analysis_keeps_the_contract():
+    from narrow_cone import NARROW_CONE
+
+    check_analysis(NARROW_CONE)
+
+
+def test_the_mean_cosine_is_that_of_all_pairs():
+    from narrow_cone import mean_cosine
+
+    def by_pairs(x):
+        units = [row / np.linalg.norm(row) for row in x]
+        return np.mean([a @ b for a, b in permutations(units, 2)])
+
+    x = np.random.default_rng(0).normal(size=(9, 4)) + 1
+    found = mean_cosine(x)
+    # sums of 72 products of float64
+    assert found.value == pytest.approx(by_pairs(x), abs=1e-14)
+    assert found.without == pytest.approx([by_pairs(np.delete(x, i, axis=0)) for i in range(9)], abs=1e-14)
+
+
+def test_the_analysis_is_found_once_its_package_is_installed(tmp_path, monkeypatch):
+    package = tmp_path / "narrow_cone-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: narrow-cone\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[visprobe.analyses]\nnarrow_cone = narrow_cone:NARROW_CONE\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert available()["narrow_cone"].name == "narrow_cone"
+
+
+def test_the_tower_is_read_as_transformers_runs_it(tmp_path, monkeypatch):
+    from ijepa import TOWERS
+
+    monkeypatch.setitem(TOWER_OF, "ijepa", TOWERS[0])
+    tower = saved(tmp_path, transformers.IJepaModel(transformers.IJepaConfig(**VISION)))
+    encoder, images = load_encoder(tmp_path), pictures()
+    with torch.no_grad():
+        out = tower(encoder.preprocess(images).inputs["pixel_values"], output_hidden_states=True)
+    tokens = encoder(images)
+    assert encoder.grid == (4, 4)
+    assert encoder.consumed == "final_norm"
+    assert torch.equal(tokens["consumed"], out.last_hidden_state)
+    assert all(torch.equal(tokens[f"block_{n:02d}"], out.hidden_states[n]) for n in range(4))
+    assert all(torch.equal(weight, tower.state_dict()[name]) for name, weight in encoder.weights().items())
+
+
+def test_a_lit_patch_answers_at_its_place(tmp_path, monkeypatch):
+    from ijepa import TOWERS
+
+    monkeypatch.setitem(TOWER_OF, "ijepa", TOWERS[0])
+    saved(tmp_path, transformers.IJepaModel(transformers.IJepaConfig(**VISION)))
+    encoder, lit = load_encoder(tmp_path), np.zeros((32, 32, 3), np.uint8)
+    lit[8:16, 16:24] = 255  # row 1, column 2 of 4
+    dark, bright = (encoder([Image.fromarray(a)])["block_00"][0] for a in (np.zeros_like(lit), lit))
+    assert int((bright - dark).norm(dim=-1).argmax()) == 1 * 4 + 2
+
+
+def test_the_model_is_read_as_transformers_runs_it(tmp_path, monkeypatch):
+    from vip_llava import MODELS
+
+    monkeypatch.setitem(MODEL_OF, "vipllava", MODELS[0])
+    vision = transformers.CLIPVisionConfig(**VISION)
+    config = transformers.VipLlavaConfig(
+        vision_config=vision.to_dict(), text_config=TEXT, image_token_index=49, vision_feature_layer=[-2, -3, 1]
+    )
+    with quiet():
+        model = saved(tmp_path, transformers.VipLlavaForConditionalGeneration(config))
+    encoder, images = load_encoder(tmp_path), pictures()
+    values = encoder.preprocess(images).inputs["pixel_values"]
+    with torch.no_grad():
+        features = model.model.get_image_features(values, vision_feature_layer=[-2, -3, 1], output_hidden_states=True)
+    assert encoder.consumed == "block_02"
+    assert torch.equal(encoder(images)["projected"], features.pooler_output)
+    own = model.model.multi_modal_projector.state_dict()
+    stored = {n.removeprefix("projector."): w for n, w in encoder.weights().items() if n.startswith("projector.")}
+    assert stored.keys() == own.keys()
+    assert all(torch.equal(stored[name], own[name]) for name in own)
