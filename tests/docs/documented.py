@@ -54,6 +54,14 @@ def blocks(kinds=SHELLS):
                 yield f"{path.relative_to(ROOT)}:{line}", block[3], reason and " ".join(reason[1].split())
 
 
+def files():
+    """(name, text) of every file that a document shows: a YAML block that begins with its name as a comment."""
+    for _, text, _ in blocks(("yaml",)):
+        name = re.match(r"# (\S+\.yaml)\n", text)
+        if name:
+            yield name[1], text
+
+
 def not_run():
     """(page, reason) of every shell block that says why nobody runs it."""
     return [(place.split(":")[0], reason) for place, _, reason in blocks() if reason]

@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from documented import ROOT
+from documented import ROOT, files
 from PIL import Image
 
 from visprobe.cli.app import main
@@ -195,3 +195,5 @@ def _models(root):
 def _recipes(root):
     for path in ROOT.glob("training/*"):
         _write(root / "training" / path.name, path.read_text())
+    for name, text in files():
+        _write(root / name, text)
