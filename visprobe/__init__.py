@@ -6,18 +6,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Options", "compare", "imagenet", "load_encoder"]
+__all__ = [
+    "Options", "align", "compare", "gradcam", "imagenet", "load_encoder", "probe", "robust", "segment", "swap",
+    "trajectory",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from visprobe.encoders.load import load_encoder
     from visprobe.report.compare import compare
-    from visprobe.report.measure import imagenet
+    from visprobe.report.gradcam import gradcam
     from visprobe.report.measurement import Options
+    from visprobe.report.questions import align, imagenet, probe, robust, segment
+    from visprobe.report.swap import swap
+    from visprobe.report.trajectory import trajectory
 
 _HOME = {
     "load_encoder": "visprobe.encoders.load",
     "compare": "visprobe.report.compare",
-    "imagenet": "visprobe.report.measure",
+    **dict.fromkeys(("align", "imagenet", "probe", "robust", "segment"), "visprobe.report.questions"),
+    "gradcam": "visprobe.report.gradcam",
+    "swap": "visprobe.report.swap",
+    "trajectory": "visprobe.report.trajectory",
     "Options": "visprobe.report.measurement",
 }
 

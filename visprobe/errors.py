@@ -12,6 +12,7 @@ class VisprobeError(Exception):
     """
 
     exit_code = 1
+    results_shown = False  # whether what was measured is on stdout already: then no error document may follow it
 
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
@@ -41,6 +42,14 @@ class TooManyBadItems(VisprobeError):
     """The run is done and written, but more items were unreadable than allowed."""
 
     exit_code = 3
+    results_shown = True
+
+
+class GateTripped(VisprobeError):
+    """The run is done and written, and a condition of --fail-on was met."""
+
+    exit_code = 3
+    results_shown = True
 
 
 class PrerequisiteError(VisprobeError):

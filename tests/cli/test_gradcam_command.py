@@ -92,7 +92,7 @@ def test_lines_of_a_file_give_questions_and_boxes(run, photos, tmp_path):
     asked = [{"image": path.name, "prompt": "How many digits are there?", "answer": "2", "rejected": "3",
               "box": [0, 0, 32, 64 if number else 65]} for number, path in enumerate(pictures)]  # fmt: skip
     (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
-    ran = run("gradcam", *pictures, "--ckpt", BASE, "--questions", tmp_path / "asked.jsonl", "--target", "answer",
+    ran = run("gradcam", *pictures, tmp_path / "asked.jsonl", "--ckpt", BASE, "--target", "answer",
               "-o", tmp_path / "out", "-q")  # fmt: skip
     assert ran.code == 3  # the first box does not lie in its image
     assert "box [0, 0, 32, 65] does not lie in the image of 64x64" in ran.err
@@ -107,7 +107,7 @@ def test_classes_by_prototypes_of_the_training_images(run, photos, tmp_path):
     scores = result(tmp_path, "attribution")
     assert scores["settings"]["target"] == "class" and scores["settings"]["with_region"] == 0
     assert "Gini" in ran.out and "mass_inside" not in ran.out
-    named = run("gradcam", photos, "--ckpt", BASE, "--class", "3", "-o", tmp_path / "three", "-q")
+    named = run("gradcam", photos, "--ckpt", BASE, "--target", "class:3", "-o", tmp_path / "three", "-q")
     assert named.code == 0, named.err
     own, three = (load(folder / "maps.npz") for folder in (tmp_path, tmp_path / "three"))
     pairs = zip(own.images, *(one.maps["base_checkpoint"]["gradcam", "block_04"] for one in (own, three)), strict=True)
@@ -152,15 +152,15 @@ def test_masks_in_a_folder(run, photos, tmp_path):
     [
         (["--target", "fame"], "--target fame is unknown"),
         (["--text", "a cat"], "needs a text and others"),
-        (["--text", "a", "--text", "b", "--class", "3"], "--text and --class explain different things"),
-        (["--class", "3", "--target", "answer"], "--class does not go with --target answer"),
-        (["--class", "cat"], "--class cat is no class"),
+        (["--text", "a", "--text", "b", "--target", "class:3"], "--text and --target class explain different things"),
+        (["--text", "a", "--text", "b", "--target", "answer"], "--text does not go with --target answer"),
+        (["--target", "class:cat"], "--target class:cat is no class"),
         (["--region", "sky"], "--region sky is no folder of masks"),
         (["--method", "lime"], "no attribution method 'lime'"),
         (["--site", "block_99"], "no site 'block_99'"),
         (["--target", "contrast", "--prompt", "What?", "--answer", "1"], "rejected"),
         (["--target", "token:7", "--prompt", "What?", "--answer", "1"], "token"),
-        (["--questions", "none.jsonl"], "--questions none.jsonl does not exist"),
+        (["none.jsonl"], "the file of questions none.jsonl does not exist"),
     ],
 )
 def test_what_is_refused(run, photos, tmp_path, flags, message):
@@ -175,12 +175,12 @@ def test_kept_maps_belong_to_the_text_tower_and_the_prototypes_that_they_were_ma
     asked = ["gradcam", *val(photos)[:2], "--ckpt", tmp_path / "clip0", "--text", "a one", "--text", "a two", "-q"]
     by_place = {}
     for place, seed in (("both", 0), ("both", 1), ("alone", 1)):
-        assert run(*asked, "--text-tower", tmp_path / f"clip{seed}", "-o", tmp_path / place).code == 0
+        assert run(*asked, "--target", f"text:{tmp_path}/clip{seed}", "-o", tmp_path / place).code == 0
         by_place[place] = (tmp_path / place / "maps.npz").read_bytes()
     assert by_place["both"] == by_place["alone"]
     for kept in (tmp_path / "alone" / "kept").iterdir():
         kept.write_bytes(kept.read_bytes()[:-9])
-    assert run(*asked, "--text-tower", tmp_path / "clip1", "-o", tmp_path / "alone").code == 0  # made again
+    assert run(*asked, "--target", f"text:{tmp_path}/clip1", "-o", tmp_path / "alone").code == 0  # made again
     assert (tmp_path / "alone" / "maps.npz").read_bytes() == by_place["alone"]
     images = tmp_path / "images"
     shutil.copytree(photos, images)

@@ -42,7 +42,7 @@ def test_zero_shot_is_missed_only_by_who_asked_for_it(run, checkpoints, asked):
 
 
 def test_by_default_zero_shot_is_asked_of_two_towers_only(run, checkpoints, tmp_path, monkeypatch):
-    from visprobe.report import measure
+    from visprobe.report import questions
 
     two_tower(tmp_path / "clip")
     seen = []
@@ -51,7 +51,7 @@ def test_by_default_zero_shot_is_asked_of_two_towers_only(run, checkpoints, tmp_
         seen.append([analysis.name for analysis in analyses])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "measure", stop)
+    monkeypatch.setattr(questions, "measure", stop)
     run("imagenet", "--ckpt", checkpoints / "base", "--data", "digits")
     run("imagenet", "--ckpt", checkpoints / "base", "--ckpt", tmp_path / "clip", "--data", "digits")
     run("imagenet", "--ckpt", checkpoints / "base", "--text-tower", tmp_path / "clip", "--data", "digits")

@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from visprobe.errors import UsageError
-from visprobe.report.measure import imagenet
+from visprobe.report.questions import imagenet
 from visprobe.report.measurement import Options
 from visprobe.report.names import distinct_names
 

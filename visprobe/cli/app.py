@@ -10,7 +10,9 @@ from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
+from typer import Abort
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 from typer.main import get_command
 
 from visprobe import __version__
@@ -37,19 +39,21 @@ from visprobe.cli import (
 )
 from visprobe.cli import list as list_
 from visprobe.cli.environment import COMMON, read_environment, variable
-from visprobe.cli.output import print_error
-from visprobe.errors import TooManyBadItems, VisprobeError
+from visprobe.cli.output import print_error, print_traceback
+from visprobe.errors import UsageError, VisprobeError
 
 MEASURE, LOOK, TRAIN, CHECKPOINTS, HOUSE = "Measure", "Look", "Train", "Checkpoints", "House"
 EXIT_CODES = {
     0: "done",
     1: "failed",
     2: "a flag, an argument or a configuration cannot be meant",
-    3: "done and written, but more images were unusable than --max-bad allows",
+    3: "done and written, but more images were unusable than --max-bad allows, or a --fail-on condition was met",
     4: "something must be installed, mounted or allowed first",
     130: "interrupted, and the same command goes on from there",
     143: "terminated, and the same command goes on from there",
 }
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="visprobe",
@@ -106,6 +110,11 @@ def _root(
 def main() -> NoReturn:
     """Run the command line; it leaves with one of `EXIT_CODES`."""
     signal.signal(signal.SIGTERM, _terminate)
+    sys.excepthook = print_traceback
+    if os.environ.get("NO_COLOR"):
+        from typer import rich_utils
+
+        rich_utils.COLOR_SYSTEM = None  # help would still be bold
     # Some photographs of every large set have damaged EXIF data; their pixels are whole.
     warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
     # Threads of torch that wait by spinning take the cores from whoever else computes on this machine: with two other
@@ -115,18 +124,31 @@ def main() -> NoReturn:
     assert isinstance(commands, TyperGroup)
     read_environment(commands)
     try:
-        commands()
-    except (VisprobeError, OSError) as problem:
+        left = commands(standalone_mode=False)  # a number where a command was left early: --help, --version
+    except (VisprobeError, OSError, TyperException) as problem:
         if os.environ.get("VISPROBE_DEBUG"):
             raise
-        error = problem if isinstance(problem, VisprobeError) else _system_error(problem)
-        # Where too many items were bad, the results are already on stdout, as the one JSON document there is.
-        print_error(error, as_json="--json" in sys.argv and not isinstance(error, TooManyBadItems))
+        if isinstance(problem, TyperException) and not problem.format_message():
+            sys.exit(problem.exit_code)  # a group without a command has shown its help
+        error = _explained(problem)
+        print_error(error, as_json="--json" in sys.argv and not error.results_shown)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Abort):
+        left = _INTERRUPTED
+    if left == _INTERRUPTED:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+    sys.exit(left or 0)
+
+
+def _explained(problem: Exception) -> VisprobeError:
+    if isinstance(problem, VisprobeError):
+        return problem
+    if isinstance(problem, OSError):
+        return _system_error(problem)
+    context = getattr(problem, "ctx", None)
+    command = context.command_path if context else "visprobe"
+    said = problem.format_message() if isinstance(problem, TyperException) else str(problem)
+    return UsageError(said, hint=f"{command} --help shows what there is.")
 
 
 def _system_error(error: OSError) -> VisprobeError:

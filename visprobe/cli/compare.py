@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visprobe.cli import options as o
-from visprobe.cli.output import Bars
+from visprobe.cli.measuring import Common, measuring, run
 from visprobe.errors import UsageError
 
+if TYPE_CHECKING:
+    from visprobe.report.measurement import Measurement, Options
 
+
+@measuring(output_dir=Path("visprobe-compare"))
 def command(
-    data: o.Data,
+    common: Common,
     checkpoints: Annotated[
         list[str] | None,
         typer.Argument(help="Checkpoints, the first is the base: folders, hub ids, 'A\\[blocks 0-11 <- B]'."),
@@ -30,20 +33,6 @@ def command(
         list[str] | None,
         typer.Option(help="Another seed of a checkpoint's recipe, to read differences against; repeatable."),
     ] = None,
-    output_dir: o.OutputDir = Path("visprobe-compare"),
-    split: o.Split = None,
-    limit: o.Limit = None,
-    labels: o.Labels = None,
-    subset_per_class: o.SubsetPerClass = None,
-    batch_size: o.BatchSize = 64,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    pixels: o.Pixels = 448 * 448,
-    tiles: o.Tiles = False,
-    seed: o.Seed = 0,
-    max_bad: o.MaxBad = "1%",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     r"""Where and how far each checkpoint's encoder moved from the first one's, and whether it sees better.
 
@@ -57,28 +46,23 @@ def command(
 
     Example: visprobe compare --trajectory checkpoints/sft --trajectory checkpoints/dpo --data digits
     """
-    from visprobe.cli.measured import command_line, finish, show
     from visprobe.report.compare import compare
-    from visprobe.report.measurement import Options
     from visprobe.report.trajectory import trajectory as follow
-    from visprobe.report.write import write_report
 
     if trajectory and (analyses is not None or same_recipe):
         raise UsageError(
             "--analyses and --same-recipe do not apply to --trajectory", hint="Leave them out, or compare checkpoints."
         )
-    with Bars(quiet) as bars:
-        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
-        how = replace(how, same_recipe=tuple(same_recipe or ()), labels=labels, subset_per_class=subset_per_class)
+
+    def measure(how: Options) -> Measurement:
+        if trajectory:
+            return follow(trajectory, common.data, how, _only_base(checkpoints or []))
+        how = replace(how, same_recipe=tuple(same_recipe or ()))
         if analyses is not None:
             how = replace(how, analyses=tuple(name.strip() for name in analyses.split(",")))
-        if trajectory:
-            measured = follow(trajectory, data, how, _only_base(checkpoints or []))
-        else:
-            measured = compare(checkpoints or [], data, how)
-        page = write_report(output_dir, measured.document(command_line()))
-    show(measured, as_json=json, page=page)
-    finish(measured, max_bad)
+        return compare(checkpoints or [], common.data, how)
+
+    run(common, measure)
 
 
 def _only_base(checkpoints: list[str]) -> Path | None:

@@ -30,7 +30,7 @@ def mmpr(
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of prompt and chosen answer together.")] = 1500,
     json: o.Json = False,
-    quiet: o.Quiet = False,
+    verbose: o.Verbose = None,
 ) -> None:
     """Draw the paper's subset of MMPR: the same rows for SFT and DPO, and a manifest of what was left out and why.
 
@@ -41,7 +41,7 @@ def mmpr(
     from visprobe.io.atomic import to_json
     from visprobe.training.readers.mmpr_subset import mmpr_subset
 
-    with Bars(quiet) as bars:
+    with Bars(verbose) as bars:
         subset = mmpr_subset(folder, size=size, seed=seed, max_tokens=max_tokens, tokenizer=tokenizer, progress=bars)
     paths = subset.write(output_dir)
     print_notes(_notes(subset.manifest))

@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from visprobe.cli import options as o
+from visprobe.cli.origins import origins
 from visprobe.cli.output import Bars
 
 
 def command(
+    context: typer.Context,
     output_dir: o.OutputDir = Path("visprobe-demo"),
     fast: Annotated[bool, typer.Option("--fast", help="A smoke run: few steps, few images, under a minute.")] = False,
     from_scratch: Annotated[
@@ -21,7 +23,7 @@ def command(
     seeds: Annotated[int, typer.Option(min=1, help="Runs per arm; with several, arms are compared over runs.")] = 1,
     seed: o.Seed = 0,
     json: o.Json = False,
-    quiet: o.Quiet = False,
+    verbose: o.Verbose = None,
 ) -> None:
     """Post-train a small multimodal LLM by SFT and by DPO, and see what became of its vision encoder.
 
@@ -34,18 +36,22 @@ def command(
 
     Example: visprobe demo --arms sft,dpo,grpo --seeds 3 --output-dir study
     """
-    from visprobe.cli.measured import command_line, finish, show
+    from visprobe.cli.measured import command_line, finish, show, show_json
     from visprobe.cli.train import require_training
 
     require_training()
     from visprobe.report.demo import demo
     from visprobe.report.write import write_report
 
-    with Bars(quiet) as bars:
+    with Bars(verbose) as bars:
         chosen = [arm.strip() for arm in arms.split(",") if arm.strip()]
         measured = demo(
             output_dir, arms=chosen, seeds=seeds, fast=fast, from_scratch=from_scratch, seed=seed, progress=bars
         )
-        page = write_report(output_dir / "report", measured.document(command_line()))
-    show(measured, as_json=json, page=page)
+        document = measured.document(command_line(), origins(context))
+        page = write_report(output_dir / "report", document)
+    if json:
+        show_json(document)
+    else:
+        show(measured, page=page)
     finish(measured, "0")

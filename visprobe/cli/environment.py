@@ -7,7 +7,7 @@ import os
 from typer.core import TyperGroup
 
 # Only what belongs to a machine or a habit: what is asked stands in the command line.
-COMMON = ("device", "dtype", "batch_size", "limit", "max_bad", "quiet")
+COMMON = ("device", "dtype", "batch_size", "limit", "max_bad", "verbose")
 _OWN_MEANING = ("train",)  # whose batches and precision belong to a recipe
 
 

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from visprobe.analyses.result import Result
-from visprobe.cli import options as o
-from visprobe.cli.output import Bars
+from visprobe.cli.measuring import Common, measuring, run
 from visprobe.errors import UsageError
 
+if TYPE_CHECKING:
+    from visprobe.report.gradcam import Look
+    from visprobe.report.measurement import Measurement, Options
 
+QUESTIONS = (".jsonl", ".json")
+
+
+@measuring(
+    without=("data", "split", "labels", "subset_per_class", "tiles", "fail_on"),
+    output_dir=Path("visprobe-gradcam"),
+    limit=32,
+)
 def command(
-    images: Annotated[list[str], typer.Argument(help="Image files, folders of images, a data set, or 'digits'.")],
+    common: Common,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders of images, a data set, or 'digits'; and a file of questions (.jsonl) with lines "
+            '{"image": …, "prompt": …, "answer": …, "rejected": …, "box": […]}.'
+        ),
+    ],
     ckpt: Annotated[
         list[str] | None,
         typer.Option("--ckpt", help="Checkpoint folder or hub id; repeat it, the first is the base."),
@@ -31,20 +50,16 @@ def command(
         str | None, typer.Option("--answer", "--chosen", help="Answer that is explained. Default: the base's own.")
     ] = None,
     rejected: Annotated[str | None, typer.Option(help="Another answer, to be told apart from the first.")] = None,
-    questions: Annotated[
-        Path | None, typer.Option(help='Lines {"image": …, "prompt": …, "answer": …, "rejected": …, "box": […]}.')
-    ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="answer, rejected, contrast, token:N, sft-loss, dpo-loss, class or text; else what fits."),
-    ] = None,
-    class_name: Annotated[
-        str | None, typer.Option("--class", help="Class that is explained, instead of each image's own.")
+        typer.Option(
+            help="answer, rejected, contrast, token:N, sft-loss, dpo-loss; class, or class:NAME instead of each "
+            "image's own; text, or text:MODEL whose text tower reads --text. Default: what fits."
+        ),
     ] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="Text that is explained, then those it is told apart from.")
     ] = None,
-    text_tower: Annotated[str | None, typer.Option(help="Two-tower model that reads the texts.")] = None,
     region: Annotated[
         str | None, typer.Option(help="Where answers lie: folder of PNG masks, or a class of the images' own masks.")
     ] = None,
@@ -64,16 +79,6 @@ def command(
     faithfulness: Annotated[
         int, typer.Option(min=0, help="Delete and insert patches in the order of the maps, on so many images.")
     ] = 0,
-    output_dir: o.OutputDir = Path("visprobe-gradcam"),
-    limit: o.Limit = 32,
-    batch_size: o.BatchSize = 8,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    pixels: o.Pixels = 448 * 448,
-    seed: o.Seed = 0,
-    max_bad: o.MaxBad = "1%",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Where each checkpoint looks: attribution maps on one scale, and whether they are more focused than before.
 
@@ -91,34 +96,78 @@ def command(
 
     Example: visprobe gradcam a.jpg b.jpg --ckpt google/siglip2-base-patch16-224 --text "a cat" --text "a dog"
     """
-    from visprobe.attribution.storage import save
-    from visprobe.cli.measured import command_line, finish, show
     from visprobe.data.asked import Asked
-    from visprobe.report.gradcam import Look, gradcam
-    from visprobe.report.gradcam_steps import gradcam_steps
-    from visprobe.report.measurement import Options
-    from visprobe.report.write import write_report
+    from visprobe.report.gradcam import Look
 
     checkpoints = ckpt or []
     _check(checkpoints, trajectory, faithfulness)
+    named, questions = _questions(images)
+    explained, class_name, text_tower = _aim(target)
     look = Look(
-        tuple(method or ()), tuple(site or ["consumed"]), target, Asked(prompt, answer, rejected), questions,
+        tuple(method or ()), tuple(site or ["consumed"]), explained, Asked(prompt, answer, rejected), questions,
         region, class_name, tuple(text or ()), text_tower, baseline, faithfulness,
     )  # fmt: skip
-    with Bars(quiet) as bars:
-        how = Options(None, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels)
-        if trajectory is None:
-            looked = gradcam(checkpoints, images, look, how, output_dir / "kept")
-        else:
-            start = Path(checkpoints[0]) if checkpoints else None
-            looked = gradcam_steps(trajectory, images, look, how, output_dir / "kept", start)
-        save(looked.attributions, output_dir / "maps.npz")
-        page = write_report(output_dir, looked.measured.document(command_line()))
-    measured = looked.measured
-    if not json:
-        measured = replace(measured, results=tuple(map(_short, measured.results)))
-    show(measured, as_json=json, page=page)
-    finish(measured, max_bad)
+    run(common, lambda how: _look(checkpoints, trajectory, named, look, how, common.output_dir), short=_short)
+
+
+def _look(
+    checkpoints: Sequence[str], trajectory: Path | None, named: Sequence[str], look: Look, how: Options, folder: Path
+) -> Measurement:
+    """Make the maps, and keep them beside where the report will be."""
+    from visprobe.attribution.storage import save
+    from visprobe.report.gradcam import gradcam
+    from visprobe.report.gradcam_steps import gradcam_steps
+
+    if trajectory is None:
+        looked = gradcam(checkpoints, named, look, how, folder / "kept")
+    else:
+        start = Path(checkpoints[0]) if checkpoints else None
+        looked = gradcam_steps(trajectory, named, look, how, folder / "kept", start)
+    save(looked.attributions, folder / "maps.npz")
+    return looked.measured
+
+
+def _questions(named: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Images and the file of questions apart; where there is only the file, the images that it names.
+
+    Raises:
+        UsageError: If there are several such files, or one names no image.
+    """
+    files = [one for one in named if one.lower().endswith(QUESTIONS)]
+    images = [one for one in named if one not in files]
+    if len(files) > 1:
+        raise UsageError(f"{files[0]} and {files[1]} are two files of questions", hint="Join them into one.")
+    if not files or images:
+        return images, Path(files[0]) if files else None
+    file = Path(files[0])
+    if not file.is_file():
+        raise UsageError(f"{file} does not exist", hint="Check the path of the file of questions.")
+    found = dict.fromkeys(
+        str(file.parent / name) for name in map(_image, file.read_text("utf-8-sig").splitlines()) if name
+    )
+    if not found:
+        raise UsageError(f"{file} names no image", hint='Write lines {"image": "a.png", "prompt": "…"}.')
+    return list(found), file
+
+
+def _image(line: str) -> str | None:
+    """The image that a line names; what is wrong with lines is said where they are read."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    name = value.get("image") if isinstance(value, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _aim(target: str | None) -> tuple[str | None, str | None, str | None]:
+    """What is explained; the class, where one is named; and the text tower, where one is named."""
+    kind, _, name = (target or "").partition(":")
+    if kind == "class" and name:
+        return kind, name, None
+    if kind == "text" and name:
+        return kind, None, name
+    return target, None, None
 
 
 def _check(checkpoints: list[str], trajectory: Path | None, faithfulness: int) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from visprobe.analyses.result import Result, Row
 from visprobe.cli import options as o
-from visprobe.cli.output import Bars, print_results, print_table, printable
+from visprobe.cli.measuring import Common, measuring, run
+from visprobe.cli.output import print_notes, print_results, print_table
 from visprobe.report.numbers import interval_text, value_text
 
-ASKED = ("imagenet", "knn", "probe")  # those of them that are there; and zero-shot where there is a text tower
+if TYPE_CHECKING:
+    from visprobe.report.measurement import Measurement
+
 # The one measure per analysis that the short table shows.
 _SHOWN = {
     "imagenet": {"top1": "prototype"},
@@ -29,11 +31,10 @@ _SHOWN = {
 }
 
 
+@measuring(output_dir=None)
 def command(
-    ckpt: Annotated[
-        list[str], typer.Option("--ckpt", help="Checkpoint folder or hub id; repeat it to measure several.")
-    ],
-    data: o.Data,
+    common: Common,
+    ckpt: o.Ckpt,
     analyses: Annotated[
         str | None,
         typer.Option(
@@ -53,28 +54,6 @@ def command(
     templates: Annotated[
         Path | None, typer.Option(help="Zero-shot: file of sentences with {} for the class name, one per line.")
     ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--output-dir",
-            "-o",
-            help="Folder for report.html, report.json and figures; default none.",
-            callback=lambda path: path and o.writable(path),
-        ),
-    ] = None,
-    split: o.Split = None,
-    limit: o.Limit = None,
-    labels: o.Labels = None,
-    subset_per_class: o.SubsetPerClass = None,
-    batch_size: o.BatchSize = 64,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    pixels: o.Pixels = 448 * 448,
-    tiles: o.Tiles = False,
-    seed: o.Seed = 0,
-    max_bad: o.MaxBad = "1%",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """How well encoders tell classes apart: prototypes and neighbours, at every site and after the projector.
 
@@ -86,40 +65,25 @@ def command(
 
     Example: visprobe imagenet --ckpt checkpoints/sft --data digits --json
     """
-    from visprobe.analyses.registry import available, chosen
-    from visprobe.analyses.zeroshot import with_text_tower
-    from visprobe.cli.measured import command_line, finish, show
-    from visprobe.cli.output import print_notes
     from visprobe.data.prompts import TEMPLATES, read_templates
-    from visprobe.encoders.text_tower import has_text_tower
-    from visprobe.report.measure import measure
-    from visprobe.report.measurement import Options
-    from visprobe.report.write import write_report
+    from visprobe.report.questions import imagenet
 
-    if analyses is not None:
-        names = [name.strip() for name in analyses.split(",")]
-    else:
-        names = [name for name in ASKED if name in available()]
-        names += ["zeroshot"] if text_tower or templates or any(map(has_text_tower, ckpt)) else []
-    asked = chosen([*names, *(["paper_protocol"] if protocol else [])])
-    if text_tower or templates:
-        own = with_text_tower(text_tower, read_templates(templates) if templates else TEMPLATES)
-        asked = [own if analysis.name == own.name else analysis for analysis in asked]
-    with Bars(quiet) as bars:
-        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
-        how = replace(how, labels=labels, subset_per_class=subset_per_class)
-        measured = measure(ckpt, data, asked, how)
-        page = write_report(output_dir, measured.document(command_line())) if output_dir else None
-    if json:
-        show(measured, as_json=True)
-    else:
+    def show(measured: Measurement) -> None:
         _print_short([result for result in measured.results if result.analysis != "paper_protocol"])
         _print_short([result for result in measured.results if result.analysis == "paper_protocol"])
         said = [*measured.warnings, *(warning for result in measured.results for warning in result.warnings)]
         print_notes([*dict.fromkeys(said)])  # several analyses say the same of the same images
-        if page:
-            print(f"\nreport: {printable(str(page))}")
-    finish(measured, max_bad)
+
+    names = None if analyses is None else [name.strip() for name in analyses.split(",")]
+    sentences = read_templates(templates) if templates else TEMPLATES
+    run(
+        common,
+        lambda how: imagenet(
+            ckpt, common.data, how, analyses=names, paper=protocol is not None, text_tower=text_tower,
+            templates=sentences,
+        ),
+        show_as=None if common.verbose else show,
+    )  # fmt: skip
 
 
 def _at(row: Row, site: str | None) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from visprobe.analyses.gates import Gate
 from visprobe.analyses.result import Result
 from visprobe.cli.environment import assignments
 from visprobe.cli.options import allowed_bad
 from visprobe.cli.output import print_notes, print_results, print_statements, printable
-from visprobe.errors import TooManyBadItems
+from visprobe.errors import GateTripped, TooManyBadItems
 from visprobe.io.atomic import to_json
 from visprobe.report.measurement import Measurement
 
@@ -23,20 +26,33 @@ def command_line() -> list[str]:
     return [*assignments(), "visprobe", *sys.argv[1:]]
 
 
-def show(measured: Measurement, *, as_json: bool, page: Path | None = None) -> None:
-    """The measurement on stdout: one JSON document, or the verdict and tables."""
-    if as_json:
-        print(to_json(measured.document(command_line())))
-        return
+def show_json(document: Mapping[str, Any]) -> None:
+    """The one JSON document on stdout."""
+    print(to_json(document))
+
+
+def show(measured: Measurement, *, page: Path | None = None, whole: bool = False) -> None:
+    """The verdict and tables on stdout.
+
+    Args:
+        measured: What was measured.
+        page: The report, where there is one; then long results are cut to what a terminal has room for.
+        whole: Whether nothing is cut.
+    """
     # Single runs of a study, and analyses of every tensor, fill hundreds of lines: they are in the report.
     results = [result for result in measured.results if result.analysis == "runs"] or measured.results
-    shown = [result if page is None else _short(result) for result in results]
+    shown = [result if page is None or whole else _short(result) for result in results]
     print_results([result for result in shown if result.rows])
     print_statements([statement.text for statement in measured.verdict])
     print_notes([*measured.warnings, *(warning for result in measured.results for warning in result.warnings)])
+    if cut := [long.analysis for long, part in zip(results, shown, strict=True) if part != long]:
+        print(f"\nin full only in the report, for their length: {', '.join(cut)}")
+    print_report(page)
+
+
+def print_report(page: Path | None) -> None:
+    """Where the report lies, if there is one."""
     if page is not None:
-        if cut := [whole.analysis for whole, part in zip(results, shown, strict=True) if part != whole]:
-            print(f"\nin full only in the report, for their length: {', '.join(cut)}")
         print(f"\nreport: {printable(str(page))}")
 
 
@@ -51,19 +67,35 @@ def _short(result: Result) -> Result:
     return replace(result, rows=())
 
 
-def finish(measured: Measurement, max_bad: str) -> None:
-    """Name the images that were left out; more than allowed is exit code 3, after everything is written.
+def finish(measured: Measurement, max_bad: str, gates: Sequence[Gate] = ()) -> None:
+    """Name the images that were left out and the conditions that were met; too many, or any, is exit code 3.
 
     Raises:
         TooManyBadItems: If more images were unusable than `max_bad` allows.
+        GateTripped: If a condition was met.
     """
     allowed = allowed_bad(max_bad, measured.images)
     for where, reason in measured.bad[:NAMED]:
         print(f"left out: {printable(where)}: {printable(reason)}", file=sys.stderr)
     if len(measured.bad) > NAMED:
         print(f"left out: {len(measured.bad) - NAMED} more, all listed in the JSON document", file=sys.stderr)
+    print_notes(
+        f"{_outcome(gate)}, held: the number is beyond, but not its whole interval"
+        for gate in gates
+        if gate.beyond and not gate.tripped
+    )
     if len(measured.bad) > allowed:
         raise TooManyBadItems(
             f"{len(measured.bad)} of {measured.images} images could not be used; --max-bad allows {allowed}",
             hint="Everything is written all the same. Repair or remove the images, or raise --max-bad.",
         )
+    if tripped := [gate for gate in gates if gate.tripped]:
+        raise GateTripped(
+            f"--fail-on: {'; '.join(map(_outcome, tripped))}",
+            hint="Everything is written all the same: the report says what moved. Or change the condition.",
+        )
+
+
+def _outcome(gate: Gate) -> str:
+    at = f"{gate.value:.4g} [{gate.low:.4g}, {gate.high:.4g}]"
+    return f"{gate.condition}: {gate.checkpoint} at {gate.site} has {at}"

@@ -31,10 +31,15 @@ QUIET_PERIOD = 30.0  # seconds between two lines where there is no terminal to d
 
 
 class Bars:
-    """A progress bar per stage on stderr; plain lines where stderr is no terminal; nothing if quiet."""
+    """A progress bar per stage on stderr; plain lines where stderr is no terminal; nothing if quiet.
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._quiet = quiet
+    Args:
+        verbose: False shows nothing; True also says how long each stage took, and what `say` is told.
+    """
+
+    def __init__(self, verbose: bool | None = None) -> None:
+        self._quiet, self._verbose = verbose is False, verbose is True
+        self._began: dict[str, float] = {}
         self._tasks: dict[str, TaskID] = {}
         self._last = time.monotonic()
         self._progress = Progress(
@@ -43,7 +48,7 @@ class Bars:
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=Console(stderr=True),
-            disable=quiet or not sys.stderr.isatty(),
+            disable=self._quiet or not sys.stderr.isatty(),
         )
 
     def __enter__(self) -> Bars:
@@ -59,9 +64,18 @@ class Bars:
         """Show that `done` of `total` steps of `stage` are done."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(escape(printable(stage)), total=total)
+            self._began[stage] = time.monotonic()
         self._progress.update(self._tasks[stage], completed=done, total=total)
+        if self._verbose and done == total:
+            self.say([f"{stage}: {total} in {time.monotonic() - self._began[stage]:.1f} s"])
+            return
         if self._progress.disable and not self._quiet and self._due(done == total):
             print(f"{printable(stage)}: {done}/{total}", file=sys.stderr, flush=True)
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Lines on stderr, above the bars, for those who want to know."""
+        for line in lines if self._verbose else ():
+            self._progress.console.print(escape(printable(line)), highlight=False)
 
     def _due(self, finished: bool) -> bool:
         now = time.monotonic()

@@ -10,18 +10,17 @@ import typer
 
 from visprobe.analyses.result import Result
 from visprobe.cli import options as o
-from visprobe.cli.output import Bars
+from visprobe.cli.measuring import Common, measuring, run
 from visprobe.errors import UsageError
 
 _MAIN = ("probe_top1", "probe_of_5", "probe_control", "probe_map", "probe_macro_auroc", "probe_r2")
 _LONG = 40  # rows that still read on a terminal
 
 
+@measuring(output_dir=Path("visprobe-probe"))
 def command(
-    ckpt: Annotated[
-        list[str], typer.Option("--ckpt", help="Checkpoint folder or hub id; repeat it to measure several.")
-    ],
-    data: o.Data,
+    common: Common,
+    ckpt: o.Ckpt,
     targets: Annotated[
         str, typer.Option(help="What is read: classes, labels, numbers, or the name of one target. Default: classes.")
     ] = "auto",
@@ -33,20 +32,6 @@ def command(
     solver: Annotated[
         Literal["exact", "adamw"], typer.Option(help="adamw: minibatches, for features that do not fit into memory.")
     ] = "exact",
-    output_dir: o.OutputDir = Path("visprobe-probe"),
-    split: o.Split = None,
-    limit: o.Limit = None,
-    labels: o.Labels = None,
-    subset_per_class: o.SubsetPerClass = None,
-    batch_size: o.BatchSize = 64,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    pixels: o.Pixels = 448 * 448,
-    tiles: o.Tiles = False,
-    seed: o.Seed = 0,
-    max_bad: o.MaxBad = "1%",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """What a linear probe reads from encoders: classes, labels or numbers, with an untrained tower and control labels.
 
@@ -58,24 +43,16 @@ def command(
 
     Example: visprobe probe --ckpt checkpoints/sft --data digits --targets numbers --json
     """
-    from visprobe.analyses.probe import probe_analysis
-    from visprobe.analyses.probe_how import How
-    from visprobe.cli.measured import command_line, finish, show
-    from visprobe.report.measure import measure
-    from visprobe.report.measurement import Options
-    from visprobe.report.write import write_report
+    from visprobe.report.questions import probe
 
-    analysis = probe_analysis(How(targets, sites, _numbers(per_class), seeds, solver))
-    with Bars(quiet) as bars:
-        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
-        how = replace(how, labels=labels, subset_per_class=subset_per_class)
-        measured = measure(ckpt, data, [analysis], how)
-        page = write_report(output_dir, measured.document(command_line()))
-    if json:
-        show(measured, as_json=True)
-    else:
-        show(replace(measured, results=tuple(map(_short, measured.results))), as_json=False, page=page)
-    finish(measured, max_bad)
+    numbers = _numbers(per_class)
+    run(
+        common,
+        lambda how: probe(
+            ckpt, common.data, how, targets=targets, sites=sites, per_class=numbers, seeds=seeds, solver=solver
+        ),
+        short=_short,
+    )
 
 
 def _short(result: Result) -> Result:

@@ -11,18 +11,16 @@ import typer
 
 from visprobe.analyses.result import Result
 from visprobe.cli import options as o
-from visprobe.cli.output import Bars
+from visprobe.cli.measuring import Common, measuring, run
 from visprobe.errors import UsageError
 
 T = TypeVar("T")
 
 
+@measuring(output_dir=Path("visprobe-robust"))
 def command(
-    ckpt: Annotated[
-        list[str],
-        typer.Option("--ckpt", help="Checkpoint folder or hub id; repeat it to compare, the first is the base."),
-    ],
-    data: o.Data,
+    common: Common,
+    ckpt: o.Ckpt,
     corruptions: Annotated[
         str | None, typer.Option(help="Names with commas, all or none; default one each of noise, blur, fog and JPEG.")
     ] = None,
@@ -31,20 +29,6 @@ def command(
         str, typer.Option(help="Pixels on the shorter side that images are reduced to, with commas.")
     ] = "",
     crops: Annotated[str, typer.Option(help="Shares of each side of which the centre is kept, with commas.")] = "",
-    output_dir: o.OutputDir = Path("visprobe-robust"),
-    split: o.Split = None,
-    limit: o.Limit = None,
-    labels: o.Labels = None,
-    subset_per_class: o.SubsetPerClass = None,
-    batch_size: o.BatchSize = 64,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    pixels: o.Pixels = 448 * 448,
-    tiles: o.Tiles = False,
-    seed: o.Seed = 0,
-    max_bad: o.MaxBad = "1%",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """How well encoders tell classes apart in images that are damaged, small or cropped.
 
@@ -56,29 +40,22 @@ def command(
 
     Example: visprobe robust --ckpt checkpoints/base --data digits --corruptions none --resolutions 8,16,32 --crops 0.5
     """
-    from visprobe.analyses.robustness import robustness
-    from visprobe.analyses.robustness_variants import FEW, Plan
-    from visprobe.cli.measured import command_line, finish, show
+    from visprobe.analyses.robustness_variants import FEW
     from visprobe.data.corruptions import CORRUPTIONS
-    from visprobe.report.measure import measure
-    from visprobe.report.measurement import Options
-    from visprobe.report.write import write_report
+    from visprobe.report.questions import robust
 
     groups = {None: FEW, "all": tuple(CORRUPTIONS), "none": ()}
-    plan = Plan(
-        groups[corruptions] if corruptions in groups else _listed(corruptions or "", str, "--corruptions", "names"),
-        _listed(severities, int, "--severities", "whole numbers"),
-        _listed(resolutions, int, "--resolutions", "whole numbers"),
-        _listed(crops, float, "--crops", "numbers"),
+    named = groups[corruptions] if corruptions in groups else _listed(corruptions or "", str, "--corruptions", "names")
+    levels = _listed(severities, int, "--severities", "whole numbers")
+    sizes = _listed(resolutions, int, "--resolutions", "whole numbers")
+    shares = _listed(crops, float, "--crops", "numbers")
+    run(
+        common,
+        lambda how: robust(
+            ckpt, common.data, how, corruptions=named, severities=levels, resolutions=sizes, crops=shares
+        ),
+        short=_summary,
     )
-    with Bars(quiet) as bars:
-        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
-        how = replace(how, labels=labels, subset_per_class=subset_per_class)
-        measured = measure(ckpt, data, [robustness(plan)], how)
-        page = write_report(output_dir, measured.document(command_line()))
-    shown = measured if json else replace(measured, results=tuple(map(_summary, measured.results)))
-    show(shown, as_json=json, page=page)
-    finish(measured, max_bad)
 
 
 def _summary(result: Result) -> Result:

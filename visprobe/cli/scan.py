@@ -34,7 +34,7 @@ def command(
         ),
     ] = None,
     json: o.Json = False,
-    quiet: o.Quiet = False,
+    verbose: o.Verbose = None,
 ) -> None:
     """One line per checkpoint: family, layout, tower, what the MLLM reads, what it costs to read.
 
@@ -48,7 +48,7 @@ def command(
     from visprobe.io.atomic import to_json
     from visprobe.io.rows import write_rows
 
-    with Bars(quiet) as bars:
+    with Bars(verbose) as bars:
         rows = scan(places, hashes=identity, base=base, progress=bars)
     if output is not None:
         write_rows(output, [row.to_json() for row in rows])

@@ -10,17 +10,16 @@ import typer
 
 from visprobe.analyses.result import Result
 from visprobe.cli import options as o
-from visprobe.cli.output import Bars
+from visprobe.cli.measuring import Common, measuring, run
 from visprobe.errors import UsageError
 
 _LONG = 80  # rows of a table that can be read on a terminal
 
 
+@measuring(without=("labels", "subset_per_class", "pixels"), output_dir=Path("visprobe-segment"))
 def command(
-    ckpt: Annotated[
-        list[str], typer.Option("--ckpt", help="Checkpoint folder or hub id; repeat it, the first is the base.")
-    ],
-    data: o.Data,
+    common: Common,
+    ckpt: o.Ckpt,
     head: Annotated[
         Literal["linear", "mlp", "both"],
         typer.Option(help="Head on the patch features: linear, or with a hidden layer."),
@@ -38,17 +37,6 @@ def command(
     steps: Annotated[
         int | None, typer.Option(min=5, help="Steps of each training, if five epochs are fewer. Default 300.")
     ] = None,
-    output_dir: o.OutputDir = Path("visprobe-segment"),
-    split: o.Split = None,
-    limit: o.Limit = None,
-    batch_size: o.BatchSize = 64,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    tiles: o.Tiles = False,
-    seed: o.Seed = 0,
-    max_bad: o.MaxBad = "1%",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """What is where in an image: small heads on frozen patch features, by pixel (mIoU) and by patch.
 
@@ -59,26 +47,19 @@ def command(
 
     Example: visprobe segment --ckpt ckpt/sft --data CamVid --ignored 11 --head both --json
     """
-    from visprobe.analyses.segment import asking
-    from visprobe.analyses.segment_setting import Asked
-    from visprobe.cli.measured import command_line, finish, show
-    from visprobe.report.measure import measure
-    from visprobe.report.measurement import Options
-    from visprobe.report.write import write_report
+    from visprobe.report.questions import segment
 
     if protocol and head == "linear":
         raise UsageError("--protocol paper trains two-layer heads", hint="Add --head mlp or --head both.")
     heads: tuple[Literal["linear", "mlp"], ...] = ("linear", "mlp") if head == "both" else (head,)
-    asked = Asked(heads, seeds, tuple(ignored or ()), background, protocol == "paper", steps)
-    with Bars(quiet) as bars:
-        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, tiles=tiles)
-        measured = measure(ckpt, data, [asking(asked)], how)
-        page = write_report(output_dir, measured.document(command_line()))
-    if json:
-        show(measured, as_json=True)
-    else:
-        show(replace(measured, results=tuple(map(_short, measured.results))), as_json=False, page=page)
-    finish(measured, max_bad)
+    run(
+        common,
+        lambda how: segment(
+            ckpt, common.data, how, heads=heads, seeds=seeds, ignored=ignored or (), background=background,
+            paper=protocol == "paper", steps=steps,
+        ),
+        short=_short,
+    )  # fmt: skip
 
 
 def _short(result: Result) -> Result:

@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from visprobe.analyses.result import Result
-from visprobe.cli import options as o
-from visprobe.cli.output import Bars, print_notes, print_statements, print_table, printable
+from visprobe.cli.measuring import Common, measuring, run
+from visprobe.cli.output import print_notes, print_statements, print_table
 from visprobe.errors import UsageError
 from visprobe.report.numbers import interval_text, value_text
 from visprobe.report.tables import TITLES
 
+if TYPE_CHECKING:
+    from visprobe.report.measurement import Measurement
+
 HEADINGS = {"sufficient": "put in alone", "necessary": "taken out alone", "cumulative": "all up to it put in"}
 
 
-class By(StrEnum):
-    """What a part is."""
-
-    blocks = "blocks"
-    groups = "groups"
-
-
+@measuring(output_dir=Path("visprobe-swap"))
 def command(
+    common: Common,
     base: Annotated[str, typer.Argument(help="Checkpoint that parts are put into: folder or hub id.")],
     other: Annotated[str, typer.Argument(help="Checkpoint that they come from.")],
-    data: o.Data,
     by: Annotated[
-        By, typer.Option(help="Exchange each block by itself, or groups of neighbouring blocks.")
-    ] = By.blocks,
+        Literal["blocks", "groups"],
+        typer.Option(help="Exchange each block by itself, or groups of neighbouring blocks."),
+    ] = "blocks",
     steps: Annotated[int | None, typer.Option(min=1, help="How many groups, with --by groups; default 4.")] = None,
-    output_dir: o.OutputDir = Path("visprobe-swap"),
-    split: o.Split = None,
-    limit: o.Limit = None,
-    labels: o.Labels = None,
-    subset_per_class: o.SubsetPerClass = None,
-    batch_size: o.BatchSize = 64,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    pixels: o.Pixels = 448 * 448,
-    tiles: o.Tiles = False,
-    seed: o.Seed = 0,
-    max_bad: o.MaxBad = "1%",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Which part of the encoder carries the difference: parts of OTHER in BASE, of BASE in OTHER, one at a time.
 
@@ -57,26 +39,20 @@ def command(
 
     Example: visprobe swap checkpoints/sft checkpoints/dpo --data digits --by groups --steps 3
     """
-    from visprobe.cli.measured import command_line, finish, show
-    from visprobe.report.measurement import Options
     from visprobe.report.swap import swap
-    from visprobe.report.write import write_report
 
-    if steps is not None and by is By.blocks:
-        raise UsageError("--steps says how many groups, and --by is blocks", hint="Add --by groups.")
-    with Bars(quiet) as bars:
-        how = Options(split, limit, batch_size, device, dtype, seed, progress=bars, pixels=pixels, tiles=tiles)
-        how = replace(how, labels=labels, subset_per_class=subset_per_class)
-        measured = swap(base, other, data, how, by.value, steps or 4)
-        page = write_report(output_dir, measured.document(command_line()))
-    if json:
-        show(measured, as_json=True)
-    else:
+    def show(measured: Measurement) -> None:
         _print_parts(measured.results[0])
         print_statements([statement.text for statement in measured.verdict])
         print_notes([*measured.warnings, *measured.results[0].warnings])
-        print(f"\nreport: {printable(str(page))}")
-    finish(measured, max_bad)
+
+    if steps is not None and by == "blocks":
+        raise UsageError("--steps says how many groups, and --by is blocks", hint="Add --by groups.")
+    run(
+        common,
+        lambda how: swap(base, other, common.data, how, by, steps or 4),
+        show_as=None if common.verbose else show,
+    )
 
 
 def _print_parts(result: Result) -> None:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from visprobe.cli import options as o
+from visprobe.cli.origins import origins
 from visprobe.cli.output import Bars, print_notes
 from visprobe.errors import PrerequisiteError
 from visprobe.training.launch import is_first_process, launch_note
@@ -84,7 +85,7 @@ def _stage_command(stage: str) -> Any:
             list[str] | None, typer.Option("--set", help="Any other setting of the recipe: key=value.")
         ] = None,
         seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-        quiet: o.Quiet = False,
+        verbose: o.Verbose = None,
     ) -> None:
         require_training()
         from visprobe.report.maps_beside import maps_beside
@@ -99,7 +100,7 @@ def _stage_command(stage: str) -> Any:
         }  # fmt: skip
         job = make_job(stage, config, flags, setting or [], vision_learning_rate)
         print_notes(filter(None, [launch_note()]))
-        with Bars(quiet or not is_first_process()) as bars:
+        with Bars(verbose if is_first_process() else False) as bars:
             manifest = run_job(job, output_dir, progress=bars, beside=[maps_beside(_note)])
         _print_done(output_dir, stage, manifest)
 
@@ -129,7 +130,7 @@ def pivot(
     full_config: Annotated[Path, typer.Option(help="Recipe of the stage after it; its `train` decides on the tower.")],
     reuse_projector_layers: Annotated[int, typer.Option(min=0, help="First projector layers taken over too.")] = 0,
     seed: o.Seed = 0,
-    quiet: o.Quiet = False,
+    verbose: o.Verbose = None,
 ) -> None:
     """Put a post-trained tower under a fresh projector and another language model, and train those.
 
@@ -140,7 +141,7 @@ def pivot(
     from visprobe.report.maps_beside import maps_beside
     from visprobe.training.job import run_pivot
 
-    with Bars(quiet or not is_first_process()) as bars:
+    with Bars(verbose if is_first_process() else False) as bars:
         stages = run_pivot(
             tower_from, language_model, projector_config, full_config, output_dir,
             reuse_projector_layers=reuse_projector_layers, seed=seed, progress=bars, beside=[maps_beside(_note)],
@@ -151,17 +152,18 @@ def pivot(
 
 @app.command("study")
 def study(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="Study file (YAML): base, rows, arms, seeds, comparison.")],
     output_dir: o.OutputDir = Path("visprobe-study"),
     json: o.Json = False,
-    quiet: o.Quiet = False,
+    verbose: o.Verbose = None,
 ) -> None:
     """Train every arm with every seed from one base on the same rows, then compare all their encoders.
 
     Example: visprobe train study training/study.yaml -o study
     """
     require_training()
-    from visprobe.cli.measured import command_line, finish, show
+    from visprobe.cli.measured import command_line, finish, show, show_json
     from visprobe.report.maps_beside import maps_beside
     from visprobe.report.study import run_study, train_arms
     from visprobe.report.study_file import read_study
@@ -170,10 +172,14 @@ def study(
     if not is_first_process():  # all processes train, the first one compares
         train_arms(read_study(file, output_dir), output_dir, beside=[maps_beside(_note)])
         return
-    with Bars(quiet) as bars:
+    with Bars(verbose) as bars:
         measured = run_study(read_study(file, output_dir), output_dir, bars, [maps_beside(_note)])
-        page = write_report(output_dir / "report", measured.document(command_line()))
-    show(measured, as_json=json, page=page)
+        document = measured.document(command_line(), origins(context))
+        page = write_report(output_dir / "report", document)
+    if json:
+        show_json(document)
+    else:
+        show(measured, page=page)
     finish(measured, "1%")
 
 

@@ -68,7 +68,7 @@ def read_asked(file: Path, images: ImageSet) -> list[Asked]:
             has no line.
     """
     if not file.is_file():
-        raise UsageError(f"--questions {file} does not exist", hint="Check the path after --questions.")
+        raise UsageError(f"the file of questions {file} does not exist", hint="Check its path.")
     try:
         lines = file.read_text("utf-8-sig").splitlines()
     except ValueError as error:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -23,9 +23,11 @@ from visprobe.encoders.pixels import Pixels
 from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, in_tower
+from visprobe.features.fitting import Fitting
 from visprobe.features.requests import forwarded, resolved, to_array
 from visprobe.features.store import ChunkKey, FeatureStore, StoredSites
 
+BATCH = 64
 CHUNK = 128  # images per file of the store: small enough to lose little to kill -9, large enough to be few
 _T = TypeVar("_T")
 Progress = Callable[[str, int, int], None]
@@ -64,7 +66,7 @@ def extract(
     sites: Callable[[VisionEncoder], Sequence[str]],
     *,
     store: FeatureStore,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     processors: Sequence[VisionEncoder] | None = None,
     progress: Progress | None = None,
 ) -> Extraction:
@@ -76,7 +78,7 @@ def extract(
         sites: From an encoder to what is wanted of it (`visprobe.features.requests`); "consumed" stands for the site
             that the MLLM reads.
         store: Where features are kept and found again.
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass; None is 64, halved where the accelerator's memory is too small.
         processors: For each encoder, the encoder whose processor makes its pixels; by default its own.
             In a comparison of checkpoints all take the base's, so that only weights differ.
         progress: Called with (what, images done, images in all).
@@ -87,9 +89,11 @@ def extract(
     Raises:
         DataError: If no image can be used.
         CheckpointError: If an encoder lacks a site that is wanted of it.
+        PrerequisiteError: If a batch does not fit into the accelerator's memory.
     """
-    work = _Pass(images, store, [_Job(e, p, sites(e)) for e, p in zip(encoders, processors or encoders, strict=True)])
-    for done in work.run(batch_size):
+    jobs = [_Job(e, p, sites(e)) for e, p in zip(encoders, processors or encoders, strict=True)]
+    work = _Pass(images, store, jobs, Fitting(batch_size, BATCH))
+    for done in work.run():
         if progress:
             progress(images.name, done, len(images.items))
     return work.result()
@@ -147,16 +151,16 @@ class _Chunk:
 
 
 class _Pass:
-    def __init__(self, images: ImageSet, store: FeatureStore, jobs: list[_Job]) -> None:
-        self.images, self.store, self.jobs = images, store, jobs
+    def __init__(self, images: ImageSet, store: FeatureStore, jobs: list[_Job], fitting: Fitting) -> None:
+        self.images, self.store, self.jobs, self.fitting = images, store, jobs, fitting
         self.chunks: list[tuple[int, tuple[str, ...]]] = []
         self.decoded = self.forwarded = 0
 
-    def run(self, batch_size: int) -> Iterator[int]:
+    def run(self) -> Iterator[int]:
         parts: dict[int, list[dict[str, NDArray[np.floating]]]] = {}
         # One batch is read and decoded in the background while the encoders work on the one before.
         with ThreadPoolExecutor(4) as readers, ThreadPoolExecutor(1) as ahead:
-            for chunk, batch in _one_ahead(self._batches(batch_size, readers), ahead):
+            for chunk, batch in _one_ahead(self._batches(readers), ahead):
                 if batch:
                     self._forward(chunk, batch, parts)
                     yield chunk.start
@@ -168,7 +172,7 @@ class _Pass:
                     self.chunks.append((chunk.start, chunk.hashes))
                     yield chunk.start + len(chunk.data)
 
-    def _batches(self, batch_size: int, readers: ThreadPoolExecutor) -> Iterator[tuple[_Chunk, list[Made]]]:
+    def _batches(self, readers: ThreadPoolExecutor) -> Iterator[tuple[_Chunk, list[Made]]]:
         """Every image as the pixels that are needed, in batches; an empty one ends its chunk.
 
         Only a batch of pixels is held: of 128 images in tiles they are gigabytes.
@@ -176,8 +180,9 @@ class _Pass:
         for start in range(0, len(self.images.items), CHUNK):
             chunk = self._load(start, readers)
             processors = {job.pixels: job.processor for job in chunk.jobs}
-            for first in range(0, len(chunk.data) if chunk.jobs else 0, batch_size):
-                data = chunk.data[first : first + batch_size]
+            size = self.fitting.size
+            for first in range(0, len(chunk.data) if chunk.jobs else 0, size):
+                data = chunk.data[first : first + size]
                 made = list(readers.map(lambda item, how=processors: _pixels(item, how), data))
                 chunk.bad |= {first + n: str(item) for n, item in enumerate(made) if isinstance(item, BadImage)}
                 self.decoded += len(data)
@@ -203,9 +208,16 @@ class _Pass:
     def _forward(
         self, chunk: _Chunk, batch: list[Made], parts: dict[int, list[dict[str, NDArray[np.floating]]]]
     ) -> None:
-        stacked = {how: Pixels.join([pixels[how] for pixels in batch]) for how in batch[0]}
+        stacked: dict[tuple[object, ...], Pixels] = {}  # joined once for all encoders of one kind of pixels
+
+        def compute(job: _Job, piece: Sequence[Made]) -> dict[str, NDArray[np.floating]]:
+            which = (job.pixels, id(piece[0]), len(piece))
+            if which not in stacked:
+                stacked[which] = Pixels.join([pixels[job.pixels] for pixels in piece])
+            return job.compute(stacked[which])
+
         for job in chunk.jobs:
-            parts.setdefault(id(job), []).append(job.compute(stacked[job.pixels]))
+            parts.setdefault(id(job), []).extend(self.fitting.pieces(batch, partial(compute, job)))
             self.forwarded += len(batch) if job.requests else 0
 
     def result(self) -> Extraction:

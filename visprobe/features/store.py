@@ -65,14 +65,18 @@ class FeatureStore:
 
     Args:
         folder: Root of the store; made when first written.
+        fresh: Whether arrays that this object did not write count as missing, so that they are made anew.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
         self.folder = folder
+        self._fresh = fresh
+        self._written: set[tuple[str, str]] = set()  # digest of a chunk and name of an array
 
     def missing(self, key: ChunkKey, names: Collection[str]) -> set[str]:
         """Which of `names` this chunk does not hold yet."""
-        return set(names) - set(self._names(key))
+        held, digest = set(self._names(key)), key.digest()
+        return {name for name in names if name not in held or (self._fresh and (digest, name) not in self._written)}
 
     def write(self, key: ChunkKey, arrays: Mapping[str, NDArray[Any]], owner: str = "", images: str = "") -> None:
         """Add `arrays` (one row per valid image) to the chunk; what it held stays.
@@ -95,6 +99,7 @@ class FeatureStore:
                 save_file(
                     held, temporary, {k: v.encode("utf-8", "backslashreplace").decode() for k, v in noted.items()}
                 )
+        self._written |= {(key.digest(), name) for name in arrays}
 
     def read(self, key: ChunkKey, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """The named arrays of the chunk.

@@ -89,8 +89,8 @@ def explained(what: str, repo: str) -> Iterator[None]:
 def offline(what: str) -> CheckpointError:
     """The error for `what` being needed but absent while the network may not be used."""
     return CheckpointError(
-        f"{what} is not on this machine in full, and HF_HUB_OFFLINE is set",
-        hint="Unset HF_HUB_OFFLINE and run once with a network, or bring the checkpoint here with `hf download`.",
+        f"{what} is not on this machine in full, and the hub may not be asked (--offline, HF_HUB_OFFLINE)",
+        hint="Run once with a network and without them, or bring the checkpoint here with `hf download`.",
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import visprobe
+from visprobe.analyses.gates import Gate
 from visprobe.analyses.result import Result
 from visprobe.analyses.verdict import Statement
 from visprobe.report.redact import redact
@@ -31,6 +32,8 @@ def build_document(
     results: Sequence[Result],
     verdict: Sequence[Statement],
     warnings: Sequence[str] = (),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    gates: Sequence[Gate] = (),
     created: datetime | None = None,
 ) -> dict[str, Any]:
     """The whole report as plain JSON values, with secrets removed from every text.
@@ -43,6 +46,8 @@ def build_document(
         results: What the analyses returned.
         verdict: What the results say in sentences, each with references to the rows it rests on.
         warnings: What concerns the run as a whole; results and checkpoints carry their own.
+        options: Each option of the command: "value" and "origin" ("command line", "environment", "file …", "default").
+        gates: What became of the conditions that were set.
         created: When the run ended; now, if None.
 
     Returns:
@@ -59,6 +64,8 @@ def build_document(
         "results": [result.to_json() for result in results],
         "verdict": verdict,
         "warnings": warnings,
+        "options": options or {},
+        "gates": gates,
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
     }

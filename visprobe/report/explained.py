@@ -121,7 +121,7 @@ def explain(
         CheckpointError, DataError: If a checkpoint or the pictures lack what the target needs.
     """
     if texts and class_name is not None:
-        raise UsageError("--text and --class explain different things", hint="Leave one of them out.")
+        raise UsageError("--text and --target class explain different things", hint="Leave one of them out.")
     given = "text" if texts else "class" if class_name is not None else None
     if target is not None and given is not None and target != given:
         raise UsageError(f"--{given} does not go with --target {target}", hint="Leave one of them out.")
@@ -226,10 +226,12 @@ def explain_classes(pictures: Sequence[Picture], session: Session, named: str | 
             hint="Give a folder with train/ and val/ and one folder per class in them.",
         )
     if named is not None and named not in classes:
-        raise UsageError(f"--class {named} is no class of {session.images.name}", hint=f"There are {_some(classes)}.")
+        raise UsageError(
+            f"--target class:{named} is no class of {session.images.name}", hint=f"There are {_some(classes)}."
+        )
     labels = [classes.index(named) if named else picture.label for picture in pictures]
     if any(label is None for label in labels):
-        raise DataError("some pictures have no class", hint="Name one class for all: --class NAME.")
+        raise DataError("some pictures have no class", hint="Name one class for all: --target class:NAME.")
     features = session.extract(support, lambda encoder: [encoder.consumed], session.encoders)
     prototypes = {one.encoder: _prototypes(one.sites[one.consumed], one.labels, classes) for one in features}
 
@@ -276,7 +278,7 @@ def _reader(encoder: VisionEncoder, given: TextTower | None) -> Reader:
         )
     tower = given or own_text_tower(encoder.provenance.path)
     if tower is None:
-        raise DataError(f"{encoder.name} has no text tower", hint="Name the model it came from: --text-tower MODEL.")
+        raise DataError(f"{encoder.name} has no text tower", hint="Name the model it came from: --target text:MODEL.")
     return Reader(tower, tower.visual_projection is not None and encoder.projection_hash is None)
 
 

@@ -28,6 +28,7 @@ from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
 from visprobe.features.extract import BadItem
+from visprobe.features.fitting import Fitting
 from visprobe.io.atomic import to_json
 from visprobe.report.explained import Explained, LastModel, explain, explain_answers
 from visprobe.report.map_sheets import contrast, sheets, spread
@@ -36,6 +37,7 @@ from visprobe.report.pictures import Picture, images_of, load_pictures
 from visprobe.report.session import Session, open_encoders
 
 RANDOMISED = "randomised"
+BATCH = 8  # pictures at a time: gradients keep what a forward pass lets go
 # Grad-CAM weighs channels by their gradient's mean over patches. What a score reads of a few patches is lost in it, and
 # what it reads of their mean is all that a gradient's norm lacks (analyses/attribution/card.md has the numbers).
 OF_ANSWERS, OF_POOLED = ("gradient-norm", "gradcam"), ("gradcam",)
@@ -151,7 +153,7 @@ class MapWork:
         """The maps of a checkpoint, or those of random weights in its place."""
         name = RANDOMISED if random else encoder.name
         file = self._kept / f"{self._key(spec, encoder, random)}.npz" if self._kept is not None else None
-        if file is not None and file.is_file():
+        if file is not None and file.is_file() and self._options.resume:
             with suppress(DataError):  # damaged, or of another layout: they are made again
                 return load(file).maps[name]
         subject = self._explained.subjects(spec, encoder)
@@ -181,7 +183,7 @@ class MapWork:
                 [one.values for one in drawn[: len(pictures)]],
                 baseline=look.baseline,
                 seed=self._options.seed,
-                batch=self._options.batch_size,
+                batch=self._options.batch_size or BATCH,
             )
             if self._options.progress:
                 self._options.progress("faithfulness", number, len(specs))
@@ -190,14 +192,19 @@ class MapWork:
     def _made(self, subject: Subject, name: str) -> Maps:
         look, pictures = self._look, self._explained.pictures
         images, made = [picture.image for picture in pictures], dict[tuple[str, str], list[Any]]()
-        batch = self._options.batch_size
-        for first in range(0, len(images), batch):
-            part = maps(subject, images[first : first + batch], look.methods, look.sites, batch=batch,
-                        baseline=look.baseline, first=first)  # fmt: skip
+        fitting, done = Fitting(self._options.batch_size, BATCH), 0
+
+        def work(places: Sequence[int]) -> Maps:
+            some = [images[place] for place in places]
+            return maps(subject, some, look.methods, look.sites, batch=len(some), baseline=look.baseline,
+                        first=places[0])  # fmt: skip
+
+        for part in fitting.pieces(range(len(images)), work):
             for key, some in part.items():
                 made.setdefault(key, []).extend(some)
+            done += len(next(iter(part.values())))
             if self._options.progress:
-                self._options.progress(f"maps of {name}", min(first + batch, len(images)), len(images))
+                self._options.progress(f"maps of {name}", done, len(images))
         return made
 
     def _key(self, spec: str, encoder: VisionEncoder, random: bool) -> str:

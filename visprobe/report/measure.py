@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visprobe.analyses.analysis import Analysis
-from visprobe.analyses.imagenet import IMAGENET
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError
 from visprobe.report.analysing import run_analyses
@@ -40,20 +39,6 @@ def measure(
     if not results:
         raise DataError("; ".join(session.warnings), hint="Give other images, or ask for another analysis.")
     return session.measurement(results)
-
-
-def imagenet(checkpoints: Sequence[str | Path], data: str, options: Options | None = None) -> Measurement:
-    """Class-prototype accuracy of each checkpoint's encoder, before and after the projector.
-
-    Args:
-        checkpoints: One or more checkpoint folders; differences are taken to the first.
-        data: A labelled image set, as `open_images` understands it.
-        options: How to run.
-
-    Raises:
-        CheckpointError, DataError: If a checkpoint or the images cannot be used.
-    """
-    return measure(checkpoints, data, [IMAGENET], options)
 
 
 def _untrained_of_each_shape(encoders: Sequence[VisionEncoder], seed: int) -> list[VisionEncoder]:

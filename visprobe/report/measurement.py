@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visprobe.analyses.gates import Gate
 from visprobe.analyses.registry import DEFAULT
 from visprobe.analyses.result import Result
 from visprobe.analyses.verdict import Statement
+from visprobe.features.store import FeatureStore, default_folder
 from visprobe.report.document import build_document
 
 Progress = Callable[[str, int, int], None]
@@ -22,7 +24,7 @@ class Options:
     Attributes:
         split: Split to measure; by default the first of val, validation, valid, test.
         limit: At most so many images of each split.
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass; None is 64 (8 for maps), halved where memory is too small.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "float32", "bfloat16" or "float16": number format of the encoders' arithmetic.
         seed: Seed of every random choice.
@@ -34,11 +36,12 @@ class Options:
         labels: File with the classes of the images that are measured.
         subset_per_class: At most so many training images of each class.
         same_recipe: Checkpoints of another seed of a recipe, shown as floors of compare.
+        resume: Whether features and maps of earlier runs are used; otherwise they are made anew and replaced.
     """
 
     split: str | None = None
     limit: int | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     device: str = "auto"
     dtype: str = "float32"
     seed: int = 0
@@ -50,6 +53,11 @@ class Options:
     same_recipe: tuple[str | Path, ...] = ()
     labels: Path | None = None
     subset_per_class: int | None = None
+    resume: bool = True
+
+    def feature_store(self) -> FeatureStore:
+        """Where features of this run are kept and found."""
+        return FeatureStore(self.store or default_folder(), fresh=not self.resume)
 
 
 @dataclass(frozen=True)
@@ -89,8 +97,27 @@ class Measurement:
         found += [(f"{name}/{id}", why) for ones in masks for name, some in ones.items() for id, why in some]
         return list(dict.fromkeys(found))
 
-    def document(self, command: Sequence[str]) -> dict[str, Any]:
-        """The content of report.json, for the command line that asked for it."""
+    def told(self) -> list[str]:
+        """What was read and done, a line each: for those who want to know."""
+        read = [
+            f"{one['name']}: {one['family']}, {one['layout']}, tower {one['tower_hash'][:12]}, from {one['path']}"
+            for one in self.checkpoints
+        ]
+        return [*read, f"{self.decoded} images decoded, {self.forwarded} images forwarded; the rest was there already"]
+
+    def document(
+        self,
+        command: Sequence[str],
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        gates: Sequence[Gate] = (),
+    ) -> dict[str, Any]:
+        """The content of report.json.
+
+        Args:
+            command: The command line that asked for it.
+            options: Each of its options: "value" and "origin" (where the value came from).
+            gates: What `visprobe.analyses.gates.judge` made of conditions on these results.
+        """
         return build_document(
             command=command,
             seed=self.seed,
@@ -99,4 +126,6 @@ class Measurement:
             results=self.results,
             verdict=self.verdict,
             warnings=self.warnings,
+            options=options or {},
+            gates=gates,
         )

@@ -19,7 +19,6 @@ from visprobe.encoders.processor import Resolution
 from visprobe.errors import PrerequisiteError, UsageError
 from visprobe.features.extract import Extraction, extract
 from visprobe.features.feature_set import FeatureSet
-from visprobe.features.store import FeatureStore, default_folder
 from visprobe.report.measurement import Measurement, Options
 from visprobe.report.names import distinct_names
 
@@ -129,7 +128,7 @@ class Session:
         self.warnings: list[str] = list(self.images.notes)
         self.seed = options.seed
         self._options = options
-        self._store = FeatureStore(options.store or default_folder())
+        self._store = options.feature_store()
         self._data: list[dict[str, Any]] = []
         self._decoded = self._forwarded = 0
 
