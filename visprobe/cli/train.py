@@ -85,6 +85,7 @@ def _stage_command(stage: str) -> Any:
             list[str] | None, typer.Option("--set", help="Any other setting of the recipe: key=value.")
         ] = None,
         seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+        offline: o.Offline = False,
         verbose: o.Verbose = None,
     ) -> None:
         require_training()
