@@ -19,7 +19,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/visprobe demo
 
-test: test-fast test-slow
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
 
 test-fast: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2 -q

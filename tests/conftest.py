@@ -24,6 +24,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # tests reach no network; read when huggingf
 Planted = Callable[..., dict[str, Result]]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first, so that one start of pytest does for all and a fault is still seen early."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
 @pytest.fixture(scope="session")
 def forked() -> Iterator[Forked]:
     """A function `forked(script, *arguments)`: its exit code as a process of its own, which may kill itself."""

@@ -146,10 +146,10 @@ def test_intervals_from_halves_cover() -> None:
     rng = np.random.default_rng(3)
     overlap, dimension = [], []
     for seed in range(400):
-        x = rng.standard_normal((500, 8)) * np.arange(1, 9) ** -0.5
-        y = x + 0.5 * rng.standard_normal((500, 8)) * np.arange(8, 0, -1) ** -0.5
+        x = rng.standard_normal((300, 8)) * np.arange(1, 9) ** -0.5
+        y = x + 0.5 * rng.standard_normal((300, 8)) * np.arange(8, 0, -1) ** -0.5
         overlap.append(half_interval(mutual_knn(x, y, 10, seed=seed)))
-        dimension.append(two_nn(torus(rng, 500, 2)))
+        dimension.append(two_nn(torus(rng, 300, 2)))
     truth = np.mean([one.value for one in overlap])  # the expectation at this n, known to a 20th of the interval
     shares = [np.mean([one.low <= truth <= one.high for one in overlap])]
     shares.append(np.mean([one.low <= 2 <= one.high for one in dimension]))

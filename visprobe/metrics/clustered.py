@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 
 class ClusteredMean(NamedTuple):
@@ -47,5 +47,5 @@ def clustered_mean(
     mean = float(np.mean(values))
     sums = np.bincount(index, weights=np.asarray(values, np.float64) - mean)
     error = math.sqrt(float(sums @ sums) * count / (count - 1)) / n
-    half = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error
+    half = float(stdtrit(count - 1, 0.5 + level / 2)) * error
     return ClusteredMean(mean, max(bounds[0], mean - half), min(bounds[1], mean + half), n, count)

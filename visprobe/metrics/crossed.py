@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from visprobe.metrics.intervals import z_quantile
 
@@ -55,5 +55,5 @@ def crossed_mean(
     twice = float(np.square(residual).sum()) / ((draws - 1) * (n - 1) * draws * n)
     variance = max(between_draws + between_units - twice, between_draws, between_units)
     freedom = (between_draws + between_units) ** 2 / (between_draws**2 / (draws - 1) + between_units**2 / (n - 1))
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * math.sqrt(variance)
+    half = float(stdtrit(freedom, 0.5 + level / 2)) * math.sqrt(variance)
     return CrossedMean(mean, max(bounds[0], mean - half), min(bounds[1], mean + half), draws, n)

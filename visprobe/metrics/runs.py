@@ -8,7 +8,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 
 class Mean(NamedTuple):
@@ -36,7 +36,7 @@ def mean_over_runs(values: Sequence[float], level: float = 0.95) -> Mean:
     if len(values) < 2:
         raise ValueError(f"an interval over runs needs two runs or more, got {len(values)}")
     n, value = len(values), float(np.mean(values))
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = float(stdtrit(n - 1, 0.5 + level / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Mean(value, value - half, value + half, n)
 
 
