@@ -115,10 +115,7 @@ def run(
             trainer.add_callback(looker)
         trainer.accelerator.wait_for_everyone()  # every process has looked for checkpoints
         if trainer.is_world_process_zero():
-            if checkpoint is None:  # what lies there belongs to another run
-                shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
-                (output_dir / NAME).unlink(missing_ok=True)
-            write_json(output_dir / CHECKPOINTS / "inputs.json", {**inputs, "processes": process_count()})
+            _claim(output_dir, inputs, anew=checkpoint is None)
         with _readable_failure(recipe):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.accelerator.wait_for_everyone()  # the first process has written its last metrics
@@ -138,6 +135,14 @@ def run(
             _save(trainer, processor, output_dir, manifest)
         trainer.accelerator.wait_for_everyone()
     return manifest
+
+
+def _claim(output_dir: Path, inputs: Mapping[str, Any], *, anew: bool) -> None:
+    """Note whose checkpoints the folder holds from now on; those of another run go."""
+    if anew:
+        shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
+        (output_dir / NAME).unlink(missing_ok=True)
+    write_json(output_dir / CHECKPOINTS / "inputs.json", {**inputs, "processes": process_count()})
 
 
 def _refuse_folder(base: Path, output_dir: Path) -> None:
