@@ -29,10 +29,13 @@ def kept():
 
 @pytest.fixture(autouse=True)
 def _short_trainings(monkeypatch):
-    """Promises do not depend on how long heads are trained, nor on how often a scene is drawn; time does."""
+    """Promises do not depend on how long heads are trained, how many penalties are tried, or how often a scene is
+    drawn; time does."""
     monkeypatch.setattr("visprobe.metrics.patch_head.LEAST_STEPS", 2)
     monkeypatch.setattr("visprobe.metrics.patch_head.ROUNDS", 2)
     monkeypatch.setitem(patch_head.RATES, 0, (1e-2, 1e-1))
+    monkeypatch.setattr("visprobe.analyses.attributes_probes.CS", (1e-3, 1e-2, 1e-1))
+    monkeypatch.setattr("visprobe.analyses.probe_classes.CS", (1e-3, 1e-2, 1e-1))
     monkeypatch.setattr(DigitScenes, "scene", cache(DigitScenes.scene))
 
 
