@@ -40,6 +40,7 @@ toc_object_entries_show_parents = "hide"
 html_theme = "furo"
 html_title = f"visprobe {release}"
 html_show_sourcelink = False
+html_show_copyright = False
 html_copy_source = False
 html_extra_path = ["_site"]  # index.html, which leads to README.html
 html_static_path = ["_static"]
