@@ -41,6 +41,6 @@ def _shown(output: dict[str, Any]) -> str:
         return f'````{{raw}} html\n<div class="output">{"".join(data["text/html"])}</div>\n````'
     if "image/png" in data:
         picture = "".join(data["image/png"]).replace("\n", "")
-        return f'````{{raw}} html\n<img class="output" alt="Figure drawn by the code above" src="data:image/png;base64,{picture}">\n````'
+        return f'````{{raw}} html\n<img class="output" alt="Figure" src="data:image/png;base64,{picture}">\n````'
     text = "".join(data.get("text/plain", output.get("text", "")))
     return f"````text\n{text.rstrip()}\n````" if text.strip() else ""
