@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -32,11 +33,11 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
 
 def shown_texts(figure: Figure) -> list[Text]:
     """Texts that are drawn: not those of hidden axes, nor labels of ticks beyond the ends of an axis."""
-    ticks = [(axis, t) for a in figure.axes for axis in (a.xaxis, a.yaxis) for t in axis.get_major_ticks()]
-    beyond = {t.label1 for axis, t in ticks
+    ticks = [(axis, t) for a in figure.findobj(Axes) for axis in (a.xaxis, a.yaxis) for t in axis.get_major_ticks()]
+    beyond = {label for axis, t in ticks for label in (t.label1, t.label2)
               if not min(axis.get_view_interval()) <= t.get_loc() <= max(axis.get_view_interval())}  # fmt: skip
-    hidden = {t for a in figure.axes if not (a.get_visible() and a.axison) for t in _of_axis(a)}
-    hidden |= {t for a in figure.axes if not a.get_visible() for t in a.findobj(Text)}
+    hidden = {t for a in figure.findobj(Axes) if not (a.get_visible() and a.axison) for t in _of_axis(a)}
+    hidden |= {t for a in figure.findobj(Axes) if not a.get_visible() for t in a.findobj(Text)}
     texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
     return [t for t in texts if t not in beyond | hidden]
 

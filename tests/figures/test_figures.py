@@ -117,7 +117,7 @@ def test_captions_state_n_and_method(planted, analysis: str) -> None:
     result = planted()[analysis]
     caption = KINDS[analysis].caption(result)
     said = {"weights": "Exact", "spectrum": "Exact", **dict.fromkeys(SINGLE_MAPS, "no interval")}
-    assert said.get(analysis, "95 %") in caption and "n = " in caption
+    assert said.get(analysis, "95 %") in caption and "n = " in caption and "Floor" in caption
 
 
 @pytest.mark.parametrize("analysis", list(KINDS))

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.figures.end_labels import End, label_ends
-from visprobe.figures.labels import shorten, site_label
+from visprobe.figures.labels import site_label
 from visprobe.figures.marks import at_sites, tell
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
 from visprobe.figures.style import (
@@ -106,7 +106,7 @@ def _values(axes: Axes, lines: Lines, positions: Mapping[str, float], look: Mapp
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
             else:
                 axes.vlines(x, low, high, color=colour, linewidth=1, zorder=2)
-        yield End(shorten(name), last, colour, marker)
+        yield End(name, last, colour, marker)
 
 
 def _floors(axes: Axes, lines: Lines, positions: Mapping[str, float]) -> Iterator[End]:
@@ -118,7 +118,7 @@ def _floors(axes: Axes, lines: Lines, positions: Mapping[str, float]) -> Iterato
                 x, y = [x[0] - 0.4, x[0] + 0.4], y * 2
             axes.plot(x, y, color=MUTED, linestyle="--", linewidth=0.9)
             tell(axes.lines[-1], at_sites(name, run, [estimates[site] for site in run]))
-        yield End(shorten(name), y[-1], MUTED, dashed=True)
+        yield End(name, y[-1], MUTED, dashed=True)
 
 
 def _draw_differences(axes: Axes, lines: Lines, read: Sequence[str], look: Mapping[str, Look]) -> None:
@@ -140,4 +140,4 @@ def _draw_differences(axes: Axes, lines: Lines, read: Sequence[str], look: Mappi
 
 
 def _where(site: str) -> str:
-    return "projected" if site == "projected" else f"{site_label(site)} (read by the LLM)"
+    return "projected" if site == "projected" else f"{site_label(site)}\n(read by\nthe LLM)"

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from visprobe.analyses.result import Result, Row
+from visprobe.figures.attribution_text import in_two_lines
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
 from visprobe.figures.legend import legend_below
@@ -24,6 +25,8 @@ _PLACES = {
 _ROW_INCHES = 0.24
 _LINE_INCHES = 0.068  # between checkpoints of one row
 _FRAME_INCHES = 0.5
+_TITLE = 0.6  # of the width of the figure
+_BOLD = 9.0  # points that 8 points in bold are as wide as
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
@@ -48,7 +51,8 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         panels = figure.subplots(max(1, len(parts)), 1, sharex=True, squeeze=False, height_ratios=counts or None)[:, 0]
         for axes, (place, rows) in zip(panels, parts.items(), strict=False):
             _draw_place(axes, rows, look, result.settings.get("chance", {}))
-            axes.set_title(_PLACES[place].format(result.settings.get("consumed", "Consumed site")))
+            title = _PLACES[place].format(result.settings.get("consumed", "Consumed site"))
+            axes.set_title(in_two_lines(title, 72 * _TITLE * figure.get_figwidth(), _BOLD))
         panels[-1].set_xlabel("Scenes answered correctly")
         legend_below(figure, _legend(shown, look))
     return figure
@@ -105,8 +109,8 @@ def _legend(rows: Sequence[Row], look: Mapping[str, Look]) -> list[Line2D]:
     handles = []
     for name in names:
         if name in look:
-            handles.append(Line2D([], [], color=look[name].colour, marker=look[name].marker, label=shorten(name)))
+            handles.append(Line2D([], [], color=look[name].colour, marker=look[name].marker, label=name))
         else:
             marker = "|" if name.startswith("untrained") else "x"
-            handles.append(Line2D([], [], color=MUTED, marker=marker, linestyle="", label=shorten(name)))
+            handles.append(Line2D([], [], color=MUTED, marker=marker, linestyle="", label=name))
     return [*handles, Line2D([], [], color=MUTED, linestyle=":", label="equal chances")]

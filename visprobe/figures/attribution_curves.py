@@ -47,7 +47,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             axes.set_xlim(-0.02, 1.02)
             axes.grid(True)
         figure.axes[0].set_ylabel(fitted(f"Score, {rows[0].estimate.unit}", _SIZE * 72, SMALL))
-        keys = [Line2D([], [], color=look[n].colour, marker=look[n].marker, label=shorten(n)) for n in names]
+        keys = [Line2D([], [], color=look[n].colour, marker=look[n].marker, label=n) for n in names]
         keys.append(Line2D([], [], color=look[names[0]].colour, linestyle="--", linewidth=0.8, label="random order"))
         legend_below(figure, keys)
     return figure

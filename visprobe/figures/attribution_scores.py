@@ -8,7 +8,7 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from visprobe.analyses.result import Result, Row
@@ -17,6 +17,7 @@ from visprobe.figures.labels import shorten
 from visprobe.figures.legend import legend_below
 from visprobe.figures.marks import of_rows, tell
 from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
+from visprobe.figures.ticks import round_below
 
 # From where the answer lies to the maps' shape alone.
 _MEASURES = {
@@ -57,9 +58,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         figure, panels = _panels(len(measures), 1 + (len(names) > 1), panel, wide)
         for axes in panels.flat:
             axes.set_visible(False)
-        for measure, pair in zip(
-            measures, _pairs(panels, len(names) > 1, stacked(figure.get_figwidth())), strict=False
-        ):
+        for measure, pair in zip(measures, _pairs(panels, len(names) > 1, stacked(wide)), strict=False):
             _draw_values(pair[0], result, measure, sites, names, look)
             _title(pair[0], measure, stacked(wide))
             if len(names) > 1:
@@ -173,6 +172,7 @@ def _draw_differences(
     reach = max(abs(end) for end in axes.get_xlim())
     axes.set_xlim(-reach, reach)
     _frame(axes, len(sites), len(names))
+    axes.xaxis.set_major_locator(FixedLocator([-round_below(reach), 0.0, round_below(reach)]))
     axes.set_xlabel("Difference to the base")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+g}".replace("-", "−") if x else "0"))
 
@@ -191,7 +191,7 @@ def _frame(axes: Axes, sites: int, checkpoints: int) -> None:
     axes.tick_params(axis="y", length=0, labelleft=False)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     for site in range(1, sites):
         axes.axhline(site * _group(checkpoints), color=MUTED, linewidth=0.3)
 
@@ -204,9 +204,8 @@ def _label_sites(axes: Axes, sites: Sequence[str], checkpoints: int) -> None:
 
 def _legend(result: Result, names: Sequence[str], look: Mapping[str, Look]) -> list[Line2D]:
     lines = [
-        Line2D([], [], color=look[name].colour, marker=look[name].marker, markersize=3.6, label=shorten(name))
-        for name in names
+        Line2D([], [], color=look[name].colour, marker=look[name].marker, markersize=3.6, label=name) for name in names
     ]
     for name in dict.fromkeys(row.checkpoint for row in result.rows if row.role == "floor"):
-        lines.append(Line2D([], [], color=MUTED, linestyle=_FLOORS.get(name, "-."), linewidth=0.9, label=shorten(name)))
+        lines.append(Line2D([], [], color=MUTED, linestyle=_FLOORS.get(name, "-."), linewidth=0.9, label=name))
     return lines

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from visprobe.analyses.result import Estimate, Row
-from visprobe.figures.labels import shorten
+from visprobe.figures.labels import shorten, told_apart
 from visprobe.figures.marks import tell, text
 from visprobe.figures.style import INK, MUTED, ONE_COLUMN, SMALL, TWO_COLUMNS, Look, paper_style, stacked
 
@@ -101,8 +101,10 @@ def _places(parts: Sequence[Section]) -> list[dict[str, float]]:
 
 def _draw_names(axes: Axes, parts: Sequence[Section]) -> None:
     places = _places(parts)
+    names = list(dict.fromkeys(name for place in places for name in place))
+    short = dict(zip(names, told_apart(names), strict=True))
     axes.set_yticks(
-        [y for place in places for y in place.values()], labels=[shorten(name) for place in places for name in place]
+        [y for place in places for y in place.values()], labels=[short[name] for place in places for name in place]
     )
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

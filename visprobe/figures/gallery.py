@@ -35,6 +35,7 @@ from visprobe.figures import (
     words,
     zeroshot,
 )
+from visprobe.figures.captions import floors_of
 
 
 class Draw(Protocol):
@@ -45,17 +46,32 @@ class Draw(Protocol):
 
 
 class Kind(NamedTuple):
-    """A kind of figure: its file name, and how it is drawn and described."""
+    """A kind of figure.
+
+    Attributes:
+        name: Its file name.
+        draw: Draws it.
+        describe: Says what it shows, with n and the kind of interval.
+        floor: What its numbers are read against, where no rows of role "floor" say it.
+    """
 
     name: str
     draw: Draw
-    caption: Callable[[Result], str]
+    describe: Callable[[Result], str]
+    floor: str = ""
 
+    def caption(self, result: Result) -> str:
+        """What the figure of `result` shows, n, the kind of interval and the floors."""
+        return f"{self.describe(result)} {self.floor or floors_of(result)}".rstrip()
+
+
+_RANDOM = "Floor: a change of random direction, 1 in the middle and on the right."
+_SINGLE = "Floors stand beside the scores over all images: a single map has none."
 
 STRIPS = 4  # pictures that are followed through training, each in a figure of its own
 
 KINDS = {
-    "runs": Kind("arms_over_runs", arms.draw, arms.caption),
+    "runs": Kind("arms_over_runs", arms.draw, arms.caption, "Floor: 0, no difference."),
     "trajectory": Kind("trajectory", trajectory.draw, trajectory.caption),
     "swap": Kind("swap", swap.draw, swap.caption),
     "imagenet": Kind("prototype_accuracy", prototype_accuracy.draw, prototype_accuracy.caption),
@@ -66,8 +82,13 @@ KINDS = {
     "segment": Kind("segmentation", segment.draw, segment.caption),
     "attributes": Kind("attributes", attributes.draw, attributes.caption),
     "drift": Kind("representation_drift", representation_drift.draw, representation_drift.caption),
-    "weights": Kind("weight_drift", weight_drift.draw, weight_drift.caption),
-    "spectrum": Kind("weight_spectrum", spectrum.draw, spectrum.caption),
+    "weights": Kind("weight_drift", weight_drift.draw, weight_drift.caption, "Floor: 0, no weight moved."),
+    "spectrum": Kind(
+        "weight_spectrum",
+        spectrum.draw,
+        spectrum.caption,
+        _RANDOM,
+    ),
     "heads": Kind("heads", heads.draw, heads.caption),
     "sites": Kind("site_maps", sites.draw, sites.caption),
     "images": Kind("image_change", images.draw, images.caption),
@@ -76,15 +97,19 @@ KINDS = {
     "geometry": Kind("geometry", geometry.draw, geometry.caption),
     "align": Kind("text_alignment", align.draw, align.caption),
     "words": Kind("nearest_words", words.draw, words.caption),
-    "maps": Kind("maps", attribution_report.draw_maps, attribution_report.caption_of_maps),
+    "maps": Kind("maps", attribution_report.draw_maps, attribution_report.caption_of_maps, _SINGLE),
     "map_differences": Kind(
-        "map_differences", attribution_report.draw_differences, attribution_report.caption_of_differences
+        "map_differences", attribution_report.draw_differences, attribution_report.caption_of_differences, _SINGLE
     ),
-    "map_contrast": Kind("map_contrast", attribution_report.draw_contrast, attribution_report.caption_of_contrast),
+    "map_contrast": Kind(
+        "map_contrast", attribution_report.draw_contrast, attribution_report.caption_of_contrast, _SINGLE
+    ),
     "attribution": Kind("attribution_scores", attribution_scores.draw, attribution_scores.caption),
-    "faithfulness": Kind("faithfulness", attribution_curves.draw, attribution_curves.caption),
+    "faithfulness": Kind("faithfulness", attribution_curves.draw, attribution_curves.caption, "Floor: random order."),
     **{
-        f"map_strip_{n}": Kind(f"map_strip_{n}", attribution_report.draw_strip, attribution_report.caption_of_strip)
+        f"map_strip_{n}": Kind(
+            f"map_strip_{n}", attribution_report.draw_strip, attribution_report.caption_of_strip, _SINGLE
+        )
         for n in range(1, STRIPS + 1)
     },
     "answers": Kind("answers", answers.draw, answers.caption),

@@ -6,24 +6,27 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.figures.attribution_text import fitted
 from visprobe.figures.captions import rests_on
 from visprobe.figures.identical import note_identical
-from visprobe.figures.labels import shorten
+from visprobe.figures.labels import shorten, told_apart
 from visprobe.figures.marks import tell, text
 from visprobe.figures.style import INK, SMALL, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
+from visprobe.figures.ticks import round_below
 
 _TITLES = {
     "effective_rank": "Effective rank",
     "participation_ratio": "Particip. ratio",
     "rankme": "RankMe",
-    "two_nn": "TwoNN dimension",
+    "two_nn": "TwoNN dim.",
     "uniformity": "Uniformity",
     "high_norm": "Outlying tokens",
 }
 _ACROSS_NARROW = 2
+_NAMES = 0.2  # of the figure's width, for names
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
@@ -53,10 +56,9 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
                 pairs = result.select(measure=measure, site=site, role="difference", reference=base)
                 panel.set_visible(bool(own))
                 if own:
-                    _draw_panel(panel, {pair.checkpoint: pair.estimate for pair in pairs}, names, look)
-                    panel.set_title(
-                        f"{_TITLES[measure]}\n{shorten(base, 12)}: {_value(own[0])}", size=SMALL, weight="normal"
-                    )
+                    differences = {pair.checkpoint: pair.estimate for pair in pairs}
+                    _draw_panel(panel, differences, names, look, 72 * _NAMES * wide)
+                    panel.set_title(f"{_TITLES[measure]}\nbase: {_value(own[0])}", size=SMALL, weight="normal")
                     panel.tick_params(labelleft=panel in lefts)
             row[0].set_ylabel(_site(site, result.settings.get("consumed")), weight="bold", labelpad=6)
         note_identical(figure, result.settings.get("identical", []))
@@ -84,7 +86,7 @@ def _site(site: str, consumed: str | None) -> str:
 
 
 def _draw_panel(
-    axes: Axes, differences: Mapping[str, Estimate], names: Sequence[str], look: Mapping[str, Look]
+    axes: Axes, differences: Mapping[str, Estimate], names: Sequence[str], look: Mapping[str, Look], points: float
 ) -> None:
     fraction = any(e.unit == "fraction" for e in differences.values())
     for y, name in enumerate(names):
@@ -98,10 +100,10 @@ def _draw_panel(
     axes.axvline(0, color=INK, linewidth=0.7)
     reach = max((max(abs(e.low), abs(e.high)) for e in differences.values()), default=0.0) * 1.15 or 0.01
     axes.set_xlim(-reach, reach)
-    axes.xaxis.set_major_locator(MaxNLocator(3, symmetric=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(FixedLocator([0.0, round_below(reach)]))
     # The axis is symmetric: numbers on both sides would run into those of the next panel.
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "" if x < 0 else _tick(100 * x if fraction else x)))
-    axes.set_yticks(range(len(names)), labels=[shorten(name) for name in names])
+    axes.set_yticks(range(len(names)), labels=told_apart(names, lambda name: fitted(name, points, SMALL)))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -10,7 +10,16 @@ from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
 from visprobe.figures.captions import rests_on
-from visprobe.figures.heat_maps import Table, colour_bar, draw_map, figure_of, log_scale, most_across, number_ticks
+from visprobe.figures.heat_maps import (
+    Table,
+    colour_bar,
+    draw_map,
+    figure_of,
+    log_scale,
+    most_across,
+    number_ticks,
+    titles,
+)
 from visprobe.figures.marks import tell
 from visprobe.figures.style import paper_style
 
@@ -34,8 +43,8 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             return Figure((1, 1))
         figure, panels = figure_of(len(maps), aspect, width)
         scale = log_scale(maps, _ROUNDING)
-        for axes, (name, table) in zip(panels, maps.items(), strict=True):
-            mesh = draw_map(axes, name, table, scale, square=False)
+        for axes, title, (name, table) in zip(panels, titles(list(maps), panels), maps.items(), strict=True):
+            mesh = draw_map(axes, title, table, scale, square=False)
             tell(axes.collections[0], _told(name, blocks, table))
             _mark_still(axes, result.settings.get("moved", {}).get(name))
             number_ticks("x", axes, blocks)

@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from visprobe.figures.labels import shorten, visible
+from visprobe.figures.attribution_text import fitted
+from visprobe.figures.labels import told_apart
 from visprobe.figures.log_axis import log_ticks
 from visprobe.figures.style import TWO_COLUMNS, stacked
 
@@ -20,6 +22,8 @@ Table = Sequence[Sequence[float]]
 COLOURS = "viridis"  # even steps for readers with and without colour vision alike, and in grey
 _MOST_ACROSS = 4
 _TITLE = 0.32  # inches above and below a panel
+_BOLD = 9.0  # points that 8 points in bold are as wide as
+_PAD = 0.09  # inches: the numbers of a bar are half a line higher than the bar
 _FRAME = 0.9  # inches for axis labels and colour bar
 
 
@@ -29,7 +33,9 @@ def figure_of(panels: int, height_per_width: float, width: float | None) -> tupl
     across = most_across(panels, whole)
     down = math.ceil(panels / across)
     each = min((whole - _FRAME) / across, 2.4)
-    figure = Figure((whole, down * (each * height_per_width + _TITLE) + 0.4), layout="constrained")
+    figure = Figure(
+        (whole, down * (each * height_per_width + _TITLE) + 0.4), layout=ConstrainedLayoutEngine(h_pad=_PAD, w_pad=_PAD)
+    )
     every = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
     for axes in every[panels:]:
         axes.set_axis_off()
@@ -42,17 +48,30 @@ def most_across(panels: int, width: float | None) -> int:
 
 
 def draw_map(axes: Axes, title: str, table: Table, norm: Normalize, square: bool = True) -> ScalarMappable:
-    """Colour the cells of `table`, first row on top, under the title of a checkpoint."""
+    """Colour the cells of `table`, first row on top, under a title."""
     values = np.asarray(table, dtype=np.float64)
     # Cells get edges of their own colour: without, viewers of SVG show hairlines between them.
     mesh = axes.pcolormesh(values, norm=norm, cmap=COLOURS, edgecolors="face", linewidth=0.4)
     axes.set_ylim(len(values), 0)
     axes.set_aspect("equal" if square else "auto")
-    axes.set_title(shorten(title, 20 if visible(title).isascii() else 10))  # other scripts may be twice as wide
+    axes.set_title(title)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return mesh
+
+
+def titles(names: Sequence[str], panels: Sequence[Axes]) -> list[str]:
+    """Names of checkpoints that fit above `panels` of `figure_of`."""
+    points = 72 * _inches(panels[0])
+    return told_apart(names, lambda name: fitted(name, points, _BOLD))
+
+
+def _inches(axes: Axes) -> float:
+    """Width of a map of its figure, at most."""
+    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
+    assert figure is not None and place is not None  # axes of `figure_of`
+    return (figure.get_figwidth() - _FRAME) / place.get_gridspec().ncols - 0.1
 
 
 def colour_bar(mesh: ScalarMappable, axes: Axes, label: str) -> None:

@@ -72,7 +72,7 @@ def _draw_distribution(axes: Axes, distribution: Mapping[str, Sequence[float]], 
         style = "-" if name in look else ":" if name == "untrained" else "--"
         colour, marker = look.get(name, Look(MUTED, ""))
         axes.plot(values, shares, color=colour, linestyle=style, marker=marker, markevery=(_MARKS // 2, _MARKS),
-                  markeredgecolor="white", markeredgewidth=0.4, label=shorten(name))  # fmt: skip
+                  markeredgecolor="white", markeredgewidth=0.4, label=name)  # fmt: skip
     positive = [value for values in distribution.values() for value in values if value > 0]
     if positive:
         axes.set_xscale("log")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 from visprobe.io.inert import visible as visible  # what every label needs
 
@@ -17,6 +19,25 @@ def shorten(text: str, length: int = 24) -> str:
         return shown
     head = (length - 1) // 2
     return f"{shown[:head]}…{shown[head + 1 - length :]}"
+
+
+def told_apart(names: Sequence[str], short: Callable[[str], str] | None = None) -> list[str]:
+    """`names` made short, so that different names stay different where that can be.
+
+    Where those that would look alike begin alike, that beginning is left out instead of their middles.
+
+    Args:
+        names: Any names.
+        short: Shortens one; `shorten` if None.
+    """
+    short = short or shorten
+    found = [short(name) for name in names]
+    if len(set(found)) == len(set(names)):
+        return found
+    alike = [found.count(one) > 1 for one in found]
+    letters = zip(*(name for name, one in zip(names, alike, strict=True) if one), strict=False)
+    same = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, letters))
+    return [short(f"…{name[same:]}") if one and same else short(name) for name, one in zip(names, alike, strict=True)]
 
 
 def block_number(site: str) -> int | None:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from visprobe.figures.attribution_text import width_of
+from visprobe.figures.labels import shorten, told_apart
 from visprobe.figures.style import SMALL
 
 _KEY, _GAP = 2.6, 1.6  # ems of a key with the space after it, and between columns
 _LINE = 1.55  # ems from line to line
-_MOST = 6
+_MOST, _LETTERS = 6, 36
 
 
-def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Put a legend of `handles` under the panels of `figure`, which grows by its height.
 
     A legend that is there already is continued: each name stands once.
     """
-    before = [handle for legend in figure.legends for handle in legend.legend_handles if handle is not None]
-    named = {str(handle.get_label()): handle for handle in (*before, *handles)}
+    kept = [handle for legend in figure.legends for handle in legend.legend_handles if isinstance(handle, Line2D)]
+    before = [str(text.get_text()) for legend in figure.legends for text in legend.get_texts()]
+    every = {(str(one.get_label()), str(one.get_color()), str(one.get_marker())): one for one in (*kept, *handles)}
+    labels = told_apart([label for label, _, _ in every], lambda label: shorten(label, _LETTERS))
     for legend in list(figure.legends):
         legend.remove()
     width = figure.get_figwidth()
-    grown = _height(list(named), width) - _height([str(handle.get_label()) for handle in before], width)
-    figure.set_figheight(figure.get_figheight() + grown)
+    figure.set_figheight(figure.get_figheight() + _height(labels, width) - _height(before, width))
     figure.legend(
-        list(named.values()), list(named), loc="outside lower center", ncols=legend_columns(list(named), width),
+        list(every.values()), labels, loc="outside lower center", ncols=legend_columns(labels, width),
         frameon=False, handlelength=2.0, handletextpad=0.6, columnspacing=_GAP, borderpad=0.2, labelspacing=0.35,
     )  # fmt: skip
 

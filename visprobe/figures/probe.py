@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from visprobe.analyses.result import Result, Row
+from visprobe.figures.attribution_text import in_two_lines
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.forest import draw_forest, sections
-from visprobe.figures.labels import shorten
 from visprobe.figures.marks import of_rows, tell
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
 from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
@@ -24,6 +24,7 @@ _MAIN = {
     "probe_r2": "Held-out R² of linear probes",
 }
 _FEW = re.compile(r"probe_of_(\d+)")
+_BOLD = 9.0  # points that 8 points in bold are as wide as
 _ASIDE = 0.035  # of a factor of ten, between the checkpoints at one number of images
 
 
@@ -99,7 +100,7 @@ def _draw_classes(result: Result, look: Mapping[str, Look], few: Sequence[Row], 
             every = [*few, *result.select(measure="probe_top1"), *result.select(measure="probe_control")]
             shown = [row for row in every if row.site == site and row.role != "difference"]
             _draw_labels(panel, shown, look, result)
-            panel.set_title(title)
+            panel.set_title(in_two_lines(title, 72 * (0.8 * width / len(titles)), _BOLD))
         panels[0].set_ylabel("Top-1 accuracy")
         _name_lines(panels[-1], [row for row in result.select(measure="probe_top1") if row.site == list(titles)[-1]],
                     look)  # fmt: skip
@@ -151,7 +152,7 @@ def _percent(axes: Axes, highest: Sequence[float], result: Result) -> None:
 
 def _name_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look]) -> None:
     label_ends(axes, [
-        End(shorten(row.checkpoint), row.estimate.value, *look.get(row.checkpoint, Look(MUTED, "")),
+        End(row.checkpoint, row.estimate.value, *look.get(row.checkpoint, Look(MUTED, "")),
             dashed=row.checkpoint not in look)
         for row in rows if row.role != "difference"
     ])  # fmt: skip
@@ -175,6 +176,6 @@ def _draw_depth(axes: Axes, result: Result, look: Mapping[str, Look]) -> None:
             tell(axes.lines[-1], of_rows(at[site] for site in run))
             axes.vlines(x, [at[s].estimate.low for s in run], [at[s].estimate.high for s in run], color=colour,
                         linewidth=0.9)  # fmt: skip
-        ends.append(End(shorten(name), at[run[-1]].estimate.value, colour, marker, dashed=name not in look))
+        ends.append(End(name, at[run[-1]].estimate.value, colour, marker, dashed=name not in look))
     label_ends(axes, ends)
     axes.set_ylabel("Top-1 accuracy")

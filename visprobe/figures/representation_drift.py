@@ -11,7 +11,6 @@ from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.identical import note_identical
-from visprobe.figures.labels import shorten
 from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.marks import at_sites, tell
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
@@ -89,7 +88,7 @@ def _draw_checkpoints(
                 axes.fill_between(x, near, far, color=colour, alpha=0.18, linewidth=0, zorder=2)
             else:
                 axes.vlines(x, near, far, color=colour, linewidth=1, zorder=2)
-        ends.append(End(shorten(name), y[-1], colour, marker))
+        ends.append(End(name, y[-1], colour, marker))
     return ends
 
 
@@ -103,5 +102,5 @@ def _draw_floors(axes: Axes, rows: Sequence[Row], positions: Mapping[str, float]
                 x, y = [x[0] - 0.4, x[0] + 0.4], y * 2
             axes.plot(x, y, color=MUTED, linestyle="--", linewidth=0.9)
             tell(axes.lines[-1], at_sites(name, run, [estimates[site] for site in run]))
-        ends.append(End(shorten(name), y[-1], MUTED, dashed=True))
+        ends.append(End(name, y[-1], MUTED, dashed=True))
     return ends

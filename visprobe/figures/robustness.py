@@ -113,9 +113,8 @@ def _site_title(site: str, result: Result) -> str:
 
 def _legend(shown: Sequence[str], result: Result, look: Mapping[str, Look]) -> list[Line2D]:
     lines = [
-        Line2D([], [], color=look[name].colour, marker=look[name].marker, markersize=3, label=shorten(name))
-        for name in shown
+        Line2D([], [], color=look[name].colour, marker=look[name].marker, markersize=3, label=name) for name in shown
     ]
-    floors = [Line2D([], [], color=MUTED, linestyle="--", label=shorten(n)) for n in result.settings.get("floors", [])]
+    floors = [Line2D([], [], color=MUTED, linestyle="--", label=n) for n in result.settings.get("floors", [])]
     chance = [Line2D([], [], color=MUTED, linestyle=":", label="chance")] if "chance" in result.settings else []
     return [*lines, *floors, *chance]

@@ -15,13 +15,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Estimate, Row
-from visprobe.figures.labels import visible
+from visprobe.figures.embedded_font import with_font
+from visprobe.figures.marks import name_marks, with_titles
 from visprobe.figures.style import paper_style
 from visprobe.io import atomic
+from visprobe.io.inert import inert
 
 PNG_DPI = 200
 FORMATS = ("svg", "png", "pdf")
-_FORMULA_STARTS = ("=", "+", "-", "@")
 _COLUMNS = ("checkpoint", "site", "measure", "reference", "role", *(f.name for f in fields(Estimate)))
 
 
@@ -34,23 +35,24 @@ def save_figure(figure: Figure, folder: Path, name: str, rows: Iterable[Row]) ->
         name: File name without its ending.
         rows: The rows that the figure was drawn from, for the CSV file.
     """
-    atomic.write_text(folder / f"{name}.svg", svg_text(figure))
+    atomic.write_text(folder / f"{name}.svg", with_font(svg_text(figure)))
     atomic.write_bytes(folder / f"{name}.png", figure_bytes(figure, "png"))
     atomic.write_text(folder / f"{name}.csv", rows_csv(rows))
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:
-    """`figure` as a file of a kind in `FORMATS`, with its text as text (svg, pdf) and without a date."""
+    """`figure` as a file of a kind in `FORMATS`, its text as text in a font that it holds (svg, pdf)."""
     if kind == "svg":
-        return svg_text(figure).encode()
+        return with_font(svg_text(figure)).encode()
     if kind == "png":
         return _render(figure, "png", dpi=PNG_DPI, metadata={"Software": None})
     return _render(figure, "pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
 def svg_text(figure: Figure) -> str:
-    """`figure` as SVG with its text as text and without a date."""
-    text = _render(figure, "svg", metadata={"Date": None, "Creator": None}).decode()
+    """`figure` as SVG without a date, with its text as text in a font that the reader has to have."""
+    told = name_marks(figure)
+    text = with_titles(_render(figure, "svg", metadata={"Date": None, "Creator": None}).decode(), told)
     # matplotlib names some clip paths after addresses in memory: numbered, the same figure gives the same bytes.
     for number, name in enumerate(dict.fromkeys(re.findall(r'<clipPath id="(p[0-9a-f]{10})"', text))):
         text = text.replace(name, f"clip{number}")
@@ -68,13 +70,6 @@ def rows_csv(rows: Iterable[Row]) -> str:
         cells = (row.checkpoint, row.site, row.measure, row.reference, row.role, *astuple(row.estimate))
         writer.writerow([inert(cell) for cell in cells])
     return text.getvalue()
-
-
-def inert(cell: Any) -> Any:
-    """`cell` of a CSV file, so that no text of it is run as a formula or steers a terminal."""
-    if not isinstance(cell, str):
-        return cell
-    return f"'{visible(cell)}" if cell.startswith(_FORMULA_STARTS) else visible(cell)
 
 
 def _render(figure: Figure, kind: str, **options: Any) -> bytes:

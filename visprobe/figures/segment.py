@@ -19,7 +19,7 @@ from PIL import Image
 from visprobe.analyses.result import Result
 from visprobe.figures.attribution_text import fitted
 from visprobe.figures.captions import rests_on
-from visprobe.figures.labels import shorten
+from visprobe.figures.labels import shorten, told_apart
 from visprobe.figures.legend import legend_columns
 from visprobe.figures.marks import tell
 from visprobe.figures.style import MUTED, SHADE, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
@@ -148,8 +148,9 @@ def _draw_examples(
             axes.set_facecolor(SHADE)
     points = 72 * (place.get_figure(root=True).get_figwidth() / across - 0.08)
     for line in panels if lines > 1 else panels[:1]:
-        for axes, title in zip(line, ["image", "mask", *found], strict=False):
-            axes.set_title(fitted(title, points, _BOLD))
+        names = told_apart(["image", "mask", *found], lambda name: fitted(name, points, _BOLD))
+        for axes, title in zip(line, names, strict=False):
+            axes.set_title(title)
 
 
 def _opened(text: str) -> Image.Image:

@@ -111,7 +111,7 @@ def _draw_line(
         tell(axes.lines[-1], at_sites(name, run, [at[site] for site in run]))
         if not floor:
             axes.vlines(x, [max(at[s].low, zero) for s in run], [at[s].high for s in run], color=colour, linewidth=1)
-    return End(shorten(name), end, colour, marker, dashed=floor)
+    return End(name, end, colour, marker, dashed=floor)
 
 
 def _draw_measures(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], panels: int) -> None:

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 
+from visprobe.figures.attribution_text import width_of
 from visprobe.figures.labels import block_number, site_label
 from visprobe.figures.style import MUTED, SHADE, SMALL
 
 _MOST_BLOCK_LABELS = 15
 _HALF_SLOT = 0.45
 _ASIDE = 0.008  # of the axis
+_SHARE = 0.65  # of the figure's width
+_NUMBER = 0.2  # inches of a block's number
+
+
+def _inches(axes: Axes) -> float:
+    """About how wide `axes` will be once names and numbers have their room."""
+    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
+    across = place.get_gridspec().ncols if place else 1
+    return (figure.get_figwidth() if figure else 1.0) * _SHARE / across
+
+
+def _width(one: str, other: str) -> float:
+    """Inches that two neighbouring labels need from middle to middle."""
+    return (0.5 * width_of(site_label(one)) + 0.5 * width_of(site_label(other)) + 0.8) * SMALL / 72
 
 
 def place_sites(sites: Sequence[str]) -> dict[str, float]:
@@ -51,11 +67,16 @@ def line_positions(run: Sequence[str], positions: Mapping[str, float], index: in
 
 def label_sites(axes: Axes, positions: Mapping[str, float], consumed: str | None = None) -> None:
     """Ticks and labels of `positions` on the x axis of `axes`; the site that the language model reads is shaded."""
+    ends = min(positions.values(), default=0) - 0.8, max(positions.values(), default=1) + 0.8
+    unit = _inches(axes) / (ends[1] - ends[0])
     blocks = [site for site in positions if block_number(site) is not None]
-    every = math.ceil(len(blocks) / _MOST_BLOCK_LABELS) or 1
+    every = max(math.ceil(len(blocks) / _MOST_BLOCK_LABELS), math.ceil(_NUMBER / unit), 1)
     shown = [s for s in positions if s not in blocks or (block_number(s) or 0) % every == 0]
     axes.set_xticks([positions[s] for s in shown], labels=[site_label(s) for s in shown])
-    axes.set_xlim(min(positions.values(), default=0) - 0.8, max(positions.values(), default=1) + 0.8)
+    axes.set_xlim(ends)
+    if any(_width(a, b) > unit * (positions[b] - positions[a]) for a, b in pairwise(shown)):
+        for site, label in zip(shown, axes.get_xticklabels(), strict=True):
+            label.set_rotation(0 if site in blocks else 90)
     axes.set_xlabel("Block, counted from the input")
     if consumed is not None and consumed in positions:
         x = positions[consumed]

@@ -8,9 +8,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
+from visprobe.figures.attribution_text import fitted
 from visprobe.figures.captions import rests_on
-from visprobe.figures.heat_maps import Table, colour_bar, draw_map, figure_of, linear_scale, most_across, number_ticks
-from visprobe.figures.labels import shorten, site_label
+from visprobe.figures.heat_maps import (
+    Table,
+    colour_bar,
+    draw_map,
+    figure_of,
+    linear_scale,
+    most_across,
+    number_ticks,
+    titles,
+)
+from visprobe.figures.labels import site_label
 from visprobe.figures.marks import tell, text
 from visprobe.figures.style import INK, paper_style
 
@@ -32,15 +42,15 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         figure, panels = figure_of(len(maps), 1.0, width)
         scale = linear_scale(list(maps.values()), high=1.0)
         labels = [site_label(site) for site in sites]
-        for axes, (name, table) in zip(panels, maps.items(), strict=True):
-            mesh = draw_map(axes, name, table, scale)
+        for axes, title, (name, table) in zip(panels, titles(list(maps), panels), maps.items(), strict=True):
+            mesh = draw_map(axes, title, table, scale)
             tell(axes.collections[0], _told(result, name, table))
             number_ticks("x", axes, labels, most=7)
             number_ticks("y", axes, labels)
             for label in axes.get_xticklabels():
                 label.set_rotation(90)
             _frame_consumed(axes, sites, result.settings.get("consumed"))
-        panels[0].set_ylabel(f"Site of {shorten(base)}")
+        panels[0].set_ylabel(fitted(f"Site of {base}", 100, 7.5))
         figure.supxlabel("Site of the checkpoint above the map")
         colour_bar(mesh, panels[most_across(len(panels), width) - 1], "CKA")
     return figure

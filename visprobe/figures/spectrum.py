@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from visprobe.analyses.result import Result
 from visprobe.figures.attribution_text import fitted
 from visprobe.figures.end_labels import End, label_ends
-from visprobe.figures.labels import block_number, class_label, shorten
+from visprobe.figures.labels import block_number, class_label, told_apart
 from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.marks import tell
 from visprobe.figures.site_axis import label_sites, place_sites
@@ -20,7 +20,7 @@ from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, looks, paper_style,
 
 _CLASSES = ("attention_q", "attention_k", "attention_v", "attention_out", "mlp_in", "mlp_gate", "mlp_out")
 _ACROSS = 3  # checkpoints of a narrow figure side by side
-_TITLE_POINTS = 54
+_TITLE_POINTS, _SIDE_POINTS = 54, 100
 _PANELS = {
     "size": "σ₁(ΔW) / σ₁(W)",
     "rank": "Stable rank / random",
@@ -94,8 +94,9 @@ def _name_panels(panels: NDArray[Any], names: Sequence[str], stack: bool) -> Non
                 axes.set_ylabel(title)
         else:
             panels[0, column].set_title(title)
-    for axes, name in zip(panels[:, 0], names, strict=False):
-        axes.set_title(fitted(name, _TITLE_POINTS, 9)) if stack else axes.set_ylabel(shorten(name, 16))
+    points = _TITLE_POINTS if stack else _SIDE_POINTS
+    for axes, name in zip(panels[:, 0], told_apart(names, lambda name: fitted(name, points, 9)), strict=False):
+        axes.set_title(name) if stack else axes.set_ylabel(name)
     for axes in panels.flat:
         axes.label_outer()
 

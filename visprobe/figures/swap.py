@@ -90,7 +90,7 @@ def _draw_panel(axes: Axes, result: Result, measure: str, positions: dict[str, f
         rows = result.select(checkpoint=name, site=WHOLE, measure=measure, role="value")
         lines[name] = rows[0].estimate.value if rows else 1.0  # the other's likeness to itself
         axes.axhline(lines[name], color=colour, linewidth=0.9)
-        ends.append(End(shorten(name, 18), lines[name], colour))
+        ends.append(End(name, lines[name], colour))
     for direction, look in _LOOKS.items():
         name = column(direction, result.settings["base"], result.settings["other"])
         steps = result.select(checkpoint=name, measure=measure, role="difference")

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 
 from visprobe.analyses.result import Result
 from visprobe.figures.captions import rests_on
-from visprobe.figures.heat_maps import Table, colour_bar, draw_map, figure_of, linear_scale, most_across
-from visprobe.figures.labels import shorten
+from visprobe.figures.heat_maps import Table, colour_bar, draw_map, figure_of, linear_scale, most_across, titles
 from visprobe.figures.marks import tell
 from visprobe.figures.style import paper_style
 
@@ -31,14 +30,15 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             return Figure((1, 1))
         figure, panels = figure_of(len(maps) + 1, rows / columns, width)
         scale = linear_scale(list(maps.values()))
-        for axes, (name, table) in zip(panels, maps.items(), strict=False):
-            mesh = draw_map(axes, name, table, scale)
+        *above, norm = titles([*maps, f"{base}: norms"], panels)
+        for axes, title, (name, table) in zip(panels, above, maps.items(), strict=False):
+            mesh = draw_map(axes, title, table, scale)
             tell(axes.collections[0], _told(f"{name}: relative change", table))
         if maps:
             colour_bar(
                 mesh, panels[min(len(maps), most_across(len(panels), width)) - 1], "Relative change, |Δ| / |token|"
             )
-        last = draw_map(panels[-1], f"{shorten(base, 14)}: norms", norms, linear_scale([norms]))
+        last = draw_map(panels[-1], norm, norms, linear_scale([norms]))
         tell(panels[-1].collections[0], _told(f"{base}: mean norm", norms))
         colour_bar(last, panels[-1], "Mean token norm")
         for axes in panels:

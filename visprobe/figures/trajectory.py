@@ -12,7 +12,6 @@ from visprobe.analyses.result import Result, Row
 from visprobe.analyses.trajectory import moved, rounding
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
-from visprobe.figures.labels import shorten
 from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.marks import of_rows, tell
 from visprobe.figures.panels import panels_of
@@ -92,7 +91,7 @@ def _draw_distance(axes: Axes, result: Result, site: str, look: dict[str, Look],
     floor_height = max(_distance(floor.estimate.value), zero)
     axes.axhline(floor_height, color=MUTED, linestyle="--", linewidth=0.9)
     axes.grid(axis="y")
-    ends = [End(shorten(floor.checkpoint), floor_height, MUTED, dashed=True)]
+    ends = [End(floor.checkpoint, floor_height, MUTED, dashed=True)]
     for run in result.settings["runs"]:
         line = _line(result, run, site, "cka")
         heights = [
@@ -101,7 +100,7 @@ def _draw_distance(axes: Axes, result: Result, site: str, look: dict[str, Look],
         ]
         filled = [moved(result, row) for _, row in line]
         _draw_line(axes, line, heights, filled, look[run])
-        ends.append(End(shorten(run), heights[-1][0], *look[run]))
+        ends.append(End(run, heights[-1][0], *look[run]))
     return ends
 
 
@@ -110,14 +109,14 @@ def _draw_accuracy(axes: Axes, result: Result, site: str, look: dict[str, Look])
     [base] = result.select(checkpoint=name, site=site, measure="top1", role="value")
     axes.axhline(base.estimate.value, color=INK, linewidth=0.9)
     axes.grid(axis="y")
-    ends = [End(shorten(name), base.estimate.value, INK)]
+    ends = [End(name, base.estimate.value, INK)]
     for run in result.settings["runs"]:
         line = [(0, base), *_line(result, run, site, "top1")]
         differs = [row.estimate.low > 0 or row.estimate.high < 0
                    for _, row in _line(result, run, site, "top1", "difference")]  # fmt: skip
         heights = [[row.estimate.value, row.estimate.low, row.estimate.high] for _, row in line]
         _draw_line(axes, line, heights, differs, look[run])
-        ends.append(End(shorten(run), heights[-1][0], *look[run]))
+        ends.append(End(run, heights[-1][0], *look[run]))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     return ends

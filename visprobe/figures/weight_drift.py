@@ -12,7 +12,7 @@ from visprobe.analyses.result import Result, Row
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.identical import note_identical
-from visprobe.figures.labels import class_label, shorten
+from visprobe.figures.labels import class_label
 from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.marks import of_rows, tell
 from visprobe.figures.panels import panels_of
@@ -94,5 +94,5 @@ def _draw_lines(
             x, y = line_positions(run, positions, i, len(names)), [heights[s] for s in run]
             axes.plot(x, y, color=look.colour, marker=look.marker, markeredgecolor="white", markeredgewidth=0.4)
             tell(axes.lines[-1], of_rows(own[site] for site in run))
-            ends.append(End(shorten(name), y[-1], look.colour, look.marker))
+            ends.append(End(name, y[-1], look.colour, look.marker))
     return list({end.name: end for end in ends}.values())

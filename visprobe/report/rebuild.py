@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
 
-from visprobe.analyses.result import Result
+from visprobe.analyses.result import Result, Row
 from visprobe.errors import DataError, UsageError, VisprobeError
 from visprobe.figures.gallery import KINDS
 from visprobe.report.document import SCHEMA
@@ -124,12 +124,33 @@ def rebuild(run: Run, folder: Path) -> Path:
         raise unusable(run, "its page cannot be made", error) from error
 
 
-def draw_figure(run: Run, name: str) -> Figure:
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of a run, drawn again.
+
+    Attributes:
+        figure: The figure.
+        caption: What it shows, with n and the kind of interval.
+        rows: The rows it was drawn from.
+    """
+
+    figure: Figure
+    caption: str
+    rows: Sequence[Row]
+
+
+def draw_figure(run: Run, name: str, width: float | None = None) -> Figure:
+    """The figure alone of `redraw`."""
+    return redraw(run, name, width).figure
+
+
+def redraw(run: Run, name: str, width: float | None = None) -> Drawn:
     """A figure of a run, drawn again.
 
     Args:
         run: The run.
         name: Name of the figure ("representation_drift") or of its analysis ("drift").
+        width: Inches; what a report has if None.
 
     Raises:
         UsageError: If there is no such figure in this run.
@@ -142,7 +163,8 @@ def draw_figure(run: Run, name: str) -> Figure:
         known = ", ".join(KINDS[analysis].name for analysis in results)
         raise UsageError(f"{run.name} has no figure {name!r}", hint=f"It has: {known or 'none'}.")
     try:
-        return KINDS[found].draw(results[found], names)
+        kind, result = KINDS[found], results[found]
+        return Drawn(kind.draw(result, names, width), kind.caption(result), result.rows)
     except Exception as error:  # as above
         raise unusable(run, f"the figure {name} cannot be drawn", error) from error
 

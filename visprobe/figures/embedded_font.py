@@ -1,0 +1,51 @@
+"""The font of a figure inside its SVG file: the letters it uses, so that it looks the same on every machine."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from functools import cache
+from html import unescape
+
+from fontTools import subset
+from fontTools.ttLib import TTFont
+from matplotlib.font_manager import FontProperties, findfont
+
+_FAMILY = "DejaVu Sans"
+_TEXT = re.compile(r'<text style="([^"]*)"[^>]*>([^<]*)</text>')
+_LETTERS = "".join(map(chr, range(32, 127)))  # in every subset: most figures then share one, which is made once
+_FACES = {"": ("normal", "normal"), "bold": ("normal", "bold"), "italic": ("italic", "normal")}
+
+
+def with_font(svg: str) -> str:
+    """`svg` with the glyphs of its texts as a font that its texts name.
+
+    Texts stay texts, for search, readers and editors. A page that inlines the figure leaves the font out.
+    """
+    used: dict[str, set[str]] = {}
+    for shape, text in _TEXT.findall(svg):
+        face = "bold" if re.search(r"\b(bold|700)\b", shape) else "italic" if "italic" in shape else ""
+        used.setdefault(face, set(_LETTERS)).update(unescape(text))
+    rules = "".join(_rule(face, "".join(sorted(letters))) for face, letters in sorted(used.items()))
+    return svg.replace("</defs>", f'<style type="text/css">{rules}</style>\n </defs>', 1) if rules else svg
+
+
+@cache
+def _rule(face: str, letters: str) -> str:
+    style, weight = _FACES[face]
+    path = findfont(FontProperties(family=_FAMILY, style="italic" if face == "italic" else "normal", weight=weight))
+    options = subset.Options(flavor="woff", hinting=False, layout_features=["kern"], notdef_outline=True)
+    options.drop_tables += ["FFTM"]  # times of its making, which a subset cannot have
+    font = TTFont(path, recalcTimestamp=False)
+    cut = subset.Subsetter(options)
+    cut.populate(text=letters)
+    cut.subset(font)
+    font.flavor = "woff"
+    made = io.BytesIO()
+    font.save(made)
+    data = base64.b64encode(made.getvalue()).decode()
+    return (
+        f"@font-face{{font-family:'{_FAMILY}';font-style:{style};font-weight:{weight};"
+        f"src:url(data:font/woff;base64,{data}) format('woff')}}"
+    )
