@@ -1,5 +1,7 @@
-"""The worked examples of the guides: the analysis keeps the contract, the families read what transformers saves."""
+"""The worked examples of the guides: an analysis, families of encoders, a workflow."""
 
+import re
+import shlex
 import sys
 from itertools import permutations
 from pathlib import Path
@@ -8,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import yaml
 from PIL import Image
+from typer.main import get_command
 
 from visprobe.analyses.contract import check_analysis
+from visprobe.analyses.gates import read_condition
 from visprobe.analyses.registry import available
+from visprobe.cli.app import app
 from visprobe.encoders import load_encoder
 from visprobe.encoders.families import MODEL_OF, TOWER_OF
 from visprobe.encoders.quiet import quiet
@@ -128,3 +134,15 @@ def test_the_model_is_read_as_transformers_runs_it(tmp_path, monkeypatch):
     stored = {n.removeprefix("projector."): w for n, w in encoder.weights().items() if n.startswith("projector.")}
     assert stored.keys() == own.keys()
     assert all(torch.equal(stored[name], own[name]) for name in own)
+
+
+def test_the_workflow_pins_its_actions_and_calls_visprobe_as_it_is():
+    job = yaml.safe_load((ROOT / "docs" / "ci" / "visprobe.yml").read_text())["jobs"]["compare"]
+    actions = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert actions and all(re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", action) for action in actions)
+    (line,) = [step["run"] for step in job["steps"] if step.get("run", "").startswith("visprobe")]
+    _, name, *words = shlex.split(line)
+    command = get_command(app).commands[name]
+    given = command.make_context(name, words, resilient_parsing=True).params
+    assert given["offline"] and given["limit"] == 1000
+    assert [read_condition(text).measure for text in given["fail_on"]] == ["drift", "top1"]
