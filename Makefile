@@ -1,6 +1,7 @@
 # make demo   the main job, on built-in data: a base MLLM, its SFT and DPO branches, and what became of their encoders
 # make test   the tests (fast ones first)
 # make check  lint, format, types, import directions
+# make figures  the gallery in figures/ made anew; PHOTOS=folder for its photographs as well (figures/README.md)
 # make bench  speed and memory against the alternatives
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,6 +37,37 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+# What figures/README.md shows, by the commands that stand there. Finished training runs in build/ are not done again.
+GALLERY := build/figures
+VISPROBE := $(abspath $(BIN))/visprobe
+CHECKPOINTS := --ckpt study/base --ckpt study/sft-seed0 --ckpt study/dpo-seed0
+# $(call keep,folder of a report,folder of the gallery,names of figures)
+keep = mkdir -p figures/$(2) && for name in $(3); do \
+	cp $(GALLERY)/$(1)/figures/$$name.png $(GALLERY)/$(1)/figures/$$name.svg $(GALLERY)/$(1)/figures/$$name.csv figures/$(2)/ || exit 1; done
+
+.PHONY: figures
+figures: $(VENV)/.installed
+	mkdir -p $(GALLERY)
+	cd $(GALLERY) && $(VISPROBE) demo --arms sft,dpo,grpo --seeds 3 --output-dir study
+	cd $(GALLERY) && $(VISPROBE) gradcam digits $(CHECKPOINTS) --limit 48 -o looks
+	$(call keep,study/report,demo-study,arms_over_runs prototype_accuracy representation_drift weight_drift answers)
+	cp $(GALLERY)/study/report/report.json figures/demo-study/
+	$(call keep,looks,demo-looks,maps attribution_scores map_contrast)
+	cp $(GALLERY)/looks/report.json figures/demo-looks/
+ifdef PHOTOS
+	test -f $(PHOTOS)/camvid-85/classes.txt || printf '%s\n' sky building pole road pavement tree sign fence car pedestrian \
+		bicyclist unlabelled > $(PHOTOS)/camvid-85/classes.txt
+	cd $(GALLERY) && for task in imagenet probe robust; do \
+		$(VISPROBE) $$task $(CHECKPOINTS) --data $(abspath $(PHOTOS))/cifar10-2500 -o $$task || exit 1; done
+	cd $(GALLERY) && $(VISPROBE) segment $(CHECKPOINTS) --data $(abspath $(PHOTOS))/camvid-85 --ignored 11 -o segment
+	$(call keep,imagenet,demo-on-photos,prototype_accuracy knn_accuracy)
+	$(call keep,probe,demo-on-photos,linear_probe)
+	$(call keep,robust,demo-on-photos,robustness)
+	$(call keep,segment,demo-on-photos,segmentation)
+else
+	@echo "figures/demo-on-photos is left as it is: name the folder of its photographs, as in make figures PHOTOS=photos"
+endif
 
 clean:
 	rm -rf $(VENV) visprobe-demo
