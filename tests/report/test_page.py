@@ -136,10 +136,13 @@ def test_cells_of_site_maps_say_what_they_are(documented, planted) -> None:
     result = planted(("base", "sft", "dpo"))["sites"]
     html = render(documented(results=[result]), {"site_maps": svg_text(sites.draw(result))})
     order, (name, table) = result.settings["sites"], list(result.settings["maps"].items())[1]
-    titles = re.search(rf'id="site_maps-{sites.CELLS}1">(.*?)</g>', html, re.DOTALL)
+    titles = re.search(r'id="site_maps-marks1">(.*?)</g>', html, re.DOTALL)
     assert titles is not None
     found = re.findall("<title>(.*?)</title>", titles[1])
-    assert found[1] == f"base {order[0]} × {name} {order[1]}: CKA {table[0][1]:.6f}" and len(found) == len(order) ** 2
+    assert found[1] == f"base {order[0]} × {name} {order[1]}: CKA {table[0][1]:.6g}" and len(found) == len(order) ** 2
+    own = result.select(measure="own_site_cka", checkpoint=name, site=order[1])[0].estimate
+    assert re.fullmatch(rf"base {order[1]} × {name} {order[1]}: CKA [\d.]+ \[[\d., ]+\], n = {own.n:,} \(.*\)",
+                        found[len(order) + 1])  # fmt: skip
 
 
 def test_css_reaches_for_nothing_outside(html: str) -> None:
@@ -270,5 +273,41 @@ def test_a_report_without_results_is_still_a_page(documented) -> None:
 
 def test_light_dark_print_and_small_screens_are_all_styled(documented) -> None:
     html = render(documented(), {})
-    for rule in ("prefers-color-scheme: dark", "@media print", "max-width: 40rem", "tabular-nums"):
+    rules = ("prefers-color-scheme: dark", "@media print", "max-width: 40rem", "tabular-nums", "prefers-reduced-motion")
+    for rule in rules:
         assert rule in html
+
+
+def outcome(condition: str, tripped: bool, beyond: bool = True) -> dict[str, Any]:
+    return {"condition": condition, "checkpoint": "sft", "site": "block_06", "value": -0.0612, "low": -0.07,
+            "high": -0.05, "beyond": beyond, "tripped": tripped}  # fmt: skip
+
+
+def test_what_became_of_conditions_stands_in_the_verdict_in_words(documented) -> None:
+    gates = [outcome("top1-base<-9%", False, False), outcome("top1-base<-6%", False), outcome("top1-base<-5%", True)]
+    for document in ({**documented(), "gates": gates}, {**documented(), "gates": [{**gates[2]}]}):
+        text = Page(render(document, {})).text.split("Verdict")[1].split("Read with")[0]
+        words = [" ".join(part.split()) for part in re.split("(?=Tripped|Held)", text)[1:]]
+        assert words[0].startswith("Tripped top1-base<-5% sft at block_06: −0.0612 [−0.07, −0.05]")
+        assert len(words) == len(document["gates"])
+    everything = Page(render({**documented(), "gates": gates}, {})).text
+    assert everything.count("the number is beyond the condition, its interval is not") == 1
+    assert "Conditions" not in Page(render(documented(), {})).text
+
+
+def test_options_say_where_they_came_from_and_defaults_are_folded(documented) -> None:
+    options = {
+        "limit": {"value": None, "origin": "default"},
+        "data": {"value": "<b>", "origin": "command line"},
+        "seed": {"value": 7, "origin": "file run.yaml"},
+        "offline": {"value": False, "origin": "default"},
+    }
+    html = render({**documented(), "options": options}, {})
+    after = html.split('id="reproduce"')[1]
+    set_here, folded = after.split("</details>")[0].split("<details>")
+    assert set_here.index("command line") < set_here.index("file run.yaml") and "&lt;b&gt;" in set_here
+    assert "2 options left at their defaults" in folded and "limit" not in set_here and "data" not in folded
+    old = documented()
+    for key in ("options", "gates"):
+        old.pop(key, None)  # a report of a version that had neither
+    assert "Options that were set" not in render(old, {})

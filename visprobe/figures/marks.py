@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ _TOLD: WeakKeyDictionary[Artist, list[str]] = WeakKeyDictionary()
 # A group as matplotlib writes it: its end is the first that is indented as its start.
 _GROUP = re.compile(r'^( *)<g id="marks(\d+)">\n(.*?)^\1</g>$', re.DOTALL | re.MULTILINE)
 _PART = {"use": re.compile(r"(<use [^>]*?)/>"), "path": re.compile(r"(<path [^>]*?)/>")}
+_NEAR_ONE = ("CKA", "cosine", "similarity", "correlation", "R²")  # their distance from 1 is what matters
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -45,7 +47,7 @@ def at_sites(name: str, sites: Sequence[str], estimates: Sequence[Estimate], dif
 
 
 def text(what: str, estimate: Estimate, difference: bool = False) -> str:
-    """A number with all that belongs to it: "sft, block_03: CKA 0.99731 [0.996, 0.998], n = 1,000 (…)".
+    """A number with all that belongs to it: "sft, block_03: CKA 0.99731 [0.99602, 0.99801], n = 1,000 (…)".
 
     Args:
         what: What it is about.
@@ -53,21 +55,27 @@ def text(what: str, estimate: Estimate, difference: bool = False) -> str:
         difference: Whether it is a paired difference: shares are then in percentage points, with their sign.
     """
     fraction, sign = estimate.unit == "fraction", "+" if difference else ""
+    form = f".{_decimals(estimate.value)}f" if estimate.unit in _NEAR_ONE else ".4g"
 
     def shown(value: float) -> str:
-        return (f"{100 * value:{sign}.2f}" if fraction else f"{value:{sign}.6g}").replace("-", _MINUS)
+        return (f"{100 * value:{sign}.2f}" if fraction else f"{value:{sign}{form}}").replace("-", _MINUS)
 
-    unit = " %" if fraction and not difference else " percentage points" if fraction else ""
-    before = "" if fraction else f"{estimate.unit} "
-    exact = estimate.low == estimate.high
-    interval = "" if exact else f" [{shown(estimate.low)}, {shown(estimate.high)}]"
-    return f"{what}: {before}{shown(estimate.value)}{interval}{unit}, n = {estimate.n:,} ({estimate.method})"
+    unit = " percentage points" if difference else " %"
+    number = shown(estimate.value) + unit if fraction else f"{estimate.unit} {shown(estimate.value)}"
+    interval = f" [{shown(estimate.low)}, {shown(estimate.high)}]" if estimate.low != estimate.high else ""
+    return f"{what}: {number}{interval}, n = {estimate.n:,} ({estimate.method})"
+
+
+def _decimals(value: float) -> int:
+    """Decimals that show three digits of the distance to the nearer of 0 and 1."""
+    distance = min(abs(value), abs(1 - value))
+    return max(4, min(10, 2 - math.floor(math.log10(distance)))) if distance else 4
 
 
 def name_marks(figure: Figure) -> dict[str, list[str]]:
     """Give the artists that were told something an id in the SVG; returns id to texts."""
     found = {}
-    for number, artist in enumerate(a for a in figure.findobj() if a in _TOLD):  # type: ignore[call-overload]
+    for number, artist in enumerate(a for a in figure.findobj() if a in _TOLD):
         artist.set_gid(f"marks{number}")
         found[f"marks{number}"] = _TOLD[artist]
     return found

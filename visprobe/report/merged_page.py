@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -15,10 +15,29 @@ from visprobe.figures.gallery import KINDS
 from visprobe.figures.save import save_figure, svg_text
 from visprobe.io import atomic
 from visprobe.report.merge import apart, side_by_side
-from visprobe.report.page import Shown, all_warnings, environment, provenance_table, shown_figures
-from visprobe.report.rebuild import RUNS_SCHEMA, Run, draw_figure, unusable
+from visprobe.report.page import (
+    Shown,
+    all_warnings,
+    environment,
+    fit_figures,
+    gates_of,
+    options_of,
+    provenance_table,
+    shown_figures,
+)
+from visprobe.report.rebuild import Run, draw_figure, unusable
 from visprobe.report.result_table import write_result_table
+from visprobe.report.room import fit_tables, fitting
+from visprobe.report.schema import RUNS_SCHEMA
 from visprobe.report.tables import tables
+
+
+class _Placed(NamedTuple):
+    """A figure of one of the runs, with the name of its file."""
+
+    run: str
+    figure: Shown
+    file: str
 
 
 def write_merged(folder: Path, runs: Sequence[Run], command: str) -> Path:
@@ -80,13 +99,24 @@ def render_merged(document: Mapping[str, Any], runs: Sequence[Run], drawn: Seque
         HTML, escaped as in `visprobe.report.page.render`.
     """
     try:
-        sections = [(group, tables(group.result)) for group in side_by_side(runs)]
+        groups = side_by_side(runs)
+        numbers = [tables(group.result) for group in groups]
         shown = [_described(run) for run in runs]
     except Exception as error:  # damaged provenance or settings can make any line fail
         raise unusable(runs[0], "the runs cannot be put side by side", error) from error
-    return environment().get_template("merged.html.j2").render(
-        document=document, runs=shown, apart=apart(runs), figures=_figures(runs, drawn), sections=sections
-    )  # fmt: skip
+    figures, differing = _figures(runs, drawn), apart(runs)
+    template = environment().get_template("merged.html.j2")
+
+    def make(room: int) -> str:
+        fitted = fit_figures([one.figure for one in figures], room)
+        by_question: dict[str, list[_Placed]] = {}
+        for one, figure in zip(figures, fitted, strict=True):
+            by_question.setdefault(figure.question, []).append(one._replace(figure=figure))
+        cut = zip(groups, fit_tables(numbers, room), strict=True)
+        sections = [(group, *tables_left) for group, tables_left in cut]
+        return template.render(document=document, runs=shown, apart=differing, figures=by_question, sections=sections)
+
+    return fitting(make)
 
 
 def _described(run: Run) -> dict[str, Any]:
@@ -97,16 +127,17 @@ def _described(run: Run) -> dict[str, Any]:
         "checkpoints": [checkpoint["name"] for checkpoint in checkpoints],
         "provenance": provenance_table(checkpoints),
         "warnings": list(all_warnings(run.document, run.results)),
+        "gates": gates_of(run.document),
+        "options": options_of(run.document),
     }
 
 
-def _figures(runs: Sequence[Run], drawn: Sequence[Mapping[str, Figure]]) -> dict[str, list[tuple[str, Shown, str]]]:
-    """Question to the figures of all runs that answer it: run, figure and file name."""
-    found: dict[str, list[tuple[str, Shown, str]]] = {}
+def _figures(runs: Sequence[Run], drawn: Sequence[Mapping[str, Figure]]) -> list[_Placed]:
+    found = []
     for number, (run, figures) in enumerate(zip(runs, drawn, strict=True), start=1):
         texts = {name: svg_text(figure) for name, figure in figures.items()}
         for figure in shown_figures(run.results, texts, prefix=f"run-{number}-"):
-            found.setdefault(figure.question, []).append((run.name, figure, f"{number}_{figure.name}"))
+            found.append(_Placed(run.name, figure, f"{number}_{figure.name}"))
     return found
 
 

@@ -12,15 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from visprobe.analyses.result import Result
-from visprobe.figures import sites
 from visprobe.figures.gallery import KINDS
 from visprobe.figures.labels import shorten, visible
 from visprobe.report.inline_svg import inline_svg
 from visprobe.report.map_gallery import map_gallery
 from visprobe.report.most_changed import most_changed
+from visprobe.report.room import MOST_LISTED, fit_sizes, fit_tables, fitting
 from visprobe.report.tables import anchor, tables
 
-_MOST_BAD_ITEMS = 200
 # Settings that tables, figures and the gallery show; all of them are in report.json.
 _SHOWN_ELSEWHERE = {
     "sites",
@@ -39,16 +38,22 @@ _SHOWN_ELSEWHERE = {
     "sheet",
 }
 _MOST_TEXT = 400
+_MOST_UNFOLDED = 30  # lines up to which a table stands in the page at its full height
 
 
 class Shown(NamedTuple):
-    """A figure of the page, with the JSON of its gallery if it has one."""
+    """A figure of the page, with the JSON of its gallery if it has one; without its drawing where that is too large."""
 
     name: str
     question: str
     caption: str
-    svg: Markup
+    svg: Markup | None
     gallery: str | None
+
+    @property
+    def size(self) -> int:
+        """Its bytes in the page."""
+        return len((self.svg or "").encode()) + len(self.gallery or "")
 
 
 def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
@@ -59,23 +64,33 @@ def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         figures: Figure name ("representation_drift") to SVG text; a figure that is not there is left out.
 
     Returns:
-        HTML. Every text from `document` is escaped, and its control characters and bidirectional marks are spelled out.
+        HTML of at most 20 MB: what would make it larger is left out, which the page says. Every text from `document`
+        is escaped, and its control characters and bidirectional marks are spelled out.
     """
     results = [Result.from_json(result) for result in document["results"]]
     names = [checkpoint["name"] for checkpoint in document["checkpoints"]]
-    return environment().get_template("report.html.j2").render(
-        document=document,
-        names=names,
-        base=names[0] if names else None,
-        others=names[1:],
-        verdict=[(s["text"], _anchors(results, s["evidence"])) for s in document["verdict"]],
-        figures=list(shown_figures(results, figures)),
-        most_changed=list(most_changed(results)),
-        sections=[(result, tables(result), _settings(result)) for result in results],
-        provenance=provenance_table(document["checkpoints"]),
-        warnings=list(all_warnings(document, results)),
-        most_bad_items=_MOST_BAD_ITEMS,
-    )  # fmt: skip
+    shown, numbers = list(shown_figures(results, figures)), [tables(result) for result in results]
+    verdict = [(s["text"], _anchors(results, s["evidence"])) for s in document["verdict"]]
+    template = environment().get_template("report.html.j2")
+
+    def make(room: int) -> str:
+        cut = zip(results, fit_tables(numbers, room), strict=True)
+        return template.render(
+            document=document,
+            names=names,
+            base=names[0] if names else None,
+            others=names[1:],
+            verdict=verdict,
+            gates=gates_of(document),
+            figures=fit_figures(shown, room),
+            most_changed=list(most_changed(results)),
+            sections=[(result, *fitted, _settings(result)) for result, fitted in cut],
+            provenance=provenance_table(document["checkpoints"]),
+            options=options_of(document),
+            warnings=list(all_warnings(document, results)),
+        )
+
+    return fitting(make)
 
 
 def environment() -> Environment:
@@ -94,6 +109,7 @@ def environment() -> Environment:
     script = PackageLoader("visprobe.report", "templates").get_source(environment, "report.js")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals |= {"script": Markup(script), "script_hash": f"sha256-{digest}"}
+    environment.globals |= {"most_listed": MOST_LISTED, "most_unfolded": _MOST_UNFOLDED}
     return environment
 
 
@@ -104,9 +120,29 @@ def shown_figures(results: Sequence[Result], figures: Mapping[str, str], prefix:
         if analysis in by_analysis and kind.name in figures:
             result = by_analysis[analysis]
             caption = kind.caption(result)
-            hover = sites.hover(result) if analysis == "sites" else None
-            svg = inline_svg(figures[kind.name], prefix + kind.name, visible(caption), hover)
+            svg = inline_svg(figures[kind.name], prefix + kind.name, visible(caption))
             yield Shown(kind.name, result.question, caption, Markup(svg), map_gallery(result))
+
+
+def fit_figures(figures: Sequence[Shown], room: int) -> list[Shown]:
+    """The figures, those for which the page has no room without their drawing."""
+    kept = fit_sizes([figure.size for figure in figures], room)
+    return [one if fits else one._replace(svg=None, gallery=None) for one, fits in zip(figures, kept, strict=True)]
+
+
+def gates_of(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
+    """What became of each condition of a run, in a word, and its number with the interval; what tripped comes first."""
+    gates = sorted(document.get("gates", ()), key=lambda gate: not gate["tripped"])
+    numbers = (f"{gate['value']:.4g} [{gate['low']:.4g}, {gate['high']:.4g}]".replace("-", "−") for gate in gates)
+    words = ("Tripped" if gate["tripped"] else "Held" for gate in gates)
+    return list(zip(words, gates, numbers, strict=True))
+
+
+def options_of(document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that were set, and those left at their defaults; by name, each with "value" and "origin"."""
+    options = document.get("options", {})
+    chosen = {name: option for name, option in options.items() if option["origin"] != "default"}
+    return chosen, {name: option for name, option in options.items() if name not in chosen}
 
 
 def _settings(result: Result) -> dict[str, Any]:
@@ -141,7 +177,7 @@ def all_warnings(document: Mapping[str, Any], results: Sequence[Result]) -> Iter
 
 def _plain(value: Any) -> str:
     """Any JSON value as one line of text."""
-    if value is None:
+    if value is None or value == "":
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"

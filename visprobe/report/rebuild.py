@@ -16,53 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 from visprobe.analyses.result import Result, Row
 from visprobe.errors import DataError, UsageError, VisprobeError
 from visprobe.figures.gallery import KINDS
+from visprobe.io.redact import redacted
 from visprobe.report.document import SCHEMA
+from visprobe.report.schema import RUNS_SCHEMA, Report, Runs
 from visprobe.report.write import write_report
 
-RUNS_SCHEMA = "visprobe.runs/1"
 _SCHEMA = re.compile(r"visprobe\.(report|runs)/(\d+)")
 _FAULTS = 3  # named in a message
-
-
-@dataclass(frozen=True)
-class _Images:
-    name: str
-    n: int
-    bad_items: list[dict[str, str]]
-
-
-@dataclass(frozen=True)
-class _Statement:
-    text: str
-    evidence: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class _Report:
-    schema: str
-    visprobe: str
-    created: str
-    command: str
-    seed: int
-    checkpoints: list[dict[str, Any]]
-    data: list[_Images]
-    results: list[Result]
-    verdict: list[_Statement]
-    warnings: list[str]
-    versions: dict[str, str]
-    platform: str
-
-
-@dataclass(frozen=True)
-class _Named:
-    name: str
-    document: _Report
-
-
-@dataclass(frozen=True)
-class _Runs:
-    schema: str
-    runs: list[_Named]
 
 
 @dataclass(frozen=True)
@@ -186,14 +146,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise DataError(f"{file} is damaged: {error}", hint="Run the command that wrote it again.") from None
     kind = _kind(file, document)
     try:
-        TypeAdapter(_Runs if kind == "runs" else _Report).validate_json(text, strict=True)
+        TypeAdapter(Runs if kind == "runs" else Report).validate_json(text, strict=True)
     except ValidationError as error:
         places = [f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()[:_FAULTS]]
         raise DataError(
             f"{file} is damaged at {error.error_count()} places: {'; '.join(places)}",
             hint="Run the command that wrote it again.",
         ) from None
-    found: dict[str, Any] = document
+    found: dict[str, Any] = redacted(document)
     return found
 
 

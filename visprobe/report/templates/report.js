@@ -125,22 +125,118 @@ function makeFilterable(table) {
 
 // Figures
 
-/** The figure as a file of its own: the page's sizes are left out, its lines end as they do here. */
+const SVG = "http://www.w3.org/2000/svg";
+const TEXTS = new Map(); // from a mark of a figure to what it stands for
+const REACH = 12; // pixels from a mark within which it is still meant
+
+/** What a mark stands for, beside it, and a ring around it: one of each, for all figures. */
+const tip = make("output", { className: "tip" });
+const ring = make("div", { className: "ring" });
+
+let shown = null;
+
+function show(mark, quiet) {
+  shown = mark;
+  const place = mark.getBoundingClientRect();
+  const size = Math.max(place.width, place.height, 8) + 6;
+  // A ring is for points: a line or a cell is seen without.
+  ring.hidden = mark.tagName !== "use";
+  Object.assign(ring.style, {
+    left: `${place.x + (place.width - size) / 2}px`, top: `${place.y + (place.height - size) / 2}px`,
+    width: `${size}px`, height: `${size}px`,
+  });
+  tip.setAttribute("aria-live", quiet ? "off" : "polite");
+  tip.textContent = TEXTS.get(mark);
+  tip.hidden = false;
+  const left = Math.min(place.x + place.width / 2 + 12, document.documentElement.clientWidth - tip.offsetWidth - 8);
+  const below = place.bottom + 10 + tip.offsetHeight < innerHeight;
+  tip.style.left = `${Math.max(8, left)}px`;
+  tip.style.top = `${below ? place.bottom + 10 : Math.max(8, place.top - 10 - tip.offsetHeight)}px`;
+}
+
+function hide() {
+  shown = null;
+  tip.hidden = ring.hidden = true;
+}
+
+/** The mark that is pointed at, or the nearest point within reach. */
+function markAt(marks, event) {
+  const direct = event.target.closest?.("use, path");
+  if (TEXTS.has(direct)) return direct;
+  let best = null, least = REACH;
+  for (const mark of marks) {
+    if (mark.tagName !== "use") continue;
+    const { x, y, width, height } = mark.getBoundingClientRect();
+    const distance = Math.hypot(event.clientX - x - width / 2, event.clientY - y - height / 2);
+    if (distance < least) [best, least] = [mark, distance];
+  }
+  return best;
+}
+
+/** Pointing at a mark, or the arrow keys, tell what it stands for; the texts of the browser's own tooltips give way. */
+function makeTelling(card) {
+  const titles = [...card.querySelectorAll("use > title, path > title")];
+  if (!titles.length) return;
+  const marks = titles.map((title) => title.parentNode);
+  titles.forEach((title) => { TEXTS.set(title.parentNode, title.textContent); title.remove(); });
+  let at = -1;
+  const point = (event) => {
+    const mark = markAt(marks, event);
+    if (!mark) return hide();
+    at = marks.indexOf(mark);
+    show(mark, true);
+  };
+  card.addEventListener("pointermove", point);
+  card.addEventListener("click", point);
+  card.addEventListener("pointerleave", hide);
+  card.addEventListener("blur", hide);
+  card.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hide();
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step || event.target !== card) return;
+    event.preventDefault();
+    at = Math.min(Math.max(at + step, 0), marks.length - 1);
+    marks[at].scrollIntoView({ block: "nearest", inline: "nearest" });
+    show(marks[at], false);
+  });
+  card.setAttribute("aria-label", `${card.getAttribute("aria-label")}: arrow keys go from number to number`);
+}
+
+function makeAllTelling() {
+  const cards = document.querySelectorAll(".card");
+  if (!cards.length) return;
+  hide();
+  document.body.append(ring, tip);
+  cards.forEach(makeTelling);
+  document.getElementById("hint")?.append(" With the keyboard, the arrow keys go from mark to mark in a figure.");
+  addEventListener("scroll", () => shown && show(shown, true), { capture: true, passive: true });
+}
+
+/** The figure as a file of its own: the page's sizes are left out, its marks have their texts as in the page's source. */
 function svgOf(svg) {
   const copy = svg.cloneNode(true);
+  const [own, copied] = [svg, copy].map((root) => [...root.querySelectorAll("use, path")]);
+  own.forEach((mark, i) => {
+    if (!TEXTS.has(mark)) return;
+    const title = document.createElementNS(SVG, "title");
+    title.textContent = TEXTS.get(mark);
+    copied[i].append(title);
+  });
   copy.setAttribute("style", "stroke-linejoin: round; stroke-linecap: butt");
   return `<?xml version="1.0" encoding="utf-8"?>\n${new XMLSerializer().serializeToString(copy)}\n`;
 }
 
 function makeSavable(figure) {
+  if (!figure.querySelector(".card svg")) return;
   const name = figure.dataset.name;
   const save = () => download(`${name}.svg`, "image/svg+xml", svgOf(figure.querySelector(".card svg")));
+  const card = figure.querySelector(".card");
+  if (card.scrollWidth > card.clientWidth + 1) figure.querySelector("figcaption").prepend("Scroll the figure sideways. ");
   figure.querySelector(".files").prepend(button("Download SVG", `Download as SVG: ${name}`, save), " · ");
 }
 
 // Maps: one picture, and a slider over the checkpoints on the scale that they share
 
-const SVG = "http://www.w3.org/2000/svg";
 const MOST_NAMES = 5; // written below a slider
 
 /** One rectangle per patch; its title says the value. */
@@ -215,4 +311,5 @@ for (const table of document.querySelectorAll("table")) {
   makeDownloadable(table);
 }
 document.querySelectorAll("figure[data-name]").forEach(makeSavable);
+makeAllTelling();
 document.querySelectorAll("[data-maps]").forEach(makeGallery);
