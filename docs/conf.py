@@ -19,7 +19,7 @@ include_patterns = [
     "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "analyses/*/card.md", "training/README.md", "figures/README.md",
     "docs/*.md", "docs/design/*.md", "docs/guides/*.md", "docs/reference/*.md", "docs/notebooks/*.ipynb",
 ]  # fmt: skip
-exclude_patterns = ["docs/contents.md"]
+exclude_patterns = ["docs/contents.md", ".*", "site", "visprobe-*"]  # the last three: not to be searched
 source_suffix = {".md": "markdown", ".ipynb": "notebook"}
 
 myst_enable_extensions = ["deflist", "html_image"]
