@@ -2,6 +2,7 @@
 # make test   the tests (fast ones first)
 # make check  lint, format, types, import directions
 # make figures  the gallery in figures/ made anew; PHOTOS=folder for its photographs as well (figures/README.md)
+# make docs   the documentation, into site/
 # make bench  speed and memory against the alternatives
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 # faiss-cpu and faiss-gpu install the same files: exactly one of them, by what the machine has.
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
 
-.PHONY: demo test test-fast test-slow check bench clean
+.PHONY: demo test test-fast test-slow check docs bench clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -21,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/visprobe demo
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q
 
 test-fast: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2 -q
@@ -34,6 +35,9 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_house.py
+
+docs: $(VENV)/.installed
+	$(BIN)/sphinx-build -W --keep-going -E -a -c docs . site
 
 bench: $(VENV)/.installed
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done

@@ -67,7 +67,8 @@ def _against_controls(result: Result, row: Row) -> Statement | None:
         )
     else:
         text = f"{row.checkpoint}'s {row.site} maps have a Gini coefficient of {_value(row.estimate)}"
-        outcome = "no other than that of random weights" if lost else "which random weights do not give"
+        focus = "less" if any(one.estimate.value < 0 for one, _ in shown.values()) else "more"
+        outcome = "no other than that of random weights" if lost else f"{focus} focused than maps of random weights"
     rows = [row, *(one for one, _ in shown.values()), *follows]
     return Statement(f"{text}; {outcome} ({'; '.join(numbers)}).", evidence(result, rows))
 
