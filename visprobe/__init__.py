@@ -7,28 +7,35 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Options", "align", "compare", "gradcam", "imagenet", "load_encoder", "probe", "robust", "segment", "swap",
-    "trajectory",
+    "Look", "Options", "align", "compare", "gradcam", "imagenet", "load_encoder", "probe", "read_report", "robust",
+    "segment", "swap", "train", "trajectory",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from visprobe.encoders.load import load_encoder
     from visprobe.report.compare import compare
-    from visprobe.report.gradcam import gradcam
-    from visprobe.report.measurement import Options
+    from visprobe.report.gradcam import Look, gradcam
+    from visprobe.report.measurement import Options, read_report
     from visprobe.report.questions import align, imagenet, probe, robust, segment
     from visprobe.report.swap import swap
+    from visprobe.report.train import train
     from visprobe.report.trajectory import trajectory
 
 _HOME = {
     "load_encoder": "visprobe.encoders.load",
     "compare": "visprobe.report.compare",
+    **dict.fromkeys(("Options", "read_report"), "visprobe.report.measurement"),
     **dict.fromkeys(("align", "imagenet", "probe", "robust", "segment"), "visprobe.report.questions"),
-    "gradcam": "visprobe.report.gradcam",
+    **dict.fromkeys(("Look", "gradcam"), "visprobe.report.gradcam"),
     "swap": "visprobe.report.swap",
+    "train": "visprobe.report.train",
     "trajectory": "visprobe.report.trajectory",
-    "Options": "visprobe.report.measurement",
 }
+
+
+def __dir__() -> list[str]:
+    """What completion offers, loaded or not."""
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Role = Literal["value", "floor", "difference"]
 
@@ -66,6 +70,7 @@ class Result:
         rows: The numbers.
         settings: Everything the numbers depend on beside checkpoints and images, as plain JSON.
         warnings: What a reader must know before believing the numbers.
+        shown_as: How notebooks show results; `visprobe.report.notebook`, which may call this floor, sets it.
     """
 
     analysis: str
@@ -73,6 +78,15 @@ class Result:
     rows: tuple[Row, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    shown_as: ClassVar[Callable[[Result], str] | None] = None
+
+    def __repr__(self) -> str:
+        """What it is, without its numbers."""
+        return f"<Result {self.analysis!r}: {len(self.rows)} numbers>"
+
+    def _repr_html_(self) -> str | None:
+        """Its tables, for notebooks; None, for which they show `repr`, where nothing of visprobe.report was used."""
+        return Result.shown_as(self) if Result.shown_as else None
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON values."""
@@ -82,6 +96,18 @@ class Result:
         """The rows as flat records of plain values, one column per field: for pandas, parquet or CSV."""
         rows = ({**asdict(row), **asdict(row.estimate)} for row in self.rows)
         return [{"analysis": self.analysis, **{k: v for k, v in row.items() if k != "estimate"}} for row in rows]
+
+    def to_pandas(self) -> DataFrame:
+        """The rows as a table.
+
+        Returns:
+            A DataFrame with a line for each row and the columns of results.csv: analysis, checkpoint, site, measure,
+            reference, role, value, low, high, n, unit, method. Shares are fractions of 1.
+        """
+        import pandas as pd
+
+        names = [*(name for name in Row.__dataclass_fields__ if name != "estimate"), *Estimate.__dataclass_fields__]
+        return pd.DataFrame.from_records(self.to_table(), columns=["analysis", *names])
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:

@@ -37,7 +37,7 @@ def command(
     Example: visprobe demo --arms sft,dpo,grpo --seeds 3 --output-dir study
     """
     from visprobe.cli.measured import command_line, finish, show, show_json
-    from visprobe.cli.train import require_training
+    from visprobe.training.extra import require_training
 
     require_training()
     from visprobe.report.demo import demo

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ from typer.core import TyperGroup
 from visprobe.cli import options as o
 from visprobe.cli.origins import origins
 from visprobe.cli.output import Bars, print_notes
-from visprobe.errors import PrerequisiteError
+from visprobe.training.extra import require_training
 from visprobe.training.launch import is_first_process, launch_note
 
 STAGES = {
@@ -31,15 +30,6 @@ EXAMPLES = {
 }
 
 app = typer.Typer(help="Train a multimodal LLM: checkpoints to compare.", no_args_is_help=True, cls=TyperGroup)
-
-
-def require_training() -> None:
-    """Refuse at once, with advice, where the training extra is not installed."""
-    missing = [name for name in ("trl", "peft", "accelerate") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise PrerequisiteError(
-            f"training needs {' and '.join(missing)}", hint="Install the extra: pip install -e '.[train]' in the clone."
-        )
 
 
 def _stage_command(stage: str) -> Any:

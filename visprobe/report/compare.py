@@ -13,12 +13,15 @@ from visprobe.analyses.verdict import verdict
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
 from visprobe.report.analysing import run_analyses
-from visprobe.report.measurement import Measurement, Options
+from visprobe.report.measurement import Measurement, Options, several
 from visprobe.report.session import Session, all_sites, format_floors, open_encoders
 
 
 def compare(
-    checkpoints: Sequence[str | Path], data: str, options: Options | None = None, also: Sequence[Result] = ()
+    checkpoints: Sequence[str | Path],
+    data: str | Path,
+    options: Options | None = None,
+    also: Sequence[Result] = (),
 ) -> Measurement:
     """How each checkpoint's vision encoder differs from the first one's, and whether it sees better.
 
@@ -29,16 +32,23 @@ def compare(
         also: Results from elsewhere on the same checkpoints (answer accuracy), for the verdict and the report.
 
     Returns:
-        Prototype accuracy (if the images have classes), representation drift and weight drift, each with
-        its floors and paired differences, and a verdict.
+        Prototype accuracy (if the images have classes; fractions of 1), representation drift (CKA, at most 1) and
+        weight drift (change relative to the base's norm), each with 95 % intervals, its floors and paired differences,
+        and a verdict. `Options.analyses` asks for others.
 
     Raises:
         UsageError: If there are fewer than two checkpoints, or their encoders have different shapes.
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
+
+    Example:
+        `visprobe.compare(["base", "sft", "dpo"], "digits", visprobe.Options(limit=200)).figure("drift")`
     """
-    options = options or Options()
+    options, checkpoints = options or Options(), several(checkpoints)
     if len(checkpoints) < 2:
-        raise UsageError("compare needs two checkpoints or more", hint="visprobe compare BASE SFT DPO --data DATA")
+        raise UsageError(
+            "compare needs two checkpoints or more",
+            hint="Name the base first: visprobe compare BASE SFT DPO --data DATA",
+        )
     analyses = chosen(options.analyses)
     opened = open_encoders([*checkpoints, *options.same_recipe], options)
     base = opened[0]

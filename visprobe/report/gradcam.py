@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
 
 from visprobe import __version__
 from visprobe.analyses.result import Result
@@ -29,12 +31,17 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
 from visprobe.features.extract import BadItem
 from visprobe.features.fitting import Fitting
+from visprobe.figures.save import figure_bytes
 from visprobe.io.atomic import to_json
 from visprobe.report.explained import Explained, LastModel, explain, explain_answers
 from visprobe.report.map_sheets import contrast, sheets, spread
-from visprobe.report.measurement import Measurement, Options
+from visprobe.report.measurement import PYTHON, Measurement, Options, several
+from visprobe.report.notebook import measurement_html
 from visprobe.report.pictures import Picture, images_of, load_pictures
 from visprobe.report.session import Session, open_encoders
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 RANDOMISED = "randomised"
 BATCH = 8  # pictures at a time: gradients keep what a forward pass lets go
@@ -45,7 +52,11 @@ OF_ANSWERS, OF_POOLED = ("gradient-norm", "gradcam"), ("gradcam",)
 
 @dataclass(frozen=True)
 class Look:
-    """What is looked for, and how.
+    """What is looked for, and how; `gradcam` takes it.
+
+    Example:
+        `visprobe.Look(methods=("gradient-norm",), target="contrast", asked=Asked("Is there a dog?", "yes", "no"))` with
+        `from visprobe.data.asked import Asked`.
 
     Attributes:
         methods: Of `visprobe.attribution.methods.METHODS`; the first is drawn. If empty, `OF_ANSWERS` for what a whole
@@ -67,7 +78,7 @@ class Look:
     sites: tuple[str, ...] = ("consumed",)
     target: str | None = None
     asked: Asked = field(default_factory=Asked)
-    questions: Path | None = None
+    questions: str | Path | None = None
     region: str | None = None
     class_name: str | None = None
     texts: tuple[str, ...] = ()
@@ -76,9 +87,9 @@ class Look:
     faithfulness: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Looked:
-    """What was found.
+    """What was found. A notebook shows its verdict, the maps of a few pictures, and the scores.
 
     Attributes:
         measured: Scores with intervals, differences to the base and controls, as every command gives them.
@@ -90,38 +101,83 @@ class Looked:
     attributions: Attributions
     explained: Explained
 
+    def __repr__(self) -> str:
+        return repr(self.measured).replace("Measurement", "Looked", 1)
+
+    def _repr_html_(self) -> str:
+        """Verdict, maps and scores, for notebooks."""
+        maps = [name for name in self.figures if name == "maps" or name.startswith("map_strip")]
+        drawn = [self.measured.drawn(name) for name in maps[:1]]
+        pictures = [(figure_bytes(one.figure, "png"), one.caption) for one in drawn]
+        return measurement_html(self.measured.document(PYTHON), pictures)
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of the figures that `figure` draws, in the order of the report."""
+        return self.measured.figures
+
+    def figure(self, name: str, width: float | None = None) -> Figure:
+        """A figure as the report has it; see `Measurement.figure`."""
+        return self.measured.figure(name, width)
+
+    def to_pandas(self) -> DataFrame:
+        """All scores as one table; see `Measurement.to_pandas`."""
+        return self.measured.to_pandas()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write what the command writes: the report, and maps.npz with all values of all maps.
+
+        Args:
+            folder: Where to; made if missing. Files of an earlier report are replaced.
+
+        Returns:
+            The path of report.html.
+        """
+        page = self.measured.save(folder)
+        save(self.attributions, Path(folder) / "maps.npz")
+        return page
+
 
 def gradcam(
-    checkpoints: Sequence[str | Path],
-    named: Sequence[str],
+    checkpoints: str | Path | Sequence[str | Path],
+    named: str | Path | Sequence[str | Path],
     look: Look | None = None,
     options: Options | None = None,
-    kept: Path | None = None,
+    kept: str | Path | None = None,
 ) -> Looked:
-    """Attribution maps of pictures under one or more checkpoints.
+    """Where each checkpoint looks: attribution maps of pictures on one scale, their scores, and controls.
 
     Args:
-        checkpoints: The base first.
-        named: Image files, folders, or one data set.
-        look: What is looked for.
-        options: How to run.
+        checkpoints: Checkpoints, the base first: folders or hub ids.
+        named: Image files, folders, or one data set ("digits").
+        look: What is looked for; by default the answer that the base itself gives.
+        options: How to run; `limit` says of how many pictures.
         kept: Folder where the maps of each checkpoint are kept as soon as they are made, and found again.
+
+    Returns:
+        Maps of every picture under every checkpoint and under random weights; scores of them with 95 % intervals over
+        pictures (shares as fractions of 1), paired differences to the base and floors; a verdict.
 
     Raises:
         UsageError: If options do not go together or name what is not there.
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
+
+    Example:
+        `visprobe.gradcam(["base", "dpo"], "digits", visprobe.Look(target="answer"), visprobe.Options(limit=8))`
     """
     look, options = look or Look(), options or Options()
-    specs = [str(checkpoint) for checkpoint in checkpoints]
+    specs, named = several(checkpoints), several(named)
     encoders = open_encoders(specs, options)
     images = open_named(named, split=options.split, limit=options.limit, seed=options.seed)
     session = Session(encoders, [], images, options)
-    pictures, bad = load_pictures(images.query, look.asked, look.questions, look.region)
+    pictures, bad = load_pictures(
+        images.query, look.asked, Path(look.questions) if look.questions else None, look.region
+    )
     asked, models = (look.texts, look.text_tower, look.class_name), LastModel()
     explained = explain(look.target, pictures, session, specs, *asked, models)
     look = replace(look, methods=look.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS))
     _refuse_other_maps(encoders, explained.pictures)
-    work = MapWork(look, options, explained, kept)
+    work = MapWork(look, options, explained, Path(kept) if kept else None)
     random = work.maps(specs[0], encoders[0], random=True)
     found = {encoder.name: work.maps(spec, encoder) for spec, encoder in zip(specs, encoders, strict=True)}
     found[RANDOMISED] = random

@@ -73,7 +73,9 @@ def gradcam_steps(
     images = open_named(named, split=options.split, limit=options.limit, seed=options.seed)
     following = _Following(run, start, look, options, kept)
     session = Session([following.base], [], images, options)
-    pictures, bad = load_pictures(images.query, look.asked, look.questions, look.region)
+    pictures, bad = load_pictures(
+        images.query, look.asked, Path(look.questions) if look.questions else None, look.region
+    )
     following.look(session, pictures)
     measured = session.measurement(*following.found(list(run_warnings([run], start))))
     data = (listed(images.query, bad), *measured.data)

@@ -9,12 +9,15 @@ from visprobe.analyses.analysis import Analysis
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError
 from visprobe.report.analysing import run_analyses
-from visprobe.report.measurement import Measurement, Options
+from visprobe.report.measurement import Measurement, Options, several
 from visprobe.report.session import Session, open_encoders
 
 
 def measure(
-    checkpoints: Sequence[str | Path], data: str, analyses: Sequence[Analysis], options: Options | None = None
+    checkpoints: str | Path | Sequence[str | Path],
+    data: str | Path,
+    analyses: Sequence[Analysis],
+    options: Options | None = None,
 ) -> Measurement:
     """Run analyses on the encoders of checkpoints that need not have one shape or one base.
 
@@ -31,7 +34,7 @@ def measure(
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
     """
     options = options or Options()
-    encoders = open_encoders(checkpoints, options)
+    encoders = open_encoders(several(checkpoints), options)
     for equip in (analysis.equip for analysis in analyses if analysis.equip):
         encoders = [equip(encoder) for encoder in encoders]
     session = Session(encoders, _untrained_of_each_shape(encoders, options.seed), data, options)

@@ -22,16 +22,16 @@ from visprobe.encoders.text_tower import has_text_tower
 from visprobe.features.text import LanguageModel, TextFeatures
 from visprobe.metrics.label_draws import PER_CLASS
 from visprobe.report.measure import measure
-from visprobe.report.measurement import Measurement, Options
+from visprobe.report.measurement import Measurement, Options, several
 from visprobe.report.session import run_on
 
 ASKED = ("imagenet", "knn", "probe")  # by `imagenet`; and zero-shot where there is a text tower
-Checkpoints = Sequence[str | Path]
+Checkpoints = str | Path | Sequence[str | Path]
 
 
 def imagenet(
     checkpoints: Checkpoints,
-    data: str,
+    data: str | Path,
     options: Options | None = None,
     *,
     analyses: Sequence[str] | None = None,
@@ -42,7 +42,7 @@ def imagenet(
     """How well encoders tell classes of images apart, before and after the projector.
 
     Args:
-        checkpoints: One or more; differences are taken to the first.
+        checkpoints: One or more, folders or hub ids; differences are taken to the first.
         data: A labelled image set, as `visprobe.data.open.open_images` understands it.
         options: How to run.
         analyses: Names of what is asked; by default `ASKED`, and "zeroshot" where there is a text tower.
@@ -56,10 +56,13 @@ def imagenet(
     Raises:
         UsageError: If an analysis does not exist.
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
+
+    Example:
+        `visprobe.imagenet(["base", "dpo"], "ILSVRC2012", visprobe.Options(limit=5000))`
     """
     names = list(analyses) if analyses is not None else [name for name in ASKED if name in available()]
     own_text = text_tower is not None or tuple(templates) != tuple(TEMPLATES)
-    if analyses is None and (own_text or any(has_text_tower(str(one)) for one in checkpoints)):
+    if analyses is None and (own_text or any(has_text_tower(one) for one in several(checkpoints))):
         names.append("zeroshot")
     asked = chosen([*names, *(["paper_protocol"] if paper else [])])
     if own_text:
@@ -70,7 +73,7 @@ def imagenet(
 
 def probe(
     checkpoints: Checkpoints,
-    data: str,
+    data: str | Path,
     options: Options | None = None,
     *,
     targets: str = "auto",
@@ -82,7 +85,7 @@ def probe(
     """What linear probes read from the features of encoders.
 
     Args:
-        checkpoints: One or more; differences are taken to the first.
+        checkpoints: One or more, folders or hub ids; differences are taken to the first.
         data: Images with classes, labels or numbers.
         options: How to run.
         targets: "classes", "labels", "numbers", the name of one target, or "auto".
@@ -91,8 +94,15 @@ def probe(
         seeds: Draws of these.
         solver: "exact" (Newton), or "adamw" on minibatches.
 
+    Returns:
+        Accuracies, F1 and recall as fractions of 1, log loss in nats and R², each with a 95 % interval over images, an
+        untrained tower as floor and paired differences to the first checkpoint.
+
     Raises:
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
+
+    Example:
+        `visprobe.probe(["base", "dpo"], "digits", targets="classes")`
     """
     how = How(targets, sites, tuple(sorted({*per_class})), seeds, solver)
     return measure(checkpoints, data, [probe_analysis(how)], options)
@@ -100,7 +110,7 @@ def probe(
 
 def segment(
     checkpoints: Checkpoints,
-    data: str,
+    data: str | Path,
     options: Options | None = None,
     *,
     heads: Sequence[Literal["linear", "mlp"]] = ("linear",),
@@ -113,7 +123,7 @@ def segment(
     """What is where in images, read from frozen patch features.
 
     Args:
-        checkpoints: One or more; differences are taken to the first.
+        checkpoints: One or more, folders or hub ids; differences are taken to the first.
         data: Images with masks, with a train split.
         options: How to run.
         heads: Forms of heads.
@@ -123,8 +133,15 @@ def segment(
         paper: Whether to run the published protocol as well; it trains two-layer heads.
         steps: Steps of each training, if five epochs are fewer; by default 300.
 
+    Returns:
+        Mean IoU, pixel accuracy and recall, precision and F1 of patches as fractions of 1, each with a 95 % interval
+        over images, an untrained tower as floor and paired differences to the first checkpoint.
+
     Raises:
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
+
+    Example:
+        `visprobe.segment(["base", "dpo"], "digits", heads=("linear", "mlp"))`
     """
     asked = Asked(tuple(heads), seeds, tuple(ignored), background, paper, steps)
     return measure(checkpoints, data, [asking(asked)], options)
@@ -132,7 +149,7 @@ def segment(
 
 def robust(
     checkpoints: Checkpoints,
-    data: str,
+    data: str | Path,
     options: Options | None = None,
     *,
     corruptions: Sequence[str] = FEW,
@@ -143,7 +160,7 @@ def robust(
     """What is left of what encoders see when images are damaged, small or cropped.
 
     Args:
-        checkpoints: One or more; differences are taken to the first.
+        checkpoints: One or more, folders or hub ids; differences are taken to the first.
         data: Images, with classes for accuracies.
         options: How to run.
         corruptions: Names in `visprobe.data.corruptions.CORRUPTIONS`.
@@ -151,9 +168,16 @@ def robust(
         resolutions: Pixels on the shorter side that images are reduced to.
         crops: Shares of each side of which the centre is kept.
 
+    Returns:
+        Errors and shares of the accuracy that is kept as fractions of 1, cosines and CKA of changed and unchanged
+        images, each with an interval over images, an untrained tower as floor and paired differences to the first.
+
     Raises:
         UsageError: If there is no such change, or none.
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
+
+    Example:
+        `visprobe.robust(["base", "dpo"], "digits", corruptions=("gaussian_noise",), severities=(3,))`
     """
     plan = Plan(tuple(corruptions), tuple(severities), tuple(resolutions), tuple(crops))
     return measure(checkpoints, data, [robustness(plan)], options)
@@ -161,7 +185,7 @@ def robust(
 
 def align(
     checkpoints: Checkpoints,
-    data: str,
+    data: str | Path,
     options: Options | None = None,
     *,
     language_models: Sequence[str] = (),
@@ -170,14 +194,21 @@ def align(
     """How encoders' features lie to language models that read captions, and to their own LLM's words.
 
     Args:
-        checkpoints: One or more; differences are taken to the first.
+        checkpoints: One or more, folders or hub ids; differences are taken to the first.
         data: Images, with captions where language models are named.
         options: How to run.
         language_models: Folders or hub ids; without them only words are looked at.
         protocol: Fixed layers, or the largest over layers of clamped features, as published.
 
+    Returns:
+        Shares of neighbours that features have in common with language models (fractions of 1), CKNNA and CKA, and how
+        patches lie to the words of the LLM, each with intervals, floors and paired differences to the first checkpoint.
+
     Raises:
         CheckpointError, DataError: If a checkpoint, a language model or the images cannot be used.
+
+    Example:
+        `visprobe.align(["base", "dpo"], "captioned-photos", language_models=["Qwen/Qwen2.5-1.5B"])`
     """
     options = options or Options()
     models = [LanguageModel(spec, *run_on(options)) for spec in dict.fromkeys(language_models)]

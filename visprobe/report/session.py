@@ -120,11 +120,11 @@ class Session:
         self,
         encoders: Sequence[VisionEncoder],
         floors: Sequence[VisionEncoder],
-        data: str | ImageData,
+        data: str | Path | ImageData,
         options: Options,
     ) -> None:
         self.encoders, self.floors = list(encoders), list(floors)
-        self.images = _opened(data, options) if isinstance(data, str) else data
+        self.images = _opened(str(data), options) if isinstance(data, str | Path) else data
         self.warnings: list[str] = list(self.images.notes)
         self.seed = options.seed
         self._options = options
@@ -202,7 +202,7 @@ def _opened(data: str, options: Options) -> ImageData:
         split=options.split,
         limit=options.limit,
         seed=options.seed,
-        labels=options.labels,
+        labels=Path(options.labels) if options.labels else None,
         subset_per_class=options.subset_per_class,
     )
 

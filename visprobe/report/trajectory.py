@@ -13,7 +13,7 @@ from visprobe.analyses.trajectory import State, measure_step, trajectory_result,
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
 from visprobe.report.compare import refuse_other_shapes
-from visprobe.report.measurement import Measurement, Options
+from visprobe.report.measurement import Measurement, Options, several
 from visprobe.report.names import distinct_names
 from visprobe.report.session import Session, format_floors, open_encoders, provenance_of, read_sites
 from visprobe.training.by_step import CHECKPOINTS, snapshots
@@ -38,7 +38,10 @@ class Run:
 
 
 def trajectory(
-    runs: Sequence[Path], data: str, options: Options | None = None, base: Path | None = None
+    runs: str | Path | Sequence[str | Path],
+    data: str | Path,
+    options: Options | None = None,
+    base: str | Path | None = None,
 ) -> Measurement:
     """When the encoder moved in some training runs from one base, how far, and whether it sees better at the end.
 
@@ -49,17 +52,22 @@ def trajectory(
         base: The checkpoint that the runs started from; by default the one that their manifests name.
 
     Returns:
-        One "trajectory" result and its verdict.
+        One "trajectory" result: by step the relative change of the weights, CKA to the base and top-1 accuracy
+        (fractions of 1), with 95 % intervals; and its verdict.
 
     Raises:
         UsageError: If a run has no copies, the base is not known or gone, or the runs have different bases.
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
+
+    Example:
+        `visprobe.trajectory(["checkpoints/sft", "checkpoints/dpo"], "digits")`
     """
     options = options or Options()
-    found = [read_run(folder) for folder in runs]
-    start = base if base is not None else base_of(found)
+    folders = [Path(folder) for folder in several(runs)]
+    found = [read_run(folder) for folder in folders]
+    start = Path(base) if base is not None else base_of(found)
     warnings = list(run_warnings(found, start))
-    names = distinct_names([start, *runs])
+    names = distinct_names([start, *folders])
     following = _Following(start, names[0], data, options)
     for run, name in zip(found, names[1:], strict=True):
         following.follow(run, name)
@@ -139,7 +147,7 @@ def run_warnings(runs: Sequence[Run], start: Path) -> Iterator[str]:
 class _Following:
     """The base and its floors, seen once, and every moment of every run beside them."""
 
-    def __init__(self, base: Path, name: str, data: str, options: Options) -> None:
+    def __init__(self, base: Path, name: str, data: str | Path, options: Options) -> None:
         self._options = options
         [self._encoder] = open_encoders([base], options)
         self._encoder.name = name

@@ -1,0 +1,106 @@
+"""Measurements as a notebook shows them: HTML that runs nothing, fetches nothing and trusts no name."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from visprobe.analyses.result import Result
+from visprobe.figures.labels import visible
+from visprobe.report.page import all_warnings, environment
+from visprobe.report.redact import redact
+from visprobe.report.tables import Table, tables
+
+MOST_BESIDE = 24  # lines of tables of a result that stands beside others
+MOST_ALONE = 120
+
+
+@dataclass(frozen=True)
+class Section:
+    """What is shown of one result.
+
+    Attributes:
+        analysis: Its name.
+        question: What it asked.
+        tables: Its tables, cut to what a notebook has room for.
+        rows: How many numbers it has.
+        left_out: How many of these are not in the tables.
+    """
+
+    analysis: str
+    question: str
+    tables: Sequence[Table]
+    rows: int
+    left_out: int
+
+
+def measurement_html(document: Mapping[str, Any], pictures: Sequence[tuple[bytes, str]] = ()) -> str:
+    """Verdict, pictures and tables of a whole measurement.
+
+    Args:
+        document: What `visprobe.report.document.build_document` returned.
+        pictures: PNG files, each with its caption.
+
+    Returns:
+        HTML with inline style alone, which takes its colours from the notebook. Every text is escaped, and its control
+        characters are spelled out.
+    """
+    results = [Result.from_json(result) for result in document["results"]]
+    warnings = dict.fromkeys(f"{source}: {text}" for source, text in all_warnings(document, results))
+    sections = [_section(result, MOST_BESIDE) for result in results if result.rows]
+    verdict = [statement["text"] for statement in document["verdict"]]
+    return _render(verdict, pictures, sections, list(warnings))
+
+
+def result_html(result: Result) -> str:
+    """One result as `measurement_html` shows it, with more of its tables."""
+    return _render([], [], [_section(result, MOST_ALONE)], list(result.warnings))
+
+
+def _render(
+    verdict: Sequence[str], pictures: Sequence[tuple[bytes, str]], sections: Sequence[Section], notes: Sequence[str]
+) -> str:
+    templates = environment().overlay(finalize=_shown)
+    drawn = [(_Address(png), caption) for png, caption in pictures]
+    template = templates.get_template("notebook.html.j2")
+    return template.render(verdict=verdict, pictures=drawn, sections=sections, notes=notes)
+
+
+class _Address:
+    """A picture as an address that holds it; no text from outside, in which secrets would be looked for."""
+
+    def __init__(self, png: bytes) -> None:
+        self._png = png
+
+    def __str__(self) -> str:
+        return f"data:image/png;base64,{base64.b64encode(self._png).decode()}"
+
+
+def _shown(value: Any) -> Any:
+    return visible(redact(value)) if type(value) is str else value
+
+
+def _section(result: Result, most: int) -> Section:
+    """The result in at most so many lines: all its tables, or what they say of where the language model reads."""
+    shown = tables(result)
+    if sum(len(table.lines) for table in shown) > most:
+        read = {result.settings.get("consumed"), "projected", "tower"}
+        where_read = tuple(row for row in result.rows if row.site in read)
+        shown = _cut(tables(replace(result, rows=where_read or result.rows)), most)
+    cells = sum(len(cells) for table in shown for cells in table.lines.values())
+    return Section(result.analysis, result.question, shown, len(result.rows), len(result.rows) - cells)
+
+
+def _cut(found: Sequence[Table], most: int) -> list[Table]:
+    shown = []
+    for table in found:
+        lines = dict(list(table.lines.items())[:most])
+        most -= len(lines)
+        if lines:
+            shown.append(replace(table, lines=lines))
+    return shown
+
+
+Result.shown_as = staticmethod(result_html)
