@@ -24,9 +24,9 @@ def command(
         typer.Option(help="fixed: fixed layers, and the largest; paper: the largest over layers of clamped features."),
     ] = "fixed",
 ) -> None:
-    """How an encoder's features lie to language: to language models given captions, and to its own LLM's words.
+    """How an encoder's features lie to language models and to the words of its own one.
 
-    Without --lm only the words are looked at; they need no captions.
+    Language models read captions. Without --lm only the words are looked at; they need no captions.
 
     Example: visprobe align --ckpt checkpoints/sft --ckpt checkpoints/dpo --data wit_1024 --lm Qwen/Qwen2.5-1.5B
 

@@ -42,7 +42,8 @@ def command(
 
     Example: visprobe compare checkpoints/base checkpoints/dpo --data digits --json
 
-    Example: visprobe compare ckpt/base ckpt/sft 'ckpt/sft\[blocks 0-5 <- ckpt/dpo]' --data digits
+    Example: visprobe compare checkpoints/base checkpoints/sft
+    'checkpoints/sft\[blocks 0-2 <- checkpoints/dpo]' --data digits
 
     Example: visprobe compare --trajectory checkpoints/sft --trajectory checkpoints/dpo --data digits
     """

@@ -32,11 +32,13 @@ def mmpr(
     json: o.Json = False,
     verbose: o.Verbose = None,
 ) -> None:
-    """Draw the paper's subset of MMPR: the same rows for SFT and DPO, and a manifest of what was left out and why.
+    """Draw the paper's subset of MMPR: the same rows for SFT and DPO.
 
-    Example: visprobe data mmpr MMPR-v1.2 --output-dir rows --tokenizer checkpoints/Qwen2.5-1.5B-Instruct
+    A manifest says what was left out and why.
 
-    Example: visprobe data mmpr MMPR-v1.2 --output-dir rows --size 3000 --seed 1
+    Example: visprobe data mmpr data/MMPR-v1.2 --output-dir rows --tokenizer checkpoints/Qwen2.5-1.5B-Instruct
+
+    Example: visprobe data mmpr data/MMPR-v1.2 --output-dir rows --size 3000 --seed 1
     """
     from visprobe.io.atomic import to_json
     from visprobe.training.readers.mmpr_subset import mmpr_subset

@@ -33,7 +33,7 @@ class Check(NamedTuple):
 
 
 def command(json: o.Json = False) -> None:
-    """Check the installation: versions, devices, memory, extras, caches, hub, and the whole path on a small example.
+    """Check the installation, and the whole path on a small example.
 
     Example: visprobe doctor
 

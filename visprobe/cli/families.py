@@ -9,6 +9,8 @@ def command(json: o.Json = False) -> None:
     """Every family of multimodal models and towers that is read, and what is known about each.
 
     Example: visprobe families
+
+    Example: visprobe families --json
     """
     from visprobe.cli.output import print_table
     from visprobe.encoders.table import MODEL_COLUMNS, TOWER_COLUMNS, model_rows, tower_rows

@@ -28,7 +28,9 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Draw a figure of a run again, as SVG, PNG or PDF with its font inside, and its numbers as CSV beside it.
+    """Draw a figure of a run again, as SVG, PNG or PDF with its font inside.
+
+    Its numbers are written beside it as CSV.
 
     Example: visprobe figure representation_drift visprobe-compare -o drift.pdf --width one
 

@@ -80,7 +80,7 @@ def command(
         int, typer.Option(min=0, help="Delete and insert patches in the order of the maps, on so many images.")
     ] = 0,
 ) -> None:
-    """Where each checkpoint looks: attribution maps on one scale, and whether they are more focused than before.
+    """Where each checkpoint looks, by attribution maps on one scale and their scores.
 
     Explained is the probability of an answer, the difference between two answers, or how an encoder tells classes
     apart. Maps are read against those of random weights and against a bias to the middle. Writes report.html,

@@ -55,7 +55,7 @@ def command(
         Path | None, typer.Option(help="Zero-shot: file of sentences with {} for the class name, one per line.")
     ] = None,
 ) -> None:
-    """How well encoders tell classes apart: prototypes and neighbours, at every site and after the projector.
+    """How well encoders tell classes of images apart, at every site and after the projector.
 
     Prototypes come from the train split, or leave-one-out where there is only one split.
 

@@ -36,7 +36,7 @@ class What(StrEnum):
 def command(
     what: Annotated[What, typer.Argument(help="What is listed.", show_default=False)], json: o.Json = False
 ) -> None:
-    """What visprobe knows: analyses, families of models, datasets, recipes, figures, corruptions, methods, measures.
+    """What visprobe knows: analyses, families, datasets, recipes, figures, methods and more.
 
     Example: visprobe list analyses
 
@@ -96,7 +96,7 @@ def _recipes() -> Known:
 
     return Known(
         ("recipe", "what it does", "example"),
-        [(stage, text, f"visprobe train {stage} {EXAMPLES[stage]}") for stage, text in STAGES.items()],
+        [(stage, text, f"visprobe train {stage} {EXAMPLES[stage][0]}") for stage, text in STAGES.items()],
     )
 
 

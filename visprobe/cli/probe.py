@@ -33,9 +33,10 @@ def command(
         Literal["exact", "adamw"], typer.Option(help="adamw: minibatches, for features that do not fit into memory.")
     ] = "exact",
 ) -> None:
-    """What a linear probe reads from encoders: classes, labels or numbers, with an untrained tower and control labels.
+    """What a linear probe reads from encoders: classes, labels or numbers.
 
-    Probes learn from the train split, or from half of the images where there is only one split.
+    An untrained tower and control labels stand beside it. Probes learn from the train split, or from half of the images
+    where there is only one split.
 
     Example: visprobe probe --ckpt checkpoints/base --ckpt checkpoints/dpo --data ILSVRC2012 --subset-per-class 50
 

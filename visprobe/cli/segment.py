@@ -43,9 +43,10 @@ def command(
     Data are images with masks: images/ and masks/ (or annotations/) with train and val inside, ADE20K, Pascal VOC,
     COCO-stuff, a dataset with two image columns, or 'digits'. Heads learn from the train split.
 
-    Example: visprobe segment --ckpt ckpt/base --ckpt ckpt/sft --ckpt ckpt/dpo --data ADEChallengeData2016 -o report
+    Example: visprobe segment --ckpt checkpoints/base --ckpt checkpoints/sft --ckpt checkpoints/dpo
+    --data ADEChallengeData2016 -o report
 
-    Example: visprobe segment --ckpt ckpt/sft --data CamVid --ignored 11 --head both --json
+    Example: visprobe segment --ckpt checkpoints/sft --data CamVid --ignored 11 --head both --json
     """
     from visprobe.report.questions import segment
 

@@ -31,8 +31,9 @@ def command(
     ] = "blocks",
     steps: Annotated[int | None, typer.Option(min=1, help="How many groups, with --by groups; default 4.")] = None,
 ) -> None:
-    """Which part of the encoder carries the difference: parts of OTHER in BASE, of BASE in OTHER, one at a time.
+    """Which part of the encoder carries the difference between two checkpoints.
 
+    Parts of OTHER are put into BASE, and of BASE into OTHER, one at a time.
     Writes report.html, report.json and the figures into the output folder.
 
     Example: visprobe swap checkpoints/base checkpoints/dpo --data ILSVRC2012 --limit 5000

@@ -22,11 +22,25 @@ STAGES = {
     "grpo": "Group-relative policy optimization: the model's own answers, scored by verifiable rewards.",
 }
 EXAMPLES = {
-    "projector": "--vision-tower siglip2-base --language-model qwen2.5-0.5b --data blip_laion_cc_sbu_558k.json",
-    "full": "--base checkpoints/projector --data onevision.yaml --vision-learning-rate 2e-6",
-    "sft": "--base checkpoints/base --data digits",
-    "dpo": "--base checkpoints/base --data digits --set beta=0.3",
-    "grpo": "--base checkpoints/base --data digits --set reward=exact",
+    "projector": (
+        "--vision-tower checkpoints/siglip2-so400m-patch16-384 --language-model Qwen/Qwen2.5-1.5B-Instruct --data "
+        "data/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json --images data/LLaVA-Pretrain/images",
+        "--config training/1a-projector.yaml",
+    ),
+    "full": (
+        "--base checkpoints/1a-projector --data data/onevision-single-image.yaml --images data/onevision "
+        "--vision-learning-rate 2e-6",
+        "--config training/1b-full.yaml --seed 1",
+    ),
+    "sft": ("--base checkpoints/base --data digits", "--config training/2-sft.yaml --snapshot-tower-every 20"),
+    "dpo": (
+        "--base checkpoints/base --data digits --set beta=0.3",
+        "--config training/2-dpo.yaml --learning-rate 1e-6",
+    ),
+    "grpo": (
+        "--base checkpoints/base --data digits --set reward=exact",
+        "--base checkpoints/base --data digits --steps 200 --attribution-every 50",
+    ),
 }
 
 app = typer.Typer(help="Train a multimodal LLM: checkpoints to compare.", no_args_is_help=True, cls=TyperGroup)
@@ -95,9 +109,10 @@ def _stage_command(stage: str) -> Any:
             manifest = run_job(job, output_dir, progress=bars, beside=[maps_beside(_note)])
         _print_done(output_dir, stage, manifest)
 
-    command.__doc__ = (
-        f"{STAGES[stage]}\n\n    Example: visprobe train {stage} {EXAMPLES[stage]} -o checkpoints/{stage}\n"
+    examples = "".join(
+        f"\n    Example: visprobe train {stage} {one} -o checkpoints/{stage}\n" for one in EXAMPLES[stage]
     )
+    command.__doc__ = f"{STAGES[stage]}\n{examples}"
     return command
 
 
@@ -125,8 +140,11 @@ def pivot(
 ) -> None:
     """Put a post-trained tower under a fresh projector and another language model, and train those.
 
-    Example: visprobe train pivot --tower-from checkpoints/dpo --language-model qwen2.5-1.5b
+    Example: visprobe train pivot --tower-from checkpoints/dpo --language-model Qwen/Qwen2.5-1.5B-Instruct
     --projector-config training/1a-projector.yaml --full-config training/pivot.yaml -o checkpoints/pivot
+
+    Example: visprobe train pivot --tower-from checkpoints/sft --language-model Qwen/Qwen2.5-1.5B-Instruct
+    --projector-config training/1a-projector.yaml --full-config training/pivot.yaml --seed 1 -o checkpoints/pivot-sft
     """
     require_training()
     from visprobe.report.maps_beside import maps_beside
@@ -152,6 +170,8 @@ def study(
     """Train every arm with every seed from one base on the same rows, then compare all their encoders.
 
     Example: visprobe train study training/study.yaml -o study
+
+    Example: visprobe train study training/study.yaml -o study --json
     """
     require_training()
     from visprobe.cli.measured import command_line, finish, show, show_json

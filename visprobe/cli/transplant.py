@@ -20,6 +20,8 @@ def command(
     Both towers must have one architecture; for another one train a new projector with visprobe train pivot.
 
     Example: visprobe transplant --tower checkpoints/dpo --into checkpoints/sft -o checkpoints/sft-with-dpo-tower
+
+    Example: visprobe transplant --tower checkpoints/sft --into checkpoints/base -o checkpoints/base-sees-as-sft --json
     """
     from visprobe.cli.output import print_statements
     from visprobe.encoders.transplant import transplant
