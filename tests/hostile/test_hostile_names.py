@@ -5,8 +5,8 @@ import os
 import shutil
 
 import pytest
-from conftest import NAMES, TEXTS, as_file, call
-from outputs import KINDS, check_html, check_terminal, strict
+from hostile_names import NAMES, TEXTS, as_file, call
+from hostile_outputs import KINDS, check_html, check_terminal, strict
 
 MODELS = (NAMES[1], NAMES[13] + NAMES[16], NAMES[5])
 

@@ -14,6 +14,7 @@ import typer
 from visprobe.cli import options as o
 from visprobe.cli.output import print_table, printable
 from visprobe.errors import UsageError, VisprobeError
+from visprobe.io.redact import redact
 
 if TYPE_CHECKING:
     from visprobe.io.cache import Entry
@@ -56,7 +57,7 @@ def rm(
     yes: Yes = False,
     json: o.Json = False,
 ) -> None:
-    """Delete entries. What a run needs again is computed or fetched again.
+    """Delete entries; what a run needs again is computed or fetched again.
 
     Example: visprobe cache rm 3fa9c1d2e4b5
 
@@ -101,6 +102,8 @@ def verify(json: o.Json = False) -> None:
     """Read everything and compare it with its hashes and lengths; exit code 1 if something is damaged.
 
     Example: visprobe cache verify
+
+    Example: visprobe cache verify --json
     """
     from visprobe.io.atomic import to_json
 
@@ -213,6 +216,6 @@ def _age(seconds: float) -> str:
 
 def _plain(entry: Entry) -> dict[str, Any]:
     return {
-        "id": entry.id, "cache": entry.cache, "checkpoint": entry.checkpoint, "images": entry.images,
+        "id": entry.id, "cache": entry.cache, "checkpoint": redact(entry.checkpoint), "images": redact(entry.images),
         "detail": entry.detail, "files": list(map(str, entry.files)), "bytes": entry.bytes, "written": entry.written,
     }  # fmt: skip

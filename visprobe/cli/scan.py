@@ -46,6 +46,7 @@ def command(
     """
     from visprobe.encoders.scan import same_towers, scan
     from visprobe.io.atomic import to_json
+    from visprobe.io.redact import redacted
     from visprobe.io.rows import write_rows
 
     with Bars(verbose) as bars:
@@ -53,7 +54,7 @@ def command(
     if output is not None:
         write_rows(output, [row.to_json() for row in rows])
     if json:
-        print(to_json({"checkpoints": [row.to_json() for row in rows], "same_tower": same_towers(rows)}))
+        print(to_json(redacted({"checkpoints": [row.to_json() for row in rows], "same_tower": same_towers(rows)})))
         return
     _print(rows, common=_common(rows), compared=base is not None)
     print_statements([f"one tower, byte for byte: {', '.join(group)}" for group in same_towers(rows)])

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 
 from visprobe.io.atomic import replacing
 from visprobe.io.cache import cache_folder
+from visprobe.io.redact import redact
 
 LAYOUT_VERSION = 1
 _DTYPES = {"F16": "<f2", "F32": "<f4"}
@@ -94,7 +95,12 @@ class FeatureStore:
             held = self.read(key, self._names(key))
             with replacing(path) as temporary:
                 held |= arrays
-                noted = {"key": key.text(), "sha256": arrays_hash(held), "owner": owner, "images": images}
+                noted = {
+                    "key": key.text(),
+                    "sha256": arrays_hash(held),
+                    "owner": redact(owner),
+                    "images": redact(images),
+                }
                 # The header is UTF-8, which the name of a file need not be.
                 save_file(
                     held, temporary, {k: v.encode("utf-8", "backslashreplace").decode() for k, v in noted.items()}

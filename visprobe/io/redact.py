@@ -13,7 +13,7 @@ _SHORTEST_SECRET = 8
 _VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|(API|ACCESS|PRIVATE|AUTH)_?KEY)(_ID)?$")
 _KEY = r"(?:token|api[_-]?key|access[_-]key(?:[_-]id)?|secret|passw(?:or)?d|authorization)"
 _PATTERNS = (
-    re.compile(r"(?<![A-Za-z0-9])(?:hf_|gh[opsu]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,}"),
+    re.compile(r"(?<![A-Za-z])(?:hf_|gh[opsu]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,}"),
     re.compile(r"(?<![A-Za-z0-9])A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])"),
     re.compile(r"(?<=:/)[^/\s:@\"'<>]+:[^/\s@\"'<>]+(?=@)"),  # a path keeps one slash of "https://user:password@host"
     re.compile(r"(?<=://)[^/\s:@\"'<>]+:[^/\s@\"'<>]+(?=@)"),
@@ -21,7 +21,7 @@ _PATTERNS = (
 _NAMED = (
     re.compile(rf"(?i)({_KEY}=)[^&\s'\"]{{8,}}"),
     re.compile(rf"(?i)({_KEY}[\"']?: ?[\"']?(?:bearer )?)[A-Za-z0-9_+/=.-]{{8,}}"),
-    re.compile(r"(?i)((?:--token|--api-key|--password|\bbearer) )\S{8,}"),
+    re.compile(r"(?i)((?:--token|--api-key|--password|\bbearer) )[^\s()]{8,}"),
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from visprobe.analyses.moved import noise_floors
 from visprobe.encoders.swap import parse_swap
 from visprobe.errors import UsageError
+from visprobe.io.redact import redact
 
 _UNTRAINED = re.compile(r"untrained( \(.*\))?")
 
@@ -26,11 +27,13 @@ def distinct_names(specs: Sequence[str | Path]) -> list[str]:
     if len(set(whole)) < len(whole):
         raise UsageError("the same checkpoint is named twice", hint="Name each checkpoint once.")
     for depth in range(1, max(name.count("/") for name in whole) + 2):
-        names = [_ending(str(spec), depth) for spec in specs]
+        names = [redact(_ending(str(spec), depth)) for spec in specs]  # told apart as they are shown
         floors = [name for name in names if _UNTRAINED.fullmatch(name) or name in noise_floors(names[0])]
         if len(set(names)) == len(names) and not floors:
             return names
-    raise UsageError(f"{floors[0]} is the name of a floor of {names[0]}", hint="Rename that checkpoint's folder.")
+    if floors:
+        raise UsageError(f"{floors[0]} is the name of a floor of {names[0]}", hint="Rename that checkpoint's folder.")
+    return [f"{name} ({number})" for number, name in enumerate(names, start=1)]  # only secrets tell them apart
 
 
 def _ending(spec: str, depth: int | None) -> str:
