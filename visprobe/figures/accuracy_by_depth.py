@@ -118,7 +118,7 @@ def _floors(axes: Axes, lines: Lines, positions: Mapping[str, float]) -> Iterato
                 x, y = [x[0] - 0.4, x[0] + 0.4], y * 2
             axes.plot(x, y, color=MUTED, linestyle="--", linewidth=0.9)
             tell(axes.lines[-1], at_sites(name, run, [estimates[site] for site in run]))
-        yield End(name, y[-1], MUTED, dashed=True)
+        yield End(name, y[-1], MUTED, line="--")
 
 
 def _draw_differences(axes: Axes, lines: Lines, read: Sequence[str], look: Mapping[str, Look]) -> None:
@@ -136,7 +136,7 @@ def _draw_differences(axes: Axes, lines: Lines, read: Sequence[str], look: Mappi
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:+.3g}".replace("-", "−") if y else "0"))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(axis="y")
-    axes.set_ylabel("Paired difference to the base, points")
+    axes.set_ylabel("Difference to the base, points")
 
 
 def _where(site: str) -> str:

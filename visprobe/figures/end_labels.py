@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from visprobe.figures.labels import told_apart
 from visprobe.figures.legend import legend_below
-from visprobe.figures.style import SMALL, stacked
+from visprobe.figures.style import SMALL, LineStyle, stacked
 
 _LINE_HEIGHT = 9.5  # points
 
@@ -22,7 +22,7 @@ class End(NamedTuple):
     height: float
     colour: str
     marker: str = ""
-    dashed: bool = False
+    line: LineStyle = "-"
 
 
 def label_ends(axes: Axes, ends: Sequence[End]) -> None:
@@ -49,7 +49,7 @@ def label_ends(axes: Axes, ends: Sequence[End]) -> None:
 
 def _key(end: End) -> Line2D:
     key = Line2D([], [], color=end.colour, linewidth=1.1, marker=end.marker, label=end.name)
-    key.set_linestyle("--" if end.dashed else "-")
+    key.set_linestyle(end.line)
     return key
 
 

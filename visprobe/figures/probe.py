@@ -153,7 +153,7 @@ def _percent(axes: Axes, highest: Sequence[float], result: Result) -> None:
 def _name_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look]) -> None:
     label_ends(axes, [
         End(row.checkpoint, row.estimate.value, *look.get(row.checkpoint, Look(MUTED, "")),
-            dashed=row.checkpoint not in look)
+            line="-" if row.checkpoint in look else "--")
         for row in rows if row.role != "difference"
     ])  # fmt: skip
 
@@ -176,6 +176,6 @@ def _draw_depth(axes: Axes, result: Result, look: Mapping[str, Look]) -> None:
             tell(axes.lines[-1], of_rows(at[site] for site in run))
             axes.vlines(x, [at[s].estimate.low for s in run], [at[s].estimate.high for s in run], color=colour,
                         linewidth=0.9)  # fmt: skip
-        ends.append(End(name, at[run[-1]].estimate.value, colour, marker, dashed=name not in look))
+        ends.append(End(name, at[run[-1]].estimate.value, colour, marker, line="-" if name in look else "--"))
     label_ends(axes, ends)
     axes.set_ylabel("Top-1 accuracy")

@@ -14,7 +14,7 @@ from visprobe.figures.identical import note_identical
 from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.marks import at_sites, tell
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
-from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, floor_line, looks, paper_style
 
 _ROUNDING = 1e-11  # equal features give a CKA of 1 up to the last bits of float64 sums
 
@@ -51,7 +51,7 @@ def caption(result: Result) -> str:
     rows = [row for row in result.select(measure="cka") if row.role != "difference"]
     return (
         "Representation drift: distance of each checkpoint's features from the base (1 − debiased linear CKA, "
-        "logarithmic axis, higher is farther) at every site from the input to the projector. Dashed: what the "
+        "logarithmic axis, higher is farther) at every site from the input to the projector. Grey: what the "
         f"drift must be read against. {rests_on(rows, 'images')}"
     )
 
@@ -100,7 +100,7 @@ def _draw_floors(axes: Axes, rows: Sequence[Row], positions: Mapping[str, float]
             x = [positions[site] for site in run]
             if len(run) == 1:
                 x, y = [x[0] - 0.4, x[0] + 0.4], y * 2
-            axes.plot(x, y, color=MUTED, linestyle="--", linewidth=0.9)
+            axes.plot(x, y, color=MUTED, linestyle=floor_line(name), linewidth=0.9)
             tell(axes.lines[-1], at_sites(name, run, [estimates[site] for site in run]))
-        ends.append(End(name, y[-1], MUTED, dashed=True))
+        ends.append(End(name, y[-1], MUTED, line=floor_line(name)))
     return ends

@@ -17,7 +17,7 @@ from visprobe.figures.labels import shorten
 from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.marks import at_sites, of_rows, tell
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
-from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
+from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, floor_line, looks, paper_style, stacked
 
 # From what a rotation of all features changes to what only the neighbours see.
 _MEASURES = {
@@ -65,7 +65,7 @@ def caption(result: Result) -> str:
         "Similarity to the base. Above: mean length of the change of an image's features over that of the base's "
         "(logarithmic axis), at every site. Below: distance from full similarity (logarithmic axis) where features are "
         "read. Cosine sees a rotation of all features, Procrustes undoes it, a linear map undoes more; RBF CKA and "
-        "shared neighbours look at near images. Dashed and grey: what the numbers must be read against. "
+        "shared neighbours look at near images. Grey: what the numbers must be read against. "
         f"{rests_on(rows, 'images')}"
     )
 
@@ -99,19 +99,19 @@ def _draw_line(
 ) -> End:
     floor = name not in look
     colour, marker = (MUTED, "") if floor else look[name]
-    end = zero
+    end, line = zero, floor_line(name) if floor else "-"
     for run in runs([site for site in positions if site in at]):
         x = line_positions(run, positions, *place)
         y = [max(at[site].value, zero) for site in run]
         end = y[-1]
         if floor and len(run) == 1:
             x, y = [x[0] - 0.35, x[0] + 0.35], y * 2
-        axes.plot(x, y, color=colour, marker=marker, linestyle="--" if floor else "-", markeredgecolor="white",
+        axes.plot(x, y, color=colour, marker=marker, linestyle=line, markeredgecolor="white",
                   markeredgewidth=0.4, linewidth=0.9 if floor else 1.2)  # fmt: skip
         tell(axes.lines[-1], at_sites(name, run, [at[site] for site in run]))
         if not floor:
             axes.vlines(x, [max(at[s].low, zero) for s in run], [at[s].high for s in run], color=colour, linewidth=1)
-    return End(name, end, colour, marker, dashed=floor)
+    return End(name, end, colour, marker, line=line)
 
 
 def _draw_measures(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], panels: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from matplotlib import style
 
@@ -16,6 +16,8 @@ ONE_COLUMN = 3.25
 TWO_COLUMNS = 6.75
 _STACKED = 5.0  # below this width, panels that stand side by side lie one below the other
 SMALL = 7.0  # points; nothing is smaller, for figures are printed at the size they are drawn for
+
+LineStyle = Literal["-", "--", "-.", ":"]
 
 INK = "#222222"
 MUTED = "#6b6b6b"
@@ -102,3 +104,8 @@ def checkpoints_of(result: Result) -> list[str]:
     base = [result.settings["base"]] if "base" in result.settings else []
     values = [row.checkpoint for row in result.rows if row.role == "value"]
     return list(dict.fromkeys([*base, *values, *result.settings.get("identical", [])]))
+
+
+def floor_line(name: str) -> LineStyle:
+    """How the line of a floor is drawn: untrained towers, number formats and other seeds are told apart in grey."""
+    return "--" if name.startswith("untrained") else ":" if name.endswith("(same recipe)") else "-."

@@ -91,7 +91,7 @@ def _draw_distance(axes: Axes, result: Result, site: str, look: dict[str, Look],
     floor_height = max(_distance(floor.estimate.value), zero)
     axes.axhline(floor_height, color=MUTED, linestyle="--", linewidth=0.9)
     axes.grid(axis="y")
-    ends = [End(floor.checkpoint, floor_height, MUTED, dashed=True)]
+    ends = [End(floor.checkpoint, floor_height, MUTED, line="--")]
     for run in result.settings["runs"]:
         line = _line(result, run, site, "cka")
         heights = [
