@@ -3,6 +3,7 @@
 # make check  lint, format, types, import directions
 # make figures  the gallery in figures/ made anew; PHOTOS=folder for its photographs as well (figures/README.md)
 # make docs   the documentation, into site/
+# make notebooks  docs/notebooks executed again, with their outputs stored in them
 # make bench  speed and memory against the alternatives
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 # faiss-cpu and faiss-gpu install the same files: exactly one of them, by what the machine has.
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
 
-.PHONY: demo test test-fast test-slow check docs bench clean
+.PHONY: demo notebooks test test-fast test-slow check docs bench clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -38,6 +39,12 @@ check: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/sphinx-build -W --keep-going -E -a -c docs . site
+
+notebooks: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	for file in docs/notebooks/*.ipynb; do \
+	  OMP_NUM_THREADS=1 PYTHONWARNINGS='ignore:IProgress not found' $(BIN)/jupyter nbconvert --to notebook --execute \
+	    --inplace --ExecutePreprocessor.record_timing=False $$file || exit 1; done
 
 bench: $(VENV)/.installed
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done

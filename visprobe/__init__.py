@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Look", "Options", "align", "compare", "gradcam", "imagenet", "load_encoder", "probe", "read_report", "robust",
-    "segment", "swap", "train", "trajectory",
+    "Look", "Options", "align", "compare", "gradcam", "imagenet", "load_encoder", "measure", "probe", "read_report",
+    "robust", "segment", "swap", "train", "trajectory",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from visprobe.encoders.load import load_encoder
     from visprobe.report.compare import compare
     from visprobe.report.gradcam import Look, gradcam
+    from visprobe.report.measure import measure
     from visprobe.report.measurement import Options, read_report
     from visprobe.report.questions import align, imagenet, probe, robust, segment
     from visprobe.report.swap import swap
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOME = {
     "load_encoder": "visprobe.encoders.load",
     "compare": "visprobe.report.compare",
+    "measure": "visprobe.report.measure",
     **dict.fromkeys(("Options", "read_report"), "visprobe.report.measurement"),
     **dict.fromkeys(("align", "imagenet", "probe", "robust", "segment"), "visprobe.report.questions"),
     **dict.fromkeys(("Look", "gradcam"), "visprobe.report.gradcam"),

@@ -25,25 +25,24 @@ from visprobe.attribution.storage import load, save
 from visprobe.attribution.subject import Subject
 from visprobe.attribution.verdict import attribution_verdict
 from visprobe.data.asked import Asked
-from visprobe.data.files import open_named
 from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
 from visprobe.features.extract import BadItem
 from visprobe.features.fitting import Fitting
-from visprobe.figures.save import figure_bytes
 from visprobe.io.atomic import to_json
 from visprobe.report.explained import Explained, LastModel, explain, explain_answers
 from visprobe.report.map_sheets import contrast, sheets, spread
 from visprobe.report.measurement import PYTHON, Measurement, Options, several
 from visprobe.report.notebook import measurement_html
-from visprobe.report.pictures import Picture, images_of, load_pictures
+from visprobe.report.pictures import Picture, images_of, load_pictures, open_to_look_into
 from visprobe.report.session import Session, open_encoders
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 RANDOMISED = "randomised"
+SCORES = ("attribution", "map_steps", "faithfulness")  # results that say something of all pictures
 BATCH = 8  # pictures at a time: gradients keep what a forward pass lets go
 # Grad-CAM weighs channels by their gradient's mean over patches. What a score reads of a few patches is lost in it, and
 # what it reads of their mean is all that a gradient's norm lacks (analyses/attribution/card.md has the numbers).
@@ -108,8 +107,9 @@ class Looked:
         """Verdict, maps and scores, for notebooks."""
         maps = [name for name in self.figures if name == "maps" or name.startswith("map_strip")]
         drawn = [self.measured.drawn(name) for name in maps[:1]]
-        pictures = [(figure_bytes(one.figure, "png"), one.caption) for one in drawn]
-        return measurement_html(self.measured.document(PYTHON), pictures)
+        document = self.measured.document(PYTHON)
+        document["results"] = [one for one in document["results"] if one["analysis"] in SCORES]
+        return measurement_html(document, [(one.figure, one.caption) for one in drawn])
 
     @property
     def figures(self) -> list[str]:
@@ -168,11 +168,10 @@ def gradcam(
     look, options = look or Look(), options or Options()
     specs, named = several(checkpoints), several(named)
     encoders = open_encoders(specs, options)
-    images = open_named(named, split=options.split, limit=options.limit, seed=options.seed)
+    opened = open_to_look_into(named, Path(look.questions) if look.questions else None, options)
+    images = opened.images
     session = Session(encoders, [], images, options)
-    pictures, bad = load_pictures(
-        images.query, look.asked, Path(look.questions) if look.questions else None, look.region
-    )
+    pictures, bad = load_pictures(images.query, look.asked, opened.asked, look.region)
     asked, models = (look.texts, look.text_tower, look.class_name), LastModel()
     explained = explain(look.target, pictures, session, specs, *asked, models)
     look = replace(look, methods=look.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS))

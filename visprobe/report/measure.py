@@ -32,6 +32,10 @@ def measure(
 
     Raises:
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
+
+    Example:
+        `visprobe.measure(["base", "dpo"], "digits", [MY_ANALYSIS])`, for analyses of your own
+        (`visprobe.analyses.analysis.Analysis`).
     """
     options = options or Options()
     encoders = open_encoders(several(checkpoints), options)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from matplotlib.figure import Figure
+from PIL import Image
+
 from visprobe.analyses.result import Result
 from visprobe.figures.labels import visible
+from visprobe.figures.save import figure_bytes
 from visprobe.report.page import all_warnings, environment
 from visprobe.report.redact import redact
 from visprobe.report.tables import Table, tables
 
 MOST_BESIDE = 24  # lines of tables of a result that stands beside others
 MOST_ALONE = 120
+PER_INCH = 150  # pixels of a screen
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,12 @@ class Section:
     left_out: int
 
 
-def measurement_html(document: Mapping[str, Any], pictures: Sequence[tuple[bytes, str]] = ()) -> str:
+def measurement_html(document: Mapping[str, Any], pictures: Sequence[tuple[Figure, str]] = ()) -> str:
     """Verdict, pictures and tables of a whole measurement.
 
     Args:
         document: What `visprobe.report.document.build_document` returned.
-        pictures: PNG files, each with its caption.
+        pictures: Figures, each with its caption.
 
     Returns:
         HTML with inline style alone, which takes its colours from the notebook. Every text is escaped, and its control
@@ -60,22 +66,24 @@ def result_html(result: Result) -> str:
 
 
 def _render(
-    verdict: Sequence[str], pictures: Sequence[tuple[bytes, str]], sections: Sequence[Section], notes: Sequence[str]
+    verdict: Sequence[str], pictures: Sequence[tuple[Figure, str]], sections: Sequence[Section], notes: Sequence[str]
 ) -> str:
     templates = environment().overlay(finalize=_shown)
-    drawn = [(_Address(png), caption) for png, caption in pictures]
+    drawn = [(_Address(figure), caption, round(figure.get_figwidth() * PER_INCH)) for figure, caption in pictures]
     template = templates.get_template("notebook.html.j2")
     return template.render(verdict=verdict, pictures=drawn, sections=sections, notes=notes)
 
 
 class _Address:
-    """A picture as an address that holds it; no text from outside, in which secrets would be looked for."""
+    """A figure as an address that holds it; no text from outside, in which secrets would be looked for."""
 
-    def __init__(self, png: bytes) -> None:
-        self._png = png
+    def __init__(self, figure: Figure) -> None:
+        self._figure = figure
 
     def __str__(self) -> str:
-        return f"data:image/png;base64,{base64.b64encode(self._png).decode()}"
+        small = io.BytesIO()  # photographs as WebP take a sixth of the bytes of PNG, and notebooks are kept
+        Image.open(io.BytesIO(figure_bytes(self._figure, "png"))).save(small, "WEBP", quality=85)
+        return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
 
 
 def _shown(value: Any) -> Any:
