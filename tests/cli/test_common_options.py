@@ -79,20 +79,56 @@ def test_all_faults_of_a_file_are_named_at_once(run, checkpoints, config):
     assert ran.code == 2
     said = json.loads(ran.out)["error"]["message"]
     faults = ("devise is unknown (did you mean device?)", "seed: ", "limit has no value", "max_bad: ", "pixels: ",
-              "json is unknown", "quiet: ")  # fmt: skip
+              "json is for the command line alone", "quiet: ")  # fmt: skip
     assert "7 faults" in said
     for fault in faults:
         assert fault in said, said
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("- 1\n", "holds no options"), ("a: [", "cannot be read"), (None, "cannot be read")]
+    ("text", "message"),
+    [
+        ("- 1\n", "holds no options"),
+        ("a: [", "cannot be read: line 1"),
+        (None, "cannot be read"),
+        ("split: " + 5000 * "[", "cannot be read"),
+        ("#" + 2**20 * "x", "more than a megabyte"),
+        ("limit: 1\nlimit: 2\n", "limit is given twice"),
+        ("resume: on\nno-resume: on\n", "are one option"),
+        ("split: {a: b}\n", "neither a value nor a list"),
+        ("methods: [a, ~]\nlimit: !x 3\n", "2 faults"),
+    ],
 )
 def test_a_file_that_is_no_configuration_is_refused(run, tmp_path, text, message):
     if text:
         (tmp_path / "x.yaml").write_text(text)
     ran = run("imagenet", "--config", tmp_path / "x.yaml", "--ckpt", "a", "--data", "digits")
-    assert ran.code == 2 and message in ran.err and "Traceback" not in ran.err
+    assert ran.code == 2 and message in " ".join(ran.err.split()) and "Traceback" not in ran.err
+
+
+def test_values_of_a_file_are_taken_as_they_are_written(run, checkpoints, tmp_path):
+    """And not as YAML 1.1 understands them: no is not false, 010 not 8; nor does "quiet: false" ask for more."""
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        f"ckpt: {checkpoints / 'base'}\ndata: digits\nlimit: 010\nsplit: no\nno-resume: yes\nquiet: false\n"
+        "labels: ~/2024-01-01\n"
+    )
+    asked = ("imagenet", "-C", file, "--analyses", "imagenet", "-o", tmp_path / "o")
+    assert "digits has no split 'no'" in run(*asked).err
+    ran = run(*asked, "--split", "val", "--labels", tmp_path / "none.txt")
+    assert ran.code != 0 and "none.txt" in ran.err
+    file.write_text(file.read_text().replace("labels: ~/2024-01-01\n", ""))
+    assert run(*asked, "--split", "val").code == 0
+    options, origin = options_of(tmp_path / "o"), f"file {file}"
+    assert options["limit"] == (10, origin) and options["resume"] == (False, origin)
+    assert options["verbose"] == (None, "default") and options["ckpt"] == ([str(checkpoints / "base")], origin)
+
+
+@pytest.mark.parametrize(("name", "value"), [("DTYPE", "int8"), ("MAX_BAD", "x"), ("LIMIT", "x"), ("VERBOSE", "maybe")])
+def test_a_variable_that_cannot_be_meant_is_named(run, checkpoints, monkeypatch, name, value):
+    monkeypatch.setenv(f"VISPROBE_{name}", value)
+    ran = run("compare", checkpoints / "base", checkpoints / "moved", "--data", "digits")
+    assert ran.code == 2 and f"VISPROBE_{name}" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -146,3 +146,22 @@ def test_damaged_exif_data_beside_whole_pixels_is_not_warned_of(run):
     whole = file.getvalue()
     damaged = whole[:2] + b"\xff\xe1\x00\x10Exif\0\0MM\0*\xff\xff\xff\xff" + whole[2:]
     assert decode(damaged).size == (4, 4)  # a warning would be an error here
+
+
+@pytest.mark.parametrize("command", ["list analyses | head -1", "list analyses --json | true", "nonsense --json | true"])
+def test_a_reader_that_has_seen_enough_is_no_error(command):
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ran = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m visprobe {command}"], env=env, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in ran.stderr and "Exception ignored" not in ran.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+def test_a_full_disk_under_stdout_is_one_message():
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "visprobe", "list", "analyses", "--json"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 1 and ran.stderr.startswith("error: ") and "Traceback" not in ran.stderr

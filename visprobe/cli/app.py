@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 from typer import Abort
@@ -38,8 +40,8 @@ from visprobe.cli import (
     transplant,
 )
 from visprobe.cli import list as list_
-from visprobe.cli.environment import COMMON, read_environment, variable
-from visprobe.cli.output import print_error, print_traceback
+from visprobe.cli.environment import COMMON, blamed, read_environment, variable
+from visprobe.cli.output import print_error, print_error_document, print_traceback
 from visprobe.errors import UsageError, VisprobeError
 
 MEASURE, LOOK, TRAIN, CHECKPOINTS, HOUSE = "Measure", "Look", "Train", "Checkpoints", "House"
@@ -120,35 +122,79 @@ def main() -> NoReturn:
     # Threads of torch that wait by spinning take the cores from whoever else computes on this machine: with two other
     # busy processes on two cores a training step took five times as long. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # closed by who started it
     commands = get_command(app)
     assert isinstance(commands, TyperGroup)
     read_environment(commands)
     try:
         left = commands(standalone_mode=False)  # a number where a command was left early: --help, --version
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as in `visprobe list measures | head -1`
+        _discard_stdout()
+        left = 1
     except (VisprobeError, OSError, TyperException) as problem:
         if os.environ.get("VISPROBE_DEBUG"):
             raise
         if isinstance(problem, TyperException) and not problem.format_message():
             sys.exit(problem.exit_code)  # a group without a command has shown its help
-        error = _explained(problem)
-        print_error(error, as_json="--json" in sys.argv and not error.results_shown)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, Abort):
+        error = _explained(problem, _called(commands))
+        _tell(error)
+        left = error.exit_code
+    except KeyboardInterrupt:
         left = _INTERRUPTED
+    except Abort as no:  # somebody was asked and said no; Typer makes it of the end of any file too
+        if isinstance(no.__cause__, EOFError):
+            raise no.__cause__ from None
+        print("nothing was done", file=sys.stderr)
+        left = 1
     if left == _INTERRUPTED:
         print("interrupted; the same command goes on from here", file=sys.stderr)
     sys.exit(left or 0)
 
 
-def _explained(problem: Exception) -> VisprobeError:
-    if isinstance(problem, VisprobeError):
-        return problem
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+def _discard_stdout() -> None:
+    """Let what is still to be written go nowhere: Python would try again as it ends, and complain."""
+    with suppress(OSError), _nowhere() as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _tell(error: VisprobeError) -> None:
+    with suppress(OSError):
+        print_error(error)
+    try:
+        if "--json" in sys.argv and not error.results_shown:
+            print_error_document(error)
+        sys.stdout.flush()
+    except OSError:  # it was stdout that had no room
+        _discard_stdout()
+
+
+def _called(command: object) -> str:
+    """The command that the command line names, as it would be typed."""
+    names = ["visprobe"]
+    for word in (word.replace("_", "-") for word in sys.argv[1:]):
+        if not isinstance(command, TyperGroup) or word not in command.commands:
+            break
+        command = command.commands[word]
+        names.append(word)
+    return " ".join(names)
+
+
+def _explained(problem: Exception, command: str) -> VisprobeError:
+    if isinstance(problem, TyperException):
+        said = " ".join(problem.format_message().split())
+        # Which variable the option has is worth saying where it is set.
+        said = re.sub(r" \(env var: '(\w+)'\)", lambda found: found[0] if found[1] in os.environ else "", said)
+        return UsageError(said, hint=f"{command} --help shows what there is.")
     if isinstance(problem, OSError):
         return _system_error(problem)
-    context = getattr(problem, "ctx", None)
-    command = context.command_path if context else "visprobe"
-    said = problem.format_message() if isinstance(problem, TyperException) else str(problem)
-    return UsageError(said, hint=f"{command} --help shows what there is.")
+    assert isinstance(problem, VisprobeError)
+    problem.message = blamed(problem.message)
+    return problem
 
 
 def _system_error(error: OSError) -> VisprobeError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,39 @@ from typer.exceptions import TyperException
 from visprobe.errors import UsageError, VisprobeError
 
 _NOT_HERE = ("config", "help", "json")  # errors in --config itself have to know about --json
+_SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp")}
+_MOST = 2**20  # bytes; pyyaml reads half a megabyte in a second
 
 
 def read_config(context: typer.Context, value: Path | None) -> Path | None:
     """Let the options in the file `value` stand for those that the command line and the environment leave open.
+
+    Values are taken as they are written, as from a command line: a class may be called no, a folder 007.
 
     Args:
         context: The command that is called; its defaults are changed.
         value: The file, or None.
 
     Raises:
-        UsageError: If the file is not there, is no mapping, names unknown options, or gives values that they cannot
-            take; all of that in one message.
+        UsageError: If the file is not there, is no mapping, names unknown options or one of them twice, or gives values
+            that they cannot take; all of that in one message.
     """
     if value is None:
         return None
-    given, known = _mapping(value), _options(context)
-    faults, found = [], dict[str, Any]()
-    for key, setting in given.items():
-        parameter, inverse = known.get(str(key).replace("-", "_"), (None, False))
+    entries, known = _entries(value), _options(context)
+    faults, found, named = [], dict[str, Any](), dict[str, str]()
+    for key, node in entries:
+        parameter, inverse = known.get(key.replace("-", "_"), (None, False))
         if parameter is None:
-            near = difflib.get_close_matches(str(key).replace("-", "_"), known, 1)
-            faults.append(f"{key} is unknown" + (f" (did you mean {near[0]}?)" if near else ""))
-        elif parameter.name in found:
-            faults.append(f"{key} is given twice")
+            faults.append(_unknown(key, known))
+        elif parameter.name in named:
+            earlier = named[parameter.name]
+            faults.append(f"{key} is given twice" if earlier == key else f"{earlier} and {key} are one option")
         else:
-            setting = not setting if inverse and isinstance(setting, bool) else setting
-            found[parameter.name] = _shaped(setting, parameter)
-            faults += _fault(context, parameter, str(key), found[parameter.name])
+            named[parameter.name] = key
+            given, fault = _setting(context, parameter, node, inverse)
+            faults += [f"{key}{fault}"] if fault else []
+            found |= {} if given is None else {parameter.name: given}
     if faults:
         raise UsageError(
             f"--config {value} has {len(faults)} fault{'s' if len(faults) > 1 else ''}: {'; '.join(faults)}",
@@ -50,17 +55,28 @@ def read_config(context: typer.Context, value: Path | None) -> Path | None:
     return value
 
 
-def _mapping(file: Path) -> Mapping[Any, Any]:
+def _entries(file: Path) -> list[tuple[str, Any]]:
+    """Keys as they are written, and the nodes that stand behind them."""
     import yaml
 
     try:
-        value = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        problem = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UsageError(f"--config {file} cannot be read: {problem}", hint="Name a YAML file.") from None
-    if not isinstance(value, Mapping):
+        with file.open("rb") as opened:
+            content = opened.read(_MOST + 1)
+        if len(content) > _MOST:
+            raise ValueError("more than a megabyte is no configuration")
+        root = yaml.compose(content, yaml.SafeLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {file} cannot be read: {_problem(error)}", hint="Name a YAML file.") from None
+    if not isinstance(root, yaml.MappingNode) or not root.value:
         raise UsageError(f"--config {file} holds no options", hint="Write one per line, as in 'limit: 500'.")
-    return value
+    return [(key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping", node) for key, node in root.value]
+
+
+def _problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    said = [getattr(error, "context", None), getattr(error, "problem", None)] if mark else []
+    where = f"line {mark.line + 1}: " if mark else ""
+    return where + (", ".join(filter(None, said)) or getattr(error, "strerror", None) or " ".join(str(error).split()))
 
 
 def _options(context: typer.Context) -> dict[str, tuple[Any, bool]]:
@@ -73,22 +89,38 @@ def _options(context: typer.Context) -> dict[str, tuple[Any, bool]]:
     }
 
 
-def _shaped(setting: Any, parameter: Any) -> Any:
-    """A value as the command line would give it: text, several texts, or a switch."""
-    if setting is None or isinstance(setting, bool):
-        return setting
-    texts = [str(one) for one in (setting if isinstance(setting, list) else [setting])]
+def _unknown(key: str, known: dict[str, tuple[Any, bool]]) -> str:
+    if key in _NOT_HERE:
+        return f"{key} is for the command line alone"
+    near = difflib.get_close_matches(key.replace("-", "_").lower(), known, 1)
+    return f"{key} is unknown" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _setting(context: typer.Context, parameter: Any, node: Any, inverse: bool) -> tuple[Any, str]:
+    """A value as the command line would give it, or None; and what is wrong with it."""
+    texts = [_text(one) for one in (node.value if node.id == "sequence" else [node])]
+    if None in texts:
+        return None, " is neither a value nor a list of values"
+    if not all(texts) or not texts:
+        return None, " has no value"
     several = getattr(parameter, "multiple", False) or parameter.nargs == -1
-    return texts if several else ",".join(texts)
-
-
-def _fault(context: typer.Context, parameter: Any, key: str, setting: Any) -> list[str]:
-    if setting in (None, "", []):
-        return [f"{key} has no value"]
+    given = texts if several else ",".join(map(str, texts))
     try:
-        parameter.process_value(context, setting)
+        meant = parameter.process_value(context, given)
     except VisprobeError as error:
-        return [f"{key}: {error.message}"]
+        return None, f": {error.message}"
     except (TyperException, TypeError, ValueError) as error:
-        return [f"{key}: {getattr(error, 'message', error)}"]
-    return []
+        return None, f": {getattr(error, 'message', error)}"
+    if meant is False and parameter.default is None:  # "quiet: false" does not ask for more than usual
+        return None, ""
+    return (not meant if inverse else given), ""
+
+
+def _text(node: Any) -> str | None:
+    """A scalar as it is written, with the home folder for ~/; "" where there is nothing, None where it is no scalar."""
+    if node.tag == "tag:yaml.org,2002:null":
+        return ""
+    if node.id != "scalar" or node.tag not in _SCALARS:
+        return None
+    text = str(node.value)
+    return os.path.expanduser(text) if text.startswith("~/") else text

@@ -33,3 +33,12 @@ def variable(name: str) -> str:
 def assignments() -> list[str]:
     """The variables that are set, as a shell takes them before a command: "VISPROBE_DEVICE=cpu"."""
     return [f"{name}={os.environ[name]}" for name in map(variable, COMMON) if os.environ.get(name)]
+
+
+def blamed(message: str) -> str:
+    """`message`, with the variable that is to blame where it refuses a value that a variable gives to an option."""
+    for name in COMMON:
+        value = os.environ.get(variable(name))
+        if value and f"--{name.replace('_', '-')} " in message and value in message:
+            return f"{message} ({variable(name)})"
+    return message

@@ -34,7 +34,7 @@ Split = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(help="At most so many images of each split, evenly over the classes.", rich_help_panel=IMAGES),
+    typer.Option(min=1, help="At most so many images of each split, evenly over the classes.", rich_help_panel=IMAGES),
 ]
 Labels = Annotated[
     Path | None,
@@ -45,7 +45,7 @@ Labels = Annotated[
     ),
 ]
 SubsetPerClass = Annotated[
-    int | None, typer.Option(help="At most so many training images of each class.", rich_help_panel=IMAGES)
+    int | None, typer.Option(min=1, help="At most so many training images of each class.", rich_help_panel=IMAGES)
 ]
 MaxBad = Annotated[
     str,
@@ -84,7 +84,9 @@ Tiles = Annotated[
     bool,
     typer.Option("--tiles", help="Read the tiles too, where a model cuts images into tiles.", rich_help_panel=RUNNING),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of every random choice.", rich_help_panel=RUNNING)]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.", rich_help_panel=RUNNING)
+]
 Config = Annotated[
     Path | None,
     typer.Option(

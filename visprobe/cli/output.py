@@ -85,13 +85,16 @@ class Bars:
         return False
 
 
-def print_error(error: VisprobeError, *, as_json: bool) -> None:
-    """The error on stderr, and as a JSON document on stdout where JSON was asked for."""
+def print_error(error: VisprobeError) -> None:
+    """The error on stderr."""
+    print_paragraph("error:", printable(error.message), style="bold red", stderr=True)
+    print_paragraph("  try:", printable(error.hint), style="bold", stderr=True)
+
+
+def print_error_document(error: VisprobeError) -> None:
+    """The error as the one JSON document on stdout."""
     message, hint = printable(error.message), printable(error.hint)
-    if as_json:
-        print(to_json({"error": {"type": type(error).__name__, "message": message, "hint": hint}}))
-    print_paragraph("error:", message, style="bold red", stderr=True)
-    print_paragraph("  try:", hint, style="bold", stderr=True)
+    print(to_json({"error": {"type": type(error).__name__, "message": message, "hint": hint}}))
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
