@@ -208,7 +208,9 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("command", ASKED)
+@pytest.mark.parametrize(
+    "command", [pytest.param(one, marks=pytest.mark.slow if one == "gradcam" else ()) for one in ASKED]
+)
 def test_a_command_and_its_function_give_the_same_results(command, pair, tmp_path, monkeypatch, capsys):
     from visprobe.cli.app import main
 
