@@ -10,7 +10,7 @@ from visprobe.metrics.intervals import wilson
 
 
 def row(checkpoint, site, measure, value, half, role="value", reference=None):
-    return Row(checkpoint, site, measure, Estimate(value, value - half, value + half, 100, "", "x"), reference, role)
+    return Row(checkpoint, site, measure, Estimate(value, value - half, value + half, 100, "fraction", "x"), reference, role)
 
 
 DRIFT = Result(
@@ -44,10 +44,41 @@ def tripped(text, results=(DRIFT, SIGHT)):
         ("top1>=58%", [("sft", "block_03")]),
         ("top1-base<-1%", [("sft", "block_03")]),  # and not the difference of dpo to sft
         ("top1-base<-6e-2", []),
+        ("top1 -base @ block_03 < \N{MINUS SIGN}1\N{NARROW NO-BREAK SPACE}%", [("sft", "block_03")]),  # from our tables
     ],
 )
 def test_a_condition_is_about_what_it_says(text, expected):
     assert tripped(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("measure", "site"),
+    [("share_within_1e-05", "tower"), ("image_change/95 % quantile", "block_03"), ("gini", "gradient-norm@block_04"),
+     ("kept_consumed/mean of corruptions", "all heads"), ("accuracy/all", "x"), ("text_knn/org/bert-base", "x")],
+)  # fmt: skip
+def test_every_number_can_be_named(measure, site):
+    odd = Result("a", "?", (row("sft", site, measure, 0.6, 0.1), row("sft", site, measure, 0.3, 0.1, "difference")))
+    for text in (f"{measure}>40%", f"{measure}@{site}>0.4"):
+        assert tripped(text, [odd]) == [("sft", site)]
+    assert tripped(f"{measure}-base>0.1", [odd]) == [("sft", site)]
+    assert tripped(f"{measure}-base>0.4", [odd]) == []
+
+
+def test_parts_that_are_exchanged_are_no_sites():
+    rows = (row("put in", "block_03", "cka_consumed", 1, 0), row("put in", "block_02", "cka_consumed", 0.5, 0.1))
+    assert tripped("cka_consumed<0.9", [Result("swap", "?", rows, {"consumed": "block_03"})]) == [
+        ("put in", "block_02")
+    ]
+
+
+def test_one_number_of_two_analyses_is_one_outcome():
+    assert len(judge([read_condition("top1>0.1")], [SIGHT, SIGHT])) == 1
+
+
+def test_a_forgotten_percent_sign_is_said():
+    with pytest.raises(UsageError, match="fraction of 1") as refused:
+        judge([read_condition("top1-base<-2")], [DRIFT, SIGHT])
+    assert "<-2% or <-0.02" in refused.value.hint
 
 
 def test_drift_is_one_minus_cka_with_its_interval():
@@ -57,7 +88,7 @@ def test_drift_is_one_minus_cka_with_its_interval():
 
 
 @pytest.mark.parametrize(
-    "text", ["drift", "drift=0.1", ">0.1", "drift>", "drift>x", "drift>0.1>0.2", "top1 -base<1", ""]
+    "text", ["drift", "drift=0.1", ">0.1", "drift>", "drift>x", "drift>0.1>0.2", "-base<1", "top1@<1", "top1<0,5", ""]
 )
 def test_what_is_no_condition_is_refused(text):
     with pytest.raises(UsageError, match="is no condition"):
@@ -68,6 +99,10 @@ def test_an_encoder_that_did_not_move_has_no_drift():
     same = Result("drift", "?", (), {"consumed": "block_03", "identical": ["frozen"]})
     assert [(g.value, g.tripped) for g in judge([read_condition("drift>0.01")], [same])] == [(0, False)]
     assert judge([read_condition("cka@projected>0.5")], [same])[0].tripped
+    beside = Result("drift", "?", DRIFT.rows, {**DRIFT.settings, "identical": ["frozen"]})
+    assert tripped("drift<0.001", [beside]) == [("frozen", "block_03")]
+    with pytest.raises(UsageError, match="no such number"):
+        judge([read_condition("drift@projectd>0.5")], [beside])
 
 
 def test_what_was_not_measured_is_refused_with_what_was():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from visprobe.analyses.result import Estimate, Result, Row
@@ -14,9 +14,11 @@ DRIFT = "drift"  # 1 − CKA: people ask how far something moved
 EVERYWHERE = "any"
 _COMPARE = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
 _FORM = re.compile(
-    r"(?P<measure>[A-Za-z][\w./]*?)(?P<base>-base)?(@(?P<site>[\w.]+))?\s*(?P<sign><=|>=|<|>)\s*"
-    r"(?P<number>-?\d+(\.\d*)?([eE]-?\d+)?|-?\.\d+)(?P<percent>%?)"
+    r"(?P<what>[^<>]+?)\s*(?P<sign><=|>=|<|>)\s*(?P<number>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)\s*(?P<percent>%?)"
 )
+_TYPED = str.maketrans({"−": "-", "≤": "<=", "≥": ">=", "\u202f": " ", "\u00a0": " "})  # as tables print them
+_BASE = "-base"
+_ONE_PART = "swap"  # whose sites are what was exchanged
 HINT = "Write MEASURE>NUMBER, as in 'drift>0.05', 'cka@projected<0.99' or 'top1-base<-1%'; visprobe list measures."
 
 
@@ -76,11 +78,14 @@ def read_condition(text: str) -> Condition:
     Raises:
         UsageError: If it is none.
     """
-    found = _FORM.fullmatch(text.strip())
-    if not found:
+    found = _FORM.fullmatch(text.translate(_TYPED).strip())
+    measure, at, site = found["what"].partition("@") if found else ("", "", "")
+    name = measure.strip().removesuffix(_BASE).strip()
+    if not found or not name or (at and not site.strip()):
         raise UsageError(f"--fail-on {text!r} is no condition", hint=HINT)
     number = float(found["number"]) / (100 if found["percent"] else 1)
-    return Condition(text.strip(), found["measure"], bool(found["base"]), found["site"], found["sign"], number)
+    difference = measure.strip().endswith(_BASE)
+    return Condition(text.strip(), name, difference, site.strip() or None, found["sign"], number)
 
 
 def judge(conditions: Sequence[Condition], results: Sequence[Result]) -> tuple[Gate, ...]:
@@ -99,13 +104,21 @@ def judge(conditions: Sequence[Condition], results: Sequence[Result]) -> tuple[G
     return tuple(gate for condition in conditions for gate in _outcomes(condition, results))
 
 
-def _outcomes(condition: Condition, results: Sequence[Result]) -> list[Gate]:
-    found = [_outcome(condition, row) for result in results for row in _rows(condition, result)]
+def _outcomes(condition: Condition, results: Sequence[Result]) -> Iterable[Gate]:
+    measured = dict.fromkeys(row.measure for result in results for row in result.rows if row.role != "floor")
+    if condition.difference and condition.measure + _BASE in measured:  # a text model called bert-base
+        condition = replace(condition, measure=condition.measure + _BASE, difference=False)
+    rows = [row for result in results for row in _rows(condition, result)]
+    found = dict.fromkeys(_outcome(condition, row) for row in rows)  # two analyses may give one number
     if not found:
-        measured = dict.fromkeys(row.measure for result in results for row in result.rows if row.role != "floor")
         known = ", ".join([*measured, *([DRIFT] if "cka" in measured else [])])
         raise UsageError(
             f"--fail-on {condition.text!r}: this run has no such number", hint=f"It measured {known}. {HINT}"
+        )
+    if abs(condition.number) > 1 and {row.estimate.unit for row in rows} == {"fraction"}:
+        raise UsageError(
+            f"--fail-on {condition.text!r}: {condition.measure} is a fraction of 1, which is never there",
+            hint=f"Write {condition.sign}{condition.number:g}% or {condition.sign}{condition.number / 100:g}.",
         )
     return found
 
@@ -115,7 +128,7 @@ def _rows(condition: Condition, result: Result) -> Iterator[Row]:
     measure = "cka" if condition.measure == DRIFT else condition.measure
     read = result.settings.get("consumed")
     sites = {row.site for row in result.rows if row.measure == measure}
-    site = condition.site or (read if read in sites else None)
+    site = condition.site or (read if read in sites and result.analysis != _ONE_PART else None)
     rows = result.select(measure=measure, role="difference" if condition.difference else "value")
     for row in [*rows, *(_unmoved(result, site) if measure == "cka" and not condition.difference else ())]:
         at = site is None or site in (EVERYWHERE, row.site) or (site == "consumed" and row.site == read)
@@ -126,7 +139,9 @@ def _rows(condition: Condition, result: Result) -> Iterator[Row]:
 
 def _unmoved(result: Result, site: str | None) -> Iterator[Row]:
     """Checkpoints that drift has no rows of, because their features are the base's to the bit."""
-    for name in result.settings.get("identical", ()) if result.analysis == "drift" else ():
+    sites = {None, EVERYWHERE, "consumed", result.settings.get("consumed"), *(row.site for row in result.rows)}
+    known = not result.rows or site in sites
+    for name in result.settings.get("identical", ()) if known and result.analysis == "drift" else ():
         if not result.select(checkpoint=name, site=site):
             yield Row(name, site or str(result.settings.get("consumed")), "cka", Estimate(1, 1, 1, 0, "CKA", "exact"))
 
