@@ -21,6 +21,8 @@ def visible(text: str) -> str:
     Returns:
         Printable text on one line, for example `a\u202eb` with the mark spelled out in six characters.
     """
+    if text.isprintable():  # nearly every text, and told without looking at each character here
+        return text
     return "".join(_escape(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
 
 
