@@ -44,7 +44,7 @@ notebooks: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	for file in docs/notebooks/*.ipynb; do \
 	  OMP_NUM_THREADS=1 PYTHONWARNINGS='ignore:IProgress not found' $(BIN)/jupyter nbconvert --to notebook --execute \
-	    --inplace --ExecutePreprocessor.record_timing=False $$file || exit 1; done
+	    --inplace --coalesce-streams --ExecutePreprocessor.record_timing=False $$file || exit 1; done
 
 bench: $(VENV)/.installed
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
