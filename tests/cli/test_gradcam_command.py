@@ -101,6 +101,20 @@ def test_lines_of_a_file_give_questions_and_boxes(run, photos, tmp_path):
     assert "map_contrast" not in [one["analysis"] for one in written(tmp_path / "out")["results"]]
 
 
+def test_a_file_of_questions_says_which_images_of_a_folder_and_asks_several_of_one(run, photos, tmp_path):
+    """So that the control by other questions about the same image is there for users' own pictures too."""
+    last = val(photos)[-1].relative_to(photos)
+    asked = [{"image": str(last), "prompt": "How many digits are there?", "answer": one} for one in ("2", "3")]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    options = ("--ckpt", BASE, "--target", "answer", "--method", "gradient-norm", "-q", "--limit", 1)
+    assert run("gradcam", photos, tmp_path / "asked.jsonl", *options, "-o", tmp_path / "out").code == 0
+    found = load(tmp_path / "out" / "maps.npz")
+    assert len(found.images) == 2 and len(set(found.images)) == 1
+    (photos / "alone.jsonl").write_text(json.dumps({"image": str(last), "prompt": "How many?", "answer": "2"}))
+    assert run("gradcam", photos / "alone.jsonl", *options, "-o", tmp_path / "alone").code == 0
+    assert len(load(tmp_path / "alone" / "maps.npz").images) == 1
+
+
 def test_classes_by_prototypes_of_the_training_images(run, photos, tmp_path):
     ran = run("gradcam", photos, "--ckpt", BASE, "-o", tmp_path, "-q")
     assert ran.code == 0, ran.err

@@ -43,16 +43,16 @@ def test_files_and_folders_are_one_set_in_the_order_named(pictures):
         open_named([str(pictures / "b.png"), str(pictures / "notes.txt")])
 
 
-def test_lines_are_put_in_the_order_of_the_images(pictures, tmp_path):
+def test_lines_are_found_by_the_row_of_their_image(pictures, tmp_path):
     lines = [
         {"image": "y/a.png", "prompt": "q1", "answer": "1", "rejected": "2"},
         {"image": "b.png", "box": [1, 0, 3, 4]},
         {"image": "x/a.png"},
     ]
     asked = read_asked(written(tmp_path / "q", *lines[:2], "", lines[2]), open_named([str(pictures)]).query)
-    assert asked == [Asked(box=(1, 0, 3, 4)), Asked(), Asked("q1", "1", "2")]
-    region = asked[0].region(6, 4)
-    assert region.shape == (4, 6) and region.sum() == 8 and region[:, 1:3].all() and asked[1].region(6, 4) is None
+    assert asked == {0: [Asked(box=(1, 0, 3, 4))], 1: [Asked()], 2: [Asked("q1", "1", "2")]}
+    region = asked[0][0].region(6, 4)
+    assert region.shape == (4, 6) and region.sum() == 8 and region[:, 1:3].all() and asked[1][0].region(6, 4) is None
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_lines_are_put_in_the_order_of_the_images(pictures, tmp_path):
         ({"image": "b.png", "prompt": 3}, "'prompt' is no text"),
         ({"image": "b.png", "question": ""}, "unknown field 'question'"),
         ({"image": "b.png", "box": [0, 1, 2]}, "not four whole numbers"),
-        ({"image": "b.png"}, "no line for 2 images, the first x/a.png"),
+        ("\n", "asks nothing"),
     ],
 )
 def test_lines_that_cannot_be(pictures, tmp_path, line, message):
@@ -72,10 +72,15 @@ def test_lines_that_cannot_be(pictures, tmp_path, line, message):
         read_asked(written(tmp_path / "q", line), open_named([str(pictures)]).query)
 
 
-def test_a_second_line_and_no_file(pictures, tmp_path):
+def test_several_questions_of_one_image_and_none_of_another(pictures, tmp_path):
+    named = [str(pictures / name) for name in ("b.png", "x/a.png", "y/a.png")]  # ids are whole paths
+    lines = [{"image": "x/a.png", "prompt": one} for one in ("q1", "q2")]
+    file = written(tmp_path / "q", *lines, {"image": "b.png"})
+    assert read_asked(file, open_named(named).query) == {0: [Asked()], 1: [Asked("q1"), Asked("q2")]}
+
+
+def test_no_file(pictures, tmp_path):
     images = open_named([str(pictures)]).query
-    with pytest.raises(DataError, match=r"line 2: 'b\.png' was named before"):
-        read_asked(written(tmp_path / "q", {"image": "b.png"}, {"image": "b.png"}), images)
     with pytest.raises(UsageError, match="does not exist"):
         read_asked(tmp_path / "none", images)
 

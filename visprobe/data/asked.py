@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -54,18 +54,17 @@ class Asked:
         return mask
 
 
-def read_asked(file: Path, images: ImageSet) -> list[Asked]:
-    """The lines of `file` in the order of `images`.
+def read_asked(file: Path, images: ImageSet) -> dict[int, list[Asked]]:
+    """What the lines of `file` ask, by the row of the image that they are about, in the order of the lines.
 
     Args:
-        file: JSON lines with "image" (the id of an image, or its file name where no two images share it) and any of
-            "prompt", "answer", "rejected" and "box".
-        images: The images; each has to be named once.
+        file: JSON lines with "image" (the id of an image, or the end of its path where that tells it from the others)
+            and any of "prompt", "answer", "rejected" and "box". Several lines may ask of one image.
+        images: The images; those of which nothing is asked are left out.
 
     Raises:
         UsageError: If there is no such file.
-        DataError: If a line is no such object, names no image of the set or one that another line names, or an image
-            has no line.
+        DataError: If a line is no such object or names no image of the set, or there is no line.
     """
     if not file.is_file():
         raise UsageError(f"the file of questions {file} does not exist", hint="Check its path.")
@@ -74,7 +73,7 @@ def read_asked(file: Path, images: ImageSet) -> list[Asked]:
     except ValueError as error:
         raise DataError(f"{file} is no text file", hint=_FORM) from error
     rows = _rows_by_name(images)
-    found: dict[int, Asked] = {}
+    found: dict[int, list[Asked]] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             name, asked = _parsed(line, f"{file}, line {number}")
@@ -83,12 +82,10 @@ def read_asked(file: Path, images: ImageSet) -> list[Asked]:
                     f"{file}, line {number}: {images.name} has no one image {name!r}",
                     hint="Name each image by its path below the folder that is given.",
                 )
-            if rows[name] in found:
-                raise DataError(f"{file}, line {number}: {name!r} was named before", hint="Keep one line per image.")
-            found[rows[name]] = asked
-    if lacking := [item.id for row, item in enumerate(images.items) if row not in found]:
-        raise DataError(f"{file} has no line for {len(lacking)} images, the first {lacking[0]}", hint=_FORM)
-    return [found[row] for row in range(len(images.items))]
+            found.setdefault(rows[name], []).append(asked)
+    if not found:
+        raise DataError(f"{file} asks nothing", hint=_FORM)
+    return dict(sorted(found.items()))
 
 
 def read_region(folder: Path, image_id: str, size: tuple[int, int]) -> NDArray[np.bool_] | None:
@@ -117,9 +114,13 @@ def read_region(folder: Path, image_id: str, size: tuple[int, int]) -> NDArray[n
 
 
 def _rows_by_name(images: ImageSet) -> Mapping[str, int]:
-    names = [PurePosixPath(item.id).name for item in images.items]
-    counts = Counter(names)
-    short = {name: row for row, name in enumerate(names) if counts[name] == 1}
+    """Rows by id, and by every end of an id's path that no other id has."""
+    ends: dict[str, set[int]] = defaultdict(set)
+    for row, item in enumerate(images.items):
+        parts = PurePosixPath(images.name, item.id).parts  # a split is part of the folder that was named
+        for first in range(len(parts)):
+            ends["/".join(parts[first:])].add(row)
+    short = {name: next(iter(rows)) for name, rows in ends.items() if len(rows) == 1}
     return {**short, **{item.id: row for row, item in enumerate(images.items)}}
 
 

@@ -15,7 +15,6 @@ from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.methods import Maps
 from visprobe.attribution.scores import score
 from visprobe.attribution.shown import as_shown
-from visprobe.data.files import open_named
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.figures.attribution_json import sheet_json
 from visprobe.figures.attribution_sheet import Sheet
@@ -29,7 +28,7 @@ from visprobe.report.map_sheets import title_of
 from visprobe.report.measurement import Options
 from visprobe.report.moments import UnderOneModel
 from visprobe.report.names import distinct_names
-from visprobe.report.pictures import images_of, load_pictures
+from visprobe.report.pictures import images_of, load_pictures, open_to_look_into
 from visprobe.report.session import Session, open_encoders, provenance_of
 from visprobe.report.trajectory import Run, base_of, read_run, run_warnings
 from visprobe.training.manifest import weights_hash
@@ -70,12 +69,11 @@ def gradcam_steps(
     look, options = look or Look(), options or Options()
     run = read_run(folder)
     start = base if base is not None else base_of([run])
-    images = open_named(named, split=options.split, limit=options.limit, seed=options.seed)
+    opened = open_to_look_into(named, Path(look.questions) if look.questions else None, options)
+    images = opened.images
     following = _Following(run, start, look, options, kept)
     session = Session([following.base], [], images, options)
-    pictures, bad = load_pictures(
-        images.query, look.asked, Path(look.questions) if look.questions else None, look.region
-    )
+    pictures, bad = load_pictures(images.query, look.asked, opened.asked, look.region)
     following.look(session, pictures)
     measured = session.measurement(*following.found(list(run_warnings([run], start))))
     data = (listed(images.query, bad), *measured.data)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,14 @@ from PIL import Image
 from visprobe.data.annotated import HasMasks
 from visprobe.data.asked import Asked, read_asked, read_region
 from visprobe.data.digits import DigitScenes
+from visprobe.data.files import open_named
 from visprobe.data.image_set import BadImage, ImageSet, decode
+from visprobe.data.open import ImageData
 from visprobe.data.questions import questions_about, region_of
-from visprobe.data.subset import Subset
+from visprobe.data.subset import Subset, take
 from visprobe.errors import DataError, UsageError
 from visprobe.features.extract import BadItem
+from visprobe.report.measurement import Options
 
 Mask = NDArray[np.bool_]
 ABOUT_ONE_DIGIT = ("colour", "where", "read", "parity")  # kinds of questions whose answer lies in one digit
@@ -56,8 +59,45 @@ def images_of(pictures: Sequence[Picture]) -> list[str]:
     return [first.setdefault(picture.content, picture.id) for picture in pictures]
 
 
+@dataclass(frozen=True)
+class ToLookInto:
+    """Images, and what is asked of them.
+
+    Attributes:
+        images: The images.
+        asked: By id what a file asks of each; None where there is no file.
+    """
+
+    images: ImageData
+    asked: Mapping[str, Sequence[Asked]] | None
+
+
+def open_to_look_into(named: Sequence[str], questions: Path | None, options: Options) -> ToLookInto:
+    """Open what was named; of a file of questions, the images that it is about.
+
+    Args:
+        named: Image files, folders, or one data set.
+        questions: File that `read_asked` understands.
+        options: Split, limit and seed.
+
+    Raises:
+        UsageError: If there is no such file.
+        DataError: If the images or the file cannot be used.
+    """
+    if questions is None:
+        return ToLookInto(open_named(named, split=options.split, limit=options.limit, seed=options.seed), None)
+    opened = open_named(named, split=options.split)
+    asked = read_asked(questions, opened.query)
+    by_id = {opened.query.items[row].id: some for row, some in asked.items()}
+    query = take(Subset(opened.query, list(asked)), options.limit, options.seed)
+    return ToLookInto(replace(opened, query=query), by_id)
+
+
 def load_pictures(
-    images: ImageSet, default: Asked, questions: Path | None = None, region: str | None = None
+    images: ImageSet,
+    default: Asked,
+    questions: Mapping[str, Sequence[Asked]] | None = None,
+    region: str | None = None,
 ) -> tuple[list[Picture], list[BadItem]]:
     """Decode images and find out what is asked of them.
 
@@ -67,7 +107,7 @@ def load_pictures(
     Args:
         images: The images.
         default: What is asked where nothing else says.
-        questions: File that `read_asked` understands.
+        questions: By id what is asked of each image, once or several times.
         region: Folder of masks, or the name of a class of the images' own masks.
 
     Returns:
@@ -101,9 +141,10 @@ def load_pictures(
 
 
 class _Source:
-    def __init__(self, images: ImageSet, default: Asked, questions: Path | None, region: str | None) -> None:
-        self._images, self._default = images, default
-        self._asked: Sequence[Asked] | None = read_asked(questions, images) if questions is not None else None
+    def __init__(
+        self, images: ImageSet, default: Asked, questions: Mapping[str, Sequence[Asked]] | None, region: str | None
+    ) -> None:
+        self._images, self._default, self._asked = images, default, questions
         self._folder, self._number = _where(region, images)
         self._scenes = _scenes(images) if default == Asked() and questions is None else None
 
@@ -122,16 +163,18 @@ class _Source:
     def _asked_of(self, row: int, image: Image.Image) -> list[tuple[Asked, Mask | None]]:
         if self._scenes is not None:
             return _about_two_digits(*self._scenes, row)
-        asked = self._question(row)
-        region = asked.region(*image.size)
-        if self._folder is not None:
-            region = read_region(self._folder, self._images.items[row].id, image.size)
-        elif self._number is not None and isinstance(self._images, HasMasks):
-            region = self._images.mask(row) == self._number
-        return [(asked, region)]
+        given = self._asked[self._images.items[row].id] if self._asked is not None else [Asked()]
+        found = []
+        for asked in map(self._question, given):
+            region = asked.region(*image.size)
+            if self._folder is not None:
+                region = read_region(self._folder, self._images.items[row].id, image.size)
+            elif self._number is not None and isinstance(self._images, HasMasks):
+                region = self._images.mask(row) == self._number
+            found.append((asked, region))
+        return found
 
-    def _question(self, row: int) -> Asked:
-        given = self._asked[row] if self._asked is not None else Asked()
+    def _question(self, given: Asked) -> Asked:
         default = self._default
         texts = (given.prompt or default.prompt, given.answer or default.answer, given.rejected or default.rejected)
         return Asked(*texts, given.box)
