@@ -148,7 +148,7 @@ def test_damaged_exif_data_beside_whole_pixels_is_not_warned_of(run):
     assert decode(damaged).size == (4, 4)  # a warning would be an error here
 
 
-@pytest.mark.parametrize("command", ["list analyses | head -1", "list analyses --json | true", "nonsense --json | true"])
+@pytest.mark.parametrize("command", ["list analyses | head -1", "list recipes --json | true", "bad --json | true"])
 def test_a_reader_that_has_seen_enough_is_no_error(command):
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     ran = subprocess.run(

@@ -1,10 +1,18 @@
 """Batches that are halved where memory does not hold them, by a device that holds so many images and no more."""
 
+import weakref
+
+import numpy as np
 import pytest
 import torch
 
+from visprobe.data.open import open_images
+from visprobe.encoders.load import load_encoder
 from visprobe.errors import PrerequisiteError
+from visprobe.features.extract import extract
 from visprobe.features.fitting import Fitting
+from visprobe.features.store import FeatureStore
+from visprobe.training.small_llava import build_model, build_processor
 
 
 def holding(most, tried):
@@ -34,5 +42,46 @@ def test_a_batch_size_that_was_asked_for_is_not_changed():
 
 
 def test_one_image_that_does_not_fit_is_the_end():
-    with pytest.raises(PrerequisiteError, match="1 images at a time do not fit"):
+    with pytest.raises(PrerequisiteError, match="one image does not fit"):
         list(Fitting(None, 8).pieces(range(40), holding(0, [])))
+
+
+def test_what_did_not_fit_is_let_go_before_the_next_try():
+    held = []
+
+    def work(piece):
+        assert all(reference() is None for reference in held)
+        made = torch.zeros(len(piece))
+        held.append(weakref.ref(made))
+        if len(piece) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return len(piece)
+
+    assert list(Fitting(None, 8).pieces(range(4), work)) == [2, 2]
+
+
+def test_features_are_the_same_at_every_size_that_memory_forces(tmp_path, monkeypatch):
+    """As far as sums of another order can be: 1e-5 of the largest feature in float32."""
+    processor = build_processor()
+    for part in (processor, build_model(processor, seed=0)):
+        part.save_pretrained(tmp_path)
+    base, images = load_encoder(tmp_path), open_images("digits", limit=12).query
+    whole = base.reduced
+
+    def small(pixels, wanted):
+        if len(pixels.grids) > 5:
+            raise torch.OutOfMemoryError("no room")
+        return whole(pixels, wanted)
+
+    def features(size, folder):
+        store = FeatureStore(tmp_path / folder)
+        made = extract([base], images, lambda _: ["consumed"], store=store, batch_size=size)
+        return made.features[0].sites[base.consumed]
+
+    one, all_together = features(1, "one"), features(64, "all")
+    monkeypatch.setattr(base, "reduced", small)
+    fitted = features(None, "fitted")
+    with pytest.raises(PrerequisiteError, match="12 images at a time"):
+        features(64, "given")
+    for other in (one, all_together):
+        assert np.abs(fitted - other).max() < 1e-5 * np.abs(other).max()

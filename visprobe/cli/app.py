@@ -42,7 +42,7 @@ from visprobe.cli import (
 from visprobe.cli import list as list_
 from visprobe.cli.environment import COMMON, blamed, read_environment, variable
 from visprobe.cli.output import print_error, print_error_document, print_traceback
-from visprobe.errors import UsageError, VisprobeError
+from visprobe.errors import PrerequisiteError, UsageError, VisprobeError
 
 MEASURE, LOOK, TRAIN, CHECKPOINTS, HOUSE = "Measure", "Look", "Train", "Checkpoints", "House"
 EXIT_CODES = {
@@ -132,8 +132,8 @@ def main() -> NoReturn:
     except BrokenPipeError:  # the reader has seen enough, as in `visprobe list measures | head -1`
         _discard_stdout()
         left = 1
-    except (VisprobeError, OSError, TyperException) as problem:
-        if os.environ.get("VISPROBE_DEBUG"):
+    except (VisprobeError, OSError, TyperException, RuntimeError) as problem:
+        if os.environ.get("VISPROBE_DEBUG") or (isinstance(problem, RuntimeError) and not _no_memory(problem)):
             raise
         if isinstance(problem, TyperException) and not problem.format_message():
             sys.exit(problem.exit_code)  # a group without a command has shown its help
@@ -184,7 +184,16 @@ def _called(command: object) -> str:
     return " ".join(names)
 
 
+def _no_memory(problem: RuntimeError) -> bool:
+    return type(problem).__name__ == "OutOfMemoryError"  # of torch, which this module does not wait for
+
+
 def _explained(problem: Exception, command: str) -> VisprobeError:
+    if isinstance(problem, RuntimeError):
+        return PrerequisiteError(
+            "the memory of the accelerator is too small, or others use it",
+            hint="Write a smaller --batch-size, free the accelerator, or --device cpu.",
+        )
     if isinstance(problem, TyperException):
         said = " ".join(problem.format_message().split())
         # Which variable the option has is worth saying where it is set.

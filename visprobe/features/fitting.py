@@ -38,9 +38,11 @@ class Fitting:
                 made = work(piece)
             except torch.OutOfMemoryError as error:
                 self._shrink(len(piece), error)
+            else:
+                yield made
+                first += len(piece)
                 continue
-            yield made
-            first += len(piece)
+            torch.cuda.empty_cache()  # not before: what was computed hangs on the exception
 
     def _shrink(self, tried: int, error: torch.OutOfMemoryError) -> None:
         if not self._may_shrink or tried == 1:
@@ -49,8 +51,6 @@ class Fitting:
                 if tried > 1
                 else "Free the accelerator, or --device cpu."
             )
-            raise PrerequisiteError(
-                f"{tried} images at a time do not fit into the memory of the accelerator", hint=hint
-            ) from error
+            what = f"{tried} images at a time do" if tried > 1 else "one image does"
+            raise PrerequisiteError(f"{what} not fit into the memory of the accelerator", hint=hint) from error
         self.size = tried // 2
-        torch.cuda.empty_cache()
