@@ -26,7 +26,7 @@ FORMATS = ("svg", "png", "pdf")
 _COLUMNS = ("checkpoint", "site", "measure", "reference", "role", *(f.name for f in fields(Estimate)))
 
 
-def save_figure(figure: Figure, folder: Path, name: str, rows: Iterable[Row]) -> None:
+def save_figure(figure: Figure, folder: Path, name: str, rows: Iterable[Row], svg: str | None = None) -> None:
     """Write `name`.svg, `name`.png and `name`.csv into `folder`, each atomically and the same on every run.
 
     Args:
@@ -34,8 +34,9 @@ def save_figure(figure: Figure, folder: Path, name: str, rows: Iterable[Row]) ->
         folder: Where to; made if missing.
         name: File name without its ending.
         rows: The rows that the figure was drawn from, for the CSV file.
+        svg: What `svg_text` returned for this figure; made here, if None.
     """
-    atomic.write_text(folder / f"{name}.svg", with_font(svg_text(figure)))
+    atomic.write_text(folder / f"{name}.svg", with_font(svg or svg_text(figure)))
     atomic.write_bytes(folder / f"{name}.png", figure_bytes(figure, "png"))
     atomic.write_text(folder / f"{name}.csv", rows_csv(rows))
 

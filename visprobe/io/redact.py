@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 _SHOWN = "[redacted]"
@@ -27,20 +28,35 @@ _NAMED = (
 
 def redact(text: str) -> str:
     """`text` without what looks like a secret, and without the value of any variable whose name says that it is one."""
-    for name, secret in os.environ.items():
-        if len(secret) >= _SHORTEST_SECRET and _VARIABLE.search(name.upper()):
+    return redactor()(text)
+
+
+def redactor() -> Callable[[str], str]:
+    """`redact` for many texts, with the variables as they are now; a text that comes again is not searched again."""
+    held = [(name, value) for name, value in os.environ.items() if len(value) >= _SHORTEST_SECRET]
+    secrets = [value for name, value in held if _VARIABLE.search(name.upper())]
+
+    @cache
+    def redact(text: str) -> str:
+        for secret in secrets:
             text = text.replace(secret, _SHOWN)
-    for pattern in _PATTERNS:
-        text = pattern.sub(_SHOWN, text)
-    for pattern in _NAMED:
-        text = pattern.sub(rf"\g<1>{_SHOWN}", text)
-    return text
+        for pattern in _PATTERNS:
+            text = pattern.sub(_SHOWN, text)
+        for pattern in _NAMED:
+            text = pattern.sub(rf"\g<1>{_SHOWN}", text)
+        return text
+
+    return redact
 
 
 def redacted(value: Any) -> Any:
     """A JSON value with every text in it, keys too, without what looks like a secret."""
+    return _redacted(value, redactor())
+
+
+def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {redact(str(key)): redacted(one) for key, one in value.items()}
-    return [redacted(one) for one in value] if isinstance(value, list | tuple) else value
+        return {redact(str(key)): _redacted(one, redact) for key, one in value.items()}
+    return [_redacted(one, redact) for one in value] if isinstance(value, list | tuple) else value

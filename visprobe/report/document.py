@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,7 +16,7 @@ import visprobe
 from visprobe.analyses.gates import Gate
 from visprobe.analyses.result import Result
 from visprobe.analyses.verdict import Statement
-from visprobe.report.redact import redact
+from visprobe.io.redact import redactor
 
 SCHEMA = "visprobe.report/1"
 _PACKAGES = (
@@ -53,6 +54,7 @@ def build_document(
     Returns:
         A dict that `write_report` writes and `render` shows.
     """
+    redact = redactor()
     document = {
         "schema": SCHEMA,
         "visprobe": visprobe.__version__,
@@ -69,23 +71,26 @@ def build_document(
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
     }
-    plain: dict[str, Any] = _plain(document)
+    plain: dict[str, Any] = _plain(document, redact)
     return plain
 
 
 def _versions() -> dict[str, str]:
-    installed = {d.metadata["Name"].lower() for d in metadata.distributions() if d.metadata["Name"]}
-    return {name: metadata.version(name) for name in _PACKAGES if name in installed}
+    found = {}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, redact: Callable[[str], str]) -> Any:
     """`value` as JSON can hold it; a lone surrogate (an undecodable file name) is spelled out, as UTF-8 has none."""
     if isinstance(value, str | Path):
         return redact(str(value)).encode("utf-8", "backslashreplace").decode()
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
-        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+        return {_plain(str(key), redact): _plain(item, redact) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+        return [_plain(item, redact) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
     return value

@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
-
 import visprobe
 from visprobe.errors import UsageError
 from visprobe.figures.gallery import KINDS
@@ -61,14 +59,15 @@ def write_merged(folder: Path, runs: Sequence[Run], command: str) -> Path:
         {KINDS[r.analysis].name: draw_figure(run, r.analysis) for r in run.results if r.analysis in KINDS}
         for run in runs
     ]
-    page = render_merged(document, runs, drawn)
+    texts = [{name: svg_text(figure) for name, figure in figures.items()} for figures in drawn]
+    page = render_merged(document, runs, texts)
     (folder / "report.html").unlink(missing_ok=True)
     for old in folder.glob("figures/[0-9]*_*"):  # a figure of an earlier report would pass for one of this
         old.unlink()
-    for number, (run, figures) in enumerate(zip(runs, drawn, strict=True), start=1):
+    for number, (run, figures, svgs) in enumerate(zip(runs, drawn, texts, strict=True), start=1):
         rows = {KINDS[result.analysis].name: result.rows for result in run.results if result.analysis in KINDS}
         for name, figure in figures.items():
-            save_figure(figure, folder / "figures", f"{number}_{name}", rows[name])
+            save_figure(figure, folder / "figures", f"{number}_{name}", rows[name], svgs[name])
     records = [{"run": run.name, **record} for run in runs for result in run.results for record in result.to_table()]
     write_result_table(folder, records)
     atomic.write_json(folder / "report.json", document)
@@ -87,13 +86,13 @@ def merged_document(runs: Sequence[Run], command: str, created: datetime | None 
     }
 
 
-def render_merged(document: Mapping[str, Any], runs: Sequence[Run], drawn: Sequence[Mapping[str, Figure]]) -> str:
+def render_merged(document: Mapping[str, Any], runs: Sequence[Run], texts: Sequence[Mapping[str, str]]) -> str:
     """The page: verdicts by run, what differs, figures and numbers side by side, where each run came from.
 
     Args:
         document: What `merged_document` returned.
         runs: The runs.
-        drawn: For each run figure name to figure.
+        texts: For each run figure name to SVG text.
 
     Returns:
         HTML, escaped as in `visprobe.report.page.render`.
@@ -104,7 +103,7 @@ def render_merged(document: Mapping[str, Any], runs: Sequence[Run], drawn: Seque
         shown = [_described(run) for run in runs]
     except Exception as error:  # damaged provenance or settings can make any line fail
         raise unusable(runs[0], "the runs cannot be put side by side", error) from error
-    figures, differing = _figures(runs, drawn), apart(runs)
+    figures, differing = _figures(runs, texts), apart(runs)
     template = environment().get_template("merged.html.j2")
 
     def make(room: int) -> str:
@@ -132,11 +131,10 @@ def _described(run: Run) -> dict[str, Any]:
     }
 
 
-def _figures(runs: Sequence[Run], drawn: Sequence[Mapping[str, Figure]]) -> list[_Placed]:
+def _figures(runs: Sequence[Run], texts: Sequence[Mapping[str, str]]) -> list[_Placed]:
     found = []
-    for number, (run, figures) in enumerate(zip(runs, drawn, strict=True), start=1):
-        texts = {name: svg_text(figure) for name, figure in figures.items()}
-        for figure in shown_figures(run.results, texts, prefix=f"run-{number}-"):
+    for number, (run, svgs) in enumerate(zip(runs, texts, strict=True), start=1):
+        for figure in shown_figures(run.results, svgs, prefix=f"run-{number}-"):
             found.append(_Placed(run.name, figure, f"{number}_{figure.name}"))
     return found
 

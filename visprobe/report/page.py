@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -93,6 +94,7 @@ def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     return fitting(make)
 
 
+@cache
 def environment() -> Environment:
     """Templates in which every text from outside is escaped, and its control characters are spelled out."""
     # `finalize` sees every value before it is escaped; text from outside is plain `str`, our own markup is not.

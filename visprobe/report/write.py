@@ -36,13 +36,14 @@ def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
     for result in results:
         if kind := KINDS.get(result.analysis):
             drawn[kind.name] = kind.draw(result, names), result.rows
-    page = render(document, {name: svg_text(figure) for name, (figure, _) in drawn.items()})
+    texts = {name: svg_text(figure) for name, (figure, _) in drawn.items()}
+    page = render(document, texts)
     (folder / "report.html").unlink(missing_ok=True)
     for kind in KINDS.values():  # a figure of an earlier report would pass for one of this
         for suffix in ("svg", "png", "csv"):
             (folder / "figures" / f"{kind.name}.{suffix}").unlink(missing_ok=True)
     for name, (figure, rows) in drawn.items():
-        save_figure(figure, folder / "figures", name, rows)
+        save_figure(figure, folder / "figures", name, rows, texts[name])
     write_result_table(folder, [record for result in results for record in result.to_table()])
     atomic.write_text(folder / "report.json", text + "\n")
     atomic.write_text(folder / "report.html", page)
