@@ -19,8 +19,10 @@ from PIL import Image
 from visprobe.cli.app import main
 
 sys.path.insert(0, str(ROOT / "tests" / "training"))
+sys.path.insert(0, str(ROOT / "tests" / "encoders"))
 from tiny_families import qwen
-from tiny_pieces import write_language_model, write_pair, write_tower
+from tiny_pieces import write_language_model, write_tower
+from tiny_two_tower import two_tower
 
 WNIDS = ("n01440764", "n02084071", "n02123045")
 STREET = 12  # classes of CamVid
@@ -107,7 +109,7 @@ def _pictures(root):
     for number, name in enumerate(("a.jpg", "b.jpg", "dog.jpg")):
         _picture(root / name, (6, number))
     captions = ["file_name,caption"]
-    for number in range(40):
+    for number in range(60):
         _picture(root / "wit_1024" / f"{number}.jpg", (7, number))
         captions.append(
             f"{number}.jpg,{' '.join(np.random.default_rng(number).choice(['one', 'two', 'three', 'yes', 'no'], 4))}"
@@ -186,7 +188,7 @@ def _models(root):
         torch.manual_seed(seed)
         for part in (type(model)(model.config), processor.image_processor, processor.tokenizer):
             part.save_pretrained(root / name)
-    write_pair(root / "google/siglip2-base-patch16-224", "siglip")
+    two_tower(root / "google/siglip2-base-patch16-224", "siglip")
     write_tower(root / "checkpoints/siglip2-so400m-patch16-384", "siglip")
     for name in ("Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B-Instruct", "checkpoints/Qwen2.5-1.5B-Instruct"):
         write_language_model(root / name)

@@ -42,7 +42,7 @@ def command(
 
     Example: visprobe probe --ckpt checkpoints/base --ckpt checkpoints/dpo --data digits --sites all
 
-    Example: visprobe probe --ckpt checkpoints/sft --data digits --targets numbers --json
+    Example: visprobe probe --ckpt checkpoints/sft --data digits --targets labels --json
     """
     from visprobe.report.questions import probe
 

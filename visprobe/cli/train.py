@@ -25,7 +25,8 @@ EXAMPLES = {
     "projector": (
         "--vision-tower checkpoints/siglip2-so400m-patch16-384 --language-model Qwen/Qwen2.5-1.5B-Instruct --data "
         "data/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json --images data/LLaVA-Pretrain/images",
-        "--config training/1a-projector.yaml",
+        "--config training/1a-projector.yaml --vision-tower checkpoints/siglip2-so400m-patch16-384 --language-model "
+        "Qwen/Qwen2.5-1.5B-Instruct",
     ),
     "full": (
         "--base checkpoints/1a-projector --data data/onevision-single-image.yaml --images data/onevision "
@@ -39,7 +40,7 @@ EXAMPLES = {
     ),
     "grpo": (
         "--base checkpoints/base --data digits --set reward=exact",
-        "--base checkpoints/base --data digits --steps 200 --attribution-every 50",
+        "--base checkpoints/base --data digits --attribution-every 50",
     ),
 }
 
