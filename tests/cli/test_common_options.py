@@ -156,10 +156,14 @@ def test_conditions_are_exit_code_3_with_everything_written(run, checkpoints, tm
 
 
 def test_a_condition_on_what_was_not_measured_loses_nothing(run, checkpoints, tmp_path):
-    ran = run("compare", checkpoints / "base", checkpoints / "moved", "--data", "digits", "--limit", 30, "-q", "--json",
-              "--analyses", "drift", "--fail-on", "mIoU<0.1", "-o", tmp_path / "out")  # fmt: skip
+    asked = ("compare", checkpoints / "base", checkpoints / "moved", "--data", "digits", "--limit", 30, "-q", "--json",
+             "--analyses", "drift", "--fail-on", "mIoU<0.1", "-o", tmp_path / "out", "--fail-on")  # fmt: skip
+    ran = run(*asked, "drift>1")
     assert ran.code == 2 and "has no such number" in ran.err
-    assert json.loads(ran.out)["results"] and (tmp_path / "out" / "report.html").is_file()
+    document = json.loads(ran.out)
+    assert document["results"] and len(document["gates"]) == 1 and (tmp_path / "out" / "report.html").is_file()
+    both = run(*asked, "drift>-1")
+    assert both.code == 3 and "error: --fail-on: drift>-1" in both.err and "mIoU<0.1" in both.err
     assert run("compare", "a", "b", "--data", "digits", "--fail-on", "drift", "-o", tmp_path / "x").code == 2
     assert not (tmp_path / "x").exists()  # before any work
 

@@ -13,7 +13,7 @@ from visprobe.analyses.result import Result
 from visprobe.cli.environment import assignments
 from visprobe.cli.options import allowed_bad
 from visprobe.cli.output import print_notes, print_results, print_statements, printable
-from visprobe.errors import GateTripped, TooManyBadItems
+from visprobe.errors import GateTripped, TooManyBadItems, UsageError, VisprobeError
 from visprobe.io.atomic import to_json
 from visprobe.report.measurement import Measurement
 
@@ -67,13 +67,15 @@ def _short(result: Result) -> Result:
     return replace(result, rows=())
 
 
-def finish(measured: Measurement, max_bad: str, gates: Sequence[Gate] = ()) -> None:
+def finish(measured: Measurement, max_bad: str, gates: Sequence[Gate] = (), misfits: Sequence[UsageError] = ()) -> None:
     """Name the images that were left out and the conditions that were met; too many, or any, is exit code 3.
 
     Raises:
         TooManyBadItems: If more images were unusable than `max_bad` allows.
         GateTripped: If a condition was met.
+        UsageError: The first of `misfits`, conditions that speak of nothing that was measured.
     """
+    problems: list[VisprobeError] = []
     allowed = allowed_bad(max_bad, measured.images)
     for where, reason in measured.bad[:NAMED]:
         print(f"left out: {printable(where)}: {printable(reason)}", file=sys.stderr)
@@ -85,15 +87,16 @@ def finish(measured: Measurement, max_bad: str, gates: Sequence[Gate] = ()) -> N
         if gate.beyond and not gate.tripped
     )
     if len(measured.bad) > allowed:
-        raise TooManyBadItems(
-            f"{len(measured.bad)} of {measured.images} images could not be used; --max-bad allows {allowed}",
-            hint="Everything is written all the same. Repair or remove the images, or raise --max-bad.",
-        )
+        said = f"{len(measured.bad)} of {measured.images} images could not be used; --max-bad allows {allowed}"
+        hint = "Everything is written all the same. Repair or remove the images, or raise --max-bad."
+        problems.append(TooManyBadItems(said, hint=hint))
     if tripped := [gate for gate in gates if gate.tripped]:
-        raise GateTripped(
-            f"--fail-on: {'; '.join(map(_outcome, tripped))}",
-            hint="Everything is written all the same: the report says what moved. Or change the condition.",
-        )
+        hint = "Everything is written all the same: the report says what moved. Or change the condition."
+        problems.append(GateTripped(f"--fail-on: {'; '.join(map(_outcome, tripped))}", hint=hint))
+    problems += misfits
+    print_notes(problem.message for problem in problems[1:])
+    if problems:
+        raise problems[0]
 
 
 def _outcome(gate: Gate) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
 from visprobe.cli import options as o
 from visprobe.cli.origins import origins
 from visprobe.errors import UsageError
+
+if TYPE_CHECKING:
+    from visprobe.analyses.gates import Condition, Gate
+    from visprobe.analyses.result import Result
 
 _REQUIRED = "a command that takes it has to be given it"
 
@@ -100,9 +104,9 @@ def run(
         show_as: Prints the measurement in the command's own way, instead of `short` and the usual tables.
 
     Raises:
-        TooManyBadItems, GateTripped: After everything is written and shown.
+        TooManyBadItems, GateTripped, UsageError: After everything is written and shown.
     """
-    from visprobe.analyses.gates import judge, read_condition
+    from visprobe.analyses.gates import read_condition
     from visprobe.cli.measured import command_line, finish, print_report, show, show_json
     from visprobe.cli.output import Bars
     from visprobe.report.write import write_report
@@ -110,11 +114,7 @@ def run(
     conditions = [read_condition(text) for text in common.fail_on or ()]
     with Bars(common.verbose) as bars:
         measured = measure(_options(common, bars))
-        try:
-            gates, misfit = judge(conditions, measured.results), None
-        except UsageError as error:  # nothing that was measured is lost for it
-            gates, misfit = (), error
-            misfit.results_shown = True
+        gates, misfits = _held_against(conditions, measured.results)
         document = measured.document(command_line(), common.asked, gates)
         page = write_report(common.output_dir, document) if common.output_dir else None
         bars.say(measured.told())
@@ -127,9 +127,22 @@ def run(
         if short and not common.verbose:
             measured = replace(measured, results=tuple(map(short, measured.results)))
         show(measured, page=page, whole=bool(common.verbose))
-    finish(measured, common.max_bad, gates)
-    if misfit:
-        raise misfit
+    finish(measured, common.max_bad, gates, misfits)
+
+
+def _held_against(conditions: Sequence[Condition], results: Sequence[Result]) -> tuple[list[Gate], list[UsageError]]:
+    """What became of each condition, and which speak of nothing: neither the others nor the numbers are lost for it."""
+    from visprobe.analyses.gates import judge
+
+    gates: list[Gate] = []
+    misfits: list[UsageError] = []
+    for condition in conditions:
+        try:
+            gates += judge([condition], results)
+        except UsageError as error:
+            error.results_shown = True
+            misfits.append(error)
+    return gates, misfits
 
 
 def _options(common: Common, bars: Any) -> Any:
