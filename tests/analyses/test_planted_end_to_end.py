@@ -28,7 +28,12 @@ CHANGES = {
     "last": noise(block(BLOCKS), 0.5),
     "frozen": lambda tensors, draw: None,
 }
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))]
+SLOW, THOROUGH = range(1, 6), range(6, 20)
+SEEDS = [
+    0,
+    *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW),
+    *(pytest.param(seed, marks=pytest.mark.thorough) for seed in THOROUGH),
+]
 
 
 @pytest.fixture(scope="module", params=SEEDS)
