@@ -1,5 +1,6 @@
 # make demo   the main job, on built-in data: a base MLLM, its SFT and DPO branches, and what became of their encoders
 # make test   the tests (fast ones first)
+# make test-thorough  the tests, and more random seeds of what is planted
 # make check  lint, format, types, import directions
 # make figures  the gallery in figures/ made anew; PHOTOS=folder for its photographs as well (figures/README.md)
 # make docs   the documentation, into site/
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 # faiss-cpu and faiss-gpu install the same files: exactly one of them, by what the machine has.
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
 
-.PHONY: demo notebooks test test-fast test-slow check docs bench clean
+.PHONY: demo notebooks test test-fast test-slow test-thorough check docs bench clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -23,13 +24,16 @@ demo: $(VENV)/.installed
 	$(BIN)/visprobe demo
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not thorough' -n 2 --dist worksteal -q
 
 test-fast: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow and not thorough' -n 2 -q
 
 test-slow: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 -q
+
+test-thorough: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
