@@ -18,7 +18,7 @@ from visprobe.figures.labels import shorten, visible
 from visprobe.report.inline_svg import inline_svg
 from visprobe.report.map_gallery import map_gallery
 from visprobe.report.most_changed import most_changed
-from visprobe.report.room import MOST_LISTED, fit_sizes, fit_tables, fitting
+from visprobe.report.room import MOST_COMMAND, MOST_LISTED, MOST_NAME, MOST_TEXT, fit_sizes, fit_tables, fitting
 from visprobe.report.tables import anchor, tables
 
 # Settings that tables, figures and the gallery show; all of them are in report.json.
@@ -37,6 +37,21 @@ _SHOWN_ELSEWHERE = {
     "picture",
     "tests",
     "sheet",
+}
+# What a reader calls the fields of a checkpoint and of an image set.
+_FIELDS = {
+    "layout": "layout on disk",
+    "tower": "type of tower",
+    "dtype": "number format",
+    "params": "parameters",
+    "bytes_read": "bytes read",
+    "consumed": "read by the language model",
+    "why": "because",
+    "off_path": "not read by it",
+    "tower_hash": "hash of the tower",
+    "projector_hash": "hash of the projector",
+    "processor_hash": "hash of the processor",
+    "n": "images",
 }
 _MOST_TEXT = 400
 _MOST_UNFOLDED = 30  # lines up to which a table stands in the page at its full height
@@ -108,10 +123,13 @@ def environment() -> Environment:
     )
     environment.filters["plain"] = _plain
     environment.filters["short"] = shorten
+    environment.filters["field"] = lambda key: _FIELDS.get(key, key)
+    environment.filters["tight"] = lambda text: text.replace(" %", "\u00a0%")  # no line ends between them
     script = PackageLoader("visprobe.report", "templates").get_source(environment, "report.js")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals |= {"script": Markup(script), "script_hash": f"sha256-{digest}"}
     environment.globals |= {"most_listed": MOST_LISTED, "most_unfolded": _MOST_UNFOLDED}
+    environment.globals |= {"most_name": MOST_NAME, "most_text": MOST_TEXT, "most_command": MOST_COMMAND}
     return environment
 
 
@@ -186,6 +204,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ", ".join(value) or "none"
+        value = ", ".join(value) or "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}… (all of it in report.json)"

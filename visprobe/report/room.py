@@ -8,6 +8,8 @@ from dataclasses import replace
 from visprobe.report.tables import Table
 
 MOST_BYTES = 20_000_000
+# Characters of a text that stand in the page: both of its ends.
+MOST_NAME, MOST_TEXT, MOST_COMMAND = 300, 4000, 40_000
 MOST_LISTED = 200  # warnings, conditions, bad items: of more, the first
 _ROOMS = (12_000_000, 6_000_000, 2_000_000, 0)  # bytes of figures
 _PER_CELL = 2000  # bytes of figures for which a page has room for one more cell of its tables

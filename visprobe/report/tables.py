@@ -133,6 +133,15 @@ TITLES = {
     "cka_projected": "CKA to the other checkpoint, after the projector",
     "top1_consumed": "Top-1 accuracy, where the language model reads",
     "top1_projected": "Top-1 accuracy, after the projector",
+    "score": "Score that the maps explain",
+    "mass_inside": "Share of a map where the answer lies",
+    "selectivity": "Share of a map that follows the question",
+    "specificity": "Share of a map that follows the picture",
+    "pointing": "Share of maps whose highest patch lies where the answer does",
+    "rank_correlation": "Rank correlation of a map with the base's",
+    "entropy": "Entropy of a map (lower: more focused)",
+    "gini": "Gini coefficient of a map (higher: more focused)",
+    "border_mass": "Share of a map on the border of the image",
 }
 _HEADINGS = {
     "weights": "Weights",
@@ -144,6 +153,8 @@ _HEADINGS = {
     "align": "Language model",
     "robustness": "Change",
     "attributes": "Attribute",
+    "attribution": "Method and site",
+    "map_steps": "Method and site",
 }
 
 
