@@ -141,7 +141,7 @@ def test_many_descendants_are_summed_up_by_what_is_true_of_them() -> None:
         "run-0, run-1, run-2, run-4 and run-5 are not measurably different from base at block_02 (what the language "
         "model reads): difference in top-1 +2.0 points.",
         "Pairs of descendants that differ in how far they are from base at block_02: 1 of 15, most run-5 from run-1: "
-        "-0.040 [-0.050, -0.030]. Intervals are 95 % each: about 1 would by chance.",
+        "−0.040 [−0.050, −0.030]. Intervals are 95 % each: about 1 would by chance.",
     ]
 
 
@@ -175,7 +175,7 @@ def test_seeing_better_needs_an_interval_that_excludes_zero(difference: tuple[fl
 
 def test_accuracy_is_printed_with_difference_interval_and_n() -> None:
     (text,) = texts(imagenet(*accuracies((0.011, -0.003, 0.025))))
-    assert text.endswith("top-1 61.2 % against 60.1 %, difference +1.1 points [-0.3, +2.5], n = 1000.")
+    assert text.endswith("top-1 61.2 % against 60.1 %, difference +1.1 points [−0.3, +2.5], n = 1000.")
 
 
 def test_two_descendants_are_compared_with_each_other() -> None:
@@ -245,7 +245,7 @@ def test_answers_stand_beside_the_blind_score() -> None:
         "without the image.",
         "sft answers 45.0 % [42.0, 48.0] of 1000 questions right, not clearly above the 44.0 % [41.0, 47.0] of "
         "guessing without the image.",
-        "sft answers worse than base: 45.0 % against 70.0 %, difference -25.0 points [-28.0, -22.0], n = 1000.",
+        "sft answers worse than base: 45.0 % against 70.0 %, difference −25.0 points [−28.0, −22.0], n = 1000.",
     ]
 
 

@@ -136,4 +136,4 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _signed(value: float) -> str:
-    return "0.0" if round(value, 1) == 0 else f"{value:+.1f}"
+    return "0.0" if round(value, 1) == 0 else f"{value:+.1f}".replace("-", "−")

@@ -85,9 +85,9 @@ def digits_for(*distances: float) -> int:
 
 
 def signed(value: float, digits: int) -> str:
-    """A number with its sign, but no signed zero."""
+    """A number with its sign, as tables print it (a real minus), but no signed zero."""
     text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
 def listed(names: Sequence[str]) -> str:
