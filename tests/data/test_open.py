@@ -101,6 +101,7 @@ def test_labels_that_are_plain_values_become_classes(tmp_path):
     ("make", "message"),
     [
         (lambda folder: folder / "absent", "does not exist"),
+        (lambda folder: plant(folder, ["photos.zip"]) + "/photos.zip", "is a file, not a folder"),
         (lambda folder: folder, "holds no image"),
         (lambda folder: plant(folder, ["train/a/1.png", "val/notes.txt"]), "val holds no image"),
     ],

@@ -24,7 +24,7 @@ def command(
         typer.Option(help="fixed: fixed layers, and the largest; paper: the largest over layers of clamped features."),
     ] = "fixed",
 ) -> None:
-    """How an encoder's features lie to language models and to the words of its own one.
+    """How far an encoder's features agree with language models, and which words of its own LLM lie nearest.
 
     Language models read captions. Without --lm only the words are looked at; they need no captions.
 

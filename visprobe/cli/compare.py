@@ -27,7 +27,7 @@ def command(
         typer.Option(help="Follow the tower copies of a training run instead; repeat for runs of one base."),
     ] = None,
     analyses: Annotated[
-        str | None, typer.Option(help="What is asked, by name, with commas; default imagenet,drift,weights.")
+        str | None, typer.Option(help="Analyses, with commas (visprobe list analyses); default imagenet,drift,weights.")
     ] = None,
     same_recipe: Annotated[
         list[str] | None,

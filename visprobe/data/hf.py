@@ -87,8 +87,9 @@ def load_splits(spec: str) -> dict[str, Any]:
         loaded = datasets.load_from_disk(spec) if Path(spec).is_dir() else datasets.load_dataset(spec)
     except Exception as error:  # the library raises a dozen unrelated types for "cannot be had"
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        place = "" if Path(spec).is_dir() else " (no such folder here, so asked of the hub)"
         raise DataError(
-            f"cannot read the dataset {spec}: {reason}",
-            hint="Give a folder of images, a folder written by datasets.save_to_disk, a hub id, or 'digits'.",
+            f"cannot read the dataset {spec}{place}: {reason}",
+            hint="Check the path, or give a folder of images or of datasets.save_to_disk, a hub id, or 'digits'.",
         ) from error
     return dict(loaded) if isinstance(loaded, dict) else {"data": loaded}

@@ -33,6 +33,11 @@ def open_splits(spec: str) -> dict[str, ImageSet]:
     folder, name = Path(spec), Path(os.path.abspath(spec)).name
     if not folder.exists() and (spec.count("/") > 1 or spec.startswith((".", "/", "~"))):
         raise DataError(f"{spec} does not exist", hint="Check the path after --data; 'digits' is built in.")
+    if folder.is_file():
+        raise DataError(
+            f"{spec} is a file, not a folder",
+            hint="Unpack an archive and give the folder; of parquet or tar shards give the folder that holds them.",
+        )
     if not folder.is_dir() or any((folder / marker).is_file() for marker in MARKERS):
         rows_of = load_splits(spec)
         masked: dict[str, ImageSet] = {**(open_masked_rows(rows_of, name) or {})}

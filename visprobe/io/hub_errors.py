@@ -102,7 +102,8 @@ def _explain(error: BaseException, what: str, repo: str) -> CheckpointError:
     if isinstance(error, TransportError):
         return CheckpointError(
             f"{what} cannot be read: no connection to {constants.ENDPOINT} ({error or type(error).__name__})",
-            hint="Check the network, HTTPS_PROXY and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what is on this machine.",
+            hint="If a folder was meant, check its path: there is none of that name here. Otherwise check the network, "
+            "HTTPS_PROXY and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what is on this machine.",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CheckpointError(
