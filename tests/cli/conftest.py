@@ -1,13 +1,20 @@
 """Small checkpoints and a way to run the command line inside the test process."""
 
+import itertools
 import signal
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from visprobe.cli.app import main
+from visprobe.report.schema import Report, Runs
+
+REPORTS: TypeAdapter[Report | Runs] = TypeAdapter(Report | Runs)
 
 
 class Ran(NamedTuple):
@@ -28,9 +35,18 @@ def run(monkeypatch, capsys, tmp_path):
             main()
         signal.signal(signal.SIGTERM, before)
         captured = capsys.readouterr()
+        if left.value.code in (None, 0, 3):
+            conforms(arguments)
         return Ran(int(left.value.code or 0), captured.out, captured.err)
 
     return call
+
+
+def conforms(arguments: Sequence[object]) -> None:
+    """What any command wrote as report.json is what the schema promises."""
+    for flag, folder in itertools.pairwise(arguments):
+        if flag == "-o" and (report := Path(str(folder)) / "report.json").is_file():
+            REPORTS.validate_json(report.read_bytes(), strict=True)
 
 
 @pytest.fixture(scope="session")

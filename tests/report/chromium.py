@@ -90,11 +90,15 @@ class Chromium:
             time.sleep(0.05)
 
     def press(self, key: str) -> None:
-        """Press and let go of a key such as "ArrowRight", "Enter", "Tab"."""
-        code = {"ArrowRight": 39, "ArrowLeft": 37, "Enter": 13, "Tab": 9}[key]
+        """Press and let go of a key such as "ArrowRight", "Enter", "Escape"."""
+        code = {"ArrowRight": 39, "ArrowLeft": 37, "Enter": 13, "Tab": 9, "Escape": 27}[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
+
+    def point(self, x: float, y: float) -> None:
+        """Move the pointer there, in pixels of the window."""
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def screenshot(self, path: Path, **clip: float) -> None:
         """The window, or the part of the page at x, y, width, height, as a PNG file."""

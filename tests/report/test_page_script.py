@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 import time
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,12 +18,16 @@ from test_page import HOSTILE, everywhere
 
 from visprobe.figures.gallery import KINDS
 from visprobe.figures.save import svg_text
+from visprobe.report.merged_page import merged_document, render_merged
 from visprobe.report.page import render
+from visprobe.report.rebuild import Run, draw_figure
 
 BINARY = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BINARY is None, reason="no Chromium here")]
 NAMES = ("base", "sft", "dpo")
 BAD = [{"id": f"image-{i}.jpg", "reason": "=cut(),\"short\"" if i % 2 else "+1"} for i in range(14)]  # fmt: skip
+GATE = {"condition": "top1-base<-5%", "checkpoint": "sft", "site": "block_06", "value": -0.0612, "low": -0.07,
+        "high": -0.05, "beyond": True, "tripped": True}  # fmt: skip
 # Tables by what their caption begins with: the first of planted accuracies, and the bad items.
 FIND = "const table = [...document.querySelectorAll('table')].find(t => t.caption.textContent.startsWith('{}'));"
 TOP1, ITEMS = FIND.format("Top-1 accuracy."), FIND.format("Images that could not")
@@ -36,9 +42,11 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def path(documented, planted, folder: Path) -> Path:
     results = planted(NAMES)
-    figures = {KINDS[name].name: svg_text(KINDS[name].draw(results[name], NAMES)) for name in ("sites", "maps")}
+    figures = {
+        KINDS[name].name: svg_text(KINDS[name].draw(results[name], NAMES)) for name in ("drift", "sites", "maps")
+    }
     data = [{"name": "d", "n": 14, "classes": 2, "hash": "0", "bad_items": BAD}]
-    (folder / "report.html").write_text(render(documented(NAMES, data=data), figures), "utf-8")
+    (folder / "report.html").write_text(render({**documented(NAMES, data=data), "gates": [GATE]}, figures), "utf-8")
     return folder / "report.html"
 
 
@@ -138,6 +146,79 @@ def test_the_slider_draws_the_map_of_each_checkpoint(page: Chromium, planted) ->
     page.run("document.querySelectorAll('.picks button')[1].click()")
     titles = page.run("[...document.querySelectorAll('.screen title')].map(t => parseFloat(t.textContent))")
     assert titles == [value for line in sheet["maps"]["dpo"][1]["values"] for value in line]
+
+
+TIP = "document.querySelector('.tip:not([hidden])')?.textContent ?? null"
+DRIFT = "document.querySelector('[data-name=representation_drift] .card')"
+
+
+def drift_titles(html: str) -> list[str]:
+    """What the marks of the drift figure stand for, as the page's source says it."""
+    figure = html.split('data-name="representation_drift"')[1].split("</svg>")[0]
+    return [unescape(title) for title in re.findall(r"<(?:use|path) [^>]*><title>([^<]*)</title>", figure)]
+
+
+def test_pointing_at_a_mark_tells_its_number_and_leaving_it_ends_that(page: Chromium, path: Path) -> None:
+    titles = drift_titles(path.read_text("utf-8"))
+    assert len(titles) > 10 and all("n = " in title for title in titles)
+    page.run(f"{DRIFT}.scrollIntoView({{ block: 'center' }})")
+    place = page.run(
+        f"(() => {{ const m = {DRIFT}.querySelector('g[id*=marks] use').getBoundingClientRect();"
+        "return [m.x + m.width / 2, m.y + m.height / 2]; })()"
+    )
+    assert page.run(TIP) is None
+    page.point(place[0] + 3, place[1])  # beside the mark, as a hand points
+    assert page.run(TIP) in titles
+    box = page.run(
+        "(({left, right, top, bottom}) => [left, right, top, bottom])"
+        "(document.querySelector('.tip').getBoundingClientRect())"
+    )
+    assert 0 <= box[0] < box[1] <= 1400 and 0 <= box[2] < box[3] <= 900
+    page.point(2, 2)
+    assert page.run(TIP) is None
+
+
+def test_arrow_keys_go_from_mark_to_mark_and_escape_ends_that(page: Chromium, path: Path) -> None:
+    titles = drift_titles(path.read_text("utf-8"))
+    page.run(f"{DRIFT}.focus()")
+    heard = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+        page.press(key)
+        heard.append(page.run(TIP))
+    assert heard == [titles[0], titles[1], titles[0]]
+    assert page.run("document.querySelector('.tip').getAttribute('aria-live')") == "polite"
+    page.press("Escape")
+    assert page.run(TIP) is None
+
+
+def test_a_figure_that_is_taken_keeps_the_texts_of_its_marks(page: Chromium, path: Path, folder: Path) -> None:
+    page.run("document.querySelector('[data-name=representation_drift] .files button').click()")
+    root = ElementTree.fromstring(downloaded(folder, "representation_drift.svg"))
+    assert [title.text for title in root.findall(".//{*}title")] == drift_titles(path.read_text("utf-8"))
+
+
+def test_conditions_stand_in_the_verdict(page: Chromium) -> None:
+    (shown,) = page.run(
+        "[...document.querySelectorAll('.verdict .gates li')].map(li => li.innerText.replace(/\\s+/g, ' '))"
+    )
+    assert shown == "Tripped top1-base<-5% sft at block_06: −0.0612 [−0.07, −0.05]"
+    assert page.run("document.querySelector('.gates .tripped strong').getBoundingClientRect().top < innerHeight")
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_page_of_several_runs_is_quiet_and_fits(started: Chromium, documented, folder: Path, width: int) -> None:
+    document = documented(NAMES)
+    document["results"] = [one for one in document["results"] if one["analysis"] in ("drift", "maps")]
+    runs = [Run(name, document) for name in ("first", "n" * 200)]
+    drawn = [{KINDS[r.analysis].name: svg_text(draw_figure(run, r.analysis)) for r in run.results} for run in runs]
+    merged = folder / "merged.html"
+    merged.write_text(render_merged(merged_document(runs, "visprobe report"), runs, drawn), "utf-8")
+    started.open(merged, width)
+    assert started.run("document.documentElement.scrollWidth") == width
+    started.run("document.querySelector('.card').focus()")
+    started.press("ArrowRight")
+    assert "n = " in started.run(TIP) and started.run("document.querySelectorAll('.gallery:not([hidden])').length") == 2
+    assert started.complaints == [] and not [r for r in started.requests if not r.startswith(folder.as_uri())]
 
 
 @pytest.mark.parametrize("width", [390, 1400])
