@@ -86,9 +86,9 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], resul
     chance = result.settings.get("chance")
     if chance is not None:
         axes.axhline(chance, color=MUTED, linestyle=":", linewidth=0.9)
-        axes.annotate(
-            "chance", (0.01, chance), xycoords=("axes fraction", "data"), va="bottom", size=SMALL, color=MUTED
-        )
+        # Below its line, where the lines of encoders begin just above it; unless there is no room.
+        below = "top" if chance > 0.1 * axes.get_ylim()[1] else "bottom"
+        axes.annotate("chance", (0.01, chance), xycoords=("axes fraction", "data"), va=below, size=SMALL, color=MUTED)
     label_ends(axes, ends)
 
 

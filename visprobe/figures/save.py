@@ -78,5 +78,8 @@ def _render(figure: Figure, kind: str, **options: Any) -> bytes:
     with paper_style(), warnings.catch_warnings():
         # A name in a script that the font lacks shows as boxes in the PNG; the SVG and the CSV have it right.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        if figure.get_layout_engine() is not None:  # it settles further with each drawing: every file gets the first
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
         figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()
