@@ -6,6 +6,7 @@ import json
 def test_the_fast_demo_compares_three_checkpoints_and_resumes(run, tmp_path):
     ran = run("demo", "--fast", "--output-dir", tmp_path / "demo")
     assert ran.code == 0, ran.err
+    assert f"checkpoints: {tmp_path / 'demo' / 'base'} {tmp_path / 'demo' / 'sft'}" in ran.out
     document = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
     assert [c["name"] for c in document["checkpoints"]] == ["base", "sft", "dpo"]
     results = {result["analysis"]: result["rows"] for result in document["results"]}

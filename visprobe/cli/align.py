@@ -24,7 +24,7 @@ def command(
         typer.Option(help="fixed: fixed layers, and the largest; paper: the largest over layers of clamped features."),
     ] = "fixed",
 ) -> None:
-    """How far an encoder's features agree with language models, and which words of its own LLM lie nearest.
+    """How far an encoder's features agree with language models, and which words of its LLM are nearest.
 
     Language models read captions. Without --lm only the words are looked at; they need no captions.
 

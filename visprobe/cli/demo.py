@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from visprobe.cli import options as o
 from visprobe.cli.origins import origins
-from visprobe.cli.output import Bars
+from visprobe.cli.output import Bars, printable
 
 
 def command(
@@ -54,4 +55,6 @@ def command(
         show_json(document)
     else:
         show(measured, page=page)
+        print(f"checkpoints: {' '.join(printable(shlex.quote(str(one['path']))) for one in measured.checkpoints)}")
+        print("next, with checkpoints and images of your own: visprobe compare BASE SFT DPO --data IMAGES")
     finish(measured, "0")

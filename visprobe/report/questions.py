@@ -191,7 +191,7 @@ def align(
     language_models: Sequence[str] = (),
     protocol: Literal["fixed", "paper"] = "fixed",
 ) -> Measurement:
-    """How encoders' features lie to language models that read captions, and to their own LLM's words.
+    """How far encoders' features agree with language models that read captions, and their own LLM's nearest words.
 
     Args:
         checkpoints: One or more, folders or hub ids; differences are taken to the first.
