@@ -18,15 +18,16 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
     with paper_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        boxes = [(t.get_text(), t.get_window_extent(canvas.get_renderer())) for t in shown_texts(figure)]
+        figure.draw_without_rendering()
+        texts = [(t.get_text(), t.get_window_extent(canvas.get_renderer())) for t in shown_texts(figure)]
     wide, high = canvas.get_width_height()
-    outside = [(text, "edge") for text, b in boxes if b.x0 < -1 or b.y0 < -1 or b.x1 > wide + 1 or b.y1 > high + 1]
+    boxes = [(text, *box.extents) for text, box in texts]
+    outside = [(t, "edge") for t, x0, y0, x1, y1 in boxes if min(x0, y0) < -1 or x1 > wide + 1 or y1 > high + 1]
     # Text boxes include the room of letters that reach below the line: a pixel of it may be shared.
     both = [
         (one, other)
-        for (one, a), (other, b) in itertools.combinations(boxes, 2)
-        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
+        for (one, ax0, ay0, ax1, ay1), (other, bx0, by0, bx1, by1) in itertools.combinations(boxes, 2)
+        if min(ax1, bx1) - max(ax0, bx0) > 1 and min(ay1, by1) - max(ay0, by0) > 2
     ]
     return outside + both
 

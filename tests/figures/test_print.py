@@ -23,6 +23,7 @@ from visprobe.figures.style import _COLOURS, _MARKERS, ONE_COLUMN, TWO_COLUMNS, 
 
 LONG = ("llava-1.5-7b-base-checkpoint", "llava-1.5-7b-dpo-seed0-step-2000", "llava-1.5-7b-sft-seed0-step-2000")
 MANY = ("base", *(f"model-{number}" for number in range(7)))
+FOUR = ("base", "sft", "dpo", "grpo")
 EACH = [kind for kind in KINDS if not re.fullmatch(r"map_strip_[2-4]", kind)]  # strips are drawn alike
 # Machado, Oliveira and Fernandes (2009), a whole deficiency (severity 1.0), for linear RGB.
 VISIONS = {
@@ -45,10 +46,15 @@ VISIONS = {
 }
 
 
+@pytest.fixture(scope="module")
+def drawn_from(planted):
+    return {LONG: planted(LONG, 24), MANY: planted(MANY, 24), FOUR: planted(FOUR)}
+
+
 @pytest.mark.parametrize("names", [LONG, MANY], ids=["long names", "many checkpoints"])
 @pytest.mark.parametrize("analysis", EACH)
-def test_nothing_is_cut_or_covered_at_either_width_and_type_has_7_to_9_points(planted, analysis, names) -> None:
-    result = planted(names, 24)[analysis]
+def test_nothing_is_cut_or_covered_at_either_width_and_type_has_7_to_9_points(drawn_from, analysis, names) -> None:
+    result = drawn_from[names][analysis]
     for width in (ONE_COLUMN, TWO_COLUMNS):
         figure = KINDS[analysis].draw(result, names, width)
         assert figure.get_figwidth() == width
@@ -81,11 +87,10 @@ def test_every_series_has_a_marker_of_its_own_beside_its_colour() -> None:
 
 
 @pytest.mark.parametrize("analysis", EACH)
-def test_lines_of_different_checkpoints_differ_by_more_than_colour(planted, analysis) -> None:
-    names = ("base", "sft", "dpo", "grpo")
-    figure = KINDS[analysis].draw(planted(names)[analysis], names)
+def test_lines_of_different_checkpoints_differ_by_more_than_colour(drawn_from, analysis) -> None:
+    figure = KINDS[analysis].draw(drawn_from[FOUR][analysis], FOUR)
     lines = [line for axes in figure.axes for line in axes.lines]
-    for look in looks(names).values():
+    for look in looks(FOUR).values():
         own_colour = [line for line in lines if str(line.get_color()) == look.colour]
         own = [line for line in own_colour if len(line.get_xdata()) > 2]
         if analysis not in ("spectrum", "swap", "sites"):  # whose colours are of weights, ways to exchange and a frame

@@ -33,7 +33,7 @@ def right_as_published(features: NDArray[np.float32], labels: NDArray[np.int64])
 
 
 def test_every_protocol_is_at_chance_on_noise() -> None:
-    classes = 60
+    classes = 30  # more show no smaller leak: 50 images are right by chance at any number
     (x, labels), (other, _) = noise(classes, 256, 0), noise(classes, 256, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AtBoundary)
@@ -42,7 +42,7 @@ def test_every_protocol_is_at_chance_on_noise() -> None:
     assert at_chance(ranks_leaving_one_out(x, labels) == 0, classes)
     assert all(at_chance(found == labels, classes) for found in knn_classes_leaving_one_out(x, labels).values())
     assert at_chance(probe.classes(x) == labels, classes)
-    assert right_as_published(x, labels).mean() > 0.4  # at 256 dimensions and 60 classes; chance is 0.017
+    assert right_as_published(x, labels).mean() > 0.4  # at 256 dimensions and 30 classes; chance is 0.033
 
 
 @pytest.mark.slow
@@ -56,9 +56,9 @@ def test_at_the_size_of_imagenet_the_published_protocol_scores_93_percent_on_noi
 
 @pytest.mark.slow
 def test_a_probe_whose_c_is_chosen_inside_train_is_at_chance_on_wide_noise() -> None:
-    (x, labels), (other, _) = noise(200, 1152, 0), noise(200, 1152, 1)
+    (x, labels), (other, _) = noise(100, 1152, 0), noise(100, 1152, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AtBoundary)
         chosen = select_c(other, labels, [10.0**power for power in range(-6, 3)])
-    assert at_chance(chosen.fit.classes(x) == labels, 200)
+    assert at_chance(chosen.fit.classes(x) == labels, 100)
     assert (chosen.fit.classes(other) == labels).mean() > 0.3  # what it learned by heart
