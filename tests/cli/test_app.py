@@ -38,7 +38,7 @@ def test_python_dash_m_is_the_same_program():
 
 def test_help_shows_checkpoint_expressions_whole(run):
     out = run("compare", "--help").out
-    assert "'A[blocks 0-11 <- B]'" in out and "'ckpt/sft[blocks 0-5 <- ckpt/dpo]'" in out
+    assert "'A[blocks 0-11 <- B]'" in out and "'checkpoints/sft[blocks 0-2 <- checkpoints/dpo]'" in out
 
 
 @pytest.mark.parametrize("command", ["compare", "imagenet", "demo", "doctor", "train sft", "train dpo"])
