@@ -14,7 +14,8 @@ from matplotlib.font_manager import FontProperties, findfont
 
 _FAMILY = "DejaVu Sans"
 _TEXT = re.compile(r'<text style="([^"]*)"[^>]*>([^<]*)</text>')
-_LETTERS = "".join(map(chr, range(32, 127)))  # in every subset: most figures then share one, which is made once
+# In every subset, with the signs that figures use: most of them then share one, which is made once.
+_LETTERS = "".join(map(chr, range(32, 127))) + "−–·×±≤≥Δ‖…→⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 _FACES = {"": ("normal", "normal"), "bold": ("normal", "bold"), "italic": ("italic", "normal")}
 
 
