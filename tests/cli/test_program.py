@@ -32,7 +32,7 @@ COMMANDS = dict(commands(PROGRAM))
 
 def test_help_is_sorted_by_workflow_and_documents_the_exit_codes(run):
     out = " ".join(run("--help").out.split())
-    places = [out.index(f"─ {panel} ─") for panel in ("Measure", "Look", "Train", "Checkpoints", "House")]
+    places = [out.index(f"─ {panel} ─") for panel in ("Measure", "Look", "Train", "Checkpoints", "Utilities")]
     assert places == sorted(places)
     assert {0, 1, 2, 3, 4, 130, 143} == set(EXIT_CODES)
     assert all(f"{code} {meaning.split()[0]}" in out for code, meaning in EXIT_CODES.items())

@@ -44,11 +44,11 @@ from visprobe.cli.environment import COMMON, blamed, read_environment, variable
 from visprobe.cli.output import print_error, print_error_document, print_traceback
 from visprobe.errors import PrerequisiteError, UsageError, VisprobeError
 
-MEASURE, LOOK, TRAIN, CHECKPOINTS, HOUSE = "Measure", "Look", "Train", "Checkpoints", "House"
+MEASURE, LOOK, TRAIN, CHECKPOINTS, UTILITIES = "Measure", "Look", "Train", "Checkpoints", "Utilities"
 EXIT_CODES = {
     0: "done",
     1: "failed",
-    2: "a flag, an argument or a configuration cannot be meant",
+    2: "a flag, an argument or a configuration is wrong",
     3: "done and written, but more images were unusable than --max-bad allows, or a --fail-on condition was met",
     4: "something must be installed, mounted or allowed first",
     130: "interrupted, and the same command goes on from there",
@@ -56,6 +56,11 @@ EXIT_CODES = {
 }
 
 _INTERRUPTED = 130
+# What to give where a required option is forgotten, by what Typer says of it.
+_MISSING = {
+    "Missing option '--data' / '-d'.": "Images: a folder, a hub id, or 'digits', the built-in scenes. ",
+    "Missing option '--ckpt'.": "Checkpoints follow --ckpt, once for each. ",
+}
 
 app = typer.Typer(
     name="visprobe",
@@ -89,9 +94,9 @@ app.command("scan", rich_help_panel=CHECKPOINTS)(scan.command)
 app.command("families", rich_help_panel=CHECKPOINTS)(families.command)
 app.command("extract-encoder", rich_help_panel=CHECKPOINTS)(extract_encoder.command)
 app.command("transplant", rich_help_panel=CHECKPOINTS)(transplant.command)
-app.command("list", rich_help_panel=HOUSE)(list_.command)
-app.add_typer(cache.app, name="cache", rich_help_panel=HOUSE)
-app.command("doctor", rich_help_panel=HOUSE)(doctor.command)
+app.command("list", rich_help_panel=UTILITIES)(list_.command)
+app.add_typer(cache.app, name="cache", rich_help_panel=UTILITIES)
+app.command("doctor", rich_help_panel=UTILITIES)(doctor.command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -198,7 +203,7 @@ def _explained(problem: Exception, command: str) -> VisprobeError:
         said = " ".join(problem.format_message().split())
         # Which variable the option has is worth saying where it is set.
         said = re.sub(r" \(env var: '(\w+)'\)", lambda found: found[0] if found[1] in os.environ else "", said)
-        return UsageError(said, hint=f"{command} --help shows what there is.")
+        return UsageError(said, hint=f"{_MISSING.get(said, '')}{command} --help shows what there is.")
     if isinstance(problem, OSError):
         return _system_error(problem)
     assert isinstance(problem, VisprobeError)
