@@ -35,7 +35,8 @@ def test_every_figure_of_estimates_tells_its_numbers(planted) -> None:
         found = titles(drawn(result, name))
         assert bool(found) == (name not in SILENT), name
         assert all(
-            said.startswith((*NAMES, "untrained", "blind", "shuffled")) or re.match("step|block|attention|MLP", said)
+            said.startswith((*NAMES, *(row.checkpoint for row in result.rows)))
+            or re.match("step|block|attention|MLP", said)
             for _, said in found
         ), name
 
