@@ -10,7 +10,8 @@ from visprobe.metrics.intervals import wilson
 
 
 def row(checkpoint, site, measure, value, half, role="value", reference=None):
-    return Row(checkpoint, site, measure, Estimate(value, value - half, value + half, 100, "fraction", "x"), reference, role)
+    estimate = Estimate(value, value - half, value + half, 100, "fraction", "x")
+    return Row(checkpoint, site, measure, estimate, reference, role)
 
 
 DRIFT = Result(

@@ -114,7 +114,8 @@ def test_without_a_network_what_was_read_is_there_and_the_rest_is_one_message(hu
         assert torch.equal(open_tensors(offline).read("a"), TENSORS["a"])
         assert "HF_HUB_OFFLINE" in refused(spec, lambda f: open_tensors(f).read("c"))
         assert refused(spec, lambda f: f.fetch("README.md")).startswith(f"README.md of {spec} is not on this machine")
-    assert refused("org/other") == "org/other is not on this machine in full, and the hub may not be asked (--offline, HF_HUB_OFFLINE)"
+    other = refused("org/other")
+    assert other == "org/other is not on this machine in full, and the hub may not be asked (--offline, HF_HUB_OFFLINE)"
     assert refused("org/name@v2").startswith("org/name@v2 is not on this machine")
     assert hub.requests == []
 

@@ -67,7 +67,7 @@ def test_what_does_not_belong_together_stands_apart_and_is_said(run_of, what, ta
     else:
         two.document["data"][0]["hash"] = "ee" * 32  # the weights of one base are comparable all the same
     assert len(side_by_side([one, two])) == tables
-    assert [text for text in apart([one, two]) if f"different {what}: a; b" in text]
+    assert [text for text in apart([one, two]) if f"differ in the {what}" in text and "(a against b)" in text]
 
 
 def test_seeds_versions_and_settings_that_differ_are_said(run_of):

@@ -6,9 +6,9 @@ import pytest
 import transformers
 
 from visprobe.errors import UsageError
-from visprobe.report.questions import imagenet
 from visprobe.report.measurement import Options
 from visprobe.report.names import distinct_names
+from visprobe.report.questions import imagenet
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 

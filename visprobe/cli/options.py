@@ -84,9 +84,7 @@ Tiles = Annotated[
     bool,
     typer.Option("--tiles", help="Read the tiles too, where a model cuts images into tiles.", rich_help_panel=RUNNING),
 ]
-Seed = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.", rich_help_panel=RUNNING)
-]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random choice.", rich_help_panel=RUNNING)]
 Config = Annotated[
     Path | None,
     typer.Option(

@@ -40,10 +40,10 @@ def side_by_side(runs: Sequence[Run]) -> list[Together]:
 def apart(runs: Sequence[Run]) -> list[str]:
     """What does not belong together or was not measured alike, in sentences; empty where all is alike."""
     said = []
-    for what, of in (("base", _base), ("images", _images)):
+    for what, of in (("the base, their first checkpoint", _base), ("the images", _images)):
         if len(groups := _by(runs, of)) > 1:
-            lists = "; ".join(", ".join(run.name for run in group) for group in groups)
-            said.append(f"The runs have different {what}: {lists}. Their numbers stand in tables of their own.")
+            lists = " against ".join(", ".join(run.name for run in group) for group in groups)
+            said.append(f"The runs differ in {what} ({lists}): their numbers stand in separate tables.")
     for field in ("seed", "visprobe"):
         if len({str(run.document[field]) for run in runs}) > 1:
             said.append(f"{field} differs: {', '.join(f'{run.name} {run.document[field]}' for run in runs)}.")
