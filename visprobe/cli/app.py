@@ -200,7 +200,7 @@ def _explained(problem: Exception, command: str) -> VisprobeError:
             hint="Write a smaller --batch-size, free the accelerator, or --device cpu.",
         )
     if isinstance(problem, TyperException):
-        said = " ".join(problem.format_message().split())
+        said = " ".join(problem.format_message().split()).replace("Value error, ", "")
         # Which variable the option has is worth saying where it is set.
         said = re.sub(r" \(env var: '(\w+)'\)", lambda found: found[0] if found[1] in os.environ else "", said)
         return UsageError(said, hint=f"{_MISSING.get(said, '')}{command} --help shows what there is.")
