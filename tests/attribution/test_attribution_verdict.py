@@ -1,11 +1,13 @@
 """What is said of maps: that they show where a model looks only where they do; never of noise, wherever its bias is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from planted_attributions import planted
 
 from visprobe.attribution.scores import score
-from visprobe.attribution.verdict import attribution_verdict
+from visprobe.attribution.verdict import attribution_verdict, preferred
 
 BEATS = "they beat all controls"
 SIDE, IMAGES, NULLS = 6, 10, 500
@@ -24,6 +26,16 @@ def said(base, randomised, regions, images=None):
     attributions = planted(arrays, regions, images, controls=("centre", "randomised"))
     [statement] = attribution_verdict(score(attributions))
     return statement.text
+
+
+def test_how_often_the_chosen_answer_is_the_likelier_one():
+    maps = {"base": np.ones((IMAGES, SIDE, SIDE))}
+    attributions = planted(maps, low(np.random.default_rng(0)))
+    [(key, drawn)] = attributions.maps["base"].items()
+    scores = [-1.0, 0.0, *[2.0] * (IMAGES - 2)]
+    drawn = [replace(one, score=score) for one, score in zip(drawn, scores, strict=True)]
+    text = preferred(replace(attributions, maps={"base": {key: drawn}})).text
+    assert text == "The chosen answer is more likely than the rejected one in 8 of 10 questions for base."
 
 
 def test_noise_hardly_ever_beats_all_controls():

@@ -61,6 +61,9 @@ def test_scenes_ask_about_one_digit_and_a_copy_differs_in_nothing(run, tmp_path,
         for one, other, random in zip(maps, found.maps[copy][key], found.maps["randomised"][key], strict=True):
             assert torch.equal(one.values, other.values) and not torch.equal(one.values, random.values)
             assert one.score > 0  # the model that ships knows these answers: the contrast favours the right one
+    every = f"{len(found.images)} of {len(found.images)} questions for"
+    likely = f"The chosen answer is more likely than the rejected one in {every} {base} and {every} {copy}."
+    assert written(tmp_path / "out")["verdict"][0]["text"] == likely
     scores = result(tmp_path / "out", "attribution")
     assert scores["settings"]["target"] == "contrast" and scores["settings"]["with_region"] == len(found.images)
     apart = [row["estimate"]["value"] for row in scores["rows"] if row["role"] == "difference" and

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from visprobe.analyses.moved import has_moved
 from visprobe.analyses.result import Result, Row
-from visprobe.analyses.statement import Statement, evidence, listed, sign_of
+from visprobe.analyses.statement import Statement, evidence, listed, points, sign_of
 
 SCOPE = "This is about these checkpoints; about their recipes only several runs of each can speak."
 FEW = 3  # pairs that one sentence can name
+UNTRAINED = "untrained"
 SEES = {1: "better than", -1: "worse than", 0: "not measurably different from"}
+ANSWERS = {1: "better than", -1: "worse than", 0: "not measurably differently from"}
+Clause = tuple[str, Result, list[Row]]  # what is said, of which result, resting on which rows
 
 
 def headline(results: Sequence[Result], base: str) -> list[Statement]:
-    """One statement: who moved the tower, who sees better at what the language model reads, who differs from whom.
+    """One statement: who moved the tower, who sees better at what the language model reads, and who answers better.
 
     The rules are those of `verdict`, at the consumed site; nothing is said of an analysis that is not there.
 
     Args:
-        results: Any of the results "drift", "weights" and "imagenet".
+        results: Any of the results "drift", "imagenet" and "answers".
         base: Name of the base checkpoint.
 
     Returns:
@@ -28,10 +31,11 @@ def headline(results: Sequence[Result], base: str) -> list[Statement]:
     """
     by_name = {result.analysis: result for result in results}
     empty = Result("", "", ())
-    drift, imagenet = by_name.get("drift", empty), by_name.get("imagenet", empty)
+    drift, imagenet, answers = (by_name.get(name, empty) for name in ("drift", "imagenet", "answers"))
     identical = [*drift.settings.get("identical", [])]
     names = [*dict.fromkeys([*identical, *(row.checkpoint for row in drift.rows if row.role == "value")])]
-    clauses = [clause for clause in (_moved(drift, names, identical), _seeing(imagenet, names, base)) if clause[0]]
+    said = (_moved(drift, names, identical), _seeing(imagenet, names, base), _answering(answers, names, base))
+    clauses = [clause for clause in said if clause[0]]
     if not names or not clauses:
         return []
     text = "; ".join(clause for clause, _, _ in clauses)
@@ -39,7 +43,7 @@ def headline(results: Sequence[Result], base: str) -> list[Statement]:
     return [Statement(f"In short: {text}. {SCOPE}", refs)]
 
 
-def _moved(drift: Result, names: Sequence[str], identical: Sequence[str]) -> tuple[str, Result, list[Row]]:
+def _moved(drift: Result, names: Sequence[str], identical: Sequence[str]) -> Clause:
     site = drift.settings.get("consumed")
     rows = {name: drift.select(checkpoint=name, site=site, measure="cka", role="value") for name in names}
     moved = [name for name in names if any(has_moved(drift, row) for row in rows[name])]
@@ -54,24 +58,52 @@ def _moved(drift: Result, names: Sequence[str], identical: Sequence[str]) -> tup
     return ", ".join(parts), drift, [row for name in names for row in rows[name]]
 
 
-def _seeing(imagenet: Result, names: Sequence[str], base: str) -> tuple[str, Result, list[Row]]:
-    wanted = {"site": imagenet.settings.get("consumed"), "measure": "top1", "role": "difference"}
-    to_base = [row for name in names for row in imagenet.select(**wanted, checkpoint=name, reference=base)]
-    parts = []
-    for sign, words in SEES.items():
-        group = [row.checkpoint for row in to_base if sign_of(row.estimate) == sign]
-        if group:
-            parts.append(f"{listed(group)} {'sees' if len(group) == 1 else 'see'} {words} {base}" if sign else
-                         f"{listed(group)} {'is' if len(group) == 1 else 'are'} {words} {base}")  # fmt: skip
+def _seeing(imagenet: Result, names: Sequence[str], base: str) -> Clause:
+    wanted = {"site": imagenet.settings.get("consumed"), "measure": "top1"}
+    differences = {**wanted, "role": "difference"}
+    to_base = [row for name in names for row in imagenet.select(**differences, checkpoint=name, reference=base)]
+    parts = [*_at_the_floor(imagenet, [base, *names], wanted), *_against(to_base, base, SEES, ("see", "is"))]
     pairs = [
-        row for one, two in combinations(names, 2) for row in imagenet.select(**wanted, checkpoint=two, reference=one)
+        row
+        for one, two in combinations(names, 2)
+        for row in imagenet.select(**differences, checkpoint=two, reference=one)
     ]
     apart = [row for row in pairs if sign_of(row.estimate)]
     if len(apart) <= FEW:
-        parts += [f"{row.checkpoint} sees {SEES[sign_of(row.estimate)]} {row.reference}" for row in apart]
+        parts += [
+            f"{row.checkpoint} sees {SEES[sign_of(row.estimate)]} {row.reference} ({points(row.estimate)})"
+            for row in apart
+        ]
     else:
         parts.append(f"{len(apart)} of {len(pairs)} pairs of them differ")
     if pairs and not apart:
         parts.append("they do not differ measurably from each other" if len(names) > 2 else
                      f"{names[0]} and {names[1]} do not differ measurably")  # fmt: skip
     return ", ".join(parts), imagenet, [*to_base, *pairs]
+
+
+def _at_the_floor(imagenet: Result, names: Sequence[str], wanted: Mapping[str, str | None]) -> Iterator[str]:
+    """Where nobody is clearly above an untrained tower, equal accuracies say nothing of who sees better."""
+    floors = imagenet.select(**wanted, role="floor", checkpoint=UNTRAINED)
+    own = [row for name in names for row in imagenet.select(**wanted, role="value", checkpoint=name)]
+    if floors and own and all(row.estimate.low <= floors[0].estimate.high for row in own):
+        yield "none of them clearly tells these classes apart better than an untrained tower"
+
+
+def _answering(answers: Result, names: Sequence[str], base: str) -> Clause:
+    wanted = {"measure": "accuracy/all", "role": "difference", "reference": base}
+    rows = [row for name in names for row in answers.select(**wanted, checkpoint=name)]
+    return ", ".join(_against(rows, base, ANSWERS, ("answer", "answer"))), answers, rows
+
+
+def _against(rows: Sequence[Row], base: str, words: Mapping[int, str], verbs: tuple[str, str]) -> Iterator[str]:
+    """Who is better, worse or not measurably different from the base, with the differences that are measurable."""
+    for sign, said in words.items():
+        group = [row for row in rows if sign_of(row.estimate) == sign]
+        if not group:
+            continue
+        names = [f"{row.checkpoint} ({points(row.estimate)})" if sign else row.checkpoint for row in group]
+        verb = verbs[0] if sign else verbs[1]
+        one = {"see": "sees", "answer": "answers"}.get(verb, verb)
+        many = {"is": "are"}.get(verb, verb)
+        yield f"{listed(names)} {one if len(group) == 1 else many} {said} {base}"

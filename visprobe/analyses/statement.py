@@ -45,12 +45,15 @@ def evidence(result: Result, rows: Sequence[Row]) -> tuple[dict[str, str], ...]:
 
 def compared(row: Row, own: Sequence[Row], other: Sequence[Row]) -> str:
     """Two shares and their paired difference: "61.2 % against 60.0 %, difference +1.2 points [+0.3, +2.1]"."""
-    e = row.estimate
+    return f"{share(own[0])} against {share(other[0])}, difference {points(row.estimate)}, n = {row.estimate.n}"
+
+
+def points(estimate: Estimate) -> str:
+    """A difference of shares: "+1.2 points [+0.3, +2.1]"."""
     # An interval that excludes 0 must not be printed with an end of 0.0.
-    digits = 2 if sign_of(e) and round(100 * min(abs(e.low), abs(e.high)), 1) == 0 else 1
-    low, high = (signed(100 * end, digits) for end in (e.low, e.high))
-    points = f"{signed(100 * e.value, digits)} points [{low}, {high}]"
-    return f"{share(own[0])} against {share(other[0])}, difference {points}, n = {e.n}"
+    digits = 2 if sign_of(estimate) and round(100 * min(abs(estimate.low), abs(estimate.high)), 1) == 0 else 1
+    low, high = (signed(100 * end, digits) for end in (estimate.low, estimate.high))
+    return f"{signed(100 * estimate.value, digits)} points [{low}, {high}]"
 
 
 def share(row: Row) -> str:

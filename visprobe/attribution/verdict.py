@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from visprobe.analyses.result import Estimate, Result, Row
-from visprobe.analyses.statement import Statement, evidence
-from visprobe.attribution.attributions import CENTRE
+from visprobe.analyses.statement import Statement, evidence, listed
+from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.per_image import SELECTIVITY, SPECIFICITY
 
 LEVEL = 0.05
 _INSIDE, _FOCUS = "mass_inside", "gini"
+
+
+def preferred(attributions: Attributions) -> Statement:
+    """How often each checkpoint finds the chosen answer more likely than the rejected one.
+
+    A map of what tells two answers apart reads otherwise where a model ranks them the other way.
+
+    Args:
+        attributions: Maps whose scores are log p(chosen) − log p(rejected).
+    """
+    counts = []
+    for name in attributions.names:
+        scores = [one.score for one in next(iter(attributions.maps[name].values()))]
+        counts.append(f"{sum(score > 0 for score in scores)} of {len(scores)} questions for {name}")
+    return Statement(f"The chosen answer is more likely than the rejected one in {listed(counts)}.", ())
 
 
 def attribution_verdict(result: Result) -> list[Statement]:

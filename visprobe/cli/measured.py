@@ -43,8 +43,8 @@ def show(measured: Measurement, *, page: Path | None = None, whole: bool = False
     results = [result for result in measured.results if result.analysis == "runs"] or measured.results
     shown = [result if page is None or whole else _short(result) for result in results]
     print_results([result for result in shown if result.rows])
-    print_statements([statement.text for statement in measured.verdict])
     print_notes([*measured.warnings, *(warning for result in measured.results for warning in result.warnings)])
+    print_statements([statement.text for statement in measured.verdict])  # last, where people look first
     if cut := [long.analysis for long, part in zip(results, shown, strict=True) if part != long]:
         print(f"\nin full only in the report, for their length: {', '.join(cut)}")
     print_report(page)

@@ -23,7 +23,7 @@ from visprobe.attribution.regions import on_patches
 from visprobe.attribution.scores import score
 from visprobe.attribution.storage import load, save
 from visprobe.attribution.subject import Subject
-from visprobe.attribution.verdict import attribution_verdict
+from visprobe.attribution.verdict import attribution_verdict, preferred
 from visprobe.data.asked import Asked
 from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
@@ -194,6 +194,8 @@ def gradcam(
         results.append(contrast(specs[-1], encoders[-1], three, *drawn))
     warnings += notes(encoders, attributions)
     verdict = [one for result in results if result.analysis == "attribution" for one in attribution_verdict(result)]
+    if explained.target == "contrast":
+        verdict.insert(0, preferred(attributions))
     measured = session.measurement(results, verdict, warnings)
     return Looked(replace(measured, data=(listed(images.query, bad), *measured.data)), attributions, explained)
 
