@@ -35,8 +35,8 @@ def planted(drift, seeing=(), identical=()):
                 [cka("sft", 0.97), cka("dpo", 0.98)],
                 [difference("sft", "base", 0.0), difference("dpo", "base", 0.02), difference("dpo", "sft", 0.005)],
             ),
-            "In short: sft and dpo moved what the language model reads; dpo (+2.0 points [+1.0, +3.0]) sees better than "
-            "base, sft is not measurably different from base, sft and dpo do not differ measurably.",
+            "In short: sft and dpo moved what the language model reads; dpo (+2.0 points [+1.0, +3.0]) sees better "
+            "than base, sft is not measurably different from base, sft and dpo do not differ measurably.",
         ),
         (
             planted([cka("sft", 0.9999)], [difference("sft", "base", -0.03)], identical=["frozen"]),
