@@ -1,6 +1,6 @@
 import pytest
 
-from visprobe.report.redact import redact
+from visprobe.io.redact import redact
 
 CANARY = "canary0123456789ABCDEF"
 

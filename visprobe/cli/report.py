@@ -37,10 +37,10 @@ def command(
 
     from visprobe.cli.measured import command_line
     from visprobe.io.atomic import to_json
+    from visprobe.io.redact import redact
     from visprobe.report.merge import apart
     from visprobe.report.merged_page import write_merged
     from visprobe.report.rebuild import read_runs, rebuild
-    from visprobe.report.redact import redact
 
     found = read_runs(runs)
     single = len(runs) == 1

@@ -14,8 +14,8 @@ from PIL import Image
 from visprobe.analyses.result import Result
 from visprobe.figures.labels import visible
 from visprobe.figures.save import figure_bytes
+from visprobe.io.redact import redact
 from visprobe.report.page import all_warnings, environment
-from visprobe.report.redact import redact
 from visprobe.report.tables import Table, tables
 
 MOST_BESIDE = 24  # lines of tables of a result that stands beside others

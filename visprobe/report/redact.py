@@ -1,3 +1,0 @@
-"""Where reports take `redact` from."""
-
-from visprobe.io.redact import redact as redact
