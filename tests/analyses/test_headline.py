@@ -76,6 +76,10 @@ def test_answers_and_a_measurement_without_power_are_in_the_sentence():
     assert (
         "; sft (−2.0 points [−3.0, −1.0]) answers worse than base." in said.text
     )  # dpo has no drift: not measured here
+    equal = tuple(Row(*one, Estimate(0, -0.01, 0.01, 9, "fraction", "t"), "base", "difference")
+                  for one in [("sft", "language_model", "accuracy/all")])  # fmt: skip
+    [said] = headline([drift, seeing, Result("answers", "?", equal)], "base")
+    assert "; sft does not answer measurably differently from base." in said.text
     able = planted([cka("sft", 0.9)], [share("base", 0.5), share("sft", 0.11), share("untrained", 0.1, "floor")])
     assert "untrained" not in headline(able, "base")[0].text
 

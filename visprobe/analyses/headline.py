@@ -12,8 +12,17 @@ from visprobe.analyses.statement import Statement, evidence, listed, points, sig
 SCOPE = "This is about these checkpoints; about their recipes only several runs of each can speak."
 FEW = 3  # pairs that one sentence can name
 UNTRAINED = "untrained"
-SEES = {1: "better than", -1: "worse than", 0: "not measurably different from"}
-ANSWERS = {1: "better than", -1: "worse than", 0: "not measurably differently from"}
+# By the sign of a difference, of one checkpoint and of several.
+SEES = {
+    1: ("sees better than", "see better than"),
+    -1: ("sees worse than", "see worse than"),
+    0: ("is not measurably different from", "are not measurably different from"),
+}
+ANSWERS = {
+    1: ("answers better than", "answer better than"),
+    -1: ("answers worse than", "answer worse than"),
+    0: ("does not answer measurably differently from", "do not answer measurably differently from"),
+}
 Clause = tuple[str, Result, list[Row]]  # what is said, of which result, resting on which rows
 
 
@@ -62,7 +71,7 @@ def _seeing(imagenet: Result, names: Sequence[str], base: str) -> Clause:
     wanted = {"site": imagenet.settings.get("consumed"), "measure": "top1"}
     differences = {**wanted, "role": "difference"}
     to_base = [row for name in names for row in imagenet.select(**differences, checkpoint=name, reference=base)]
-    parts = [*_at_the_floor(imagenet, [base, *names], wanted), *_against(to_base, base, SEES, ("see", "is"))]
+    parts = [*_at_the_floor(imagenet, [base, *names], wanted), *_against(to_base, base, SEES)]
     pairs = [
         row
         for one, two in combinations(names, 2)
@@ -71,7 +80,7 @@ def _seeing(imagenet: Result, names: Sequence[str], base: str) -> Clause:
     apart = [row for row in pairs if sign_of(row.estimate)]
     if len(apart) <= FEW:
         parts += [
-            f"{row.checkpoint} sees {SEES[sign_of(row.estimate)]} {row.reference} ({points(row.estimate)})"
+            f"{row.checkpoint} {SEES[sign_of(row.estimate)][0]} {row.reference} ({points(row.estimate)})"
             for row in apart
         ]
     else:
@@ -93,17 +102,14 @@ def _at_the_floor(imagenet: Result, names: Sequence[str], wanted: Mapping[str, s
 def _answering(answers: Result, names: Sequence[str], base: str) -> Clause:
     wanted = {"measure": "accuracy/all", "role": "difference", "reference": base}
     rows = [row for name in names for row in answers.select(**wanted, checkpoint=name)]
-    return ", ".join(_against(rows, base, ANSWERS, ("answer", "answer"))), answers, rows
+    return ", ".join(_against(rows, base, ANSWERS)), answers, rows
 
 
-def _against(rows: Sequence[Row], base: str, words: Mapping[int, str], verbs: tuple[str, str]) -> Iterator[str]:
+def _against(rows: Sequence[Row], base: str, words: Mapping[int, tuple[str, str]]) -> Iterator[str]:
     """Who is better, worse or not measurably different from the base, with the differences that are measurable."""
     for sign, said in words.items():
         group = [row for row in rows if sign_of(row.estimate) == sign]
         if not group:
             continue
         names = [f"{row.checkpoint} ({points(row.estimate)})" if sign else row.checkpoint for row in group]
-        verb = verbs[0] if sign else verbs[1]
-        one = {"see": "sees", "answer": "answers"}.get(verb, verb)
-        many = {"is": "are"}.get(verb, verb)
-        yield f"{listed(names)} {one if len(group) == 1 else many} {said} {base}"
+        yield f"{listed(names)} {said[len(group) > 1]} {base}"
