@@ -9,6 +9,10 @@ import sys
 
 import torch
 
+# Seconds after which a process that a test started is given up: it hangs. A busy machine takes ten times as long as an
+# idle one, and how long anything takes is no test's business.
+HANGS = 1200
+
 # Imports are most of what a new interpreter would take here. Nothing is computed before a fork, so no thread is lost
 # in it; the standard output of scripts goes where their errors go, and the number of threads is the caller's.
 _PARENT = """

@@ -11,6 +11,7 @@ import time
 from importlib.metadata import version
 
 import pytest
+from forked import HANGS
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -236,7 +237,7 @@ def test_signals_end_the_program_with_their_code(tmp_path, number, code):
         assert program.poll() is None
         time.sleep(0.1)
     program.send_signal(number)
-    out, err = program.communicate(timeout=60)
+    out, err = program.communicate(timeout=HANGS)
     assert program.returncode == code, err
     assert "Traceback" not in err
     assert out == ""

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import yaml
+from forked import HANGS
 from typer.main import get_command
 
 from visprobe.cli.app import app
@@ -188,7 +189,7 @@ def test_offline_asks_no_hub(tmp_path):
     env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "VISPROBE_CACHE": str(tmp_path)}
     env.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-m", "visprobe", "imagenet", "--ckpt", "org/model", "--data", "digits", "--offline"]
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=HANGS)
     assert ran.returncode == 1 and "the hub may not be asked (--offline" in " ".join(ran.stderr.split())
 
 

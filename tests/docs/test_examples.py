@@ -48,7 +48,7 @@ def saved(folder, model):
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.1)
     with quiet():
-        model.eval().save_pretrained(folder)
+        model.eval().requires_grad_(False).save_pretrained(folder)
     transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return model
 

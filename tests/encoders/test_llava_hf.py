@@ -15,7 +15,12 @@ MODELS = [("siglip", "llava"), ("clip", "llava"), ("siglip", "llava_onevision"),
 def whole(folder, model_type):
     name = {"llava": "Llava", "llava_onevision": "LlavaOnevision"}[model_type]
     with quiet():
-        return getattr(transformers, f"{name}ForConditionalGeneration").from_pretrained(folder).eval()
+        return (
+            getattr(transformers, f"{name}ForConditionalGeneration")
+            .from_pretrained(folder)
+            .eval()
+            .requires_grad_(False)
+        )
 
 
 def image_features(model, pixels):

@@ -27,12 +27,15 @@ CONFIGS = {"siglip": transformers.SiglipVisionConfig, "clip": transformers.CLIPV
 
 
 def filled(model, seed=0):
-    """`model` with every weight moved off its initial value, so that no zero or one can hide a fault."""
+    """`model` with every weight moved off its initial value, so that no zero or one can hide a fault.
+
+    It is frozen as an encoder is: on some processors torch takes other kernels for weights that require a gradient.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def vision_config(family, **changes):

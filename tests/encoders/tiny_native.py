@@ -61,7 +61,7 @@ def built(name, config):
 def whole(folder, name):
     """The whole model in `folder`, as transformers reads it."""
     with quiet():
-        return getattr(transformers, name).from_pretrained(folder).eval()
+        return getattr(transformers, name).from_pretrained(folder).eval().requires_grad_(False)
 
 
 def mixed():

@@ -78,5 +78,5 @@ def whole(folder, model, layout="Q-D", **options):
     """The checkpoint in `folder` as transformers reads it: tower, and the model that gives image features."""
     base = layout == "Q-A" and model.config.model_type.startswith("qwen3")
     with quiet():
-        read = type(model.model if base else model).from_pretrained(folder, **options).eval()
+        read = type(model.model if base else model).from_pretrained(folder, **options).eval().requires_grad_(False)
     return (read if base else read.model).visual, read

@@ -26,7 +26,7 @@ def write_model(folder, model, renamed=lambda name: name, processor=None, change
 
 def from_pretrained(cls, folder):
     with quiet():
-        return getattr(transformers, cls).from_pretrained(folder).eval()
+        return getattr(transformers, cls).from_pretrained(folder).eval().requires_grad_(False)
 
 
 def parts(tower, connector):

@@ -41,7 +41,7 @@ def test_every_layer_is_the_mean_over_the_tokens_of_the_caption_alone(tmp_path, 
     folder = write_model(tmp_path / "lm", pad=pad)
     found = LanguageModel(str(folder)).features(CAPTIONS, FeatureStore(tmp_path / "store"))
     with quiet():
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert list(found.layers) == [f"layer_{i:02d}" for i in range(4)]
     for row, caption in enumerate(CAPTIONS):

@@ -11,6 +11,8 @@ from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+SOON = 20  # seconds: less than the libraries' own retries take, and enough on a busy machine
+
 
 class Blob:
     """Bytes of a file. `parts` lie in zeros up to `size`, so that files of many gigabytes cost nothing."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from forked import HANGS
 from test_damaged_bin import mutated, read, same
 from test_torch_files import Evil, equal
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -137,7 +138,7 @@ def test_what_two_processes_of_fsdp_write(tmp_path):
     torchrun = [Path(sys.executable).parent / "torchrun", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*map(str, torchrun), str(tmp_path / "fsdp.py"), str(tmp_path)]
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANGS)
     assert out.returncode == 0, out.stderr
     assert len(list((tmp_path / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2
     index = opened(tmp_path)

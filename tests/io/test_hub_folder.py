@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import Faults
+from hub_server import SOON, Faults
 from huggingface_hub import close_session, constants, hf_hub_download
 from huggingface_hub.utils import _detect_agent
 from safetensors.torch import save
@@ -172,7 +172,7 @@ def test_a_dead_network_is_said_within_seconds(hub, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", no_dns)
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
     assert "no connection to http://hub.invalid ([Errno -2] Name or service not known)" in refused("org/name")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
 
 
 def test_an_overloaded_hub_is_asked_again_and_not_for_ever(hub):

@@ -16,7 +16,7 @@ _OPTIONS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--disable-sync"),
     "--remote-debugging-pipe",
 )
-_PATIENCE = 60  # seconds for any answer, on a busy machine
+_PATIENCE = 300  # seconds for any answer, on a busy machine
 
 
 class Chromium:

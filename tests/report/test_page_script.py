@@ -68,7 +68,7 @@ def on(browser: Chromium, table: str, expression: str) -> object:
 
 
 def downloaded(folder: Path, name: str) -> str:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while not (folder / name).is_file():
         assert time.monotonic() < end, f"{name} was not downloaded"
         time.sleep(0.05)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
+from forked import HANGS
 from safetensors.torch import load_file
 from transformers import GradientCheckpointingLayer
 
@@ -73,7 +74,7 @@ def launch(*command, by=("torchrun", "--standalone", "--nproc_per_node", "2")):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [str(BIN / by[0]), *by[1:], *map(str, command)]
     # A process that waits for another that has gone would wait for ever.
-    return subprocess.run(started, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(started, env=environment, capture_output=True, text=True, timeout=HANGS)
 
 
 def train(stage, base, folder, *more, **options):
