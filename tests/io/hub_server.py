@@ -63,6 +63,7 @@ class HubServer(ThreadingHTTPServer):
         self.tokens, self.agents = [], set()
         self.faults = Faults()
         self.guard = threading.Lock()
+        self.sending = 0
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
@@ -79,6 +80,11 @@ class HubServer(ThreadingHTTPServer):
         self.commits.setdefault(repo, {})[revision] = commit
         self.files[repo, commit] = blobs
         return commit
+
+    def rest(self):
+        """Return once nothing is being sent: a client that has gone is only noticed at the next chunk."""
+        while self.sending:
+            time.sleep(0.01)
 
     def forget(self):
         self.requests.clear()
@@ -217,13 +223,18 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.guard:
             stop = start + faults.cut_after.pop(0) if hit and faults.cut_after else end
             self.server.spans.append((name, start, end))
-        for at in range(start, min(stop, end), 1 << 18):
-            chunk = blob.read(at, min(1 << 18, stop - at, end - at))
-            if hit:
-                time.sleep(faults.seconds_per_chunk)
-            with self.server.guard:  # before they are sent: a test may look as soon as it has them
-                self.server.served[name] += len(chunk)
-            self.wfile.write(chunk)
+            self.server.sending += 1
+        try:
+            for at in range(start, min(stop, end), 1 << 18):
+                chunk = blob.read(at, min(1 << 18, stop - at, end - at))
+                if hit:
+                    time.sleep(faults.seconds_per_chunk)
+                with self.server.guard:  # before they are sent: a test may look as soon as it has them
+                    self.server.served[name] += len(chunk)
+                self.wfile.write(chunk)
+        finally:
+            with self.server.guard:
+                self.server.sending -= 1
         if stop < end:
             self.close_connection = True
         return None

@@ -199,7 +199,7 @@ def test_after_kill_9_nothing_that_was_finished_travels_again(hub, file):
         os.kill(killed.pid, signal.SIGKILL)
     finished = bytes_of(json.loads(lists[0].read_text())["ranges"])
     assert 400_000 <= len(finished) < 3_000_000
-    time.sleep(0.3)  # until the server has noticed that nobody listens
+    hub.rest()
     hub.forget()
     hub.faults = Faults()
     assert file.read([(0, 3_000_000)]) == [DATA]
