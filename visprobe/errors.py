@@ -45,6 +45,13 @@ class TooManyBadItems(VisprobeError):
     results_shown = True
 
 
+class UnreadCheckpoints(VisprobeError):
+    """The scan is done and printed, and some of what it found cannot be read."""
+
+    exit_code = 3
+    results_shown = True
+
+
 class GateTripped(VisprobeError):
     """The run is done and written, and a condition of --fail-on was met."""
 

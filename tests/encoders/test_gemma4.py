@@ -121,5 +121,5 @@ def test_a_checkpoint_without_vision_is_one_message(tmp_path):
     model = gemma4()
     config = model.config.to_dict() | {"vision_config": None}
     text = {name: tensor for name, tensor in model.state_dict().items() if "vision" not in name}
-    with pytest.raises(CheckpointError, match="holds no vision tower"):
+    with pytest.raises(CheckpointError, match="has no vision_config"):
         load_encoder(write(tmp_path, text, config, processor=False))

@@ -90,7 +90,7 @@ def test_a_bridge_of_other_widths(tmp_path):
         ("mlp2x_res1x_gelu", mlp(), "do not make a mlp2x_res1x_gelu: Missing key.*block_1"),
         ("mlp2x_res1x_gelu", mlp(7) | residual_blocks(3, 1), "tokens of width 32"),
         ("pooler", mlp(), r"holds conv\.weight of shape \[\]"),
-        ("mlp2x_gelu", {}, "holds no projector"),
+        ("mlp2x_gelu", {}, "there is no projector"),
     ],
 )
 def test_weights_of_another_type_are_refused(tmp_path, kind, projector, message):

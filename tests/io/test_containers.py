@@ -2,6 +2,9 @@
 
 import json
 import pickle
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -68,11 +71,8 @@ def test_a_single_file_of_any_name(tmp_path):
     "names",
     [
         [],
-        ["adapter_model.safetensors", "adapter_model.bin"],
-        ["a.safetensors", "b.safetensors"],
-        ["model-00001-of-00002.safetensors"],
-        ["consolidated.00.pth", "consolidated.01.pth"],
         ["optimizer.pt", "training_args.bin", "non_lora_trainables.bin"],
+        ["notes.txt"],
     ],
 )
 def test_what_is_no_checkpoint_is_described(tmp_path, names):
@@ -83,6 +83,60 @@ def test_what_is_no_checkpoint_is_described(tmp_path, names):
     assert all(name in caught.value.message for name in names or ["no files"])
 
 
+@pytest.mark.parametrize(
+    ("names", "what", "step"),
+    [
+        (["adapter_model.safetensors"], "an adapter without its adapter_config.json", "Copy adapter_config.json"),
+        (["a.safetensors", "b.safetensors"], "several files of weights without an index", "save_file"),
+        (["model-00001-of-00002.safetensors"], "shards without their index", "Copy the index"),
+        (["00000.safetensors", "00001.safetensors"], "numbered files without an index", "save_file"),
+        (["consolidated.00.pth", "consolidated.01.pth"], "tensor-parallel shards", "transformers"),
+        (["model_world_size_2_rank_0.pt", "extra_state_world_size_2_rank_0.pt"], "verl", "verl.model_merger merge"),
+        (["actor/model_world_size_8_rank_7.pt", "actor/huggingface/config.json"], "verl", "--local_dir .*/actor "),
+        (["__0_0.distcp", "__1_0.distcp"], "without their .metadata", "earlier checkpoint"),
+        (["iter_0000500/mp_rank_00/model_optim_rng.pt"], "Megatron", "Hugging Face folder"),
+        (["zero_pp_rank_0_mp_rank_00_optim_states.pt"], "DeepSpeed's state without", "model_states.pt"),
+        (["last.ckpt"], "PyTorch Lightning", "ln -s last.ckpt pytorch_model.bin"),
+        (["open_clip_model.safetensors", "open_clip_config.json"], "open_clip", "as transformers saves it"),
+        (["iter_2000.pth"], "a file of torch.save under a name of its own", "ln -s iter_2000.pth pytorch_model.bin"),
+        (["flax_model.msgpack"], "Flax", "PyTorch"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named_with_its_converter(tmp_path, names, what, step):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match=re.escape(what)) as caught:
+        open_tensors(LocalFolder(tmp_path))
+    assert re.search(step, caught.value.hint) and names[0] in caught.value.message
+
+
+def test_what_a_hint_says_is_read_afterwards(tmp_path):
+    torch.save({"state_dict": one(3)}, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError) as caught:
+        open_tensors(LocalFolder(tmp_path))
+    step = re.search(r"cd \S+ && ln -s \S+ pytorch_model.bin", caught.value.hint)
+    subprocess.run(step[0], shell=True, check=True)
+    assert open_tensors(LocalFolder(tmp_path)).read("w").tolist() == [3, 3]
+
+
+def test_numbered_files_are_joined_by_the_command_of_their_hint(tmp_path):
+    for number in range(2):
+        save_file({f"w{number}": torch.full((2,), float(number))}, tmp_path / f"{number:05d}.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        open_tensors(LocalFolder(tmp_path))
+    script = re.search(r'python -c "(.*)", run', caught.value.hint)
+    subprocess.run([sys.executable, "-c", script[1]], cwd=tmp_path, check=True)
+    assert set(open_tensors(LocalFolder(tmp_path))) == {"w0", "w1"}
+
+
+def test_a_single_file_beside_an_index_is_read_and_said(tmp_path):
+    save_file(one(1), tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    tensors = open_tensors(LocalFolder(tmp_path))
+    assert tensors.read("w").tolist() == [1, 1] and "and not the shards that" in tensors.notes[0]
+
+
 def test_nested_checkpoints_are_not_read(tmp_path):
     for nested in ("checkpoint-5", "checkpoint-5/more"):
         (tmp_path / nested).mkdir()
@@ -91,7 +145,8 @@ def test_nested_checkpoints_are_not_read(tmp_path):
         write_distcp(tmp_path / nested / "pytorch_model_fsdp_0", {"w": [((0,), (2,))]}, one(1))
         deepspeed(tmp_path / nested, 1)
         torch.save({"module": one(1)}, tmp_path / nested / "mp_rank_00_model_states.pt")
-    with pytest.raises(CheckpointError, match="it holds checkpoint-5"):
+    with pytest.raises(CheckpointError, match="it holds checkpoint-5") as caught:
         open_tensors(LocalFolder(tmp_path))
+    assert f"{tmp_path}/checkpoint-5" in caught.value.hint
     with pytest.raises(CheckpointError, match="is not a folder"):
         open_tensors(LocalFolder(tmp_path / "gone"))

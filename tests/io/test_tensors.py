@@ -109,7 +109,7 @@ def test_damaged_index(tmp_path, text):
 
 def test_index_that_points_outside_its_folder(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
-    refused(tmp_path, "not a file beside it")
+    refused(tmp_path, "not a file below its folder")
 
 
 def test_index_that_promises_more_than_its_shards_hold(tmp_path):
@@ -161,11 +161,13 @@ def test_no_bytes_raise_anything_but_a_checkpoint_error(tmp_path_factory, data):
 
 
 def test_tensors_that_cannot_be_read(tmp_path):
-    header = {"empty": {"dtype": "F32", "shape": [0, 4], "data_offsets": [0, 0]},
+    header = {"empty": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]},
+              "none": {"dtype": "F32", "shape": [1, 0, 4], "data_offsets": [0, 0]},
               "odd": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}  # fmt: skip
     raw = json.dumps(header).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(1))
     index = opened(tmp_path)
+    assert index.read("none").shape == (1, 0, 4)  # registers of a tower that has none: nothing is missing
     for name, message in (("empty", "no elements"), ("odd", "unknown type 'F4'"), ("gone", "has no tensor 'gone'")):
         with pytest.raises(CheckpointError, match=message):
             index.read(name)

@@ -141,7 +141,7 @@ def test_shards_are_read_through_their_index(tmp_path):
     [
         ({"z": "pytorch_model-00002-of-00002.bin", "w0": "pytorch_model-00001-of-00002.bin"}, "promises 1 .*'z'"),
         ({"w0": "pytorch_model-00001-of-00002.bin"}, "does not name shard 2 of 2"),
-        ({"w0": "../a.bin"}, "not a file beside it"),
+        ({"w0": "../a.bin"}, "not a file below its folder"),
         ({}, "names no tensors"),
     ],
 )

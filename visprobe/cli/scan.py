@@ -38,13 +38,15 @@ def command(
 ) -> None:
     """One line per checkpoint: family, layout, tower, what the MLLM reads, what it costs to read.
 
-    Only headers are read, no weights, unless --hash or --base asks for them.
+    Only headers are read, no weights, unless --hash or --base asks for them. What cannot be loaded has its reason, and
+    the exit code is 3.
 
     Example: visprobe scan checkpoints
 
     Example: visprobe scan checkpoints --base checkpoints/base -o scan.csv
     """
     from visprobe.encoders.scan import same_towers, scan
+    from visprobe.errors import UnreadCheckpoints
     from visprobe.io.atomic import to_json
     from visprobe.io.redact import redacted
     from visprobe.io.rows import write_rows
@@ -55,12 +57,19 @@ def command(
         write_rows(output, [row.to_json() for row in rows])
     if json:
         print(to_json(redacted({"checkpoints": [row.to_json() for row in rows], "same_tower": same_towers(rows)})))
-        return
-    _print(rows, common=_common(rows), compared=base is not None)
-    print_statements([f"one tower, byte for byte: {', '.join(group)}" for group in same_towers(rows)])
+    else:
+        _print(rows, common=_common(rows), compared=base is not None)
+        print_statements([f"one tower, byte for byte: {', '.join(group)}" for group in same_towers(rows)])
+    unread = [row for row in rows if row.problem]
     if not rows:
         print_notes(["no folder there holds weights beside config.json or adapter_config.json, or an mmproj file"])
-    print_notes([f"{row.path} was not understood: {row.problem}" for row in rows if row.problem])
+    if unread and not json:
+        print_notes([f"{row.path} cannot be read: {row.problem}. {row.hint}" for row in unread])
+    if unread:
+        raise UnreadCheckpoints(
+            f"{len(unread)} of {len(rows)} checkpoints cannot be read, {unread[0].path} the first",
+            hint="Each has its reason and the step that helps in its row.",
+        )
 
 
 def _print(rows: list[Found], common: str, compared: bool) -> None:

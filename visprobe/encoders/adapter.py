@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from visprobe.encoders.beside_adapter import beside
 from visprobe.encoders.lora import LoraSettings, lora_settings, merged, merged_embedding
-from visprobe.encoders.wrappers import Renamed, plain_name
+from visprobe.encoders.module_names import ModuleNames, Place
+from visprobe.encoders.wrappers import Renamed, of_language_model, plain_name
 from visprobe.errors import CheckpointError
 from visprobe.io.containers import open_file
 from visprobe.io.folder import Folder
@@ -19,13 +21,10 @@ from visprobe.io.tensors import DTYPES, TensorEntry, Tensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-_BESIDE = "non_lora_trainables.bin"  # where LLaVA's code saves what it trained beside the adapter
 _UNCHANGED = "the adapter changes neither tower nor projector"
 _LORA = re.compile(
     r"(?P<module>.+)\.(?P<kind>lora_[^.]+)(?:\.(?P<adapter>(?!(?:weight|bias)$)[^.]+))?(?:\.(?P<end>weight|bias))?"
 )
-_LANGUAGE_MODEL = {"language_model", "text_model", "lm_head", "embed_tokens", "experts"}
-_OPTIONAL_PARTS = {"model", "vision_model", "language_model"}  # of a name; versions of transformers differ in them
 
 
 @dataclass
@@ -43,12 +42,15 @@ class Adapted(Tensors):
         base: The base model's tensors.
         parts: The adapter's tensors, later ones over earlier ones.
         settings: How LoRA matrices are scaled.
+        names: Names of the base model.
 
     Raises:
         CheckpointError: If the adapter changes a module of the tower or projector that the base model does not have.
     """
 
-    def __init__(self, base: Tensors, parts: Sequence[Tensors], settings: LoraSettings) -> None:
+    def __init__(
+        self, base: Tensors, parts: Sequence[Tensors], settings: LoraSettings, names: ModuleNames | None = None
+    ) -> None:
         super().__init__(base.where)
         self.container = f"{base.container}+lora"
         self.notes = [_UNCHANGED]
@@ -56,9 +58,9 @@ class Adapted(Tensors):
         self._entries.update(base)
         self._part_of: dict[str, Tensors] = {}
         self._whole: dict[str, str] = {}
-        self._deltas: dict[str, _Delta] = {}
+        self._deltas: dict[str, list[tuple[_Delta, Place]]] = {}
         self._parts = parts
-        self._find = _Finder(base)
+        self._model = names or ModuleNames(base)
         self._changed: set[str] = set()
         for part in parts:
             self._plan(part)
@@ -83,24 +85,25 @@ class Adapted(Tensors):
 
     def _replace(self, name: str, entry: TensorEntry) -> None:
         plain = plain_name(name)
-        target = self._find(plain) or plain
+        place = self._model.find(plain)
+        target = place.tensor if place and place.part == (0, 1) else plain
         self._whole[target] = name
         there = self._base.get(target)
         self._entries[target] = replace(entry, name=target, dtype=there.dtype if there else entry.dtype)
 
     def _add(self, delta: _Delta, where: str) -> None:
         module = plain_name(f"{delta.module}.weight").removesuffix(".weight")
-        targets = {end: self._find(f"{module}.{end}") for end in ("weight", "bias")}
-        if targets["weight"] is None:
-            if _LANGUAGE_MODEL.intersection(module.split(".")):
+        weight, bias = (self._model.find(f"{module}.{end}") for end in ("weight", "bias"))
+        if weight is None:
+            if of_language_model(module):
                 return
             raise CheckpointError(
                 f"{where} changes {module}, which {self._base.where} does not have",
                 hint="Check that base_model_name_or_path names the model that the adapter was trained on.",
             )
-        self._deltas[targets["weight"]] = delta
-        if "lora_B.bias" in delta.names and targets["bias"]:
-            self._deltas[targets["bias"]] = delta
+        self._deltas.setdefault(weight.tensor, []).append((delta, weight))
+        if "lora_B.bias" in delta.names and bias:
+            self._deltas.setdefault(bias.tensor, []).append((delta, bias))
         elif "lora_B.bias" in delta.names:
             delta.names["lora_B.bias of a layer without bias"] = delta.names["lora_B.bias"]  # found when it is read
 
@@ -111,15 +114,15 @@ class Adapted(Tensors):
         for name in wanted:
             if whole := self._whole.get(name):
                 tensors[name] = self._cast(name, own[whole])
-            if name in self._deltas:
-                tensors[name] = self._merge(name, tensors[name], own)
+            for delta, place in self._deltas.get(name, ()):
+                tensors[name] = self._merge(delta, place, tensors[name], own)
         self._changed |= {name for name in wanted if name in self._whole or name in self._deltas}
         self._count()
         return tensors
 
     def _needed(self, target: str) -> list[str]:
         whole = [self._whole[target]] if target in self._whole else []
-        return whole + (list(self._deltas[target].names.values()) if target in self._deltas else [])
+        return whole + [name for delta, _ in self._deltas.get(target, ()) for name in delta.names.values()]
 
     def _read_parts(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         by_part: dict[int, list[str]] = {}
@@ -131,11 +134,15 @@ class Adapted(Tensors):
         """A tensor that replaces another takes its dtype, as when it is loaded into the base model."""
         return tensor.to(DTYPES[self._entries[name].dtype])
 
-    def _merge(self, name: str, weight: torch.Tensor, own: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        delta = self._deltas[name]
+    def _merge(
+        self, delta: _Delta, place: Place, weight: torch.Tensor, own: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         parts = {kind: own[key] for kind, key in delta.names.items()}
+        number, count = place.part
+        rows = list(weight.chunk(count))
         try:
-            return _merged(name, weight, parts, delta.module, self._settings)
+            rows[number] = _merged(place.tensor, rows[number], parts, delta.module, self._settings)
+            return torch.cat(rows) if count > 1 else rows[0]
         except (RuntimeError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
             raise CheckpointError(
                 f"the adapter's tensors for {delta.module} do not fit the weight of shape {list(weight.shape)}: "
@@ -147,25 +154,7 @@ class Adapted(Tensors):
         self.bytes_read = self._base.bytes_read + sum(part.bytes_read for part in self._parts)
         summary = f"merged from {self._settings.where}: {len(self._changed)} tensors of tower and projector"
         own = [summary if self._changed else _UNCHANGED]
-        self.notes[:] = [*self._base.notes, *(note for part in self._parts for note in part.notes), *own]
-
-
-class _Finder:
-    """Finds a base model's name for one that may be spelled as by another version of transformers."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = set(names)
-        self._found: dict[tuple[str, ...], str | None] = {}
-        for name in self._names:
-            key = _skeleton(name)
-            self._found[key] = None if key in self._found else name
-
-    def __call__(self, name: str) -> str | None:
-        return name if name in self._names else self._found.get(_skeleton(name))
-
-
-def _skeleton(name: str) -> tuple[str, ...]:
-    return tuple(part for part in name.split(".") if part not in _OPTIONAL_PARTS)
+        self.notes[:] = dict.fromkeys([*self._base.notes, *(note for part in self._parts for note in part.notes), *own])
 
 
 def _merged(
@@ -202,8 +191,13 @@ def adapter_config(folder: Folder) -> dict[str, Any]:
     return read_object(folder.fetch(CONFIG))
 
 
-def adapted(folder: Folder, base: Tensors) -> Tensors:
-    """The tensors of `base` with the adapter in `folder` merged into them as they are read.
+def adapted(folder: Folder, base: Tensors, model: ModuleNames) -> Tensors:
+    """The tensors of `base` with the adapter in `folder`, and weights saved beside it, put in as they are read.
+
+    Args:
+        folder: The adapter's folder.
+        base: Tensors of the base model.
+        model: Names of the base model.
 
     Raises:
         CheckpointError: If the adapter is incomplete, damaged, of a kind that is not merged here, or of another model.
@@ -215,25 +209,73 @@ def adapted(folder: Folder, base: Tensors) -> Tensors:
         raise CheckpointError(
             f"{folder} has {CONFIG} and neither {' nor '.join(WEIGHTS)}", hint="Copy the adapter again, as a whole."
         )
-    files = [file] + ([_BESIDE] if _BESIDE in names else [])
-    return Adapted(base, [open_file(folder, name) for name in files], settings)
+    whole = beside(folder, file, base, model)
+    parts = [open_file(folder, file), *(tensors for _, tensors in whole)]
+    tensors = Adapted(base, parts, settings, model)
+    if whole:
+        parts[0].notes.append(f"weights trained whole beside the adapter: {', '.join(name for name, _ in whole)}")
+    return tensors
 
 
 def with_own_adapter(folder: Folder, tensors: Tensors) -> Tensors:
     """`tensors` of a model that was saved with adapters in it that are not merged: they are merged as it is read.
 
+    Where nothing says how they are scaled, the weights that they change cannot be read, and all others can.
+
     Raises:
-        CheckpointError: If there are such adapters and no adapter_config.json that says how they are scaled.
+        CheckpointError: If the adapter's configuration is damaged.
     """
     own = {name: name for name in tensors if _LORA.fullmatch(name)}
     if not own:
         return tensors
-    if CONFIG not in folder.names():
-        raise CheckpointError(
-            f"{folder} holds adapters that are not merged, {next(iter(own))!r} among them, and no {CONFIG}",
-            hint="Merge them with PEFT (model.merge_and_unload()) before saving, or put the adapter's config beside.",
-        )
-    base = Renamed(tensors, {name: name for name in tensors if name not in own})
+    base = {name: name for name in tensors if name not in own}
+    settings = _own_settings(folder)
+    if settings is None:
+        return Unmerged(tensors, base, own)
     part = Renamed(tensors, own)
     part.bytes_read = 0
-    return Adapted(base, [part], lora_settings(adapter_config(folder), f"{folder}/{CONFIG}"))
+    return Adapted(Renamed(tensors, base), [part], settings)
+
+
+def _own_settings(folder: Folder) -> LoraSettings | None:
+    """How the adapters left in a model are scaled, if anything says so."""
+    names = folder.names()
+    if CONFIG in names:
+        return lora_settings(adapter_config(folder), f"{folder}/{CONFIG}")
+    config = read_object(folder.fetch("config.json")) if "config.json" in names else {}
+    rank = config.get("use_backbone_lora")
+    if config.get("model_type") == "internvl_chat" and isinstance(rank, int) and rank > 0:
+        # InternVL's code wraps the tower with an alpha of twice the rank, whenever this field is set.
+        return lora_settings({"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank}, f"{folder}/config.json")
+    return None
+
+
+class Unmerged(Renamed):
+    """A model's tensors with adapters left in it whose scale is unknown.
+
+    Args:
+        tensors: All tensors.
+        names: Those that are no adapter's.
+        adapters: Those that are.
+    """
+
+    def __init__(self, tensors: Tensors, names: Mapping[str, str], adapters: Iterable[str]) -> None:
+        super().__init__(tensors, names)
+        model = ModuleNames(names)
+        modules = {match["module"] for match in map(_LORA.fullmatch, adapters) if match}
+        places = (model.find(f"{module}.{end}") for module in modules for end in ("weight", "bias"))
+        self._changed = {place.tensor for place in places if place}
+        self.notes = [
+            *tensors.notes,
+            f"adapters of {len(modules)} modules are left in these files; those that are read have none",
+        ]
+
+    def _readable(self, name: str) -> TensorEntry:
+        if name in self._changed:
+            raise CheckpointError(
+                f"{self.where} holds adapters that are not merged, of {name} among others, and nothing that says how "
+                "they are scaled",
+                hint="Merge them before saving: model = model.merge_and_unload() with PEFT, for each wrapped part; or put "
+                f"the {CONFIG} of the training beside the weights.",
+            )
+        return super()._readable(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,10 @@ from transformers import AutoConfig
 from visprobe.encoders import adapter
 from visprobe.encoders.extracted import MLLM_CONFIG, is_extracted, restored
 from visprobe.encoders.mmproj import mmproj_file, open_mmproj
+from visprobe.encoders.module_names import ModuleNames
+from visprobe.encoders.quantised import check_whole
 from visprobe.encoders.quiet import quiet
-from visprobe.encoders.wrappers import unwrapped
+from visprobe.encoders.wrappers import of_language_model, unwrapped
 from visprobe.errors import CheckpointError
 from visprobe.io.atomic import write_json
 from visprobe.io.containers import open_tensors
@@ -42,6 +45,7 @@ class Checkpoint:
         notes: What a reader should know about how it was opened.
         config_file: Name of its configuration in that folder.
         commit: The commit that was read, for a checkpoint of the hub.
+        base: Its base model, for an adapter.
     """
 
     spec: str
@@ -50,6 +54,7 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)
     config_file: str = "config.json"
     commit: str = ""
+    base: str = ""
 
     @cached_property
     def raw(self) -> dict[str, Any]:
@@ -68,6 +73,14 @@ class Checkpoint:
             CheckpointError: If transformers does not.
         """
         return library_config(self.folder, self.config_file)
+
+    def check_whole(self, names: Iterable[str]) -> None:
+        """The tensors `names` are not quantised.
+
+        Raises:
+            CheckpointError: If they are.
+        """
+        check_whole(self.spec, self.base, self.raw, [self.tensors[name] for name in names])
 
 
 def open_checkpoint(spec: str | Path) -> Checkpoint:
@@ -113,12 +126,33 @@ def _own_tensors(folder: Folder) -> Tensors:
 
 def _adapted(spec: str, folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
     base = _base(folder, adapters)
-    tensors = adapter.adapted(folder, base.tensors)
+    try:
+        tensors = adapter.adapted(folder, base.tensors, _module_names(base))
+    except CheckpointError:
+        names = [name for name in base.tensors if not of_language_model(name)]
+        replace(base, spec=spec, base=base.spec).check_whole(names)
+        raise  # quantised weights are not the cause
     described = "config.json" in folder.names() and not (base.folder / "preprocessor_config.json").is_file()
     notes = [*base.notes, f"{spec} is an adapter of the base model {base.spec}"]
     if described:
-        return Checkpoint(spec, folder.path, tensors, notes)
-    return replace(base, spec=spec, tensors=tensors, notes=notes)
+        return Checkpoint(spec, folder.path, tensors, notes, base=base.spec)
+    return replace(base, spec=spec, tensors=tensors, notes=notes, base=base.spec)
+
+
+def _module_names(checkpoint: Checkpoint) -> ModuleNames:
+    """The names of a checkpoint's tensors, as far as transformers knows its classes."""
+    from visprobe.encoders.families import MODEL_OF, TOWER_OF  # families are read from checkpoints
+
+    kind = str(checkpoint.raw.get("model_type"))
+    if kind not in MODEL_OF and kind not in TOWER_OF:
+        return ModuleNames(checkpoint.tensors)
+    config, model = checkpoint.config, MODEL_OF.get(kind)
+    tower = getattr(config, "vision_config", None)
+
+    def today(name: str) -> str:
+        return next(iter(model.renamed({name: name}, tower))) if model else name
+
+    return ModuleNames(checkpoint.tensors, [one for one in (config, tower) if one is not None], today)
 
 
 def _base(folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,25 +109,44 @@ def hidden_state(layer: int, blocks: int) -> str:
     return f"block_{layer % (blocks + 1):02d}"
 
 
-def no_tower(folder: object, named: str | None, keys: Iterable[str]) -> CheckpointError:
-    """The error for a checkpoint that holds no vision tensors; `named` is the tower its configuration names."""
-    found = f"its tensors begin with {', '.join(prefixes(keys))}"
-    if named:
-        return CheckpointError(
-            f"{folder} holds no vision tower: {found}. Its configuration names the tower {named}, which was frozen "
-            "and not saved",
-            hint="The tower is that of the base model: give the checkpoint of that tower itself.",
-        )
+def places(stem: str, names: Iterable[str]) -> list[str]:
+    """What `names` begin with up to and including `stem`: "model.language_model.visual." for "visual.".
+
+    Args:
+        stem: Whole parts of a name, with the dot after the last.
+        names: Names of tensors.
+
+    Returns:
+        Those beginnings below which blocks are numbered, the shortest first.
+    """
+    pattern = re.compile(rf"((?:[^.]+\.)*?{re.escape(stem)})(?:.*\.)?\d+\.")
+    found = {match[1] for match in map(pattern.match, names) if match}
+    return sorted(found, key=lambda place: (place.count("."), place))
+
+
+def no_tower(folder: object, keys: Iterable[str]) -> CheckpointError:
+    """The error for a checkpoint that holds no vision tensors."""
     return CheckpointError(
-        f"{folder} holds no vision tower: {found}", hint="Give the checkpoint of a multimodal model or of a tower."
+        f"there is no vision tower in the files of {folder}: their tensors begin with {', '.join(prefixes(keys))}",
+        hint="Saving, merging or exporting left it out: do it again from the trained model, with its vision part. Only "
+        "the language model was written here.",
+    )
+
+
+def frozen_tower(folder: object, named: str, keys: Iterable[str]) -> CheckpointError:
+    """The error for a checkpoint without the tower `named`, which its configuration says was not trained."""
+    return CheckpointError(
+        f"{folder} holds no vision tower: its tensors begin with {', '.join(prefixes(keys))}. Its configuration names "
+        f"the tower {named}, which was frozen and not saved",
+        hint="The tower is that of the base model: give the checkpoint of that tower itself.",
     )
 
 
 def no_projector(folder: object, keys: Iterable[str]) -> CheckpointError:
     """The error for a multimodal checkpoint that holds a tower and no projector."""
     return CheckpointError(
-        f"{folder} holds no projector: its tensors begin with {', '.join(prefixes(keys))}",
-        hint="Give the full checkpoint, with tower and projector.",
+        f"there is no projector in the files of {folder}: their tensors begin with {', '.join(prefixes(keys))}",
+        hint="Saving, merging or exporting left it out: give the full checkpoint, with tower and projector.",
     )
 
 

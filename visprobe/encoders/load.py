@@ -22,7 +22,10 @@ from visprobe.encoders.provenance import Provenance
 from visprobe.encoders.swap import parse_swap, swapped
 from visprobe.encoders.tiles import NO_TILES, Tiled
 from visprobe.encoders.tower import load_tower, placed
+from visprobe.encoders.wrappers import of_language_model
 from visprobe.errors import CheckpointError
+from visprobe.io.formats import TRANSFORMERS
+from visprobe.io.tensors import DTYPES
 
 
 def load_encoder(
@@ -56,22 +59,14 @@ def load_encoder(
         )
         return swapped(swap, into, source)
     checkpoint, layout = described(path, resolution or Resolution())
-    tensors = checkpoint.tensors.read_many(keys_of([*layout.tower.values(), *layout.projector.values()]))
+    tensors = checkpoint.tensors.read_many(_keys(layout))
     _check_numbers(checkpoint.spec, tensors)
-    tower, stored = load_tower(
-        layout.family,
-        layout.config,
-        made(layout.tower, tensors),
-        norm_needed=layout.consumed == "final_norm",
-    )
-    weights = made(layout.projector, tensors)
-    projector = placed(layout.connector.build(weights), device, dtype) if layout.connector else None
-    stored |= {f"projector.{name}": tensor for name, tensor in weights.items()}
+    tower, projector, stored = _built(layout, tensors)
     return VisionEncoder(
         name=Path(path).resolve().name,
         layout=layout,
         tower=placed(tower, device, dtype),
-        projector=projector,
+        projector=projector and placed(projector, device, dtype),
         stored=stored,
         provenance=_provenance(checkpoint, layout, stored),
     )
@@ -84,10 +79,42 @@ def described(path: str | Path, resolution: Resolution) -> tuple[Checkpoint, Lay
         CheckpointError: As `load_encoder`.
     """
     checkpoint = with_frozen_tower(open_checkpoint(path))
-    layout = _find_layout(checkpoint, resolution)
+    try:
+        layout = _find_layout(checkpoint, resolution)
+    except CheckpointError:
+        checkpoint.check_whole(name for name in checkpoint.tensors if not of_language_model(name))
+        raise  # quantised weights are not the cause
+    checkpoint.check_whole(_keys(layout))
     if resolution.tiles and not isinstance(layout.geometry, Tiled):
         layout = replace(layout, warnings=(*layout.warnings, NO_TILES))
     return checkpoint, layout
+
+
+def check_headers(checkpoint: Checkpoint, layout: Layout) -> None:
+    """Whether the encoder can be loaded, as far as headers tell: the same code builds it from weights without memory.
+
+    Raises:
+        CheckpointError: As `load_encoder`, but for NaN and infinite weights.
+    """
+    keys = _keys(layout)
+    checkpoint.tensors.check(keys)
+    entries = {key: checkpoint.tensors[key] for key in keys}
+    _built(layout, {key: torch.zeros((), dtype=DTYPES[e.dtype]).expand(e.shape) for key, e in entries.items()})
+
+
+def _keys(layout: Layout) -> list[str]:
+    return keys_of([*layout.tower.values(), *layout.projector.values()])
+
+
+def _built(
+    layout: Layout, tensors: Mapping[str, torch.Tensor]
+) -> tuple[torch.nn.Module, torch.nn.Module | None, dict[str, torch.Tensor]]:
+    """Tower and connector with the weights `tensors`, and all their weights by canonical name."""
+    norm_needed = layout.consumed == "final_norm"
+    tower, stored = load_tower(layout.family, layout.config, made(layout.tower, tensors), norm_needed=norm_needed)
+    weights = made(layout.projector, tensors)
+    projector = layout.connector.build(weights) if layout.connector else None
+    return tower, projector, stored | {f"projector.{name}": tensor for name, tensor in weights.items()}
 
 
 def _find_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
@@ -100,6 +127,11 @@ def _find_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
         return model_layout(MODEL_OF[model_type], checkpoint, TOWER_OF, resolution)
     if model_type in TOWER_OF:
         return bare_layout(TOWER_OF[model_type], checkpoint, resolution)
+    if "pretrained_cfg" in checkpoint.raw or "architecture" in checkpoint.raw:
+        raise CheckpointError(
+            f"{checkpoint.spec} is {checkpoint.raw.get('architecture')} of timm, whose names and settings are its own",
+            hint=TRANSFORMERS,
+        )
     raise CheckpointError(
         f"{checkpoint.spec} is of an unknown kind: model_type {model_type!r}, architectures "
         f"{checkpoint.raw.get('architectures')}, tensors beginning with {', '.join(prefixes(checkpoint.tensors))}",
@@ -112,15 +144,15 @@ def _check_numbers(where: str, tensors: Mapping[str, torch.Tensor]) -> None:
     bad = sorted(name for name, tensor in tensors.items() if not _is_usable(tensor))
     if bad:
         raise CheckpointError(
-            f"{where} has NaN, infinite or non-float weights in {len(bad)} of {len(tensors)} tensors of tower and "
-            f"projector: {', '.join(bad[:3])}",
-            hint="The training diverged or the weights are quantised; use an earlier or an unquantised checkpoint.",
+            f"{where} has NaN or infinite weights in {len(bad)} of {len(tensors)} tensors of tower and projector: "
+            f"{', '.join(bad[:3])}",
+            hint="The training diverged; use an earlier checkpoint.",
         )
 
 
 def _is_usable(tensor: torch.Tensor) -> bool:
-    if not tensor.dtype.is_floating_point or tensor.itemsize < 2:
-        return False
+    if not tensor.numel():  # the registers of a tower that has none
+        return True
     # NaN passes through minimum and maximum, and one pass is several times faster than isfinite of every weight
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 

@@ -15,9 +15,11 @@ from visprobe.encoders.checkpoint import Checkpoint
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.families import MODEL_OF
 from visprobe.encoders.layout import Layout, keys_of, off_path
-from visprobe.encoders.load import described, load_encoder
+from visprobe.encoders.load import check_headers, described, load_encoder
 from visprobe.encoders.processor import Resolution
 from visprobe.errors import CheckpointError, VisprobeError
+from visprobe.io.containers import MODEL_FILES
+from visprobe.io.formats import known_format
 from visprobe.io.hub import list_collection, list_models, open_folder
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".gguf")
@@ -49,7 +51,8 @@ class Found:
         tower_hash: SHA-256 of the tower's weights, if asked for.
         projector_hash: SHA-256 of the connector's weights, if asked for.
         changed: Weight groups that differ from the base, if one was given and it has the same shape.
-        problem: Why it was not understood; everything above but the path is then empty.
+        problem: Why it cannot be loaded; everything above but the path is then empty.
+        hint: What to do about that.
     """
 
     path: str
@@ -71,6 +74,7 @@ class Found:
     projector_hash: str | None = None
     changed: tuple[str, ...] | None = None
     problem: str | None = None
+    hint: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain JSON values."""
@@ -158,19 +162,27 @@ def _folders(root: Path) -> Iterator[Path]:
         own = {name for name in inner if name.startswith(_INNER)}
         inner[:] = sorted(name for name in inner if not name.startswith(".") and not (described and name in own))
         weights = own or any(name.endswith(_WEIGHTS) for name in files)
-        if (weights and described) or any(name.endswith(".gguf") and "mmproj" in name for name in files):
+        if (weights and described) or any(map(_is_checkpoint, files)):
             yield Path(folder)
     yield from unreadable
 
 
+def _is_checkpoint(file: str) -> bool:
+    """Whether `file` holds a model by its name alone, so that a folder with it has a row, if only to say what it is."""
+    known = known_format([file])
+    return file in MODEL_FILES or (file.endswith(".gguf") and "mmproj" in file) or bool(known and known[0].alone)
+
+
 def _row(spec: str, *, hashes: bool, base: VisionEncoder | None) -> Found:
     try:
-        row = _described(*described(spec, Resolution()))
+        checkpoint, layout = described(spec, Resolution())
+        check_headers(checkpoint, layout)
+        row = _described(checkpoint, layout)
         return _hashed(row, base) if hashes else row
     except VisprobeError as error:
-        return Found(spec, problem=error.message)
+        return Found(spec, problem=error.message, hint=error.hint)
     except OSError as error:
-        return Found(spec, problem=f"{error.filename}: {error.strerror}")
+        return Found(spec, problem=f"{error.filename}: {error.strerror}", hint="Check the permissions.")
 
 
 def _described(checkpoint: Checkpoint, layout: Layout) -> Found:

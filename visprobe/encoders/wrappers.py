@@ -15,6 +15,7 @@ _ANYWHERE = re.compile(
     r"|modules_to_save(?:\.default)?)\."
 )
 _FIRST = re.compile(r"(?:module|(?:model\.)?base_model\.model|model(?=\.model\.))\.")
+_LANGUAGE_MODEL = {"language_model", "text_model", "lm_head", "embed_tokens", "experts"}
 _ROLES = ("policy.", "actor.", "pretrained_model.")
 
 
@@ -44,12 +45,19 @@ class Renamed(Tensors):
         return {entry.name: read[self._old[entry.name]] for entry in entries}
 
 
+def of_language_model(name: str) -> bool:
+    """Whether the tensor `name` lies in the language model of a multimodal model."""
+    parts = name.split(".")
+    seen = any(part.startswith("vis") for part in parts)  # visual, vision_tower, vision_model
+    return not seen and (not _LANGUAGE_MODEL.isdisjoint(parts) or parts[:2] in (["model", "layers"], ["model", "norm"]))
+
+
 def plain_name(name: str) -> str:
     """`name` without wrappers: "module.base_model.model.visual._orig_mod.merger.x" is "visual.merger.x"."""
     name = _ANYWHERE.sub("", name)
     while match := _FIRST.match(name):
         name = name[match.end() :]
-    return name
+    return name.replace(".base_model.model.", ".")  # a part of the model that was wrapped by itself
 
 
 def unwrapped(tensors: Tensors) -> Tensors:

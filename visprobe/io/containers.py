@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from visprobe.errors import CheckpointError
 from visprobe.io import safetensors_files, torch_files
 from visprobe.io.deepspeed import DeepSpeed, step_folder
 from visprobe.io.distcp import FSDP_FOLDER, METADATA, Distcp
 from visprobe.io.folder import Folder
+from visprobe.io.formats import Format, conversion, known_format
 from visprobe.io.safetensors_files import SafetensorsFiles
 from visprobe.io.tensors import Tensors
 from visprobe.io.torch_files import TorchFiles
 
-_FIRST = (
+MODEL_FILES = (
     safetensors_files.SINGLE_FILE,
     safetensors_files.INDEX_FILE,
     torch_files.SINGLE_FILE,
@@ -34,9 +36,12 @@ def open_tensors(folder: Folder) -> Tensors:
         CheckpointError: If there is no container, or it is damaged or incomplete.
     """
     names = folder.names()
-    for file in _FIRST:
-        if file in names:
-            return open_file(folder, file)
+    there = [file for file in MODEL_FILES if file in names]
+    if there:
+        tensors = open_file(folder, there[0])
+        if there[:2] == [safetensors_files.SINGLE_FILE, safetensors_files.INDEX_FILE]:
+            tensors.notes.append(f"{there[0]} is read, as transformers does, and not the shards that {there[1]} names")
+        return tensors
     for inside in (FSDP_FOLDER, ""):
         if inside + METADATA in names:
             return Distcp(folder, inside)
@@ -65,13 +70,18 @@ def open_file(folder: Folder, name: str) -> Tensors:
 
 def _single_file(names: Sequence[str]) -> str | None:
     """The only file of weights: an adapter is none by itself, and one of several shards is not a checkpoint."""
-    own = [name for name in names if "/" not in name and not name.startswith("adapter_model.")]
+    own = [name for name in names if "/" not in name and not name.startswith("adapter_model.") and not _foreign(name)]
     parts = [name for name in own if name.startswith("consolidated.") and name.endswith(".pth")]
     candidates = [name for name in _ALONE if name in own and (name not in parts or len(parts) == 1)]
     others = [name for name in own if name.endswith(".safetensors") and "-of-" not in name]
     candidates += others if len(others) == 1 else []
     candidates += [_PROJECTOR] if _PROJECTOR in own else []
     return candidates[0] if candidates else None
+
+
+def _foreign(name: str) -> bool:
+    known = known_format([name])
+    return known is not None and known[0].alone
 
 
 def _nothing_to_read(folder: Folder, names: Sequence[str]) -> CheckpointError:
@@ -81,8 +91,26 @@ def _nothing_to_read(folder: Folder, names: Sequence[str]) -> CheckpointError:
         return CheckpointError(
             f"{folder} is not a folder", hint="Give the folder that holds config.json and the weights."
         )
+    nested = sorted({str(PurePosixPath(name).parent) for name in names if "/" in name and _holds_checkpoint(name)})
+    for some in ([name for name in names if "/" not in name], [] if nested else names):
+        if known := known_format(some):
+            return _foreign_format(folder, *known)
     shown = f"{', '.join(names[:5])} and {len(names) - 5} more" if len(names) > 6 else ", ".join(names) or "no files"
+    inside = f": {', '.join(str(folder.path / place) for place in nested[:5])}" if nested else ""
     return CheckpointError(
-        f"{folder} has neither {_FIRST[0]} nor another container of weights; it holds {shown}",
-        hint="Give the folder of one checkpoint; nested folders such as checkpoint-500 are not searched.",
+        f"{folder} has neither {MODEL_FILES[0]} nor another container of weights; it holds {shown}",
+        hint=f"Give the folder of one checkpoint{inside}; nested folders are not searched.",
+    )
+
+
+def _holds_checkpoint(name: str) -> bool:
+    file = name.rpartition("/")[2]
+    return file in MODEL_FILES or file == "adapter_config.json"
+
+
+def _foreign_format(folder: Folder, known: Format, files: list[str]) -> CheckpointError:
+    first = PurePosixPath(files[0])
+    return CheckpointError(
+        f"{folder} holds {known.what}: {first}{f' and {len(files) - 1} more' if len(files) > 1 else ''}",
+        hint=conversion(known, str(folder.path / first.parent), first.name),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,15 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"it has {path.stat().st_size} bytes")
-        found = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise CheckpointError(
+                f"{path} begins with a byte order mark (BOM), with which transformers does not read it either",
+                hint=f'Save it as UTF-8 without BOM: python -c "from pathlib import Path; p = Path({str(path)!r}); '
+                f"p.write_text(p.read_text({'utf-8-sig' if data.startswith(codecs.BOM_UTF8) else 'utf-16'!r}), "
+                "'utf-8')\".",
+            )
+        found = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", hint=DAMAGED) from error
     except OSError as error:

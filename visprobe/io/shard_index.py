@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from visprobe.errors import CheckpointError
 from visprobe.io.folder import Folder
@@ -54,11 +54,15 @@ def check_promise(index: str, shard: str, listed: Collection[str], there: Collec
 
 
 def _check_shards(path: Path, shards: list[str], there: set[str]) -> None:
-    if outside := [shard for shard in shards if Path(shard).name != shard]:
-        raise CheckpointError(f"{path} names {outside[0]!r}, which is not a file beside it", hint=DAMAGED)
+    if outside := [shard for shard in shards if _is_outside(PurePosixPath(shard))]:
+        raise CheckpointError(f"{path} names {outside[0]!r}, which is not a file below its folder", hint=DAMAGED)
     if absent := [shard for shard in shards if shard not in there]:
         raise CheckpointError(f"{path} names shards that are not there: {', '.join(absent)}", hint=DAMAGED)
     numbers = [(int(m[1]), int(m[2])) for m in map(_SHARD_OF.search, shards) if m]
     total = max((of for _, of in numbers), default=0)
     if numbers and (unlisted := sorted(set(range(1, total + 1)) - {number for number, _ in numbers})):
         raise CheckpointError(f"{path} does not name shard {unlisted[0]} of {total}", hint=DAMAGED)
+
+
+def _is_outside(shard: PurePosixPath) -> bool:
+    return shard.is_absolute() or ".." in shard.parts or "\\" in str(shard)

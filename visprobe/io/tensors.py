@@ -80,7 +80,7 @@ class Tensors(Mapping[str, TensorEntry], ABC):
         """The tensor `name` in its stored dtype, on the CPU.
 
         Raises:
-            CheckpointError: If the tensor is absent, has no elements, or is of a type that torch cannot hold.
+            CheckpointError: If the tensor is absent, was not gathered, or is of a type that torch cannot hold.
         """
         return self.read_many([name])[name]
 
@@ -90,7 +90,18 @@ class Tensors(Mapping[str, TensorEntry], ABC):
         Raises:
             CheckpointError: As `read`.
         """
-        return self._load([self._readable(name) for name in dict.fromkeys(names)])
+        entries = [self._readable(name) for name in dict.fromkeys(names)]
+        empty = {one.name: torch.empty(one.shape, dtype=DTYPES[one.dtype]) for one in entries if not one.nbytes}
+        return self._load([entry for entry in entries if entry.nbytes]) | empty
+
+    def check(self, names: Iterable[str]) -> None:
+        """Whether the tensors `names` can be read, as far as headers tell.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        for name in names:
+            self._readable(name)
 
     @abstractmethod
     def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
@@ -100,7 +111,7 @@ class Tensors(Mapping[str, TensorEntry], ABC):
         entry = self._entries.get(name)
         if entry is None:
             raise CheckpointError(f"{self.where} has no tensor {name!r}", hint="Check that the checkpoint is complete.")
-        if entry.nbytes == 0:
+        if entry.shape == (0,):  # what ZeRO-3 leaves of a tensor that lies in another process
             raise CheckpointError(
                 f"tensor {name!r} in {entry.file} has no elements (shape {list(entry.shape)})",
                 hint="It was saved under ZeRO-3 without gathering; save it again with stage3_gather_16bit_weights_on_"

@@ -25,7 +25,7 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
     vision = getattr(config, "vision_config", config)
     tower = _tower_names(family, names) | {name: name for name in names if family.is_projection(name)}
     if not family.block_count(set(tower)) and not any(".layer" in name for name in tower):
-        raise no_tower(checkpoint.spec, None, names)
+        raise no_tower(checkpoint.spec, names)
     inside = _connector_names(family, tower)
     processor, warnings = find_processor(checkpoint.folder, family, vision, family.geometry, resolution)
     for name in filter(family.is_projection, tower):  # the two-tower model has its own width beside the tower's

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from visprobe.encoders.checkpoint import Checkpoint, open_checkpoint
 from visprobe.encoders.families.original_towers import original_tower
-from visprobe.encoders.layout import no_tower, under
+from visprobe.encoders.layout import frozen_tower, under
 from visprobe.errors import CheckpointError
 from visprobe.io.joined import Joined
 from visprobe.io.tensors import Tensors
@@ -68,7 +68,7 @@ def _origin(checkpoint: Checkpoint) -> Checkpoint:
     try:
         return open_checkpoint(str(source or tower.origin))
     except CheckpointError as error:
-        missing = no_tower(checkpoint.spec, str(source or named), checkpoint.tensors)
+        missing = frozen_tower(checkpoint.spec, str(source or named), checkpoint.tensors)
         raise CheckpointError(
             f"{missing.message}; it cannot be read: {error.message}",
             hint="Get its weights and let vision_tower_pretrained in config.json be their folder.",

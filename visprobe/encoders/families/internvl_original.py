@@ -64,7 +64,7 @@ def original_internvl_layout(checkpoint: Checkpoint, resolution: Resolution) -> 
     raw, names = checkpoint.raw, list(checkpoint.tensors)
     tower, projector = under(_TOWER, names), under(_PROJECTOR, names)
     if not tower:
-        raise no_tower(checkpoint.spec, None, names)
+        raise no_tower(checkpoint.spec, names)
     if not projector:
         raise no_projector(checkpoint.spec, names)
     config = _config(checkpoint)

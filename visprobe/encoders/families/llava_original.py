@@ -49,7 +49,7 @@ def original_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
     outer = f"{TOWER}vision_model." if any(n.startswith(f"{TOWER}vision_model.") for n in names) else TOWER
     saved = under(outer, names)
     if not saved:
-        raise no_tower(checkpoint.spec, named, names)
+        raise no_tower(checkpoint.spec, names)
     tower = original_tower(named)
     sources = tower.sources(saved)
     reads, why = _reads(checkpoint, tower, tower.family.block_count(set(sources)))

@@ -185,7 +185,7 @@ def _model(name: str, family: Family, cls: str) -> Model:
         name=name,
         model_types=(family.name,),
         cls=f"{cls}ForConditionalGeneration",
-        spellings=(spelling("Q-D", "model.visual."), spelling("Q-A", "visual.")),
+        spellings=(spelling("Q-D", "model.visual."), spelling("Q-A", "visual."), spelling("Q-M", "vision_tower.")),
         reads=_reads,
         connect=lambda config, entries, reads: connector(config.vision_config),
         towers=(family.name,),
