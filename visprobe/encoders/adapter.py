@@ -275,7 +275,7 @@ class Unmerged(Renamed):
             raise CheckpointError(
                 f"{self.where} holds adapters that are not merged, of {name} among others, and nothing that says how "
                 "they are scaled",
-                hint="Merge them before saving: model = model.merge_and_unload() with PEFT, for each wrapped part; or put "
+                hint="Merge them before saving: model = model.merge_and_unload() with PEFT, for each part; or put "
                 f"the {CONFIG} of the training beside the weights.",
             )
         return super()._readable(name)
