@@ -51,7 +51,7 @@ notebooks: $(VENV)/.installed
 	    --inplace --coalesce-streams --ExecutePreprocessor.record_timing=False $$file || exit 1; done
 
 bench: $(VENV)/.installed
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/all.py
 
 # What figures/README.md shows, by the commands that stand there. Finished training runs in build/ are not done again.
 GALLERY := build/figures

@@ -7,7 +7,8 @@ are Captum's on both sides: what differs is that images go through together.
 
 `batching` is the largest difference between maps made in batches and one by one, by the largest value.
 
-Run: python benchmarks/attribution.py [--images 8] [--batch 8] [--steps 4] [--side 7] [--device cpu] [--threads 1]
+Run: python benchmarks/attribution.py [--images 8] [--batch 8] [--blocks 12] [--steps 4] [--side 7] [--device cpu]
+    [--threads 1]
 """
 
 import argparse
@@ -16,7 +17,7 @@ import os
 import tempfile
 import time
 
-SITES = [f"block_{number:02d}" for number in range(1, 13)]
+from ratios import ratio
 
 
 def encoder(options):
@@ -26,7 +27,7 @@ def encoder(options):
     from visprobe.encoders import load_encoder
 
     torch.manual_seed(0)
-    config = transformers.SiglipVisionConfig(image_size=224, patch_size=16)
+    config = transformers.SiglipVisionConfig(image_size=224, patch_size=16, num_hidden_layers=options.blocks)
     with tempfile.TemporaryDirectory() as folder:
         transformers.SiglipVisionModel(config).save_pretrained(folder)
         transformers.SiglipImageProcessorPil(size={"height": 224, "width": 224}).save_pretrained(folder)
@@ -77,7 +78,7 @@ def captum_calls(loaded, options):
     return {
         "gradcam": lambda x: attr.LayerGradCam(model, model.grid).attribute(x),
         "gradient-times-input": lambda x: activation[blocks[-1]].attribute(x),
-        "gradient-times-input, 12 sites": lambda x: [one.attribute(x) for one in activation.values()],
+        "gradient-times-input, every block": lambda x: [one.attribute(x) for one in activation.values()],
         "integrated-gradients": lambda x: attr.IntegratedGradients(model).attribute(
             x, baselines=x.mean(dim=(2, 3), keepdim=True).expand_as(x), n_steps=options.steps
         ),
@@ -110,7 +111,8 @@ def run(options):
     subject, captum = TowerSubject(loaded, target), captum_calls(loaded, options)
     maps(subject, pictures[:1], ["gradcam"])  # memory and kernels
     rows = {method: ([method], ["consumed"]) for method in METHODS}
-    rows["gradient-times-input, 12 sites"] = (["gradient-times-input"], SITES)
+    sites = [f"block_{number:02d}" for number in range(1, options.blocks + 1)]
+    rows["gradient-times-input, every block"] = (["gradient-times-input"], sites)
     result = {}
     for name, (methods, sites) in rows.items():
 
@@ -138,6 +140,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--steps", type=int, default=4, help="of integrated gradients")
     parser.add_argument("--side", type=int, default=7, help="in patches of the squares that occlusion hides")
     parser.add_argument("--device", default="cpu")
@@ -146,7 +149,11 @@ def main():
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(options.threads)  # read when torch is imported
     print(f"{'images per second':32}{'batched':>10}{'one by one':>12}{'batching':>11}{'Captum':>10}{'faster':>10}")
-    print(json.dumps(run(options)))
+    result = run(options)
+    print(json.dumps(result))
+    for name, one in result.items():
+        if one["captum"]:
+            ratio(f"{name} by Captum / by visprobe", one["captum"] / one["batched"])
 
 
 if __name__ == "__main__":

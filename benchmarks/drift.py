@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are impo
 
 import numpy as np
 import torch
+from ratios import ratio
 
 from visprobe.metrics.cka_map import cka_map, unit_grams
 from visprobe.metrics.streaming_cka import cka_sums
@@ -100,6 +101,8 @@ def all_pairs(count):
     own, value = found["visprobe"]
     for name, (seconds, values) in found.items():
         apart = np.abs(values - value).max()
+        if name != "visprobe":
+            ratio(f"CKA of all pairs of sites, {name} / visprobe", seconds / own)
         yield (
             f"all pairs, {count} x {count} sites",
             name,
@@ -150,6 +153,7 @@ def in_all(count, folder):
     ]  # fmt: skip
     drift, _ = timed(representation_drift, sets[0], sets[1:3], sets[3:], repeats=2)
     what = f"drift, {count:,} images, {len(names)} sites"
+    ratio("drift / the forward passes of its encoders", drift / bare)
     yield what, "5 x forward passes", f"{bare:.2f} s", ""
     yield what, "analysis", f"{drift:.2f} s", f"{100 * drift / bare:.1f} % of the forward passes"
 

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from ratios import ratio
 
 from visprobe.analyses.analysis import Inputs
 from visprobe.analyses.drift import representation_drift
@@ -39,7 +40,6 @@ from visprobe.analyses.imagenet import prototype_accuracy
 from visprobe.analyses.knn import knn_accuracy
 from visprobe.analyses.probe import PROBE
 from visprobe.analyses.registry import available
-from visprobe.cli.imagenet import ASKED
 from visprobe.data.open import open_images
 from visprobe.encoders.load import load_encoder
 from visprobe.features.extract import extract
@@ -48,6 +48,7 @@ from visprobe.features.store import ChunkKey, FeatureStore, StoredSites
 from visprobe.metrics.intervals import wilson
 from visprobe.report.analysing import run_analyses
 from visprobe.report.measurement import Options
+from visprobe.report.questions import ASKED
 from visprobe.report.session import Session
 
 CLASSES, SIDE, BATCH = 20, 224, 64
@@ -153,6 +154,8 @@ def speed(folder, encoder):
     for name, taken in least.items():
         times = least["published protocol"] / taken
         print(f"{name}: {taken:.1f} s at best; the published protocol takes {times:.1f} times as long")
+        if name != "published protocol":
+            ratio(f"the published ImageNet protocol / {name}", times)
 
 
 def rate(folder, encoder):

@@ -19,7 +19,7 @@ the bytes that it sends:
 
 Seconds are those of a server in Python on the same machine, not of a network.
 
-Run: python benchmarks/load.py [--remote] [--repeats 3] [--folder DIR]
+Run: python benchmarks/load.py [--remote] [--repeats 3] [--layers 30] [--folder DIR]
 """
 
 import argparse
@@ -30,6 +30,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from ratios import ratio
 
 SHARD_BYTES = 1_000_000_000
 HOW = ("visprobe", "transformers", "transformers, mapped")
@@ -72,12 +74,12 @@ print(json.dumps({"seconds": seconds, "needed": needed, "peak": peak(), "peak_ov
 """
 
 
-def llava_config():
+def llava_config(layers):
     import transformers
 
     vision = transformers.SiglipVisionConfig(image_size=384, patch_size=16, vision_use_head=False)
     text = {
-        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 30,
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": layers,
         "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32000,
     }  # fmt: skip
     return transformers.LlavaConfig(
@@ -85,13 +87,13 @@ def llava_config():
     )
 
 
-def write_checkpoint(folder):
+def write_checkpoint(folder, layers):
     """Random weights under the names that transformers expects, written shard by shard."""
     import torch
     import transformers
     from safetensors.torch import save_file
 
-    config = llava_config()
+    config = llava_config(layers)
     config.dtype = "bfloat16"
     config.architectures = ["LlavaForConditionalGeneration"]
     with torch.device("meta"):
@@ -223,16 +225,23 @@ def remote_table(result):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=30, help="of the language model, 134 MB each")
     parser.add_argument("--folder", type=Path, help="where to write the checkpoint (a temporary folder by default)")
     parser.add_argument("--remote", action="store_true", help="by hub id from a hub on this machine")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = Path(scratch) / "checkpoint"
         folder.mkdir()
-        write_checkpoint(folder)
+        write_checkpoint(folder, options.layers)
         result = run_remote(folder, options.repeats) if options.remote else run(folder, options.repeats)
     print(*(remote_table(result) if options.remote else table(result)), sep="\n")
     print(json.dumps(result))
+    if options.remote:
+        ratio("bytes sent by the hub / bytes needed", result["sent_over_needed"])
+        return
+    ratio("loading by transformers, weights in memory / by visprobe", result["times_faster"])
+    ratio("loading by transformers, weights mapped / by visprobe", result["times_faster_than_mapped"])
+    ratio("bytes read / bytes needed", result["read_over_needed"])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ import resource
 import time
 import warnings
 
+from ratios import ratio
+
 CS = (0.01, 0.03, 0.1, 0.316, 1.0, 3.16)
 
 
@@ -128,6 +130,9 @@ def main():
     result = run(options)
     print(*table(result), sep="\n")
     print(json.dumps(result))
+    for name, row in result["fits"].items():
+        if not name.startswith("visprobe"):
+            ratio(f"six fits by {name} / by visprobe", row["times"])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ visprobe and trl take the same rows in the same order, so their losses must agre
 Peak memory is that of fresh processes (VmHWM, Python and torch included) that take DPO steps with a larger language
 model.
 
-Run: python benchmarks/train.py [--repeats 3]
+Run: python benchmarks/train.py [--repeats 3] [--layers 12]
 """
 
 import argparse
@@ -30,6 +30,8 @@ import time
 import warnings
 from pathlib import Path
 
+from ratios import ratio
+
 BATCH, STEPS_PER_EPOCH, EPOCHS = 16, 8, 3
 ROWS = BATCH * STEPS_PER_EPOCH
 SETTINGS = {"batch_size": BATCH, "steps": STEPS_PER_EPOCH * EPOCHS, "learning_rate": 1e-4, "precision": "float32"}
@@ -37,16 +39,16 @@ MEMORY = ("visprobe, precomputed reference", "visprobe, reference model", "trl D
 LARGE_BATCH = 2
 
 
-def save_model(folder, *, large=False):
+def save_model(folder, *, layers=0):
     from visprobe.training.small_llava import build_model, build_processor
 
     processor = build_processor()
     model = build_model(processor, seed=0)
-    if large:
+    if layers:
         from transformers import LlavaForConditionalGeneration
 
-        text = {"hidden_size": 640, "intermediate_size": 2560, "num_hidden_layers": 12, "num_attention_heads": 10}
-        for name, value in {**text, "num_key_value_heads": 10, "layer_types": ["full_attention"] * 12}.items():
+        text = {"hidden_size": 640, "intermediate_size": 2560, "num_hidden_layers": layers, "num_attention_heads": 10}
+        for name, value in {**text, "num_key_value_heads": 10, "layer_types": ["full_attention"] * layers}.items():
             setattr(model.config.text_config, name, value)
         model = LlavaForConditionalGeneration(model.config)
     model.save_pretrained(folder)
@@ -230,6 +232,7 @@ def table(result):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=12, help="of the language model whose memory is taken")
     for hidden in ("--memory-of", "--base", "--folder"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -243,10 +246,14 @@ def main():
         scratch = Path(folder)
         save_model(scratch / "base")
         result = time_steps(scratch / "base", scratch, options.repeats)
-        result["large_parameters"] = save_model(scratch / "large", large=True)
+        result["large_parameters"] = save_model(scratch / "large", layers=options.layers)
         result["peak"] = {name: peak_memory(name, scratch / "large", scratch) for name in MEMORY}
     print(*table(result), sep="\n")
     print(json.dumps(result))
+    step = {name: row["later_epochs"] for name, row in result["steps"].items()}
+    ratio("a step of trl's SFTTrainer / of visprobe", step["trl SFTTrainer"] / step["visprobe sft"])
+    ratio("a step of trl's DPOTrainer / of visprobe", step["trl DPOTrainer"] / step["visprobe dpo"])
+    ratio("memory of trl's DPOTrainer / of visprobe", result["peak"][MEMORY[2]] / result["peak"][MEMORY[0]])
 
 
 if __name__ == "__main__":
