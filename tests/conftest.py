@@ -178,8 +178,13 @@ def _weights(checkpoints: tuple[str, ...], blocks: int, identical: tuple[str, ..
             frozen = group == "head" or (name in identical and group != "projector")
             change = 0.0 if frozen else 0.03 / 3**i * (1 + 0.5 * math.cos(k))
             equal = 1.0 if frozen else min(0.95, 0.12 * i + 0.02 * k)
-            for measure, value, unit in (("relative_change", change, "ratio"), ("share_equal", equal, "fraction")):
-                exact = Estimate(value, value, value, 7_087_872 + 1000 * k, unit, "exact")
+            weights = 7_087_872 + 1000 * k
+            for measure, value, n, unit in (
+                ("matrix_change", change, 6, "ratio"),
+                ("relative_change", change / 3, weights, "ratio"),
+                ("share_equal", equal, weights, "fraction"),
+            ):
+                exact = Estimate(value, value, value, n, unit, "exact")
                 rows.append(Row(name, group, measure, exact, checkpoints[0]))
     settings = {"base": checkpoints[0], "groups": groups, "identical": list(identical)}
     return Result("weights", "Where did the weights move, and how much?", tuple(rows), settings)

@@ -69,6 +69,11 @@ def test_answers_and_a_measurement_without_power_are_in_the_sentence():
     drift, seeing = planted(
         [cka("sft", 0.9)], [share("base", 0.12), share("sft", 0.11), share("untrained", 0.1, "floor")]
     )
+    seeing.settings["against_floors"] = [
+        {"checkpoint": name, "reference": "untrained", "site": "block_04", "measure": "top1", "value": 0.01,
+         "low": -0.01, "high": 0.03}
+        for name in ("base", "sft")
+    ]  # fmt: skip
     estimate = Estimate(-0.02, -0.03, -0.01, 100, "fraction", "t")
     rows = tuple(Row(n, "language_model", "accuracy/all", estimate, "base", "difference") for n in ("sft", "dpo"))
     [said] = headline([drift, seeing, Result("answers", "?", rows)], "base")

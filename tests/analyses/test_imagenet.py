@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from planted_features import feature_set, reordered
 from scipy.stats import binomtest
 
+from visprobe.analyses.accuracy import against_floors
 from visprobe.analyses.imagenet import prototype_accuracy
 from visprobe.analyses.result import Result
 from visprobe.errors import DataError
@@ -184,3 +185,24 @@ def test_what_cannot_be_measured_is_refused(
     with pytest.raises(DataError, match=words) as caught:
         prototype_accuracy(query, support)
     assert caught.value.hint
+
+
+def test_a_checkpoint_and_the_untrained_tower_are_compared_image_by_image() -> None:
+    """44 against 25 right of 120: the intervals of the two shares overlap, their paired difference is clear."""
+    both, only_base, only_floor = 14, 30, 11
+    base, floor = np.zeros(120, np.bool_), np.zeros(120, np.bool_)
+    base[: both + only_base] = floor[:both] = True
+    floor[both + only_base : both + only_base + only_floor] = True
+    right = {"base": {"block_02": base}, "same": {"block_02": floor}, "untrained": {"block_02": floor}}
+    found = {one["checkpoint"]: one for one in against_floors(right, "top1", ["untrained"])}
+    assert (base.sum(), floor.sum()) == (44, 25)
+    assert found["base"]["value"] == pytest.approx(19 / 120) and found["base"]["low"] > 0
+    assert found["base"]["p"] == pytest.approx(binomtest(only_floor, only_base + only_floor).pvalue)
+    assert found["same"]["low"] < 0 < found["same"]["high"] and found["same"]["p"] == 1
+
+
+def test_every_measurement_holds_the_paired_difference_to_its_floor() -> None:
+    sets = [planted("base", 2.5), planted("sft", 0.2), planted("untrained", 1e6)]
+    against = prototype_accuracy(sets, None, floor=["untrained"]).settings["against_floors"]
+    assert {(one["checkpoint"], one["reference"]) for one in against} == {("base", "untrained"), ("sft", "untrained")}
+    assert all(one["low"] > 0 for one in against if one["checkpoint"] == "sft")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,6 +35,17 @@ def drift(*rows: Row, still: tuple[str, ...] = (), **settings: Any) -> Result:
 
 def imagenet(*rows: Row) -> Result:
     return Result("imagenet", "?", rows, {"consumed": "block_02", "chance": 0.1})
+
+
+def floored(result: Result, measure: str, **differences: tuple[float, float, float]) -> Result:
+    """`result` with the paired differences of checkpoints to its floor."""
+    [floor] = result.select(role="floor", measure=measure)
+    against = [
+        {"checkpoint": name, "reference": floor.checkpoint, "site": floor.site, "measure": measure,
+         **dict(zip(("value", "low", "high"), numbers, strict=True))}
+        for name, numbers in differences.items()
+    ]  # fmt: skip
+    return replace(result, settings={**result.settings, "against_floors": against})
 
 
 def accuracies(difference: tuple[float, float, float], name: str = "sft", reference: str = "base") -> tuple[Row, ...]:
@@ -125,7 +137,7 @@ def many() -> list[Result]:
     gains = [row(name, "block_02", "top1", (0.02, 0.01 if i == 3 else -0.01, 0.03), "base", "difference")
              for i, name in enumerate(names)]  # fmt: skip
     weights = [
-        row(name, "tower", "relative_change", (v, v, v), "base") for name, v in zip(names, range(1, 7), strict=True)
+        row(name, "tower", "matrix_change", (v, v, v), "base") for name, v in zip(names, range(1, 7), strict=True)
     ]
     return [drifts, imagenet(*gains), Result("weights", "?", tuple(weights), {"identical": []})]
 
@@ -135,7 +147,7 @@ def test_many_descendants_are_summed_up_by_what_is_true_of_them() -> None:
         "run-1, run-2, run-3, run-4 and run-5: the tower moved, what the language model reads (block_02) with it; "
         "CKA at the least similar site from 0.940 at block_02 (run-5) to 0.980 at block_02 (run-1).",
         "run-0: the tower did not measurably move; CKA at the least similar site 0.990 at block_02.",
-        "run-0, run-1, run-2, run-3, run-4 and run-5: relative change of the tower's weights from 100.0 % (run-0) to "
+        "run-0, run-1, run-2, run-3, run-4 and run-5: median relative change of the tower's weight matrices (Frobenius) from 100.0 % (run-0) to "
         "600.0 % (run-5).",
         "run-3 sees better than base at block_02 (what the language model reads): difference in top-1 +2.0 points.",
         "run-0, run-1, run-2, run-4 and run-5 are not measurably different from base at block_02 (what the language "
@@ -212,25 +224,27 @@ def test_an_identical_tower_gets_one_statement_and_no_comparison_before_the_proj
 
 def test_weights_are_summed_up_with_their_most_changed_group() -> None:
     rows = [
-        row("sft", site, "relative_change", (v, v, v), "base")
+        row("sft", site, "matrix_change", (v, v, v), "base")
         for site, v in {"block_01": 0.00012, "block_02": 0.004, "projector": 0.5, "tower": 0.002}.items()
     ]
     result = Result("weights", "?", (*rows, row("sft", "tower", "share_equal", (0.9999, 0.9999, 0.9999), "base")))
     assert texts(result) == [
-        "sft: the tower's weights changed by 0.2 % of their norm, most in block_02 (0.4 %); "
-        "more than 99.9 % of them are exactly equal."
+        "sft: the tower's weight matrices changed by 0.2 % (median of ‖ΔW‖ / ‖W‖ of 1000 matrices, Frobenius), most in "
+        "block_02 (0.4 %); more than 99.9 % of all its weights are exactly equal."
     ]
 
 
 def test_accuracy_at_the_floor_is_called_out() -> None:
     base = row("base", "block_02", "top1", (0.13, 0.11, 0.15))
     untrained = row("untrained", "block_02", "top1", (0.12, 0.1, 0.14), role="floor")
-    assert texts(imagenet(base, untrained)) == [
+    assert texts(floored(imagenet(base, untrained), "top1", base=(0.01, -0.005, 0.025))) == [
         "base's top-1 at block_02, 13.0 % [11.0, 15.0], is not clearly above that of the untrained encoder, "
-        "12.0 % [10.0, 14.0]."
+        "12.0 % [10.0, 14.0]: +1.0 points [−0.5, +2.5]."
     ]
+    assert not texts(floored(imagenet(base, untrained), "top1", base=(0.01, 0.002, 0.018)))  # intervals overlap
     assert "not clearly above chance, 10.0 %" in texts(imagenet(row("base", "block_02", "top1", (0.1, 0.09, 0.12))))[0]
-    assert not texts(imagenet(row("base", "block_02", "top1", (0.3, 0.28, 0.32)), untrained))
+    clear = imagenet(row("base", "block_02", "top1", (0.3, 0.28, 0.32)), untrained)
+    assert not texts(floored(clear, "top1", base=(0.18, 0.15, 0.21)))
 
 
 def test_answers_stand_beside_the_blind_score() -> None:
@@ -240,7 +254,8 @@ def test_answers_stand_beside_the_blind_score() -> None:
         row("sft", "language_model", "accuracy/all", (-0.25, -0.28, -0.22), "base", "difference"),
         row("blind", "language_model", "accuracy/all", (0.44, 0.41, 0.47), role="floor"),
     )
-    assert texts(Result("answers", "?", rows)) == [
+    answers = floored(Result("answers", "?", rows), "accuracy/all", base=(0.26, 0.2, 0.3), sft=(0.01, -0.02, 0.04))
+    assert texts(answers) == [
         "base answers 70.0 % [67.0, 73.0] of 1000 questions right, above the 44.0 % [41.0, 47.0] of guessing "
         "without the image.",
         "sft answers 45.0 % [42.0, 48.0] of 1000 questions right, not clearly above the 44.0 % [41.0, 47.0] of "

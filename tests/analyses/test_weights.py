@@ -49,7 +49,7 @@ def test_planted_changes_are_found_per_group() -> None:
     assert result.settings["groups"] == ["embeddings", "block_01", "block_02", "final_norm", "projector", "tower"]
     assert result.settings["classes"] == ["norm", "other"]
     assert result.settings["identical"] == []
-    estimate = result.rows[0].estimate
+    estimate = result.select(measure="relative_change")[0].estimate
     assert (estimate.low, estimate.high, estimate.method, estimate.n) == (estimate.value, estimate.value, "exact", 200)
     assert Result.from_json(json.loads(json.dumps(result.to_json()))) == result
 
@@ -101,3 +101,51 @@ def test_what_cannot_be_compared_is_refused(other: Weights, words: str) -> None:
     with pytest.raises(CheckpointError, match=words) as caught:
         weight_drift("base", base_weights(), {"sft": other}, group_of)
     assert caught.value.hint
+
+
+def tower_of_blocks(seed: int) -> dict[str, torch.Tensor]:
+    """Six blocks with matrices of size 0.02 and gains of norms of 1, which hold most of the squared norm."""
+    draw = torch.Generator().manual_seed(seed)
+    weights = {"embeddings.patch.weight": 0.02 * torch.randn((32, 3, 8, 8), generator=draw)}
+    for block in range(6):
+        for name in ("q_proj", "k_proj", "fc1"):
+            weights[f"encoder.layers.{block}.{name}.weight"] = 0.02 * torch.randn((32, 32), generator=draw)
+        weights[f"encoder.layers.{block}.norm.weight"] = torch.ones(32)
+    return weights
+
+
+def block_of(name: str) -> str:
+    return f"block_{int(name.split('.')[2]) + 1:02d}" if name.startswith("encoder") else "embeddings"
+
+
+def test_noise_of_30_percent_on_each_matrix_of_three_blocks_reads_30_percent() -> None:
+    base, draw = tower_of_blocks(0), torch.Generator().manual_seed(1)
+    noisy = dict(base)
+    for name, weight in base.items():
+        if block_of(name) in ("block_02", "block_04", "block_06") and "norm" not in name:
+            noise = torch.randn(weight.shape, generator=draw)
+            noisy[name] = weight + 0.3 * weight.norm() / noise.norm() * noise
+    result = weight_drift("base", base, {"sft": noisy}, block_of)
+    for block in ("block_02", "block_04", "block_06"):
+        assert value(result, "sft", block, "matrix_change") == pytest.approx(0.3, rel=1e-5)  # float32
+        assert value(result, "sft", block, "relative_change") < 0.06  # gains of norms hide it
+    assert value(result, "sft", "block_01", "matrix_change") == 0
+    assert result.select(site="block_02", measure="matrix_change")[0].estimate.n == 3
+
+
+def test_gains_alone_change_no_matrix_and_are_seen_in_the_norm_of_all() -> None:
+    base = tower_of_blocks(0)
+    scaled = {name: 1.1 * weight if "norm" in name else weight for name, weight in base.items()}
+    result = weight_drift("base", base, {"sft": scaled}, block_of)
+    assert value(result, "sft", "tower", "matrix_change") == 0
+    assert value(result, "sft", "tower", "relative_change") > 0.08
+    assert result.settings["identical"] == []
+
+
+def test_matrices_that_are_zero_in_the_base_are_left_out_and_said() -> None:
+    base = tower_of_blocks(0)
+    base["encoder.layers.0.fc1.weight"] = torch.zeros(32, 32)
+    grown = {name: 1.5 * weight for name, weight in base.items()} | {"encoder.layers.0.fc1.weight": torch.ones(32, 32)}
+    result = weight_drift("base", base, {"sft": grown}, block_of)
+    assert value(result, "sft", "block_01", "matrix_change") == pytest.approx(0.5, rel=1e-6)
+    assert "base: 1 weight matrices are all zero; they have no relative change" in result.warnings

@@ -68,7 +68,7 @@ def test_weights_show_change_above_and_equality_below(planted) -> None:
     result = planted()["weights"]
     upper, lower = weight_drift.draw(result).axes
     colour = looks(NAMES)["grpo"].colour
-    change = [r.estimate.value for r in result.select(checkpoint="grpo", measure="relative_change")]
+    change = [r.estimate.value for r in result.select(checkpoint="grpo", measure="matrix_change")]
     equal = [r.estimate.value for r in result.select(checkpoint="grpo", measure="share_equal")]
     assert [y for y in heights(upper, colour) if y in change] == [c for c in change if c > 0]
     assert heights(lower, colour) == equal

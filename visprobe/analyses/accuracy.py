@@ -55,6 +55,23 @@ def difference_rows(right: Right, measure: str, floor: Collection[str]) -> tuple
     return rows, tests
 
 
+def against_floors(right: Right, measure: str, floor: Collection[str]) -> list[dict[str, Any]]:
+    """Each checkpoint against each floor over the same images, at every site that both have.
+
+    Returns:
+        {"checkpoint", "reference", "site", "measure", "value", "low", "high", "p"}: the paired difference with its
+        Newcombe interval, and McNemar's exact p.
+    """
+    found = []
+    for name in (name for name in right if name not in floor):
+        for reference in (one for one in right if one in floor):
+            for site in (site for site in right[name] if site in right[reference]):
+                estimate, p = paired_difference(right[name][site], right[reference][site])
+                ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "p": p}
+                found.append({"checkpoint": name, "reference": reference, "site": site, "measure": measure, **ends})
+    return found
+
+
 def paired_difference(a: Bools, b: Bools) -> tuple[Estimate, float]:
     """Share right in `a` minus that in `b` over the same images, both bool of shape (n,), and McNemar's p."""
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from visprobe.analyses.moved import has_moved
 from visprobe.analyses.result import Result, Row
-from visprobe.analyses.statement import Statement, evidence, listed, points, sign_of
+from visprobe.analyses.statement import Statement, above_floor, evidence, listed, points, sign_of
 
 SCOPE = "This is about these checkpoints; about their recipes only several runs of each can speak."
 FEW = 3  # pairs that one sentence can name
@@ -95,7 +95,8 @@ def _at_the_floor(imagenet: Result, names: Sequence[str], wanted: Mapping[str, s
     """Where nobody is clearly above an untrained tower, equal accuracies say nothing of who sees better."""
     floors = imagenet.select(**wanted, role="floor", checkpoint=UNTRAINED)
     own = [row for name in names for row in imagenet.select(**wanted, role="value", checkpoint=name)]
-    if floors and own and all(row.estimate.low <= floors[0].estimate.high for row in own):
+    against = [above_floor(imagenet, row, floors[0].checkpoint) for row in own] if floors else []
+    if any(against) and not any(found and found[0] for found in against):
         yield "none of them clearly tells these classes apart better than an untrained tower"
 
 

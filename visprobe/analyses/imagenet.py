@@ -8,6 +8,7 @@ from visprobe.analyses.accuracy import (
     Bools,
     Right,
     accuracy_rows,
+    against_floors,
     by_class_rows,
     classes_changed,
     difference_rows,
@@ -69,7 +70,12 @@ def prototype_accuracy(
     rows += differences
     rows += by_class_rows(right, "top1_by_class", task.labels, read, floor)
     rows += _projector_costs(right, task, floor)
-    settings = {**task.settings(), "mcnemar": tests, "classes_changed": classes_changed(right, task, read, floor)}
+    settings = {
+        **task.settings(),
+        "mcnemar": tests,
+        "against_floors": against_floors(right, "top1", floor),
+        "classes_changed": classes_changed(right, task, read, floor),
+    }
     return Result("imagenet", QUESTION, tuple(rows), settings, tuple(task.warnings()))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from visprobe.analyses.result import Estimate, Result, Row
 
@@ -26,6 +26,26 @@ class Statement:
 def sign_of(estimate: Estimate) -> int:
     """1 or -1 if the interval excludes 0, else 0."""
     return int(estimate.low > 0) - int(estimate.high < 0)
+
+
+def above_floor(result: Result, row: Row, floor: str) -> tuple[bool, str] | None:
+    """Whether a checkpoint is above a floor, by their paired difference over the same images, and that in words.
+
+    Args:
+        result: An accuracy whose settings hold "against_floors".
+        row: The checkpoint's row.
+        floor: Name of the floor.
+
+    Returns:
+        None where the two were not compared.
+    """
+    for one in result.settings.get("against_floors", []):
+        if (one["checkpoint"], one["reference"], one["site"], one["measure"]) == (
+            row.checkpoint, floor, row.site, row.measure,
+        ):  # fmt: skip
+            difference = replace(row.estimate, value=one["value"], low=one["low"], high=one["high"])
+            return one["low"] > 0, points(difference)
+    return None
 
 
 def evidence(result: Result, rows: Sequence[Row]) -> tuple[dict[str, str], ...]:

@@ -10,6 +10,7 @@ from visprobe.analyses.movement import movement_statement, movements, projector_
 from visprobe.analyses.result import Result, Row
 from visprobe.analyses.statement import (
     Statement,
+    above_floor,
     cka_interval,
     cka_text,
     compared,
@@ -38,14 +39,16 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
       the language model reads has not moved, that is said, and where only sites after it have, that.
     - *rotated*: at the consumed site and after the projector, if CKA has not moved and the interval of the relative
       error of analysis "similarity" lies above that of rounding times the root of six.
-    - *weights*: relative change of the tower, its most changed group, share of equal weights; exact.
+    - *weights*: median relative change of the tower's weight matrices and of those of its most changed group, share of
+      equal weights; exact.
     - *sees better / worse*: if the interval of the paired top-1 difference excludes 0; else "not measurably
       different". At the consumed site and after the projector only, so that no best site is picked.
     - *further from the base*: of two descendants at the consumed site, if the interval of the paired CKA
       difference excludes 0. Where the relative error unit by unit says otherwise, and excludes 0, that is added.
-    - *floor*: a top-1 interval that reaches down to the untrained tower's interval or to chance is called out.
-    - *answers*: "accuracy/all" beside the blind score; called better only if its interval lies above the blind one;
-      paired differences as for top-1.
+    - *floor*: a checkpoint whose paired top-1 difference to the untrained tower does not exclude 0, or whose interval
+      reaches down to chance, is called out.
+    - *answers*: "accuracy/all" beside the blind score; called better only if the paired difference to the blind
+      answers excludes 0; paired differences as for top-1.
 
     Of five descendants or more the statements are grouped (`visprobe.analyses.group_verdict`). The intervals are 95 %
     each; with many checkpoints some will miss.
@@ -116,7 +119,7 @@ def _not_trained(weights: Result, names: Sequence[str], base: str) -> Statement:
 
 
 def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
-    changes = weights.select(checkpoint=name, measure="relative_change", role="value")
+    changes = weights.select(checkpoint=name, measure="matrix_change", role="value")
     equal = weights.select(checkpoint=name, measure="share_equal", site="tower", role="value")
     tower = [row for row in changes if row.site == "tower"]
     apart = ("tower", "projector", *weights.settings.get("classes", []))
@@ -124,8 +127,9 @@ def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
     if tower and groups and equal:
         most = max(groups, key=lambda row: row.estimate.value)
         text = (
-            f"{name}: the tower's weights changed by {share(tower[0])} of their norm, most in {most.site} "
-            f"({share(most)}); {share(equal[0])} of them are exactly equal."
+            f"{name}: the tower's weight matrices changed by {share(tower[0])} (median of ‖ΔW‖ / ‖W‖ of "
+            f"{tower[0].estimate.n} matrices, Frobenius), most in {most.site} ({share(most)}); {share(equal[0])} of "
+            "all its weights are exactly equal."
         )
         yield Statement(text, evidence(weights, [tower[0], most, equal[0]]))
 
@@ -181,11 +185,12 @@ def _at_the_floor(imagenet: Result) -> Iterator[Statement]:
     chance = imagenet.settings.get("chance", 0.0)
     for row in imagenet.select(measure="top1", role="value", site=imagenet.settings.get("consumed")):
         floors = imagenet.select(measure="top1", role="floor", site=row.site)
-        reached = [floor for floor in floors if row.estimate.low <= floor.estimate.high]
+        found = ((floor, above_floor(imagenet, row, floor.checkpoint)) for floor in floors)
+        reached = [(floor, difference[1]) for floor, difference in found if difference and not difference[0]]
         text = f"{row.checkpoint}'s top-1 at {row.site}, {percent_interval(row.estimate)}, is not clearly above "
         if reached:
-            floor = reached[0]
-            text += f"that of the {floor.checkpoint} encoder, {percent_interval(floor.estimate)}."
+            floor, difference = reached[0]
+            text += f"that of the {floor.checkpoint} encoder, {percent_interval(floor.estimate)}: {difference}."
             yield Statement(text, evidence(imagenet, [row, floor]))
         elif row.estimate.low <= chance:
             yield Statement(f"{text}chance, {100 * chance:.1f} %.", evidence(imagenet, [row]))
@@ -196,9 +201,9 @@ def _answered(answers: Result) -> Iterator[Statement]:
     rows = answers.select(measure="accuracy/all", role="value")
     for row in rows:
         text = f"{row.checkpoint} answers {percent_interval(row.estimate)} of {row.estimate.n} questions right"
-        if blind:
-            above = row.estimate.low > blind[0].estimate.high
-            relation = "above" if above else "not clearly above"
+        against = above_floor(answers, row, "blind")
+        if blind and against:
+            relation = "above" if against[0] else "not clearly above"
             text += f", {relation} the {percent_interval(blind[0].estimate)} of guessing without the image"
         yield Statement(f"{text}.", evidence(answers, [row, *blind]))
     for row in answers.select(measure="accuracy/all", role="difference"):

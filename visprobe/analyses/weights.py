@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from visprobe.metrics.weights import WeightChange, coarser, total, weight_change
 QUESTION = "Which weights of the encoder did post-training change, and by how much?"
 
 Weights = Mapping[str, Tensor]
-Groups = dict[str, WeightChange]
 
 _TOWER_CLASSES = tuple(name for name in CLASSES if name not in ("clip_range", "head", "projector"))
 
@@ -39,8 +39,10 @@ def weight_drift(
         off_path: Groups that the MLLM's loss never reaches.
 
     Returns:
-        Exact rows "relative_change" (>= 0, ratio of Frobenius norms) and "share_equal" (in [0, 1], compared at the
-        coarser of the two stored dtypes) per group, for "tower", all groups but the projector, and per class of the
+        Exact rows "matrix_change" (>= 0, the median over the weight matrices of ‖ΔW‖ / ‖W‖ in the Frobenius norm, n
+        matrices), "relative_change" (>= 0, the same ratio of all weights taken as one vector, in which gains of norms
+        and biases can weigh most) and "share_equal" (in [0, 1], compared at the coarser of the two stored dtypes) per
+        group, for "tower", all groups but the projector, and per class of the
         tower's weights ("attention_q" …, `tensor_class`) over all depths; fused query, key and value are taken
         apart. settings["groups"] and ["classes"] tell the two apart. Descendants whose every tower weight equals
         the base's are listed in settings["identical"].
@@ -55,10 +57,12 @@ def weight_drift(
     dtypes: dict[str, list[str]] = {}
     for name, weights in others.items():
         shared = shared_weights(base_name, base, name, weights, group_of)
-        groups, classes = _totals(base, weights, shared, group_of)
-        rows += [row for part, change in (groups | classes).items() for row in _rows(name, part, change, base_name)]
-        if "tower" in groups and groups["tower"].squared_change == 0:
+        changes = _changes(base, weights, shared, group_of)
+        rows += [row for part, own in changes.items() for row in _rows(name, part, own, base_name)]
+        if "tower" in changes and total([one.change for one in changes["tower"]]).squared_change == 0:
             identical.append(name)
+        if zero := sum(one.is_matrix and one.change.squared_base == 0 for one in changes.get("tower", ())):
+            warnings.append(f"{base_name}: {zero} weight matrices are all zero; they have no relative change")
         dtypes[name] = sorted({str(coarser(base[key].dtype, weights[key].dtype)).split(".")[1] for key in shared})
         warnings += _warnings(base_name, base, name, weights, group_of)
     warnings += [f"{name}: every tower weight equals {base_name}'s: not trained or not saved" for name in identical]
@@ -109,31 +113,48 @@ def is_weight(name: str, tensor: Tensor, group: str) -> bool:
     return tensor.is_floating_point() and tensor_class(name, group) != "clip_range"
 
 
-def _totals(
+class _Part(NamedTuple):
+    """One weight, or the part of it that does one thing, and how it changed."""
+
+    change: WeightChange
+    is_matrix: bool
+
+
+def _changes(
     base: Weights, weights: Weights, shared: Sequence[str], group_of: Callable[[str], str]
-) -> tuple[Groups, Groups]:
-    """Changes by weight group with "tower" last, and by class of the tower's weights."""
-    groups: dict[str, list[WeightChange]] = {}
-    classes: dict[str, list[WeightChange]] = {}
+) -> dict[str, list[_Part]]:
+    """Changes of weights by weight group, of the whole "tower", and by class of the tower's weights."""
+    groups: dict[str, list[_Part]] = {}
+    classes: dict[str, list[_Part]] = {}
     for key in shared:
         group = group_of(key)
         mine, theirs = (by_class(key, group, side[key]) for side in (base, weights))
         for (name, part), (_, other) in zip(mine, theirs, strict=True):
-            change = weight_change(part, other)
-            groups.setdefault(group, []).append(change)
-            classes.setdefault(name, []).append(change)
-    by_group = {group: total(groups[group]) for group in sorted(groups, key=_place)}
-    tower = [change for group, change in by_group.items() if group != "projector"]
-    by_name = {name: total(classes[name]) for name in _TOWER_CLASSES if name in classes}
-    return by_group | ({"tower": total(tower)} if tower else {}), by_name
+            one = _Part(weight_change(part, other), is_matrix(part))
+            groups.setdefault(group, []).append(one)
+            classes.setdefault(name, []).append(one)
+    by_group = {group: groups[group] for group in sorted(groups, key=_place)}
+    tower = [one for group, parts in by_group.items() if group != "projector" for one in parts]
+    by_name = {name: classes[name] for name in _TOWER_CLASSES if name in classes}
+    return by_group | ({"tower": tower} if tower else {}) | by_name
 
 
-def _rows(name: str, group: str, change: WeightChange, base: str) -> Iterator[Row]:
-    measures = {"share_equal": (change.share_equal, "fraction")}
+def is_matrix(weight: Tensor) -> bool:
+    """Whether `weight` maps vectors to vectors: a matrix or a convolution, not a bias, a gain or a single token."""
+    return sum(size > 1 for size in weight.shape) > 1
+
+
+def _rows(name: str, group: str, parts: Sequence[_Part], base: str) -> Iterator[Row]:
+    change = total([one.change for one in parts])
+    matrices = [one.change.relative_change for one in parts if one.is_matrix and one.change.squared_base > 0]
+    measures = []
+    if matrices:
+        measures.append(("matrix_change", median(matrices), len(matrices), "ratio"))
     if change.squared_base > 0 or change.squared_change == 0:  # a change from all zeros has no relative size
-        measures = {"relative_change": (change.relative_change, "ratio"), **measures}
-    for measure, (value, unit) in measures.items():
-        yield Row(name, group, measure, Estimate(value, value, value, change.weights, unit, "exact"), base)
+        measures.append(("relative_change", change.relative_change, change.weights, "ratio"))
+    measures.append(("share_equal", change.share_equal, change.weights, "fraction"))
+    for measure, value, n, unit in measures:
+        yield Row(name, group, measure, Estimate(value, value, value, n, unit, "exact"), base)
 
 
 def _warnings(

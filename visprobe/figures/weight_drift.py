@@ -24,13 +24,13 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     """Relative change on a logarithmic axis, above the share of exactly equal weights, by depth and by class.
 
     Args:
-        result: A "weights" result: rows of measures "relative_change" and "share_equal".
+        result: A "weights" result: rows of measures "matrix_change" and "share_equal".
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
         width: Inches; two columns of a paper if None.
     """
     identical = result.settings.get("identical", [])
-    changes, shares = (_moved(result, measure, identical) for measure in ("relative_change", "share_equal"))
+    changes, shares = (_moved(result, measure, identical) for measure in ("matrix_change", "share_equal"))
     classes = result.settings.get("classes", [])
     depth = place_sites(result.settings.get("groups") or [row.site for row in result.rows])
     kinds = {name: float(place) for place, name in enumerate(classes)}
@@ -54,7 +54,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         label_ends(panels[0, -1], ends)
         note_identical(figure, identical)
-        grid.label_row(0, "Relative change, ‖ΔW‖ / ‖W‖")
+        grid.label_row(0, "Matrices, median ‖ΔW‖ / ‖W‖")
         grid.label_row(1, "Exactly equal")
     return figure
 
@@ -62,7 +62,8 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 def caption(result: Result) -> str:
     """The caption of `draw(result)`."""
     return (
-        "Weight drift: relative Frobenius change of every weight group from the base (above, logarithmic axis) and "
+        "Weight drift: median relative Frobenius change of the weight matrices of every group from the base (above, "
+        "logarithmic axis) and "
         "the share of weights that are exactly equal to the base (below)"
         + (", by depth (left) and by what a weight of the tower does (right)" if result.settings.get("classes") else "")
         + f". {rests_on(result.rows, 'weights per group')}"

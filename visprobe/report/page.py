@@ -31,6 +31,7 @@ _SHOWN_ELSEWHERE = {
     "distribution",
     "per_class",
     "mcnemar",
+    "against_floors",
     "classes_changed",
     "most_changed",
     "thumbnails",

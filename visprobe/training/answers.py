@@ -152,7 +152,16 @@ def answers_result(answers: Mapping[str, Answers], blind: Answers, scenes: str) 
         rows += [_difference(later, earlier, answers, group, mask) for group, mask in masks.items()]
     rows += _shares("blind", blind, masks, "floor")
     question = "How many questions about unseen scenes does the whole model answer exactly right?"
-    return Result("answers", question, tuple(rows), {"scenes": scenes, "match": "exact, greedy"})
+    everyone = {**answers, "blind": blind}
+    pairs = [_difference(name, "blind", everyone, "all", masks["all"]) for name in answers]
+    against = [
+        {"checkpoint": row.checkpoint, "reference": "blind", "site": row.site, "measure": row.measure,
+         "value": row.estimate.value, "low": row.estimate.low, "high": row.estimate.high}
+        for row in pairs
+    ]  # fmt: skip
+    return Result(
+        "answers", question, tuple(rows), {"scenes": scenes, "match": "exact, greedy", "against_floors": against}
+    )
 
 
 def _masks(groups: Sequence[str]) -> dict[str, Bools]:
