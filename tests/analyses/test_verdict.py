@@ -147,7 +147,8 @@ def test_many_descendants_are_summed_up_by_what_is_true_of_them() -> None:
         "run-1, run-2, run-3, run-4 and run-5: the tower moved, what the language model reads (block_02) with it; "
         "CKA at the least similar site from 0.940 at block_02 (run-5) to 0.980 at block_02 (run-1).",
         "run-0: the tower did not measurably move; CKA at the least similar site 0.990 at block_02.",
-        "run-0, run-1, run-2, run-3, run-4 and run-5: median relative change of the tower's weight matrices (Frobenius) from 100.0 % (run-0) to "
+        "run-0, run-1, run-2, run-3, run-4 and run-5: median relative change of the tower's weight matrices "
+        "(Frobenius) from 100.0 % (run-0) to "
         "600.0 % (run-5).",
         "run-3 sees better than base at block_02 (what the language model reads): difference in top-1 +2.0 points.",
         "run-0, run-1, run-2, run-4 and run-5 are not measurably different from base at block_02 (what the language "
