@@ -180,6 +180,7 @@ def _weights(checkpoints: tuple[str, ...], blocks: int, identical: tuple[str, ..
             equal = 1.0 if frozen else min(0.95, 0.12 * i + 0.02 * k)
             weights = 7_087_872 + 1000 * k
             for measure, value, n, unit in (
+                ("matrices_changed", float(not frozen), 6, "fraction"),
                 ("matrix_change", change, 6, "ratio"),
                 ("relative_change", change / 3, weights, "ratio"),
                 ("share_equal", equal, weights, "fraction"),

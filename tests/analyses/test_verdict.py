@@ -147,8 +147,8 @@ def test_many_descendants_are_summed_up_by_what_is_true_of_them() -> None:
         "run-1, run-2, run-3, run-4 and run-5: the tower moved, what the language model reads (block_02) with it; "
         "CKA at the least similar site from 0.940 at block_02 (run-5) to 0.980 at block_02 (run-1).",
         "run-0: the tower did not measurably move; CKA at the least similar site 0.990 at block_02.",
-        "run-0, run-1, run-2, run-3, run-4 and run-5: median relative change of the tower's weight matrices "
-        "(Frobenius) from 100.0 % (run-0) to "
+        "run-0, run-1, run-2, run-3, run-4 and run-5: median relative change of the weight matrices that "
+        "changed (Frobenius) from 100.0 % (run-0) to "
         "600.0 % (run-5).",
         "run-3 sees better than base at block_02 (what the language model reads): difference in top-1 +2.0 points.",
         "run-0, run-1, run-2, run-4 and run-5 are not measurably different from base at block_02 (what the language "
@@ -228,10 +228,11 @@ def test_weights_are_summed_up_with_their_most_changed_group() -> None:
         row("sft", site, "matrix_change", (v, v, v), "base")
         for site, v in {"block_01": 0.00012, "block_02": 0.004, "projector": 0.5, "tower": 0.002}.items()
     ]
+    rows.append(row("sft", "tower", "matrices_changed", (0.5, 0.5, 0.5), "base"))
     result = Result("weights", "?", (*rows, row("sft", "tower", "share_equal", (0.9999, 0.9999, 0.9999), "base")))
     assert texts(result) == [
-        "sft: the tower's weight matrices changed by 0.2 % (median of ‖ΔW‖ / ‖W‖ of 1000 matrices, Frobenius), most in "
-        "block_02 (0.4 %); more than 99.9 % of all its weights are exactly equal."
+        "sft: 500 of 1000 weight matrices of the tower changed, by 0.2 % in the median of those (‖ΔW‖ / ‖W‖, "
+        "Frobenius), in block_01 and block_02 (0.4 %); more than 99.9 % of all its weights are exactly equal."
     ]
 
 

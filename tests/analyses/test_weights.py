@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from visprobe.analyses.result import Result
+from visprobe.analyses.verdict import verdict
 from visprobe.analyses.weights import weight_drift
 from visprobe.errors import CheckpointError
 
@@ -131,6 +132,13 @@ def test_noise_of_30_percent_on_each_matrix_of_three_blocks_reads_30_percent() -
         assert value(result, "sft", block, "relative_change") < 0.06  # gains of norms hide it
     assert value(result, "sft", "block_01", "matrix_change") == 0
     assert result.select(site="block_02", measure="matrix_change")[0].estimate.n == 3
+    assert value(result, "sft", "tower", "matrix_change") == pytest.approx(0.3, rel=1e-5)
+    assert value(result, "sft", "tower", "matrices_changed") == 9 / 19
+    [said] = verdict([result], "base")
+    assert said.text.startswith(
+        "sft: 9 of 19 weight matrices of the tower changed, by 30.0 % in the median of those (‖ΔW‖ / ‖W‖, Frobenius), "
+        "in block_02, block_04 and block_06 (30.0 %)"
+    )
 
 
 def test_gains_alone_change_no_matrix_and_are_seen_in_the_norm_of_all() -> None:
@@ -140,12 +148,13 @@ def test_gains_alone_change_no_matrix_and_are_seen_in_the_norm_of_all() -> None:
     assert value(result, "sft", "tower", "matrix_change") == 0
     assert value(result, "sft", "tower", "relative_change") > 0.08
     assert result.settings["identical"] == []
+    assert verdict([result], "base")[0].text.startswith("sft: 0 of 19 weight matrices of the tower changed; ")
 
 
-def test_matrices_that_are_zero_in_the_base_are_left_out_and_said() -> None:
+def test_matrices_that_are_zero_in_the_base_are_left_out() -> None:
     base = tower_of_blocks(0)
     base["encoder.layers.0.fc1.weight"] = torch.zeros(32, 32)
     grown = {name: 1.5 * weight for name, weight in base.items()} | {"encoder.layers.0.fc1.weight": torch.ones(32, 32)}
     result = weight_drift("base", base, {"sft": grown}, block_of)
     assert value(result, "sft", "block_01", "matrix_change") == pytest.approx(0.5, rel=1e-6)
-    assert "base: 1 weight matrices are all zero; they have no relative change" in result.warnings
+    assert result.select(site="block_01", measure="matrix_change")[0].estimate.n == 2

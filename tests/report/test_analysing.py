@@ -1,8 +1,10 @@
 """Several analyses in one run: one pass for all of them, and one that cannot answer does not take the others along."""
 
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -93,3 +95,36 @@ def test_classes_that_cannot_be_learned_are_refused_before_any_image_is_read(
     monkeypatch.setattr(ImageFolder, "read", lambda *_: pytest.fail("an image was read"))
     with pytest.raises(DataError, match=words):
         measure(pair, str(tmp_path), [IMAGENET, KNN, PROBE], Options(store=tmp_path / "store"))
+
+
+def copied(folder, times):
+    """60 different images of three classes, each `times` times."""
+    draw = np.random.default_rng(0)
+    for number in range(60):
+        picture = Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+        for copy in range(times):
+            path = folder / f"class_{number % 3}" / f"{number:02d}_{copy}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+    return str(folder)
+
+
+def test_copies_of_images_are_no_more_images(pair, tmp_path):
+    asked = ("imagenet", "drift", "similarity", "robustness", "geometry")
+    once, often = (
+        compare(pair, copied(tmp_path / str(times), times), Options(store=tmp_path / "store", analyses=asked))
+        for times in (1, 4)
+    )
+    for one, other in zip(once.results, often.results, strict=True):
+        assert one.rows == other.rows  # every number, interval and n
+        assert other.settings.get("n", 60) == 60
+    assert [s.text for s in once.verdict] == [s.text for s in often.verdict]
+    said = "180 of 240 images of 4 are copies of others, byte for byte: each is counted once"
+    assert said in often.warnings and not any("copies" in text for text in once.warnings)
+
+
+def test_copies_under_two_classes_are_kept_apart(pair, tmp_path):
+    folder = Path(copied(tmp_path / "images", 1))
+    shutil.copy(folder / "class_0" / "00_0.png", folder / "class_1" / "same.png")
+    measured = compare(pair, str(folder), Options(store=tmp_path / "store", analyses=("imagenet",)))
+    assert {row.estimate.n for row in measured.results[0].select(measure="top1")} == {61}

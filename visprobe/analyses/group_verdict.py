@@ -52,7 +52,7 @@ def grouped_weights(weights: Result, names: Sequence[str]) -> Iterator[Statement
     """A statement on how far the towers' weights changed."""
     wanted = {"site": "tower", "measure": "matrix_change", "role": "value"}
     if rows := [row for name in names for row in weights.select(checkpoint=name, **wanted)]:
-        yield _ranged(weights, rows, "median relative change of the tower's weight matrices (Frobenius)", share)
+        yield _ranged(weights, rows, "median relative change of the weight matrices that changed (Frobenius)", share)
 
 
 def grouped_sees(imagenet: Result, names: Sequence[str], reference: str, site: str, where: str) -> Iterator[Statement]:

@@ -23,6 +23,7 @@ from visprobe.analyses.statement import (
     signed,
 )
 
+FEW = 3  # groups that are all named
 __all__ = ["Statement", "cka_interval", "cka_text", "compared", "evidence", "share", "sign_of", "verdict"]
 
 
@@ -39,8 +40,8 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
       the language model reads has not moved, that is said, and where only sites after it have, that.
     - *rotated*: at the consumed site and after the projector, if CKA has not moved and the interval of the relative
       error of analysis "similarity" lies above that of rounding times the root of six.
-    - *weights*: median relative change of the tower's weight matrices and of those of its most changed group, share of
-      equal weights; exact.
+    - *weights*: how many weight matrices changed, the median relative change of those, and of those of the most changed
+      group; share of equal weights; exact.
     - *sees better / worse*: if the interval of the paired top-1 difference excludes 0; else "not measurably
       different". At the consumed site and after the projector only, so that no best site is picked.
     - *further from the base*: of two descendants at the consumed site, if the interval of the paired CKA
@@ -119,19 +120,24 @@ def _not_trained(weights: Result, names: Sequence[str], base: str) -> Statement:
 
 
 def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
-    changes = weights.select(checkpoint=name, measure="matrix_change", role="value")
-    equal = weights.select(checkpoint=name, measure="share_equal", site="tower", role="value")
+    own = {"checkpoint": name, "role": "value"}
+    changes = weights.select(**own, measure="matrix_change")
     tower = [row for row in changes if row.site == "tower"]
+    share_changed = weights.select(**own, measure="matrices_changed", site="tower")
+    equal = weights.select(**own, measure="share_equal", site="tower")
     apart = ("tower", "projector", *weights.settings.get("classes", []))
-    groups = [row for row in changes if row.site not in apart]
-    if tower and groups and equal:
-        most = max(groups, key=lambda row: row.estimate.value)
-        text = (
-            f"{name}: the tower's weight matrices changed by {share(tower[0])} (median of ‖ΔW‖ / ‖W‖ of "
-            f"{tower[0].estimate.n} matrices, Frobenius), most in {most.site} ({share(most)}); {share(equal[0])} of "
-            "all its weights are exactly equal."
-        )
-        yield Statement(text, evidence(weights, [tower[0], most, equal[0]]))
+    groups = [row for row in changes if row.site not in apart and row.estimate.value > 0]
+    if not (tower and share_changed and equal):
+        return
+    all_of_them = share_changed[0].estimate
+    count = f"{round(all_of_them.value * all_of_them.n)} of {all_of_them.n}"
+    text = f"{name}: {count} weight matrices of the tower changed"
+    most = max(groups, key=lambda row: row.estimate.value, default=None)
+    if most:
+        where = f"in {listed([row.site for row in groups])}" if len(groups) <= FEW else f"most in {most.site}"
+        text += f", by {share(tower[0])} in the median of those (‖ΔW‖ / ‖W‖, Frobenius), {where} ({share(most)})"
+    text += f"; {share(equal[0])} of all its weights are exactly equal."
+    yield Statement(text, evidence(weights, [tower[0], *share_changed, *([most] if most else []), equal[0]]))
 
 
 def _further(drift: Result, similarity: Result, later: str, earlier: str, base: str) -> Iterator[Statement]:

@@ -39,12 +39,12 @@ def weight_drift(
         off_path: Groups that the MLLM's loss never reaches.
 
     Returns:
-        Exact rows "matrix_change" (>= 0, the median over the weight matrices of ‖ΔW‖ / ‖W‖ in the Frobenius norm, n
-        matrices), "relative_change" (>= 0, the same ratio of all weights taken as one vector, in which gains of norms
-        and biases can weigh most) and "share_equal" (in [0, 1], compared at the coarser of the two stored dtypes) per
-        group, for "tower", all groups but the projector, and per class of the
-        tower's weights ("attention_q" …, `tensor_class`) over all depths; fused query, key and value are taken
-        apart. settings["groups"] and ["classes"] tell the two apart. Descendants whose every tower weight equals
+        Exact rows per group: "matrices_changed" (in [0, 1], of n weight matrices), "matrix_change" (>= 0, the median of
+        ‖ΔW‖ / ‖W‖ in the Frobenius norm over the n matrices that changed, or 0 of all of them), "relative_change" (>= 0,
+        the same ratio of all weights taken as one vector, in which gains of norms and biases can weigh most) and
+        "share_equal" (in [0, 1], compared at the coarser of the two stored dtypes). Groups are those by depth, "tower",
+        all of them but the projector, and classes of the tower's weights ("attention_q" …, `tensor_class`) over all
+        depths; fused query, key and value are taken apart. settings["groups"] and ["classes"] tell the two apart. Descendants whose every tower weight equals
         the base's are listed in settings["identical"].
 
     Raises:
@@ -61,8 +61,6 @@ def weight_drift(
         rows += [row for part, own in changes.items() for row in _rows(name, part, own, base_name)]
         if "tower" in changes and total([one.change for one in changes["tower"]]).squared_change == 0:
             identical.append(name)
-        if zero := sum(one.is_matrix and one.change.squared_base == 0 for one in changes.get("tower", ())):
-            warnings.append(f"{base_name}: {zero} weight matrices are all zero; they have no relative change")
         dtypes[name] = sorted({str(coarser(base[key].dtype, weights[key].dtype)).split(".")[1] for key in shared})
         warnings += _warnings(base_name, base, name, weights, group_of)
     warnings += [f"{name}: every tower weight equals {base_name}'s: not trained or not saved" for name in identical]
@@ -146,15 +144,22 @@ def is_matrix(weight: Tensor) -> bool:
 
 def _rows(name: str, group: str, parts: Sequence[_Part], base: str) -> Iterator[Row]:
     change = total([one.change for one in parts])
-    matrices = [one.change.relative_change for one in parts if one.is_matrix and one.change.squared_base > 0]
-    measures = []
+    matrices = [one.change for one in parts if one.is_matrix and _is_relative(one.change)]
+    moved = [one.relative_change for one in matrices if one.squared_change > 0]
+    measures: list[tuple[str, float, int, str]] = []
     if matrices:
-        measures.append(("matrix_change", median(matrices), len(matrices), "ratio"))
-    if change.squared_base > 0 or change.squared_change == 0:  # a change from all zeros has no relative size
+        measures.append(("matrices_changed", len(moved) / len(matrices), len(matrices), "fraction"))
+        measures.append(("matrix_change", median(moved or [0.0]), len(moved or matrices), "ratio"))
+    if _is_relative(change):
         measures.append(("relative_change", change.relative_change, change.weights, "ratio"))
     measures.append(("share_equal", change.share_equal, change.weights, "fraction"))
     for measure, value, n, unit in measures:
         yield Row(name, group, measure, Estimate(value, value, value, n, unit, "exact"), base)
+
+
+def _is_relative(change: WeightChange) -> bool:
+    """Whether a change has a relative size; from all zeros it has none."""
+    return change.squared_base > 0 or change.squared_change == 0
 
 
 def _warnings(

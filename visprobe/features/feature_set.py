@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -54,6 +54,31 @@ class Chosen(Mapping[str, NDArray[np.floating]]):
         return len(self._names)
 
 
+class Rows(Mapping[str, NDArray[np.floating]]):
+    """The arrays of a mapping with some of their rows, taken when they are asked for."""
+
+    def __init__(self, whole: Mapping[str, NDArray[np.floating]], rows: NDArray[np.intp]) -> None:
+        self._whole, self._rows = whole, rows
+
+    def __getitem__(self, name: str) -> NDArray[np.floating]:
+        return self._whole[name][self._rows]
+
+    def parts(self, name: str) -> Sequence[NDArray[np.floating]]:
+        """The rows of `name` in parts, in order."""
+        parts, start = [], 0
+        for part in parts_of(self._whole, name):
+            own = self._rows[(self._rows >= start) & (self._rows < start + len(part))]
+            parts.append(part[own - start])
+            start += len(part)
+        return parts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole)
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """Pooled features, one row per image.
@@ -79,3 +104,23 @@ class FeatureSet:
     sites: Mapping[str, NDArray[np.float32]]
     consumed: str
     contents: tuple[str, ...] = ()
+
+
+def first_of_each(features: FeatureSet) -> NDArray[np.intp]:
+    """The rows of `features` without copies: of images with equal files and classes the first, in order."""
+    classes = [None] * len(features.item_ids) if features.labels is None else features.labels.tolist()
+    first: dict[tuple[str, int | None], int] = {}
+    for row, key in enumerate(zip(features.contents, classes, strict=True)):
+        first.setdefault(key, row)
+    return np.array(list(first.values()), dtype=np.intp)
+
+
+def with_rows(features: FeatureSet, rows: NDArray[np.intp]) -> FeatureSet:
+    """`features` of some of its images, in the order of `rows`, which is ascending."""
+    return replace(
+        features,
+        item_ids=tuple(features.item_ids[row] for row in rows),
+        labels=None if features.labels is None else features.labels[rows],
+        sites=Rows(features.sites, rows),
+        contents=tuple(features.contents[row] for row in rows) if features.contents else (),
+    )

@@ -62,7 +62,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 def caption(result: Result) -> str:
     """The caption of `draw(result)`."""
     return (
-        "Weight drift: median relative Frobenius change of the weight matrices of every group from the base (above, "
+        "Weight drift: median relative Frobenius change of those weight matrices of every group that changed (above, "
         "logarithmic axis) and "
         "the share of weights that are exactly equal to the base (below)"
         + (", by depth (left) and by what a weight of the tower does (right)" if result.settings.get("classes") else "")

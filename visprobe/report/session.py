@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from visprobe.analyses.result import Result
@@ -18,7 +19,7 @@ from visprobe.encoders.load import load_encoder
 from visprobe.encoders.processor import Resolution
 from visprobe.errors import PrerequisiteError, UsageError
 from visprobe.features.extract import Extraction, extract
-from visprobe.features.feature_set import FeatureSet
+from visprobe.features.feature_set import FeatureSet, first_of_each, with_rows
 from visprobe.report.measurement import Measurement, Options
 from visprobe.report.names import distinct_names
 
@@ -131,6 +132,7 @@ class Session:
         self._store = options.feature_store()
         self._data: list[dict[str, Any]] = []
         self._decoded = self._forwarded = 0
+        self._copies: set[str] = set()
 
     def extract(
         self, images: ImageSet, sites: Sites, encoders: Sequence[VisionEncoder] | None = None, *, note: bool = True
@@ -157,7 +159,27 @@ class Session:
         self._forwarded += extraction.forwarded
         if note:
             self._note(images, extraction)
-        return extraction.features
+        if images is self.images.support:
+            return extraction.features
+        if images is self.images.query:
+            first = extraction.features[0]
+            self._copies = set(first.item_ids) - {first.item_ids[row] for row in first_of_each(first)}
+        return self._distinct(extraction.features)
+
+    def _distinct(self, features: tuple[FeatureSet, ...]) -> tuple[FeatureSet, ...]:
+        """`features` with each of the measured images once: copies are not independent, and intervals count images."""
+        first = features[0]
+        if not self._copies.intersection(first.item_ids):
+            return features
+        rows = np.array([n for n, item in enumerate(first.item_ids) if item not in self._copies], dtype=np.intp)
+        count = len(first.item_ids) - len(rows)
+        note = (
+            f"{count} of {len(first.item_ids)} images of {first.images} are copies of others, byte for byte: each is "
+            "counted once"
+        )
+        if note not in self.warnings:
+            self.warnings.append(note)
+        return tuple(with_rows(one, rows) for one in features)
 
     def measurement(
         self, results: Sequence[Result], verdict: Sequence[Statement] = (), warnings: Sequence[str] = ()
