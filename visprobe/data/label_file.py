@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from visprobe.data.columns import sorted_classes
+from visprobe.data.class_names import sorted_classes
 from visprobe.data.image_set import ImageSet
 from visprobe.data.subset import Relabelled
 from visprobe.errors import DataError, UsageError
