@@ -77,13 +77,17 @@ def test_every_form_gives_the_same_classes(ilsvrc, form):
         ("1\n2\n2\n1\n", "classes 1 to 2 of 3: they may count from 0 or from 1"),
         ("1\n2\n3\n9\n", "class 9; the list beside it ends at 3"),
         ("0\n1\n2\n3\n", "class 3; the list beside it ends at 2"),
-        ("n1\nn2\nn2\nn2\n", "2 classes of .* are not among the 3 of the training images, the first n1"),
-        (f"{NAMES[0]}.JPEG 0\nother.JPEG 1\n", "1 files .* not among the 4 images of ILSVRC2012/val.*other"),
+        ("n1\nn2\nn2\nn2\n", "2 classes of .* are not among the 3 of the training images, the first 'n1'$"),
+        (
+            f"{NAMES[0]}.JPEG 0\nother.JPEG 1\n",
+            r"no label for 3 of the 4 .*lists 1 images that are not there.*other\.JPEG",
+        ),
+        ("a.JPEG 0\nother.JPEG 1\n", "names none of the 4 images of ILSVRC2012/val: .*a.JPEG.*0000001.JPEG"),
         (f"{NAMES[0]}.JPEG 0\n{NAMES[2]}.JPEG 1\n", f"no label for 2 of the 4 .* first {NAMES[1]}"),
-        (f"{NAMES[0]}.JPEG 0\n{NAMES[0]}.JPEG 0\n", "twice"),
-        (f"{NAMES[0]}.JPEG 0\n1\n", "mixes lines"),
+        (f"{NAMES[0]}.JPEG 0\n{NAMES[0]}.JPEG 1\n", f"gives {NAMES[0]}.JPEG the classes 0 and 1"),
+        (f"{NAMES[0]}.JPEG 0\n1\n", "row 2 has 1 fields and the first 2: '1'"),
         ("", "is empty"),
-        (f"{NAMES[0]}.JPEG,0\n{NAMES[1]}.JPEG\n", "row 2 is"),
+        (f"{NAMES[0]}.JPEG,0\n{NAMES[1]}.JPEG\n", "row 2 has 1 fields"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_error(ilsvrc, text, message):
@@ -118,15 +122,15 @@ def test_images_with_classes_and_missing_files_are_refused(ilsvrc):
         open_images(str(ilsvrc), split="train", labels=ilsvrc / "meta.mat")
     with pytest.raises(UsageError, match="does not exist"):
         open_images(str(ilsvrc), labels=ilsvrc / "absent.txt")
-    with pytest.raises(DataError, match="no text file"):
-        (ilsvrc / "labels.bin").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        (ilsvrc / "labels.bin").write_bytes(b"\x89PNG\x00\xff")
         open_images(str(ilsvrc), labels=ilsvrc / "labels.bin")
 
 
 def test_a_flat_val_beside_classes_is_unlabelled_and_said_so(ilsvrc):
     data = open_images(str(ilsvrc))
     assert data.query.classes is None
-    assert data.notes == ("the images of ILSVRC2012/val have no classes; --labels FILE gives them",)
+    assert data.notes == ("ILSVRC2012/val has no classes; --labels FILE gives them",)
 
 
 @pytest.mark.parametrize("start", ["", "ILSVRC/Data/CLS-LOC"])

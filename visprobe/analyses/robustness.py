@@ -72,14 +72,11 @@ def measure_robustness(inputs: Inputs) -> Result:
         rows, settings, warnings = [*error_rows(scored)], task.settings(), [*task.warnings()]
     else:
         scored = stability_scores(inputs, tuple(align(inputs.all)))
+        unlabelled = no_classes(inputs.images) if inputs.images else f"{inputs.base.images} has no classes"
         rows, settings, warnings = (
             [*stability_rows(scored)],
             _settings(inputs),
-            [
-                _NO_CLASSES.format(
-                    no_classes(inputs.images) if inputs.images else f"{inputs.base.images} has no classes"
-                )
-            ],
+            [_NO_CLASSES.format(unlabelled)],
         )
     differences, tests = difference_rows(scored, "error" if labelled else "steady")
     settings |= {"measure": "top1" if labelled else "cosine", "tests": tests, "curves": curves(scored)}

@@ -25,6 +25,7 @@ class Table:
 
     Attributes:
         name: Name of the set, for messages.
+        ids: Of the images.
         columns: Names of the columns, without that of the images.
         column_of: From a column's name to its cells; asked of columns that may be the class.
         declared: Class names of the columns whose type says that they hold numbers of classes.
@@ -32,6 +33,7 @@ class Table:
     """
 
     name: str
+    ids: Sequence[str]
     columns: Sequence[str]
     column_of: Callable[[str], Sequence[Any]]
     declared: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -113,7 +115,8 @@ def find_classes(table: Table, chosen: str | None = None) -> Classes:
         )
     if missing:
         raise DataError(
-            f"{missing} of {len(names)} images of {table.name} have no {column} (empty, NaN or -1)",
+            f"{missing} of {len(names)} images of {table.name} have no {column} (empty, NaN or -1), "
+            f"the first {table.ids[names.index(None)]}",
             hint=f"Give each its {column}, or remove these rows; if -1 is a class, write another name for it.",
         )
     declared = tuple(table.declared[column]) if column in table.declared else None

@@ -27,11 +27,16 @@ CAPTIONS = ("caption", "captions", "text")
 
 
 def classes_of_rows(
-    features: Mapping[str, Any], column_of: Callable[[str], Sequence[Any]], name: str, chosen: str | None
+    ids: Sequence[str],
+    features: Mapping[str, Any],
+    column_of: Callable[[str], Sequence[Any]],
+    name: str,
+    chosen: str | None,
 ) -> Classes:
     """The classes of the rows of a table of the datasets library (`visprobe.data.class_column.find_classes`).
 
     Args:
+        ids: Of the images.
         features: Type of every column but that of the images, of the datasets library.
         column_of: From a column's name to its values.
         name: Name of the set, for messages.
@@ -47,7 +52,7 @@ def classes_of_rows(
         for column, kind in features.items()
         if isinstance(kind, datasets.ClassLabel)
     }
-    return find_classes(Table(name, list(features), column_of, declared), chosen)
+    return find_classes(Table(name, ids, list(features), column_of, declared), chosen)
 
 
 def items_of(ids: Sequence[str], classes: Classes) -> tuple[list[Item], tuple[str, ...] | None]:
@@ -86,7 +91,7 @@ def targets_of(
     if named:
         first, *others = named
         return several_labels(column_of(first), named[first]), (*others, *floats)
-    instead = targets_instead(Table(name, list(features), column_of), chosen)
+    instead = targets_instead(Table(name, (), list(features), column_of), chosen)
     if floats and (instead is None or instead.kind == "numbers"):
         return Targets(tuple(floats), np.stack([numbers_of(column_of(c)) for c in floats], 1), "numbers"), ()
     return instead, tuple(floats)

@@ -38,7 +38,7 @@ class DescribedRows:
         self, ids: Sequence[str], features: Mapping[str, Any], column_of: Callable[[str], Any], chosen: str | None
     ) -> None:
         """Take what the columns `features`, by name and type, say; `chosen` is the column of classes that was named."""
-        classes = classes_of_rows(features, column_of, self.name, chosen)
+        classes = classes_of_rows(ids, features, column_of, self.name, chosen)
         self.items, self.classes = items_of(ids, classes)
         self.label_column, self.why_no_classes, self.notes = classes.column, classes.why_none, classes.notes
         targets, left = targets_of(features, column_of, self.name, chosen)

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,16 +65,20 @@ def read_metadata(folder: Path, paths: Sequence[str], *, labelled: bool, labels:
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     caption = next((column for column in CAPTIONS if column in columns), None)
     others = [column for column in columns if column != caption]
-    table = Table(folder.name, others, lambda column: [row.get(column) for row in known])
+    table = Table(folder.name, paths, others, lambda column: [row.get(column) for row in known])
     classes = Classes() if labelled else _classes(table, labels)
     numbers = {c: values for c in others if not _is_class(table, c) and (values := _numbers(known, c)) is not None}
     targets = _targets(numbers) or (None if classes.of else targets_instead(table, labels))
+    said = _notes(files[0], rows, paths)
     used = {caption, classes.column, *numbers, *(targets.names if targets else ())}
     return Metadata(
         classes=classes,
         targets=targets,
         captions=tuple(as_captions(row.get(caption)) for row in known) if caption else None,
-        notes=(*classes.notes, *_notes(files[0], rows, paths, [c for c in others if c not in used], labelled)),
+        notes=(
+            *classes.notes,
+            *_notes(files[0], rows, paths, [c for c in others if c not in used], _instead(classes, labelled)),
+        ),
     )
 
 
@@ -83,6 +87,13 @@ def _classes(table: Table, labels: str | None) -> Classes:
         return find_classes(table, labels)
     except DataError as error:  # of classes that some images lack; the file may be there for its targets
         return Classes(why_none=error.message)
+
+
+def _instead(classes: Classes, labelled: bool) -> str:
+    """Why a column that is called as classes are is not the class."""
+    if labelled:
+        return "the folders are the classes"
+    return classes.why_none or f"the classes are the column {classes.column}"
 
 
 def _is_class(table: Table, column: str) -> bool:
@@ -139,9 +150,7 @@ def _targets(numbers: Mapping[str, list[float]]) -> Targets | None:
     return Targets(tuple(numbers), values, "labels" if binary else "numbers")
 
 
-def _notes(
-    file: Path, rows: Mapping[str, Any], paths: Sequence[str], unused: Sequence[str], labelled: bool
-) -> tuple[str, ...]:
+def _notes(file: Path, rows: Mapping[str, Any], paths: Sequence[str]) -> tuple[str, ...]:
     here = {same_name(path) for path in paths}
     absent = [name for name in rows if name not in here]
     unlisted = [path for path in paths if same_name(path) not in rows]
@@ -150,9 +159,12 @@ def _notes(
         notes.append(f"{file.name} lists {len(absent)} of {len(rows)} images that are not there, first {absent[0]}")
     if unlisted:
         notes.append(f"{file.name} does not list {len(unlisted)} of {len(paths)} images, first {unlisted[0]}")
-    for column in [column for column in unused if may_be_class(column)]:
-        why = "the folders are the classes" if labelled else "it is no class of every image"
-        notes.append(f"the column {column} of {file.name} is not used: {why}")
-    if others := [column for column in unused if not may_be_class(column)]:
+    return tuple(notes)
+
+
+def _unused(file: Path, columns: Collection[str], why: str) -> tuple[str, ...]:
+    named = sorted(column for column in columns if may_be_class(column))
+    notes = [f"the column {column} of {file.name} is not used: {why}" for column in named]
+    if others := sorted(set(columns) - set(named)):
         notes.append(f"columns of {file.name} that hold no numbers are not used: {', '.join(others)}")
     return tuple(notes)

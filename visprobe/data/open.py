@@ -94,7 +94,6 @@ def open_images(
 def _relabelled(query: ImageSet, labels: Path, support: ImageSet | None) -> ImageSet:
     found = relabelled(query, labels, support.classes if support is not None else None)
     found.class_titles = getattr(support, "class_titles", None)
-    found.notes = tuple(note for note in getattr(query, "notes", ()) if "--labels" not in note)
     return found
 
 
@@ -103,7 +102,7 @@ def _no_such_labels(labels: str, query: ImageSet) -> UsageError:
         reason, hint = f"the images of {query.name} have classes already", "Leave --labels out."
     else:
         reason, hint = no_classes(query), "Name a file of classes, or a column that holds one class of each image."
-    return UsageError(f"--labels {labels}: there is no such file, and {reason}", hint=hint)
+    return UsageError(f"--labels {labels} does not exist as a file, and {reason}", hint=hint)
 
 
 def _query_name(sets: dict[str, ImageSet], split: str | None, spec: str) -> str:

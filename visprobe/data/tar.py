@@ -75,10 +75,11 @@ class TarImages:
         def values(column: str) -> list[Any]:
             return [sample.fields.get(column) for sample in samples]
 
-        table = Table(name, fields, values, word="field")
+        ids = [sample.id for sample in samples]
+        table = Table(name, ids, fields, values, word="field")
         found = find_classes(table, labels) if fields else _folders(samples, name)
         self.label_column, self.why_no_classes, self.notes = found.column, found.why_none, found.notes
-        self.items, self.classes = items_of([sample.id for sample in samples], found)
+        self.items, self.classes = items_of(ids, found)
         if any(sample.captions for sample in samples):
             self.captions = tuple(sample.captions for sample in samples)
         if self.classes is None and (targets := targets_instead(table, labels)) is not None:
