@@ -75,10 +75,7 @@ def read_metadata(folder: Path, paths: Sequence[str], *, labelled: bool, labels:
         classes=classes,
         targets=targets,
         captions=tuple(as_captions(row.get(caption)) for row in known) if caption else None,
-        notes=(
-            *classes.notes,
-            *_notes(files[0], rows, paths, [c for c in others if c not in used], _instead(classes, labelled)),
-        ),
+        notes=(*classes.notes, *said, *_unused(files[0], {*others} - used, _instead(classes, labelled))),
     )
 
 
