@@ -68,7 +68,7 @@ def test_metadata_beside_images(tmp_path):
     assert data.notes == (
         "metadata.csv lists 1 of 3 images that are not there, first gone.png",
         "metadata.csv does not list 1 of 3 images, first d.png",
-        f"the column label of metadata.csv is not used: 1 of 3 images of {tmp_path.name} have no label "
+        f"label of metadata.csv may be classes and are not used: 1 of 3 images of {tmp_path.name} have no label "
         "(empty, NaN or -1), the first d.png",
         "columns of metadata.csv that hold no numbers are not used: lens",
     )

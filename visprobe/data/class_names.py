@@ -63,9 +63,8 @@ def several_in(value: Any) -> list[Any] | None:
         return None
     if not isinstance(value, str):
         return list(value) if isinstance(value, (list, tuple)) else [value]
-    parts = (
-        re.split(r"[,\s]+", value.strip("[] ")) if _SEVERAL.fullmatch(value) and value[0] == "[" else value.split("|")
-    )
+    is_list = value.startswith("[") and value.endswith("]")
+    parts = re.split(r"[,\s]+", value[1:-1]) if is_list else value.split("|")
     return [label for part in parts if (label := same_name(part).strip("'\""))]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.data.annotated import Targets
+from visprobe.data.annotated import HasTargets, Targets
 from visprobe.data.class_column import Classes, Table, candidates, find_classes
 from visprobe.data.class_names import (
     NotClassesError,
@@ -122,6 +122,18 @@ def several_labels(rows: Sequence[Any], names: Sequence[str] | None = None) -> T
         else:
             values[number, [numbers[label] for label in row]] = 1
     return Targets(tuple(numbers), values, "labels")
+
+
+def share_labels(sets: Sequence[Any]) -> None:
+    """Give all sets of a data set the labels of each: one that does not occur in a split holds for no image there."""
+    labelled = [images for images in sets if isinstance(images, HasTargets) and images.targets.kind == "labels"]
+    names = tuple(dict.fromkeys(name for images in labelled for name in images.targets.names))
+    for images in labelled:
+        own = images.targets
+        at = {name: number for number, name in enumerate(own.names)}
+        none = np.where(np.isnan(own.values).all(1, keepdims=True), np.nan, 0.0)
+        columns = [own.values[:, [at[name]]] if name in at else none for name in names]
+        images.targets = Targets(names, np.hstack(columns), "labels")  # type: ignore[misc]  # a set's own attribute
 
 
 def targets_instead(table: Table, chosen: str | None) -> Targets | None:

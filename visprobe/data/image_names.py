@@ -25,6 +25,7 @@ class ImageNames:
             for end in _ends(same_name(item.id)):
                 _add(self._whole, end, index)
                 _add(self._stems, _stem(end), index)
+        self._whole |= {same_name(item.id): index for index, item in enumerate(images.items)}
 
     def find(self, name: object) -> int | None:
         """The number of the image that `name` fits best, `SEVERAL`, or None."""

@@ -25,7 +25,7 @@ from visprobe.errors import DataError, UsageError
 
 KAGGLE = "PredictionString"  # "n03995372 85 1 499 272": the class, then boxes
 LISTS = (INDEX, "synsets.txt", "synset_words.txt", "LOC_synset_mapping.txt")  # the class of number k in line k + 1
-_FILE = re.compile(r"(image|img|file|photo)?_?(file)?_?(name|path|id|index)?s?", re.IGNORECASE)
+_FILE = re.compile(r"(image|img|file|photo)?[_ ]?(file)?[_ ]?(name|path|id|index)?s?", re.IGNORECASE)
 
 
 def relabelled(images: ImageSet, file: Path, classes: tuple[str, ...] | None) -> Relabelled:
@@ -69,12 +69,14 @@ def _given(images: ImageSet, file: Path, classes: Sequence[str] | None) -> tuple
     names = ImageNames(images)
     tables, lines = readings(file)
     blanks = _by_blanks(lines, names)
-    _, rows, column = max(
+    hits, rows, column = max(
         ((_hits(rows, names, column), rows, column) for rows in (*tables, blanks) for column in range(_width(rows))),
         key=lambda found: found[0],
         default=((0, 0, 0), blanks, 0),
     )
-    if not _hits(rows, names, column)[1]:
+    if not hits[1] or 2 * hits[1] < min(
+        len(rows.cells), len(images.items)
+    ):  # classes, too, may be called as a few images are
         given = _classes(_in_order(tables, lines, images, file, classes), str(file))
         return _without_gaps(given, images, file), str(file), []
     _refuse_ragged(rows, file)
@@ -89,7 +91,9 @@ def _given(images: ImageSet, file: Path, classes: Sequence[str] | None) -> tuple
 
 
 def _width(rows: Rows) -> int:
-    return max(map(len, rows.cells), default=0)
+    """How many columns there are; none in a list of single cells, which are no files beside classes."""
+    width = max(map(len, rows.cells), default=0)
+    return width if width > 1 else 0
 
 
 def _hits(rows: Rows, names: ImageNames, column: int) -> tuple[int, int, int]:
@@ -99,7 +103,7 @@ def _hits(rows: Rows, names: ImageNames, column: int) -> tuple[int, int, int]:
     return (
         len({names.exactly(cell) for cell in cells} - {None}),
         len({names.find(cell) for cell in cells} - {None}),
-        1 if _FILE.fullmatch(called) else 0,
+        1 if called and _FILE.fullmatch(called) else 0,
     )
 
 
@@ -185,13 +189,13 @@ def _in_order(
     if may_be_class(lines[0]) if lines else False:
         lines = lines[1:]
     known = {same_name(name) for name in classes or ()}
-    in_fields = any(len({len(row) for row in rows.cells}) == 1 and _width(rows) > 1 for rows in tables) or all(
+    in_fields = any(len({len(row) for row in rows.cells}) == 1 and _width(rows) for rows in tables) or all(
         len(line.split()) > 1 for line in lines
     )
     if not lines or (in_fields and not {same_name(line) for line in lines} <= known) or any(map(_names_a_file, lines)):
         first = tables[0].cells[0] if tables else lines[0].split()
         raise DataError(
-            f"{file} names none of the {len(images.items)} images of {images.name}: its first row is "
+            f"{file} does not name the {len(images.items)} images of {images.name}: its first row is "
             f"{', '.join(map(str, first))!r}, the first image {images.items[0].id!r}",
             hint=f"Give the label file of these images. {FORMS}",
         )
@@ -230,7 +234,11 @@ def _by_image(
             )
         else:
             labels[index] = label
-    lists = [f"{file.name} lists {len(absent)} images that are not there, first {absent[0]}"] if absent else []
+    lists = (
+        [f"{file.name} lists {len(absent)} of {len(files)} images that are not there, first {absent[0]}"]
+        if absent
+        else []
+    )
     return _without_gaps(labels, images, file, lists), lists
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from visprobe.data.columns import share_labels
 from visprobe.data.folder import SUFFIXES, ImageFolder, classes_of, image_paths
 from visprobe.data.hf import MARKERS, HuggingFaceImages, load_splits
 from visprobe.data.image_set import ImageSet
@@ -67,6 +68,7 @@ def _titled(sets: Mapping[str, HuggingFaceImages | ParquetImages | TarImages], f
     beside = [folder, *([folder.absolute().parent] if folder.absolute().name.lower() in SPLITS else [])]
     for images in sets.values():
         images.class_titles = class_titles(images.classes, beside)
+    share_labels(list(sets.values()))
     return dict(sets)
 
 

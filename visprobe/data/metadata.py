@@ -68,12 +68,12 @@ def read_metadata(folder: Path, paths: Sequence[str], *, labelled: bool, labels:
     table = Table(folder.name, paths, others, lambda column: [row.get(column) for row in known])
     classes = Classes() if labelled else _classes(table, labels)
     numbers = {c: values for c in others if not _is_class(table, c) and (values := _numbers(known, c)) is not None}
-    targets = _targets(numbers) or (None if classes.of else targets_instead(table, labels))
+    instead = None if numbers or classes.of else targets_instead(table, labels)
     said = _notes(files[0], rows, paths)
-    used = {caption, classes.column, *numbers, *(targets.names if targets else ())}
+    used = {caption, classes.column, *numbers, *(filter(may_be_class, others) if instead else ())}
     return Metadata(
         classes=classes,
-        targets=targets,
+        targets=_targets(numbers) or instead,
         captions=tuple(as_captions(row.get(caption)) for row in known) if caption else None,
         notes=(*classes.notes, *said, *_unused(files[0], {*others} - used, _instead(classes, labelled))),
     )
@@ -160,8 +160,9 @@ def _notes(file: Path, rows: Mapping[str, Any], paths: Sequence[str]) -> tuple[s
 
 
 def _unused(file: Path, columns: Collection[str], why: str) -> tuple[str, ...]:
-    named = sorted(column for column in columns if may_be_class(column))
-    notes = [f"the column {column} of {file.name} is not used: {why}" for column in named]
+    notes = []
+    if named := sorted(filter(may_be_class, columns)):
+        notes.append(f"{', '.join(named)} of {file.name} may be classes and are not used: {why}")
     if others := sorted(set(columns) - set(named)):
         notes.append(f"columns of {file.name} that hold no numbers are not used: {', '.join(others)}")
     return tuple(notes)
