@@ -68,7 +68,8 @@ def test_metadata_beside_images(tmp_path):
     assert data.notes == (
         "metadata.csv lists 1 of 3 images that are not there, first gone.png",
         "metadata.csv does not list 1 of 3 images, first d.png",
-        "the column label of metadata.csv is no target; --labels metadata.csv makes it the class",
+        f"label of metadata.csv may be classes and are not used: 1 of 3 images of {tmp_path.name} have no label "
+        "(empty, NaN or -1), the first d.png",
         "columns of metadata.csv that hold no numbers are not used: lens",
     )
 
@@ -125,5 +126,5 @@ def test_so_many_of_each_class_nested_and_of_train_alone(tmp_path):
         open_images(folder, split="train", subset_per_class=3)
     with pytest.raises(UsageError, match="per-class 0"):
         open_images(folder, subset_per_class=0)
-    with pytest.raises(UsageError, match="have no classes"):
+    with pytest.raises(UsageError, match="has no classes"):
         per_class(open_images(str(plant(tmp_path / "flat", ["1.png"]))).query, 2, 0)

@@ -77,7 +77,7 @@ def test_no_image_is_read_when_no_analysis_can_answer(pair, tmp_path, monkeypatc
     for place in ("a", "b"):
         Image.new("RGB", (40, 40)).save(tmp_path / f"{place}.png")
     monkeypatch.setattr(ImageFolder, "read", lambda *_: pytest.fail("an image was read"))
-    with pytest.raises(DataError, match=r"imagenet was left out.*knn was left out"):
+    with pytest.raises(DataError, match=r"^[^:]* has no classes$"):  # said once
         measure(pair, str(tmp_path), [IMAGENET, KNN], Options(store=tmp_path / "store"))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from visprobe.analyses.estimates import refuse_fewer
 from visprobe.analyses.overlap import duplicates, overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.pairing import align
+from visprobe.data.annotated import no_classes
 from visprobe.data.image_set import ImageSet
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
@@ -107,7 +108,7 @@ def check_classes(images: ImageSet, support: ImageSet | None) -> None:
         DataError: If they have none.
     """
     if images.classes is None:
-        raise DataError(f"{images.name} has no classes", hint="Accuracy needs a folder per class or a label column.")
+        raise DataError(no_classes(images), hint="Accuracy needs a folder per class, a label column or --labels.")
 
 
 def check_task(images: ImageSet, support: ImageSet | None) -> None:

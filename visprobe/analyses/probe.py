@@ -54,8 +54,6 @@ def _check(how: How, images: ImageSet, support: ImageSet | None) -> None:
         UsageError: If AdamW is asked for targets.
     """
     if _kind(how, images) == "classes":
-        if images.classes is None:
-            raise DataError(f"{images.name} has no classes", hint="Give a folder per class, or targets.")
         return check_task(images, support)
     names = [targets_of(part, how.targets).names for part in (images, support) if part is not None]
     if names[0] != names[-1]:

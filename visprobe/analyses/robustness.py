@@ -15,6 +15,7 @@ from visprobe.analyses.result import Result
 from visprobe.analyses.robustness_rows import curves, difference_rows, error_rows, stability_rows
 from visprobe.analyses.robustness_scores import Scored, right_scores, stability_scores
 from visprobe.analyses.robustness_variants import Plan
+from visprobe.data.annotated import no_classes
 
 QUESTION = "How much of what the encoder sees is left when images are damaged, and more than before post-training?"
 IMAGES = 1000
@@ -71,10 +72,11 @@ def measure_robustness(inputs: Inputs) -> Result:
         rows, settings, warnings = [*error_rows(scored)], task.settings(), [*task.warnings()]
     else:
         scored = stability_scores(inputs, tuple(align(inputs.all)))
+        unlabelled = no_classes(inputs.images) if inputs.images else f"{inputs.base.images} has no classes"
         rows, settings, warnings = (
             [*stability_rows(scored)],
             _settings(inputs),
-            [_NO_CLASSES.format(inputs.base.images)],
+            [_NO_CLASSES.format(unlabelled)],
         )
     differences, tests = difference_rows(scored, "error" if labelled else "steady")
     settings |= {"measure": "top1" if labelled else "cosine", "tests": tests, "curves": curves(scored)}
@@ -82,7 +84,7 @@ def measure_robustness(inputs: Inputs) -> Result:
     return Result("robustness", QUESTION, (*rows, *differences), settings, (*warnings, *_nothing_kept(scored)))
 
 
-_NO_CLASSES = "{} has no classes: how far features move is measured, not whether they still tell classes apart"
+_NO_CLASSES = "{}; how far features move is measured, not whether they still tell classes apart"
 
 
 def _settings(inputs: Inputs) -> dict[str, Any]:

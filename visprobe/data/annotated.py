@@ -9,6 +9,8 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from visprobe.data.image_set import ImageSet
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -75,3 +77,9 @@ class HasTitles(Protocol):
     @property
     def class_titles(self) -> tuple[str, ...] | None:
         """Readable name of every class, in the order of `classes`; None if none is known."""
+
+
+def no_classes(images: ImageSet) -> str:
+    """That images have no classes and, where it is known, why, as one sentence without a full stop."""
+    why = getattr(images, "why_no_classes", "")
+    return f"{images.name} has no classes" + (f": {why}" if why else "")

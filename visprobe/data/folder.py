@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from visprobe.data.columns import items_of
 from visprobe.data.image_set import Item
 from visprobe.data.metadata import read_metadata
 from visprobe.errors import DataError
@@ -20,10 +21,11 @@ class ImageFolder:
 
     Args:
         folder: Where the images lie. If every image is inside a sub-folder, the first level of sub-folders
-            gives the classes; otherwise the set is unlabelled.
+            gives the classes; otherwise the metadata file, if there is one and it knows them.
         name: Name of the set, for tables.
         classes: Class names to use instead of the sub-folders found, so that two splits share one numbering.
         titles: Readable names of those classes, if known.
+        labels: The column of classes in the metadata file, as a user named it.
 
     Raises:
         DataError: If the folder does not exist or holds no image, or its metadata file cannot be read.
@@ -36,6 +38,7 @@ class ImageFolder:
         name: str,
         classes: tuple[str, ...] | None = None,
         titles: tuple[str, ...] | None = None,
+        labels: str | None = None,
     ) -> None:
         paths = sorted(image_paths(folder))
         if not paths:
@@ -50,8 +53,11 @@ class ImageFolder:
         self.items: Sequence[Item] = [
             Item(path, numbers[path.split("/", 1)[0]] if self.classes else None) for path in paths
         ]
-        metadata = read_metadata(folder, paths)
+        metadata = read_metadata(folder, paths, labelled=bool(self.classes), labels=labels)
         self.notes = metadata.notes
+        self.label_column, self.why_no_classes = metadata.classes.column, metadata.classes.why_none
+        if metadata.classes.of is not None:
+            self.items, self.classes = items_of(paths, metadata.classes)
         if metadata.targets is not None:
             self.targets = metadata.targets
         if metadata.captions is not None:

@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from visprobe.data.columns import captions_of, labels_of, targets_of
+from visprobe.data.columns import captions_of, classes_of_rows, items_of, targets_of
 from visprobe.data.image_set import Item
 from visprobe.errors import DataError
 
 MARKERS = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
-class HuggingFaceImages:
+class DescribedRows:
+    """Images with what the columns beside them say: classes, and `targets` and `captions` only where there are any.
+
+    Attributes:
+        name: Name of the set.
+        items: The images with their classes.
+        classes: Class names, or None.
+        class_titles: Their readable names, if known.
+        label_column: The column that the classes come from.
+        why_no_classes: Why there are none, and what to do.
+        notes: What a reader must know.
+    """
+
+    name: str
+    items: Sequence[Item]
+    classes: tuple[str, ...] | None
+    class_titles: tuple[str, ...] | None = None
+    label_column: str | None
+    why_no_classes: str
+    notes: tuple[str, ...]
+
+    def _describe(
+        self, ids: Sequence[str], features: Mapping[str, Any], column_of: Callable[[str], Any], chosen: str | None
+    ) -> None:
+        """Take what the columns `features`, by name and type, say; `chosen` is the column of classes that was named."""
+        classes = classes_of_rows(ids, features, column_of, self.name, chosen)
+        self.items, self.classes = items_of(ids, classes)
+        self.label_column, self.why_no_classes, self.notes = classes.column, classes.why_none, classes.notes
+        targets, left = targets_of(features, column_of, self.name, chosen)
+        captions = captions_of(features, column_of)
+        if targets is not None:
+            self.targets = targets
+        if captions is not None:
+            self.captions = captions
+        if left:
+            said = f"{self.name}: targets are the first column of several classes; {', '.join(left)} left out"
+            self.notes = (*self.notes, said)
+
+
+class HuggingFaceImages(DescribedRows):
     """One split of a `datasets.Dataset` that has an image column and perhaps labels, targets and captions.
 
     It has `targets` and `captions` only where there are columns of them (`visprobe.data.columns`).
@@ -21,23 +60,22 @@ class HuggingFaceImages:
     Args:
         dataset: The split.
         name: Name of the set, for tables; also the prefix of the item ids.
+        labels: The column of classes, as a user named it.
 
     Raises:
         DataError: If there is no image column, or more than one.
     """
 
-    def __init__(self, dataset: Any, *, name: str) -> None:
+    def __init__(self, dataset: Any, *, name: str, labels: str | None = None) -> None:
         import datasets
 
         columns = [column for column, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
         self.name = name
         self._column = only_image_column(columns, list(dataset.features), name)
         self._rows = dataset.cast_column(self._column, datasets.Image(decode=False))
-        labels, self.classes = labels_of(dataset.features, dataset.__getitem__, name)
-        self.items: Sequence[Item] = [
-            Item(f"{index:08d}", labels[index] if labels else None) for index in range(len(dataset))
-        ]
-        self.notes = annotate(self, dataset.features, dataset.__getitem__)
+        beside = {column: kind for column, kind in dataset.features.items() if column != self._column}
+        ids = [f"{index:08d}" for index in range(len(dataset))]
+        self._describe(ids, beside, dataset.__getitem__, labels)
 
     def read(self, index: int) -> bytes:
         """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
@@ -60,19 +98,6 @@ def only_image_column(columns: Sequence[str], among: Sequence[str], name: str) -
             hint="visprobe needs exactly one column of the datasets.Image type.",
         )
     return columns[0]
-
-
-def annotate(images: Any, features: Any, column_of: Any) -> tuple[str, ...]:
-    """Give `images` the targets and captions of the columns, where there are any; returns what to say of them."""
-    targets, left = targets_of(features, column_of)
-    captions = captions_of(features, column_of)
-    if targets is not None:
-        images.targets = targets
-    if captions is not None:
-        images.captions = captions
-    if not left:
-        return ()
-    return (f"{images.name}: targets are the first column of several classes; {', '.join(left)} left out",)
 
 
 def load_splits(spec: str) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from visprobe.data.columns import share_labels
 from visprobe.data.folder import SUFFIXES, ImageFolder, classes_of, image_paths
 from visprobe.data.hf import MARKERS, HuggingFaceImages, load_splits
 from visprobe.data.image_set import ImageSet
@@ -13,7 +14,7 @@ from visprobe.data.label_file import relabelled
 from visprobe.data.masks import open_masked_rows, open_masks
 from visprobe.data.parquet import ParquetImages, parquet_splits
 from visprobe.data.splits import SPLITS
-from visprobe.data.tar import open_tars, tar_splits
+from visprobe.data.tar import TarImages, open_tars, tar_splits
 from visprobe.data.titles import class_titles
 from visprobe.errors import DataError
 
@@ -21,8 +22,12 @@ KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # where the splits of Kaggle's
 KAGGLE_LABELS = "LOC_val_solution.csv"
 
 
-def open_splits(spec: str) -> dict[str, ImageSet]:
+def open_splits(spec: str, labels: str | None = None) -> dict[str, ImageSet]:
     """The splits of what a user named, by name.
+
+    Args:
+        spec: A folder or a hub id.
+        labels: The column of classes, as a user named it.
 
     A folder is, in this order: one that `datasets.save_to_disk` wrote, images with masks beside them, Kaggle's
     ImageNet, parquet shards, WebDataset shards, folders of images.
@@ -41,7 +46,9 @@ def open_splits(spec: str) -> dict[str, ImageSet]:
     if not folder.is_dir() or any((folder / marker).is_file() for marker in MARKERS):
         rows_of = load_splits(spec)
         masked: dict[str, ImageSet] = {**(open_masked_rows(rows_of, name) or {})}
-        return masked or {s: HuggingFaceImages(rows, name=f"{name}/{s}") for s, rows in rows_of.items()}
+        if masked:
+            return masked
+        return _titled({s: HuggingFaceImages(r, name=f"{name}/{s}", labels=labels) for s, r in rows_of.items()}, folder)
     if pairs := open_masks(folder, name):
         return {**pairs}
     data = next((folder / place for place in KAGGLE if (folder / place).is_dir()), None)
@@ -51,17 +58,26 @@ def open_splits(spec: str) -> dict[str, ImageSet]:
     if parquet or tars:
         _refuse_mixture(folder, parquet, tars)
         if parquet:
-            return {split: ParquetImages(paths, name=f"{name}/{split}") for split, paths in parquet.items()}
-        return dict(open_tars(tars, name))
-    return _open_folders(folder, name, [folder])
+            return _titled({s: ParquetImages(p, name=f"{name}/{s}", labels=labels) for s, p in parquet.items()}, folder)
+        return _titled(open_tars(tars, name, labels), folder)
+    return _open_folders(folder, name, [folder], labels)
 
 
-def _open_folders(folder: Path, name: str, beside: Sequence[Path]) -> dict[str, ImageSet]:
+def _titled(sets: Mapping[str, HuggingFaceImages | ParquetImages | TarImages], folder: Path) -> dict[str, ImageSet]:
+    """The sets with readable names of their classes, from a file in the folder or, if it is one split, above it."""
+    beside = [folder, *([folder.absolute().parent] if folder.absolute().name.lower() in SPLITS else [])]
+    for images in sets.values():
+        images.class_titles = class_titles(images.classes, beside)
+    share_labels(list(sets.values()))
+    return dict(sets)
+
+
+def _open_folders(folder: Path, name: str, beside: Sequence[Path], labels: str | None = None) -> dict[str, ImageSet]:
     """Splits of one numbering of classes; a split whose images lie in no class folder has no classes."""
     splits = [split for split in SPLITS if (folder / split).is_dir()]
     if not splits:
         classes = classes_of(sorted(image_paths(folder)))
-        return {name: ImageFolder(folder, name=name, titles=class_titles(classes, beside))}
+        return {name: ImageFolder(folder, name=name, titles=class_titles(classes, beside), labels=labels)}
     _refuse_classes(folder, splits)
     found = {split: classes_of(sorted(image_paths(folder / split))) for split in splits}
     classes = tuple(sorted({name for names in found.values() for name in names or ()}))
@@ -69,7 +85,7 @@ def _open_folders(folder: Path, name: str, beside: Sequence[Path]) -> dict[str, 
     return {
         split: ImageFolder(folder / split, name=f"{name}/{split}", classes=classes, titles=titles)
         if found[split]
-        else ImageFolder(folder / split, name=f"{name}/{split}")
+        else ImageFolder(folder / split, name=f"{name}/{split}", labels=labels)
         for split in splits
     }
 

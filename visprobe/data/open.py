@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from visprobe.data.annotated import no_classes
 from visprobe.data.image_set import ImageSet
 from visprobe.data.label_file import relabelled
 from visprobe.data.layouts import open_splits
@@ -51,25 +52,30 @@ def open_images(
         split: Name of the split to measure; by default val, validation, valid or test, whichever exists.
         limit: At most so many images of each split, drawn evenly over the classes.
         seed: Seed of the draws, and of the built-in scenes.
-        labels: File with the classes of the images that are measured (`visprobe.data.label_file`).
+        labels: File with the classes of the images that are measured (`visprobe.data.label_file`), or the column of
+            their classes.
         subset_per_class: At most so many training images of each class.
 
     Raises:
         DataError: If nothing can be read there, or the labels do not fit.
         UsageError: If the split does not exist, or `subset_per_class` has nothing to be drawn from.
     """
-    sets = _open_digits(limit, seed) if spec == "digits" else open_splits(spec)
+    file = Path(labels) if labels is not None and Path(labels).is_file() else None
+    column = str(labels) if labels is not None and file is None else None
+    sets = _open_digits(limit, seed) if spec == "digits" else open_splits(spec, column)
     query_name = _query_name(sets, split, spec)
     support_name = next((name for name in TRAIN if name in sets and name != query_name), None)
     query, support = sets[query_name], sets[support_name] if support_name else None
-    if labels is not None:
-        query = _relabelled(query, Path(labels), support)
+    if file is not None:
+        query = _relabelled(query, file, support)
+    if column is not None and getattr(query, "label_column", None) != column:
+        raise _no_such_labels(column, query)
     notes = [note for images in (query, support) for note in getattr(images, "notes", ())]
     if support is not None and query.classes is not None and support.classes is None:
-        notes.append(f"the images of {support.name} have no classes: they are left out")
+        notes.append(f"{no_classes(support)}: they are left out")
         support = None
     if query.classes is None and support is not None and support.classes is not None:
-        notes.append(f"the images of {query.name} have no classes; --labels FILE gives them")
+        notes.append(f"{no_classes(query)}; --labels FILE gives them")
     if subset_per_class is not None:
         if support is None:
             raise UsageError(
@@ -88,8 +94,15 @@ def open_images(
 def _relabelled(query: ImageSet, labels: Path, support: ImageSet | None) -> ImageSet:
     found = relabelled(query, labels, support.classes if support is not None else None)
     found.class_titles = getattr(support, "class_titles", None)
-    found.notes = tuple(note for note in getattr(query, "notes", ()) if "--labels" not in note)
     return found
+
+
+def _no_such_labels(labels: str, query: ImageSet) -> UsageError:
+    if query.classes is not None:
+        reason, hint = f"the images of {query.name} have classes already", "Leave --labels out."
+    else:
+        reason, hint = no_classes(query), "Name a file of classes, or a column that holds one class of each image."
+    return UsageError(f"--labels {labels} does not exist as a file, and {reason}", hint=hint)
 
 
 def _query_name(sets: dict[str, ImageSet], split: str | None, spec: str) -> str:

@@ -11,9 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from visprobe.data.columns import labels_of
-from visprobe.data.hf import annotate, only_image_column
-from visprobe.data.image_set import Item
+from visprobe.data.hf import DescribedRows, only_image_column
 from visprobe.data.splits import SPLITS, by_split
 from visprobe.errors import DataError
 
@@ -21,7 +19,7 @@ HELD = 2  # row groups kept in memory: the one being read, and its neighbour for
 _SHARD = re.compile(r"(?P<split>.+?)-(?P<number>\d{5})-of-(?P<total>\d{5})(?:-[0-9a-f]+)?")
 
 
-class ParquetImages:
+class ParquetImages(DescribedRows):
     """One split stored as parquet shards with an image column and perhaps labels, targets and captions.
 
     Nothing is copied: the column of labels is read at once, images one row group at a time.
@@ -29,12 +27,13 @@ class ParquetImages:
     Args:
         shards: The files, in order.
         name: Name of the set, for tables.
+        labels: The column of classes, as a user named it.
 
     Raises:
         DataError: If a shard is damaged or of other columns than the first, or there is not one image column.
     """
 
-    def __init__(self, shards: Sequence[Path], *, name: str) -> None:
+    def __init__(self, shards: Sequence[Path], *, name: str, labels: str | None = None) -> None:
         import datasets
 
         self.name = name
@@ -51,11 +50,10 @@ class ParquetImages:
         self._starts = [0, *accumulate(sizes)]
         self._held: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()  # images are read by several threads
-        labels, self.classes = labels_of(features, self._values, name)
-        self.items: Sequence[Item] = [
-            Item(f"{index:08d}", labels[index] if labels else None) for index in range(self._starts[-1])
-        ]
-        self.notes = (*_missing_shards(shards, name), *annotate(self, features, self._values))
+        beside = {column: kind for column, kind in features.items() if column != self._column}
+        ids = [f"{index:08d}" for index in range(self._starts[-1])]
+        self._describe(ids, beside, self._values, labels)
+        self.notes = (*_missing_shards(shards, name), *self.notes)
 
     def read(self, index: int) -> bytes:
         """The encoded image file of `items[index]`; raises OSError if it cannot be read."""

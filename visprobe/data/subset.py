@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.data.annotated import HasCaptions, HasMasks, HasTargets
+from visprobe.data.annotated import HasCaptions, HasMasks, HasTargets, no_classes
 from visprobe.data.image_set import ImageSet, Item
 from visprobe.errors import UsageError
 
@@ -25,6 +25,7 @@ class Subset:
         self.name = whole.name
         self.notes: tuple[str, ...] = getattr(whole, "notes", ())
         self.classes = whole.classes
+        self.why_no_classes: str = getattr(whole, "why_no_classes", "")
         self.class_titles: tuple[str, ...] | None = getattr(whole, "class_titles", None)
         self.items: Sequence[Item] = tuple(whole.items[index] for index in self.indices)
         if isinstance(whole, HasTargets):
@@ -103,7 +104,7 @@ def per_class(images: ImageSet, count: int, seed: int) -> tuple[ImageSet, tuple[
     if count < 1:
         raise UsageError(f"--subset-per-class {count} leaves no image", hint="Give a whole number from 1 up.")
     if images.classes is None:
-        raise UsageError(f"--subset-per-class: the images of {images.name} have no classes", hint="Leave it out.")
+        raise UsageError(f"--subset-per-class: {no_classes(images)}", hint="Leave it out.")
     chosen: list[int] = []
     short: dict[str, int] = {}
     for label, members in _by_class(images).items():

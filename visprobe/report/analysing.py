@@ -28,11 +28,16 @@ def run_analyses(session: Session, analyses: Sequence[Analysis]) -> list[Result]
     Returns:
         The results in the order of `analyses`. One that cannot answer is left out with a warning, unless it is alone or
         what compare is for.
+
+    Raises:
+        DataError, UsageError: If none can answer, all for one reason.
     """
     runner = _Runner(session, alone=len(analyses) == 1)
     able = [analysis for analysis in analyses if runner.fits(analysis)]
-    if not able:
-        return []  # no analysis, no pass over the images
+    if not able:  # no analysis, no pass over the images
+        if len({error.message for error in runner.left_out}) == 1:
+            raise runner.left_out[0]
+        return []
     results: dict[str, Result] = {}
     # All images first: they are what the measurement says it was made on.
     for count in dict.fromkeys([None, *(analysis.images for analysis in able)]):
@@ -46,6 +51,7 @@ def run_analyses(session: Session, analyses: Sequence[Analysis]) -> list[Result]
 class _Runner:
     def __init__(self, session: Session, *, alone: bool) -> None:
         self._session, self._alone = session, alone
+        self.left_out: list[VisprobeError] = []
 
     def fits(self, analysis: Analysis) -> bool:
         """Whether the base and the images have what `analysis` needs."""
@@ -122,4 +128,5 @@ class _Runner:
         """One question without an answer is no reason to lose the others."""
         if self._alone or analysis.name in REQUIRED:
             raise error
+        self.left_out.append(error)
         self._session.warnings.append(f"{analysis.name} was left out: {error.message}")

@@ -18,6 +18,7 @@ from visprobe.attribution.own_answer import PROMPT, own_answer
 from visprobe.attribution.question import Question
 from visprobe.attribution.subject import Subject, TowerSubject
 from visprobe.attribution.targets import class_similarity, text_similarity
+from visprobe.data.annotated import no_classes
 from visprobe.data.asked import Asked
 from visprobe.data.open import ImageData
 from visprobe.encoders.encoder import VisionEncoder
@@ -222,7 +223,9 @@ def explain_classes(pictures: Sequence[Picture], session: Session, named: str | 
     support, classes = session.images.support, session.images.query.classes
     if support is None or classes is None:
         raise DataError(
-            f"{session.images.name} has no classes, or no training images to make prototypes of",
+            no_classes(session.images.query)
+            if classes is None
+            else f"{session.images.name} has no training images to make prototypes of",
             hint="Give a folder with train/ and val/ and one folder per class in them.",
         )
     if named is not None and named not in classes:

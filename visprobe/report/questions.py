@@ -68,6 +68,8 @@ def imagenet(
     if own_text:
         zeroshot = with_text_tower(text_tower, tuple(templates))
         asked = [zeroshot if analysis.name == zeroshot.name else analysis for analysis in asked]
+    classes = probe_analysis(How(targets="classes"))  # on images without any, targets would answer another question
+    asked = [classes if analysis.name == classes.name else analysis for analysis in asked]
     return measure(checkpoints, data, asked, options)
 
 

@@ -224,7 +224,7 @@ def _opened(data: str, options: Options) -> ImageData:
         split=options.split,
         limit=options.limit,
         seed=options.seed,
-        labels=Path(options.labels) if options.labels else None,
+        labels=options.labels or None,
         subset_per_class=options.subset_per_class,
     )
 

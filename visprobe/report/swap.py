@@ -11,6 +11,8 @@ import torch
 
 from visprobe.analyses.swap import DIRECTIONS, Direction, Hybrid, Pair, layer_swap
 from visprobe.analyses.swap_verdict import swap_verdict
+from visprobe.data.annotated import no_classes
+from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.swap import Swap, refuse_other_weights, swapped
 from visprobe.errors import UsageError
@@ -87,7 +89,7 @@ def swap(
     hybrids = [hybrid for some in _at_a_time(plan(changed), encoders[0]) for hybrid in run.hybrids(some)]
     pair = Pair(query[0], query[1], query[2:], (support[0], support[1]) if support else None)
     notes = [f"weights are equal in {part.name}: it is left out" for part in parts if part not in changed]
-    result = layer_swap(pair, hybrids, _unlabelled(query[0]) + notes)
+    result = layer_swap(pair, hybrids, _unlabelled(session.images.query) + notes)
     return session.measurement([result], swap_verdict(result))
 
 
@@ -147,8 +149,8 @@ def _at_a_time(plan: Sequence[Exchange], encoder: VisionEncoder) -> Iterator[Seq
         yield plan[first : first + count]
 
 
-def _unlabelled(features: FeatureSet) -> list[str]:
-    return [] if features.labels is not None else ["accuracy was not measured: the images have no classes"]
+def _unlabelled(images: ImageSet) -> list[str]:
+    return [] if images.classes is not None else [f"accuracy was not measured: {no_classes(images)}"]
 
 
 class _Run:

@@ -10,6 +10,7 @@ from typing import Any
 
 from visprobe.analyses.result import Result
 from visprobe.analyses.trajectory import State, measure_step, trajectory_result, trajectory_verdict
+from visprobe.data.annotated import no_classes
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
 from visprobe.report.compare import refuse_other_shapes
@@ -186,7 +187,7 @@ class _Following:
             self._base, self._noise, self._untrained, self._steps, self._runs, accuracy=self._accuracy
         )
         if not self._accuracy:
-            warnings.append("accuracy was not measured: the images have no classes")
+            warnings.append(f"accuracy was not measured: {no_classes(self._session.images.query)}")
         measured = self._session.measurement([result], trajectory_verdict(result), warnings)
         once = {images["name"]: images for images in measured.data}
         return replace(measured, checkpoints=tuple(self._checkpoints), data=tuple(once.values()))
