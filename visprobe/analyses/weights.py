@@ -40,12 +40,12 @@ def weight_drift(
 
     Returns:
         Exact rows per group: "matrices_changed" (in [0, 1], of n weight matrices), "matrix_change" (>= 0, the median of
-        ‖ΔW‖ / ‖W‖ in the Frobenius norm over the n matrices that changed, or 0 of all of them), "relative_change" (>= 0,
-        the same ratio of all weights taken as one vector, in which gains of norms and biases can weigh most) and
+        ‖ΔW‖ / ‖W‖ in the Frobenius norm over the n matrices that changed; 0 if none did), "relative_change" (>= 0, the
+        same ratio of all weights taken as one vector, in which gains of norms and biases can weigh most) and
         "share_equal" (in [0, 1], compared at the coarser of the two stored dtypes). Groups are those by depth, "tower",
         all of them but the projector, and classes of the tower's weights ("attention_q" …, `tensor_class`) over all
-        depths; fused query, key and value are taken apart. settings["groups"] and ["classes"] tell the two apart. Descendants whose every tower weight equals
-        the base's are listed in settings["identical"].
+        depths; fused query, key and value are taken apart. settings["groups"] and ["classes"] tell the two apart.
+        Descendants whose every tower weight equals the base's are listed in settings["identical"].
 
     Raises:
         CheckpointError: If a descendant shares no weight with the base, has one of another shape, or holds NaN or
