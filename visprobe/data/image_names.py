@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from visprobe.data.class_names import same_name
-from visprobe.data.folder import SUFFIXES
+from visprobe.data.formats import SUFFIXES
 from visprobe.data.image_set import ImageSet
 
 SEVERAL = -1  # a name that fits more than one image
