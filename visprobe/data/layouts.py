@@ -83,7 +83,7 @@ def _open_folders(folder: Path, name: str, beside: Sequence[Path], labels: str |
             refuse_unknown_splits(folder)
             refuse_empty_classes(folder)
         return {name: ImageFolder(folder, name=name, titles=class_titles(classes, beside), labels=labels)}
-    left_out = _beside_splits(folder, list(places))
+    left_out = _beside_splits(folder, places)
     found = {split: classes_of(sorted(image_paths(place))) for split, place in places.items()}
     refuse_lookalikes(found, folder)
     for split, names in found.items():
@@ -131,20 +131,23 @@ def _refuse_mixture(folder: Path, parquet: object, tars: object) -> None:
         )
 
 
-def _beside_splits(folder: Path, splits: Sequence[str]) -> list[str]:
+def _beside_splits(folder: Path, splits: Mapping[str, Path]) -> list[str]:
     """Folders of images beside the splits, which are left out.
 
     A class, too, may be called "train": images directly in it, and in other folders beside it, are ambiguous.
     """
     flat = [name for name in splits if (folder / name).is_dir() and _holds_images(folder / name)]
-    others = [p.name for p in folders_in(folder) if not role_of(p.name) and _holds_images(p)]
-    if flat and others:
+    classes = [p.name for p in folders_in(folder) if not role_of(p.name) and _holds_images(p)]
+    if flat and classes:
         raise DataError(
-            f"{folder} holds images in {flat[0]} and in {', '.join(others[:3])}: {flat[0]} may be a split or a class",
-            hint=f"If it is a class, move all classes into one folder named val; if a split, move {others[0]} away.",
+            f"{folder} holds images in {flat[0]} and in {', '.join(classes[:3])}: {flat[0]} may be a split or a class",
+            hint=f"If it is a class, move all classes into one folder named val; if a split, move {classes[0]} away.",
         )
-    inside = {place.name for place in folders_in(folder) if not role_of(place.name) and any(image_paths(place))}
-    return [] if not any((folder / name).is_dir() for name in splits) else sorted(inside)
+    if not any((folder / name).is_dir() for name in splits):  # they lie deeper, in the only folder of images
+        return []
+    linked = {inside.resolve() for place in splits.values() for inside in folders_in(place)}
+    others = [p for p in folders_in(folder) if not role_of(p.name) and p.resolve() not in linked]
+    return [place.name for place in others if any(image_paths(place))]
 
 
 def _holds_images(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from visprobe.data.folder import folders_in, image_paths
-from visprobe.data.splits import role_of
+from visprobe.data.splits import ROLES, role_of
 from visprobe.errors import DataError
 
 _WRAPPERS = {"images", "image", "imgs", "img", "data", "dataset"}
@@ -22,7 +22,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
     for _ in range(_DEPTH):
         below = [path for path in folders_in(folder) if any(image_paths(path))]
         if splits := [path for path in folders_in(folder) if role_of(path.name)]:
-            return {path.name: _inner(path) for path in splits}
+            return {path.name: _inner(path) for path in sorted(splits, key=_order)}
         if len(below) != 1:
             return {}
         folder = below[0]
@@ -64,6 +64,10 @@ def refuse_lookalikes(found: Mapping[str, tuple[str, ...] | None], folder: Path)
                         "blanks, underscores or hyphens",
                         hint="Give both folders the same name.",
                     )
+
+
+def _order(split: Path) -> int:
+    return [*ROLES, None].index(role_of(split.name))
 
 
 def _inner(split: Path) -> Path:

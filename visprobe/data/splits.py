@@ -10,6 +10,7 @@ from typing import Literal
 from visprobe.errors import DataError
 
 Role = Literal["train", "val", "test"]
+ROLES: tuple[Role, ...] = ("train", "val", "test")
 TRAIN = ("train", "training", "trn")
 VAL = ("val", "validation", "valid", "validate", "dev", "devel", "development", "eval", "evaluation")
 TEST = ("test", "testing", "tst", "holdout")
@@ -33,8 +34,10 @@ def role_of(name: str) -> Role | None:
 
 def with_role(names: Iterable[str], *roles: Role) -> list[str]:
     """Those names that have one of the roles, in the order of the roles; a role's own name and short ones first."""
-    found = [(roles.index(role), len(name), name) for name in names if (role := role_of(name)) in roles]
-    return [name for _, _, name in sorted(found)]
+    found = [
+        (roles.index(role), name.lower() != role, len(name), name) for name in names if (role := role_of(name)) in roles
+    ]
+    return [name for *_, name in sorted(found)]
 
 
 def by_split(split_of: Mapping[Path, str | None], folder: Path) -> dict[str, list[Path]]:

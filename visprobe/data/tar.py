@@ -18,7 +18,7 @@ from visprobe.data.class_column import LABEL, Classes, Table, find_classes, may_
 from visprobe.data.class_names import same_name, sorted_classes
 from visprobe.data.columns import items_of, targets_instead
 from visprobe.data.folder import is_system
-from visprobe.data.formats import LOOKS, SUFFIXES
+from visprobe.data.formats import LOOKS
 from visprobe.data.splits import SPLITS, by_split, role_of
 from visprobe.errors import DataError
 
@@ -177,7 +177,7 @@ def read_samples(path: Path, fields: dict[str, None], labels: str | None = None)
                 _add(sample.fields, kept, f"{path}: {member.name}")
                 if said.get("txt"):
                     sample.captions = (said["txt"],)
-            elif os.path.splitext(suffix)[1] in SUFFIXES:
+            elif os.path.splitext(suffix)[1] in LOOKS:
                 elsewhere = member.name
     if not images:
         found = (
@@ -230,7 +230,7 @@ def _folders(samples: Sequence[Sample], name: str) -> Classes:
     if not all(folders) or len({inside[0] for inside in folders}) < 2:
         return Classes()
     classes = tuple(same_name(inside[0]) for inside in folders)
-    if inner := sorted({one for one in classes if one.lower() in SPLITS}):
+    if inner := sorted({one for one in classes if role_of(one)}):
         return Classes(why_none=f"its archives hold folders called as splits, {', '.join(inner)}: unpack them")
     return Classes(classes, column="folder", notes=(f"the classes of {name} are the folders in its archives",))
 
