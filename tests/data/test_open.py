@@ -52,8 +52,8 @@ def test_split_can_be_chosen(tmp_path):
     assert open_images(folder).query.items[0].id == "a/2.png"
     assert open_images(folder, split="test").query.items[0].id == "a/3.png"
     assert open_images(folder, split="train").support is None  # prototypes of the images measured would be a leak
-    with pytest.raises(UsageError, match="no split 'dev'") as error:
-        open_images(folder, split="dev")
+    with pytest.raises(UsageError, match="no split 'extra'") as error:
+        open_images(folder, split="extra")
     assert "train, val, test" in error.value.hint
 
 

@@ -30,7 +30,7 @@ Data = Annotated[
 ]
 Split = Annotated[
     str | None,
-    typer.Option(help="Split to measure. Default: val, validation, valid or test.", rich_help_panel=IMAGES),
+    typer.Option(help="Split to measure. Default: val, else test, by any usual name.", rich_help_panel=IMAGES),
 ]
 Limit = Annotated[
     int | None,

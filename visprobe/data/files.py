@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from visprobe.data.folder import SUFFIXES, image_paths
+from visprobe.data.folder import image_paths, read_image
+from visprobe.data.formats import LOOKS, SUFFIXES
 from visprobe.data.image_set import Item
 from visprobe.data.open import ImageData, open_images
 from visprobe.data.subset import take
@@ -28,7 +29,7 @@ class ImageFiles:
 
     def read(self, index: int) -> bytes:
         """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
-        return self._paths[index].read_bytes()
+        return read_image(self._paths[index])
 
 
 def open_named(named: Sequence[str], *, split: str | None = None, limit: int | None = None, seed: int = 0) -> ImageData:
@@ -56,6 +57,6 @@ def _files(path: Path) -> list[Path]:
         raise DataError(f"{path} holds no image", hint=f"visprobe reads {', '.join(sorted(SUFFIXES))}, at any depth.")
     if not path.is_file():
         raise DataError(f"there is no {path}", hint="Name image files, folders of images, or one data set.")
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in LOOKS:
         raise DataError(f"{path} is not an image", hint=f"visprobe reads {', '.join(sorted(SUFFIXES))}.")
     return [path]

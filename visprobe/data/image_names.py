@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from visprobe.data.class_names import same_name
-from visprobe.data.folder import SUFFIXES
+from visprobe.data.formats import LOOKS
 from visprobe.data.image_set import ImageSet
 
 SEVERAL = -1  # a name that fits more than one image
@@ -42,7 +42,7 @@ class ImageNames:
 
 def is_file_name(name: object) -> bool:
     """Whether a cell ends in the suffix of an image."""
-    return isinstance(name, str) and os.path.splitext(name.lower())[1] in SUFFIXES
+    return isinstance(name, str) and os.path.splitext(name.lower())[1] in LOOKS
 
 
 def _tidy(name: str | int) -> str:

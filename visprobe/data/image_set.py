@@ -10,9 +10,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from visprobe.data.formats import FORMATS, unreadable
+
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200  # processors that set the shorter side would make gigabytes of a longer strip
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _ORIENTATION = 0x0112  # EXIF tag, and what makes an image of each of its values upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -91,7 +92,7 @@ def decode(data: bytes) -> Image.Image:
     except BadImage:
         raise
     except UnidentifiedImageError as error:
-        raise BadImage("not an image of a known format") from error
+        raise BadImage(unreadable(data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, higher, limits
         raise BadImage(f"more than {MAX_PIXELS // 1_000_000} Mpx") from error
     except Exception as error:  # Pillow raises many types on damaged files, SyntaxError and struct.error among them

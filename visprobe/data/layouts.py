@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from visprobe.data.columns import share_labels
-from visprobe.data.folder import SUFFIXES, ImageFolder, classes_of, image_paths
+from visprobe.data.folder import ImageFolder, classes_of, folders_in, image_paths, is_system, refuse_empty_classes
+from visprobe.data.formats import LOOKS
 from visprobe.data.hf import MARKERS, HuggingFaceImages, load_splits
 from visprobe.data.image_set import ImageSet
 from visprobe.data.label_file import relabelled
 from visprobe.data.masks import open_masked_rows, open_masks
 from visprobe.data.parquet import ParquetImages, parquet_splits
-from visprobe.data.splits import SPLITS
+from visprobe.data.split_folders import refuse_lookalikes, refuse_unknown_splits, split_folders
+from visprobe.data.splits import role_of, with_role
 from visprobe.data.tar import TarImages, open_tars, tar_splits
 from visprobe.data.titles import class_titles
 from visprobe.errors import DataError
@@ -65,7 +67,7 @@ def open_splits(spec: str, labels: str | None = None) -> dict[str, ImageSet]:
 
 def _titled(sets: Mapping[str, HuggingFaceImages | ParquetImages | TarImages], folder: Path) -> dict[str, ImageSet]:
     """The sets with readable names of their classes, from a file in the folder or, if it is one split, above it."""
-    beside = [folder, *([folder.absolute().parent] if folder.absolute().name.lower() in SPLITS else [])]
+    beside = [folder, *([folder.absolute().parent] if role_of(folder.absolute().name) else [])]
     for images in sets.values():
         images.class_titles = class_titles(images.classes, beside)
     share_labels(list(sets.values()))
@@ -74,24 +76,35 @@ def _titled(sets: Mapping[str, HuggingFaceImages | ParquetImages | TarImages], f
 
 def _open_folders(folder: Path, name: str, beside: Sequence[Path], labels: str | None = None) -> dict[str, ImageSet]:
     """Splits of one numbering of classes; a split whose images lie in no class folder has no classes."""
-    splits = [split for split in SPLITS if (folder / split).is_dir()]
-    if not splits:
+    places = split_folders(folder)
+    if not places:
         classes = classes_of(sorted(image_paths(folder)))
+        if classes:
+            refuse_unknown_splits(folder)
+            refuse_empty_classes(folder)
         return {name: ImageFolder(folder, name=name, titles=class_titles(classes, beside), labels=labels)}
-    _refuse_classes(folder, splits)
-    found = {split: classes_of(sorted(image_paths(folder / split))) for split in splits}
+    left_out = _beside_splits(folder, places)
+    found = {split: classes_of(sorted(image_paths(place))) for split, place in places.items()}
+    refuse_lookalikes(found, folder)
+    for split, names in found.items():
+        if names:
+            refuse_empty_classes(places[split])
     classes = tuple(sorted({name for names in found.values() for name in names or ()}))
     titles = class_titles(classes, beside)
-    return {
-        split: ImageFolder(folder / split, name=f"{name}/{split}", classes=classes, titles=titles)
+    sets = {
+        split: ImageFolder(place, name=f"{name}/{split}", classes=classes, titles=titles)
         if found[split]
-        else ImageFolder(folder / split, name=f"{name}/{split}", labels=labels)
-        for split in splits
+        else ImageFolder(place, name=f"{name}/{split}", labels=labels)
+        for split, place in places.items()
     }
+    if left_out:
+        first = next(iter(with_role(sets, "val", "test", "train")))
+        sets[first].notes = (*sets[first].notes, f"{folder}: no split, so left out: {', '.join(left_out)}")
+    return {**sets}
 
 
 def _is_inside_kaggle(folder: Path) -> bool:
-    return folder.resolve().name == "CLS-LOC" and any((folder / split).is_dir() for split in SPLITS)
+    return folder.resolve().name == "CLS-LOC" and any(role_of(path.name) for path in folders_in(folder))
 
 
 def _open_kaggle(data: Path, name: str) -> dict[str, ImageSet]:
@@ -118,16 +131,24 @@ def _refuse_mixture(folder: Path, parquet: object, tars: object) -> None:
         )
 
 
-def _refuse_classes(folder: Path, splits: Sequence[str]) -> None:
-    """A class, too, may be called "train": images directly in it, and in other folders beside it, are ambiguous."""
-    flat = [name for name in splits if _holds_images(folder / name)]
-    others = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and p.name not in splits and _holds_images(p)]
-    if flat and others:
+def _beside_splits(folder: Path, splits: Mapping[str, Path]) -> list[str]:
+    """Folders of images beside the splits, which are left out.
+
+    A class, too, may be called "train": images directly in it, and in other folders beside it, are ambiguous.
+    """
+    flat = [name for name in splits if (folder / name).is_dir() and _holds_images(folder / name)]
+    classes = [p.name for p in folders_in(folder) if not role_of(p.name) and _holds_images(p)]
+    if flat and classes:
         raise DataError(
-            f"{folder} holds images in {flat[0]} and in {', '.join(others[:3])}: {flat[0]} may be a split or a class",
-            hint=f"If it is a class, move all classes into one folder named val; if a split, move {others[0]} away.",
+            f"{folder} holds images in {flat[0]} and in {', '.join(classes[:3])}: {flat[0]} may be a split or a class",
+            hint=f"If it is a class, move all classes into one folder named val; if a split, move {classes[0]} away.",
         )
+    if not any((folder / name).is_dir() for name in splits):  # they lie deeper, in the only folder of images
+        return []
+    linked = {inside.resolve() for place in splits.values() for inside in folders_in(place)}
+    others = [p for p in folders_in(folder) if not role_of(p.name) and p.resolve() not in linked]
+    return [place.name for place in others if any(image_paths(place))]
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES and not path.name.startswith(".") for path in folder.iterdir())
+    return any(path.suffix.lower() in LOOKS and not is_system(path.name) for path in folder.iterdir())

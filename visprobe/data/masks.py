@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from visprobe.data.folder import image_paths
+from visprobe.data.folder import folders_in, image_paths
 from visprobe.data.hf import HuggingFaceImages
 from visprobe.data.image_set import MAX_PIXELS, BadImage, Item
 from visprobe.data.mask_names import COCO_STUFF_NAMES, VOC_NAMES, stored_names
-from visprobe.data.splits import SPLITS
+from visprobe.data.splits import role_of
 from visprobe.errors import DataError
 
 PAIRS = (("images", "masks"), ("images", "annotations"), ("images", "labels"), ("img", "ann"), ("image", "mask"))
@@ -201,8 +201,10 @@ Pairs = dict[str, list[tuple[Path, Path | None]]]
 
 def _side_by_side(folder: Path) -> Pairs:
     for images, masks in PAIRS:
-        places = {s: (folder / images / s, folder / masks / s) for s in SPLITS}
-        places |= {s: (folder / s / images, folder / s / masks) for s in SPLITS if (folder / s / masks).is_dir()}
+        places = {s: (folder / images / s, folder / masks / s) for s in _splits_in(folder / images)}
+        places |= {
+            s: (folder / s / images, folder / s / masks) for s in _splits_in(folder) if (folder / s / masks).is_dir()
+        }
         there = {split: place for split, place in places.items() if place[0].is_dir()}
         if there and any(mask.is_dir() for _, mask in there.values()):
             return {split: list(_paired(*place)) for split, place in there.items()}
@@ -213,13 +215,17 @@ def _side_by_side(folder: Path) -> Pairs:
     return {}
 
 
+def _splits_in(folder: Path) -> list[str]:
+    return [path.name for path in folders_in(folder) if role_of(path.name)] if folder.is_dir() else []
+
+
 def _voc(folder: Path) -> Pairs:
     lists, masks = folder / "ImageSets" / "Segmentation", folder / "SegmentationClass"
     if not (lists.is_dir() and masks.is_dir()):
         return {}
     known = {Path(path).stem: folder / "JPEGImages" / path for path in image_paths(folder / "JPEGImages")}
     found: Pairs = {}
-    for listed in (path for split in SPLITS if (path := lists / f"{split}.txt").is_file()):
+    for listed in (path for path in sorted(lists.glob("*.txt")) if role_of(path.stem)):
         stems = [stem for stem in listed.read_text("utf-8").split() if stem in known]
         found[listed.stem] = [(known[stem], _if_there(masks / f"{stem}.png")) for stem in stems]
     return {split: pairs for split, pairs in found.items() if pairs}

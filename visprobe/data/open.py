@@ -10,7 +10,7 @@ from visprobe.data.annotated import no_classes
 from visprobe.data.image_set import ImageSet
 from visprobe.data.label_file import relabelled
 from visprobe.data.layouts import open_splits
-from visprobe.data.splits import TRAIN, VAL
+from visprobe.data.splits import role_of, with_role
 from visprobe.data.subset import per_class, take
 from visprobe.errors import UsageError
 
@@ -49,7 +49,8 @@ def open_images(
         spec: "digits" (the built-in scenes), a folder of images, a folder with train/ and val/ inside, ImageNet as
             Kaggle lays it out, a folder of parquet or WebDataset shards, a folder written by
             `datasets.save_to_disk`, or a Hugging Face hub id.
-        split: Name of the split to measure; by default val, validation, valid or test, whichever exists.
+        split: Name of the split to measure; by default the one for validation, else the one for tests, under any of
+            their usual names (`visprobe.data.splits`).
         limit: At most so many images of each split, drawn evenly over the classes.
         seed: Seed of the draws, and of the built-in scenes.
         labels: File with the classes of the images that are measured (`visprobe.data.label_file`), or the column of
@@ -64,7 +65,7 @@ def open_images(
     column = str(labels) if labels is not None and file is None else None
     sets = _open_digits(limit, seed) if spec == "digits" else open_splits(spec, column)
     query_name = _query_name(sets, split, spec)
-    support_name = next((name for name in TRAIN if name in sets and name != query_name), None)
+    support_name = next((name for name in with_role(sets, "train") if name != query_name), None)
     query, support = sets[query_name], sets[support_name] if support_name else None
     if file is not None:
         query = _relabelled(query, file, support)
@@ -76,6 +77,8 @@ def open_images(
         support = None
     if query.classes is None and support is not None and support.classes is not None:
         notes.append(f"{no_classes(query)}; --labels FILE gives them")
+    if split is None:
+        notes += _left_out(sets, query_name, support_name)
     if subset_per_class is not None:
         if support is None:
             raise UsageError(
@@ -107,12 +110,18 @@ def _no_such_labels(labels: str, query: ImageSet) -> UsageError:
 
 def _query_name(sets: dict[str, ImageSet], split: str | None, spec: str) -> str:
     if split is None:
-        return next((name for name in VAL if name in sets), next(iter(sets)))
-    same: tuple[str, ...] = next((names for names in (TRAIN, VAL[:3]) if split in names), ())
-    found = next((name for name in (split, *same) if name in sets), None)
+        return next(iter(with_role(sets, "val", "test")), next(iter(sets)))
+    role = role_of(split)
+    found = split if split in sets else next(iter(with_role(sets, role) if role else ()), None)
     if found is None:
         raise UsageError(f"{spec} has no split {split!r}", hint=f"It has: {', '.join(sets)}.")
     return found
+
+
+def _left_out(sets: dict[str, ImageSet], query: str, support: str | None) -> list[str]:
+    """Splits that are neither measured nor made prototypes of."""
+    others = [name for name in sets if name not in (query, support)]
+    return [f"{sets[name].name} is left out; --split {name} measures it" for name in others]
 
 
 def _open_digits(limit: int | None, seed: int) -> dict[str, ImageSet]:

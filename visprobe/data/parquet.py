@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from visprobe.data.hf import DescribedRows, only_image_column
-from visprobe.data.splits import SPLITS, by_split
+from visprobe.data.splits import by_split, role_of
 from visprobe.errors import DataError
 
 HELD = 2  # row groups kept in memory: the one being read, and its neighbour for readers at a border
@@ -100,7 +100,7 @@ def parquet_splits(folder: Path) -> dict[str, list[Path]]:
     flat = sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
     split_of = {path: _split_of(path) for path in flat}
     if not flat:
-        split_of = {path: path.parent.name for path in sorted(folder.glob("*/*.parquet")) if path.parent.name in SPLITS}
+        split_of = {path: path.parent.name for path in sorted(folder.glob("*/*.parquet")) if role_of(path.parent.name)}
     splits = by_split(split_of, folder)
     for split, paths in splits.items():
         totals = {shard["total"] for path in paths if (shard := _SHARD.fullmatch(path.stem))}
@@ -114,7 +114,7 @@ def parquet_splits(folder: Path) -> dict[str, list[Path]]:
 
 def _split_of(path: Path) -> str | None:
     shard = _SHARD.fullmatch(path.stem)
-    return shard["split"] if shard else (path.stem if path.stem in SPLITS else None)
+    return shard["split"] if shard else (path.stem if role_of(path.stem) else None)
 
 
 def _missing_shards(shards: Sequence[Path], name: str) -> tuple[str, ...]:

@@ -17,8 +17,9 @@ from typing import Any
 from visprobe.data.class_column import LABEL, Classes, Table, find_classes, may_be_class
 from visprobe.data.class_names import same_name, sorted_classes
 from visprobe.data.columns import items_of, targets_instead
-from visprobe.data.folder import SUFFIXES
-from visprobe.data.splits import SPLITS, by_split
+from visprobe.data.folder import is_system
+from visprobe.data.formats import LOOKS
+from visprobe.data.splits import SPLITS, by_split, role_of
 from visprobe.errors import DataError
 
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
@@ -115,7 +116,7 @@ def tar_splits(folder: Path) -> dict[str, list[Path]]:
     flat = sorted(folder.glob("*.tar"))
     if flat:
         return by_split({path: _split_of(path) for path in flat}, folder)
-    nested = [path for path in sorted(folder.glob("*/*.tar")) if path.parent.name in SPLITS]
+    nested = [path for path in sorted(folder.glob("*/*.tar")) if role_of(path.parent.name)]
     return by_split({path: path.parent.name for path in nested}, folder)
 
 
@@ -163,7 +164,7 @@ def read_samples(path: Path, fields: dict[str, None], labels: str | None = None)
                 continue
             key, suffix = match[1], "." + match[2].lower()
             sample = samples.setdefault(key, Sample(f"{path.name}/{member.name}", path))
-            if suffix in SUFFIXES:
+            if suffix in LOOKS:
                 if key in images:
                     raise DataError(f"{path}: sample {key} has two images", hint="Leave one image in each sample.")
                 images.add(key)
@@ -176,7 +177,7 @@ def read_samples(path: Path, fields: dict[str, None], labels: str | None = None)
                 _add(sample.fields, kept, f"{path}: {member.name}")
                 if said.get("txt"):
                     sample.captions = (said["txt"],)
-            elif os.path.splitext(suffix)[1] in SUFFIXES:
+            elif os.path.splitext(suffix)[1] in LOOKS:
                 elsewhere = member.name
     if not images:
         found = (
@@ -229,7 +230,7 @@ def _folders(samples: Sequence[Sample], name: str) -> Classes:
     if not all(folders) or len({inside[0] for inside in folders}) < 2:
         return Classes()
     classes = tuple(same_name(inside[0]) for inside in folders)
-    if inner := sorted({one for one in classes if one.lower() in SPLITS}):
+    if inner := sorted({one for one in classes if role_of(one)}):
         return Classes(why_none=f"its archives hold folders called as splits, {', '.join(inner)}: unpack them")
     return Classes(classes, column="folder", notes=(f"the classes of {name} are the folders in its archives",))
 
@@ -241,7 +242,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # the library would keep every header
-                if member.isreg() and not member.issparse():
+                if member.isreg() and not member.issparse() and not _is_system(member.name):
                     yield member
             end = archive.offset
     except tarfile.TarError as error:
@@ -255,3 +256,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
 def _split_of(path: Path) -> str | None:
     words = {word for word in re.split(r"[^A-Za-z]+", path.stem.lower()) if word in SPLITS}
     return words.pop() if len(words) == 1 else None
+
+
+def _is_system(name: str) -> bool:
+    return any(is_system(part) for part in name.split("/") if part not in (".", ".."))

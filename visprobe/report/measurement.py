@@ -40,7 +40,7 @@ class Options:
         `visprobe.compare(["base", "sft"], "digits", visprobe.Options(limit=200, seed=1))`
 
     Attributes:
-        split: Split to measure; by default the first of val, validation, valid, test.
+        split: Split to measure; by default val, else test, under any of their usual names.
         limit: At most so many images of each split.
         batch_size: Images per forward pass; None is 64 (8 for maps), halved where memory is too small.
         device: "auto", "cpu", "cuda" or "cuda:N".
