@@ -40,8 +40,8 @@ Labels = Annotated[
     Path | None,
     typer.Option(
         "--labels",
-        help="Classes of the measured images: a file (one class per line, lines 'file class', csv, JSON), or the name of "
-        "the column that holds them.",
+        help="Classes of the measured images: a file (one class per line, lines 'file class', csv, JSON), or the name "
+        "of the column that holds them.",
         rich_help_panel=IMAGES,
     ),
 ]
