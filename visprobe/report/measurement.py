@@ -51,7 +51,7 @@ class Options:
         pixels: Pixels per image for towers of native resolution.
         tiles: Whether models that cut images into tiles read the tiles too.
         analyses: Names of the analyses that compare runs.
-        labels: File with the classes of the images that are measured.
+        labels: File with the classes of the images that are measured, or the column that holds them.
         subset_per_class: At most so many training images of each class.
         same_recipe: Checkpoints of another seed of a recipe, shown as floors of compare.
         resume: Whether features and maps of earlier runs are used; otherwise they are made anew and replaced.
