@@ -10,6 +10,9 @@ import torch
 from visprobe.errors import CheckpointError
 from visprobe.io.tensors import TensorEntry, Tensors
 
+LORA = re.compile(
+    r"(?P<module>.+)\.(?P<kind>lora_[^.]+)(?:\.(?P<adapter>(?!(?:weight|bias)$)[^.]+))?(?:\.(?P<end>weight|bias))?"
+)
 _ANYWHERE = re.compile(
     r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module|base_layer"
     r"|modules_to_save(?:\.default)?)\."

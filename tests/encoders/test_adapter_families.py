@@ -1,0 +1,158 @@
+"""An adapter of every family equals what PEFT merges into the model of that family, tower and projector, to the bit."""
+
+import re
+import warnings
+
+import peft
+import pytest
+import torch
+import transformers
+from test_gemma import tiny as gemma
+from test_idefics import tiny as idefics
+from test_llava_next import tiny as llava_next
+from test_mllama import tiny as mllama
+from tiny_checkpoints import TEXT, VISION, filled, llava
+from tiny_internvl import tiny as internvl
+from tiny_native import VISION as NATIVE
+from tiny_native import built, gemma4, pixtral
+from tiny_qwen import KINDS, qwen
+
+from visprobe.encoders import load_encoder
+from visprobe.encoders.families import MODELS, TOWERS
+from visprobe.encoders.quiet import quiet
+
+DINO = {name: value for name, value in VISION.items() if name != "intermediate_size"}
+
+
+def bare(name, **fields):
+    """A tower by itself; `name` is its class without "Model"."""
+    config = getattr(
+        transformers, f"{name.removesuffix('Vision')}VisionConfig" if "Vision" in name else f"{name}Config"
+    )
+    return built(f"{name}Model", config(**fields))
+
+
+def llava_of(model_type, **fields):
+    config = transformers.LlavaConfig(
+        vision_config={"model_type": model_type, **fields}, text_config=TEXT, image_token_index=49,
+        vision_feature_layer=-1, vision_feature_select_strategy="default",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with quiet():
+        return filled(transformers.LlavaForConditionalGeneration(config))
+
+
+FAMILIES = {
+    "llava-siglip": lambda: llava("siglip"),
+    "llava-clip": lambda: llava("clip"),
+    "llava-dinov2": lambda: llava_of("dinov2", **DINO),
+    "llava-dinov2-swiglu": lambda: llava_of("dinov2", **DINO, use_swiglu_ffn=True),
+    "llava-vit": lambda: llava_of("vit", **VISION),
+    "llava-pixtral": lambda: pixtral("llava"),
+    "onevision": lambda: llava("siglip", "llava_onevision"),
+    **{kind: lambda kind=kind: llava_next(kind=kind) for kind in ("llava_next", "llava_next_video", "vipllava")},
+    **{kind: lambda kind=kind: gemma(kind) for kind in ("gemma3", "paligemma")},
+    **{kind: lambda kind=kind: idefics(kind) for kind in ("idefics3", "smolvlm")},
+    **{kind: lambda kind=kind: qwen(kind) for kind in KINDS},
+    "gemma4": gemma4,
+    "internvl": internvl,
+    "mistral3": pixtral,
+    "mllama": mllama,
+    "siglip": lambda: bare("SiglipVision", **VISION),
+    "siglip2": lambda: bare("Siglip2Vision", **NATIVE, num_patches=16),
+    "clip": lambda: bare("CLIPVision", **VISION),
+    "mlcd": lambda: bare("MLCDVision", **VISION),
+    "vit": lambda: bare("ViT", **VISION),
+    "dinov2": lambda: bare("Dinov2", **DINO),
+    "dinov2-swiglu": lambda: bare("Dinov2", **DINO, use_swiglu_ffn=True),
+    "dinov2-registers": lambda: bare("Dinov2WithRegisters", **DINO, num_register_tokens=3),
+    "dinov3": lambda: bare("DINOv3ViT", **NATIVE, image_size=32, num_register_tokens=3),
+}
+LANGUAGE = re.compile(r"language_model|lm_head|text_model|embed_tokens")
+LAYERS = torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d
+
+
+def whole(folder, cls):
+    with quiet():
+        return cls.from_pretrained(folder)
+
+
+def parts(model, kind):
+    """Names of the modules of a `kind` in tower and connector."""
+    return [name for name, module in model.named_modules() if isinstance(module, kind) and not LANGUAGE.search(name)]
+
+
+def plain(model):
+    """A LoRA of every layer, tables included."""
+    return {"target_modules": parts(model, LAYERS | torch.nn.Embedding), "lora_alpha": 7}
+
+
+def rich(model):
+    """All that PEFT can vary, but for tables, of which a DoRA is none."""
+    first, second, *others = parts(model, LAYERS)
+    return {
+        "target_modules": [first, second, *others[:-1]], "use_rslora": True, "use_dora": True, "bias": "all",
+        "rank_pattern": {re.escape(first): 2}, "alpha_pattern": {re.escape(second): 5},
+        "modules_to_save": [others[-1], parts(model, torch.nn.Module)[-1]],
+    }  # fmt: skip
+
+
+def write_adapter(folder, base, cls, settings, name="default"):
+    """An adapter of the model in `base` whose every trained weight is off its initial value."""
+    generator = torch.Generator().manual_seed(1)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # PEFT asks transformers for what that has renamed
+        model = whole(base, cls)
+        model = peft.get_peft_model(model, peft.LoraConfig(r=4, **settings(model)), adapter_name=name)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        model.peft_config[name].base_model_name_or_path = str(base)
+        model.save_pretrained(folder)
+    return folder if name == "default" else folder / name
+
+
+def merged(folder, base, adapter, cls):
+    """The model into which PEFT merges `adapter`, written whole to `folder`."""
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")  # as above
+        peft.PeftModel.from_pretrained(whole(base, cls), adapter).merge_and_unload().save_pretrained(folder)
+    return folder
+
+
+def same(one, other):
+    one, other = one.weights(), other.weights()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request, tmp_path):
+    model = FAMILIES[request.param]()
+    with quiet():
+        model.save_pretrained(tmp_path / "base")
+    return tmp_path / "base", type(model)
+
+
+def test_every_family_is_tried():
+    kinds = set()
+    for make in FAMILIES.values():
+        config = make().config
+        kinds |= {config.model_type, getattr(getattr(config, "vision_config", None), "model_type", None)}
+    assert [row.name for row in (*MODELS, *TOWERS) if kinds.isdisjoint(row.model_types)] == []
+
+
+def test_merging_is_that_of_peft(tmp_path, family):
+    base, cls = family
+    folder = write_adapter(tmp_path / "adapter", base, cls, plain)
+    encoder, before = load_encoder(folder), load_encoder(base).weights()
+    assert same(encoder, load_encoder(merged(tmp_path / "merged", base, folder, cls)))
+    left = [
+        name for name, weight in encoder.weights().items() if weight.dim() > 1 and torch.equal(weight, before[name])
+    ]
+    print(left)
+
+
+def test_so_it_is_with_all_that_peft_can_vary(tmp_path, family):
+    base, cls = family
+    folder = write_adapter(tmp_path / "adapter", base, cls, rich, "sft")
+    assert same(load_encoder(folder), load_encoder(merged(tmp_path / "merged", base, folder, cls)))
