@@ -1,17 +1,20 @@
 """An adapter of every family equals what PEFT merges into the model of that family, tower and projector, to the bit."""
 
+import json
 import re
+import shutil
 import warnings
 
 import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from test_gemma import tiny as gemma
 from test_idefics import tiny as idefics
 from test_llava_next import tiny as llava_next
 from test_mllama import tiny as mllama
-from tiny_checkpoints import TEXT, VISION, filled, llava
+from tiny_checkpoints import TEXT, VISION, filled, llava, spelled, write_original
 from tiny_internvl import tiny as internvl
 from tiny_native import VISION as NATIVE
 from tiny_native import built, gemma4, pixtral
@@ -146,13 +149,84 @@ def test_merging_is_that_of_peft(tmp_path, family):
     folder = write_adapter(tmp_path / "adapter", base, cls, plain)
     encoder, before = load_encoder(folder), load_encoder(base).weights()
     assert same(encoder, load_encoder(merged(tmp_path / "merged", base, folder, cls)))
-    left = [
-        name for name, weight in encoder.weights().items() if weight.dim() > 1 and torch.equal(weight, before[name])
-    ]
-    print(left)
+    changed = [name for name, weight in encoder.weights().items() if not torch.equal(weight, before[name])]
+    assert len(changed) == len(plain(whole(base, cls))["target_modules"])
+
+
+def test_an_early_adapter_of_what_is_two_layers_today(tmp_path):
+    with quiet():
+        FAMILIES["dinov2-swiglu"]().save_pretrained(tmp_path / "base")
+    rows = load_file(tmp_path / "base" / "model.safetensors")["encoder.layer.1.mlp.weights_in.weight"].shape[0]
+    lora_of(tmp_path / "lora", tmp_path / "base", "encoder.layer.1.mlp.weights_in", rows)
+    matrices = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    a, b = (matrices[f"base_model.model.encoder.layer.1.mlp.weights_in.lora_{side}.weight"] for side in "AB")
+    old, new = load_encoder(tmp_path / "base").weights(), load_encoder(tmp_path / "lora").weights()
+    for name, delta in zip(("gate_proj", "up_proj"), (b @ a).chunk(2), strict=True):
+        assert torch.equal(new[f"encoder.layer.1.mlp.{name}.weight"], old[f"encoder.layer.1.mlp.{name}.weight"] + delta)
+
+
+def test_todays_names_meet_those_of_an_original_llava_with_dinov2(tmp_path):
+    model, prefix = FAMILIES["llava-dinov2"](), "model.vision_tower.vision_tower."
+    with quiet():
+        model.model.vision_tower.save_pretrained(tmp_path / "tower")
+    tower = load_file(tmp_path / "tower" / "model.safetensors")
+    assert "encoder.layer.0.attention.attention.query.weight" in tower  # an early name
+    projector = {name: tensor for name, tensor in spelled(model, "L").items() if "mm_projector" in name}
+    saved = {prefix + name: tensor for name, tensor in tower.items()} | projector
+    base = write_original(tmp_path / "base", model, tmp_path / "tower", saved)
+    folder = lora_of(tmp_path / "lora", base, f"{prefix}encoder.layer.0.attention.q_proj", 32)
+    old, new = load_encoder(base).weights(), load_encoder(folder).weights()
+    assert [n for n in old if not torch.equal(old[n], new[n])] == ["encoder.layer.0.attention.q_proj.weight"]
+
+
+def lora_of(folder, base, module, rows):
+    """A LoRA of one layer with 32 inputs and as many outputs as `rows`."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(2)
+    sides = {"A": torch.randn(4, 32, generator=generator), "B": torch.randn(rows, 4, generator=generator)}
+    tensors = {f"base_model.model.{module}.lora_{side}.weight": tensor for side, tensor in sides.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    fields = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "base_model_name_or_path": str(base)}
+    (folder / "adapter_config.json").write_text(json.dumps(fields))
+    return folder
 
 
 def test_so_it_is_with_all_that_peft_can_vary(tmp_path, family):
     base, cls = family
     folder = write_adapter(tmp_path / "adapter", base, cls, rich, "sft")
     assert same(load_encoder(folder), load_encoder(merged(tmp_path / "merged", base, folder, cls)))
+
+
+def test_names_on_disk_and_in_memory_meet(tmp_path, family):
+    """Base and adapter, each by today's names of the class and by those of the files on the hub."""
+    base, cls = family
+    folder = write_adapter(tmp_path / "adapter", base, cls, plain)
+    expected, model = load_encoder(folder), whole(base, cls)
+    on_disk = names_on_disk(base, model)
+    in_memory = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+    old = rename(shutil.copytree(folder, tmp_path / "early"), on_disk)
+    assert same(load_encoder(old), expected)
+    save_file(in_memory, base / "model.safetensors")
+    assert same(load_encoder(folder), expected)
+    assert same(load_encoder(old), expected)
+
+
+def names_on_disk(base, model):
+    """From each module's name in memory to that in the file, where one tensor is one tensor."""
+    files = {fingerprint(tensor): name for name, tensor in load_file(base / "model.safetensors").items()}
+    pairs = {name: files.get(fingerprint(tensor), name) for name, tensor in model.state_dict().items()}
+    return {name.rpartition(".")[0]: on_disk.rpartition(".")[0] for name, on_disk in pairs.items() if "weight" in name}
+
+
+def fingerprint(tensor):
+    return tuple(tensor.shape), tensor.flatten()[:8].tolist().__repr__()
+
+
+def rename(folder, names):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    renamed = {}
+    for name, tensor in tensors.items():
+        module, kind = re.fullmatch(r"base_model\.model\.(.+)(\.lora_.+)", name).groups()
+        renamed[f"base_model.model.{names[module]}{kind}"] = tensor
+    save_file(renamed, folder / "adapter_model.safetensors")
+    return folder

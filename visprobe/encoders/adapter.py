@@ -11,7 +11,7 @@ import torch
 from visprobe.encoders.beside_adapter import beside, other_models
 from visprobe.encoders.lora import LoraSettings, lora_settings, merged, merged_embedding
 from visprobe.encoders.module_names import ModuleNames, Place
-from visprobe.encoders.wrappers import LORA, Renamed, of_language_model, plain_name
+from visprobe.encoders.wrappers import LORA, of_language_model, plain_name
 from visprobe.errors import CheckpointError
 from visprobe.io.containers import open_file
 from visprobe.io.folder import Folder
@@ -230,67 +230,3 @@ def _beside_notes(folder: Folder, whole: Sequence[tuple[str, Tensors]]) -> list[
             before
         )
     return notes + [f"{place}/ holds a model of its own, which is not read" for place in other_models(folder)]
-
-
-def with_own_adapter(folder: Folder, tensors: Tensors) -> Tensors:
-    """`tensors` of a model that was saved with adapters in it that are not merged: they are merged as it is read.
-
-    Where nothing says how they are scaled, the weights that they change cannot be read, and all others can.
-
-    Raises:
-        CheckpointError: If the adapter's configuration is damaged.
-    """
-    own = {name: name for name in tensors if LORA.fullmatch(name)}
-    if not own:
-        return tensors
-    base = {name: name for name in tensors if name not in own}
-    settings = _own_settings(folder)
-    if settings is None:
-        return Unmerged(tensors, base, own)
-    part = Renamed(tensors, own)
-    part.bytes_read = 0
-    return Adapted(Renamed(tensors, base), [part], settings)
-
-
-def _own_settings(folder: Folder) -> LoraSettings | None:
-    """How the adapters left in a model are scaled, if anything says so."""
-    names = folder.names()
-    if CONFIG in names:
-        return lora_settings(adapter_config(folder), f"{folder}/{CONFIG}")
-    config = read_object(folder.fetch("config.json")) if "config.json" in names else {}
-    rank = config.get("use_backbone_lora")
-    if config.get("model_type") == "internvl_chat" and isinstance(rank, int) and rank > 0:
-        # InternVL's code wraps the tower with an alpha of twice the rank, whenever this field is set.
-        return lora_settings({"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank}, f"{folder}/config.json")
-    return None
-
-
-class Unmerged(Renamed):
-    """A model's tensors with adapters left in it whose scale is unknown.
-
-    Args:
-        tensors: All tensors.
-        names: Those that are no adapter's.
-        adapters: Those that are.
-    """
-
-    def __init__(self, tensors: Tensors, names: Mapping[str, str], adapters: Iterable[str]) -> None:
-        super().__init__(tensors, names)
-        model = ModuleNames(names)
-        modules = {match["module"] for match in map(LORA.fullmatch, adapters) if match}
-        places = (model.find(f"{module}.{end}") for module in modules for end in ("weight", "bias"))
-        self._changed = {place.tensor for place in places if place}
-        self.notes = [
-            *tensors.notes,
-            f"adapters of {len(modules)} modules are left in these files; those that are read have none",
-        ]
-
-    def _readable(self, name: str) -> TensorEntry:
-        if name in self._changed:
-            raise CheckpointError(
-                f"{self.where} holds adapters that are not merged, of {name} among others, and nothing that says how "
-                "they are scaled",
-                hint="Merge them before saving: model = model.merge_and_unload() with PEFT, for each part; or put "
-                f"the {CONFIG} of the training beside the weights.",
-            )
-        return super()._readable(name)
