@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from visprobe.encoders.beside_adapter import beside
+from visprobe.encoders.beside_adapter import beside, other_models
 from visprobe.encoders.lora import LoraSettings, lora_settings, merged, merged_embedding
 from visprobe.encoders.module_names import ModuleNames, Place
-from visprobe.encoders.wrappers import Renamed, of_language_model, plain_name
+from visprobe.encoders.wrappers import LORA, of_language_model, plain_name
 from visprobe.errors import CheckpointError
 from visprobe.io.containers import open_file
 from visprobe.io.folder import Folder
@@ -22,9 +21,6 @@ from visprobe.io.tensors import DTYPES, TensorEntry, Tensors
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _UNCHANGED = "the adapter changes neither tower nor projector"
-_LORA = re.compile(
-    r"(?P<module>.+)\.(?P<kind>lora_[^.]+)(?:\.(?P<adapter>(?!(?:weight|bias)$)[^.]+))?(?:\.(?P<end>weight|bias))?"
-)
 
 
 @dataclass
@@ -57,7 +53,7 @@ class Adapted(Tensors):
         self._base, self._settings = base, settings
         self._entries.update(base)
         self._part_of: dict[str, Tensors] = {}
-        self._whole: dict[str, str] = {}
+        self._whole: dict[str, list[tuple[str, Place]]] = {}
         self._deltas: dict[str, list[tuple[_Delta, Place]]] = {}
         self._parts = parts
         self._model = names or ModuleNames(base)
@@ -70,7 +66,7 @@ class Adapted(Tensors):
         deltas: dict[str, _Delta] = {}
         for name in part:
             self._part_of[name] = part
-            if match := _LORA.fullmatch(name):
+            if match := LORA.fullmatch(name):
                 delta = deltas.setdefault(match["module"], _Delta(match["module"]))
                 kind = f"{match['kind']}.{match['end'] or 'weight'}"
                 if delta.names.setdefault(kind, name) != name:
@@ -85,11 +81,14 @@ class Adapted(Tensors):
 
     def _replace(self, name: str, entry: TensorEntry) -> None:
         plain = plain_name(name)
-        place = self._model.find(plain)
-        target = place.tensor if place and place.part == (0, 1) else plain
-        self._whole[target] = name
-        there = self._base.get(target)
-        self._entries[target] = replace(entry, name=target, dtype=there.dtype if there else entry.dtype)
+        place = self._model.find(plain) or Place(plain)
+        there = self._base.get(place.tensor)
+        if place.is_whole:
+            self._whole[place.tensor] = [(name, place)]
+            dtype = there.dtype if there else entry.dtype
+            self._entries[place.tensor] = replace(entry, name=place.tensor, dtype=dtype)
+        else:
+            self._whole.setdefault(place.tensor, []).append((name, place))
 
     def _add(self, delta: _Delta, where: str) -> None:
         module = plain_name(f"{delta.module}.weight").removesuffix(".weight")
@@ -110,10 +109,10 @@ class Adapted(Tensors):
     def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
         wanted = [entry.name for entry in entries]
         own = self._read_parts(name for target in wanted for name in self._needed(target))
-        tensors = self._base.read_many(name for name in wanted if name in self._base and name not in self._whole)
+        tensors = self._base.read_many(name for name in wanted if not self._is_replaced(name))
         for name in wanted:
-            if whole := self._whole.get(name):
-                tensors[name] = self._cast(name, own[whole])
+            for key, place in self._whole.get(name, ()):
+                tensors[name] = self._put(name, own[key], place, tensors.get(name))
             for delta, place in self._deltas.get(name, ()):
                 tensors[name] = self._merge(delta, place, tensors[name], own)
         self._changed |= {name for name in wanted if name in self._whole or name in self._deltas}
@@ -121,7 +120,7 @@ class Adapted(Tensors):
         return tensors
 
     def _needed(self, target: str) -> list[str]:
-        whole = [self._whole[target]] if target in self._whole else []
+        whole = [name for name, _ in self._whole.get(target, ())]
         return whole + [name for delta, _ in self._deltas.get(target, ()) for name in delta.names.values()]
 
     def _read_parts(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -130,19 +129,22 @@ class Adapted(Tensors):
             by_part.setdefault(self._parts.index(self._part_of[name]), []).append(name)
         return {k: tensor for at, group in by_part.items() for k, tensor in self._parts[at].read_many(group).items()}
 
-    def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    def _is_replaced(self, name: str) -> bool:
+        return name not in self._base or any(place.is_whole for _, place in self._whole.get(name, ()))
+
+    def _put(self, name: str, tensor: torch.Tensor, place: Place, there: torch.Tensor | None) -> torch.Tensor:
         """A tensor that replaces another takes its dtype, as when it is loaded into the base model."""
-        return tensor.to(DTYPES[self._entries[name].dtype])
+        tensor = tensor.to(DTYPES[self._entries[name].dtype])
+        return tensor if there is None or place.is_whole else place.with_rows(there, tensor)
 
     def _merge(
         self, delta: _Delta, place: Place, weight: torch.Tensor, own: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         parts = {kind: own[key] for kind, key in delta.names.items()}
-        number, count = place.part
-        rows = list(weight.chunk(count))
         try:
-            rows[number] = _merged(place.tensor, rows[number], parts, delta.module, self._settings)
-            return torch.cat(rows) if count > 1 else rows[0]
+            return place.with_rows(
+                weight, _merged(place.tensor, place.rows(weight), parts, delta.module, self._settings)
+            )
         except (RuntimeError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
             raise CheckpointError(
                 f"the adapter's tensors for {delta.module} do not fit the weight of shape {list(weight.shape)}: "
@@ -152,8 +154,10 @@ class Adapted(Tensors):
 
     def _count(self) -> None:
         self.bytes_read = self._base.bytes_read + sum(part.bytes_read for part in self._parts)
-        summary = f"merged from {self._settings.where}: {len(self._changed)} tensors of tower and projector"
-        own = [summary if self._changed else _UNCHANGED]
+        merged, whole = (len(self._changed.intersection(names)) for names in (self._deltas, self._whole))
+        kinds = [f"{merged} merged"] * bool(merged) + [f"{whole} saved whole"] * bool(whole)
+        summary = f"tensors of tower and projector by {self._settings.where}: {', '.join(kinds)}"
+        own = [summary if kinds else _UNCHANGED]
         self.notes[:] = dict.fromkeys([*self._base.notes, *(note for part in self._parts for note in part.notes), *own])
 
 
@@ -209,73 +213,20 @@ def adapted(folder: Folder, base: Tensors, model: ModuleNames) -> Tensors:
         raise CheckpointError(
             f"{folder} has {CONFIG} and neither {' nor '.join(WEIGHTS)}", hint="Copy the adapter again, as a whole."
         )
-    whole = beside(folder, file, base, model)
-    parts = [open_file(folder, file), *(tensors for _, tensors in whole)]
-    tensors = Adapted(base, parts, settings, model)
-    if whole:
-        parts[0].notes.append(f"weights trained whole beside the adapter: {', '.join(name for name, _ in whole)}")
-    return tensors
+    own = open_file(folder, file)
+    modules = {match["module"] for match in map(LORA.fullmatch, own) if match}
+    places = (model.find(plain_name(f"{module}.weight")) for module in modules)
+    whole = beside(folder, file, base, model, {place.tensor for place in places if place})
+    own.notes += _beside_notes(folder, whole)
+    return Adapted(base, [own, *(tensors for _, tensors in whole)], settings, model)
 
 
-def with_own_adapter(folder: Folder, tensors: Tensors) -> Tensors:
-    """`tensors` of a model that was saved with adapters in it that are not merged: they are merged as it is read.
-
-    Where nothing says how they are scaled, the weights that they change cannot be read, and all others can.
-
-    Raises:
-        CheckpointError: If the adapter's configuration is damaged.
-    """
-    own = {name: name for name in tensors if _LORA.fullmatch(name)}
-    if not own:
-        return tensors
-    base = {name: name for name in tensors if name not in own}
-    settings = _own_settings(folder)
-    if settings is None:
-        return Unmerged(tensors, base, own)
-    part = Renamed(tensors, own)
-    part.bytes_read = 0
-    return Adapted(Renamed(tensors, base), [part], settings)
-
-
-def _own_settings(folder: Folder) -> LoraSettings | None:
-    """How the adapters left in a model are scaled, if anything says so."""
-    names = folder.names()
-    if CONFIG in names:
-        return lora_settings(adapter_config(folder), f"{folder}/{CONFIG}")
-    config = read_object(folder.fetch("config.json")) if "config.json" in names else {}
-    rank = config.get("use_backbone_lora")
-    if config.get("model_type") == "internvl_chat" and isinstance(rank, int) and rank > 0:
-        # InternVL's code wraps the tower with an alpha of twice the rank, whenever this field is set.
-        return lora_settings({"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank}, f"{folder}/config.json")
-    return None
-
-
-class Unmerged(Renamed):
-    """A model's tensors with adapters left in it whose scale is unknown.
-
-    Args:
-        tensors: All tensors.
-        names: Those that are no adapter's.
-        adapters: Those that are.
-    """
-
-    def __init__(self, tensors: Tensors, names: Mapping[str, str], adapters: Iterable[str]) -> None:
-        super().__init__(tensors, names)
-        model = ModuleNames(names)
-        modules = {match["module"] for match in map(_LORA.fullmatch, adapters) if match}
-        places = (model.find(f"{module}.{end}") for module in modules for end in ("weight", "bias"))
-        self._changed = {place.tensor for place in places if place}
-        self.notes = [
-            *tensors.notes,
-            f"adapters of {len(modules)} modules are left in these files; those that are read have none",
-        ]
-
-    def _readable(self, name: str) -> TensorEntry:
-        if name in self._changed:
-            raise CheckpointError(
-                f"{self.where} holds adapters that are not merged, of {name} among others, and nothing that says how "
-                "they are scaled",
-                hint="Merge them before saving: model = model.merge_and_unload() with PEFT, for each part; or put "
-                f"the {CONFIG} of the training beside the weights.",
-            )
-        return super()._readable(name)
+def _beside_notes(folder: Folder, whole: Sequence[tuple[str, Tensors]]) -> list[str]:
+    """What a reader should know of the files beside an adapter."""
+    notes = [f"trained whole, read from {file} beside the adapter: {len(tensors)} tensors" for file, tensors in whole]
+    for number, (file, tensors) in enumerate(whole):
+        before = [name for name, others in whole[:number] if not set(tensors).isdisjoint(others)]
+        notes += [f"{file} and {', '.join(before)} hold weights of the same names; those of {file} are taken"] * bool(
+            before
+        )
+    return notes + [f"{place}/ holds a model of its own, which is not read" for place in other_models(folder)]

@@ -20,6 +20,7 @@ from visprobe.encoders.mmproj import mmproj_file, open_mmproj
 from visprobe.encoders.module_names import ModuleNames
 from visprobe.encoders.quantised import check_whole
 from visprobe.encoders.quiet import quiet
+from visprobe.encoders.unmerged import with_own_adapter
 from visprobe.encoders.wrappers import of_language_model, unwrapped
 from visprobe.errors import CheckpointError
 from visprobe.io.atomic import write_json
@@ -121,7 +122,7 @@ def _from_llama_cpp(spec: str, folder: Folder, file: str) -> Checkpoint:
 
 
 def _own_tensors(folder: Folder) -> Tensors:
-    return adapter.with_own_adapter(folder, unwrapped(open_tensors(folder)))
+    return with_own_adapter(folder, unwrapped(open_tensors(folder)))
 
 
 def _adapted(spec: str, folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
@@ -142,7 +143,10 @@ def _adapted(spec: str, folder: Folder, adapters: tuple[str, ...]) -> Checkpoint
 def _module_names(checkpoint: Checkpoint) -> ModuleNames:
     """The names of a checkpoint's tensors, as far as transformers knows its classes."""
     from visprobe.encoders.families import MODEL_OF, TOWER_OF  # families are read from checkpoints
+    from visprobe.encoders.families.original_towers import original_tower
 
+    if named := checkpoint.raw.get("mm_vision_tower"):
+        return ModuleNames(checkpoint.tensors, [original_tower(str(named)).config])
     kind = str(checkpoint.raw.get("model_type"))
     if kind not in MODEL_OF and kind not in TOWER_OF:
         return ModuleNames(checkpoint.tensors)

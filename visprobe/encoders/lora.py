@@ -57,7 +57,7 @@ class LoraSettings:
         if configured != rank:
             raise CheckpointError(
                 f"{self.where} gives {module} the rank {configured}, its matrices have the rank {rank}",
-                hint="Check that adapter_config.json belongs to these weights.",
+                hint="Check that this file belongs to these weights.",
             )
         alpha = float(_by_pattern(self.alphas, module, self.alpha))
         return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)

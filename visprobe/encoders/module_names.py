@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
@@ -30,6 +31,23 @@ class Place:
 
     tensor: str
     part: tuple[int, int] = (0, 1)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the tensor is nothing but this weight."""
+        return self.part == (0, 1)
+
+    def rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The weight in what the file keeps."""
+        number, count = self.part
+        return tensor.chunk(count)[number]
+
+    def with_rows(self, tensor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """What the file keeps, with `weight` in its place."""
+        number, count = self.part
+        parts = list(tensor.chunk(count))
+        parts[number] = weight
+        return torch.cat(parts) if count > 1 else weight
 
 
 class ModuleNames:
@@ -57,7 +75,7 @@ class ModuleNames:
         """The place of the weight `name`, or None if there is none or more than one that could be meant."""
         if name in self._names:
             return Place(name)
-        spellings = (self._key(spelled) for spelled, place in self._spellings(name) if place.part == (0, 1))
+        spellings = (self._key(spelled) for spelled, place in self._spellings(name) if place.is_whole)
         return next((place for key in spellings if (place := self._found.get(key))), None)
 
     def _spellings(self, name: str) -> Iterator[tuple[str, Place]]:

@@ -39,7 +39,7 @@ def scheme_of(raw: Mapping[str, Any], entries: Iterable[TensorEntry]) -> str | N
         entries: Tensors of tower and connector; what a configuration says of the language model counts for nothing.
     """
     marked = [next((scheme for mark, scheme in _MARK if mark.fullmatch(e.name)), None) for e in entries]
-    narrow = [entry.dtype for entry in entries if not _is_float(entry)]
+    narrow = [entry.dtype for entry in entries if not is_float(entry) and entry.name.endswith(("weight", "bias"))]
     if not any(marked) and not narrow:
         return None
     told = raw.get("quantization_config")
@@ -93,6 +93,7 @@ def check_whole(spec: str, base: str, raw: Mapping[str, Any], entries: Iterable[
     )
 
 
-def _is_float(entry: TensorEntry) -> bool:
+def is_float(entry: TensorEntry) -> bool:
+    """Whether a tensor is of floating-point numbers of 16 or more bits."""
     dtype = DTYPES.get(entry.dtype)
     return dtype is not None and dtype.is_floating_point and dtype.itemsize > 1

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
 from visprobe.errors import CheckpointError
 from visprobe.io.tensors import TensorEntry, Tensors
 
+LORA = re.compile(
+    r"(?P<module>.+)\.(?P<kind>lora_[^.]+)(?:\.(?P<adapter>(?!(?:weight|bias)$)[^.]+))?(?:\.(?P<end>weight|bias))?"
+)
 _ANYWHERE = re.compile(
     r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module|base_layer"
     r"|modules_to_save(?:\.default)?)\."
 )
+_COPY = re.compile(r"(?P<place>.+\.modules_to_save\.)(?P<adapter>[^.]+)\.(?P<rest>.+)")
 _FIRST = re.compile(r"(?:module|(?:model\.)?base_model\.model|model(?=\.model\.))\.")
 _LANGUAGE_MODEL = {"language_model", "text_model", "lm_head", "embed_tokens", "experts"}
 _ROLES = ("policy.", "actor.", "pretrained_model.")
@@ -74,7 +78,9 @@ def unwrapped(tensors: Tensors) -> Tensors:
     Raises:
         CheckpointError: If two names become one.
     """
-    plain = {name: plain_name(name) for name in tensors if ".original_module." not in name}
+    trained = "|".join(map(re.escape, sorted(_adapter_names(tensors))))
+    copies = re.compile(rf"(?<=\.modules_to_save\.)(?:{trained})\.") if trained else re.compile("(?!)")
+    plain = {name: plain_name(copies.sub("", name)) for name in tensors if ".original_module." not in name}
     role = next((role for role in _ROLES if any(name.startswith(role) for name in plain.values())), None)
     if role is not None:
         own = {old: plain_name(new.removeprefix(role)) for old, new in plain.items() if new.startswith(role)}
@@ -86,6 +92,19 @@ def unwrapped(tensors: Tensors) -> Tensors:
     if len(plain) == len(tensors) and all(old == new for old, new in plain.items()):
         return tensors
     return Renamed(tensors, _inverse(tensors.where, plain))
+
+
+def _adapter_names(names: Iterable[str]) -> set[str]:
+    """What the adapters left in a model are called, as PEFT writes it into the names of their tensors."""
+    names = list(names)
+    originals = {
+        name.replace(".original_module.", ".modules_to_save.") for name in names if ".original_module." in name
+    }
+    copies = [
+        match for match in map(_COPY.fullmatch, names) if match and f"{match['place']}{match['rest']}" in originals
+    ]
+    lora = [match for match in map(LORA.fullmatch, names) if match and match["adapter"]]
+    return {match["adapter"] for match in (*copies, *lora)}
 
 
 def _inverse(where: str, plain: Mapping[str, str]) -> dict[str, str]:

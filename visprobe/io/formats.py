@@ -103,7 +103,7 @@ TRANSFORMERS = (
 # What trainers write beside weights to go on later: state of optimisers, schedulers, random numbers, data loaders.
 _STATE = re.compile(
     r"(training_args|optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|random_states|sampler|dl_state|dataloader"
-    r"|data|trainer_state|train_state|extra_state|extra_state_world_size|ema_state|tokenizer)([_.-].*)?"
+    r"|data|trainer_state|train_state|extra_state|extra_state_world_size|ema|tokenizer)([_.-].*)?"
     r"|.*(_optim_states|_model_states|_rng_state|optimizer).*"
 )
 

@@ -27,9 +27,9 @@ def read_index(folder: Folder, index: str) -> tuple[dict[str, set[str]], int]:
     Raises:
         CheckpointError: If the index is damaged, or a shard is absent or lies elsewhere.
     """
-    path = folder.fetch(index)
+    path, inside = folder.fetch(index), index[: index.rfind("/") + 1]
     try:
-        shard_of: dict[str, str] = {str(k): str(v) for k, v in read_object(path)["weight_map"].items()}
+        shard_of = {str(k): f"{inside}{v}" for k, v in read_object(path)["weight_map"].items()}
     except (KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is not an index of shards: {error!r}", hint=DAMAGED) from error
     if not shard_of:

@@ -20,6 +20,10 @@ _WRAPPERS = ("state_dict", "model", "module")
 Archive = TorchArchive | LegacyArchive
 
 
+class NoTensors(CheckpointError):
+    """A file of torch.save that holds something else than weights."""
+
+
 class TorchTensors(Tensors):
     """Tensors in files of `torch.save`, of whichever layout.
 
@@ -112,13 +116,19 @@ def state_dict(root: Any, where: str) -> dict[str, View]:
         The tensors under "state_dict", "model" or "module" if there are any, else those of the object itself.
 
     Raises:
-        CheckpointError: If there are none.
+        NoTensors: If there are none.
+        CheckpointError: If there are several dictionaries of weights.
     """
     if isinstance(root, Mapping):
         for state in (*(root.get(key) for key in _WRAPPERS), root):
             if tensors := tensors_of(state):
                 return tensors
-    raise CheckpointError(
+        if parts := [key for key, value in root.items() if any(name.endswith(".weight") for name in tensors_of(value))]:
+            raise CheckpointError(
+                f"{where} holds its weights in parts: {', '.join(map(str, parts))}",
+                hint="Save them as one dictionary, by their names in the model, with torch.save or as safetensors.",
+            )
+    raise NoTensors(
         f"{where} holds no tensors by name",
         hint="Save the model's state_dict() with torch.save or as safetensors.",
     )
