@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,14 +17,10 @@ from visprobe.encoders.layout import Layout, keys_of, off_path
 from visprobe.encoders.load import check_headers, described, load_encoder
 from visprobe.encoders.processor import Resolution
 from visprobe.errors import CheckpointError, VisprobeError
-from visprobe.io.containers import MODEL_FILES
-from visprobe.io.formats import known_format
 from visprobe.io.hub import list_collection, list_models, open_folder
+from visprobe.io.walk import model_folders
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".gguf")
 _ORIGINAL = {"L": "LLaVA (original)", "I": "InternVL (original)"}
-# Folders that belong to the checkpoint around them, if there is one.
-_INNER = ("global_step", "pytorch_model_fsdp_", "distributed_checkpoint")
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,9 @@ class Found:
         notes: What a reader should know.
         tower_hash: SHA-256 of the tower's weights, if asked for.
         projector_hash: SHA-256 of the connector's weights, if asked for.
-        changed: Weight groups that differ from the base, if one was given and it has the same shape.
+        changed: Weight groups that differ from the base, if one was given and it has the same shape; rounding the base
+            to the checkpoint's own dtype is no difference.
+        rounded: The dtype that weights of the base were rounded to and not changed otherwise ("bfloat16"), if any were.
         problem: Why it cannot be loaded; everything above but the path is then empty.
         hint: What to do about that.
     """
@@ -73,6 +70,7 @@ class Found:
     tower_hash: str | None = None
     projector_hash: str | None = None
     changed: tuple[str, ...] | None = None
+    rounded: str | None = None
     problem: str | None = None
     hint: str | None = None
 
@@ -120,7 +118,7 @@ def same_towers(rows: Sequence[Found]) -> list[list[str]]:
 
 def _specs(place: str) -> Iterator[str]:
     if Path(place).is_dir():
-        yield from map(str, _folders(Path(place)))
+        yield from map(str, model_folders(Path(place)))
     elif Path(place).is_file():
         yield place
     elif place.count("/") == 1:
@@ -146,31 +144,6 @@ def _of_author(place: str) -> list[str]:
             f"{place} is neither a directory here nor an author of models on the hub", hint="Check the spelling."
         )
     return models
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    unreadable: list[Path] = []
-    seen: set[str] = set()
-    for folder, inner, files in os.walk(
-        root, followlinks=True, onerror=lambda error: unreadable.append(Path(error.filename))
-    ):
-        if (real := os.path.realpath(folder)) in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        described = {"config.json", "adapter_config.json"} & set(files)
-        own = {name for name in inner if name.startswith(_INNER)}
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and not (described and name in own))
-        weights = own or any(name.endswith(_WEIGHTS) for name in files)
-        if (weights and described) or any(map(_is_checkpoint, files)):
-            yield Path(folder)
-    yield from unreadable
-
-
-def _is_checkpoint(file: str) -> bool:
-    """Whether `file` holds a model by its name alone, so that a folder with it has a row, if only to say what it is."""
-    known = known_format([file])
-    return file in MODEL_FILES or (file.endswith(".gguf") and "mmproj" in file) or bool(known and known[0].alone)
 
 
 def _row(spec: str, *, hashes: bool, base: VisionEncoder | None) -> Found:
@@ -226,11 +199,15 @@ def _family(checkpoint: Checkpoint, layout: Layout) -> str:
 def _hashed(row: Found, base: VisionEncoder | None) -> Found:
     encoder = load_encoder(row.path)
     row = replace(row, tower_hash=encoder.tower_hash, projector_hash=encoder.projector_hash)
-    return replace(row, changed=_changed(base, encoder)) if base is not None else row
+    return _compared(row, base, encoder) if base is not None else row
 
 
-def _changed(base: VisionEncoder, encoder: VisionEncoder) -> tuple[str, ...] | None:
+def _compared(row: Found, base: VisionEncoder, encoder: VisionEncoder) -> Found:
     old, new = base.weights(), encoder.weights()
     if {name: weight.shape for name, weight in old.items()} != {name: weight.shape for name, weight in new.items()}:
-        return None
-    return tuple(sorted({base.weight_group(name) for name in old if not torch.equal(old[name], new[name])}))
+        return row
+    differ = [name for name in old if not torch.equal(old[name].to(new[name].dtype), new[name])]
+    same = [name for name in old if name not in differ and not torch.equal(old[name], new[name].to(old[name].dtype))]
+    kinds = sorted({str(new[name].dtype).removeprefix("torch.") for name in same})
+    changed = tuple(sorted({base.weight_group(name) for name in differ}))
+    return replace(row, changed=changed, rounded=" and ".join(kinds) or None)
