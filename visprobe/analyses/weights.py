@@ -39,13 +39,14 @@ def weight_drift(
         off_path: Groups that the MLLM's loss never reaches.
 
     Returns:
-        Exact rows per group: "matrices_changed" (in [0, 1], of n weight matrices), "matrix_change" (>= 0, the median of
-        ‖ΔW‖ / ‖W‖ in the Frobenius norm over the n matrices that changed; 0 if none did), "relative_change" (>= 0, the
-        same ratio of all weights taken as one vector, in which gains of norms and biases can weigh most) and
-        "share_equal" (in [0, 1], compared at the coarser of the two stored dtypes). Groups are those by depth, "tower",
-        all of them but the projector, and classes of the tower's weights ("attention_q" …, `tensor_class`) over all
-        depths; fused query, key and value are taken apart. settings["groups"] and ["classes"] tell the two apart.
-        Descendants whose every tower weight equals the base's are listed in settings["identical"].
+        Exact rows "matrix_change" (>= 0, the median over the weight matrices of ‖ΔW‖ / ‖W‖ in the Frobenius norm, n
+        matrices), "relative_change" (>= 0, the same ratio of all weights taken as one vector, in which gains of norms
+        and biases can weigh most) and "share_equal" (in [0, 1], compared at the coarser of the two stored dtypes) per
+        group, for "tower", all groups but the projector, and per class of the
+        tower's weights ("attention_q" …, `tensor_class`) over all depths; fused query, key and value are taken
+        apart. settings["groups"] and ["classes"] tell the two apart. Descendants whose every tower weight equals
+        the base's are listed in settings["identical"]; where that holds of the base rounded to the descendant's own
+        dtype, settings["rounded"] has that dtype by their names.
 
     Raises:
         CheckpointError: If a descendant shares no weight with the base, has one of another shape, or holds NaN or
@@ -54,16 +55,21 @@ def weight_drift(
     rows: list[Row] = []
     warnings: list[str] = []
     identical: list[str] = []
+    rounded: dict[str, str] = {}
     dtypes: dict[str, list[str]] = {}
     for name, weights in others.items():
         shared = shared_weights(base_name, base, name, weights, group_of)
         changes = _changes(base, weights, shared, group_of)
         rows += [row for part, own in changes.items() for row in _rows(name, part, own, base_name)]
         if "tower" in changes and total([one.change for one in changes["tower"]]).squared_change == 0:
-            identical.append(name)
+            if kind := _rounded_to(base, weights, [key for key in shared if group_of(key) != "projector"]):
+                rounded[name] = kind
+            else:
+                identical.append(name)
         dtypes[name] = sorted({str(coarser(base[key].dtype, weights[key].dtype)).split(".")[1] for key in shared})
         warnings += _warnings(base_name, base, name, weights, group_of)
     warnings += [f"{name}: every tower weight equals {base_name}'s: not trained or not saved" for name in identical]
+    warnings += [f"{name}: every tower weight equals {base_name}'s rounded to {rounded[name]}" for name in rounded]
     groups_seen = {row.site for row in rows} - set(_TOWER_CLASSES)
     if off := sorted(groups_seen & set(off_path), key=_place):
         warnings.append(f"the language model's loss never reaches {', '.join(off)}: only weight decay can change them")
@@ -72,6 +78,7 @@ def weight_drift(
         "groups": sorted(groups_seen, key=_place),
         "classes": [name for name in _TOWER_CLASSES if any(row.site == name for row in rows)],
         "identical": identical,
+        "rounded": rounded,
         "compared_at": dtypes,
         "off_path": off,
     }
@@ -97,6 +104,12 @@ def shared_weights(
         for owner, tensor in ((base_name, base[key]), (name, weights[key])):
             _check_finite(owner, key, tensor)
     return shared
+
+
+def _rounded_to(base: Weights, weights: Weights, keys: Sequence[str]) -> str:
+    """The dtype to which equal weights were rounded ("bfloat16"); empty if they equal the base's without that."""
+    kinds = {weights[key].dtype for key in keys if not torch.equal(base[key].double(), weights[key].double())}
+    return " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
 
 
 def _check_finite(owner: str, key: str, tensor: Tensor) -> None:
