@@ -71,9 +71,10 @@ def floats(base: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch
 def test_a_copy_in_a_coarser_dtype_is_the_base_rounded_and_not_identical(dtype: torch.dtype) -> None:
     base, kind = base_weights(), str(dtype).removeprefix("torch.")
     trained = floats(changed(base, {"block_01.a": 2.0}), dtype)
-    result = weight_drift("base", base, {"copy": floats(base, dtype), "sft": trained}, group_of)
+    others = {"copy": floats(base, dtype), "sft": trained, "wide": floats(floats(base, dtype), torch.float32)}
+    result = weight_drift("base", base, others, group_of)
     assert result.settings["identical"] == []
-    assert result.settings["rounded"] == {"copy": kind}
+    assert result.settings["rounded"] == {"copy": kind, "wide": kind}  # wide: saved in float32 after the rounding
     assert result.settings["compared_at"]["copy"] == [kind]
     assert any(text == f"copy: every tower weight equals base's rounded to {kind}" for text in result.warnings)
     assert not any("not trained" in text for text in result.warnings)

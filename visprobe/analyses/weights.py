@@ -12,6 +12,7 @@ from torch import Tensor
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.analyses.tensor_class import CLASSES, by_class, tensor_class
+from visprobe.encoders.rounding import all_roundings
 from visprobe.errors import CheckpointError
 from visprobe.metrics.weights import WeightChange, coarser, total, weight_change
 
@@ -39,14 +40,14 @@ def weight_drift(
         off_path: Groups that the MLLM's loss never reaches.
 
     Returns:
-        Exact rows "matrix_change" (>= 0, the median over the weight matrices of ‖ΔW‖ / ‖W‖ in the Frobenius norm, n
-        matrices), "relative_change" (>= 0, the same ratio of all weights taken as one vector, in which gains of norms
-        and biases can weigh most) and "share_equal" (in [0, 1], compared at the coarser of the two stored dtypes) per
-        group, for "tower", all groups but the projector, and per class of the
-        tower's weights ("attention_q" …, `tensor_class`) over all depths; fused query, key and value are taken
-        apart. settings["groups"] and ["classes"] tell the two apart. Descendants whose every tower weight equals
-        the base's are listed in settings["identical"]; where that holds of the base rounded to the descendant's own
-        dtype, settings["rounded"] has that dtype by their names.
+        Exact rows per group: "matrices_changed" (in [0, 1], of n weight matrices), "matrix_change" (>= 0, the median of
+        ‖ΔW‖ / ‖W‖ in the Frobenius norm over the n matrices that changed; 0 if none did), "relative_change" (>= 0, the
+        same ratio of all weights taken as one vector, in which gains of norms and biases can weigh most) and
+        "share_equal" (in [0, 1], compared at the coarser of the two stored dtypes). Groups are those by depth, "tower",
+        all of them but the projector, and classes of the tower's weights ("attention_q" …, `tensor_class`) over all
+        depths; fused query, key and value are taken apart. settings["groups"] and ["classes"] tell the two apart.
+        Descendants whose every tower weight equals the base's are listed in settings["identical"]; where that holds
+        of the base rounded to bfloat16 or float16, settings["rounded"] has that dtype by their names.
 
     Raises:
         CheckpointError: If a descendant shares no weight with the base, has one of another shape, or holds NaN or
@@ -61,11 +62,12 @@ def weight_drift(
         shared = shared_weights(base_name, base, name, weights, group_of)
         changes = _changes(base, weights, shared, group_of)
         rows += [row for part, own in changes.items() for row in _rows(name, part, own, base_name)]
-        if "tower" in changes and total([one.change for one in changes["tower"]]).squared_change == 0:
-            if kind := _rounded_to(base, weights, [key for key in shared if group_of(key) != "projector"]):
-                rounded[name] = kind
-            else:
-                identical.append(name)
+        tower = [key for key in shared if group_of(key) != "projector"]
+        kind = all_roundings((base[key], weights[key]) for key in tower) if tower else None
+        if kind:
+            rounded[name] = kind
+        elif kind is not None:
+            identical.append(name)
         dtypes[name] = sorted({str(coarser(base[key].dtype, weights[key].dtype)).split(".")[1] for key in shared})
         warnings += _warnings(base_name, base, name, weights, group_of)
     warnings += [f"{name}: every tower weight equals {base_name}'s: not trained or not saved" for name in identical]
@@ -104,12 +106,6 @@ def shared_weights(
         for owner, tensor in ((base_name, base[key]), (name, weights[key])):
             _check_finite(owner, key, tensor)
     return shared
-
-
-def _rounded_to(base: Weights, weights: Weights, keys: Sequence[str]) -> str:
-    """The dtype to which equal weights were rounded ("bfloat16"); empty if they equal the base's without that."""
-    kinds = {weights[key].dtype for key in keys if not torch.equal(base[key].double(), weights[key].double())}
-    return " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
 
 
 def _check_finite(owner: str, key: str, tensor: Tensor) -> None:

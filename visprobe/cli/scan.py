@@ -106,9 +106,11 @@ def _table(rows: list[Found], common: str, compared: bool) -> tuple[list[str], l
 def _changed(row: Found) -> str:
     if row.changed is None:
         return "not comparable: other shape"
-    if row.rounded and not row.changed:
+    if not row.rounded:
+        return ", ".join(row.changed) or "nothing"
+    if not row.changed:
         return f"nothing: equal to the base rounded to {row.rounded}"
-    return ", ".join(row.changed) or "nothing"
+    return f"{', '.join(row.changed)}; the rest is the base rounded to {row.rounded}"
 
 
 def _short(row: Found, common: str) -> str:

@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from visprobe.encoders.checkpoint import Checkpoint
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.families import MODEL_OF
 from visprobe.encoders.layout import Layout, keys_of, off_path
 from visprobe.encoders.load import check_headers, described, load_encoder
 from visprobe.encoders.processor import Resolution
+from visprobe.encoders.rounding import rounding
 from visprobe.errors import CheckpointError, VisprobeError
 from visprobe.io.hub import list_collection, list_models, open_folder
 from visprobe.io.walk import model_folders
@@ -45,8 +44,8 @@ class Found:
         notes: What a reader should know.
         tower_hash: SHA-256 of the tower's weights, if asked for.
         projector_hash: SHA-256 of the connector's weights, if asked for.
-        changed: Weight groups that differ from the base, if one was given and it has the same shape; rounding the base
-            to the checkpoint's own dtype is no difference.
+        changed: Weight groups that differ from the base, if one was given and it has the same shape; being rounded to
+            bfloat16 or float16 is no difference.
         rounded: The dtype that weights of the base were rounded to and not changed otherwise ("bfloat16"), if any were.
         problem: Why it cannot be loaded; everything above but the path is then empty.
         hint: What to do about that.
@@ -206,8 +205,8 @@ def _compared(row: Found, base: VisionEncoder, encoder: VisionEncoder) -> Found:
     old, new = base.weights(), encoder.weights()
     if {name: weight.shape for name, weight in old.items()} != {name: weight.shape for name, weight in new.items()}:
         return row
-    differ = [name for name in old if not torch.equal(old[name].to(new[name].dtype), new[name])]
-    same = [name for name in old if name not in differ and not torch.equal(old[name], new[name].to(old[name].dtype))]
-    kinds = sorted({str(new[name].dtype).removeprefix("torch.") for name in same})
-    changed = tuple(sorted({base.weight_group(name) for name in differ}))
-    return replace(row, changed=changed, rounded=" and ".join(kinds) or None)
+    kinds = {name: rounding(old[name], new[name]) for name in old}
+    changed = tuple(sorted({base.weight_group(name) for name, kind in kinds.items() if kind is None}))
+    return replace(
+        row, changed=changed, rounded=" and ".join(sorted({kind for kind in kinds.values() if kind})) or None
+    )
