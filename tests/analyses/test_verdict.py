@@ -216,6 +216,30 @@ def test_distance_of_two_descendants_follows_the_interval(numbers: tuple[float, 
     assert found[-1].startswith(words)
 
 
+@pytest.mark.parametrize("features", [[], ["copy"]])  # computed with in bfloat16, the features are the same too
+def test_a_copy_of_the_base_in_bfloat16_is_called_that(features: list[str]) -> None:
+    rows = (
+        row("copy", "tower", "share_equal", (1, 1, 1), "base"),
+        row("copy", "tower", "matrix_change", (0, 0, 0), "base"),
+    )
+    weights = Result("weights", "?", rows, {"identical": [], "rounded": {"copy": "bfloat16"}})
+    said = [s.text for s in verdict([drift(identical=features), weights], "base")]
+    assert len(said) == 1 and "copy: the vision tower is equal to base's rounded to bfloat16" in said[0]
+    assert "not trained" not in said[0]
+
+
+def test_copies_among_many_are_called_that_too() -> None:
+    names = [f"run{n}" for n in range(5)]
+    rows = tuple(row(name, "tower", "share_equal", (1, 1, 1), "base") for name in names)
+    rounded = {names[0]: "bfloat16", names[1]: "bfloat16", names[2]: "float16"}
+    weights = Result("weights", "?", rows, {"identical": names[3:], "rounded": rounded})
+    said = [s.text for s in verdict([weights], "base")]
+    found = [text for text in said if "rounded to" in text]
+    assert found[0].startswith("run0 and run1: their vision towers are equal to base's rounded to bfloat16")
+    assert found[1].startswith("run2: the vision tower is equal to base's rounded to float16")
+    assert any(text.startswith("run3 and run4") and "not trained or not saved" in text for text in said)
+
+
 def test_an_identical_tower_gets_one_statement_and_no_comparison_before_the_projector() -> None:
     weights = Result("weights", "?", (row("sft", "tower", "share_equal", (1, 1, 1), "base"),), {"identical": ["sft"]})
     statements = verdict([drift(identical=["sft"]), weights, imagenet(*accuracies((0, -0.001, 0.001)))], "base")

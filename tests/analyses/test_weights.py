@@ -55,18 +55,38 @@ def test_planted_changes_are_found_per_group() -> None:
     assert Result.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
-def test_untouched_towers_are_named_even_if_saved_in_bfloat16_or_with_a_new_projector() -> None:
+def test_untouched_towers_are_named_even_with_a_new_projector() -> None:
     base = base_weights()
-    others = {
-        "saved": {name: tensor.bfloat16() for name, tensor in base.items() if tensor.is_floating_point()},
-        "frozen": changed(base, {"projector.0": 2.0}),
-        "sft": changed(base, {"final_norm.weight": 2.0}),
-    }
+    others = {"frozen": changed(base, {"projector.0": 2.0}), "sft": changed(base, {"final_norm.weight": 2.0})}
     result = weight_drift("base", base, others, group_of)
-    assert result.settings["identical"] == ["saved", "frozen"]
-    assert result.settings["compared_at"]["saved"] == ["bfloat16"]
-    assert result.settings["compared_at"]["sft"] == ["float32"]
-    assert sum("not trained or not saved" in text for text in result.warnings) == 2
+    assert result.settings["identical"] == ["frozen"] and result.settings["rounded"] == {}
+    assert sum("not trained or not saved" in text for text in result.warnings) == 1
+
+
+def floats(base: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(dtype) for name, tensor in base.items() if tensor.is_floating_point()}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_copy_in_a_coarser_dtype_is_the_base_rounded_and_not_identical(dtype: torch.dtype) -> None:
+    base, kind = base_weights(), str(dtype).removeprefix("torch.")
+    trained = floats(changed(base, {"block_01.a": 2.0}), dtype)
+    others = {"copy": floats(base, dtype), "sft": trained, "wide": floats(floats(base, dtype), torch.float32)}
+    result = weight_drift("base", base, others, group_of)
+    assert result.settings["identical"] == []
+    assert result.settings["rounded"] == {"copy": kind, "wide": kind}  # wide: saved in float32 after the rounding
+    assert result.settings["compared_at"]["copy"] == [kind]
+    assert any(text == f"copy: every tower weight equals base's rounded to {kind}" for text in result.warnings)
+    assert not any("not trained" in text for text in result.warnings)
+
+
+def test_a_copy_in_a_finer_dtype_has_the_same_values_and_is_identical() -> None:
+    base = floats(base_weights(), torch.bfloat16)
+    finer = floats(base, torch.float32)
+    moved = {name: tensor * (1 + 1e-4) for name, tensor in finer.items()}  # less than a step of bfloat16
+    result = weight_drift("base", base, {"copy": finer, "sft": moved}, group_of)
+    assert result.settings["identical"] == ["copy"]
+    assert result.settings["rounded"] == {}
 
 
 def test_groups_off_the_training_path_are_named() -> None:

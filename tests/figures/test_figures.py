@@ -58,6 +58,14 @@ def test_an_identical_tower_is_said_and_not_drawn_as_zero(planted, analysis: str
     assert len(drawn) == 1 and drawn[0] > 1e-4  # the projector alone, which did move
 
 
+def test_a_tower_equal_to_the_rounded_base_is_said_and_not_drawn_as_zero(planted) -> None:
+    result = planted(identical=("dpo",))["weights"]
+    settings = {**result.settings, "identical": [], "rounded": {"dpo": "bfloat16"}}
+    figure = KINDS["weights"].draw(dataclasses.replace(result, settings=settings), NAMES)
+    assert "dpo: tower equal to the base rounded to bfloat16" in texts(figure)
+    assert len(heights(figure.axes[0], looks(NAMES)["dpo"].colour)) == 1
+
+
 def test_all_towers_identical_still_makes_a_figure(planted) -> None:
     for analysis in ("drift", "weights"):
         result = planted(("base", "sft"), identical=("sft",))[analysis]

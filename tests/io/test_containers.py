@@ -71,7 +71,7 @@ def test_a_single_file_of_any_name(tmp_path):
     "names",
     [
         [],
-        ["optimizer.pt", "training_args.bin", "non_lora_trainables.bin"],
+        ["optimizer.pt", "training_args.bin", "rng_state_0.pth"],
         ["notes.txt"],
     ],
 )
@@ -87,9 +87,18 @@ def test_what_is_no_checkpoint_is_described(tmp_path, names):
     ("names", "what", "step"),
     [
         (["adapter_model.safetensors"], "an adapter without its adapter_config.json", "Copy adapter_config.json"),
-        (["a.safetensors", "b.safetensors"], "several files of weights without an index", "save_file"),
-        (["model-00001-of-00002.safetensors"], "shards without their index", "Copy the index"),
-        (["00000.safetensors", "00001.safetensors"], "numbered files without an index", "save_file"),
+        (["a.safetensors", "b.safetensors"], "several files of weights without an index", "safe_open"),
+        (
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+            "without their index",
+            "Copy the index",
+        ),
+        (["pytorch_model-00001-of-00001.bin"], "shards without their index", "torch.load"),
+        (["model-00001-of-00002.safetensors"], "number 2 of 2 is not there", "Copy the checkpoint again"),
+        (["non_lora_trainables.bin"], "beside an adapter, without that adapter", "adapter_config.json"),
+        (["qwen2-vl-Q4_K_M.gguf"], "a language model of llama.cpp", "mmproj"),
+        (["pytorch_model-00001-of-00002.bin"], "number 2 of 2 is not there", "Copy the checkpoint again"),
+        (["00000.safetensors", "00001.safetensors"], "numbered files without an index", "safe_open"),
         (["consolidated.00.pth", "consolidated.01.pth"], "tensor-parallel shards", "transformers"),
         (["model_world_size_2_rank_0.pt", "extra_state_world_size_2_rank_0.pt"], "verl", "verl.model_merger merge"),
         (["actor/model_world_size_8_rank_7.pt", "actor/huggingface/config.json"], "verl", "--local_dir .*/actor "),
@@ -105,7 +114,10 @@ def test_what_is_no_checkpoint_is_described(tmp_path, names):
 def test_a_format_that_is_not_read_is_named_with_its_converter(tmp_path, names, what, step):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"{}")
+        if name.endswith(".safetensors"):
+            save_file({name: torch.ones(1)}, tmp_path / name)
+        else:
+            torch.save({name: torch.ones(1)}, tmp_path / name)
     with pytest.raises(CheckpointError, match=re.escape(what)) as caught:
         open_tensors(LocalFolder(tmp_path))
     assert re.search(step, caught.value.hint) and names[0] in caught.value.message
@@ -120,14 +132,46 @@ def test_what_a_hint_says_is_read_afterwards(tmp_path):
     assert open_tensors(LocalFolder(tmp_path)).read("w").tolist() == [3, 3]
 
 
-def test_numbered_files_are_joined_by_the_command_of_their_hint(tmp_path):
+def run_index_command(hint):
+    """What a hint says, as it stands, but for the program's name."""
+    command = re.search(r"cd .+ && python (-c .*\")", hint)
+    there, script = re.search(r"cd (.+) && python", hint)[1], command[1]
+    subprocess.run(f"cd {there} && {sys.executable} {script}", shell=True, check=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["{:05d}.safetensors", "part-{}-of-1.safetensors", "pytorch_model-{:05d}-of-00001.bin"]
+)
+def test_files_without_an_index_are_read_after_the_command_of_their_hint(tmp_path, name):
+    folder = tmp_path / "a run"  # quoted in the command
+    folder.mkdir()
     for number in range(2):
-        save_file({f"w{number}": torch.full((2,), float(number))}, tmp_path / f"{number:05d}.safetensors")
+        save = torch.save if name.endswith("bin") else save_file
+        save({f"w{number}": torch.full((2,), float(number))}, folder / name.format(number))
     with pytest.raises(CheckpointError) as caught:
+        open_tensors(LocalFolder(folder))
+    run_index_command(caught.value.hint)
+    tensors = open_tensors(LocalFolder(folder))
+    assert [tensors.read(f"w{number}").tolist() for number in range(2)] == [[0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("names", [("0.safetensors", "1.safetensors"), ("a.safetensors", "b.safetensors")])
+def test_files_that_share_tensors_are_no_shards(tmp_path, names):
+    for name in names:
+        save_file(one(1), tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"{names[0]} and {names[1]} both have w") as caught:
         open_tensors(LocalFolder(tmp_path))
-    script = re.search(r'python -c "(.*)", run', caught.value.hint)
-    subprocess.run([sys.executable, "-c", script[1]], cwd=tmp_path, check=True)
-    assert set(open_tensors(LocalFolder(tmp_path))) == {"w0", "w1"}
+    assert "safe_open" not in caught.value.hint
+
+
+def test_shards_beside_what_they_were_merged_into_point_there(tmp_path):
+    actor = tmp_path / "global_step_25" / "actor"
+    (actor / "huggingface").mkdir(parents=True)
+    torch.save(one(1), actor / "model_world_size_1_rank_0.pt")
+    save_file(one(1), actor / "huggingface" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="verl") as caught:
+        open_tensors(LocalFolder(actor))
+    assert f"Give {actor / 'huggingface'}" in caught.value.hint
 
 
 def test_a_single_file_beside_an_index_is_read_and_said(tmp_path):

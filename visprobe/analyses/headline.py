@@ -32,7 +32,7 @@ def headline(results: Sequence[Result], base: str) -> list[Statement]:
     The rules are those of `verdict`, at the consumed site; nothing is said of an analysis that is not there.
 
     Args:
-        results: Any of the results "drift", "imagenet" and "answers".
+        results: Any of the results "drift", "weights", "imagenet" and "answers".
         base: Name of the base checkpoint.
 
     Returns:
@@ -41,7 +41,8 @@ def headline(results: Sequence[Result], base: str) -> list[Statement]:
     by_name = {result.analysis: result for result in results}
     empty = Result("", "", ())
     drift, imagenet, answers = (by_name.get(name, empty) for name in ("drift", "imagenet", "answers"))
-    identical = [*drift.settings.get("identical", [])]
+    rounded = by_name.get("weights", empty).settings.get("rounded", {})
+    identical = [name for name in drift.settings.get("identical", []) if name not in rounded]
     names = [*dict.fromkeys([*identical, *(row.checkpoint for row in drift.rows if row.role == "value")])]
     said = (_moved(drift, names, identical), _seeing(imagenet, names, base), _answering(answers, names, base))
     clauses = [clause for clause in said if clause[0]]

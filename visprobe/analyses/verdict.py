@@ -33,7 +33,8 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
     The rules, each made from rows that are there and silent where they are not:
 
     - *not trained*: a tower in the settings "identical" of drift or weights is said to be identical, and nothing
-      else is said of it before the projector.
+      else is said of it before the projector. One in the settings "rounded" of weights is said to be equal to the
+      base's rounded to its dtype; rounding moves what the tower computes, so *moved* is decided as for the others.
     - *moved*: at a site, if it lies further from the base than six times the distance of "<base> (bfloat16)", or than
       0 where that floor was not measured, with one error rate of 5 % for all sites of a checkpoint
       (`visprobe.analyses.moved`). Of the sites that moved, the one with the lowest CKA is named. Where the site that
@@ -65,7 +66,9 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
     drift, weights, imagenet, answers, similarity = (
         by_name.get(name, Result(name, "", ())) for name in ("drift", "weights", "imagenet", "answers", "similarity")
     )
-    identical = [*dict.fromkeys([*drift.settings.get("identical", []), *weights.settings.get("identical", [])])]
+    same = [*drift.settings.get("identical", []), *weights.settings.get("identical", [])]
+    # computed with in bfloat16, a base and its rounded copy have the same features
+    identical = [name for name in dict.fromkeys(same) if name not in weights.settings.get("rounded", {})]
     values = (row for result in results for row in result.rows if row.role == "value")
     descendants = [name for name in dict.fromkeys([*identical, *(row.checkpoint for row in values)]) if name != base]
     if len(descendants) >= MANY:
@@ -84,6 +87,7 @@ def _one_by_one(
             yield _not_trained(weights, [name], base)
         else:
             yield from (movement_statement(drift, movement, base) for movement in movements(drift, [name]))
+            yield from _rounded(weights, [name], base)
             yield from _weights_changed(weights, name)
         for row in drift.select(checkpoint=name, measure="cka", role="value", site="projected"):
             yield projector_statement(drift, row, base)
@@ -102,7 +106,8 @@ def _grouped(
     if identical:
         yield _not_trained(weights, identical, base)
     yield from grouped_drift(drift, similarity, descendants, base)
-    yield from grouped_weights(weights, trained)
+    yield from _rounded(weights, trained, base)
+    yield from grouped_weights(weights, [name for name in trained if name not in weights.settings.get("rounded", {})])
     consumed = imagenet.settings.get("consumed", drift.settings.get("consumed", ""))
     for site, where in _read(consumed).items():
         touched = [name for name in descendants if not _untouched(drift, name, site, identical)]
@@ -112,11 +117,21 @@ def _grouped(
 
 
 def _not_trained(weights: Result, names: Sequence[str], base: str) -> Statement:
+    return _equal(weights, names, f"identical to {base}'s: not trained or not saved")
+
+
+def _rounded(weights: Result, names: Sequence[str], base: str) -> Iterator[Statement]:
+    """Which of `names` are copies of the base in a coarser dtype, by dtype."""
+    rounded = weights.settings.get("rounded", {})
+    for kind in dict.fromkeys(rounded.values()):
+        if own := [name for name in names if rounded.get(name) == kind]:
+            yield _equal(weights, own, f"equal to {base}'s rounded to {kind}: beyond the rounding nothing changed")
+
+
+def _equal(weights: Result, names: Sequence[str], how: str) -> Statement:
     rows = [row for name in names for row in weights.select(checkpoint=name, site="tower", measure="share_equal")]
     tower = "the vision tower is" if len(names) == 1 else "their vision towers are"
-    return Statement(
-        f"{listed(names)}: {tower} identical to {base}'s: not trained or not saved.", evidence(weights, rows)
-    )
+    return Statement(f"{listed(names)}: {tower} {how}.", evidence(weights, rows))
 
 
 def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
@@ -127,7 +142,7 @@ def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
     equal = weights.select(**own, measure="share_equal", site="tower")
     apart = ("tower", "projector", *weights.settings.get("classes", []))
     groups = [row for row in changes if row.site not in apart and row.estimate.value > 0]
-    if not (tower and share_changed and equal):
+    if name in weights.settings.get("rounded", {}) or not (tower and share_changed and equal):
         return
     all_of_them = share_changed[0].estimate
     count = f"{round(all_of_them.value * all_of_them.n)} of {all_of_them.n}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.analyses.tensor_class import CLASSES, by_class, tensor_class
+from visprobe.encoders.rounding import all_roundings
 from visprobe.errors import CheckpointError
 from visprobe.metrics.weights import WeightChange, coarser, total, weight_change
 
@@ -45,7 +46,8 @@ def weight_drift(
         "share_equal" (in [0, 1], compared at the coarser of the two stored dtypes). Groups are those by depth, "tower",
         all of them but the projector, and classes of the tower's weights ("attention_q" …, `tensor_class`) over all
         depths; fused query, key and value are taken apart. settings["groups"] and ["classes"] tell the two apart.
-        Descendants whose every tower weight equals the base's are listed in settings["identical"].
+        Descendants whose every tower weight equals the base's are listed in settings["identical"]; where that holds
+        of the base rounded to bfloat16 or float16, settings["rounded"] has that dtype by their names.
 
     Raises:
         CheckpointError: If a descendant shares no weight with the base, has one of another shape, or holds NaN or
@@ -54,16 +56,22 @@ def weight_drift(
     rows: list[Row] = []
     warnings: list[str] = []
     identical: list[str] = []
+    rounded: dict[str, str] = {}
     dtypes: dict[str, list[str]] = {}
     for name, weights in others.items():
         shared = shared_weights(base_name, base, name, weights, group_of)
         changes = _changes(base, weights, shared, group_of)
         rows += [row for part, own in changes.items() for row in _rows(name, part, own, base_name)]
-        if "tower" in changes and total([one.change for one in changes["tower"]]).squared_change == 0:
+        tower = [key for key in shared if group_of(key) != "projector"]
+        kind = all_roundings((base[key], weights[key]) for key in tower) if tower else None
+        if kind:
+            rounded[name] = kind
+        elif kind is not None:
             identical.append(name)
         dtypes[name] = sorted({str(coarser(base[key].dtype, weights[key].dtype)).split(".")[1] for key in shared})
         warnings += _warnings(base_name, base, name, weights, group_of)
     warnings += [f"{name}: every tower weight equals {base_name}'s: not trained or not saved" for name in identical]
+    warnings += [f"{name}: every tower weight equals {base_name}'s rounded to {rounded[name]}" for name in rounded]
     groups_seen = {row.site for row in rows} - set(_TOWER_CLASSES)
     if off := sorted(groups_seen & set(off_path), key=_place):
         warnings.append(f"the language model's loss never reaches {', '.join(off)}: only weight decay can change them")
@@ -72,6 +80,7 @@ def weight_drift(
         "groups": sorted(groups_seen, key=_place),
         "classes": [name for name in _TOWER_CLASSES if any(row.site == name for row in rows)],
         "identical": identical,
+        "rounded": rounded,
         "compared_at": dtypes,
         "off_path": off,
     }

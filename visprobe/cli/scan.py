@@ -58,27 +58,38 @@ def command(
     if json:
         print(to_json(redacted({"checkpoints": [row.to_json() for row in rows], "same_tower": same_towers(rows)})))
     else:
-        _print(rows, common=_common(rows), compared=base is not None)
+        _print(rows, compared=base is not None)
         print_statements([f"one tower, byte for byte: {', '.join(group)}" for group in same_towers(rows)])
-    unread = [row for row in rows if row.problem]
+    unread = [row.path for row in rows if row.problem]
     if not rows:
-        print_notes(["no folder there holds weights beside config.json or adapter_config.json, or an mmproj file"])
-    if unread and not json:
-        print_notes([f"{row.path} cannot be read: {row.problem}. {row.hint}" for row in unread])
+        print_notes(["no folder there holds the weights of a model"])
     if unread:
         raise UnreadCheckpoints(
-            f"{len(unread)} of {len(rows)} checkpoints cannot be read, {unread[0].path} the first",
+            f"{len(unread)} of {len(rows)} checkpoints cannot be read, {unread[0]} the first",
             hint="Each has its reason and the step that helps in its row.",
         )
 
 
-def _print(rows: list[Found], common: str, compared: bool) -> None:
+def _print(rows: list[Found], compared: bool) -> None:
+    common = _common(rows)
+    where = f" in {common}" if common else ""
+    read, unread = ([row for row in rows if bool(row.problem) == fault] for fault in (False, True))
+    if read or not unread:
+        title = f"{len(read)} {'checkpoint' if len(read) == 1 else 'checkpoints'}{where}"
+        print_table(title, *_table(read, common, compared))
+    if unread:
+        cells = [[_short(row, common), row.problem or "", row.hint or ""] for row in unread]
+        print_table(f"{len(unread)} that cannot be read{where}", ["checkpoint", "why", "what to do"], cells)
+
+
+def _table(rows: list[Found], common: str, compared: bool) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a line per checkpoint."""
     columns = ["checkpoint", "family", "tower", "weights", "reads", "off path", "to read"]
     hashed = any(row.tower_hash for row in rows)
     cells = []
-    for row in (row for row in rows if not row.problem):
+    for row in rows:
         line = [
-            row.path.removeprefix(common) or ".",
+            _short(row, common),
             f"{row.family} ({row.layout}{'' if row.container == 'safetensors' else f', {row.container}'})",
             f"{PurePath(row.tower).name}, {row.blocks} blocks",
             f"{_count(row.tower_params)} + {_count(row.connector_params)} {row.dtype}",
@@ -87,19 +98,28 @@ def _print(rows: list[Found], common: str, compared: bool) -> None:
             f"{_size(row.bytes_needed)} of {_size(row.bytes_stored)}",
         ]
         line += [str(row.tower_hash)[:8]] if hashed else []
-        line += (
-            ["not comparable: other shape" if row.changed is None else ", ".join(row.changed) or "nothing"]
-            if compared
-            else []
-        )
+        line += [_changed(row)] if compared else []
         cells.append(line)
-    columns += ["tower hash"] * hashed + ["changed"] * compared
-    print_table(f"{len(cells)} checkpoints{f' in {common}' if common else ''}", columns, cells)
+    return columns + ["tower hash"] * hashed + ["changed"] * compared, cells
+
+
+def _changed(row: Found) -> str:
+    if row.changed is None:
+        return "not comparable: other shape"
+    if not row.rounded:
+        return ", ".join(row.changed) or "nothing"
+    if not row.changed:
+        return f"nothing: equal to the base rounded to {row.rounded}"
+    return f"{', '.join(row.changed)}; the rest is the base rounded to {row.rounded}"
+
+
+def _short(row: Found, common: str) -> str:
+    return row.path.removeprefix(common) or "."
 
 
 def _common(rows: list[Found]) -> str:
     """The directory that all rows lie in, which a table need not repeat."""
-    paths = [row.path for row in rows if not row.problem]
+    paths = [row.path for row in rows]
     shared = os.path.commonpath(paths) if paths and len({os.path.isabs(path) for path in paths}) == 1 else ""
     return f"{shared}/" if shared and len(paths) > 1 else ""
 

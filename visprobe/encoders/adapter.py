@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from visprobe.io.tensors import DTYPES, TensorEntry, Tensors
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _UNCHANGED = "the adapter changes neither tower nor projector"
+
+
+_Read = Callable[[Tensors, Sequence[str]], dict[str, torch.Tensor]]
 
 
 @dataclass
@@ -107,27 +110,35 @@ class Adapted(Tensors):
             delta.names["lora_B.bias of a layer without bias"] = delta.names["lora_B.bias"]  # found when it is read
 
     def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
+        tensors = self._put_together(entries, lambda part, names: part.read_many(names))
+        self._changed |= {name for name in tensors if name in self._whole or name in self._deltas}
+        self._count()
+        return tensors
+
+    def _outlined(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
+        return self._put_together(entries, lambda part, names: part.outlines(names))
+
+    def _put_together(self, entries: Sequence[TensorEntry], read: _Read) -> dict[str, torch.Tensor]:
+        """The tensors of `entries`, from what `read` gives of base and parts."""
         wanted = [entry.name for entry in entries]
-        own = self._read_parts(name for target in wanted for name in self._needed(target))
-        tensors = self._base.read_many(name for name in wanted if not self._is_replaced(name))
+        own = self._read_parts((name for target in wanted for name in self._needed(target)), read)
+        tensors = read(self._base, [name for name in wanted if not self._is_replaced(name)])
         for name in wanted:
             for key, place in self._whole.get(name, ()):
                 tensors[name] = self._put(name, own[key], place, tensors.get(name))
             for delta, place in self._deltas.get(name, ()):
                 tensors[name] = self._merge(delta, place, tensors[name], own)
-        self._changed |= {name for name in wanted if name in self._whole or name in self._deltas}
-        self._count()
         return tensors
 
     def _needed(self, target: str) -> list[str]:
         whole = [name for name, _ in self._whole.get(target, ())]
         return whole + [name for delta, _ in self._deltas.get(target, ()) for name in delta.names.values()]
 
-    def _read_parts(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    def _read_parts(self, names: Iterable[str], read: _Read) -> dict[str, torch.Tensor]:
         by_part: dict[int, list[str]] = {}
         for name in names:
             by_part.setdefault(self._parts.index(self._part_of[name]), []).append(name)
-        return {k: tensor for at, group in by_part.items() for k, tensor in self._parts[at].read_many(group).items()}
+        return {k: tensor for at, group in by_part.items() for k, tensor in read(self._parts[at], group).items()}
 
     def _is_replaced(self, name: str) -> bool:
         return name not in self._base or any(place.is_whole for _, place in self._whole.get(name, ()))

@@ -228,4 +228,7 @@ def _parsed(path: Path) -> Any:
 def _missing_config(folder: Path) -> str:
     if (folder / "adapter_config.json").is_file():
         return f"This is a LoRA adapter without its {adapter.WEIGHTS[0]}: copy it again, as a whole."
-    return "Give the folder that holds config.json and the weights."
+    return (
+        "Give the folder that holds config.json and the weights, or copy config.json and preprocessor_config.json of "
+        "the base model beside these."
+    )

@@ -25,7 +25,6 @@ from visprobe.encoders.tower import load_tower, placed
 from visprobe.encoders.wrappers import of_language_model
 from visprobe.errors import CheckpointError
 from visprobe.io.formats import TRANSFORMERS
-from visprobe.io.tensors import DTYPES
 
 
 def load_encoder(
@@ -61,7 +60,7 @@ def load_encoder(
     checkpoint, layout = described(path, resolution or Resolution())
     tensors = checkpoint.tensors.read_many(_keys(layout))
     _check_numbers(checkpoint.spec, tensors)
-    tower, projector, stored = _built(layout, tensors)
+    tower, projector, stored = _built(layout, made(layout.tower, tensors), made(layout.projector, tensors))
     return VisionEncoder(
         name=Path(path).resolve().name,
         layout=layout,
@@ -96,10 +95,13 @@ def check_headers(checkpoint: Checkpoint, layout: Layout) -> None:
     Raises:
         CheckpointError: As `load_encoder`, but for NaN and infinite weights.
     """
-    keys = _keys(layout)
-    checkpoint.tensors.check(keys)
-    entries = {key: checkpoint.tensors[key] for key in keys}
-    _built(layout, {key: torch.zeros((), dtype=DTYPES[e.dtype]).expand(e.shape) for key, e in entries.items()})
+    outlines = checkpoint.tensors.outlines(_keys(layout))
+    _built(layout, _hollow(made(layout.tower, outlines)), _hollow(made(layout.projector, outlines)))
+
+
+def _hollow(outlines: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Zeros of the given shapes; each is one number, however large it seems."""
+    return {name: torch.zeros((), dtype=one.dtype).expand(one.shape) for name, one in outlines.items()}
 
 
 def _keys(layout: Layout) -> list[str]:
@@ -107,12 +109,11 @@ def _keys(layout: Layout) -> list[str]:
 
 
 def _built(
-    layout: Layout, tensors: Mapping[str, torch.Tensor]
+    layout: Layout, tower_weights: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
 ) -> tuple[torch.nn.Module, torch.nn.Module | None, dict[str, torch.Tensor]]:
-    """Tower and connector with the weights `tensors`, and all their weights by canonical name."""
+    """Tower and connector, and all their weights by canonical name."""
     norm_needed = layout.consumed == "final_norm"
-    tower, stored = load_tower(layout.family, layout.config, made(layout.tower, tensors), norm_needed=norm_needed)
-    weights = made(layout.projector, tensors)
+    tower, stored = load_tower(layout.family, layout.config, tower_weights, norm_needed=norm_needed)
     projector = layout.connector.build(weights) if layout.connector else None
     return tower, projector, stored | {f"projector.{name}": tensor for name, tensor in weights.items()}
 

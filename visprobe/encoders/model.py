@@ -138,7 +138,6 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
     if family.head and hasattr(vision, "vision_use_head"):
         vision.vision_use_head = any(name.startswith(f"{family.head}.") for name in tower)
     untiled = tiles.notes if tiles else filter(None, [model.untiled])
-    untiled = tiles.notes if tiles else filter(None, [model.untiled])
     return Layout(
         name=spelling.name,
         family=family,

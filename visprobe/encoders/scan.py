@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from visprobe.encoders.checkpoint import Checkpoint
 from visprobe.encoders.encoder import VisionEncoder
@@ -17,15 +14,12 @@ from visprobe.encoders.families import MODEL_OF
 from visprobe.encoders.layout import Layout, keys_of, off_path
 from visprobe.encoders.load import check_headers, described, load_encoder
 from visprobe.encoders.processor import Resolution
+from visprobe.encoders.rounding import rounding
 from visprobe.errors import CheckpointError, VisprobeError
-from visprobe.io.containers import MODEL_FILES
-from visprobe.io.formats import known_format
 from visprobe.io.hub import list_collection, list_models, open_folder
+from visprobe.io.walk import model_folders
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".gguf")
 _ORIGINAL = {"L": "LLaVA (original)", "I": "InternVL (original)"}
-# Folders that belong to the checkpoint around them, if there is one.
-_INNER = ("global_step", "pytorch_model_fsdp_", "distributed_checkpoint")
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,9 @@ class Found:
         notes: What a reader should know.
         tower_hash: SHA-256 of the tower's weights, if asked for.
         projector_hash: SHA-256 of the connector's weights, if asked for.
-        changed: Weight groups that differ from the base, if one was given and it has the same shape.
+        changed: Weight groups that differ from the base, if one was given and it has the same shape; being rounded to
+            bfloat16 or float16 is no difference.
+        rounded: The dtype that weights of the base were rounded to and not changed otherwise ("bfloat16"), if any were.
         problem: Why it cannot be loaded; everything above but the path is then empty.
         hint: What to do about that.
     """
@@ -73,6 +69,7 @@ class Found:
     tower_hash: str | None = None
     projector_hash: str | None = None
     changed: tuple[str, ...] | None = None
+    rounded: str | None = None
     problem: str | None = None
     hint: str | None = None
 
@@ -120,7 +117,7 @@ def same_towers(rows: Sequence[Found]) -> list[list[str]]:
 
 def _specs(place: str) -> Iterator[str]:
     if Path(place).is_dir():
-        yield from map(str, _folders(Path(place)))
+        yield from map(str, model_folders(Path(place)))
     elif Path(place).is_file():
         yield place
     elif place.count("/") == 1:
@@ -146,31 +143,6 @@ def _of_author(place: str) -> list[str]:
             f"{place} is neither a directory here nor an author of models on the hub", hint="Check the spelling."
         )
     return models
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    unreadable: list[Path] = []
-    seen: set[str] = set()
-    for folder, inner, files in os.walk(
-        root, followlinks=True, onerror=lambda error: unreadable.append(Path(error.filename))
-    ):
-        if (real := os.path.realpath(folder)) in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        described = {"config.json", "adapter_config.json"} & set(files)
-        own = {name for name in inner if name.startswith(_INNER)}
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and not (described and name in own))
-        weights = own or any(name.endswith(_WEIGHTS) for name in files)
-        if (weights and described) or any(map(_is_checkpoint, files)):
-            yield Path(folder)
-    yield from unreadable
-
-
-def _is_checkpoint(file: str) -> bool:
-    """Whether `file` holds a model by its name alone, so that a folder with it has a row, if only to say what it is."""
-    known = known_format([file])
-    return file in MODEL_FILES or (file.endswith(".gguf") and "mmproj" in file) or bool(known and known[0].alone)
 
 
 def _row(spec: str, *, hashes: bool, base: VisionEncoder | None) -> Found:
@@ -226,11 +198,15 @@ def _family(checkpoint: Checkpoint, layout: Layout) -> str:
 def _hashed(row: Found, base: VisionEncoder | None) -> Found:
     encoder = load_encoder(row.path)
     row = replace(row, tower_hash=encoder.tower_hash, projector_hash=encoder.projector_hash)
-    return replace(row, changed=_changed(base, encoder)) if base is not None else row
+    return _compared(row, base, encoder) if base is not None else row
 
 
-def _changed(base: VisionEncoder, encoder: VisionEncoder) -> tuple[str, ...] | None:
+def _compared(row: Found, base: VisionEncoder, encoder: VisionEncoder) -> Found:
     old, new = base.weights(), encoder.weights()
     if {name: weight.shape for name, weight in old.items()} != {name: weight.shape for name, weight in new.items()}:
-        return None
-    return tuple(sorted({base.weight_group(name) for name in old if not torch.equal(old[name], new[name])}))
+        return row
+    kinds = {name: rounding(old[name], new[name]) for name in old}
+    changed = tuple(sorted({base.weight_group(name) for name, kind in kinds.items() if kind is None}))
+    return replace(
+        row, changed=changed, rounded=" and ".join(sorted({kind for kind in kinds.values() if kind})) or None
+    )

@@ -29,8 +29,8 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             those of `result` if empty.
         width: Inches; two columns of a paper if None.
     """
-    identical = result.settings.get("identical", [])
-    changes, shares = (_moved(result, measure, identical) for measure in ("matrix_change", "share_equal"))
+    identical, rounded = result.settings.get("identical", []), result.settings.get("rounded", {})
+    changes, shares = (_moved(result, measure, [*identical, *rounded]) for measure in ("matrix_change", "share_equal"))
     classes = result.settings.get("classes", [])
     depth = place_sites(result.settings.get("groups") or [row.site for row in result.rows])
     kinds = {name: float(place) for place, name in enumerate(classes)}
@@ -53,7 +53,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         panels[1, 0].set_ylim(-0.04, 1.04)
         panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         label_ends(panels[0, -1], ends)
-        note_identical(figure, identical)
+        note_identical(figure, identical, rounded)
         grid.label_row(0, "Matrices, median ‖ΔW‖ / ‖W‖")
         grid.label_row(1, "Exactly equal")
     return figure

@@ -11,8 +11,9 @@ from visprobe.io import safetensors_files, torch_files
 from visprobe.io.deepspeed import DeepSpeed, step_folder
 from visprobe.io.distcp import FSDP_FOLDER, METADATA, Distcp
 from visprobe.io.folder import Folder
-from visprobe.io.formats import Format, conversion, known_format
+from visprobe.io.formats import MEGATRON, Format, conversion, known_formats
 from visprobe.io.safetensors_files import SafetensorsFiles
+from visprobe.io.shard_index import SHARD_OF
 from visprobe.io.tensors import Tensors
 from visprobe.io.torch_files import TorchFiles
 
@@ -43,7 +44,7 @@ def open_tensors(folder: Folder) -> Tensors:
             tensors.notes.append(f"{there[0]} is read, as transformers does, and not the shards that {there[1]} names")
         return tensors
     for inside in (FSDP_FOLDER, ""):
-        if inside + METADATA in names:
+        if inside + METADATA in names and inside + MEGATRON not in names:
             return Distcp(folder, inside)
     step = step_folder(folder, names)
     if step is not None:
@@ -80,8 +81,7 @@ def _single_file(names: Sequence[str]) -> str | None:
 
 
 def _foreign(name: str) -> bool:
-    known = known_format([name])
-    return known is not None and known[0].alone
+    return any(known.alone for known, _ in known_formats([name]))
 
 
 def _nothing_to_read(folder: Folder, names: Sequence[str]) -> CheckpointError:
@@ -91,10 +91,16 @@ def _nothing_to_read(folder: Folder, names: Sequence[str]) -> CheckpointError:
         return CheckpointError(
             f"{folder} is not a folder", hint="Give the folder that holds config.json and the weights."
         )
+    if broken := sorted(one for one in folder.path.iterdir() if one.is_symlink() and not one.exists()):
+        return CheckpointError(
+            f"{broken[0]} is a link to {os.readlink(broken[0])}, which is not there",
+            hint="A snapshot of the hub's cache consists of links: copy it with what they point to (cp -rL), or its "
+            "whole folder models--…",
+        )
     nested = sorted({str(PurePosixPath(name).parent) for name in names if "/" in name and _holds_checkpoint(name)})
     for some in ([name for name in names if "/" not in name], [] if nested else names):
-        if known := known_format(some):
-            return _foreign_format(folder, *known)
+        if known := next(known_formats(some), None):
+            return _foreign_format(folder, names, *known)
     shown = f"{', '.join(names[:5])} and {len(names) - 5} more" if len(names) > 6 else ", ".join(names) or "no files"
     inside = f": {', '.join(str(folder.path / place) for place in nested[:5])}" if nested else ""
     return CheckpointError(
@@ -108,9 +114,37 @@ def _holds_checkpoint(name: str) -> bool:
     return file in MODEL_FILES or file == "adapter_config.json"
 
 
-def _foreign_format(folder: Folder, known: Format, files: list[str]) -> CheckpointError:
-    first = PurePosixPath(files[0])
-    return CheckpointError(
-        f"{folder} holds {known.what}: {first}{f' and {len(files) - 1} more' if len(files) > 1 else ''}",
-        hint=conversion(known, str(folder.path / first.parent), first.name),
-    )
+def _foreign_format(folder: Folder, names: Sequence[str], known: Format, files: Sequence[str]) -> CheckpointError:
+    place = PurePosixPath(files[0]).parent
+    own = [name for name in files if PurePosixPath(name).parent == place]
+    rest = [f"{len(own) - 1} more"] if len(own) > 1 else []
+    rest += [f"{len(files) - len(own)} in other folders"] if len(own) < len(files) else []
+    whole = [name for name in names if PurePosixPath(name).parent.parent == place and _holds_checkpoint(name)]
+    what, hint = known.what, conversion(known, str(folder.path / place), PurePosixPath(own[0]).name)
+    if known.parts and (fault := _unlike_parts(folder, own)):
+        what, hint = f"{what}, {fault[0]}", fault[1]
+    if whole:
+        hint = f"Give {(folder.path / whole[0]).parent}: a checkpoint that is read lies there."
+    return CheckpointError(f"{folder} holds {what}: {' and '.join([own[0], *rest])}", hint=hint)
+
+
+def _unlike_parts(folder: Folder, files: Sequence[str]) -> tuple[str, str] | None:
+    """Why an index of `files` would be none of a whole model, and what to do; None if each has tensors of its own.
+
+    Raises:
+        CheckpointError: If one of them is damaged.
+    """
+    numbers = [(int(match[1]), int(match[2])) for match in map(SHARD_OF.search, files) if match]
+    total = max((of for _, of in numbers), default=0)
+    if absent := sorted(set(range(1, total + 1)) - {number for number, _ in numbers}):
+        return f"of which number {absent[0]} of {total} is not there", "Copy the checkpoint again, as a whole."
+    owner: dict[str, str] = {}
+    for file in files:
+        for name in open_file(folder, file):
+            if owner.setdefault(name, file) != file:
+                return (
+                    f"of which {owner[name]} and {file} both have {name}",
+                    "They are no shards: each has a part of every tensor, or they are several models. Save the whole "
+                    "model with save_pretrained(), or put one of several into a folder of its own.",
+                )
+    return None

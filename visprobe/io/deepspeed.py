@@ -87,6 +87,11 @@ class DeepSpeed(TorchTensors):
         self._add(file, archive, {parameter: tensor})
 
 
+def is_model_states(file: str) -> bool:
+    """Whether `file` is named as DeepSpeed names the model's part of a checkpoint."""
+    return _MODEL.fullmatch(file) is not None
+
+
 def step_folder(folder: Folder, names: Sequence[str]) -> str | None:
     """The folder of one step in a DeepSpeed checkpoint.
 

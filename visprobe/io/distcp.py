@@ -51,6 +51,7 @@ class Distcp(Tensors):
 
     def __init__(self, folder: Folder, inside: str = "") -> None:
         super().__init__(str(folder))
+        self.notes = folder.notes
         self._folder = folder
         self._inside = inside
         self._files: dict[str, ByteFile] = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from shlex import quote
 
 
 @dataclass(frozen=True)
@@ -16,42 +17,52 @@ class Format:
         what: What it is, for people.
         hint: How it becomes a checkpoint that is read; `{folder}` is the folder it lies in and `{file}` its first file.
         alone: Whether such a file is a checkpoint by itself, also without a configuration beside it.
+        parts: Whether an index makes a checkpoint of such files, if each has tensors of its own.
     """
 
     file: re.Pattern[str]
     what: str
     hint: str
     alone: bool = True
+    parts: bool = False
 
 
-def _format(file: str, what: str, hint: str, *, alone: bool = True) -> Format:
-    return Format(re.compile(file), what, hint, alone)
+def _format(file: str, what: str, hint: str, *, alone: bool = True, parts: bool = False) -> Format:
+    return Format(re.compile(file), what, hint, alone, parts)
 
 
+MEGATRON = "common.pt"  # beside .metadata: a checkpoint of Megatron-Core, with names of its own
 _STATES_OF_DEEPSPEED = re.compile(r"(bf16_zero|zero)_pp_rank_.*_optim_states\.pt")
-_JOIN = (
-    'Join them into one: python -c "import glob; from safetensors.torch import load_file, save_file; '
-    "save_file({{k: v for f in sorted(glob.glob('*.safetensors')) for k, v in load_file(f).items()}}, "
-    "'model.safetensors')\", run in {folder}."
+_INDEX = (
+    "cd {folder} && python -c \"import glob, json; from safetensors import safe_open; json.dump({{'metadata': {{}}, "
+    "'weight_map': {{k: f for f in sorted(glob.glob('*.safetensors')) for k in safe_open(f, 'pt').keys()}}}}, "
+    "open('model.safetensors.index.json', 'w'))\", with the model's config.json beside them."
+)
+_INDEX_BIN = (
+    "cd {folder} && python -c \"import glob, json, torch; json.dump({{'metadata': {{}}, 'weight_map': "
+    "{{k: f for f in sorted(glob.glob('*-of-*.bin')) for k in torch.load(f, map_location='cpu', mmap=True)}}}}, "
+    "open('pytorch_model.bin.index.json', 'w'))\", with the model's config.json beside them."
 )
 FORMATS = (
     _format(
         r"model_world_size_\d+_rank_\d+\.pt",
         "FSDP shards of verl or EasyR1",
-        "Merge them: python -m verl.model_merger merge --backend fsdp --local_dir {folder} --target_dir OUT (EasyR1: "
-        "python scripts/model_merger.py --local_dir {folder}), and give the folder that it writes.",
+        "Merge them: python -m verl.model_merger merge --backend fsdp --local_dir {folder} --target_dir "
+        "{folder}/merged, and give {folder}/merged. EasyR1: python3 scripts/model_merger.py --local_dir {folder}, and "
+        "give {folder}/huggingface.",
+    ),
+    _format(
+        r"model_optim_rng\.pt|distrib_optim\.pt|model_rng\.pt|common\.pt",
+        "a checkpoint of Megatron",
+        "Convert it to a Hugging Face folder with the tool that trained it, and give that: python -m verl.model_merger "
+        "merge --backend megatron --local_dir ACTOR --target_dir OUT; swift export --mcore_model FOLDER --to_hf true; "
+        "AutoBridge.export_ckpt of Megatron Bridge.",
     ),
     _format(
         r"__\d+_\d+\.distcp",
         "shards of torch.distributed.checkpoint without their .metadata",
-        "The file .metadata is written last: the saving was cut off, or it was not copied. Copy it, or take an earlier "
-        "checkpoint.",
-    ),
-    _format(
-        r"(model_optim_rng|distrib_optim|model_rng)\.pt",
-        "a checkpoint of Megatron",
-        "Convert it with the tool that trained it (Megatron Bridge, mcore_adapter, Megatron-LM's tools/checkpoint) to "
-        "a Hugging Face folder, and give that.",
+        "It is written last, and cp * leaves it out, as its name begins with a dot. Copy it from where the checkpoint "
+        "was saved; if it is not there either, the saving was cut off: take an earlier checkpoint.",
     ),
     _format(
         _STATES_OF_DEEPSPEED.pattern,
@@ -72,8 +83,10 @@ FORMATS = (
     _format(r".+\.nemo", "a model of NeMo", "Export it to a Hugging Face folder with NeMo's exporter, and give that."),
     _format(r".+\.onnx", "an ONNX export", "Give the checkpoint that it was exported from.", alone=False),
     _format(r".+-\d+-of-\d+\.safetensors", "shards without their index (model.safetensors.index.json)",
-            f"Copy the index too. {_JOIN}"),
-    _format(r"\d+\.safetensors", "numbered files without an index", _JOIN),
+            f"Copy the index too, or write it: {_INDEX}", parts=True),
+    _format(r".+-\d+-of-\d+\.bin", "shards without their index (pytorch_model.bin.index.json)",
+            f"Copy the index too, or write it: {_INDEX_BIN}", parts=True),
+    _format(r"\d+\.safetensors", "numbered files without an index", f"Write the index: {_INDEX}", parts=True),
     _format(
         r"adapter_model\.(safetensors|bin)",
         "an adapter without its adapter_config.json",
@@ -85,9 +98,21 @@ FORMATS = (
         "Give the model as transformers saves it: the hub has it, or transformers' conversion script makes it.",
         alone=False,
     ),
-    _format(r".+\.safetensors", "several files of weights without an index", _JOIN, alone=False),
+    _format(r".+\.safetensors", "several files of weights without an index",
+            f"Write the index: {_INDEX}", alone=False, parts=True),
     _format(
-        r".+\.pth?",
+        r"non_lora_(trainables|state_dict)\.bin",
+        "weights that were trained beside an adapter, without that adapter",
+        "Give the adapter's whole folder: adapter_config.json and adapter_model.safetensors lay beside this file.",
+    ),
+    _format(
+        r".+\.gguf",
+        "a language model of llama.cpp, without a vision tower",
+        "Give the mmproj-*.gguf of the same model, which holds the tower.",
+        alone=False,
+    ),
+    _format(
+        r".+\.(pth?|bin)",
         "a file of torch.save under a name of its own",
         "If it is the state dict of the whole model, it is read as pytorch_model.bin: cd {folder} && ln -s {file} "
         "pytorch_model.bin, with the model's config.json beside it; else convert it with the tool that wrote it.",
@@ -113,19 +138,29 @@ def is_trainer_state(file: str) -> bool:
     return _STATE.fullmatch(file) is not None and not _STATES_OF_DEEPSPEED.fullmatch(file)
 
 
-def known_format(names: Iterable[str]) -> tuple[Format, list[str]] | None:
-    """The first of `FORMATS` that files have, and the files that are of it.
+def known_formats(names: Iterable[str]) -> Iterator[tuple[Format, list[str]]]:
+    """Those of `FORMATS` that files have, in that order, each with the files that are of it.
 
     Args:
         names: Names of files relative to a folder, with "/" between parts.
     """
-    listed = [name for name in names if not is_trainer_state(name.rpartition("/")[2])]
+    there = set(names)
+    listed = sorted(name for name in there if not is_trainer_state(_file(name)) and _is_unread(name, there))
     for one in FORMATS:
-        if files := [name for name in listed if one.file.fullmatch(name.rpartition("/")[2])]:
-            return one, files
-    return None
+        if files := [name for name in listed if one.file.fullmatch(_file(name))]:
+            yield one, files
+
+
+def _file(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _is_unread(name: str, there: Collection[str]) -> bool:
+    """Whether a shard lacks the .metadata that describes it; Megatron's file is told by lying beside one."""
+    described = f"{name.removesuffix(_file(name))}.metadata" in there
+    return not described if name.endswith(".distcp") else described or _file(name) != MEGATRON
 
 
 def conversion(one: Format, folder: str, file: str) -> str:
     """What to do with files of the format `one` in `folder`."""
-    return one.hint.format(folder=folder, file=file, transformers=TRANSFORMERS)
+    return one.hint.format(folder=quote(folder), file=quote(file), transformers=TRANSFORMERS)

@@ -41,6 +41,7 @@ from visprobe.errors import CheckpointError
 from visprobe.io.atomic import write_json
 from visprobe.io.cache import cache_folder
 from visprobe.io.folder import ByteFile, Folder, LocalFile, LocalFolder
+from visprobe.io.hub_cache import open_local
 from visprobe.io.hub_errors import explained, offline, patiently
 from visprobe.io.range_cache import RangeCache
 from visprobe.io.remote_file import RemoteAddress, RemoteFile, plain_etag
@@ -62,39 +63,11 @@ def open_folder(spec: str | Path) -> Folder:
     """
     path = os.path.expanduser(spec)
     if os.path.exists(path):  # not Path's: it raises for what no file can be called
-        return LocalFolder(_snapshot(Path(path)))
+        return open_local(Path(path))
     if (match := _HUB_ID.fullmatch(str(spec))) and _may_be_id(match["repo"]):
         return HubFolder(str(spec), match["repo"], match["revision"] or constants.DEFAULT_REVISION)
     raise CheckpointError(
         f"{spec} does not exist", hint="Give a checkpoint's folder, or a hub id: org/name or org/name@revision."
-    )
-
-
-def _snapshot(path: Path) -> Path:
-    """`path` itself or, if it is a folder of the hub's cache, the snapshot that it holds.
-
-    Raises:
-        CheckpointError: If it holds several, or is the cache of several repositories.
-    """
-    if repositories := sorted(path.glob("models--*/snapshots")):
-        raise _several(path, "the hub's cache", [one.parent for one in repositories])
-    place = path / "snapshots" if path.name.startswith("models--") else path
-    if place.name != "snapshots" or not place.parent.name.startswith("models--") or not place.is_dir():
-        return path
-    main, snapshots = place.parent / "refs" / "main", sorted(one for one in place.iterdir() if one.is_dir())
-    named = place / main.read_text().strip() if main.is_file() else None
-    if named in snapshots:
-        return named
-    if len(snapshots) == 1:
-        return snapshots[0]
-    raise _several(path, "the hub's cache of one repository", snapshots)
-
-
-def _several(path: Path, what: str, found: list[Path]) -> CheckpointError:
-    shown = f"{', '.join(map(str, found[:5]))}{f' and {len(found) - 5} more' if len(found) > 5 else ''}"
-    return CheckpointError(
-        f"{path} is {what}, with {len(found)} to choose from",
-        hint=f"Give one of them: {shown}." if found else "Download the model again: no snapshot is there.",
     )
 
 

@@ -11,7 +11,7 @@ from visprobe.io.folder import Folder
 from visprobe.io.json_object import read_object
 from visprobe.io.tensors import DAMAGED
 
-_SHARD_OF = re.compile(r"-(\d+)-of-(\d+)\.\w+$")
+SHARD_OF = re.compile(r"-(\d+)-of-(\d+)\.\w+$")
 
 
 def read_index(folder: Folder, index: str) -> tuple[dict[str, set[str]], int]:
@@ -58,7 +58,7 @@ def _check_shards(path: Path, shards: list[str], there: set[str]) -> None:
         raise CheckpointError(f"{path} names {outside[0]!r}, which is not a file below its folder", hint=DAMAGED)
     if absent := [shard for shard in shards if shard not in there]:
         raise CheckpointError(f"{path} names shards that are not there: {', '.join(absent)}", hint=DAMAGED)
-    numbers = [(int(m[1]), int(m[2])) for m in map(_SHARD_OF.search, shards) if m]
+    numbers = [(int(m[1]), int(m[2])) for m in map(SHARD_OF.search, shards) if m]
     total = max((of for _, of in numbers), default=0)
     if numbers and (unlisted := sorted(set(range(1, total + 1)) - {number for number, _ in numbers})):
         raise CheckpointError(f"{path} does not name shard {unlisted[0]} of {total}", hint=DAMAGED)

@@ -94,14 +94,16 @@ class Tensors(Mapping[str, TensorEntry], ABC):
         empty = {one.name: torch.empty(one.shape, dtype=DTYPES[one.dtype]) for one in entries if not one.nbytes}
         return self._load([entry for entry in entries if entry.nbytes]) | empty
 
-    def check(self, names: Iterable[str]) -> None:
-        """Whether the tensors `names` can be read, as far as headers tell.
+    def outlines(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The tensors `names` as `read_many` would give them, without their values: on the device "meta".
 
         Raises:
-            CheckpointError: As `read`.
+            CheckpointError: As `read`, as far as headers tell.
         """
-        for name in names:
-            self._readable(name)
+        return self._outlined([self._readable(name) for name in dict.fromkeys(names)])
+
+    def _outlined(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
+        return {one.name: torch.empty(one.shape, dtype=DTYPES[one.dtype], device="meta") for one in entries}
 
     @abstractmethod
     def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:

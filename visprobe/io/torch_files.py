@@ -33,6 +33,7 @@ class TorchTensors(Tensors):
 
     def __init__(self, folder: Folder) -> None:
         super().__init__(str(folder))
+        self.notes = folder.notes
         self._folder = folder
         self._views: dict[str, tuple[Archive, View]] = {}
 

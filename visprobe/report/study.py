@@ -94,7 +94,8 @@ def train_arms(
 def over_runs(measured: Measurement, arms: Mapping[str, list[str]], base: str) -> Measurement:
     """The measurement with arms compared over their runs, and a verdict about arms."""
     runs = across_runs(measured.results, arms, base)
-    untouched = [s for s in measured.verdict if "not trained or not saved" in s.text]
+    equal = ("not trained or not saved", "rounded to")
+    untouched = [s for s in measured.verdict if any(words in s.text for words in equal)]
     return replace(measured, results=(runs, *measured.results), verdict=(*runs_verdict(runs, base), *untouched))
 
 
