@@ -116,7 +116,7 @@ def test_underscores_are_accepted(run, checkpoints, tmp_path):
         (["compare", "BASE", "MOVED", "--data", "digits", "--analyses", "cka,drift"], 2, "no analysis 'cka'"),
         (["swap", "BASE", "MOVED", "--data", "digits", "--steps", "2"], 2, "Add --by groups"),
         (["imagenet", "--ckpt", "BASE", "--data", "EMPTY"], 1, "holds no image"),
-        (["imagenet", "--ckpt", "BASE", "--data", "digits", "--split", "dev"], 2, "no split 'dev'"),
+        (["imagenet", "--ckpt", "BASE", "--data", "digits", "--split", "extra"], 2, "no split 'extra'"),
         (["imagenet", "--ckpt", "BASE", "--data", "digits", "--device", "tpu!"], 2, "--device tpu! is unknown"),
         (["imagenet", "--ckpt", "BASE", "--data", "digits", "--device", "cuda:99"], 4, "CUDA devices"),
         (["imagenet", "--ckpt", "BASE", "--data", "digits", "--dtype", "int8"], 2, "--dtype int8 is unknown"),

@@ -57,7 +57,9 @@ def commands(folder):
 
 
 def test_every_command_does_its_work(ran):
-    assert {name: one.err for name, one in ran.items() if one.code} == {}
+    # One of the checkpoints is broken: a scan says so by its exit code, with everything printed and written.
+    wanted = {"scan": 3, "scan json": 3}
+    assert {name: one.err for name, one in ran.items() if one.code != wanted.get(name, 0)} == {}
 
 
 def test_the_terminal_shows_text_in_straight_tables(ran):
