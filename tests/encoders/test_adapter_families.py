@@ -128,12 +128,13 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.fixture(params=FAMILIES)
-def family(request, tmp_path):
-    model = FAMILIES[request.param]()
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """A base model's folder, its class, and an adapter of every layer of its tower and connector."""
+    model, root = FAMILIES[request.param](), tmp_path_factory.mktemp("family")
     with quiet():
-        model.save_pretrained(tmp_path / "base")
-    return tmp_path / "base", type(model)
+        model.save_pretrained(root / "base")
+    return root / "base", type(model), write_adapter(root / "adapter", root / "base", type(model), plain)
 
 
 def test_every_family_is_tried():
@@ -145,8 +146,7 @@ def test_every_family_is_tried():
 
 
 def test_merging_is_that_of_peft(tmp_path, family):
-    base, cls = family
-    folder = write_adapter(tmp_path / "adapter", base, cls, plain)
+    base, cls, folder = family
     encoder, before = load_encoder(folder), load_encoder(base).weights()
     assert same(encoder, load_encoder(merged(tmp_path / "merged", base, folder, cls)))
     changed = [name for name, weight in encoder.weights().items() if not torch.equal(weight, before[name])]
@@ -192,23 +192,25 @@ def lora_of(folder, base, module, rows):
 
 
 def test_so_it_is_with_all_that_peft_can_vary(tmp_path, family):
-    base, cls = family
+    base, cls, _ = family
     folder = write_adapter(tmp_path / "adapter", base, cls, rich, "sft")
     assert same(load_encoder(folder), load_encoder(merged(tmp_path / "merged", base, folder, cls)))
 
 
 def test_names_on_disk_and_in_memory_meet(tmp_path, family):
     """Base and adapter, each by today's names of the class and by those of the files on the hub."""
-    base, cls = family
-    folder = write_adapter(tmp_path / "adapter", base, cls, plain)
+    base, cls, folder = family
     expected, model = load_encoder(folder), whole(base, cls)
     on_disk = names_on_disk(base, model)
     in_memory = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
-    old = rename(shutil.copytree(folder, tmp_path / "early"), on_disk)
-    assert same(load_encoder(old), expected)
-    save_file(in_memory, base / "model.safetensors")
-    assert same(load_encoder(folder), expected)
-    assert same(load_encoder(old), expected)
+    shutil.copytree(base, tmp_path / "base")
+    save_file(in_memory, tmp_path / "base" / "model.safetensors")
+    early = rename(shutil.copytree(folder, tmp_path / "early"), on_disk)
+    assert same(load_encoder(early), expected)
+    for other in (shutil.copytree(folder, tmp_path / "today"), early):
+        config = json.loads((other / "adapter_config.json").read_text())
+        (other / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "../base"}))
+        assert same(load_encoder(other), expected)
 
 
 def names_on_disk(base, model):

@@ -44,8 +44,8 @@ def compressed(module, shape):
 
 
 SCHEMES = {
-    bitsandbytes: ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"}, "bitsandbytes, nf4"),
-    gptq: ({"quant_method": "gptq", "bits": 4}, "gptq"),
+    bitsandbytes: ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"}, "bitsandbytes, 4 bit"),
+    gptq: ({"quant_method": "gptq", "bits": 4}, "GPTQ, 4 bit"),
     fp8: ({}, "FP8"),
     compressed: ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "compressed-tensors"),
 }
@@ -106,7 +106,7 @@ def test_a_quantised_language_model_is_none_of_our_business(tmp_path, scheme, sp
         ("X-unsloth-bnb-4bit", {}, ", to judge by its name .*/X into"),
         ("X-bnb-4bit", {"_name_or_path": ""}, ", to judge by its name .*/X into"),
         ("X-AWQ", {}, ", to judge by its name .*/X into"),
-        ("base", {}, "Put the 16-bit model into"),
+        ("base", {}, "put the 16-bit model into"),
     ],
 )
 def test_the_16_bit_model_is_named_where_something_names_it(tmp_path, name, fields, hint):
