@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,28 +17,12 @@ from visprobe.analyses.pairing import align
 from visprobe.data.annotated import HasTargets, Targets
 from visprobe.data.image_set import ImageSet
 from visprobe.errors import DataError
-from visprobe.features.feature_set import FeatureSet
+from visprobe.features.feature_set import FeatureSet, with_rows
 from visprobe.metrics.jackknife import Indices
 from visprobe.metrics.select_c import stratified_split
 
 Array = NDArray[np.float64]
 _HELD_OUT = 0.5  # of a single split
-
-
-class Rows(Mapping[str, NDArray[np.floating]]):
-    """Some rows of every array, which are read only when they are asked for."""
-
-    def __init__(self, whole: Mapping[str, NDArray[np.floating]], rows: Indices) -> None:
-        self._whole, self._rows = whole, rows
-
-    def __getitem__(self, name: str) -> NDArray[np.floating]:
-        return self._whole[name][self._rows]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._whole)
-
-    def __len__(self) -> int:
-        return len(self._whole)
 
 
 @dataclass(frozen=True)
@@ -193,14 +177,4 @@ def _halves(sets: Sequence[FeatureSet], parts: tuple[Indices, Indices]) -> tuple
     """Query and support: all sets in the order of the first, cut in two."""
     kept, out = parts
     whole = align(sets)
-    return tuple(_some_rows(one, out) for one in whole), tuple(_some_rows(one, kept) for one in whole)
-
-
-def _some_rows(features: FeatureSet, rows: Indices) -> FeatureSet:
-    return replace(
-        features,
-        item_ids=tuple(features.item_ids[row] for row in rows),
-        labels=None if features.labels is None else features.labels[rows],
-        sites=Rows(features.sites, rows),
-        contents=tuple(features.contents[row] for row in rows) if features.contents else (),
-    )
+    return tuple(with_rows(one, out) for one in whole), tuple(with_rows(one, kept) for one in whole)
