@@ -11,9 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from visprobe.attribution.own_answer import OwnAnswer
 from visprobe.attribution.storage import load
 from visprobe.data.digits import DigitScenes
+from visprobe.report import explained
 from visprobe.report import gradcam as report
+from visprobe.report.session import Session
 from visprobe.training.base import BASE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
@@ -207,3 +210,129 @@ def test_kept_maps_belong_to_the_text_tower_and_the_prototypes_that_they_were_ma
     Image.new("RGB", (64, 64), (200, 10, 10)).save(one)
     assert run("gradcam", images, "--ckpt", BASE, "-o", tmp_path / "classes", "-q").code == 0
     assert (tmp_path / "classes" / "maps.npz").read_bytes() != before
+
+
+def test_the_users_own_words_give_maps_of_a_model_that_says_nothing(run, photos, tmp_path, monkeypatch):
+    """`visprobe gradcam images/ --ckpt A --ckpt B`, with nothing else."""
+    said = iter([OwnAnswer("2", forced=True), OwnAnswer("red", forced=True), OwnAnswer("3")])
+    monkeypatch.setattr(explained, "own_answer", lambda *_: next(said))
+    shutil.copytree(BASE, tmp_path / "copy")
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in val(photos)[:3]:
+        shutil.copy(path, images / path.name)
+    ran = run("gradcam", images, "--ckpt", BASE, "--ckpt", tmp_path / "copy", "-o", tmp_path / "out", "-q",
+              "--method", "gradient-norm")  # fmt: skip
+    assert ran.code == 0, ran.err
+    note = next(text for text in written(tmp_path / "out")["warnings"] if "answers" in text)
+    assert note == (
+        "base_checkpoint answers 2 of 3 questions with nothing: explained there is the likeliest token other than the "
+        "end of the turn, most often '2', 'red'; --chosen TEXT explains an answer"
+    )
+
+
+def test_a_prompt_is_asked_also_where_images_have_classes(run, photos, tmp_path):
+    ran = run("gradcam", photos, "--ckpt", BASE, "--prompt", "How many digits are there?", "-o", tmp_path, "-q",
+              "--method", "gradient-norm")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert result(tmp_path, "attribution")["settings"]["target"] == "answer"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--target", "class", "--prompt", "What?"], "--prompt: not used, explained is the class"),
+        (["--target", "class", "--chosen", "1", "--rejected", "2"], "--chosen, --rejected: not used"),
+        (["--target", "answer", "--chosen", "1", "--rejected", "2"], "--rejected: not used, --target answer"),
+        (["--prompt", "What colour is the 3?", "--subset-per-class", "2"], "--subset-per-class: not used"),
+        (["--target", "class", "--baseline", "black"], "--baseline black: not used, gradcam need"),
+        (["--target", "class", "--method", "occlusion", "--site", "block_02"], "--site block_02: not used"),
+    ],
+)
+def test_what_was_asked_for_and_is_not_used_is_said(run, photos, tmp_path, flags, said):
+    ran = run("gradcam", photos, "--ckpt", BASE, "--limit", 2, "-o", tmp_path, "-q", *flags)
+    assert ran.code == 0, ran.err
+    assert any(said in text for text in written(tmp_path)["warnings"])
+
+
+def test_questions_of_a_file_that_are_not_used_are_said(run, photos, tmp_path):
+    one, other = (str(path.relative_to(photos)) for path in val(photos)[:2])
+    asked = [{"image": one, "answer": "1", "rejected": "2"}, {"image": other, "answer": "3"}]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    for target, said in ((None, "1 of 2 questions have a rejected answer"), ("class", "but for their boxes")):
+        flags = ["--target", target] if target else ["--method", "gradient-norm"]
+        ran = run("gradcam", photos, tmp_path / "asked.jsonl", "--ckpt", BASE, "-o", tmp_path, "-q", *flags)
+        assert ran.code == 0, ran.err
+        assert any(said in text for text in written(tmp_path)["warnings"])
+
+
+def test_what_is_used_is_not_said_to_be_unused(run, photos, tmp_path):
+    flags = ["--prompt", "How many digits are there?", "--chosen", "1", "--rejected", "2", "--baseline", "black",
+             "--method", "occlusion", "--limit", 2]  # fmt: skip
+    assert run("gradcam", photos, "--ckpt", BASE, "-o", tmp_path, "-q", *flags).code == 0
+    assert not [text for text in written(tmp_path)["warnings"] if "not used" in text]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--chosen", "yes", "--rejected", "yes"], "--chosen and --rejected are both 'yes'"),
+        (["--chosen", "Yes", "--rejected", "yes", "--prompt", "What?"], "are the same tokens"),
+        (["--chosen", " "], "--chosen is empty"),
+        (["--prompt", ""], "--prompt is empty"),
+    ],
+)
+def test_answers_that_are_one_are_refused(run, photos, tmp_path, flags, message):
+    ran = run("gradcam", *val(photos)[:2], "--ckpt", BASE, "-o", tmp_path, "-q", *flags)
+    assert ran.code == 2 and message in " ".join(ran.err.split())
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_tower_alone_is_not_asked(run, photos, tmp_path):
+    two_tower(tmp_path / "clip")
+    ran = run("gradcam", photos, "--ckpt", tmp_path / "clip", "--prompt", "What?", "-o", tmp_path / "out", "-q")
+    assert ran.code == 2 and "nobody answers --prompt" in " ".join(ran.err.split())
+    hint = run("gradcam", photos, "--ckpt", tmp_path / "clip", "-o", tmp_path / "out", "-q", "--limit", 2)
+    assert hint.code == 0, hint.err  # what the refusal says helps
+
+
+def test_the_limit_is_of_pictures_and_prototypes_have_all_training_images(run, photos, tmp_path):
+    """2 pictures and 10 classes: prototypes of the 2 training images that a limit of both would leave are none."""
+    counts = {path.name: len(list(path.iterdir())) for path in (photos / "train").iterdir()}
+    ran = run("gradcam", photos, "--ckpt", BASE, "--target", "class", "--limit", 2, "-o", tmp_path / "all", "-q")
+    assert ran.code == 0, ran.err
+    settings = result(tmp_path / "all", "attribution")["settings"]
+    assert settings["prototype_images"] == counts and sum(counts.values()) == 20
+    assert len(load(tmp_path / "all" / "maps.npz").images) == 2
+    fewest = min(counts, key=lambda name: (counts[name], name))
+    warned = next(text for text in written(tmp_path / "all")["warnings"] if "prototypes" in text)
+    assert f"{len(counts)} of {len(counts)} prototypes are means of fewer than 10 training images" in warned
+    assert f"of {counts[fewest]}:" in warned
+    few = run("gradcam", photos, "--ckpt", BASE, "--target", "class", "--limit", 2, "--subset-per-class", 1,
+              "-o", tmp_path / "few", "-q")  # fmt: skip
+    assert few.code == 0, few.err
+    assert set(result(tmp_path / "few", "attribution")["settings"]["prototype_images"].values()) == {1}
+
+
+def test_a_class_without_training_images_is_found_before_any_feature(run, photos, tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    shutil.copytree(photos, images)
+    lonely = images / "val" / "zebra"
+    lonely.mkdir()
+    shutil.copy(val(photos)[0], lonely / "z.png")
+    monkeypatch.setattr(Session, "extract", None)
+    ran = run("gradcam", images, "--ckpt", BASE, "--target", "class", "-o", tmp_path / "out", "-q")
+    assert ran.code == 1 and "have no image in" in ran.err and "zebra" in ran.err
+
+
+def test_files_with_equal_pixels_keep_their_names(run, photos, tmp_path):
+    first = val(photos)[0]
+    shutil.copy(first, tmp_path / "again.png")
+    Image.open(first).save(tmp_path / "other.bmp")
+    named = [first, tmp_path / "again.png", tmp_path / "other.bmp", val(photos)[1]]
+    ran = run("gradcam", *named, "--ckpt", BASE, "--prompt", "How many?", "--chosen", "1", "-o", tmp_path, "-q",
+              "--method", "gradient-norm")  # fmt: skip
+    assert ran.code == 0, ran.err
+    found = load(tmp_path / "maps.npz")
+    assert list(found.ids) == [path.as_posix() for path in named]
+    assert len(set(found.images)) == 2  # and count as one picture where intervals are made

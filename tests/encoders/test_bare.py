@@ -1,13 +1,18 @@
 """Bare towers of every class, as transformers saves them."""
 
+from itertools import combinations
+
 import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
 from tiny_checkpoints import SIDE, TEXT, VISION, filled, images
 
+from visprobe.analyses.imagenet import needs_everywhere
 from visprobe.encoders import load_encoder
 from visprobe.encoders.quiet import quiet
+from visprobe.encoders.watch import EMBEDDING
+from visprobe.features.requests import forwarded
 
 TEXT_TOWER = {k: TEXT[k] for k in ("intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")}
 PAIR = {"vision_config": VISION, "text_config": {**TEXT_TOWER, "hidden_size": 32, "eos_token_id": 2, "bos_token_id": 1}}
@@ -110,3 +115,18 @@ def test_a_folder_without_processor_gets_the_default_and_a_warning(tmp_path):
     encoder = load_encoder(tmp_path)
     assert encoder.preprocess(images()).inputs["pixel_values"].shape == (2, 3, SIDE, SIDE)
     assert "default image processor" in encoder.provenance.warnings[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_accuracy_reads_is_read_once(tmp_path, case):
+    """Of DINOv2 the embedding is the class token after the last norm: one site, not two with the same numbers."""
+    saved(tmp_path, case)
+    encoder = load_encoder(tmp_path)
+    wanted = needs_everywhere(encoder)
+    pixels = encoder.preprocess(images())
+    found = encoder.reduced(pixels, {site: forwarded(site) for site in wanted})
+    assert not [(a, b) for a, b in combinations(wanted, 2) if torch.equal(found[a], found[b])]
+    if case.startswith("Dinov2M"):
+        assert encoder.embeds and EMBEDDING not in wanted
+        token, pooled = (encoder.reduced(pixels, {"": (site, None)})[""] for site in ("final_norm:cls", EMBEDDING))
+        assert torch.equal(token, pooled)

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from visprobe.analyses.moved import has_moved
 from visprobe.analyses.movement import movements, unseen_by_cka
+from visprobe.analyses.read_site import what_is_read
 from visprobe.analyses.result import Result, Row
 from visprobe.analyses.statement import Statement, cka_text, digits_for, evidence, listed, share, sign_of, signed
 
 MANY = 5  # descendants from which on statements are grouped
 
 _MOVED = {
-    "moved": "the tower moved, what the language model reads ({site}) with it",
-    "partly": "the tower moved, but not measurably at what the language model reads ({site})",
+    "moved": "the tower moved, {what} ({site}) with it",
+    "partly": "the tower moved, but not measurably at {what} ({site})",
     "unread": "the tower moved only where the language model does not read",
     "still": "the tower did not measurably move",
 }
@@ -35,7 +36,7 @@ def grouped_drift(drift: Result, similarity: Result, names: Sequence[str], base:
     for kind, words in _MOVED.items():
         rows = [one.lowest for one in found if one.kind == kind]
         if rows:
-            words = words.format(site=drift.settings.get("consumed"))
+            words = words.format(what=what_is_read(drift), site=drift.settings.get("consumed"))
             yield _ranged(drift, rows, f"{words}; CKA at the least similar site", _cka_at)
     projected = [row for name in names for row in drift.select(checkpoint=name, site="projected", role="value")]
     for moved, words in ((True, "moved"), (False, "did not measurably move")):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from visprobe.analyses.moved import has_moved
+from visprobe.analyses.read_site import what_is_read
 from visprobe.analyses.result import Result, Row
 from visprobe.analyses.statement import Statement, above_floor, evidence, listed, points, sign_of
 
@@ -60,9 +61,9 @@ def _moved(drift: Result, names: Sequence[str], identical: Sequence[str]) -> Cla
     still = [name for name in names if name not in moved and name not in identical]
     parts = []
     if moved:
-        parts.append(f"{listed(moved)} moved what the language model reads")
+        parts.append(f"{listed(moved)} moved {what_is_read(drift)}")
     if still:
-        parts.append(f"{listed(still)} did not measurably move what the language model reads")
+        parts.append(f"{listed(still)} did not measurably move {what_is_read(drift)}")
     if identical:
         parts.append(f"{listed(identical)} left the tower as it was (not trained or not saved)")
     return ", ".join(parts), drift, [row for name in names for row in rows[name]]

@@ -100,7 +100,13 @@ def needs_everywhere(encoder: VisionEncoder) -> list[str]:
     sites = [site.name for site in encoder.sites]
     if encoder.has_class_token:
         sites.append(f"{encoder.consumed}:cls")
-    return [*sites, EMBEDDING] if encoder.embeds else sites
+    return [*sites, EMBEDDING] if encoder.embeds and not _embeds_by_class_token(encoder) else sites
+
+
+def _embeds_by_class_token(encoder: VisionEncoder) -> bool:
+    """Whether its embedding is the class token that is read, as DINOv2's: after the last norm, without a head."""
+    family, bare = encoder.family, encoder.projection_hash is None and encoder.head is None
+    return family.head is None and bare and family.norm_on_tokens and encoder.consumed == "final_norm"
 
 
 def _ranked(task: Task) -> Ranks:

@@ -9,6 +9,7 @@ from visprobe.analyses.accuracy_task import Task, check_task, make_task
 from visprobe.analyses.analysis import Analysis, Inputs
 from visprobe.analyses.estimates import naming
 from visprobe.analyses.imagenet import needs_everywhere
+from visprobe.analyses.read_site import WHERE_READ
 from visprobe.analyses.result import Result, Row
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
@@ -69,7 +70,7 @@ def _left_out(ks: Sequence[int], pool: int, everywhere: bool) -> list[str]:
     if lacking := [k for k in KS if k not in ks]:
         said.append(f"k = {', '.join(map(str, lacking))} left out: there are {pool} images to search")
     if CURVE in ks and not everywhere:
-        said.append("kNN only where the language model reads and after the projector: the search is too long elsewhere")
+        said.append(f"kNN only {WHERE_READ} and after the projector: the search is too long elsewhere")
     return said
 
 

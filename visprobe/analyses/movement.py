@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from visprobe.analyses.moved import MARGIN, furthest_floor, has_moved, noise_floors
+from visprobe.analyses.read_site import what_is_read
 from visprobe.analyses.result import Result, Row
 from visprobe.analyses.statement import Statement, cka_interval, cka_text, evidence, listed
 from visprobe.features.feature_set import of_tower
@@ -69,8 +70,7 @@ def movement_statement(drift: Result, movement: Movement, base: str) -> Statemen
     at, consumed = f"at {movement.lowest.site}: {numbers}", drift.settings.get("consumed")
     text = {
         "moved": f"the tower moved at {movement.where}; most {at}.",
-        "partly": f"the tower moved at {movement.where}, what the language model reads ({consumed}) not measurably; "
-        f"most {at}.",
+        "partly": f"the tower moved at {movement.where}, {what_is_read(drift)} ({consumed}) not measurably; most {at}.",
         "unread": "the tower moved only where the language model does not read "
         f"({listed([row.site for row in movement.moved])}); most {at}.",
         "still": f"the tower did not measurably move; least like {base} {at}.",

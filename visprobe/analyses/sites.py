@@ -17,7 +17,7 @@ from visprobe.metrics.cka import Replicated, Representation, replicate_cka, repr
 from visprobe.metrics.cka_map import cka_map, unit_grams
 from visprobe.metrics.matrices import Array
 
-QUESTION = "Which site of the base is what each checkpoint's language model reads most like: did its depth shift?"
+QUESTION = "Which site of the base is most like what each checkpoint passes on: did its depth shift?"
 
 _IMAGES = 1000  # a map of 30 sites by 30 then takes seconds and 240 MB per checkpoint
 _ERROR_RATE = 0.05

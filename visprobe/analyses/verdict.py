@@ -7,6 +7,7 @@ from itertools import combinations
 
 from visprobe.analyses.group_verdict import MANY, grouped_drift, grouped_pairs, grouped_sees, grouped_weights
 from visprobe.analyses.movement import movement_statement, movements, projector_statement, rotation_statements
+from visprobe.analyses.read_site import what_is_read
 from visprobe.analyses.result import Result, Row
 from visprobe.analyses.statement import (
     Statement,
@@ -109,7 +110,7 @@ def _grouped(
     yield from _rounded(weights, trained, base)
     yield from grouped_weights(weights, [name for name in trained if name not in weights.settings.get("rounded", {})])
     consumed = imagenet.settings.get("consumed", drift.settings.get("consumed", ""))
-    for site, where in _read(consumed).items():
+    for site, where in _read(imagenet, consumed).items():
         touched = [name for name in descendants if not _untouched(drift, name, site, identical)]
         yield from grouped_sees(imagenet, touched, base, site, where)
         yield from grouped_pairs(imagenet, touched, site, "top1", "top-1")
@@ -179,7 +180,7 @@ def _interval(row: Row) -> str:
 
 def _sees(imagenet: Result, drift: Result, name: str, reference: str, identical: Sequence[str]) -> Iterator[Statement]:
     """Paired top-1 difference at the two sites that matter, unless the features there are the same anyway."""
-    for site, where in _read(imagenet.settings.get("consumed")).items():
+    for site, where in _read(imagenet, imagenet.settings.get("consumed")).items():
         untouched = _untouched(drift, name, site, identical)
         wanted = {"measure": "top1", "site": site}
         for row in imagenet.select(**wanted, checkpoint=name, reference=reference, role="difference"):
@@ -193,9 +194,9 @@ def _sees(imagenet: Result, drift: Result, name: str, reference: str, identical:
                 )
 
 
-def _read(consumed: str | None) -> dict[str, str]:
+def _read(result: Result, consumed: str | None) -> dict[str, str]:
     """The two sites that matter, and how a sentence calls them."""
-    return {str(consumed): f"at {consumed} (what the language model reads)", "projected": "after the projector"}
+    return {str(consumed): f"at {consumed} ({what_is_read(result)})", "projected": "after the projector"}
 
 
 def _untouched(drift: Result, name: str, site: str, identical: Sequence[str]) -> bool:

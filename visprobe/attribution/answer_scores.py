@@ -12,7 +12,7 @@ from visprobe.errors import UsageError
 
 TARGETS = ("answer", "rejected", "contrast", "sft-loss", "dpo-loss")
 _TOKEN = "token:"
-_OF_TWO = ("rejected", "contrast", "dpo-loss")
+OF_TWO = ("rejected", "contrast", "dpo-loss")
 Terms = Callable[[Answer], torch.Tensor]
 """From an answer to log p of each of its tokens given those before it, float32 of shape (tokens,)."""
 
@@ -64,10 +64,15 @@ def check_answers(target: str, answers: Sequence[Answer], where: str) -> None:
     """Refuse a question that does not have what `target` is a number of.
 
     Raises:
-        UsageError: If it has one answer instead of two, or fewer tokens.
+        UsageError: If it has one answer instead of two, or two that are the same tokens, or fewer tokens.
     """
-    if target in _OF_TWO and len(answers) < 2:
-        raise UsageError(f"{where}: {target} needs a rejected answer", hint="Give the question one.")
+    if target in OF_TWO and len(answers) < 2:
+        raise UsageError(f"{where}: {target} needs a rejected answer", hint="Give it one: --rejected TEXT.")
+    if target in OF_TWO and answers[0].ids == answers[1].ids:
+        raise UsageError(
+            f"{where}: the chosen and the rejected answer are the same tokens, so that there is no contrast",
+            hint="Name another rejected answer; where no answer was chosen, the chosen one is the base's own.",
+        )
     tokens = answers[0].stop - answers[0].first
     if target.startswith(_TOKEN) and _number(target) >= tokens:
         raise UsageError(

@@ -27,7 +27,8 @@ class Attributions:
         maps: Of each checkpoint and control the maps of every image; a control may have fewer methods and sites.
         regions: Of each image the share of each patch that the answer's region fills, float of shape (rows, columns)
             of the finest map, or None.
-        images: Names of the images; several questions about one image repeat its name.
+        images: Which image each picture is of, by name: several questions about one image repeat it, and so do copies.
+        ids: What each picture itself is called; empty where that is the name of its image.
     """
 
     names: tuple[str, ...]
@@ -35,6 +36,7 @@ class Attributions:
     maps: Mapping[str, Maps]
     regions: Sequence[Floats | None]
     images: Sequence[str]
+    ids: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared.
@@ -52,6 +54,8 @@ class Attributions:
             raise DataError(
                 f"{len(self.images)} images, and {len(self.regions)} regions", hint="Give each image one, or None."
             )
+        if len(self.ids) not in (0, len(self.images)):
+            raise DataError(f"{len(self.images)} images, and {len(self.ids)} names", hint="Give each picture one.")
         base = self.maps[self.names[0]]
         for name in (name for name in every if name in self.maps):
             own = self.maps[name]

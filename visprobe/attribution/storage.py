@@ -41,6 +41,7 @@ def save(attributions: Attributions, path: Path) -> None:
         "names": list(attributions.names),
         "controls": list(attributions.controls),
         "images": list(attributions.images),
+        "ids": list(attributions.ids),
         "listed": listed,
         "regions": [None if region is None else list(np.shape(region)) for region in attributions.regions],
     }
@@ -90,7 +91,9 @@ def _attributions(about: Any, arrays: Arrays) -> Attributions:
     shapes = about["regions"]
     held = iter(_parts(arrays["regions"], [shape for shape in shapes if shape is not None]))
     regions: list[Floats | None] = [None if shape is None else next(held) for shape in shapes]
-    return Attributions(tuple(about["names"]), tuple(about["controls"]), maps, tuple(regions), tuple(about["images"]))
+    names, controls, images = (tuple(about[key]) for key in ("names", "controls", "images"))
+    ids = tuple(about.get("ids", ()))  # files of earlier versions have none
+    return Attributions(names, controls, maps, tuple(regions), images, ids)
 
 
 def _about(one: Map) -> dict[str, Any]:

@@ -22,7 +22,7 @@ QUESTIONS = (".jsonl", ".json")
 
 
 @measuring(
-    without=("data", "split", "labels", "subset_per_class", "tiles", "fail_on"),
+    without=("data", "split", "labels", "tiles", "fail_on"),
     output_dir=Path("visprobe-gradcam"),
     limit=32,
 )
@@ -90,7 +90,7 @@ def command(
 
     Example: visprobe gradcam photos/ --ckpt checkpoints/dpo --prompt "Is there a dog?" --chosen yes --rejected no
 
-    Example: visprobe gradcam ILSVRC2012 --ckpt checkpoints/base --ckpt checkpoints/dpo --target class --limit 200
+    Example: visprobe gradcam ILSVRC2012 --ckpt base --ckpt dpo --target class --limit 200 --subset-per-class 50
 
     Example: visprobe gradcam digits --trajectory checkpoints/dpo
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from visprobe.analyses.read_site import read_note
 from visprobe.analyses.result import Result, Row
 from visprobe.cli import options as o
 from visprobe.cli.measuring import Common, measuring, run
@@ -95,7 +96,8 @@ def _print_short(results: Sequence[Result]) -> None:
     """Per site that matters one table: checkpoints, floors and differences down, one number per analysis across."""
     print_results([result for result in results if result.analysis not in _SHOWN])
     consumed = next((r.settings["consumed"] for r in results if "consumed" in r.settings), None)
-    places = {consumed: f"{consumed} (read by the LLM)", "projected": "after the projector"}
+    note = next((read_note(r) for r in results if "consumed" in r.settings), "")
+    places = {consumed: f"{consumed} ({note})", "projected": "after the projector"}
     for site, where in {**places, "embedding": "the tower's own embedding of an image"}.items():
         lines: dict[str, dict[str, str]] = {}
         for result in results:

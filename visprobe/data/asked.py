@@ -64,7 +64,7 @@ def read_asked(file: Path, images: ImageSet) -> dict[int, list[Asked]]:
 
     Raises:
         UsageError: If there is no such file.
-        DataError: If a line is no such object or names no image of the set, or there is no line.
+        DataError: If a line is no such object, names no image of the set or one answer twice, or there is no line.
     """
     if not file.is_file():
         raise UsageError(f"the file of questions {file} does not exist", hint="Check its path.")
@@ -136,6 +136,8 @@ def _parsed(line: str, where: str) -> tuple[str, Asked]:
     if wrong := [key for key in _TEXTS if not isinstance(value.get(key, ""), str)]:
         raise DataError(f"{where}: {wrong[0]!r} is no text", hint=_FORM)
     texts = {key: value.get(key) for key in _TEXTS}
+    if texts["answer"] and texts["answer"] == texts["rejected"]:
+        raise DataError(f"{where}: answer and rejected are both {texts['answer']!r}", hint="Name two answers, or one.")
     return value["image"], Asked(**texts, box=_box(value.get("box"), where))
 
 

@@ -10,7 +10,7 @@ from visprobe.data.formats import LOOKS, SUFFIXES
 from visprobe.data.image_set import Item
 from visprobe.data.open import ImageData, open_images
 from visprobe.data.subset import take
-from visprobe.errors import DataError
+from visprobe.errors import DataError, UsageError
 
 
 class ImageFiles:
@@ -32,20 +32,33 @@ class ImageFiles:
         return read_image(self._paths[index])
 
 
-def open_named(named: Sequence[str], *, split: str | None = None, limit: int | None = None, seed: int = 0) -> ImageData:
+def open_named(
+    named: Sequence[str],
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    subset_per_class: int | None = None,
+) -> ImageData:
     """Open what a user named on the command line.
 
     Args:
         named: Image files and folders of images in any mixture; or one thing that `open_images` understands.
         split: As `open_images`, which files do not have.
-        limit: At most so many images, drawn evenly over the classes.
-        seed: Seed of the draw.
+        limit: At most so many images, drawn evenly over the classes; training images are not counted.
+        seed: Seed of the draws.
+        subset_per_class: At most so many training images of each class.
 
     Raises:
         DataError: If a name is no image, or nothing can be read there.
+        UsageError: As `open_images`.
     """
     if len(named) == 1 and not Path(named[0]).is_file():
-        return open_images(named[0], split=split, limit=limit, seed=seed)
+        return open_images(
+            named[0], split=split, limit=limit, seed=seed, subset_per_class=subset_per_class, whole_support=True
+        )
+    if subset_per_class is not None:
+        raise UsageError("--subset-per-class: image files have no training split beside them", hint="Leave it out.")
     files = ImageFiles(list(dict.fromkeys(file for name in named for file in _files(Path(name)))))
     return ImageData(files.name, take(files, limit, seed), None)
 

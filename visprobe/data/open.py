@@ -42,6 +42,7 @@ def open_images(
     seed: int = 0,
     labels: str | Path | None = None,
     subset_per_class: int | None = None,
+    whole_support: bool = False,
 ) -> ImageData:
     """Open what a user named after --data.
 
@@ -56,6 +57,7 @@ def open_images(
         labels: File with the classes of the images that are measured (`visprobe.data.label_file`), or the column of
             their classes.
         subset_per_class: At most so many training images of each class.
+        whole_support: Whether `limit` says nothing of the training images.
 
     Raises:
         DataError: If nothing can be read there, or the labels do not fit.
@@ -63,7 +65,8 @@ def open_images(
     """
     file = Path(labels) if labels is not None and Path(labels).is_file() else None
     column = str(labels) if labels is not None and file is None else None
-    sets = _open_digits(limit, seed) if spec == "digits" else open_splits(spec, column)
+    support_limit = None if whole_support else limit
+    sets = _open_digits(limit, support_limit, seed) if spec == "digits" else open_splits(spec, column)
     query_name = _query_name(sets, split, spec)
     support_name = next((name for name in with_role(sets, "train") if name != query_name), None)
     query, support = sets[query_name], sets[support_name] if support_name else None
@@ -89,7 +92,7 @@ def open_images(
     return ImageData(
         name=_name(spec),
         query=take(query, limit, seed),
-        support=take(support, limit, seed) if support is not None else None,
+        support=take(support, support_limit, seed) if support is not None else None,
         notes=tuple(notes),
     )
 
@@ -124,11 +127,13 @@ def _left_out(sets: dict[str, ImageSet], query: str, support: str | None) -> lis
     return [f"{sets[name].name} is left out; --split {name} measures it" for name in others]
 
 
-def _open_digits(limit: int | None, seed: int) -> dict[str, ImageSet]:
+def _open_digits(val: int | None, train: int | None, seed: int) -> dict[str, ImageSet]:
     from visprobe.data.digits import DigitScenes
 
-    size = limit or DIGITS_SIZE
-    return {"train": DigitScenes("train", size=size, seed=seed), "val": DigitScenes("val", size=size, seed=seed)}
+    return {
+        "train": DigitScenes("train", size=train or DIGITS_SIZE, seed=seed),
+        "val": DigitScenes("val", size=val or DIGITS_SIZE, seed=seed),
+    }
 
 
 def _name(spec: str) -> str:

@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from visprobe.analyses.read_site import read_note
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.figures.end_labels import End, label_ends
-from visprobe.figures.labels import site_label
+from visprobe.figures.labels import on_two_lines, site_label
 from visprobe.figures.marks import at_sites, tell
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
 from visprobe.figures.style import (
@@ -50,7 +51,7 @@ def draw_by_depth(
         _draw_lines(panels[0], rows, looks(names), result)
         panels[0].set_ylabel(label)
         if differences:
-            _draw_differences(panels[1], differences, read, looks(names))
+            _draw_differences(panels[1], differences, {site: _where(site, result) for site in read}, looks(names))
     return figure
 
 
@@ -79,7 +80,7 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], resul
     values, floors = _lines(rows, "value"), _lines(rows, "floor")
     highest = max((e.high for line in (*values.values(), *floors.values()) for e in line.values()), default=1.0)
     axes.set_ylim(0, min(1.005, 1.06 * highest))
-    label_sites(axes, positions, result.settings.get("consumed"))
+    label_sites(axes, positions, result)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.grid(axis="y")
     ends = [*_floors(axes, floors, positions), *_values(axes, values, positions, look)]
@@ -121,7 +122,7 @@ def _floors(axes: Axes, lines: Lines, positions: Mapping[str, float]) -> Iterato
         yield End(name, y[-1], MUTED, line="--")
 
 
-def _draw_differences(axes: Axes, lines: Lines, read: Sequence[str], look: Mapping[str, Look]) -> None:
+def _draw_differences(axes: Axes, lines: Lines, read: Mapping[str, str], look: Mapping[str, Look]) -> None:
     for i, (name, estimates) in enumerate(lines.items()):
         colour, marker = look[name]
         for place, site in enumerate(read):
@@ -132,12 +133,12 @@ def _draw_differences(axes: Axes, lines: Lines, read: Sequence[str], look: Mappi
                 tell(axes.lines[-1], at_sites(f"{name}, difference to the base", [site], [estimate], difference=True))
     axes.axhline(0, color=INK, linewidth=0.7)
     axes.set_xlim(-0.5, len(read) - 0.5)
-    axes.set_xticks(range(len(read)), labels=[_where(site) for site in read])
+    axes.set_xticks(range(len(read)), labels=list(read.values()))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:+.3g}".replace("-", "−") if y else "0"))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(axis="y")
     axes.set_ylabel("Difference to the base, points")
 
 
-def _where(site: str) -> str:
-    return "projected" if site == "projected" else f"{site_label(site)}\n(read by\nthe LLM)"
+def _where(site: str, result: Result) -> str:
+    return "projected" if site == "projected" else f"{site_label(site)}\n({on_two_lines(read_note(result))})"

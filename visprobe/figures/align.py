@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from visprobe.analyses.read_site import read_note
 from visprobe.analyses.result import Result, Row
 from visprobe.figures.captions import rests_on
 from visprobe.figures.forest import draw_forest, sections
@@ -26,7 +27,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     """
     names = list(dict.fromkeys([*checkpoints, *checkpoints_of(result)]))
     rows = [row for row in _shown(result) if row.checkpoint != "chance"]
-    titles = {row.measure: _title(row.measure, result.settings.get("consumed")) for row in rows}
+    titles = {row.measure: _title(row.measure, result) for row in rows}
     parts = sections(rows, [titles[row.measure] for row in rows], list(titles.values()), names[0])
     return draw_forest(parts, looks(names), "Shared neighbours (mutual kNN)", result.settings.get("chance"), width)
 
@@ -46,12 +47,12 @@ def _shown(result: Result) -> list[Row]:
     return [row for row in result.rows if row.measure.partition("/")[0] in _SHOWN]
 
 
-def _title(measure: str, consumed: str | None) -> str:
+def _title(measure: str, result: Result) -> str:
     """What a reader calls it: "lm: middle layer, read by the LLM"."""
     kind, _, about = measure.partition("/")
     if kind == "text_best":
         return f"{about}: largest over sites and layers"
     model, depth, site = about.rsplit(", ", 2)
     layer = {"half depth": "middle layer", "last": "last layer"}.get(depth, depth)
-    where = "after the projector" if site == "projected" else "read by the LLM" if site == consumed else site
-    return f"{shorten(model, 16)}: {layer}, {where}"
+    known = {"projected": "after the projector", result.settings.get("consumed"): read_note(result)}
+    return f"{shorten(model, 16)}: {layer}, {known.get(site, site)}"

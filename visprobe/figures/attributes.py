@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from visprobe.analyses.read_site import read_label
 from visprobe.analyses.result import Result, Row
 from visprobe.figures.attribution_text import in_two_lines
 from visprobe.figures.captions import rests_on
@@ -18,9 +19,9 @@ from visprobe.figures.marks import of_rows, tell
 from visprobe.figures.style import MUTED, RULE, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
 
 _PLACES = {
-    "consumed": "{} (read by the LLM), mean over the image",
+    "consumed": "{read}, mean over the image",
     "projected": "After the projector, mean over the image",
-    "quarters": "{}, mean over each quarter of the image",
+    "quarters": "{site}, mean over each quarter of the image",
 }
 _ROW_INCHES = 0.24
 _LINE_INCHES = 0.068  # between checkpoints of one row
@@ -51,7 +52,8 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         panels = figure.subplots(max(1, len(parts)), 1, sharex=True, squeeze=False, height_ratios=counts or None)[:, 0]
         for axes, (place, rows) in zip(panels, parts.items(), strict=False):
             _draw_place(axes, rows, look, result.settings.get("chance", {}))
-            title = _PLACES[place].format(result.settings.get("consumed", "Consumed site"))
+            consumed = result.settings.get("consumed", "Consumed site")
+            title = _PLACES[place].format(read=read_label(result), site=consumed)
             axes.set_title(in_two_lines(title, 72 * _TITLE * figure.get_figwidth(), _BOLD))
         panels[-1].set_xlabel("Scenes answered correctly")
         legend_below(figure, _legend(shown, look))

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from visprobe.analyses.read_site import read_note
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.figures.attribution_text import fitted
 from visprobe.figures.captions import rests_on
@@ -60,7 +61,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
                     _draw_panel(panel, differences, names, look, 72 * _NAMES * wide)
                     panel.set_title(f"{_TITLES[measure]}\nbase: {_value(own[0])}", size=SMALL, weight="normal")
                     panel.tick_params(labelleft=panel in lefts)
-            row[0].set_ylabel(_site(site, result.settings.get("consumed")), weight="bold", labelpad=6)
+            row[0].set_ylabel(_site(site, result), weight="bold", labelpad=6)
         note_identical(figure, result.settings.get("identical", []))
     return figure
 
@@ -81,8 +82,8 @@ def _value(row: Row) -> str:
     return f"{100 * value:.3g} %" if row.estimate.unit == "fraction" else f"{value:.3g}".replace("-", "−")
 
 
-def _site(site: str, consumed: str | None) -> str:
-    return f"{shorten(site)}\n(read by the LLM)" if site == consumed else shorten(site)
+def _site(site: str, result: Result) -> str:
+    return f"{shorten(site)}\n({read_note(result)})" if site == result.settings.get("consumed") else shorten(site)
 
 
 def _draw_panel(

@@ -46,6 +46,13 @@ def block_number(site: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def on_two_lines(text: str) -> str:
+    """`text` broken at its middle space: "read by" above "the LLM"."""
+    words = text.split()
+    half = (len(words) + 1) // 2
+    return "\n".join(" ".join(part) for part in (words[:half], words[half:]) if part)
+
+
 def site_label(site: str) -> str:
     """A site or weight group as an axis shows it: "3" for "block_03", "norm" for "final_norm"."""
     number = block_number(site)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
+from visprobe.analyses.read_site import read_label, where_read
 from visprobe.analyses.result import Result, Row
 from visprobe.figures.attribution_text import in_two_lines
 from visprobe.figures.captions import rests_on
@@ -56,7 +57,7 @@ def caption(result: Result) -> str:
         )
     depth = "Below: at every site. " if _deep(result) else ""
     return (
-        "Accuracy of linear probes on images they have not seen, where the language model reads: from all training "
+        f"Accuracy of linear probes on images they have not seen, {where_read(result)}: from all training "
         f"images (right end of each panel) and from few of each class. {depth}Dashed and grey: the untrained tower; "
         "crosses: a probe that learned random labels; dotted: chance. "
         f"{rests_on([row for row in (*rows, *few) if row.role != 'difference'], 'images')}"
@@ -73,7 +74,7 @@ def _read(result: Result) -> dict[str, str]:
     for site in dict.fromkeys(row.site for row in result.rows):
         place = site.partition(":")[0]
         if place == consumed:
-            titles[site] = f"{site} (read by the LLM)"
+            titles[site] = read_label(result, site)
         elif place == "projected":
             titles[site] = "After the projector"
     return titles
@@ -163,7 +164,7 @@ def _draw_depth(axes: Axes, result: Result, look: Mapping[str, Look]) -> None:
     positions = place_sites([site for site in result.settings["sites"] if ":" not in site])
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     _percent(axes, [row.estimate.high for row in rows], result)
-    label_sites(axes, positions, result.settings.get("consumed"))
+    label_sites(axes, positions, result)
     ends = []
     for place, name in enumerate(names):
         at = {row.site: row for row in rows if row.checkpoint == name}

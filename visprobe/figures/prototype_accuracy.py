@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from visprobe.analyses.read_site import read_label
 from visprobe.analyses.result import Result
 from visprobe.figures.accuracy_by_depth import draw_by_depth
 from visprobe.figures.captions import rests_on
@@ -60,8 +61,8 @@ def _titles(result: Result) -> dict[str, str]:
     sites = dict.fromkeys(row.site for row in result.select(measure="top1"))
     consumed = result.settings.get("consumed")
     kept = [s for s in sites if s in (consumed, _PROJECTED)] if consumed in sites else list(sites)
-    return {site: _title(site, consumed) for site in kept}
+    return {site: _title(site, result) for site in kept}
 
 
-def _title(site: str, consumed: str | None) -> str:
-    return f"{site} (read by the LLM)" if site == consumed else "after the projector" if site == _PROJECTED else site
+def _title(site: str, result: Result) -> str:
+    return {result.settings.get("consumed"): read_label(result), _PROJECTED: "after the projector"}.get(site, site)

@@ -37,7 +37,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         figure = Figure((width or TWO_COLUMNS, 2.9), layout="constrained")
         axes = figure.subplots()
         zero = log_y_axis(axes, [_distance(row.estimate.value) for row in rows])
-        label_sites(axes, positions, result.settings.get("consumed"))
+        label_sites(axes, positions, result)
         axes.grid(axis="y")
         floors = _draw_floors(axes, rows, positions, zero)
         label_ends(axes, floors + _draw_checkpoints(axes, rows, positions, look, zero))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from visprobe.analyses.read_site import read_note
 from visprobe.analyses.result import Estimate, Result
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
@@ -107,7 +108,7 @@ def _told(point: Point, result: Result) -> str:
 
 def _site_title(site: str, result: Result) -> str:
     measure = "Mean cosine" if result.settings.get("measure") == "cosine" else "Top-1"
-    where = "projected" if site == "projected" else "read by LLM" if site == result.settings.get("consumed") else site
+    where = read_note(result).replace("the ", "") if site == result.settings.get("consumed") else site
     return f"{measure}, {shorten(where, 14)}"
 
 

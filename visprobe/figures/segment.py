@@ -16,6 +16,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from visprobe.analyses.read_site import read_label
 from visprobe.analyses.result import Result
 from visprobe.figures.attribution_text import fitted
 from visprobe.figures.captions import rests_on
@@ -73,7 +74,7 @@ def caption(result: Result) -> str:
     """The caption of `draw(result)`."""
     rows = [row for row in result.rows if row.role == "value"]
     return (
-        f"Above: IoU of each class at {result.settings.get('consumed', 'the consumed site')} (read by the LLM), mean "
+        f"Above: IoU of each class at {read_label(result)}, mean "
         "over seeds, frequent classes first; dashes: untrained tower. Below: the part of an image that the tower sees, "
         "its mask, and the class that the head of the first seed finds at every pixel, in the colours beside the class "
         f"names; white does not count. {rests_on(rows, 'images')}"

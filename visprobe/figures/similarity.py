@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from visprobe.analyses.read_site import read_note
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
@@ -52,7 +53,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         panels = grid[1].subgridspec(down, across).subplots(sharey=True, squeeze=False).ravel()
         for panel, site in zip(panels, sites, strict=False):
             _draw_measures(panel, _at(rows, site), look, across)
-            read = " (read by the LLM)" if site == result.settings.get("consumed") else ""
+            read = f" ({read_note(result)})" if site == result.settings.get("consumed") else ""
             panel.set_title(f"{shorten(site)}{read}")
         note_identical(figure, result.settings.get("identical", []))
     return figure
@@ -77,7 +78,7 @@ def _at(rows: Sequence[Row], site: str) -> list[Row]:
 def _draw_sites(axes: Axes, rows: Sequence[Row], result: Result, look: Mapping[str, Look]) -> None:
     positions = place_sites(result.settings.get("sites") or [row.site for row in rows])
     zero = log_y_axis(axes, [row.estimate.value for row in rows])
-    label_sites(axes, positions, result.settings.get("consumed"))
+    label_sites(axes, positions, result)
     axes.grid(axis="y")
     lines: dict[str, dict[str, Estimate]] = {}
     for row in rows:

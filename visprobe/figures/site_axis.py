@@ -8,8 +8,10 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 
+from visprobe.analyses.read_site import read_note
+from visprobe.analyses.result import Result
 from visprobe.figures.attribution_text import width_of
-from visprobe.figures.labels import block_number, site_label
+from visprobe.figures.labels import block_number, on_two_lines, site_label
 from visprobe.figures.style import MUTED, SHADE, SMALL
 
 _MOST_BLOCK_LABELS = 15
@@ -65,8 +67,8 @@ def line_positions(run: Sequence[str], positions: Mapping[str, float], index: in
     return [positions[site] + aside for site in run]
 
 
-def label_sites(axes: Axes, positions: Mapping[str, float], consumed: str | None = None) -> None:
-    """Ticks and labels of `positions` on the x axis of `axes`; the site that the language model reads is shaded."""
+def label_sites(axes: Axes, positions: Mapping[str, float], result: Result | None = None) -> None:
+    """Ticks and labels of `positions` on the x axis of `axes`; the site that matters in `result` is shaded."""
     ends = min(positions.values(), default=0) - 0.8, max(positions.values(), default=1) + 0.8
     unit = _inches(axes) / (ends[1] - ends[0])
     blocks = [site for site in positions if block_number(site) is not None]
@@ -78,11 +80,12 @@ def label_sites(axes: Axes, positions: Mapping[str, float], consumed: str | None
         for site, label in zip(shown, axes.get_xticklabels(), strict=True):
             label.set_rotation(0 if site in blocks else 90)
     axes.set_xlabel("Block, counted from the input")
-    if consumed is not None and consumed in positions:
+    consumed = str(result.settings.get("consumed")) if result else ""
+    if result and consumed in positions:
         x = positions[consumed]
         axes.axvspan(x - _HALF_SLOT, x + _HALF_SLOT, color=SHADE, linewidth=0, zorder=0)
         axes.annotate(
-            "read by\nthe LLM",
+            on_two_lines(read_note(result)),
             (x, 1),
             xycoords=("data", "axes fraction"),
             ha="center",

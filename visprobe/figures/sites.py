@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from visprobe.analyses.read_site import what_is_read
 from visprobe.analyses.result import Result
 from visprobe.figures.attribution_text import fitted
 from visprobe.figures.captions import rests_on
@@ -61,8 +62,8 @@ def caption(result: Result) -> str:
     rows = [row for row in result.rows if row.measure == "own_site_cka"]
     return (
         "Depth: debiased linear CKA of every site of the base (downwards) with every site of the checkpoint named "
-        "above the map (across), on one scale; the first map is the base with itself. The frame marks the site that "
-        "the language model reads. Where a checkpoint's features took on another depth, the bright band leaves the "
+        "above the map (across), on one scale; the first map is the base with itself. The frame marks "
+        f"{what_is_read(result)}. Where a checkpoint's features took on another depth, the bright band leaves the "
         f"diagonal. Rows of the table: {rests_on(rows, 'images')}"
     )
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from visprobe.analyses.read_site import read_label
 from visprobe.analyses.result import Result, Row
 from visprobe.analyses.trajectory import moved, rounding
 from visprobe.figures.captions import rests_on
@@ -45,7 +46,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             ends = _draw_distance(panels[0, column], result, site, look, zero)
             if len(measures) > 1:
                 accuracy_ends = _draw_accuracy(panels[1, column], result, site, look)
-            panels[0, column].set_title(_title(site, result.settings["consumed"]))
+            panels[0, column].set_title(_title(site, result))
             panels[-1, column].set_xlabel("Optimizer step")
         label_ends(panels[0, -1], ends)
         grid.label_row(0, "Distance to the base, 1 − CKA")
@@ -72,8 +73,8 @@ def _sites(result: Result) -> list[str]:
     return [site for site in (result.settings["consumed"], _PROJECTED) if site in found]
 
 
-def _title(site: str, consumed: str) -> str:
-    return f"{site} (read by the LLM)" if site == consumed else "after the projector"
+def _title(site: str, result: Result) -> str:
+    return read_label(result) if site == result.settings["consumed"] else "after the projector"
 
 
 def _distance(cka: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from visprobe.analyses.analysis import Analysis, Inputs, Sets, only
+from visprobe.analyses.read_site import of_towers_alone
 from visprobe.analyses.registry import REQUIRED
 from visprobe.analyses.result import Result
 from visprobe.data.image_set import ImageSet
@@ -45,6 +46,8 @@ def run_analyses(session: Session, analyses: Sequence[Analysis]) -> list[Result]
         results |= runner.run(group, count)
     answered = [results[analysis.name] for analysis in able if analysis.name in results]
     images = session.images.query
+    if not session.encoders[0].has_projector:
+        answered = [of_towers_alone(result) for result in answered]
     return [with_titles(with_thumbnails(result, images), images) for result in answered]
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from visprobe.analyses.zeroshot import Reader, class_embeddings
 from visprobe.attribution.answer_scores import TARGETS
@@ -18,7 +16,6 @@ from visprobe.attribution.own_answer import PROMPT, own_answer
 from visprobe.attribution.question import Question
 from visprobe.attribution.subject import Subject, TowerSubject
 from visprobe.attribution.targets import class_similarity, text_similarity
-from visprobe.data.annotated import no_classes
 from visprobe.data.asked import Asked
 from visprobe.data.open import ImageData
 from visprobe.encoders.encoder import VisionEncoder
@@ -27,6 +24,7 @@ from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import DataError, UsageError
 from visprobe.io.atomic import to_json
 from visprobe.report.pictures import Picture
+from visprobe.report.prototypes import few_images, prototype_images, prototypes_of
 from visprobe.report.session import Session
 from visprobe.training.model import load_for_training
 
@@ -53,12 +51,14 @@ class Explained:
         pictures: The pictures, with the questions that were really asked.
         subjects: Makes the subject of a checkpoint.
         settings: What it depends on beside checkpoints and pictures, as plain JSON: kept maps are found again by it.
+        notes: What a reader must know of it.
     """
 
     target: str
     pictures: tuple[Picture, ...]
     subjects: Subjects
     settings: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def of_tower(self) -> bool:
@@ -146,7 +146,7 @@ def _target(target: str | None, pictures: Sequence[Picture], images: ImageData, 
             raise UsageError(f"--target {target} is unknown", hint=f"There are {', '.join(known)} and token:N.")
         return target
     asked = [picture.asked for picture in pictures]
-    if any(one.answer for one in asked) and base.has_projector:
+    if any(one.prompt or one.answer or one.rejected for one in asked) and base.has_projector:
         return "contrast" if all(one.rejected for one in asked) else "answer"
     if images.query.classes is not None and images.support is not None:
         return "class"
@@ -177,7 +177,9 @@ def explain_answers(
         models: Loads whole models.
     """
     unanswered = sum(picture.asked.answer is None for picture in pictures)
-    filled = _answered(pictures, models(checkpoints[0], encoders[0])) if unanswered else tuple(pictures)
+    filled, notes = tuple(pictures), tuple[str, ...]()
+    if unanswered:
+        filled, notes = _answered(pictures, models(checkpoints[0], encoders[0]), encoders[0].name)
     questions = [_question(picture.asked) for picture in filled]
 
     def opened(checkpoint: str, encoder: VisionEncoder, target: str, reference: Any = None) -> MllmSubject:
@@ -190,22 +192,39 @@ def explain_answers(
     settings = {"own_answers": unanswered, "reference": encoders[0].name if reference else None}
     if reference:
         settings["reference_hash"] = _hash(reference)
-    return Explained(target, filled, lambda path, encoder: opened(path, encoder, target, reference), settings)
+    return Explained(target, filled, lambda path, encoder: opened(path, encoder, target, reference), settings, notes)
 
 
 def _question(asked: Asked) -> Question:
     return Question(asked.prompt or PROMPT, asked.answer or "", asked.rejected)
 
 
-def _answered(pictures: Sequence[Picture], loaded: tuple[Any, Any]) -> tuple[Picture, ...]:
-    """The pictures, with the own answers of a model, which is loaded with its processor, where they have none."""
-    model, processor = loaded
-    filled = []
+def _answered(
+    pictures: Sequence[Picture], loaded: tuple[Any, Any], name: str
+) -> tuple[tuple[Picture, ...], tuple[str, ...]]:
+    """The pictures, with the own answers of a model where they have none; and what to say of those answers.
+
+    Args:
+        pictures: The pictures.
+        loaded: The model with its processor.
+        name: What it is called.
+    """
+    filled, forced = [], []
     for picture in pictures:
         asked = replace(picture.asked, prompt=picture.asked.prompt or PROMPT)
-        said = asked.answer or own_answer(model, processor, picture.image, str(asked.prompt))
-        filled.append(replace(picture, asked=replace(asked, answer=said)))
-    return tuple(filled)
+        if asked.answer is None:
+            said = own_answer(*loaded, picture.image, str(asked.prompt))
+            forced += [said.text] if said.forced else []
+            asked = replace(asked, answer=said.text)
+        filled.append(replace(picture, asked=asked))
+    if not forced:
+        return tuple(filled), ()
+    words = ", ".join(repr(word) for word, _ in Counter(forced).most_common(3))
+    note = (
+        f"{name} answers {len(forced)} of {len(pictures)} questions with nothing: explained there is the likeliest "
+        f"token other than the end of the turn, most often {words}; --chosen TEXT explains an answer"
+    )
+    return tuple(filled), (note,)
 
 
 def explain_classes(pictures: Sequence[Picture], session: Session, named: str | None = None) -> Explained:
@@ -218,16 +237,9 @@ def explain_classes(pictures: Sequence[Picture], session: Session, named: str | 
 
     Raises:
         UsageError: If there is no such class.
-        DataError: If the pictures have no class or there are no other images to make prototypes of.
+        DataError: If the pictures have no class, or there are no other images to make a prototype of each class of.
     """
-    support, classes = session.images.support, session.images.query.classes
-    if support is None or classes is None:
-        raise DataError(
-            no_classes(session.images.query)
-            if classes is None
-            else f"{session.images.name} has no training images to make prototypes of",
-            hint="Give a folder with train/ and val/ and one folder per class in them.",
-        )
+    support, classes, counts = prototype_images(session.images)
     if named is not None and named not in classes:
         raise UsageError(
             f"--target class:{named} is no class of {session.images.name}", hint=f"There are {_some(classes)}."
@@ -236,15 +248,16 @@ def explain_classes(pictures: Sequence[Picture], session: Session, named: str | 
     if any(label is None for label in labels):
         raise DataError("some pictures have no class", hint="Name one class for all: --target class:NAME.")
     features = session.extract(support, lambda encoder: [encoder.consumed], session.encoders)
-    prototypes = {one.encoder: _prototypes(one.sites[one.consumed], one.labels, classes) for one in features}
+    prototypes = {one.encoder: prototypes_of(one, classes) for one in features}
 
     def subject(checkpoint: str, encoder: VisionEncoder) -> TowerSubject:
         return TowerSubject(encoder, class_similarity(prototypes[encoder.name], [int(label or 0) for label in labels]))
 
     first = features[0]
     made_of = [first.item_ids, first.contents, None if first.labels is None else first.labels.tolist(), list(classes)]
-    settings = {"prototypes_from": support.name, "prototypes_hash": _hash(made_of), "class": named}
-    return Explained("class", tuple(pictures), subject, settings)
+    settings = {"prototypes_from": support.name, "prototypes_hash": _hash(made_of), "class": named,
+                "prototype_images": counts}  # fmt: skip
+    return Explained("class", tuple(pictures), subject, settings, tuple(few_images(counts)))
 
 
 def explain_texts(pictures: Sequence[Picture], texts: Sequence[str], text_tower: str | Path | None) -> Explained:
@@ -283,24 +296,6 @@ def _reader(encoder: VisionEncoder, given: TextTower | None) -> Reader:
     if tower is None:
         raise DataError(f"{encoder.name} has no text tower", hint="Name the model it came from: --target text:MODEL.")
     return Reader(tower, tower.visual_projection is not None and encoder.projection_hash is None)
-
-
-def _prototypes(
-    rows: NDArray[np.float32], labels: NDArray[np.int64] | None, classes: Sequence[str]
-) -> NDArray[np.float64]:
-    """Mean direction of each class.
-
-    Raises:
-        DataError: If a class has no image.
-    """
-    assert labels is not None
-    absent = [name for number, name in enumerate(classes) if not (labels == number).any()]
-    if absent:
-        raise DataError(
-            f"{len(absent)} classes have no training image: {_some(absent)}", hint="Raise --limit, or add images."
-        )
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.stack([unit[labels == number].mean(0) for number in range(len(classes))]).astype(np.float64)
 
 
 def _hash(value: Any) -> str:

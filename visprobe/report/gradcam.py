@@ -34,6 +34,7 @@ from visprobe.io.atomic import to_json
 from visprobe.report.explained import Explained, LastModel, explain, explain_answers
 from visprobe.report.map_sheets import contrast, sheets, spread
 from visprobe.report.measurement import PYTHON, Measurement, Options, several
+from visprobe.report.not_used import not_used, refuse_what_cannot_be_asked
 from visprobe.report.notebook import measurement_html
 from visprobe.report.pictures import Picture, images_of, load_pictures, open_to_look_into
 from visprobe.report.session import Session, open_encoders
@@ -84,6 +85,10 @@ class Look:
     text_tower: str | None = None
     baseline: str = "mean"
     faithfulness: int = 0
+
+    def with_methods(self, explained: Explained) -> Look:
+        """With the methods that suit what is explained, where none were named."""
+        return replace(self, methods=self.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS))
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,11 +175,12 @@ def gradcam(
     encoders = open_encoders(specs, options)
     opened = open_to_look_into(named, Path(look.questions) if look.questions else None, options)
     images = opened.images
+    refuse_what_cannot_be_asked(look, encoders[0], images)
     session = Session(encoders, [], images, options)
     pictures, bad = load_pictures(images.query, look.asked, opened.asked, look.region)
     asked, models = (look.texts, look.text_tower, look.class_name), LastModel()
     explained = explain(look.target, pictures, session, specs, *asked, models)
-    look = replace(look, methods=look.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS))
+    look = look.with_methods(explained)
     _refuse_other_maps(encoders, explained.pictures)
     work = MapWork(look, options, explained, Path(kept) if kept else None)
     random = work.maps(specs[0], encoders[0], random=True)
@@ -182,7 +188,8 @@ def gradcam(
     found[RANDOMISED] = random
     regions, warnings = regions_of(explained.pictures, encoders[0])
     names = tuple(encoder.name for encoder in encoders)
-    attributions = Attributions(names, (CENTRE, RANDOMISED), found, regions, images_of(explained.pictures))
+    ids = [picture.id for picture in explained.pictures]
+    attributions = Attributions(names, (CENTRE, RANDOMISED), found, regions, images_of(explained.pictures), ids)
     results = [*_scored(attributions, explained, look, warnings), *sheets(attributions, explained, encoders[0])]
     if look.faithfulness:
         results.append(work.faithfulness(specs, encoders, found))
@@ -192,7 +199,7 @@ def gradcam(
                  for target in ("answer", "rejected", "contrast")]  # fmt: skip
         drawn = (look.methods[0], look.sites[0], len(explained.pictures))
         results.append(contrast(specs[-1], encoders[-1], three, *drawn))
-    warnings += notes(encoders, attributions)
+    warnings += [*explained.notes, *not_used(look, options, explained), *notes(encoders, attributions)]
     verdict = [one for result in results if result.analysis == "attribution" for one in attribution_verdict(result)]
     if explained.target == "contrast":
         verdict.insert(0, preferred(attributions))

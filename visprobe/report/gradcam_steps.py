@@ -23,11 +23,12 @@ from visprobe.metrics.clustered import clustered_mean
 from visprobe.metrics.multiplicity import holm
 from visprobe.report.compare import refuse_other_shapes
 from visprobe.report.explained import Explained, explain
-from visprobe.report.gradcam import OF_ANSWERS, OF_POOLED, RANDOMISED, Look, Looked, MapWork, listed, notes, regions_of
+from visprobe.report.gradcam import RANDOMISED, Look, Looked, MapWork, listed, notes, regions_of
 from visprobe.report.map_sheets import title_of
 from visprobe.report.measurement import Options
 from visprobe.report.moments import UnderOneModel
 from visprobe.report.names import distinct_names
+from visprobe.report.not_used import not_used, refuse_what_cannot_be_asked
 from visprobe.report.pictures import images_of, load_pictures, open_to_look_into
 from visprobe.report.session import Session, open_encoders, provenance_of
 from visprobe.report.trajectory import Run, base_of, read_run, run_warnings
@@ -73,6 +74,7 @@ def gradcam_steps(
     images = opened.images
     following = _Following(run, start, look, options, kept)
     session = Session([following.base], [], images, options)
+    refuse_what_cannot_be_asked(look, following.base, images)
     pictures, bad = load_pictures(images.query, look.asked, opened.asked, look.region)
     following.look(session, pictures)
     measured = session.measurement(*following.found(list(run_warnings([run], start))))
@@ -107,9 +109,11 @@ class _Following:
             if self._options.progress:
                 self._options.progress(f"follow {self._name}", number, len(self._run.moments))
         regions, lost = regions_of(self.explained.pictures, self.base)
-        images = images_of(self.explained.pictures)
-        self.attributions = Attributions(tuple(self.steps), (CENTRE, RANDOMISED), found, regions, images)
-        self._notes += [*lost, *notes([self.base], self.attributions)]
+        pictures = self.explained.pictures
+        images, ids = images_of(pictures), [picture.id for picture in pictures]
+        self.attributions = Attributions(tuple(self.steps), (CENTRE, RANDOMISED), found, regions, images, ids)
+        unused = not_used(self._look.with_methods(self.explained), self._options, self.explained)
+        self._notes += [*lost, *self.explained.notes, *unused, *notes([self.base], self.attributions)]
 
     def found(self, warnings: list[str]) -> tuple[list[Result], list[Statement], list[str]]:
         """Results, verdict and warnings."""
@@ -160,9 +164,8 @@ class _Following:
         return replace(explained, subjects=subjects, settings={**explained.settings, **about})
 
     def _work(self, explained: Explained) -> MapWork:
-        methods = self._look.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS)
         options = replace(self._options, progress=None)
-        return MapWork(replace(self._look, methods=methods), options, explained, self._kept)
+        return MapWork(self._look.with_methods(explained), options, explained, self._kept)
 
 
 def strips(

@@ -84,9 +84,15 @@ def open_to_look_into(named: Sequence[str], questions: Path | None, options: Opt
         UsageError: If there is no such file.
         DataError: If the images or the file cannot be used.
     """
+    opened = open_named(
+        named,
+        split=options.split,
+        limit=options.limit if questions is None else None,
+        seed=options.seed,
+        subset_per_class=options.subset_per_class,
+    )
     if questions is None:
-        return ToLookInto(open_named(named, split=options.split, limit=options.limit, seed=options.seed), None)
-    opened = open_named(named, split=options.split)
+        return ToLookInto(opened, None)
     asked = read_asked(questions, opened.query)
     by_id = {opened.query.items[row].id: some for row, some in asked.items()}
     query = take(Subset(opened.query, list(asked)), options.limit, options.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from visprobe.analyses.read_site import WHERE_READ, where_read
 from visprobe.analyses.result import Result, Row
 from visprobe.report.numbers import interval_text, value_text
 
@@ -200,7 +201,8 @@ def tables(result: Result) -> list[Table]:
     for index, row in enumerate(result.rows):
         measure = row.measure.partition("/")[0]
         key = (row.role == "difference", measure)
-        table = found.setdefault(key, Table(_title(row, measure), _HEADINGS.get(result.analysis, "Site")))
+        title = _title(row, measure).replace(WHERE_READ, where_read(result))
+        table = found.setdefault(key, Table(title, _HEADINGS.get(result.analysis, "Site")))
         _add(table, row, anchor(result.analysis, index), downwards=result.analysis == "trajectory")
     return [found[key] for key in sorted(found, key=lambda key: key[0])]
 

@@ -106,6 +106,6 @@ def _template(path: str | Path, tokenizer: Any, file: Path | None) -> str:
     if not template:
         raise CheckpointError(
             f"the language model {path} has no chat template",
-            hint="Take its instruct version, or give a Jinja template: --chat-template FILE.",
+            hint="Take its instruct version, or put a chat_template.jinja into the folder.",
         )
     return str(template)
