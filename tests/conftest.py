@@ -204,7 +204,7 @@ def planted_trajectory(checkpoints: tuple[str, ...], steps: tuple[int, ...] = (1
     """Every descendant as a run: one tenth of the rounding floor at its first moment, ten times more at each next."""
     base, *runs = checkpoints
     consumed, floor = "block_06", 2e-4
-    rows, moments = [], {}
+    rows, moments, p_moved = [], {}, {}
 
     def cka(name: str, site: str, distance: float, role: Role = "value") -> Row:
         estimate = Estimate(1 - distance, 1 - 1.18 * distance, 1 - 0.84 * distance, 1000, "CKA", "jackknife 95 %")
@@ -224,7 +224,8 @@ def planted_trajectory(checkpoints: tuple[str, ...], steps: tuple[int, ...] = (1
                 rows.append(Row(name, site, "top1", _difference(gain, 0.012, 1000), base, "difference"))
             change = Estimate(0.004 * k, 0.004 * k, 0.004 * k, 7_087_872, "ratio", "exact")
             rows.append(Row(name, "tower", "relative_change", change, base))
-    settings = {"base": base, "consumed": consumed, "chance": 0.1, "runs": moments}
+            p_moved[name] = dict.fromkeys((consumed, "projected"), 0.001 if k == 2 else 1.0)
+    settings = {"base": base, "consumed": consumed, "chance": 0.1, "runs": moments, "p_moved": p_moved}
     return Result("trajectory", "When did the encoder move?", tuple(rows), settings)
 
 

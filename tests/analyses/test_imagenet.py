@@ -206,3 +206,14 @@ def test_every_measurement_holds_the_paired_difference_to_its_floor() -> None:
     against = prototype_accuracy(sets, None, floor=["untrained"]).settings["against_floors"]
     assert {(one["checkpoint"], one["reference"]) for one in against} == {("base", "untrained"), ("sft", "untrained")}
     assert all(one["low"] > 0 for one in against if one["checkpoint"] == "sft")
+
+
+def test_encoders_that_see_as_well_as_the_untrained_are_rarely_called_above_it() -> None:
+    """400 pairs of encoders that are right on equally many images by chance: the exact test keeps below its 5 %."""
+    rng, above = np.random.default_rng(0), 0
+    for _ in range(400):
+        difficulty = rng.uniform(0.1, 0.9, 120)  # some images are easy for both
+        own, floor = rng.random((2, 120)) < difficulty
+        [found] = against_floors({"base": {"s": own}, "untrained": {"s": floor}}, "top1", ["untrained"])
+        above += found["p"] <= 0.05 and found["value"] > 0
+    assert above / 400 <= 0.025 + 3 * (0.025 * 0.975 / 400) ** 0.5  # one side of a two-sided 5 %

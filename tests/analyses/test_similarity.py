@@ -131,3 +131,40 @@ def test_what_has_no_similarity_is_refused(base: FeatureSet, other: FeatureSet, 
     with pytest.raises(DataError, match=words) as caught:
         similarity(base, [other])
     assert caught.value.hint
+
+
+def test_units_beyond_rounding_are_found_by_pairs_of_images_and_rounding_is_not() -> None:
+    """A rotation of a hundredth against rounding of a thousandth; and rounding drawn again, 40 times."""
+    floor = replace(planted_features("base", 0.001, n=200, d=6), encoder="base (bfloat16)")
+    turn = np.eye(6) + 0.01 * (TURN - TURN.T)
+    p = similarity(BASE, [mapped("turned", turn)], [without_norms(floor)]).settings["p_moved"]["turned"]
+    assert set(p) == set(SITES) and all(one < 0.001 for one in p.values())
+    alarms = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        again, rounded = (
+            replace(BASE, encoder=name, sites={s: (x + 0.001 * rng.standard_normal(x.shape)).astype(np.float32)
+                                               for s, x in BASE.sites.items()})
+            for name in ("again", "base (bfloat16)")
+        )  # fmt: skip
+        p = similarity(BASE, [again], [rounded]).settings["p_moved"]["again"]
+        alarms += min(p.values()) <= 0.05
+    assert alarms <= 4  # 5 % of 40 and two; by the margin it is far fewer
+
+
+def test_at_the_margin_itself_the_paired_test_of_errors_holds_its_rate() -> None:
+    """Errors exactly sqrt(6) times those of rounding: the null at its boundary, 100 draws."""
+    alarms = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((60, 6))
+        base = replace(BASE, item_ids=BASE.item_ids[:60], labels=None, classes=None, contents=(),
+                       sites={"block_02": x.astype(np.float32)})  # fmt: skip
+        noise = rng.standard_normal((2, 60, 6))
+        sets = [
+            replace(base, encoder=name, sites={"block_02": (x + size * one).astype(np.float32)})
+            for name, size, one in (("other", 0.01 * 6**0.5, noise[0]), ("base (bfloat16)", 0.01, noise[1]))
+        ]
+        p = similarity(base, sets[:1], sets[1:]).settings["p_moved"]["other"]["block_02"]
+        alarms += p <= 0.05
+    assert alarms / 100 <= 0.115  # 5 % and three standard errors

@@ -51,15 +51,9 @@ def test_markers_are_filled_where_the_rows_say_that_something_is_measured(result
 
 
 def test_a_marker_is_filled_by_the_rule_of_the_verdict(result) -> None:
-    """Three roundings away, the intervals apart: two roundings of the same weights may be so far from each other."""
-    rows = [
-        dataclasses.replace(row, estimate=dataclasses.replace(row.estimate, value=1 - 6e-4, low=0.9993, high=1 - 5e-4))
-        if (row.checkpoint, row.measure) == ("sft step 20", "cka")
-        else row
-        for row in result.rows
-    ]
-    upper, *_ = draw(dataclasses.replace(result, rows=tuple(rows))).axes
-    assert markers_of(upper, "sft") == {10: False, 20: False, 30: True}
+    p = {**result.settings["p_moved"], "sft step 20": {"block_06": 0.05}, "sft step 30": {"block_06": 0.06}}
+    upper, *_ = draw(dataclasses.replace(result, settings={**result.settings, "p_moved": p})).axes
+    assert markers_of(upper, "sft") == {10: False, 20: True, 30: False}
 
 
 def test_one_panel_per_site_and_measure_on_shared_scales(result) -> None:

@@ -167,7 +167,12 @@ def test_runs_of_different_bases_and_runs_without_copies_are_refused(root, photo
 
 def test_images_without_classes_give_the_distance_alone(root, photos, how) -> None:
     measured = trajectory([root / "sft"], str(photos / "dark"), dataclasses.replace(how, limit=12))
-    assert {row.measure for row in measured.results[0].rows} == {"cka", "relative_change"}
+    assert {row.measure for row in measured.results[0].rows} == {
+        "cka",
+        "relative_change",
+        "matrix_change",
+        "matrices_changed",
+    }
     assert any("accuracy was not measured" in text for text in measured.warnings)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 
 from visprobe.analyses.analysis import Analysis
-from visprobe.analyses.moved import noise_floors, p_moved
+from visprobe.analyses.moved import adjusted, noise_floors, p_beyond
 from visprobe.analyses.pairing import align, same_tower
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.errors import DataError
@@ -29,7 +29,12 @@ _FEW_IMAGES = 50
 _Replicates = dict[tuple[str, str], Replicated]  # (checkpoint, site)
 
 
-def representation_drift(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = ()) -> Result:
+def representation_drift(
+    base: FeatureSet,
+    others: Sequence[FeatureSet],
+    floors: Sequence[FeatureSet] = (),
+    rounding: Mapping[str, Replicated] | None = None,
+) -> Result:
     """Debiased linear CKA of each checkpoint with the base, at every site that both have.
 
     Args:
@@ -37,13 +42,15 @@ def representation_drift(base: FeatureSet, others: Sequence[FeatureSet], floors:
         others: The same images under its descendants.
         floors: The same images under what drift is read against: "untrained" (as far as can be) and
             "<base> (bfloat16)" (rounding alone), "<base> (float32)" (arithmetic alone).
+        rounding: What `rounding_of` found over the same images, where the floors themselves are not given.
 
     Returns:
         Rows "cka" in [-1, 1] with jackknife intervals, 1 where nothing moved; and for each pair of descendants
         the difference of their CKAs with the base, from the same leave-one-out replicates: negative where the
         later one is further from the base. A descendant whose features equal the base's bit for bit at every site
         before the projector gets no rows there; it is listed in settings["identical"]. settings["p_moved"] holds,
-        by descendant and site, the p-values by which a site counts as moved (`visprobe.analyses.moved`).
+        by descendant and site, the p-values by which a site counts as moved (`visprobe.analyses.moved`), adjusted over
+        the descendant's sites; settings["p_beyond"] the same, each by itself.
 
     Raises:
         DataError: If there are fewer than five images, they are not the same for all, or a feature is not finite
@@ -58,6 +65,8 @@ def representation_drift(base: FeatureSet, others: Sequence[FeatureSet], floors:
     identical = [features.encoder for features in rest[: len(names)] if same_tower(base, features)]
     replicates = _replicates(base, rest, identical)
     rows = [_row(key, one, base.encoder, "value" if key[0] in names else "floor") for key, one in replicates.items()]
+    rounding = _furthest(base.encoder, replicates) if rounding is None else rounding
+    beyond = {name: p_beyond(_of(name, replicates), rounding) for name in names}
     settings = {
         "base": base.encoder,
         "images": base.images,
@@ -65,7 +74,8 @@ def representation_drift(base: FeatureSet, others: Sequence[FeatureSet], floors:
         "sites": list(base.sites),
         "consumed": base.consumed,
         "identical": identical,
-        "p_moved": _p_moved(base, names, replicates),
+        "p_moved": {name: adjusted(p) for name, p in beyond.items()},
+        "p_beyond": beyond,
     }
     warnings = tuple(_warnings(base, replicates, identical))
     return Result("drift", QUESTION, (*rows, *_differences(names, list(base.sites), replicates)), settings, warnings)
@@ -84,13 +94,23 @@ def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], identical: Sequenc
     return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))  # stable: sites stay in order
 
 
-def _p_moved(base: FeatureSet, names: Sequence[str], replicates: _Replicates) -> dict[str, dict[str, float]]:
-    floors = [_of(name, replicates) for name in noise_floors(base.encoder)]
-    rounding = {
+def rounding_of(base: FeatureSet, floors: Sequence[FeatureSet]) -> dict[str, Replicated]:
+    """CKA with the base, by site, of the floor that number formats take furthest from it; see `representation_drift`.
+
+    Raises:
+        DataError: As `representation_drift`.
+    """
+    base, *rest = align([base, *floors])
+    _check_count(base)
+    return _furthest(base.encoder, _replicates(base, rest, []))
+
+
+def _furthest(base: str, replicates: _Replicates) -> dict[str, Replicated]:
+    floors = [_of(name, replicates) for name in noise_floors(base)]
+    return {
         site: min((floor[site] for floor in floors if site in floor), key=lambda cka: cka.value)
         for site in dict.fromkeys(site for floor in floors for site in floor)
     }
-    return {name: p_moved(_of(name, replicates), rounding) for name in names}
 
 
 def _of(name: str, replicates: _Replicates) -> dict[str, Replicated]:

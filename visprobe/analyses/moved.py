@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 from scipy.special import stdtr
 
@@ -11,6 +13,7 @@ from visprobe.metrics.jackknife import Replicated, jackknife
 from visprobe.metrics.multiplicity import holm
 
 LEVEL = 0.05
+Key = TypeVar("Key", bound=Hashable)
 
 # Two roundings of the same weights differ in 1 - CKA by less than this factor at every site in 98 % of pairs or more,
 # on every tower tried (analyses/drift/card.md): one rounding is one draw, and its own interval knows nothing of that.
@@ -22,6 +25,7 @@ NOISE = {"bfloat16": "bfloat16 rounding", "float32": "float32 arithmetic"}
 
 # Squared relative error of float32 arithmetic, with room: what lies nearer to 1 cannot be told from it.
 _ARITHMETIC = 1e-11
+RELATIVE_ARITHMETIC = math.sqrt(_ARITHMETIC)
 
 
 def noise_floors(base: str) -> list[str]:
@@ -42,11 +46,11 @@ def furthest_floor(result: Result, base: str, **wanted: str) -> tuple[Row, str] 
     return min(floors, key=lambda found: found[0].estimate.value, default=None)
 
 
-def p_moved(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated]) -> dict[str, float]:
-    """p-values, adjusted over the sites of one checkpoint, that it is no further from the base than by rounding.
+def p_beyond(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated]) -> dict[str, float]:
+    """p-values by site, each by itself, that a checkpoint is no further from the base than by rounding.
 
     At each site the paired difference (1 - CKA) - MARGIN (1 - CKA of rounding) is tested against 0, one-sided, by its
-    jackknife standard error and t(n-1); Holm's step-down holds the rate of any false alarm under any dependence.
+    jackknife standard error and t(n-1).
 
     Args:
         ckas: CKA of the checkpoint with the base by site.
@@ -54,17 +58,22 @@ def p_moved(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated]) 
             not in it is tested against 1.
 
     Returns:
-        In [0, 1]; the site counts as moved at or below `LEVEL`.
+        In [0, 1].
 
     Source:
-        Holm 1979; the t form of the jackknife is Tukey's (1958).
+        The t form of the jackknife is Tukey's (1958).
     """
-    p = [_p(cka, rounding.get(site)) for site, cka in ckas.items()]
-    return {site: float(value) for site, value in zip(ckas, holm(p), strict=True)}
+    bars = {site: [(MARGIN, distance(floor))] for site, floor in rounding.items()}
+    return {site: p_larger(distance(cka), bars.get(site, [])) for site, cka in ckas.items()}
 
 
-def _p(cka: Replicated, floor: Replicated | None) -> float:
-    return p_larger(distance(cka), [] if floor is None else [(MARGIN, distance(floor))])
+def adjusted(p: Mapping[Key, float]) -> dict[Key, float]:
+    """p-values corrected so that the rate of any false alarm among them holds under any dependence.
+
+    Source:
+        Holm 1979.
+    """
+    return {key: float(value) for key, value in zip(p, holm(list(p.values())), strict=True)}
 
 
 def distance(cka: Replicated) -> Replicated:
@@ -72,17 +81,18 @@ def distance(cka: Replicated) -> Replicated:
     return Replicated(1 - cka.value, 1 - cka.without)
 
 
-def p_larger(change: Replicated, bars: Sequence[tuple[float, Replicated]]) -> float:
+def p_larger(change: Replicated, bars: Sequence[tuple[float, Replicated]], arithmetic: float = _ARITHMETIC) -> float:
     """One-sided p that a change of CKA is no larger than what it is held against, over the same images.
 
     Args:
-        change: A distance from 1, or a difference of two CKAs; within float32 arithmetic of 0 it counts as none.
+        change: A distance from 1, or a difference of two CKAs.
         bars: Factors and distances whose sum it has to exceed.
+        arithmetic: What float32 arithmetic makes of no change: up to that it counts as none.
 
     Returns:
         In [0, 1], by the jackknife standard error of the paired difference and t(n-1).
     """
-    if change.value <= _ARITHMETIC:
+    if change.value <= arithmetic:
         return 1.0
     value = change.value - sum(factor * bar.value for factor, bar in bars)
     without = change.without - sum(factor * bar.without for factor, bar in bars)
@@ -93,6 +103,11 @@ def p_larger(change: Replicated, bars: Sequence[tuple[float, Replicated]]) -> fl
 
 
 def has_moved(drift: Result, row: Row) -> bool:
-    """Whether a "cka" row of a drift result lies beyond rounding, by the p-values in its settings."""
+    """Whether a row lies beyond rounding, by the p-values in the settings of its result.
+
+    Args:
+        drift: A drift or trajectory result, or a similarity result.
+        row: One of its rows of "cka", or of "relative_error".
+    """
     p: float = drift.settings.get("p_moved", {}).get(row.checkpoint, {}).get(row.site, 1.0)
     return p <= LEVEL

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from visprobe.analyses.moved import MARGIN, furthest_floor, has_moved, noise_floors
+from visprobe.analyses.moved import furthest_floor, has_moved, noise_floors
 from visprobe.analyses.read_site import what_is_read
 from visprobe.analyses.result import Result, Row
 from visprobe.analyses.statement import Statement, cka_interval, cka_text, evidence, listed
@@ -97,8 +96,8 @@ def against_rounding(drift: Result, row: Row, base: str) -> tuple[str, list[Row]
 def unseen_by_cka(drift: Result, similarity: Result, name: str, base: str) -> Iterator[tuple[Row, Row, Row]]:
     """Where units changed although CKA did not: rows of relative error, of its floor, and of CKA.
 
-    At the site the language model reads and after the projector: CKA has not moved, and the interval of the relative
-    error, which sees rotations, lies above that of rounding times the root of the margin of CKA.
+    At the site the language model reads and after the projector: CKA has not moved, and the relative error, which sees
+    rotations, is larger than that of rounding times the root of the margin of CKA (`visprobe.analyses.similarity`).
     """
     for site in (drift.settings.get("consumed"), _CONNECTOR):
         wanted = {"site": site, "measure": "relative_error"}
@@ -107,12 +106,8 @@ def unseen_by_cka(drift: Result, similarity: Result, name: str, base: str) -> It
             floors = [floor for noise in noise_floors(base)
                       for floor in similarity.select(**wanted, checkpoint=noise, role="floor")]  # fmt: skip
             floor = max(floors, key=lambda floor: floor.estimate.high, default=None)
-            if ckas and floor and not has_moved(drift, ckas[0]) and _beyond(row, floor):
+            if ckas and floor and not has_moved(drift, ckas[0]) and has_moved(similarity, row):
                 yield row, floor, ckas[0]
-
-
-def _beyond(row: Row, floor: Row) -> bool:
-    return row.estimate.low > math.sqrt(MARGIN) * floor.estimate.high
 
 
 def rotation_statements(drift: Result, similarity: Result, name: str, base: str) -> Iterator[Statement]:

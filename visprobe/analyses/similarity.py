@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from visprobe.analyses.against_base import Compared, Features, Found, Measure, against_base
 from visprobe.analyses.analysis import Analysis, Inputs
+from visprobe.analyses.moved import MARGIN, RELATIVE_ARITHMETIC, adjusted, noise_floors, p_larger
 from visprobe.analyses.replicates import Replicates, Scale
 from visprobe.analyses.result import Result
 from visprobe.encoders.encoder import VisionEncoder
@@ -82,6 +83,8 @@ def similarity(
         Rows "relative_error" (>= 0) and "cosine" at every site; at the consumed site and after the connector
         "procrustes" (held out), "linear_r2" (held out), "rbf_cka" and "mutual_knn"; and
         "change_per_weight_change". Differences of each pair of descendants are over the same replicates.
+        settings["p_moved"] holds, by descendant and site, the p-values that the relative error is no larger than
+        that of rounding times the root of `moved.MARGIN`, by a paired test, adjusted over the descendant's sites.
 
     Raises:
         DataError: If the images differ or are fewer than 50, or a measure is not defined for the features.
@@ -89,6 +92,7 @@ def similarity(
     plan = {site: (*EVERYWHERE, *(WHERE_READ if site in read_sites(base) else ())) for site in base.sites}
     compared = _per_weight(against_base(base, others, floors, plan, seed), weight_changes or {})
     settings = compared.settings() | {
+        "p_moved": _p_moved(compared),
         "read_sites": read_sites(base),
         "neighbours": NEIGHBOURS,
         "near_images": min(NEAR_IMAGES, len(base.item_ids)),
@@ -100,6 +104,24 @@ def similarity(
 def read_sites(features: FeatureSet) -> list[str]:
     """The site that the language model reads, and what the connector makes of it."""
     return [features.consumed, *(site for site in features.sites if not of_tower(site))]
+
+
+def _p_moved(compared: Compared) -> dict[str, dict[str, float]]:
+    """1 - CKA grows with the square of the error, so that the margin is a root here."""
+    found, margin = compared.found, math.sqrt(MARGIN)
+
+    def error(name: str, site: str) -> Replicated | None:
+        one = found.get((name, site, "relative_error"))
+        return one.replicates if one and isinstance(one.replicates, Replicated) else None
+
+    def p(name: str) -> Iterator[tuple[str, float]]:
+        for site in compared.base.sites:
+            floors = [floor for noise in noise_floors(compared.base.encoder) if (floor := error(noise, site))]
+            own, bar = error(name, site), max(floors, key=lambda floor: floor.value, default=None)
+            if own and bar:
+                yield site, p_larger(own, [(margin, bar)], RELATIVE_ARITHMETIC)
+
+    return {name: adjusted(dict(p(name))) for name in compared.names}
 
 
 def _per_weight(compared: Compared, weight_changes: Mapping[str, float]) -> Compared:

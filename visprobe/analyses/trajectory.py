@@ -10,12 +10,14 @@ from torch import Tensor
 
 from visprobe.analyses.drift import representation_drift
 from visprobe.analyses.imagenet import prototype_accuracy
-from visprobe.analyses.moved import MARGIN, furthest_floor
+from visprobe.analyses.moved import adjusted, furthest_floor, has_moved
 from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.analyses.verdict import Statement, cka_interval, cka_text, compared, evidence, share, sign_of
 from visprobe.analyses.weights import weight_drift
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.jackknife import Replicated
 
+_OF_WEIGHTS = ("relative_change", "matrix_change", "matrices_changed")
 QUESTION = "When during training did the encoder move, and does it see better for it?"
 
 # Run name to its moments in order: {"step": 100, "checkpoint": "sft step 100"}.
@@ -42,33 +44,43 @@ class State:
         return self.query.encoder
 
 
-def measure_step(base: State, later: State, group_of: Callable[[str], str], *, accuracy: bool = True) -> Result:
+def measure_step(
+    base: State,
+    later: State,
+    group_of: Callable[[str], str],
+    rounding: Mapping[str, Replicated] | None = None,
+    *,
+    accuracy: bool = True,
+) -> Result:
     """One moment of training against the base.
 
     Args:
         base: The state that training started from.
         later: A later state.
         group_of: Weight group of a canonical name, as `VisionEncoder.weight_group` gives it.
+        rounding: What `visprobe.analyses.drift.rounding_of` found of the base over the same images.
         accuracy: Whether the images have classes to be told apart.
 
     Returns:
         Rows "cka" and, with `accuracy`, "top1" with its paired difference to the base, at the sites of the
-        features; exact rows "relative_change" of "tower" and "projector". Where the features equal the base's bit
-        for bit, CKA is exactly 1.
+        features; exact rows "relative_change", "matrix_change" and "matrices_changed" of "tower" and "projector".
+        Where the features equal the base's bit for bit, CKA is exactly 1. settings["p_beyond"] has the p-values that
+        the features are no further from the base's than by rounding, by checkpoint and site.
 
     Raises:
         DataError: If the images do not allow one of the measurements.
         CheckpointError: If the weights do not belong together.
     """
-    drift = representation_drift(base.query, [later.query])
+    drift = representation_drift(base.query, [later.query], rounding=rounding)
     weights = weight_drift(base.name, base.weights, {later.name: later.weights}, group_of)
     rows = [*drift.rows, *_where_equal(drift, base, later)]
     if accuracy:
         top1 = prototype_accuracy([base.query, later.query], _supports(base, later))
         rows += top1.select(checkpoint=later.name, measure="top1")
-    rows += [row for row in weights.select(measure="relative_change") if row.site in ("tower", "projector")]
+    rows += [row for measure in _OF_WEIGHTS for row in weights.select(measure=measure)
+             if row.site in ("tower", "projector")]  # fmt: skip
     warnings = drift.warnings[len(drift.settings["identical"]) :]  # equality is a row here, not a warning
-    return Result("trajectory", QUESTION, tuple(rows), warnings=warnings)
+    return Result("trajectory", QUESTION, tuple(rows), {"p_beyond": drift.settings["p_beyond"]}, warnings)
 
 
 def trajectory_result(
@@ -86,7 +98,8 @@ def trajectory_result(
         accuracy: As in `measure_step`.
 
     Returns:
-        The rows of `steps`, and of base and floors; the settings hold `runs`.
+        The rows of `steps`, and of base and floors; the settings hold `runs` and, in "p_moved", the p-values of
+        `steps` adjusted over all moments and sites of their run.
     """
     rows = list(representation_drift(base.query, [], [state.query for state in noise]).rows)
     settings: dict[str, Any] = {"base": base.name, "images": base.query.images, "consumed": base.query.consumed}
@@ -96,6 +109,7 @@ def trajectory_result(
         rows += top1.select(measure="top1")
         settings |= {key: top1.settings[key] for key in ("protocol", "classes", "chance")}
     settings["runs"] = {run: [dict(moment) for moment in moments] for run, moments in runs.items()}
+    settings["p_moved"] = _p_moved(steps, settings["runs"])
     rows += [row for step in steps for row in step.rows]
     warnings = dict.fromkeys(text for step in steps for text in step.warnings)
     return Result("trajectory", QUESTION, tuple(rows), settings, tuple(warnings))
@@ -114,14 +128,15 @@ def _where_equal(drift: Result, base: State, later: State) -> Iterator[Row]:
             yield Row(later.name, site, "cka", Estimate(1.0, 1.0, 1.0, n, "CKA", "exact"), base.name)
 
 
-def moved(result: Result, row: Row) -> bool:
-    """Whether a "cka" row lies beyond rounding: further than two roundings differ by, intervals apart.
-
-    Args:
-        result: What `trajectory_result` returned.
-        row: One of its "cka" rows.
-    """
-    return 1 - row.estimate.high > MARGIN * (1 - rounding(result, row.site)[0].estimate.low)
+def _p_moved(steps: Sequence[Result], runs: Runs) -> dict[str, dict[str, float]]:
+    """By checkpoint and site; to look at many moments is to look many times."""
+    alone = {name: p for step in steps for name, p in step.settings["p_beyond"].items()}
+    found: dict[str, dict[str, float]] = {}
+    for moments in runs.values():
+        names = [moment["checkpoint"] for moment in moments]
+        for (name, site), p in adjusted({(n, site): p for n in names for site, p in alone[n].items()}).items():
+            found.setdefault(name, {})[site] = p
+    return found
 
 
 def rounding(result: Result, site: str) -> tuple[Row, str]:
@@ -134,10 +149,10 @@ def rounding(result: Result, site: str) -> tuple[Row, str]:
 def trajectory_verdict(result: Result) -> list[Statement]:
     """For each run: when what the MLLM reads first moved, how far it is at the end, and whether it sees better.
 
-    A site has moved if all of its interval is more than six times as far from the base as that of the base rounded to
-    bfloat16 (`visprobe.analyses.moved`); it sees better or worse if
-    the interval of the paired top-1 difference excludes 0. The intervals are 95 % each; a first step is the first
-    of the moments that were looked at.
+    A site has moved if it is more than six times as far from the base as the base rounded to bfloat16, by a paired
+    test over the same images, adjusted over all moments and sites of the run (`visprobe.analyses.moved`); it sees
+    better or worse if the interval of the paired top-1 difference excludes 0. A first step is the first of the moments
+    that were looked at.
 
     Args:
         result: What `trajectory_result` returned.
@@ -165,7 +180,7 @@ def _when(result: Result, run: str, site: str, steps: Mapping[str, int]) -> Stat
     if end.estimate.method == "exact":
         text = f"{run}: the features {where} are at step {step}, the last, equal to those of the base bit for bit."
         return Statement(text, evidence(result, [end]))
-    beyond = [row for row in rows if moved(result, row)]
+    beyond = [row for row in rows if has_moved(result, row)]
     text = (
         f"{run}: the features {where} {_since(rows, beyond, steps)}; CKA at step {step}, the last, "
         f"{cka_interval(end.estimate)} against {cka_text(floor.estimate.value)} for {noise}."
@@ -182,9 +197,14 @@ def _since(rows: Sequence[Row], beyond: Sequence[Row], steps: Mapping[str, int])
 
 
 def _weights_at_the_end(result: Result, run: str, last: str, step: int) -> Iterator[Statement]:
-    for row in result.select(checkpoint=last, site="tower", measure="relative_change"):
-        text = f"{run}: the tower's weights changed by {share(row)} of their norm by step {step}."
-        yield Statement(text, evidence(result, [row]))
+    tower = {"checkpoint": last, "site": "tower"}
+    changes, counts = (result.select(**tower, measure=one) for one in ("matrix_change", "matrices_changed"))
+    for row, count in zip(changes, counts, strict=True):
+        of = count.estimate
+        text = f"{run}: by step {step} {round(of.value * of.n)} of {of.n} weight matrices of the tower changed"
+        if of.value:
+            text += f", by {share(row)} in the median of those (‖ΔW‖ / ‖W‖, Frobenius)"
+        yield Statement(f"{text}.", evidence(result, [row, count]))
 
 
 def _sees(result: Result, run: str, last: str, step: int) -> Iterator[Statement]:

@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from visprobe.analyses.moved import has_moved
 from visprobe.analyses.read_site import read_label
 from visprobe.analyses.result import Result, Row
-from visprobe.analyses.trajectory import moved, rounding
+from visprobe.analyses.trajectory import rounding
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.log_axis import log_y_axis
@@ -99,7 +100,7 @@ def _draw_distance(axes: Axes, result: Result, site: str, look: dict[str, Look],
             [max(_distance(bound), zero) for bound in (row.estimate.value, row.estimate.high, row.estimate.low)]
             for _, row in line
         ]
-        filled = [moved(result, row) for _, row in line]
+        filled = [has_moved(result, row) for _, row in line]
         _draw_line(axes, line, heights, filled, look[run])
         ends.append(End(run, heights[-1][0], *look[run]))
     return ends

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from visprobe.analyses.drift import rounding_of
 from visprobe.analyses.result import Result
 from visprobe.analyses.trajectory import State, measure_step, trajectory_result, trajectory_verdict
 from visprobe.data.annotated import no_classes
@@ -155,6 +156,7 @@ class _Following:
         floors = [self._encoder.untrained(options.seed), *format_floors(base, self._encoder, options)]
         self._session = Session([self._encoder], floors, data, options)
         self._base, self._untrained, *self._noise = self._states([self._encoder, *floors])
+        self._rounding = rounding_of(self._base.query, [state.query for state in self._noise])
         self._checkpoints = [provenance_of(self._encoder)]
         self._steps: list[Result] = []
         self._runs: dict[str, list[dict[str, Any]]] = {}
@@ -175,7 +177,7 @@ class _Following:
                 encoder.name = label
             self._checkpoints += map(provenance_of, encoders)
             self._steps += [
-                measure_step(self._base, state, self._encoder.weight_group, accuracy=self._accuracy)
+                measure_step(self._base, state, self._encoder.weight_group, self._rounding, accuracy=self._accuracy)
                 for state in self._states(encoders)
             ]
             if self._options.progress:
