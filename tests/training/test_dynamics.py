@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -130,6 +131,20 @@ def test_losses_and_weights_are_those_of_a_run_without_the_probe(base, photos, t
     assert run(base, recipe, DigitRows(ROWS), tmp_path / "probed")["losses"] == plain["losses"]
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "probed"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_copies_of_a_probe_image_are_counted_once(base, photos, tmp_path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(photos, images)
+    for path in sorted(images.rglob("*.png"))[:5]:
+        shutil.copy(path, path.with_name(f"again-{path.name}"))
+    once, twice = (
+        run(base, Recipe(**SETTINGS, probe_every=9, probe_images=str(folder)), DigitRows(ROWS), tmp_path / name)
+        for name, folder in (("once", photos), ("twice", images))
+    )
+    assert once["losses"] == twice["losses"]
+    lines = [read_lines(tmp_path / name / DYNAMICS)[-1] for name in ("once", "twice")]
+    assert lines[0]["n"] == lines[1]["n"] == 24 and lines[0]["cka"] == lines[1]["cka"]
 
 
 def test_random_numbers_go_on_as_if_nothing_had_been_drawn() -> None:

@@ -22,7 +22,7 @@ from visprobe.data.open import open_images
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import load_encoder
 from visprobe.features.extract import extract
-from visprobe.features.feature_set import FeatureSet
+from visprobe.features.feature_set import FeatureSet, first_of_each, with_rows
 from visprobe.features.store import FeatureStore
 from visprobe.training.by_step import DYNAMICS, append_line, read_lines
 from visprobe.training.callbacks import refuse_zero3, save_vision
@@ -107,8 +107,9 @@ class Probe(TrainerCallback):  # type: ignore[misc]
             [found] = extract([encoder], images, _read_sites, store=store, processors=[self._encoder]).features
             return replace(found, sites=dict(found.sites))  # the store goes with the scratch folder
 
-        support = self._images.support
-        return State(features(self._images.query), features(support) if support else None, encoder.weights())
+        query, support = features(self._images.query), self._images.support
+        query = with_rows(query, first_of_each(query))  # copies are not independent, and intervals count images
+        return State(query, features(support) if support else None, encoder.weights())
 
 
 def _read_sites(encoder: VisionEncoder) -> list[str]:
