@@ -136,7 +136,7 @@ def test_an_image_that_cannot_be_read_is_listed_and_says_what_to_install(tmp_pat
 def test_a_class_without_any_image_that_can_be_read_is_an_error(tmp_path, name, data):
     plant(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/1.png")
     plant(tmp_path, f"val/b/{name}", data=data)
-    with pytest.raises(DataError, match=r"the class b of .*val has no image that can be read: 1 files with"):
+    with pytest.raises(DataError, match=r"the class b of .*val has no image that can be read: 1 file with"):
         open_images(str(tmp_path))
 
 

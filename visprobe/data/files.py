@@ -45,7 +45,7 @@ def open_named(named: Sequence[str], *, split: str | None = None, limit: int | N
         DataError: If a name is no image, or nothing can be read there.
     """
     if len(named) == 1 and not Path(named[0]).is_file():
-        return open_images(named[0], split=split, limit=limit, seed=seed)
+        return open_images(named[0], split=split, limit=limit, seed=seed, keep_loose=True)
     files = ImageFiles(list(dict.fromkeys(file for name in named for file in _files(Path(name)))))
     return ImageData(files.name, take(files, limit, seed), None)
 

@@ -42,6 +42,7 @@ def open_images(
     seed: int = 0,
     labels: str | Path | None = None,
     subset_per_class: int | None = None,
+    keep_loose: bool = False,
 ) -> ImageData:
     """Open what a user named after --data.
 
@@ -56,6 +57,7 @@ def open_images(
         labels: File with the classes of the images that are measured (`visprobe.data.label_file`), or the column of
             their classes.
         subset_per_class: At most so many training images of each class.
+        keep_loose: Whether images beside folders of images are wanted more than those folders as classes.
 
     Raises:
         DataError: If nothing can be read there, or the labels do not fit.
@@ -63,7 +65,8 @@ def open_images(
     """
     file = Path(labels) if labels is not None and Path(labels).is_file() else None
     column = str(labels) if labels is not None and file is None else None
-    sets = _open_digits(limit, seed) if spec == "digits" else open_splits(spec, column)
+    keep_loose = keep_loose or file is not None
+    sets = _open_digits(limit, seed) if spec == "digits" else open_splits(spec, column, keep_loose=keep_loose)
     query_name = _query_name(sets, split, spec)
     support_name = next((name for name in with_role(sets, "train") if name != query_name), None)
     query, support = sets[query_name], sets[support_name] if support_name else None
@@ -90,7 +93,7 @@ def open_images(
         name=_name(spec),
         query=take(query, limit, seed),
         support=take(support, limit, seed) if support is not None else None,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),  # what holds for all splits is said by each
     )
 
 
