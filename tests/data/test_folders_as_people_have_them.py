@@ -173,15 +173,6 @@ def test_both_forms_of_unicode_are_one_class(tmp_path):
     assert data.query.read(0)
 
 
-@pytest.mark.parametrize(("one", "other"), [("Grass", "grass"), ("grass ", "grass"), ("red_apple", "red apple")])
-def test_names_that_look_alike_are_refused_with_both_spellings(tmp_path, one, other):
-    folder = plant(tmp_path, f"train/{one}/1.png", "train/x/1.png", f"val/{other}/1.png", "val/x/1.png")
-    with pytest.raises(DataError) as error:
-        open_images(folder)
-    assert repr(one) in str(error.value)
-    assert repr(other) in str(error.value)
-
-
 def test_small_and_capital_letters_of_one_split_are_two_classes(tmp_path):
     folder = plant(tmp_path, *[f"{split}/{name}/1.png" for split in ("train", "val") for name in "aA"])
     assert open_images(folder).query.classes == ("A", "a")

@@ -99,7 +99,7 @@ def refuse_lookalikes(found: Mapping[str, tuple[str, ...] | None], where: object
             for name in sorted(set(names or ()) - set(others or ())):
                 if (alike := by_look.get(_look(name))) is not None:
                     raise DataError(
-                        f"{where}: the class {name!a} of {split} is {alike!a} in {other}: they differ only in case, "
+                        f"{where}: the class {name!r} of {split} is {alike!r} in {other}: they differ only in case, "
                         "blanks, underscores or hyphens",
                         hint="Give both the same name.",
                     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from visprobe.data.class_names import refuse_lookalikes
 from visprobe.data.columns import share_labels
-from visprobe.data.folder import ImageFolder, folder_classes, folders_in, is_image
+from visprobe.data.folder import ImageFolder, folder_classes, folders_in, image_paths, is_image
 from visprobe.data.hf import MARKERS, HuggingFaceImages, load_splits
 from visprobe.data.image_set import ImageSet
 from visprobe.data.label_file import relabelled
@@ -91,7 +91,7 @@ def _open_folders(
     notes = list(layout.notes)
     for split, place in layout.splits.items():
         known = {one for other, names in found.items() if other != split for one in names or ()}
-        notes += _empty(place, known) if found[split] else ()
+        notes += _empty(place, known) if found[split] else _aside(place)
     classes = tuple(sorted({one for names in found.values() for one in names or ()}))
     titles = class_titles(classes, _and_inner(beside, layout.splits.values()))
     sets = {
@@ -111,7 +111,9 @@ def _open_classes(
     """A folder without splits."""
     place = layout.classes
     if place is None or not (classes := folder_classes(place, keep_loose=keep_loose)):
-        return ImageFolder(place or folder, name=name, classes=(), labels=labels)
+        images = ImageFolder(place or folder, name=name, classes=(), labels=labels)
+        images.notes = (*(_aside(place) if place is not None else ()), *images.notes)
+        return images
     refuse_unknown_splits(place)
     notes = _empty(place)
     images = ImageFolder(place, name=name, titles=class_titles(classes, [*beside, place]), labels=labels)
@@ -121,7 +123,16 @@ def _open_classes(
 
 def _empty(place: Path, known: Collection[str] = ()) -> list[str]:
     """A note of the folders beside those of the classes that hold no image."""
-    return [f"{place}: not read: {', '.join(map(described, empty))}"] if (empty := without_images(place, known)) else []
+    return _not_read(place, without_images(place, known))
+
+
+def _aside(place: Path) -> list[str]:
+    """A note of the folders beside unlabelled images that hold no image, such as those of boxes."""
+    return _not_read(place, [path for path in folders_in(place) if not any(image_paths(path))])
+
+
+def _not_read(place: Path, folders: Sequence[Path]) -> list[str]:
+    return [f"{place}: not read: {', '.join(map(described, folders))}"] if folders else []
 
 
 def _and_inner(beside: Sequence[Path], splits: Iterable[Path]) -> list[Path]:
