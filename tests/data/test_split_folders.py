@@ -66,7 +66,7 @@ def move(folder, place, target):
         ("train_full", "val"),
     ],
 )
-@pytest.mark.parametrize("above", ["", "dataset/", "dataset/images/"])
+@pytest.mark.parametrize("above", ["", "dataset/", "a/b/c/d/"])
 def test_wrapped_and_suffixed_splits(tmp_path, above, train, test):
     data = open_images(two_classes(tmp_path, above + train, above + test))
     assert data.query.name == f"{tmp_path.name}/{test.split('/')[0]}"
@@ -104,8 +104,9 @@ def test_splits_of_several_data_sets_are_refused_and_the_hint_works(tmp_path):
     assert open_images(str(tmp_path / "one")).support.classes == ("a", "b")
 
 
-def test_a_suffixed_split_beside_loose_classes_is_refused(tmp_path):
-    error = refused(plant(tmp_path, "train_small/a/1.png", "train_small/b/1.png", "bus/1.png"))
+@pytest.mark.parametrize("others", [("bus/1.png",), ("bus/p/1.png", "bus/q/1.png")])
+def test_a_suffixed_split_beside_other_folders_is_refused(tmp_path, others):
+    error = refused(plant(tmp_path, "train_small/a/1.png", "train_small/b/1.png", *others))
     assert "train_small may be a split or a class" in error.message
 
 
@@ -124,6 +125,18 @@ def test_splits_beside_other_folders_of_images_are_no_classes(tmp_path):
     data = open_images(plant(tmp_path, "figures/1.png"))
     assert data.query.classes == data.support.classes == ("a", "b")
     assert data.notes == (f"{tmp_path}: not read: figures (1 image)",)
+
+
+def test_splits_of_loose_images_beside_other_folders_are_no_class(tmp_path):
+    data = open_images(plant(tmp_path, "images/train/1.png", "images/val/2.png", "runs/3.png"))
+    assert (seen(data.query), seen(data.support)) == ({"2.png": None}, {"1.png": None})
+    assert data.notes == (f"{tmp_path}: not read: runs (1 image)",)
+
+
+def test_a_link_back_up_is_no_folder_of_splits(tmp_path):
+    folder = plant(tmp_path, "a/1.png")
+    (tmp_path / "a/up").symlink_to("..")
+    assert seen(open_images(folder).query) == {"a/1.png": "a"}
 
 
 def test_the_only_folder_holds_the_classes(tmp_path):

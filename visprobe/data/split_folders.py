@@ -14,7 +14,7 @@ from visprobe.data.splits import ROLES, likely_role, role_of, same_but_for_role,
 from visprobe.errors import DataError
 
 _WRAPPERS = {"images", "image", "imgs", "img", "data", "dataset", "jpegimages"}
-_DEPTH = 3  # data/images/train
+_DEPTH = 8  # folders in folders that are followed: a link may lead back up
 _NAMED = 4  # folders named in one message
 
 
@@ -69,7 +69,7 @@ def find_layout(folder: Path) -> Layout:
         DataError: If it can be read in two ways.
     """
     outer, notes, said = folder, list[str](), list[str]()
-    for _ in range(_DEPTH):
+    for _ in range(_DEPTH + 1):
         below = _places(folder)
         splits, said = _splits(folder, below)
         if splits:
@@ -144,7 +144,8 @@ def _refuse_lone_split(folder: Path, below: Sequence[_Place]) -> None:
     """Refuse a folder that seems to be a split by its name and shape, among others that do not."""
     for place in below:
         others = [other for other in below if other is not place]
-        if likely_role(place.name) and (not others or (len(place.inside) > 1 and any(other.flat for other in others))):
+        deep = len(place.inside) > 1 and not _share_classes(place, others)
+        if likely_role(place.name) and (deep or not others):
             raise _ambiguous(folder, [place], others)
 
 
@@ -160,10 +161,11 @@ def _is_vehicle(splits: Sequence[_Place], others: Sequence[_Place]) -> bool:
 
 def _may_lie_beside(split: _Place, others: Sequence[_Place]) -> bool:
     """Whether folders beside the only split are no classes: one of loose images, or those that hold its classes too."""
-    classes = set(split.inside)
-    if len(others) == 1 and others[0].flat:
-        return True
-    return all(len(classes & set(place.inside)) > 1 for place in others)
+    return (len(others) == 1 and others[0].flat) or _share_classes(split, others)
+
+
+def _share_classes(split: _Place, others: Sequence[_Place]) -> bool:
+    return all(len(set(split.inside) & set(place.inside)) > 1 for place in others)
 
 
 def _ambiguous(folder: Path, splits: Sequence[_Place], others: Sequence[_Place]) -> DataError:
@@ -186,14 +188,18 @@ def _plain_names(splits: Sequence[_Place]) -> Iterator[str]:
 
 
 def _holder_of_splits(below: Sequence[_Place]) -> _Place | None:
-    """The only folder of images; or the only one of several that holds splits with folders of classes."""
+    """The only folder of images; or the only one of several that holds splits, if it is surely no class.
+
+    That is one whose splits hold folders of classes, or that is called as images are.
+    """
     if len(below) == 1:
         return below[0]
     holders = [place for place in below if _roles_in(place)]
     if len(holders) != 1 or len(set(_roles_in(holders[0]).values())) < 2:
         return None
     inside = holders[0].inside
-    return holders[0] if all(len(inside[name].inside) > 1 for name in _roles_in(holders[0])) else None
+    classes = all(len(inside[name].inside) > 1 for name in _roles_in(holders[0]))
+    return holders[0] if classes or holders[0].name.lower() in _WRAPPERS else None
 
 
 def _roles_in(place: _Place) -> dict[str, str]:
