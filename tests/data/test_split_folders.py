@@ -278,6 +278,36 @@ def test_data_sets_side_by_side_are_refused_and_the_hint_works(tmp_path):
     assert [item.id for item in data.support.items] == ["good/1.png"]
 
 
+def test_splits_inside_the_classes_of_a_split_are_refused(tmp_path):
+    plant(
+        tmp_path, *[f"train/cat/{split}/{name}/1.png" for split in ("train", "val") for name in "ab"], "val/cat/1.png"
+    )
+    assert "cat/train, cat/val" in refused(tmp_path).message
+
+
+def test_a_split_beside_a_folder_of_splits_is_refused_and_the_hint_works(tmp_path):
+    two_classes(tmp_path, "Plants/Plants/train", "Plants/Plants/valid")
+    error = refused(plant(tmp_path, "test/test/1.png", "test/test/2.png"))
+    assert f"Give {tmp_path / 'Plants/Plants'}" in error.hint
+    data = open_images(str(tmp_path / "Plants/Plants"))
+    assert (data.query.name, data.support.name) == ("Plants/valid", "Plants/train")
+
+
+def test_classes_that_lie_there_twice_are_refused_and_the_hint_works(tmp_path):
+    plant(tmp_path, *[f"PlantVillage/{place}{name}/1.png" for name in "abc" for place in ("", "PlantVillage/")])
+    error = refused(tmp_path)
+    assert "PlantVillage holds the folders a, b, c, which lie beside it too" in error.message
+    assert open_images(str(tmp_path / "PlantVillage/PlantVillage")).query.classes == ("a", "b", "c")
+    shutil.rmtree(tmp_path / "PlantVillage/PlantVillage")
+    assert open_images(str(tmp_path)).query.classes == ("a", "b", "c")
+
+
+def test_a_class_of_folders_beside_classes_of_images_is_named(tmp_path):
+    data = open_images(plant(tmp_path, "dogs/husky/1.png", "dogs/pug/1.png", "cats/1.png"))
+    assert data.query.classes == ("cats", "dogs")
+    assert data.notes == (f"{tmp_path}: read as one class each: dogs (the folders husky, pug)",)
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

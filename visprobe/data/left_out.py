@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from visprobe.data.folder import class_of, folders_in, image_paths, is_image, is_system, read_image
+from visprobe.data.folder import class_of, folders_in, image_paths, is_system, loose_in, read_image
 from visprobe.data.formats import SUFFIXES
 from visprobe.data.image_set import BadImage, decode
 from visprobe.errors import DataError
@@ -35,7 +35,7 @@ def beside(folder: Path, kept: Collection[Path]) -> list[str]:
 
 def loose_images(folder: Path) -> list[str]:
     """How many images lie directly in `folder`, and the first, in words; nothing if none does."""
-    loose = sorted(path.name for path in folder.iterdir() if is_image(path.name) and path.is_file())
+    loose = sorted(loose_in(folder))
     return [f"{_counted(len(loose), 'image')} in no folder (the first {loose[0]})"] if loose else []
 
 

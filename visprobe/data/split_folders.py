@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from visprobe.data.folder import folders_in, image_paths, is_image
+from visprobe.data.folder import folders_in, image_paths, loose_in
 from visprobe.data.left_out import beside
 from visprobe.data.metadata import NAMES
 from visprobe.data.splits import ROLES, likely_role, role_of, same_but_for_role, splits_among
@@ -42,7 +42,7 @@ class _Place:
     @cached_property
     def flat(self) -> bool:
         """Whether images lie directly in it."""
-        return any(is_image(path.name) and path.is_file() for path in self.path.iterdir())
+        return any(True for _ in loose_in(self.path))
 
     @cached_property
     def inside(self) -> dict[str, _Place]:
@@ -87,6 +87,8 @@ def _in_splits(folder: Path, splits: Sequence[_Place], notes: Sequence[str]) -> 
     while deeper := _one_folder_in_all(list(found.values())):
         notes = [*notes, f"{folder}: the classes are the folders in {deeper}, the only one in each split"]
         found = {name: place.only or place for name, place in found.items()}
+    for place in found.values():
+        _refuse_splits_in_classes(place.path, list(place.inside.values()))
     linked = [inside for place in found.values() for inside in folders_in(place.path)]
     notes = [*notes, *beside(folder, [*(place.path for place in splits), *linked])]
     for place in splits:
@@ -106,11 +108,17 @@ def _in_classes(outer: Path, notes: Sequence[str]) -> Layout:
     if deeper and (any((outer / name).is_file() for name in NAMES) or (place.flat and place.name.lower() in _WRAPPERS)):
         return Layout(notes=tuple(passed))  # metadata gives the classes, if anything does
     if deeper and len(place.inside) > 1:
-        _refuse_splits_in_classes(place.path, list(place.inside.values()))
         passed.append(f"the classes of {outer} are the folders in {place.path.relative_to(outer)}")
-        return Layout(classes=place.path, notes=tuple(passed))
-    _refuse_splits_in_classes(outer, _places(outer))
-    return Layout(classes=outer, notes=tuple(notes))
+        return Layout(classes=place.path, notes=(*passed, *_checked(place)))
+    return Layout(classes=outer, notes=(*notes, *_checked(_Place(outer))))
+
+
+def _checked(classes: _Place) -> list[str]:
+    """Notes of the folders of classes; refuses those that are none."""
+    below = list(classes.inside.values())
+    _refuse_splits_in_classes(classes.path, below)
+    _refuse_copies(classes.path, below)
+    return [] if classes.flat else _ragged(classes.path, below)
 
 
 def _splits(folder: Path, below: Sequence[_Place]) -> tuple[list[_Place], list[str]]:
@@ -134,6 +142,12 @@ def _splits(folder: Path, below: Sequence[_Place]) -> tuple[list[_Place], list[s
         if _is_vehicle(splits, others):
             names = ", ".join(place.name for place in others[:_NAMED])
             return [], [f"{folder}: {splits[0].name} is read as a class, as {names} beside it are"]
+        for place in others:
+            if (inner := _splits_inside(place)) is not None:
+                raise DataError(
+                    f"{folder} holds the split {splits[0].name}, and {place.name} beside it holds splits too",
+                    hint=f"Give {inner}, or move {place.name} away.",
+                )
         if not several or not _may_lie_beside(splits[0], others):
             raise _ambiguous(folder, splits, others)
     empty = [path for path in folders_in(folder) if role_of(path.name) and path.name not in roles]
@@ -207,6 +221,38 @@ def _roles_in(place: _Place) -> dict[str, str]:
     roles = {name: role for name in place.inside if (role := role_of(name))}
     whole = len(set(roles.values())) > 1 or (len(roles) == len(place.inside) and not place.flat)
     return {**roles} if whole else {}
+
+
+def _splits_inside(place: _Place) -> Path | None:
+    """The folder in which `place` holds splits of two roles, at any depth of folders that hold nothing else."""
+    for _ in range(_DEPTH):
+        if len(set(_roles_in(place).values())) > 1:
+            return place.path
+        if place.only is None:
+            break
+        place = place.only
+    return None
+
+
+def _refuse_copies(folder: Path, below: Sequence[_Place]) -> None:
+    """Refuse a folder that holds what lies beside it once more, as archives do that were unpacked twice."""
+    names = {place.name for place in below}
+    for place in below:
+        again = sorted(names & set(place.inside))
+        if len(again) > 1 and not place.flat:
+            raise DataError(
+                f"{folder}: {place.name} holds the folders {', '.join(again[:3])}, which lie beside it too",
+                hint=f"If it is a copy, move {place.name} away; if the classes are in it, give {place.path}.",
+            )
+
+
+def _ragged(folder: Path, below: Sequence[_Place]) -> list[str]:
+    """A note of classes that consist of folders while others hold images: they may be a whole data set."""
+    deep = [place for place in below if len(place.inside) > 1 and not place.flat]
+    if not deep or not any(place.flat for place in below):
+        return []
+    holds = "; ".join(f"{place.name} (the folders {', '.join(list(place.inside)[:3])})" for place in deep[:_NAMED])
+    return [f"{folder}: read as one class each: {holds}"]
 
 
 def _refuse_splits_in_classes(folder: Path, below: Sequence[_Place]) -> None:
