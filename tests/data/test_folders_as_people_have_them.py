@@ -136,7 +136,7 @@ def test_an_image_that_cannot_be_read_is_listed_and_says_what_to_install(tmp_pat
 def test_a_class_without_any_image_that_can_be_read_is_an_error(tmp_path, name, data):
     plant(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/1.png")
     plant(tmp_path, f"val/b/{name}", data=data)
-    with pytest.raises(DataError, match=r"the class b of .*val has no image that can be read: 1 files with"):
+    with pytest.raises(DataError, match=r"the class b of .*val has no image that can be read: 1 file with"):
         open_images(str(tmp_path))
 
 
@@ -171,15 +171,6 @@ def test_both_forms_of_unicode_are_one_class(tmp_path):
     assert data.query.classes == (composed, "x")
     assert [item.label for item in data.query.items] == [0, 1]
     assert data.query.read(0)
-
-
-@pytest.mark.parametrize(("one", "other"), [("Grass", "grass"), ("grass ", "grass"), ("red_apple", "red apple")])
-def test_names_that_look_alike_are_refused_with_both_spellings(tmp_path, one, other):
-    folder = plant(tmp_path, f"train/{one}/1.png", "train/x/1.png", f"val/{other}/1.png", "val/x/1.png")
-    with pytest.raises(DataError) as error:
-        open_images(folder)
-    assert repr(one) in str(error.value)
-    assert repr(other) in str(error.value)
 
 
 def test_small_and_capital_letters_of_one_split_are_two_classes(tmp_path):

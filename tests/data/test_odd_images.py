@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprobe.data.image_set import decode
+from visprobe.data.image_set import BadImage, decode
 from visprobe.data.open import open_images
 
 RED, SIZE = (200, 40, 30), (16, 16)
@@ -87,3 +87,23 @@ def test_a_moving_gif_is_its_first_image():
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "PPM"])
 def test_one_pixel(kind):
     assert np.asarray(decode(encoded(Image.new("RGB", (1, 1), RED), kind))).tolist() == [[list(RED)]]
+
+
+def test_heic_with_its_plugin_is_upright(tmp_path):
+    pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", SIZE, RED)
+    image.paste((0, 0, 255), (0, 0, 4, 16))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # what is left is shown above
+    (tmp_path / "1.heic").write_bytes(encoded(image, "HEIF", quality=-1, exif=turned.tobytes()))
+    shown = np.asarray(decode(open_images(str(tmp_path)).query.read(0))).astype(int)
+    assert np.abs(shown[:3] - (0, 0, 255)).max() <= JPEG_ROUNDING
+    assert np.abs(shown[5:] - RED).max() <= JPEG_ROUNDING
+
+
+def test_heic_without_its_plugin_says_what_to_install(tmp_path, monkeypatch):
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    monkeypatch.setattr("visprobe.data.image_set.FORMATS", ("PNG", "JPEG"))
+    (tmp_path / "1.jpg").write_bytes(data)
+    with pytest.raises(BadImage, match=r"HEIC, .*pip install pillow-heif"):
+        decode(open_images(str(tmp_path)).query.read(0))

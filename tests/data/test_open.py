@@ -134,12 +134,6 @@ def test_a_link_back_up_is_not_walked_again(tmp_path):
     assert [item.id for item in open_images(str(tmp_path / "elsewhere")).query.items] == expected
 
 
-def test_a_class_called_train_is_not_taken_for_a_split(tmp_path):
-    folder = plant(tmp_path, ["train/1.png", "bus/1.png", "car/1.png"])
-    with pytest.raises(DataError, match="images in train and in bus, car: train may be a split or a class"):
-        open_images(folder)
-
-
 def test_folders_beside_the_splits_do_no_harm(tmp_path):
     folder = plant(tmp_path, ["train/a/1.png", "train/b/1.png", "val/a/2.png", "figures/1.png"])
     assert open_images(folder).query.classes == ("a", "b")

@@ -55,7 +55,7 @@ def test_parquet_shards_of_the_hub(tmp_path, place):
     with ThreadPoolExecutor(4) as threads:  # as images are read, and in the worst order
         order = list(np.random.default_rng(0).permutation(np.repeat(range(14), 20)))
         assert list(threads.map(data.support.read, order)) == [expected[n] for n in order]
-    assert all("test is left out" in note for note in data.notes)
+    assert data.notes == ("imagenet-1k/test is left out; --split test measures it",)
 
 
 def test_splits_of_parquet_by_either_name(tmp_path):
@@ -167,6 +167,7 @@ def test_webdataset_in_folders_of_splits_and_without_labels(tmp_path):
     [
         ({"n01440764.tar": b"inner"}, "holds no image"),
         ({"a.png": b"1", "a.jpg": b"2"}, "sample a has two images"),
+        ({"a.dng": b"1", "a.png": b"1", "a.jpg": b"2"}, "sample a has two images"),
         ({"a.png": b"1", "a.cls": b"\xff\x00"}, r"a.cls cannot be read"),
         ({"a.png": b"1", "a.json": b"{"}, r"a.json cannot be read"),
         ({"a.png": b"1", "a.cls": b"1", "a.json": b'{"cls": 2}'}, "says class 2, another file 1"),
@@ -198,3 +199,55 @@ def test_names_that_say_a_split_only_here_and_there(tmp_path):
     tar(tmp_path / "more.tar", {"a.png": png(0)})
     with pytest.raises(DataError, match=r"1 of 2 files .* do not say their split, the first more.tar"):
         open_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_files_beside_the_image_of_a_sample_that_are_no_images_here(tmp_path, order):
+    beside = {"a.dng": b"II*\0", "a.svg": b"<svg/>", "a.json": b'{"label": 3}', "a.txt": b"a fish", "a.png": png(7)}
+    tar(tmp_path / "0.tar", {**dict(list(beside.items())[::order]), "b.dng": b"II*\0", "b.cls": b"4"})
+    images = open_images(str(tmp_path)).query
+    assert [(item.id, images.classes[item.label]) for item in images.items] == [
+        ("0.tar/a.png", "3"),
+        ("0.tar/b.dng", "4"),
+    ]
+    assert (images.read(0), images.captions) == (png(7), (("a fish",), ()))
+
+
+def test_what_macos_puts_beside_shards_is_left_out(tmp_path):
+    rubbish = b"\0\5\x16\7\0\2\0\0Mac OS X        "
+    tar(tmp_path / "flat/train-0.tar", {"a.png": png(0)})
+    tar(tmp_path / "nested/train/0.tar", {"a.png": png(0)})
+    write(tmp_path / "rows/train.parquet", 0, 2)
+    write(tmp_path / "hub/data/train-00000-of-00001.parquet", 0, 2)
+    write(tmp_path / "deep/train/0.parquet", 0, 2)
+    names = ("flat/._train-0.tar", "nested/train/._0.tar", "rows/._train.parquet", "deep/train/._0.parquet")
+    for name in (*names, "hub/data/._train-00000-of-00001.parquet", "rows/__MACOSX/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(rubbish)
+    for folder, count in (("flat", 1), ("nested", 1), ("rows", 2), ("hub", 2), ("deep", 2)):
+        data = open_images(str(tmp_path / folder))
+        assert (data.query.name, len(data.query.items)) == (f"{folder}/train", count)
+        assert data.notes == ()
+
+
+def test_shards_of_suffixed_splits_are_not_one_split(tmp_path):
+    for name in ("flat/{}_small.parquet", "deep/{}_small/0.parquet"):
+        write(tmp_path / name.format("train"), 0, 2)
+        write(tmp_path / name.format("test"), 5, 2)
+    tar(tmp_path / "tars/x_train/0.tar", {"a.png": png(0)})
+    tar(tmp_path / "tars/x_test/0.tar", {"a.png": png(5)})
+    for folder in ("flat", "deep", "tars"):
+        data = open_images(str(tmp_path / folder))
+        assert (data.support.read(0), data.query.read(0)) == (png(0), png(5))
+        assert data.query.name.split("/")[1] in ("test_small", "x_test")
+
+
+def test_classes_of_shards_that_look_alike_are_refused(tmp_path):
+    tar(tmp_path / "tars/train-0.tar", {"a.png": png(0), "a.cls": b"gr ass"})
+    tar(tmp_path / "tars/val-0.tar", {"a.png": png(1), "a.cls": b"grass"})
+    words = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    write(tmp_path / "rows/train.parquet", 0, 2, labels=("gr ass", "x"), features=words)
+    write(tmp_path / "rows/val.parquet", 5, 2, labels=("grass", "x"), features=words)
+    for folder in ("tars", "rows"):
+        with pytest.raises(DataError, match="the class 'gr ass' of train is 'grass' in val"):
+            open_images(str(tmp_path / folder))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
+
+from visprobe.errors import DataError
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|[+-]?inf", re.IGNORECASE)
 _SEVERAL = re.compile(r"\[.*[,\s].*\]|.*\|.*", re.DOTALL)  # "[0, 3]" and "cat|dog" in a table of text
@@ -83,6 +85,26 @@ def sorted_classes(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
 
 
+def refuse_lookalikes(found: Mapping[str, tuple[str, ...] | None], where: object) -> None:
+    """Refuse classes of two splits whose names differ only in case, blanks, underscores or hyphens.
+
+    Both in one split are two classes, as the letters a and A are.
+
+    Raises:
+        DataError: With both spellings in quotation marks.
+    """
+    for split, names in found.items():
+        for other, others in found.items():
+            by_look = {_look(name): name for name in set(others or ()) - set(names or ())}
+            for name in sorted(set(names or ()) - set(others or ())):
+                if (alike := by_look.get(_look(name))) is not None:
+                    raise DataError(
+                        f"{where}: the class {name!r} of {split} is {alike!r} in {other}: they differ only in case, "
+                        "blanks, underscores or hyphens",
+                        hint="Give both the same name.",
+                    )
+
+
 def _cell(value: Any) -> str | bool | int | float | None:
     if isinstance(value, (bytes, str)):
         return same_name(value.decode(errors="replace") if isinstance(value, bytes) else value)
@@ -105,3 +127,9 @@ def _name(cell: str | bool | int | float | None) -> str | None:
     if isinstance(cell, float):
         return None if math.isnan(cell) else str(int(cell))
     return str(cell)
+
+
+def _look(name: str) -> str:
+    """A name without what is hard to see: case, blanks, underscores and hyphens, but for those between digits."""
+    text = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf").casefold()
+    return re.sub(r"[\s_-]+", "", re.sub(r"(?<=\d)[\s_-]+(?=\d)|^-(?=\d)", ".", text.strip()))

@@ -55,7 +55,7 @@ def open_named(
     """
     if len(named) == 1 and not Path(named[0]).is_file():
         return open_images(
-            named[0], split=split, limit=limit, seed=seed, subset_per_class=subset_per_class, whole_support=True
+            named[0], split=split, limit=limit, seed=seed, subset_per_class=subset_per_class, to_look_into=True
         )
     if subset_per_class is not None:
         raise UsageError("--subset-per-class: image files have no training split beside them", hint="Leave it out.")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from visprobe.data.columns import items_of
 from visprobe.data.formats import LOOKS, SUFFIXES, UNREADABLE
-from visprobe.data.image_set import BadImage, Item, decode
-from visprobe.data.metadata import read_metadata
+from visprobe.data.image_set import Item
+from visprobe.data.metadata import NAMES, read_metadata
 from visprobe.errors import DataError
 
 # What file systems, photo stations and archivers put beside people's files; and all that starts with a dot.
@@ -27,10 +26,11 @@ class ImageFolder:
     It has `targets` and `captions` only where a metadata file gives them (`visprobe.data.metadata`).
 
     Args:
-        folder: Where the images lie. If every image is inside a sub-folder, the first level of sub-folders
-            gives the classes; otherwise the metadata file, if there is one and it knows them.
+        folder: Where the images lie. The first level of sub-folders gives the classes, if there are any
+            (`folder_classes`); otherwise the metadata file, if there is one and it knows them.
         name: Name of the set, for tables.
-        classes: Class names to use instead of the sub-folders found, so that two splits share one numbering.
+        classes: Class names to use instead of the sub-folders found, so that two splits share one numbering; an
+            empty tuple if the sub-folders are no classes.
         titles: Readable names of those classes, if known.
         labels: The column of classes in the metadata file, as a user named it.
 
@@ -47,19 +47,20 @@ class ImageFolder:
         titles: tuple[str, ...] | None = None,
         labels: str | None = None,
     ) -> None:
-        paths = sorted(image_paths(folder))
+        paths: Sequence[str] = sorted(image_paths(folder))
         if not paths:
             raise DataError(
                 f"{folder} holds no image", hint=f"visprobe reads {', '.join(sorted(SUFFIXES))}, at any depth."
             )
         self.name = name
         self._folder = folder
-        self.classes = classes if classes is not None else classes_of(paths)
+        self.classes = (classes if classes is not None else folder_classes(folder, paths)) or None
+        notes, paths = _loose(paths, name, bool(self.classes))
         self.class_titles = titles
         numbers = {class_name: number for number, class_name in enumerate(self.classes or ())}
-        self.items: Sequence[Item] = [Item(path, numbers[_class_of(path)] if self.classes else None) for path in paths]
+        self.items: Sequence[Item] = [Item(path, numbers[class_of(path)] if self.classes else None) for path in paths]
         metadata = read_metadata(folder, paths, labelled=bool(self.classes), labels=labels)
-        self.notes = metadata.notes
+        self.notes = (*(() if _has_metadata(folder) else notes), *metadata.notes)
         self.label_column, self.why_no_classes = metadata.classes.column, metadata.classes.why_none
         if metadata.classes.of is not None:
             self.items, self.classes = items_of(paths, metadata.classes)
@@ -84,15 +85,36 @@ def image_paths(folder: Path) -> Iterator[str]:
         folders[:] = [name for name in real if real[name] not in above]  # a link back up would be walked again
         lineage.update({os.path.join(root, name): above | {real[name]} for name in folders})
         for file in files:
-            if not is_system(file) and os.path.splitext(file)[1].lower() in LOOKS:
+            if is_image(file):
                 yield os.path.relpath(os.path.join(root, file), folder).replace(os.sep, "/")
 
 
-def classes_of(paths: Sequence[str]) -> tuple[str, ...] | None:
-    """First-level folder names, sorted, or None if some image lies at the top level."""
-    if any("/" not in path for path in paths):
+def folder_classes(
+    folder: Path, paths: Sequence[str] | None = None, *, keep_loose: bool = False
+) -> tuple[str, ...] | None:
+    """The first-level folders that hold images, sorted; None if they are no classes.
+
+    They are classes if all images lie in them, or if there are several and most images do: then the few that lie
+    loose are left out, unless a metadata file may speak of them.
+
+    Args:
+        folder: The folder.
+        paths: The images in it, if they are known.
+        keep_loose: Leave none out: folders beside loose images are no classes.
+    """
+    paths = sorted(image_paths(folder)) if paths is None else paths
+    inside = [path for path in paths if "/" in path]
+    names = {class_of(path) for path in inside}
+    loose = len(paths) - len(inside)
+    few = not keep_loose and len(names) > 1 and loose < len(inside) and not _has_metadata(folder)
+    if loose and not few:
         return None
-    return tuple(sorted({_class_of(path) for path in paths}))
+    return tuple(sorted(names)) or None
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is called as images are, and is not the system's own."""
+    return not is_system(name) and os.path.splitext(name)[1].lower() in LOOKS
 
 
 def is_system(name: str) -> bool:
@@ -102,7 +124,14 @@ def is_system(name: str) -> bool:
 
 def folders_in(folder: Path) -> list[Path]:
     """The folders directly in `folder`, sorted, without the system's own."""
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_system(path.name)]
+    with os.scandir(folder) as entries:  # which knows folders without asking for each of a million files
+        return [folder / name for name in sorted(e.name for e in entries if not is_system(e.name) and e.is_dir())]
+
+
+def loose_in(folder: Path) -> Iterator[str]:
+    """Names of the images directly in `folder`, in no order."""
+    with os.scandir(folder) as entries:
+        yield from (entry.name for entry in entries if is_image(entry.name) and entry.is_file())
 
 
 def read_image(path: Path) -> bytes:
@@ -118,41 +147,21 @@ def read_image(path: Path) -> bytes:
     return data
 
 
-def refuse_empty_classes(folder: Path) -> None:
-    """Refuse folders among those of the classes in which no file is an image that can be read here.
-
-    Args:
-        folder: Holds one folder per class.
-
-    Raises:
-        DataError: Naming the class, and what lies in it.
-    """
-    for inside in folders_in(folder):
-        paths = [inside / path for path in image_paths(inside)]
-        if any(path.suffix.lower() in SUFFIXES for path in paths):
-            continue
-        if any(not _why_bad(path) for path in paths):
-            continue
-        reason = _why_bad(paths[0]) if paths else "no file there has the suffix of an image"
-        raise DataError(
-            f"the class {inside.name} of {folder} has no image that can be read: {_files_in(inside)}; {reason}",
-            hint="Convert or add its images, or move the folder away.",
-        )
-
-
-def _why_bad(path: Path) -> str:
-    try:
-        decode(read_image(path))
-    except (BadImage, OSError) as error:
-        return str(error)
-    return ""
-
-
-def _files_in(folder: Path) -> str:
-    kinds = Counter(path.suffix or "no suffix" for path in folder.rglob("*") if path.is_file())
-    return ", ".join(f"{count} files with {kind}" for kind, count in kinds.most_common(3)) or "it is empty"
-
-
-def _class_of(path: str) -> str:
-    """The first folder of a path, in Unicode's composed form: macOS and Linux store the same name differently."""
+def class_of(path: str) -> str:
+    """The first part of a path, in Unicode's composed form: macOS and Linux store the same name differently."""
     return unicodedata.normalize("NFC", path.split("/", 1)[0])
+
+
+def _has_metadata(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in NAMES)
+
+
+def _loose(paths: Sequence[str], name: str, labelled: bool) -> tuple[tuple[str, ...], Sequence[str]]:
+    """A note of images that lie in no folder beside folders of images; and the images that are left."""
+    loose = [path for path in paths if "/" not in path]
+    if not loose or len(loose) == len(paths):
+        return (), paths
+    lie = f"{name}: {len(loose)} of {len(paths)} images lie in no folder (the first {loose[0]})"
+    if labelled:
+        return (f"{lie}: they are left out",), [path for path in paths if "/" in path]
+    return (f"{lie}, so the folders are not read as classes",), paths

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from visprobe.data.class_names import refuse_lookalikes
 from visprobe.data.columns import share_labels
-from visprobe.data.folder import ImageFolder, classes_of, folders_in, image_paths, is_system, refuse_empty_classes
-from visprobe.data.formats import LOOKS
+from visprobe.data.folder import ImageFolder, folder_classes, folders_in, image_paths, is_image
 from visprobe.data.hf import MARKERS, HuggingFaceImages, load_splits
 from visprobe.data.image_set import ImageSet
 from visprobe.data.label_file import relabelled
+from visprobe.data.left_out import described, without_images
 from visprobe.data.masks import open_masked_rows, open_masks
 from visprobe.data.parquet import ParquetImages, parquet_splits
-from visprobe.data.split_folders import refuse_lookalikes, refuse_unknown_splits, split_folders
-from visprobe.data.splits import role_of, with_role
+from visprobe.data.split_folders import Layout, find_layout, refuse_unknown_splits
+from visprobe.data.splits import role_of
 from visprobe.data.tar import TarImages, open_tars, tar_splits
 from visprobe.data.titles import class_titles
 from visprobe.errors import DataError
@@ -24,12 +25,13 @@ KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # where the splits of Kaggle's
 KAGGLE_LABELS = "LOC_val_solution.csv"
 
 
-def open_splits(spec: str, labels: str | None = None) -> dict[str, ImageSet]:
+def open_splits(spec: str, labels: str | None = None, *, keep_loose: bool = False) -> dict[str, ImageSet]:
     """The splits of what a user named, by name.
 
     Args:
         spec: A folder or a hub id.
         labels: The column of classes, as a user named it.
+        keep_loose: Whether images beside folders are wanted more than those folders as classes.
 
     A folder is, in this order: one that `datasets.save_to_disk` wrote, images with masks beside them, Kaggle's
     ImageNet, parquet shards, WebDataset shards, folders of images.
@@ -62,45 +64,79 @@ def open_splits(spec: str, labels: str | None = None) -> dict[str, ImageSet]:
         if parquet:
             return _titled({s: ParquetImages(p, name=f"{name}/{s}", labels=labels) for s, p in parquet.items()}, folder)
         return _titled(open_tars(tars, name, labels), folder)
-    return _open_folders(folder, name, [folder], labels)
+    return _open_folders(folder, name, [folder], labels, keep_loose)
 
 
 def _titled(sets: Mapping[str, HuggingFaceImages | ParquetImages | TarImages], folder: Path) -> dict[str, ImageSet]:
     """The sets with readable names of their classes, from a file in the folder or, if it is one split, above it."""
     beside = [folder, *([folder.absolute().parent] if role_of(folder.absolute().name) else [])]
+    refuse_lookalikes({split: images.classes for split, images in sets.items()}, folder)
     for images in sets.values():
         images.class_titles = class_titles(images.classes, beside)
     share_labels(list(sets.values()))
     return dict(sets)
 
 
-def _open_folders(folder: Path, name: str, beside: Sequence[Path], labels: str | None = None) -> dict[str, ImageSet]:
+def _open_folders(
+    folder: Path, name: str, beside: Sequence[Path], labels: str | None = None, keep_loose: bool = False
+) -> dict[str, ImageSet]:
     """Splits of one numbering of classes; a split whose images lie in no class folder has no classes."""
-    places = split_folders(folder)
-    if not places:
-        classes = classes_of(sorted(image_paths(folder)))
-        if classes:
-            refuse_unknown_splits(folder)
-            refuse_empty_classes(folder)
-        return {name: ImageFolder(folder, name=name, titles=class_titles(classes, beside), labels=labels)}
-    left_out = _beside_splits(folder, places)
-    found = {split: classes_of(sorted(image_paths(place))) for split, place in places.items()}
+    layout = find_layout(folder)
+    if not layout.splits:
+        images = _open_classes(folder, layout, name, beside, labels, keep_loose)
+        images.notes = (*layout.notes, *images.notes)
+        return {name: images}
+    found = {split: folder_classes(place, keep_loose=keep_loose) for split, place in layout.splits.items()}
     refuse_lookalikes(found, folder)
-    for split, names in found.items():
-        if names:
-            refuse_empty_classes(places[split])
-    classes = tuple(sorted({name for names in found.values() for name in names or ()}))
-    titles = class_titles(classes, beside)
+    notes = list(layout.notes)
+    for split, place in layout.splits.items():
+        known = {one for other, names in found.items() if other != split for one in names or ()}
+        notes += _empty(place, known) if found[split] else _aside(place)
+    classes = tuple(sorted({one for names in found.values() for one in names or ()}))
+    titles = class_titles(classes, _and_inner(beside, layout.splits.values()))
     sets = {
         split: ImageFolder(place, name=f"{name}/{split}", classes=classes, titles=titles)
         if found[split]
-        else ImageFolder(place, name=f"{name}/{split}", labels=labels)
-        for split, place in places.items()
+        else ImageFolder(place, name=f"{name}/{split}", classes=(), labels=labels)
+        for split, place in layout.splits.items()
     }
-    if left_out:
-        first = next(iter(with_role(sets, "val", "test", "train")))
-        sets[first].notes = (*sets[first].notes, f"{folder}: no split, so left out: {', '.join(left_out)}")
+    for images in sets.values():
+        images.notes = (*notes, *images.notes)
     return {**sets}
+
+
+def _open_classes(
+    folder: Path, layout: Layout, name: str, beside: Sequence[Path], labels: str | None, keep_loose: bool
+) -> ImageFolder:
+    """A folder without splits."""
+    place = layout.classes
+    if place is None or not (classes := folder_classes(place, keep_loose=keep_loose)):
+        images = ImageFolder(place or folder, name=name, classes=(), labels=labels)
+        images.notes = (*(_aside(place) if place is not None else ()), *images.notes)
+        return images
+    refuse_unknown_splits(place)
+    notes = _empty(place)
+    images = ImageFolder(place, name=name, titles=class_titles(classes, [*beside, place]), labels=labels)
+    images.notes = (*notes, *images.notes)
+    return images
+
+
+def _empty(place: Path, known: Collection[str] = ()) -> list[str]:
+    """A note of the folders beside those of the classes that hold no image."""
+    return _not_read(place, without_images(place, known))
+
+
+def _aside(place: Path) -> list[str]:
+    """A note of the folders beside unlabelled images that hold no image, such as those of boxes."""
+    return _not_read(place, [path for path in folders_in(place) if not any(image_paths(path))])
+
+
+def _not_read(place: Path, folders: Sequence[Path]) -> list[str]:
+    return [f"{place}: not read: {', '.join(map(described, folders))}"] if folders else []
+
+
+def _and_inner(beside: Sequence[Path], splits: Iterable[Path]) -> list[Path]:
+    return list(dict.fromkeys([*beside, *(place.parent for place in splits)]))
 
 
 def _is_inside_kaggle(folder: Path) -> bool:
@@ -122,33 +158,11 @@ def _open_kaggle(data: Path, name: str) -> dict[str, ImageSet]:
 
 def _refuse_mixture(folder: Path, parquet: object, tars: object) -> None:
     """Shards beside folders of images, or of two kinds: which of them is meant cannot be known."""
-    images = [p.name for p in (folder, *sorted(folder.iterdir())) if p.is_dir() and _holds_images(p)]
+    places = [folder, *folders_in(folder)]
+    images = [place.name for place in places if any(is_image(path.name) for path in place.iterdir())]
     kinds = [kind for kind, there in (("parquet files", parquet), ("tar files", tars), ("images", images)) if there]
     if len(kinds) > 1:
         raise DataError(
             f"{folder} holds {' and '.join(kinds)}" + (f" (in {images[0]})" if images else ""),
             hint="Move what is not meant out of the folder.",
         )
-
-
-def _beside_splits(folder: Path, splits: Mapping[str, Path]) -> list[str]:
-    """Folders of images beside the splits, which are left out.
-
-    A class, too, may be called "train": images directly in it, and in other folders beside it, are ambiguous.
-    """
-    flat = [name for name in splits if (folder / name).is_dir() and _holds_images(folder / name)]
-    classes = [p.name for p in folders_in(folder) if not role_of(p.name) and _holds_images(p)]
-    if flat and classes:
-        raise DataError(
-            f"{folder} holds images in {flat[0]} and in {', '.join(classes[:3])}: {flat[0]} may be a split or a class",
-            hint=f"If it is a class, move all classes into one folder named val; if a split, move {classes[0]} away.",
-        )
-    if not any((folder / name).is_dir() for name in splits):  # they lie deeper, in the only folder of images
-        return []
-    linked = {inside.resolve() for place in splits.values() for inside in folders_in(place)}
-    others = [p for p in folders_in(folder) if not role_of(p.name) and p.resolve() not in linked]
-    return [place.name for place in others if any(image_paths(place))]
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in LOOKS and not is_system(path.name) for path in folder.iterdir())

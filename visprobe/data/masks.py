@@ -16,7 +16,7 @@ from visprobe.data.folder import folders_in, image_paths
 from visprobe.data.hf import HuggingFaceImages
 from visprobe.data.image_set import MAX_PIXELS, BadImage, Item
 from visprobe.data.mask_names import COCO_STUFF_NAMES, VOC_NAMES, stored_names
-from visprobe.data.splits import role_of
+from visprobe.data.splits import files_in, role_of
 from visprobe.errors import DataError
 
 PAIRS = (("images", "masks"), ("images", "annotations"), ("images", "labels"), ("img", "ann"), ("image", "mask"))
@@ -206,13 +206,18 @@ def _side_by_side(folder: Path) -> Pairs:
             s: (folder / s / images, folder / s / masks) for s in _splits_in(folder) if (folder / s / masks).is_dir()
         }
         there = {split: place for split, place in places.items() if place[0].is_dir()}
-        if there and any(mask.is_dir() for _, mask in there.values()):
+        if there and any(_may_hold_masks(mask) for _, mask in there.values()):
             return {split: list(_paired(*place)) for split, place in there.items()}
         if (folder / masks).is_dir() and (folder / images).is_dir() and not there:
             pairs = list(_paired(folder / images, folder / masks))
             if any(mask for _, mask in pairs):  # else two classes of these names
                 return {folder.name: pairs}
     return {}
+
+
+def _may_hold_masks(folder: Path) -> bool:
+    """Whether a folder is one of masks: labels/ and annotations/ also hold boxes, in files that are no images."""
+    return folder.is_dir() and ("mask" in folder.parent.name + folder.name or any(image_paths(folder)))
 
 
 def _splits_in(folder: Path) -> list[str]:
@@ -225,7 +230,7 @@ def _voc(folder: Path) -> Pairs:
         return {}
     known = {Path(path).stem: folder / "JPEGImages" / path for path in image_paths(folder / "JPEGImages")}
     found: Pairs = {}
-    for listed in (path for path in sorted(lists.glob("*.txt")) if role_of(path.stem)):
+    for listed in (path for path in files_in(lists, ".txt") if role_of(path.stem)):
         stems = [stem for stem in listed.read_text("utf-8").split() if stem in known]
         found[listed.stem] = [(known[stem], _if_there(masks / f"{stem}.png")) for stem in stems]
     return {split: pairs for split, pairs in found.items() if pairs}

@@ -42,7 +42,7 @@ def open_images(
     seed: int = 0,
     labels: str | Path | None = None,
     subset_per_class: int | None = None,
-    whole_support: bool = False,
+    to_look_into: bool = False,
 ) -> ImageData:
     """Open what a user named after --data.
 
@@ -57,7 +57,8 @@ def open_images(
         labels: File with the classes of the images that are measured (`visprobe.data.label_file`), or the column of
             their classes.
         subset_per_class: At most so many training images of each class.
-        whole_support: Whether `limit` says nothing of the training images.
+        to_look_into: Whether they are pictures to look into: then `limit` says nothing of the training images, and
+            images that lie beside folders of images are wanted more than those folders as classes.
 
     Raises:
         DataError: If nothing can be read there, or the labels do not fit.
@@ -65,8 +66,11 @@ def open_images(
     """
     file = Path(labels) if labels is not None and Path(labels).is_file() else None
     column = str(labels) if labels is not None and file is None else None
-    support_limit = None if whole_support else limit
-    sets = _open_digits(limit, support_limit, seed) if spec == "digits" else open_splits(spec, column)
+    support_limit, keep_loose = None if to_look_into else limit, to_look_into or file is not None
+    if spec == "digits":
+        sets = _open_digits(limit, support_limit, seed)
+    else:
+        sets = open_splits(spec, column, keep_loose=keep_loose)
     query_name = _query_name(sets, split, spec)
     support_name = next((name for name in with_role(sets, "train") if name != query_name), None)
     query, support = sets[query_name], sets[support_name] if support_name else None
@@ -93,7 +97,7 @@ def open_images(
         name=_name(spec),
         query=take(query, limit, seed),
         support=take(support, support_limit, seed) if support is not None else None,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),  # what holds for all splits is said by each
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from visprobe.data.hf import DescribedRows, only_image_column
-from visprobe.data.splits import by_split, role_of
+from visprobe.data.splits import by_split, files_in, in_split_folders, splits_among
 from visprobe.errors import DataError
 
 HELD = 2  # row groups kept in memory: the one being read, and its neighbour for readers at a border
@@ -97,10 +97,10 @@ def parquet_splits(folder: Path) -> dict[str, list[Path]]:
     Raises:
         DataError: If only some names say their split, or a split has shards of several numberings.
     """
-    flat = sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
-    split_of = {path: _split_of(path) for path in flat}
+    flat = files_in(folder, ".parquet") or files_in(folder / "data", ".parquet")
+    split_of = _splits_of(flat, folder)
     if not flat:
-        split_of = {path: path.parent.name for path in sorted(folder.glob("*/*.parquet")) if role_of(path.parent.name)}
+        split_of = in_split_folders(folder, ".parquet")
     splits = by_split(split_of, folder)
     for split, paths in splits.items():
         totals = {shard["total"] for path in paths if (shard := _SHARD.fullmatch(path.stem))}
@@ -112,9 +112,11 @@ def parquet_splits(folder: Path) -> dict[str, list[Path]]:
     return splits
 
 
-def _split_of(path: Path) -> str | None:
-    shard = _SHARD.fullmatch(path.stem)
-    return shard["split"] if shard else (path.stem if role_of(path.stem) else None)
+def _splits_of(files: Sequence[Path], folder: Path) -> dict[Path, str | None]:
+    """The split that the name of each file says."""
+    shards = {path: shard["split"] for path in files if (shard := _SHARD.fullmatch(path.stem))}
+    known = splits_among([path.stem for path in files if path not in shards], folder)
+    return {path: shards.get(path, path.stem if path.stem in known else None) for path in files}
 
 
 def _missing_shards(shards: Sequence[Path], name: str) -> tuple[str, ...]:

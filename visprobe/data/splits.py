@@ -32,12 +32,84 @@ def role_of(name: str) -> Role | None:
     return _ROLE.get(joined[1] if joined else words[0])
 
 
+def likely_role(name: str) -> Role | None:
+    """As `role_of`, or what the only word of `name` that says a split says: train of "asl_train" or "train_small".
+
+    A class may be called so, too ("bullet train"): to be asked only of names that are known to be of splits.
+    """
+    if role := role_of(name):
+        return role
+    roles = _words(name)[0]
+    return roles[0] if len(roles) == 1 else None
+
+
+def splits_among(names: Iterable[str], where: Path) -> dict[str, Role]:
+    """Which of the names that lie beside each other are of splits.
+
+    Those that `role_of` knows, and the only one with another word that has a role they lack. Without any: names that
+    are the same but for the role (asl_train and asl_test), or else all of them, if each says another role.
+
+    Raises:
+        DataError: If there are several families of them, as small_train, small_test, big_train and big_test are.
+    """
+    names = list(names)
+    known = {name: role for name in names if (role := role_of(name))}
+    likely = {name: role for name in names if name not in known and (role := likely_role(name))}
+    if known:
+        lacking = [role for role in ROLES if role not in known.values()]
+        more = {role: [name for name in likely if likely[name] == role] for role in lacking}
+        return known | {found[0]: role for role, found in more.items() if len(found) == 1}
+    families: dict[tuple[str, ...], dict[str, Role]] = {}
+    for name, role in likely.items():
+        families.setdefault(_words(name)[1], {})[name] = role
+    whole = [family for family in families.values() if len(set(family.values())) > 1]
+    if len(whole) > 1:
+        raise DataError(
+            f"{where} holds the splits of several data sets: {', '.join(name for family in whole for name in family)}",
+            hint=f"Move those of one, as {' and '.join(whole[0])}, into a folder of their own and give that.",
+        )
+    if whole:
+        return whole[0]
+    return likely if len(likely) == len(names) == len(set(likely.values())) > 1 else {}
+
+
+def same_but_for_role(names: Iterable[str]) -> bool:
+    """Whether names of splits, such as train_small and test_small, differ in nothing but the role."""
+    return len({_words(name)[1] for name in names}) == 1
+
+
+def _words(name: str) -> tuple[list[Role], tuple[str, ...]]:
+    """The roles that words of a name say, and its other words, without those that say nothing."""
+    words = re.findall(r"\d+|[^\W\d_]+", name.lower())
+    role_in = {word: role for word in words if (role := role_of(word))}
+    return [role_in[word] for word in words if word in role_in], tuple(
+        word for word in words if word not in role_in and word not in _BESIDE
+    )
+
+
 def with_role(names: Iterable[str], *roles: Role) -> list[str]:
-    """Those names that have one of the roles, in the order of the roles; a role's own name and short ones first."""
+    """Those names of splits that have one of the roles, in the order of the roles.
+
+    A role's own name comes first, then short names, then those that have other words beside the role.
+    """
     found = [
-        (roles.index(role), name.lower() != role, len(name), name) for name in names if (role := role_of(name)) in roles
+        (roles.index(role), name.lower() != role, role_of(name) is None, len(name), name)
+        for name in names
+        if (role := likely_role(name)) in roles
     ]
     return [name for *_, name in sorted(found)]
+
+
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """Files of one suffix directly in a folder, sorted; not the hidden ones that macOS puts beside them ("._0.tar")."""
+    return [path for path in sorted(folder.glob(f"*{suffix}")) if not path.name.startswith(".")]
+
+
+def in_split_folders(folder: Path, suffix: str) -> dict[Path, str | None]:
+    """Files of one suffix in the folders of splits, with the names of these folders."""
+    places = {path.name: files_in(path, suffix) for path in sorted(folder.iterdir()) if path.is_dir()}
+    known = splits_among([name for name, files in places.items() if files and not name.startswith(".")], folder)
+    return {path: name for name in places if name in known for path in places[name]}
 
 
 def by_split(split_of: Mapping[Path, str | None], folder: Path) -> dict[str, list[Path]]:

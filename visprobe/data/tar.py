@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from visprobe.data.class_column import LABEL, Classes, Table, find_classes, may_be_class
-from visprobe.data.class_names import same_name, sorted_classes
+from visprobe.data.class_names import refuse_lookalikes, same_name, sorted_classes
 from visprobe.data.columns import items_of, targets_instead
 from visprobe.data.folder import is_system
-from visprobe.data.formats import LOOKS
-from visprobe.data.splits import SPLITS, by_split, role_of
+from visprobe.data.formats import LOOKS, UNREADABLE
+from visprobe.data.splits import SPLITS, by_split, files_in, in_split_folders, role_of
 from visprobe.errors import DataError
 
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
@@ -113,11 +113,9 @@ def tar_splits(folder: Path) -> dict[str, list[Path]]:
     Raises:
         DataError: If only some names say their split.
     """
-    flat = sorted(folder.glob("*.tar"))
-    if flat:
+    if flat := files_in(folder, ".tar"):
         return by_split({path: _split_of(path) for path in flat}, folder)
-    nested = [path for path in sorted(folder.glob("*/*.tar")) if role_of(path.parent.name)]
-    return by_split({path: path.parent.name for path in nested}, folder)
+    return by_split(in_split_folders(folder, ".tar"), folder)
 
 
 def open_tars(splits: dict[str, list[Path]], name: str, labels: str | None = None) -> dict[str, TarImages]:
@@ -136,6 +134,7 @@ def open_tars(splits: dict[str, list[Path]], name: str, labels: str | None = Non
         fields: dict[str, None] = {}
         samples = [sample for path in paths for sample in read_samples(path, fields, labels)]
         sets[split] = TarImages(samples, name=f"{name}/{split}", fields=list(fields), labels=labels)
+    refuse_lookalikes({split: images.classes for split, images in sets.items()}, name)
     labelled = [images for images in sets.values() if images.classes]
     classes = sorted_classes({one for images in labelled for one in images.classes or ()})
     for images in labelled:
@@ -155,7 +154,7 @@ def read_samples(path: Path, fields: dict[str, None], labels: str | None = None)
         DataError: If the archive is damaged, holds no image, or a sample has two images or an unreadable label.
     """
     samples: dict[str, Sample] = {}
-    images: set[str] = set()
+    images: dict[str, str] = {}  # the suffix of each sample's image
     elsewhere = ""
     with path.open("rb") as file:
         for member in _members(path):
@@ -165,9 +164,13 @@ def read_samples(path: Path, fields: dict[str, None], labels: str | None = None)
             key, suffix = match[1], "." + match[2].lower()
             sample = samples.setdefault(key, Sample(f"{path.name}/{member.name}", path))
             if suffix in LOOKS:
+                if key in images and suffix in UNREADABLE:  # raw data or a drawing beside its picture
+                    continue
+                if images.get(key, "") in UNREADABLE:
+                    images.pop(key)
                 if key in images:
                     raise DataError(f"{path}: sample {key} has two images", hint="Leave one image in each sample.")
-                images.add(key)
+                images[key] = suffix
                 sample.id, sample.offset, sample.size = f"{path.name}/{member.name}", member.offset_data, member.size
             elif (suffix in (".json", ".txt") or _is_label(suffix)) and member.size <= _LARGEST_TEXT:
                 file.seek(member.offset_data)
