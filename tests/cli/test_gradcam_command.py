@@ -307,7 +307,7 @@ def test_the_limit_is_of_pictures_and_prototypes_have_all_training_images(run, p
     fewest = min(counts, key=lambda name: (counts[name], name))
     warned = next(text for text in written(tmp_path / "all")["warnings"] if "prototypes" in text)
     assert f"{len(counts)} of {len(counts)} prototypes are means of fewer than 10 training images" in warned
-    assert f"of {counts[fewest]}:" in warned
+    assert f": {counts[fewest]}):" in warned
     few = run("gradcam", photos, "--ckpt", BASE, "--target", "class", "--limit", 2, "--subset-per-class", 1,
               "-o", tmp_path / "few", "-q")  # fmt: skip
     assert few.code == 0, few.err
@@ -336,3 +336,10 @@ def test_files_with_equal_pixels_keep_their_names(run, photos, tmp_path):
     found = load(tmp_path / "maps.npz")
     assert list(found.ids) == [path.as_posix() for path in named]
     assert len(set(found.images)) == 2  # and count as one picture where intervals are made
+
+
+def test_a_question_that_is_not_asked_stands_above_no_picture(run, photos, tmp_path):
+    flags = ["--target", "class", "--prompt", "What?", "--limit", 2]
+    assert run("gradcam", photos, "--ckpt", BASE, "-o", tmp_path, "-q", *flags).code == 0
+    titles = result(tmp_path, "maps")["settings"]["sheet"]["titles"]
+    assert len(titles) == 2 and all(title.endswith(".png") for title in titles)

@@ -187,7 +187,7 @@ def strips(
     key = next(iter(attributions.maps[attributions.names[0]]))
     for number, picture in enumerate(explained.pictures[:STRIPS]):
         maps = {name: [attributions.maps[name][key][number]] for name in attributions.names}
-        sheet = Sheet([as_shown(picture.image, encoder)], [title_of(picture)], maps, explained.unit, number,
+        sheet = Sheet([as_shown(picture.image, encoder)], [title_of(picture, explained)], maps, explained.unit, number,
                       len(explained.pictures))  # fmt: skip
         settings = {**about, "steps": list(steps), "sheet": sheet_json(sheet)}
         question = f"Where does it look in picture {number + 1} as training goes on?"

@@ -68,9 +68,9 @@ def contrast(
     return Result("map_contrast", question, (), {"checkpoint": encoder.name, "of": of, "sheet": sheet_json(sheet)})
 
 
-def title_of(picture: Picture) -> str:
-    """What stands above a picture: what is asked of it, or its name."""
-    if picture.asked.prompt is None:
+def title_of(picture: Picture, explained: Explained) -> str:
+    """What stands above a picture: what is asked of it, or, where nobody answers, its name."""
+    if explained.of_tower or picture.asked.prompt is None:
         return picture.id
     answer = picture.asked.answer
     return f"{picture.asked.prompt} {answer}" if answer else picture.asked.prompt
@@ -91,7 +91,7 @@ def _sheet(
 ) -> Sheet:
     pictures = [explained.pictures[place] for place in places]
     shown = [as_shown(picture.image, encoder) for picture in pictures]
-    return Sheet(shown, [title_of(picture) for picture in pictures], found, explained.unit)
+    return Sheet(shown, [title_of(picture, explained) for picture in pictures], found, explained.unit)
 
 
 def _scores(found: Mapping[str, Sequence[Map]], explained: Explained) -> Iterator[Row]:

@@ -49,8 +49,8 @@ def few_images(counts: dict[str, int]) -> list[str]:
         return []
     name, count = min(few.items(), key=lambda entry: entry[1])
     return [
-        f"{len(few)} of {len(counts)} prototypes are means of fewer than {_FEW} training images, that of {name} of "
-        f"{count}: maps explain nearness to these images more than to a class"
+        f"{len(few)} of {len(counts)} prototypes are means of fewer than {_FEW} training images (class {name!r}: "
+        f"{count}): maps explain nearness to these images more than to a class"
     ]
 
 
