@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from visprobe.encoders.checkpoint import Checkpoint
-from visprobe.encoders.connector import Connector
+from visprobe.encoders.connector import Connector, configured
 from visprobe.encoders.family import Family
 from visprobe.encoders.geometry import Geometry
 from visprobe.encoders.layout import Layout, Source, no_projector, no_tower, places, under
@@ -125,6 +125,7 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
         raise no_projector(checkpoint.spec, names)
     tower = _own(under(spelling.tower, names), set(projector.values()), family)
     reads, why = model.reads(config, family)
+    entries = {name: checkpoint.tensors[key] for name, key in projector.items()}
     tiles = model.tiles(config) if resolution.tiles and model.tiles else None
     geometry = tiles or (model.geometry(config) if model.geometry else family.geometry)
     processor, assumed = find_processor(
@@ -145,7 +146,7 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
         tower_name=vision.model_type,
         tower=model.renamed(tower, vision),
         projector=projector,
-        connector=model.connect(config, {n: checkpoint.tensors[key] for n, key in projector.items()}, reads),
+        connector=configured(lambda config: model.connect(config, entries, reads), config),
         consumed=max(reads),
         why=why,
         processor=processor,

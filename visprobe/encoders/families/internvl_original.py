@@ -11,6 +11,7 @@ import torch
 from transformers import InternVLConfig, InternVLVisionConfig
 
 from visprobe.encoders.checkpoint import Checkpoint
+from visprobe.encoders.connector import configured
 from visprobe.encoders.families.internvl import INTERNVIT, Crops, connector, selected
 from visprobe.encoders.layout import Layout, Piece, Source, no_projector, no_tower, under
 from visprobe.encoders.processor import Resolution, find_processor
@@ -80,7 +81,7 @@ def original_internvl_layout(checkpoint: Checkpoint, resolution: Resolution) -> 
         tower_name=str(_described(checkpoint).get("model_type", "intern_vit_6b")),
         tower=_tower(tower),
         projector={_linear(name): key for name, key in projector.items()},
-        connector=connector(config, (consumed,)),
+        connector=configured(lambda config: connector(config, (consumed,)), config),
         consumed=consumed,
         why=f"select_layer is {layer} of {vision.num_hidden_layers} blocks",
         processor=processor,
