@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from transformers import CONFIG_MAPPING
 
 from visprobe.encoders.checkpoint import Checkpoint
 from visprobe.encoders.family import Family
-from visprobe.encoders.layout import Layout, no_tower, under
+from visprobe.encoders.layout import Layout, block_places, no_tower, notes_on_places, twins, under
 from visprobe.encoders.processor import Resolution, find_processor
 
 
@@ -21,11 +23,14 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
     Raises:
         CheckpointError: If it holds no vision tensors.
     """
+    if "vision_config" in CONFIG_MAPPING[checkpoint.raw["model_type"]].sub_configs:
+        checkpoint.check_described()
     config, names = checkpoint.config, list(checkpoint.tensors)
-    vision = getattr(config, "vision_config", config)
-    tower = _tower_names(family, names) | {name: name for name in names if family.is_projection(name)}
-    if not family.block_count(set(tower)) and not any(".layer" in name for name in tower):
+    vision, usual = getattr(config, "vision_config", config), (*family.outer_prefixes, "")
+    found = block_places(family.blocks[0][0], usual, names)
+    if not found:
         raise no_tower(checkpoint.spec, names)
+    tower = _tower_names(family, found, names)
     inside = _connector_names(family, tower)
     processor, warnings = find_processor(checkpoint.folder, family, vision, family.geometry, resolution)
     for name in filter(family.is_projection, tower):  # the two-tower model has its own width beside the tower's
@@ -44,15 +49,18 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
         why=f"last_hidden_state of {family.tower_class.split(':')[-1]}",
         processor=processor,
         geometry=family.geometry,
-        warnings=tuple(warnings),
+        warnings=(*notes_on_places(found, usual), *warnings),
+        twins=twins(found, names),
     )
 
 
-def _tower_names(family: Family, names: list[str]) -> dict[str, str]:
-    for prefix in family.outer_prefixes:
-        if found := under(prefix, names):
-            return found
-    return under("", names)
+def _tower_names(family: Family, found: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Names of the first of the towers `found`, and of the projection that stands beside it."""
+    place, *others = found
+    inside = [name for name in names if not name.startswith(tuple(others))]
+    outer = next((place.removesuffix(end) for end in family.outer_prefixes if place.endswith(end)), place)
+    projection = {name: key for name, key in under(outer, inside).items() if family.is_projection(name)}
+    return under(place, inside) | projection
 
 
 def _connector_names(family: Family, tower: Mapping[str, str]) -> dict[str, str]:
