@@ -12,6 +12,7 @@ from tiny_original import shrink, tower, write_tower
 from zoo import ZOO
 
 from visprobe.encoders import load_encoder
+from visprobe.encoders.export import extract_encoder
 from visprobe.encoders.quiet import quiet
 from visprobe.encoders.scan import scan
 from visprobe.errors import CheckpointError
@@ -198,3 +199,11 @@ def test_a_tower_inside_a_whole_model_is_read_by_its_own_configuration(tmp_path)
     assert alone.tower_hash == whole.tower_hash
     assert alone.grid == (4, 4) and SIDE == 32
     assert "the tower is named vision_tower.* here" in said(alone)
+
+
+@pytest.mark.parametrize("kind", ["original siglip", "internvl_chat", "clip pair"])
+def test_a_tower_below_a_prefix_can_be_extracted(tmp_path, monkeypatch, kind):
+    folder = KINDS[kind][0](tmp_path / "plain", monkeypatch)
+    plain = load_encoder(folder)
+    extract_encoder(str(rewritten(folder, below("student."))), tmp_path / "out")
+    assert load_encoder(tmp_path / "out").tower_hash == plain.tower_hash

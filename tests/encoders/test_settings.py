@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 import transformers
-from tiny_checkpoints import TEXT, VISION, images
+from tiny_checkpoints import TEXT, VISION, images, llava, write_llava, write_original
+from tiny_native import pixtral
 from torch import nn
 from zoo import ZOO
 
@@ -15,6 +16,7 @@ from visprobe.encoders.checkpoint import open_checkpoint
 from visprobe.encoders.connector import Connector, configured, of_class
 from visprobe.encoders.fields_read import fields_read
 from visprobe.encoders.processor import Resolution
+from visprobe.encoders.settings import first_difference
 
 # one of each configuration; the other layouts of LLaVA differ in names of tensors alone
 FAMILIES = [name for name in ZOO if name not in {"llava-A", "llava-B", "llava-D", "llava-bin"}]
@@ -180,3 +182,20 @@ def test_the_author_of_a_connector_cannot_forget_a_field():
 
     settings = configured(connect, config_of(gain=2.0, offset=1.0)).depends_on(32, (4, 4))
     assert settings == {"text_config.rms_norm_eps": 1e-6, "gain": 2.0, "offset": 1.0}
+
+
+def test_the_first_difference_names_the_field_as_config_json_does(tmp_path):
+    encoders = []
+    for name, epsilon in (("base", 1e-3), ("other", 1e-6)):
+        pixtral(text_epsilon=epsilon).save_pretrained(tmp_path / name)
+        encoders.append(load_encoder(tmp_path / name))
+    said = first_difference(encoders[0].settings, encoders[1].settings)
+    assert said == "projector.text_config.rms_norm_eps is 1e-06 against 0.001"
+
+
+def test_a_model_is_used_in_the_same_way_whichever_code_saved_it(tmp_path):
+    model = llava("siglip", vision_feature_layer=-2)
+    tower = transformers.SiglipVisionModel(model.config.vision_config)
+    tower.save_pretrained(tmp_path / "siglip")
+    original = load_encoder(write_original(tmp_path / "L", model, f"hf:{tmp_path / 'siglip'}"))
+    assert original.settings == load_encoder(write_llava(tmp_path / "C", model)).settings
