@@ -185,6 +185,24 @@ def test_a_configuration_that_does_not_describe_the_tower(tmp_path, monkeypatch,
     assert "Copy vision_config, whole" in caught.value.hint
 
 
+def test_old_configurations_of_clip_describe_the_tower_under_another_name(tmp_path, monkeypatch):
+    folder = KINDS["clip pair"][0](tmp_path / "plain", monkeypatch)
+    plain = load_encoder(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config_dict"] = config.pop("vision_config")
+    (folder / "config.json").write_text(json.dumps(config))
+    assert hashes(load_encoder(folder)) == hashes(plain)
+
+
+def test_a_frozen_tower_below_a_prefix_is_taken_from_its_own_checkpoint(tmp_path, monkeypatch):
+    folder = KINDS["original siglip"][0](tmp_path / "plain", monkeypatch)
+    rewritten(folder, lambda tensors: {n: t for n, t in tensors.items() if "vision_tower" not in n})
+    plain = load_encoder(folder)
+    rewritten(folder / "named-siglip", below("student."))
+    rewritten(folder, below("thinker."))
+    assert hashes(load_encoder(folder)) == hashes(plain)
+
+
 def test_a_text_tower_is_no_second_tower(tmp_path, monkeypatch):
     for kind in ("clip pair", "siglip pair"):
         assert "towers" not in said(load_encoder(KINDS[kind][0](tmp_path / kind, monkeypatch)))

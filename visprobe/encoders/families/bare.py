@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import CONFIG_MAPPING
 
@@ -23,7 +24,7 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
     Raises:
         CheckpointError: If it holds no vision tensors.
     """
-    if "vision_config" in CONFIG_MAPPING[checkpoint.raw["model_type"]].sub_configs:
+    if _has_text_tower(checkpoint.raw) and not isinstance(checkpoint.raw.get("vision_config_dict"), dict):
         checkpoint.check_described()
     config, names = checkpoint.config, list(checkpoint.tensors)
     vision, usual = getattr(config, "vision_config", config), (*family.outer_prefixes, "")
@@ -54,10 +55,17 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
     )
 
 
+def _has_text_tower(raw: Mapping[str, Any]) -> bool:
+    """Whether the configuration `raw` is that of two towers, each described inside it."""
+    kind = raw["model_type"]
+    return kind in CONFIG_MAPPING and "vision_config" in CONFIG_MAPPING[kind].sub_configs
+
+
 def _tower_names(family: Family, found: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """Names of the first of the towers `found`, and of the projection that stands beside it."""
     place, *others = found
-    inside = [name for name in names if not name.startswith(tuple(others))]
+    nested = tuple(other for other in others if other.startswith(place))
+    inside = [name for name in names if not name.startswith(nested)]
     outer = next((place.removesuffix(end) for end in family.outer_prefixes if place.endswith(end)), place)
     projection = {name: key for name, key in under(outer, inside).items() if family.is_projection(name)}
     return under(place, inside) | projection
