@@ -136,6 +136,22 @@ def test_the_model_is_read_as_transformers_runs_it(tmp_path, monkeypatch):
     assert all(torch.equal(stored[name], own[name]) for name in own)
 
 
+def test_a_field_that_the_models_author_did_not_name_is_a_setting_all_the_same(tmp_path, monkeypatch):
+    from vip_llava import MODELS
+
+    monkeypatch.setitem(MODEL_OF, "vipllava", MODELS[0])
+    hashes = set()
+    for epsilon in (1e-5, 1e-3):
+        config = transformers.VipLlavaConfig(
+            vision_config=transformers.CLIPVisionConfig(**VISION).to_dict(), text_config=TEXT, image_token_index=49,
+            vision_feature_layer=[-2, -3], projector_layernorm_eps=epsilon,
+        )  # fmt: skip
+        with quiet():
+            saved(tmp_path / str(epsilon), transformers.VipLlavaForConditionalGeneration(config))
+        hashes.add(load_encoder(tmp_path / str(epsilon)).settings_hash)
+    assert len(hashes) == 2
+
+
 def test_the_workflow_pins_its_actions_and_calls_visprobe_as_it_is():
     job = yaml.safe_load((ROOT / "docs" / "ci" / "visprobe.yml").read_text())["jobs"]["compare"]
     actions = [step["uses"] for step in job["steps"] if "uses" in step]

@@ -83,6 +83,25 @@ class Checkpoint:
         """
         check_whole(self.spec, self.base, self.raw, [self.tensors[name] for name in names])
 
+    def check_described(self, kind: str = "") -> None:
+        """The configuration describes the tower; where it does not, transformers would make up another one.
+
+        Args:
+            kind: What the checkpoint is, for the message.
+
+        Raises:
+            CheckpointError: If `vision_config` is missing, null or a name.
+        """
+        vision = self.raw.get("vision_config")
+        if isinstance(vision, dict):
+            return
+        said = f", only the name {vision!r}" if isinstance(vision, str) else ""
+        what = f" of {kind}" if kind else ""
+        raise CheckpointError(
+            f"{self.folder / self.config_file}{what} has no vision_config{said}: nothing says how its tower is built",
+            hint="Copy vision_config, whole, from the config.json of the base model into this one.",
+        )
+
 
 def open_checkpoint(spec: str | Path) -> Checkpoint:
     """Open the checkpoint `spec`: a folder, a LoRA adapter's folder, a hub id of either, or llama.cpp's mmproj file.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,12 @@ from torch import nn
 from transformers.initialization import no_init_weights
 
 from visprobe.encoders.pixels import Grid
+from visprobe.encoders.quiet import quiet
+from visprobe.encoders.settings import connector_settings
 from visprobe.errors import CheckpointError
 
 Project = Callable[[nn.Module, Sequence[torch.Tensor], Grid], torch.Tensor]
+_ANY_GRID = (24, 24)  # for towers of native resolution: squares of 2, 3 and 4 patches fit into it
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,40 @@ class Connector:
         kind: For people: "mlp2x_gelu", "Qwen2_5_VLPatchMerger".
         make: A module with fresh weights; its parameter names are the canonical names of the weights.
         taps: Its outputs.
-        settings: What its output depends on beside weights ("gelu").
+        settings: What its output depends on beside weights and configuration, by name.
+        made_by: What made it of `config`, if it was made of one.
+        config: Configuration of the multimodal model, where it was made of one.
     """
 
     kind: str
     make: Callable[[], nn.Module]
     taps: tuple[Tap, ...]
-    settings: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    made_by: Callable[[Any], Connector] | None = None
+    config: Any = None
+
+    def depends_on(self, width: int, grid: Grid | None) -> dict[str, Any]:
+        """What its output depends on beside weights and the tower's configuration, by name, as plain JSON.
+
+        It is made once more, and run, with a configuration that takes notes: no field that is read can be forgotten.
+
+        Args:
+            width: Width of the tower's tokens.
+            grid: Rows and columns of its patches, or None where they depend on the image.
+        """
+        made_by, shape = self.made_by, grid or _ANY_GRID
+        if made_by is None:
+            return dict(self.settings)
+        read = connector_settings(self.config, lambda config: made_by(config).try_out(width, shape))
+        return {**self.settings, **read}
+
+    def try_out(self, width: int, grid: Grid) -> None:
+        """Make the module and every output once, without memory; arguments as in `depends_on`."""
+        with quiet(), torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad(), no_init_weights():
+            module = self.make().eval()
+            for tap in self.taps:
+                tokens = [torch.empty(1, grid[0] * grid[1], width) for _ in tap.reads]
+                tap.project(module, tokens, grid)
 
     def build(self, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
         """The module with the weights `tensors`, in their widest dtype.
@@ -94,7 +124,6 @@ def of_class(
     width: int,
     reads: tuple[str, ...],
     project: Project | None = None,
-    settings: tuple[str, ...] = (),
 ) -> Connector:
     """The connector that is one class of transformers, made from the model's configuration.
 
@@ -104,10 +133,19 @@ def of_class(
         width: Width of its output.
         reads: Sites of the tower that it reads.
         project: As in `Tap`; by default the module is called with the tokens of the one site read.
-        settings: As in `Connector`.
     """
     tap = Tap("projected", reads, width, project or same_grid(lambda module, tokens: module(tokens)))
-    return Connector(getattr(cls, "__name__", str(cls)), partial(cls, config), (tap,), settings)
+    return Connector(getattr(cls, "__name__", str(cls)), partial(cls, config), (tap,))
+
+
+def configured(made_by: Callable[[Any], Connector], config: Any) -> Connector:
+    """The connector that `made_by` makes of `config`, whose settings are the fields that it reads.
+
+    Args:
+        made_by: From a configuration to the connector. It is called again when settings are asked for.
+        config: Configuration of the multimodal model.
+    """
+    return replace(made_by(config), made_by=made_by, config=config)
 
 
 def widest(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:

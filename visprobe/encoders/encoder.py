@@ -180,11 +180,12 @@ class VisionEncoder:
         weights = {k: v for k, v in self._stored.items() if self._family.is_projection(k)}
         return tensors_hash(weights) if weights else None
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """How weights are used: fields of the tower's configuration, and "projector" (activation, pooling)."""
-        connector = self._layout.connector
-        return {**tower_settings(self._config), "projector": connector.settings if connector else ()}
+        """How weights are used: fields of the tower's configuration, and what the projector depends on (activation)."""
+        connector, width = self._layout.connector, int(getattr(self._config, self._family.width))
+        projector = connector.depends_on(width, self.grid) if connector else {}
+        return {**tower_settings(self._config), **{_PROJECTOR + name: value for name, value in projector.items()}}
 
     @cached_property
     def settings_hash(self) -> str:

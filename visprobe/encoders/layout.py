@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from visprobe.encoders.connector import Connector
 from visprobe.encoders.family import Family
 from visprobe.encoders.geometry import Geometry
+from visprobe.encoders.wrappers import of_language_model
 from visprobe.errors import CheckpointError
 
 
@@ -29,6 +30,7 @@ class Piece:
 
 
 Source = str | Piece
+NAMED = "the tower is named"  # how a note on an unusual place begins
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Layout:
         processor: Image processor.
         geometry: How images become inputs and states become tokens; that of the family unless tiles are asked for.
         warnings: What a reader should know.
+        twins: For each other tower in the same files what it begins with, and names of the weights read to its own.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Layout:
     processor: Any
     geometry: Geometry
     warnings: tuple[str, ...] = ()
+    twins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def off_path(layout: Layout, names: Iterable[str]) -> tuple[str, ...]:
@@ -122,6 +126,55 @@ def places(stem: str, names: Iterable[str]) -> list[str]:
     pattern = re.compile(rf"((?:[^.]+\.)*?{re.escape(stem)})(?:.*\.)?\d+\.")
     found = {match[1] for match in map(pattern.match, names) if match}
     return sorted(found, key=lambda place: (place.count("."), place))
+
+
+def block_places(path: str, usual: Sequence[str], names: Iterable[str]) -> list[str]:
+    """What stands before the numbered blocks of vision towers: "model.vision_model." for "encoder.layers".
+
+    Args:
+        path: Where the blocks lie in the tower.
+        usual: What is expected there; it comes first, in its order.
+        names: Names of tensors.
+    """
+    seen = [name for name in names if not of_language_model(name) and "text_model" not in name.split(".")]
+    for blocks in (re.escape(path), r"(?:encoder\.)?layers?"):  # the second as early versions of transformers had it
+        pattern = re.compile(rf"((?:[^.]+\.)*?){blocks}\.\d+\.")
+        if found := {match[1] for match in map(pattern.match, seen) if match}:
+            others = sorted(found - set(usual), key=lambda place: (place.count("."), place))
+            return [*(place for place in usual if place in found), *others]
+    return []
+
+
+def beside(outer: str, stem: str, names: Iterable[str]) -> str:
+    """Where the part `stem` of a model lies: beside a tower below `outer`, or else anywhere."""
+    found = {name[: at.end()] for name in names if (at := re.search(rf"(?:^|\.){re.escape(stem)}", name))}
+    return min(found, key=lambda place: (place != outer + stem, place.count("."), place), default=outer + stem)
+
+
+def apart(places: Iterable[str]) -> list[str]:
+    """`places` without those inside or around an earlier one."""
+    found: list[str] = []
+    for place in places:
+        if not any(place.startswith(one) or one.startswith(place) for one in found):
+            found.append(place)
+    return found
+
+
+def notes_on_places(found: Sequence[str], usual: Iterable[str]) -> list[str]:
+    """What a reader should know of where towers were found, the first of which is read."""
+    notes = [] if found[0] in usual else [f"{NAMED} {found[0]}* here"]
+    if len(found) > 1:
+        listed = ", ".join(f"{place}*" for place in found)
+        notes.append(f"these files hold {len(found)} vision towers, {listed}; the first of them is read")
+    return notes
+
+
+def twins(found: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The names of the first of the towers `found` to those of each other one."""
+    names = list(names)
+    first = under(found[0], names)
+    others = {place: under(place, names) for place in found[1:]}
+    return {place: {first[n]: key for n, key in inside.items() if n in first} for place, inside in others.items()}
 
 
 def no_tower(folder: object, keys: Iterable[str]) -> CheckpointError:

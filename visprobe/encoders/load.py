@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from visprobe.encoders.families.bare import bare_layout
 from visprobe.encoders.families.frozen_tower import with_frozen_tower
 from visprobe.encoders.families.internvl_original import original_internvl_layout
 from visprobe.encoders.families.llava_original import original_layout
-from visprobe.encoders.layout import Layout, keys_of, made, off_path, prefixes
+from visprobe.encoders.families.original_names import with_usual_names
+from visprobe.encoders.layout import NAMED, Layout, keys_of, made, off_path, prefixes
 from visprobe.encoders.model import model_layout
 from visprobe.encoders.processor import Resolution
 from visprobe.encoders.provenance import Provenance
@@ -60,7 +62,9 @@ def load_encoder(
     checkpoint, layout = described(path, resolution or Resolution())
     tensors = checkpoint.tensors.read_many(_keys(layout))
     _check_numbers(checkpoint.spec, tensors)
-    tower, projector, stored = _built(layout, made(layout.tower, tensors), made(layout.projector, tensors))
+    layout = replace(layout, warnings=(*layout.warnings, *_on_twins(checkpoint, layout, tensors)))
+    with _naming_the_place((*checkpoint.notes, *layout.warnings)):
+        tower, projector, stored = _built(layout, made(layout.tower, tensors), made(layout.projector, tensors))
     return VisionEncoder(
         name=Path(path).resolve().name,
         layout=layout,
@@ -77,9 +81,10 @@ def described(path: str | Path, resolution: Resolution) -> tuple[Checkpoint, Lay
     Raises:
         CheckpointError: As `load_encoder`.
     """
-    checkpoint = with_frozen_tower(open_checkpoint(path))
+    checkpoint = with_frozen_tower(with_usual_names(open_checkpoint(path)))
     try:
-        layout = _find_layout(checkpoint, resolution)
+        with _naming_the_place(checkpoint.notes):
+            layout = _find_layout(checkpoint, resolution)
     except CheckpointError:
         checkpoint.check_whole(name for name in checkpoint.tensors if not of_language_model(name))
         raise  # quantised weights are not the cause
@@ -96,7 +101,8 @@ def check_headers(checkpoint: Checkpoint, layout: Layout) -> None:
         CheckpointError: As `load_encoder`, but for NaN and infinite weights.
     """
     outlines = checkpoint.tensors.outlines(_keys(layout))
-    _built(layout, _hollow(made(layout.tower, outlines)), _hollow(made(layout.projector, outlines)))
+    with _naming_the_place((*checkpoint.notes, *layout.warnings)):
+        _built(layout, _hollow(made(layout.tower, outlines)), _hollow(made(layout.projector, outlines)))
 
 
 def _hollow(outlines: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -116,6 +122,31 @@ def _built(
     tower, stored = load_tower(layout.family, layout.config, tower_weights, norm_needed=norm_needed)
     projector = layout.connector.build(weights) if layout.connector else None
     return tower, projector, stored | {f"projector.{name}": tensor for name, tensor in weights.items()}
+
+
+@contextmanager
+def _naming_the_place(notes: Sequence[str]) -> Iterator[None]:
+    """Errors raised inside also say where the tower was found, where that is not the usual place."""
+    try:
+        yield
+    except CheckpointError as error:
+        if named := next((note for note in notes if note.startswith(NAMED)), None):
+            raise CheckpointError(f"{error.message}; {named}", hint=error.hint) from error
+        raise
+
+
+def _on_twins(checkpoint: Checkpoint, layout: Layout, read: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    """Whether the other towers in the same files hold the weights that were `read`."""
+    own = keys_of(source for name, source in layout.tower.items() if not layout.family.is_projection(name))
+    for place, names in layout.twins.items():
+        others = checkpoint.tensors.read_many(names[key] for key in own if key in names)
+        unlike = sum(key not in names or not _same(read[key], others[names[key]]) for key in own)
+        differ = f"differs from the tower that is read in {unlike} of {len(own)} tensors"
+        yield f"the tower {place}* {differ if unlike else 'holds the same weights as the one that is read'}"
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _find_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:

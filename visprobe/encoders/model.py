@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from visprobe.encoders.checkpoint import Checkpoint
-from visprobe.encoders.connector import Connector
+from visprobe.encoders.connector import Connector, configured
 from visprobe.encoders.family import Family
 from visprobe.encoders.geometry import Geometry
-from visprobe.encoders.layout import Layout, Source, no_projector, no_tower, places, under
+from visprobe.encoders.layout import (
+    Layout,
+    Source,
+    apart,
+    beside,
+    no_projector,
+    no_tower,
+    notes_on_places,
+    places,
+    twins,
+    under,
+)
 from visprobe.encoders.processor import Resolution, find_processor
 from visprobe.encoders.tiles import Tiled
 from visprobe.errors import CheckpointError
@@ -45,16 +55,11 @@ class Spelling:
     def at(self, place: str, names: Sequence[str]) -> Spelling:
         """This naming for a tower at `place`; the connector is looked for beside it, then anywhere."""
         outer = place.removesuffix(_inner(self.tower))
-        return Spelling(self.name, place, {c: _beside(outer, _inner(p), names) for c, p in self.connector.items()})
+        return Spelling(self.name, place, {c: beside(outer, _inner(p), names) for c, p in self.connector.items()})
 
 
 def _inner(prefix: str) -> str:
     return prefix.removeprefix("model.")
-
-
-def _beside(outer: str, stem: str, names: Sequence[str]) -> str:
-    found = {name[: at.end()] for name in names if (at := re.search(rf"(?:^|\.){re.escape(stem)}", name))}
-    return min(found, key=lambda place: (place != outer + stem, place.count("."), place), default=outer + stem)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
     Raises:
         CheckpointError: If tower or connector are absent or unknown.
     """
-    _check_described(checkpoint)
+    checkpoint.check_described()
     config = checkpoint.config
     vision = config.vision_config
     family = towers.get(vision.model_type)
@@ -119,12 +124,13 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
             hint=f"Supported towers in {model.name}: {', '.join(known)}.",
         )
     names = list(checkpoint.tensors)
-    spelling, named = _spelling(model, checkpoint.spec, names)
+    spelling, found, named = _spelling(model, checkpoint.spec, names)
     projector = _connector_names(spelling, names)
     if not projector:
         raise no_projector(checkpoint.spec, names)
     tower = _own(under(spelling.tower, names), set(projector.values()), family)
     reads, why = model.reads(config, family)
+    entries = {name: checkpoint.tensors[key] for name, key in projector.items()}
     tiles = model.tiles(config) if resolution.tiles and model.tiles else None
     geometry = tiles or (model.geometry(config) if model.geometry else family.geometry)
     processor, assumed = find_processor(
@@ -145,29 +151,18 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
         tower_name=vision.model_type,
         tower=model.renamed(tower, vision),
         projector=projector,
-        connector=model.connect(config, {n: checkpoint.tensors[key] for n, key in projector.items()}, reads),
+        connector=configured(lambda config: model.connect(config, entries, reads), config),
         consumed=max(reads),
         why=why,
         processor=processor,
         geometry=geometry,
         warnings=(*named, *model.notes(config, family), *untiled, *assumed),
+        twins=twins(found, names),
     )
 
 
-def _check_described(checkpoint: Checkpoint) -> None:
-    """The configuration describes the tower; where it does not, transformers would make up another one."""
-    vision = checkpoint.raw.get("vision_config")
-    if isinstance(vision, dict):
-        return
-    said = f", only the name {vision!r}" if isinstance(vision, str) else ""
-    raise CheckpointError(
-        f"{checkpoint.folder / checkpoint.config_file} has no vision_config{said}: nothing says how its tower is built",
-        hint="Copy vision_config, whole, from the config.json of the base model into this one.",
-    )
-
-
-def _spelling(model: Model, spec: str, names: Sequence[str]) -> tuple[Spelling, list[str]]:
-    """How tower and connector are named in a checkpoint, and what a reader should know of it.
+def _spelling(model: Model, spec: str, names: Sequence[str]) -> tuple[Spelling, list[str], list[str]]:
+    """How tower and connector are named in a checkpoint, where its towers lie, and what a reader should know of it.
 
     The names that the family is known by come first, then the same below any prefix.
 
@@ -177,18 +172,13 @@ def _spelling(model: Model, spec: str, names: Sequence[str]) -> tuple[Spelling, 
     known = [spelling for spelling in model.spellings if any(name.startswith(spelling.tower) for name in names)]
     stems = {_inner(spelling.tower): spelling for spelling in reversed(model.spellings)}
     spelled = [spelling.at(place, names) for stem, spelling in stems.items() for place in places(stem, names)]
-    found: list[Spelling] = []
-    for spelling in (*known, *sorted(spelled, key=lambda one: one.tower.count("."))):
-        if not any(spelling.tower.startswith(one.tower) or one.tower.startswith(spelling.tower) for one in found):
-            found.append(spelling)
+    found: dict[str, Spelling] = {}
+    for one in (*known, *sorted(spelled, key=lambda one: one.tower.count("."))):
+        found.setdefault(one.tower, one)
     if not found:
         raise no_tower(spec, names)
-    first, *others = found
-    notes = [] if known else [f"the tower is named {first.tower}* here"]
-    if others:
-        listed = ", ".join(f"{one.tower}*" for one in found)
-        notes.append(f"these files hold {len(found)} vision towers, {listed}; the first of them is read")
-    return first, notes
+    towers = apart(found)
+    return found[towers[0]], towers, notes_on_places(towers, [spelling.tower for spelling in known])
 
 
 def _connector_names(spelling: Spelling, names: list[str]) -> dict[str, str]:

@@ -13,6 +13,8 @@ from visprobe.encoders.connector import Connector, Tap, same_grid
 from visprobe.errors import CheckpointError
 from visprobe.io.tensors import TensorEntry
 
+ACTIVATION = "projector_hidden_act"  # what transformers calls it
+
 
 class Projector(nn.Module):
     """`linear_1`, activation, `linear_2`, activation, … `linear_n`; the last layer has no activation.
@@ -78,7 +80,7 @@ def chain(
     make = partial(Projector, widths, bias=bias, activation=activation)
     kind = "linear" if count == 1 else f"mlp{count}x_{activation}"
     project = same_grid(_call) if len(reads) == 1 else _concatenated
-    return Connector(kind, make, (Tap("projected", reads, widths[-1], project),), (activation,))
+    return Connector(kind, make, (Tap("projected", reads, widths[-1], project),), {ACTIVATION: activation})
 
 
 def _call(module: nn.Module, tokens: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,6 +81,7 @@ def placed(module: torch.nn.Module, device: str | torch.device, dtype: torch.dty
 def _check(family: Family, info: Mapping[str, Any], optional: tuple[str, ...]) -> None:
     missing = sorted(name for name in info["missing_keys"] if not f"{name}.".startswith(optional))
     faults = [_listed("missing", missing), _listed("unexpected", sorted(info["unexpected_keys"]))]
+    _refuse_channels_last(info["mismatched_keys"])
     shapes = [f"{name} {list(stored)} instead of {list(wanted)}" for name, stored, wanted in info["mismatched_keys"]]
     faults += [_listed("of another shape", sorted(shapes)), _listed("not convertible", list(info["error_msgs"]))]
     if any(faults):
@@ -88,6 +89,17 @@ def _check(family: Family, info: Mapping[str, Any], optional: tuple[str, ...]) -
             f"the tensors do not make a {family.tower_class} as configured: {'; '.join(filter(None, faults))}",
             hint="Check that config.json belongs to these weights and that the checkpoint is complete.",
         )
+
+
+def _refuse_channels_last(mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    for name, stored, wanted in mismatched:
+        if len(wanted) > 3 and list(stored) == [wanted[0], *wanted[2:], wanted[1]]:
+            order = f"0, {len(wanted) - 1}, {', '.join(map(str, range(1, len(wanted) - 1)))}"
+            raise CheckpointError(
+                f"this is an MLX conversion: the convolution {name} has its channels last, {list(stored)} instead of "
+                f"{list(wanted)}",
+                hint=f"Give the checkpoint it was converted from, or store weight.permute({order}) of each.",
+            )
 
 
 def _listed(fault: str, names: list[str]) -> str:

@@ -30,7 +30,6 @@ def connector(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str,
         width=config.text_config.hidden_size,
         reads=reads,
         project=side_by_side,
-        settings=(config.projector_hidden_act,),
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import CONFIG_MAPPING
 
 from visprobe.encoders.checkpoint import Checkpoint
 from visprobe.encoders.family import Family
-from visprobe.encoders.layout import Layout, no_tower, under
+from visprobe.encoders.layout import Layout, block_places, no_tower, notes_on_places, twins, under
 from visprobe.encoders.processor import Resolution, find_processor
 
 
@@ -21,11 +24,14 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
     Raises:
         CheckpointError: If it holds no vision tensors.
     """
+    if _has_text_tower(checkpoint.raw) and not isinstance(checkpoint.raw.get("vision_config_dict"), dict):
+        checkpoint.check_described()
     config, names = checkpoint.config, list(checkpoint.tensors)
-    vision = getattr(config, "vision_config", config)
-    tower = _tower_names(family, names) | {name: name for name in names if family.is_projection(name)}
-    if not family.block_count(set(tower)) and not any(".layer" in name for name in tower):
+    vision, usual = getattr(config, "vision_config", config), (*family.outer_prefixes, "")
+    found = block_places(family.blocks[0][0], usual, names)
+    if not found:
         raise no_tower(checkpoint.spec, names)
+    tower = _tower_names(family, found, names)
     inside = _connector_names(family, tower)
     processor, warnings = find_processor(checkpoint.folder, family, vision, family.geometry, resolution)
     for name in filter(family.is_projection, tower):  # the two-tower model has its own width beside the tower's
@@ -44,15 +50,25 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
         why=f"last_hidden_state of {family.tower_class.split(':')[-1]}",
         processor=processor,
         geometry=family.geometry,
-        warnings=tuple(warnings),
+        warnings=(*notes_on_places(found, usual), *warnings),
+        twins=twins(found, names),
     )
 
 
-def _tower_names(family: Family, names: list[str]) -> dict[str, str]:
-    for prefix in family.outer_prefixes:
-        if found := under(prefix, names):
-            return found
-    return under("", names)
+def _has_text_tower(raw: Mapping[str, Any]) -> bool:
+    """Whether the configuration `raw` is that of two towers, each described inside it."""
+    kind = raw["model_type"]
+    return kind in CONFIG_MAPPING and "vision_config" in CONFIG_MAPPING[kind].sub_configs
+
+
+def _tower_names(family: Family, found: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Names of the first of the towers `found`, and of the projection that stands beside it."""
+    place, *others = found
+    nested = tuple(other for other in others if other.startswith(place))
+    inside = [name for name in names if not name.startswith(nested)]
+    outer = next((place.removesuffix(end) for end in family.outer_prefixes if place.endswith(end)), place)
+    projection = {name: key for name, key in under(outer, inside).items() if family.is_projection(name)}
+    return under(place, inside) | projection
 
 
 def _connector_names(family: Family, tower: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from visprobe.encoders.checkpoint import Checkpoint, open_checkpoint
 from visprobe.encoders.families.original_towers import original_tower
-from visprobe.encoders.layout import frozen_tower, under
+from visprobe.encoders.layout import block_places, frozen_tower, under
 from visprobe.errors import CheckpointError
 from visprobe.io.joined import Joined
 from visprobe.io.tensors import Tensors
@@ -81,4 +81,5 @@ def _tower_names(checkpoint: Checkpoint, origin: Checkpoint) -> dict[str, str]:
     for prefix in (f"{TOWER}vision_model.", TOWER, *family.outer_prefixes):
         if found := under(prefix, origin.tensors):
             return found
-    return under("", origin.tensors)
+    below = block_places(family.blocks[0][0], family.outer_prefixes, origin.tensors)
+    return under(below[0] if below else "", origin.tensors)

@@ -27,9 +27,8 @@ def _linear(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, .
 
 
 def _pooled(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-    settings = (f"{config.mm_tokens_per_image} tokens",)
     width = int(config.text_config.hidden_size)
-    return of_class(Gemma3MultiModalProjector, config, width=width, reads=reads, settings=settings)
+    return of_class(Gemma3MultiModalProjector, config, width=width, reads=reads)
 
 
 def _pan_and_scan(config: Any) -> Tiled:

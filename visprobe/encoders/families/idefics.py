@@ -71,8 +71,7 @@ def _resized(processor: Any, image: np.ndarray[Any, Any]) -> Any:
 
 def _connect(cls: Callable[[Any], nn.Module]) -> Callable[..., Connector]:
     def connect(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-        settings = (f"pixel shuffle {config.scale_factor}",)
-        return of_class(cls, config, width=int(config.text_config.hidden_size), reads=reads, settings=settings)
+        return of_class(cls, config, width=int(config.text_config.hidden_size), reads=reads)
 
     return connect
 

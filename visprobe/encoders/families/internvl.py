@@ -136,7 +136,6 @@ def connector(config: Any, reads: tuple[str, ...]) -> Connector:
         width=int(config.text_config.hidden_size),
         reads=reads,
         project=partial(_shuffled, factor=factor),
-        settings=(config.projector_hidden_act, f"pixel shuffle {factor}"),
     )
 
 

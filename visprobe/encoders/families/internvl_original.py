@@ -11,8 +11,20 @@ import torch
 from transformers import InternVLConfig, InternVLVisionConfig
 
 from visprobe.encoders.checkpoint import Checkpoint
+from visprobe.encoders.connector import configured
 from visprobe.encoders.families.internvl import INTERNVIT, Crops, connector, selected
-from visprobe.encoders.layout import Layout, Piece, Source, no_projector, no_tower, under
+from visprobe.encoders.layout import (
+    Layout,
+    Piece,
+    Source,
+    beside,
+    block_places,
+    no_projector,
+    no_tower,
+    notes_on_places,
+    twins,
+    under,
+)
 from visprobe.encoders.processor import Resolution, find_processor
 from visprobe.errors import CheckpointError
 
@@ -62,9 +74,11 @@ def original_internvl_layout(checkpoint: Checkpoint, resolution: Resolution) -> 
         CheckpointError: If tower or projector are absent or of a kind that InternVL does not have.
     """
     raw, names = checkpoint.raw, list(checkpoint.tensors)
-    tower, projector = under(_TOWER, names), under(_PROJECTOR, names)
-    if not tower:
+    found = block_places("encoder.layers", [_TOWER], names)
+    if not found:
         raise no_tower(checkpoint.spec, names)
+    tower = under(found[0], names)
+    projector = under(beside(found[0].removesuffix(_TOWER), _PROJECTOR, names), names)
     if not projector:
         raise no_projector(checkpoint.spec, names)
     config = _config(checkpoint)
@@ -80,21 +94,27 @@ def original_internvl_layout(checkpoint: Checkpoint, resolution: Resolution) -> 
         tower_name=str(_described(checkpoint).get("model_type", "intern_vit_6b")),
         tower=_tower(tower),
         projector={_linear(name): key for name, key in projector.items()},
-        connector=connector(config, (consumed,)),
+        connector=configured(lambda config: connector(config, (consumed,)), config),
         consumed=consumed,
         why=f"select_layer is {layer} of {vision.num_hidden_layers} blocks",
         processor=processor,
         geometry=geometry,
-        warnings=(*(tiles.notes if tiles else _untiled(raw)), *_notes(raw), *assumed),
+        warnings=(
+            *notes_on_places(found, [_TOWER]),
+            *(tiles.notes if tiles else _untiled(raw)),
+            *_notes(raw),
+            *assumed,
+        ),
+        twins=twins(found, names),
     )
 
 
 def _described(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    vision = checkpoint.raw.get("vision_config")
-    if not isinstance(vision, dict) or vision.get("model_type", "intern_vit_6b") != "intern_vit_6b":
-        kind = vision.get("model_type") if isinstance(vision, dict) else None
+    checkpoint.check_described("an internvl_chat with a tower of type None")
+    vision: Mapping[str, Any] = checkpoint.raw["vision_config"]
+    if vision.get("model_type", "intern_vit_6b") != "intern_vit_6b":
         raise CheckpointError(
-            f"{checkpoint.spec} is an internvl_chat with a tower of type {kind}",
+            f"{checkpoint.spec} is an internvl_chat with a tower of type {vision.get('model_type')}",
             hint="Supported tower in original InternVL checkpoints: intern_vit_6b, which every InternViT is called.",
         )
     return vision

@@ -49,7 +49,6 @@ def _vip(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]
         width=int(config.text_config.hidden_size),
         reads=reads,
         project=_layers_concatenated,
-        settings=(config.projector_hidden_act, f"epsilon {config.projector_layernorm_eps}"),
     )
 
 

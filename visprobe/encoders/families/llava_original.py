@@ -12,6 +12,7 @@ from visprobe.encoders.connector import Connector
 from visprobe.encoders.families.anyres import original_tiles, tile_processor
 from visprobe.encoders.families.frozen_tower import TOWER, FrozenTower
 from visprobe.encoders.families.llava import base_only
+from visprobe.encoders.families.original_names import PROJECTOR, RESAMPLER, tower_places
 from visprobe.encoders.families.original_projectors import (
     TYPES,
     ProjectorType,
@@ -22,12 +23,10 @@ from visprobe.encoders.families.original_projectors import (
 from visprobe.encoders.families.original_towers import BaseScale, OriginalTower, original_tower
 from visprobe.encoders.families.sam import SAM
 from visprobe.encoders.geometry import SQUARE, side
-from visprobe.encoders.layout import Layout, Source, hidden_state, keys_of, no_projector, no_tower, under
+from visprobe.encoders.layout import Layout, Source, hidden_state, keys_of, no_projector, no_tower, twins, under
 from visprobe.encoders.processor import Resolution, make_processor, read_processor
 from visprobe.errors import CheckpointError
 
-_PROJECTOR = "model.mm_projector."
-_RESAMPLER = "model.vision_resampler."
 _FIVE_LAYERS = (-2, -5, -8, -11, 6)
 _SLICES = ("", "slicefour", "slice_m25811_f6")
 _TILED = ("anyres", "highres", "crop_split")
@@ -74,6 +73,7 @@ def original_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
         processor=tile_processor(processor, tiles, tower.config) if tiles else processor,
         geometry=tiles or (BaseScale() if scales else tower.family.geometry),
         warnings=(*(tiles.notes if tiles else _untiled(checkpoint)), *_warnings(checkpoint, tower, scales, unused)),
+        twins=twins([outer, *(place + outer.removeprefix(TOWER) for place in tower_places(names)[1:])], names),
     )
 
 
@@ -145,7 +145,7 @@ def _scales(checkpoint: Checkpoint, tower: OriginalTower) -> list[int]:
 def _projector(checkpoint: Checkpoint, names: list[str]) -> dict[str, Source]:
     """Names of the projector's weights by canonical name."""
     kind = _kind(checkpoint)
-    found = under(_PROJECTOR, names)
+    found = under(PROJECTOR, names)
     if not found and kind.name != "identity":
         raise no_projector(checkpoint.spec, names)
     return {kind.canonical(name): key for name, key in found.items()}
@@ -219,7 +219,7 @@ def _warnings(checkpoint: Checkpoint, tower: OriginalTower, scales: list[int], u
     if tower.resampled:
         yield f"the MLLM resamples the tokens to {tower.resampled}x{tower.resampled}; consumed holds them before that"
     if raw.get("mm_resampler_type") not in (None, "identity") or any(
-        n.startswith(_RESAMPLER) for n in checkpoint.tensors
+        n.startswith(RESAMPLER) for n in checkpoint.tensors
     ):
         yield f"the resampler {raw.get('mm_resampler_type')} is left out: the MLLM's code loads it and never calls it"
     if unused:

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from visprobe.encoders.connector import Connector, Project, Tap
 from visprobe.encoders.pixels import Grid
-from visprobe.encoders.projector import Projector, chain
+from visprobe.encoders.projector import ACTIVATION, Projector, chain
 from visprobe.errors import CheckpointError
 from visprobe.io.tensors import TensorEntry
 
@@ -21,6 +21,7 @@ _BRIDGED = re.compile(r"mlp(\d+)x_gelu(?:_\d+_\d+\+(\d+))?")
 _RESIDUAL = re.compile(r"mlp(\d+)x_res(\d+)x_gelu")
 _RESIDUAL_PARTS = {"pre_norm": "pre_norm", "proj.0": "linear_1", "proj.2": "linear_2"}
 _POOLER_PARTS = {"conv_pool": "conv", "proj.1": "linear"}
+_GELU = {ACTIVATION: "gelu"}
 TYPES = "linear, mlpNx_gelu, mlpNx_gelu_IN_HID+K, mlpNx_resMx_gelu, pooler and identity"
 
 
@@ -155,14 +156,14 @@ def original_connector(
     after = shape[0]
     if kind.linears:
         make = partial(ResidualProjector, (before, *[after] * kind.linears), kind.blocks)
-        return Connector(kind.name, make, (Tap("projected", reads, after, _concatenated),), ("gelu",))
-    return Connector(kind.name, partial(Pooler, before, after), (Tap("projected", reads, after, _pooled),), ("gelu",))
+        return Connector(kind.name, make, (Tap("projected", reads, after, _concatenated),), _GELU)
+    return Connector(kind.name, partial(Pooler, before, after), (Tap("projected", reads, after, _pooled),), _GELU)
 
 
 def resampled(connector: Connector, side: int) -> Connector:
     """`connector` after a bilinear resampling of the tokens to a grid of `side` x `side`, in float32."""
     taps = tuple(replace(tap, project=_after_resampling(tap.project, side)) for tap in connector.taps)
-    return replace(connector, taps=taps, settings=(*connector.settings, f"resampled to {side}x{side}"))
+    return replace(connector, taps=taps, settings={**connector.settings, "resampled": f"to {side}x{side}"})
 
 
 def _after_resampling(project: Project, side: int) -> Project:

@@ -103,9 +103,7 @@ def _merger(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, .
             hint="Check that config.json belongs to these weights.",
         )
     tap = Tap("projected", reads, int(config.text_config.hidden_size), partial(_project, _patch(config)))
-    epsilon = f"epsilon {config.text_config.rms_norm_eps}"
-    settings = (str(config.projector_hidden_act), f"merge {config.spatial_merge_size}", epsilon)
-    return Connector("Mistral3MultiModalProjector", partial(_projector, config), (tap,), settings)
+    return Connector("Mistral3MultiModalProjector", partial(_projector, config), (tap,))
 
 
 def _projector(config: Any) -> nn.Module:
