@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import llava, write_llava
 from tiny_two_tower import LENGTH, clip_tokenizer, two_tower
 
+from visprobe.encoders import load_encoder
 from visprobe.encoders.text_tower import load_text_tower, own_text_tower
 from visprobe.errors import CheckpointError
 
@@ -63,6 +64,17 @@ def test_a_tower_in_half_precision_is_run_in_float32(tmp_path):
     model.half().save_pretrained(tmp_path)
     tower = load_text_tower(tmp_path)
     assert torch.equal(tower.embed(TEXTS), features(model.float(), tower.tokens(TEXTS)))
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_it_is_found_where_the_vision_tower_is_found(tmp_path, kind):
+    two_tower(tmp_path, kind)
+    plain = load_text_tower(tmp_path).embed(["a cat"])
+    tensors = load_file(tmp_path / "model.safetensors")
+    renamed = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(load_text_tower(tmp_path).embed(["a cat"]), plain)
+    assert load_encoder(tmp_path).embeds
 
 
 def test_what_has_no_text_tower(tmp_path):

@@ -139,19 +139,24 @@ def _own(spec: str) -> Checkpoint | None:
 
 
 def _is_two_tower(checkpoint: Checkpoint) -> bool:
-    return checkpoint.raw.get("model_type") in _KINDS and any(name.startswith(_PREFIX) for name in checkpoint.tensors)
+    return checkpoint.raw.get("model_type") in _KINDS and _outer(checkpoint) is not None
+
+
+def _outer(checkpoint: Checkpoint) -> str | None:
+    """What stands before the names of both towers' tensors, mostly nothing; None without a text tower."""
+    heads = {name.partition(_PREFIX)[0] for name in checkpoint.tensors if _PREFIX in name}
+    return min((head for head in heads if not head or head.endswith(".")), key=len, default=None)
 
 
 def _loaded(checkpoint: Checkpoint) -> TextTower:
     kind, config = str(checkpoint.raw["model_type"]), checkpoint.config.text_config
     before = checkpoint.tensors.bytes_read
-    names = under(_PREFIX, checkpoint.tensors)
-    beside = [_TEXT_PROJECTION, _VISUAL_PROJECTION] if kind == "clip" else []
+    outer = _outer(checkpoint) or ""
+    names = under(outer + _PREFIX, checkpoint.tensors)
+    beside = [outer + name for name in (_TEXT_PROJECTION, _VISUAL_PROJECTION)] if kind == "clip" else []
     tensors = checkpoint.tensors.read_many([*names.values(), *beside])
     model, _ = load_tower(_KINDS[kind], config, {n: tensors[key] for n, key in names.items()}, norm_needed=True)
-    projections = [
-        tensors[name].float() if name in tensors else None for name in (_TEXT_PROJECTION, _VISUAL_PROJECTION)
-    ]
+    projections = [tensors[name].float() if name in tensors else None for name in (*beside, None, None)[:2]]
     return TextTower(
         path=checkpoint.spec,
         kind=kind,
