@@ -6,13 +6,15 @@ a third of the time. Everything is padded on the right, so that positions do not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 
-from visprobe.training.rows import IMAGE, BadRow, Row, Rows, Turn
+from visprobe.training.conversation import Conversations, Tokens
+from visprobe.training.rows import IMAGE, BadRow, Row, Rows
 
 IGNORED = -100
 _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
@@ -50,10 +52,12 @@ class RowEncoder:
         processor: A transformers processor with a chat template.
         rows: The rows.
         memory: Bytes of encoded rows to keep; rows beyond that are encoded again each time.
+        end_turns: As in `Conversations`.
     """
 
-    def __init__(self, processor: Any, rows: Rows, *, memory: int = 1 << 30) -> None:
+    def __init__(self, processor: Any, rows: Rows, *, memory: int = 1 << 30, end_turns: bool = True) -> None:
         self._processor, self._rows, self._free = processor, rows, memory
+        self._conversations = Conversations(processor, end_turns=end_turns)
         self._done: dict[int, EncodedRow] = {}
 
     @property
@@ -79,11 +83,14 @@ class RowEncoder:
         images = [self._rows.image(key) for key in row.images]
         if sum(turn.text.count(IMAGE) for turn in row.turns) != len(images):
             raise BadRow(f"{row.id} has {len(images)} images and another number of {IMAGE} marks")
-        made: dict[str, list[torch.Tensor]] = {}
-        prompt = [self._segment(text, answered, images, made) for text, answered in self._texts(row)]
-        open_end = row.turns[-1].role != "assistant"  # else the conversation itself holds the answer
-        chosen, rejected = (self._answer(row.turns, a if open_end else None) for a in (row.chosen, row.rejected))
-        return EncodedRow(prompt, chosen, rejected, {name: _stacked(parts) for name, parts in made.items()})
+        answers = [answer for answer in (row.chosen, row.rejected) if answer is not None]
+        if row.turns[-1].role == "assistant" or not answers:  # the conversation itself holds the answer, or none is
+            told = self._conversations.tokens(row.turns, images, ask=row.turns[-1].role != "assistant")
+            return EncodedRow(_segments(told, len(told.ids)), [], [], told.images)
+        both = self._conversations.pair(row.turns, answers, images)
+        asked = min(_prompt(both[0], one) for one in both)
+        chosen, rejected = [*(one.ids[asked:] for one in both), []][:2]
+        return EncodedRow(_segments(both[0], asked), chosen, rejected, both[0].images)
 
     def token_types(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """Which tokens stand for images (1) and which are text (0), for a model that asks for it.
@@ -100,68 +107,23 @@ class RowEncoder:
         marks = torch.tensor(self._processor.image_token_ids)
         return {asked[0]: torch.isin(ids, marks).long()}
 
-    def _texts(self, row: Row) -> Iterator[tuple[str, bool]]:
-        """The conversation's text, cut where the model's own turns begin and end."""
-        done = ""
-        for number, turn in enumerate(row.turns):
-            if turn.role == "assistant":
-                for text, answered in (
-                    (self._render(row.turns[:number], ask=True), False),
-                    (self._render(row.turns[: number + 1]), True),
-                ):
-                    yield self._rest(text, done), answered
-                    done = text
-        if row.turns[-1].role != "assistant":
-            yield self._rest(self._render(row.turns, ask=True), done), False
 
-    def _answer(self, turns: Sequence[Turn], answer: str | None) -> list[int]:
-        if answer is None:
-            return []
-        asked = self._render(turns, ask=True)
-        text = self._rest(self._render([*turns, Turn("assistant", answer)]), asked)
-        return self._tokens(text)
+def _prompt(one: Tokens, other: Tokens) -> int:
+    """How many tokens stand before the last answer of `other`, as far as they are those of `one` too."""
+    last = max((number for number, answered in enumerate(other.answered) if not answered), default=-1) + 1
+    return next((n for n in range(last) if one.ids[n : n + 1] != other.ids[n : n + 1]), last)
 
-    def _render(self, turns: Sequence[Turn], ask: bool = False) -> str:
-        messages = [{"role": turn.role, "content": content_parts(turn.text)} for turn in turns]
-        text: str = self._processor.apply_chat_template(messages, add_generation_prompt=ask)
-        return text
 
-    @staticmethod
-    def _rest(text: str, done: str) -> str:
-        if not text.startswith(done):
-            raise BadRow("the chat template rewrites earlier turns, so the answers in it cannot be told apart")
-        return text[len(done) :]
-
-    def _segment(self, text: str, answered: bool, images: list[Any], made: dict[str, list[torch.Tensor]]) -> Segment:
-        count = text.count(self._processor.image_token)
-        if not count:
-            return Segment(self._tokens(text), answered)
-        taken, images[:count] = images[:count], []
-        inputs = self._processor(images=[taken], text=[text], add_special_tokens=False, return_tensors="pt")
-        for name, value in inputs.items():
-            if name not in {"input_ids", "attention_mask", *_TOKEN_TYPES}:
-                made.setdefault(name, []).append(value)
-        return Segment(inputs["input_ids"][0].tolist(), answered)
-
-    def _tokens(self, text: str) -> list[int]:
-        return list(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+def _segments(tokens: Tokens, count: int) -> list[Segment]:
+    """The first `count` tokens in runs that are given or answered."""
+    runs = groupby(zip(tokens.ids[:count], tokens.answered[:count], strict=True), key=lambda pair: pair[1])
+    return [Segment([token for token, _ in run], answered) for answered, run in runs]
 
 
 def _size(row: EncodedRow) -> int:
     """Bytes in memory, about: tensors, and 36 for each token in a list."""
     tokens = sum(len(segment.ids) for segment in row.prompt) + len(row.chosen) + len(row.rejected)
     return sum(value.nbytes for value in row.images.values()) + 36 * tokens
-
-
-def content_parts(text: str) -> list[dict[str, str]]:
-    """The parts of a turn as chat templates want them: text, image, text."""
-    parts: list[dict[str, str]] = []
-    for number, piece in enumerate(text.split(IMAGE)):
-        if number:
-            parts.append({"type": "image"})
-        if piece.strip():
-            parts.append({"type": "text", "text": piece.strip("\n")})
-    return parts
 
 
 def _padded(sequences: Sequence[Sequence[int]], fill: int) -> torch.Tensor:

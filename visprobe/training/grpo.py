@@ -16,7 +16,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from visprobe.errors import TrainingError, UsageError
-from visprobe.training.collate import content_parts
+from visprobe.training.conversation import content_parts
 from visprobe.training.parts import PartLearningRates
 from visprobe.training.recipe import Recipe
 from visprobe.training.resume import ResumeByName
