@@ -165,7 +165,7 @@ def test_a_template_can_be_given(tower, tmp_path):
     write_language_model(tmp_path / "llm", template=None)
     with pytest.raises(CheckpointError, match="has no chat template") as error:
         assemble(tower, tmp_path / "llm")
-    assert "chat_template.jinja" in error.value.hint
+    assert "--set chat_template=FILE" in error.value.hint
     (tmp_path / "chat.jinja").write_text(CHAT)
     _, processor = assemble(tower, tmp_path / "llm", chat_template=tmp_path / "chat.jinja")
     assert "<image>\nwhat is this ?" in processor.apply_chat_template(TURNS)

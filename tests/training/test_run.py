@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -183,3 +184,31 @@ def test_adapters_change_their_part_alone_and_leave_an_ordinary_checkpoint(rows,
     moved = {load_encoder(BASE).weight_group(n) for n in before if not torch.equal(before[n].float(), after[n].float())}
     assert moved == {"block_02", "block_03", "projector"}
     assert changed_parts(BASE, tmp_path / "out", dtype=torch.float32) == {"vision_tower", "multi_modal_projector"}
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_rows_that_fill_no_step_can_be_left_out(base, tmp_path, stage):
+    """25 rows, batches of 2, 4 of them a step, 3 passes: 12 steps, and 9 by the published rule."""
+    settings = {"stage": stage, "batch_size": 2, "gradient_accumulation": 4, "epochs": 3, "precision": "float32"}
+    counts = {}
+    for drop in (False, True):
+        manifest = train(base, Recipe(**settings, drop_last=drop), DigitRows(25), tmp_path / f"{drop}")
+        counts[drop] = len(manifest["losses"]), manifest["seen"]["steps"], manifest["seen"]["rows"]
+    assert counts == {False: (12, 12, 75), True: (9, 9, 72)}
+    with pytest.raises(UsageError, match="7 rows fill no step of 8"):
+        train(base, Recipe(**settings, drop_last=True), DigitRows(7), tmp_path / "few")
+
+
+def test_an_end_of_turn_can_be_left_to_the_template(base, tmp_path):
+    """A template that writes none: the tokenizer's end is trained on unless that is not wanted."""
+    bare = tmp_path / "bare"
+    shutil.copytree(base, bare)
+    template = (bare / "chat_template.jinja").read_text()
+    (bare / "chat_template.jinja").write_text(template.replace(" + '<|im_end|>'", ""))
+    losses = {}
+    for end in ("auto", "none"):
+        recipe = Recipe(stage="sft", steps=1, batch_size=4, precision="float32", end_of_turn=end)
+        losses[end] = train(bare, recipe, DigitRows(4), tmp_path / end)["losses"][0]
+    assert losses["auto"] != losses["none"]
+    assert json.loads((tmp_path / "auto" / "manifest.json").read_text())["end_of_turn"] == "<|im_end|> added"
+    assert json.loads((tmp_path / "none" / "manifest.json").read_text())["end_of_turn"] == "none"

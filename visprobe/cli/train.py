@@ -124,6 +124,12 @@ def _note(text: str) -> None:
 def _print_done(folder: Path, stage: str, manifest: dict[str, Any]) -> None:
     if not is_first_process():
         return
+    if manifest.get("end_of_turn", "").endswith(" added"):
+        end = manifest["end_of_turn"].removesuffix(" added")
+        _note(f"the chat template writes no end of turn: answers end with {end} (--set end_of_turn=none leaves it out)")
+    if skipped := manifest["rows"]["skipped"]:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.items())
+        _note(f"{sum(skipped.values())} of {manifest['rows']['count']} rows were not used: {reasons}")
     state = "already there" if manifest.get("reused") else f"final loss {manifest['losses'][-1]:.4g}"
     print(f"{folder}: {stage}, {manifest['seen']['steps']} steps, {state}")
 

@@ -27,6 +27,7 @@ from visprobe.figures.attribution_strip import spread
 from visprobe.figures.save import figure_bytes
 from visprobe.report.gradcam import OF_ANSWERS
 from visprobe.report.pictures import Picture, load_pictures
+from visprobe.training.conversation import Conversations
 from visprobe.training.digits import DigitRows
 from visprobe.training.fitted import Fitted
 from visprobe.training.recipe import Recipe
@@ -80,7 +81,10 @@ def held_of(recipe: Recipe, base: Path, rows: Rows, processor: Any) -> Held:
         questions = [Question(one.prompt or "", one.answer or "", one.rejected) for one in asked]
         regions = [_region(picture, encoder) for picture in pictures]
     else:
-        fitted = Fitted(rows, NEEDS.get(recipe.stage, "supervised"), image_required=recipe.image_required)
+        fitted = Fitted(
+            rows, NEEDS.get(recipe.stage, "supervised"), image_required=recipe.image_required,
+            check=Conversations(processor).check,
+        )  # fmt: skip
         found = list(islice(_asking(fitted), PICTURES))
         if not found:
             raise DataError("no row holds one image and one question with its answer", hint="Leave maps out.")

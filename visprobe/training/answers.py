@@ -122,7 +122,7 @@ def evaluate_answers(checkpoints: Mapping[str, Path], scenes: DigitScenes, blind
     for name, folder in checkpoints.items():
         with quiet():
             model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-            processor = AutoProcessor.from_pretrained(folder)
+            processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
         answers[name] = answer(model, processor, scenes)
     return answers_result(answers, answer_blind(blind_from, scenes), scenes.name)
 

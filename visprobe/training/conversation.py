@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from PIL import Image
 
 from visprobe.errors import CheckpointError
-from visprobe.training.rows import IMAGE, BadRow, Turn
+from visprobe.training.rows import IMAGE, BadRow, Row, Turn
 
 _ANSWER = "answer"  # any word: what a template writes behind it is what ends a turn
 _OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
@@ -105,7 +105,7 @@ class Conversations:
         """Tokens of `text`, which is `turns`; `like` is what was read of a text that differs in its last turn alone."""
         spans = list(self._answers(text, turns))
         if (marks := text.count(self._processor.image_token)) != len(images):
-            raise BadRow(f"the chat template writes {marks} of {len(images)} images")
+            raise BadRow(f"the chat template writes another number of images: {marks} of {len(images)}")
         read = self._read(text, images) if like is None else like.with_end(text)
         where = _Expanded(text, read.expanded, self._processor.image_token)
         cut = [(where.at(start), where.at(stop)) for start, stop in spans]
@@ -116,18 +116,48 @@ class Conversations:
             ids, answered = [*ids, int(self._processor.tokenizer.eos_token_id)], [*answered, True]
         return Tokens(ids, answered, read.images), read
 
+    def check(self, row: Row) -> None:
+        """Whether `row` can be told to the model, by its texts alone: images are neither loaded nor needed.
+
+        Raises:
+            BadRow: If not, with the reason.
+        """
+        answers = [answer for answer in (row.chosen, row.rejected) if answer is not None]
+        asks = row.turns[-1].role != "assistant"
+        told = [(*row.turns, Turn("assistant", answer)) for answer in answers if asks] or [row.turns]
+        said = [turn.text for turns in told for turn in turns if turn.role == "assistant"]
+        if marks := [mark for mark in self._ends if any(mark in text for text in said)]:
+            raise BadRow(f"an answer holds the mark that ends a turn: {marks[0]}")
+        texts = [self.text(turns, ask=asks and not answers) for turns in told]
+        for text, turns in zip(texts, told, strict=True):
+            list(self._answers(text, turns))
+            if (marks_in := text.count(self._processor.image_token)) != len(row.images):
+                raise BadRow(f"the chat template writes another number of images: {marks_in} of {len(row.images)}")
+        if len(texts) > 1 and len({tuple(self._processor.tokenizer(text)["input_ids"]) for text in texts}) == 1:
+            raise BadRow(f"chosen equals rejected: {answers[0]!r} and {answers[1]!r} are the same tokens")
+
+    @cached_property
+    def _ends(self) -> tuple[str, ...]:
+        """The special tokens that the template writes after an answer, and the tokenizer's own end."""
+        tokenizer = self._processor.tokenizer
+        text = self.text([Turn("user", "question"), Turn("assistant", _ANSWER)])
+        rest = tokenizer(text.rpartition(_ANSWER)[2], add_special_tokens=False)["input_ids"]
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        ends = [*tokenizer.convert_ids_to_tokens([one for one in rest if one in special]), tokenizer.eos_token]
+        return tuple(dict.fromkeys(end for end in ends if end))
+
+    @property
+    def end_of_turn(self) -> str:
+        """What ends an answer: a mark of the template's, "… added" where there is none, "none" if none is wanted."""
+        if self._ends_turns:
+            return self._ends[0]
+        return f"{self._processor.tokenizer.eos_token} added" if self._end_turns else "none"
+
     @cached_property
     def _ends_turns(self) -> bool:
         """Whether the template writes a special token after an answer."""
         text = self.text([Turn("user", "question"), Turn("assistant", _ANSWER)])
-        rest = text.rpartition(_ANSWER)[2]
-        return bool({*self._processor.tokenizer(rest, add_special_tokens=False)["input_ids"]} & self._special)
-
-    @property
-    def _special(self) -> set[int]:
-        """Tokens that a template may end a turn with."""
-        tokenizer = self._processor.tokenizer
-        return {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        return any(end in text.rpartition(_ANSWER)[2] for end in self._ends)
 
     def _answers(self, text: str, turns: Sequence[Turn]) -> Iterator[tuple[int, int]]:
         """Where in `text` each of the model's turns begins and ends; `text` is all of them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from visprobe.training.readers.check import Need, Report, usable
+from visprobe.training.readers.check import Check, Need, Report, usable
 from visprobe.training.rows import BadRow, Row, Rows
 
 
@@ -15,12 +15,13 @@ class Fitted:
         rows: The rows as they were read.
         need: What the stage trains on.
         image_required: Whether a row without images is unusable.
+        check: What else makes a row unusable, such as `Conversations.check`.
     """
 
-    def __init__(self, rows: Rows, need: Need, *, image_required: bool = True) -> None:
+    def __init__(self, rows: Rows, need: Need, *, image_required: bool = True, check: Check | None = None) -> None:
         self.name = rows.name
         self._rows = rows
-        self._usable = usable(rows, need, image_required=image_required)
+        self._usable = usable(rows, need, image_required=image_required, check=check)
         self._images: dict[str, Image.Image] = {}
 
     def __len__(self) -> int:

@@ -80,6 +80,11 @@ def make_job(
     from_file = read_yaml(config) if config else {}
     given = {key: value for key, value in flags.items() if value is not None}
     assigned = dict(_assignment(text) for text in settings)
+    if "stage" in assigned:
+        raise UsageError(
+            f"--set stage={assigned['stage']}: the stage is the command's own, {stage}",
+            hint=f"Run visprobe train {assigned['stage']}.",
+        )
     values = {**from_file, **given, **assigned, "stage": stage}
     named = from_file.get("stage", stage)
     if named != stage:

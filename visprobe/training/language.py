@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError
+from visprobe.training.model import refuse_code
 
 # Chat templates of language models expect text. This turns the parts of a message into text first.
 _FLATTEN = (
@@ -55,8 +56,10 @@ def read_language_model(path: str | Path, chat_template: Path | None = None) -> 
 
     Raises:
         CheckpointError: If it cannot be loaded, or there is no chat template.
+        PrerequisiteError: If the model needs code of its own.
     """
-    options = _gguf_options(path)
+    refuse_code(path)
+    options = {**_gguf_options(path), "trust_remote_code": False}
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
@@ -106,6 +109,6 @@ def _template(path: str | Path, tokenizer: Any, file: Path | None) -> str:
     if not template:
         raise CheckpointError(
             f"the language model {path} has no chat template",
-            hint="Take its instruct version, or put a chat_template.jinja into the folder.",
+            hint="Take its instruct version, or give a Jinja template: --set chat_template=FILE.",
         )
     return str(template)

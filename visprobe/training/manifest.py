@@ -8,7 +8,7 @@ import platform
 import resource
 import time
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,21 @@ def finished(folder: Path, inputs: dict[str, Any]) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, as far as they can change a number."""
-    packages = ("torch", "transformers", "trl", "accelerate", "numpy")
+    """Versions and machine, as far as they can change a number; None for a package that is not installed."""
+    packages = ("torch", "torchvision", "transformers", "tokenizers", "trl", "peft", "accelerate", "pillow", "numpy")
     return {
         "visprobe": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **{package: version(package) for package in packages},
+        **{package: _version(package) for package in packages},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 class Clock:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, AutoProcessor
 
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError, PrerequisiteError
@@ -28,9 +29,10 @@ def load_for_training(path: str | Path, precision: str = "float32") -> tuple[Any
     Raises:
         CheckpointError: If there is no such folder, weights are missing or damaged, or the processor is absent or
             lacks its image token or chat template.
-        PrerequisiteError: If the processor needs a library that is not installed.
+        PrerequisiteError: If the processor needs a library that is not installed, or the model code of its own.
     """
     _check_folder(path)
+    refuse_code(path)
     processor = _read_processor(path)
     model = _read_model(path, precision)
     check_processor(path, processor, model)
@@ -40,7 +42,8 @@ def load_for_training(path: str | Path, precision: str = "float32") -> tuple[Any
 def _read_processor(path: str | Path) -> Any:
     try:
         with quiet():
-            return AutoProcessor.from_pretrained(path)
+            # Pillow's pixels, as measuring has them: torchvision's differ in the last bits, where it is installed.
+            return AutoProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
     except ImportError as error:  # processors that also take videos want torchvision
         raise PrerequisiteError(
             f"cannot load the processor of {path}: {_first_line(error)}",
@@ -54,7 +57,7 @@ def _read_model(path: str | Path, precision: str) -> Any:
     try:
         with quiet():
             model, loaded = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=precision, output_loading_info=True, ignore_mismatched_sizes=True
+                path, dtype=precision, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
             )
     except SafetensorError as error:
         raise _cannot(path, f"a file of its weights is damaged: {_first_line(error)}", _AGAIN) from error
@@ -91,6 +94,26 @@ def check_processor(path: str | Path, processor: Any, model: Any) -> None:
             path,
             "its processor has no chat template",
             "Set processor.chat_template to that of the model's instruct version and save the processor again.",
+        )
+
+
+def refuse_code(path: str | Path) -> None:
+    """Refuse a folder whose model is of a class that only code in it defines: code of others is never run.
+
+    Raises:
+        PrerequisiteError: If it is so.
+    """
+    file = Path(path) / "config.json"
+    try:
+        config = json.loads(file.read_text("utf-8-sig")) if file.is_file() else {}
+    except ValueError:
+        return  # said where the configuration is read
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if isinstance(config, dict) and config.get("auto_map") and kind not in CONFIG_MAPPING:
+        raise PrerequisiteError(
+            f"{path} needs code of its own ({kind or 'a model of no known type'}), which is not run",
+            hint="Convert it to a class of transformers, which the model's authors often offer as a repository ending "
+            "in -hf.",
         )
 
 

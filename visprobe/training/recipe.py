@@ -44,6 +44,8 @@ _ONLY: Mapping[str, tuple[Stage, ...]] = {
     "max_new_tokens": ("grpo",),
     "temperature": ("grpo",),
     "group_by_length": ("projector", "full", "sft", "dpo"),
+    "drop_last": ("projector", "full", "sft", "dpo"),
+    "end_of_turn": ("projector", "full", "sft", "dpo"),
 }
 
 
@@ -94,7 +96,10 @@ class Recipe(BaseModel):
         precision: "auto" is bfloat16 where the device has it, else float32.
         gradient_checkpointing: Recompute activations to save memory.
         group_by_length: Batches of rows of like length.
+        drop_last: Whether rows at the end of a pass that fill no optimizer step are left out of it, as in the paper.
         image_required: Whether rows without images are left out.
+        end_of_turn: "auto" gives an answer after which the chat template writes no end of turn the tokenizer's
+            end-of-sequence token; "none" leaves it to the template.
         save_every: Steps between checkpoints that a stopped run resumes from; 0 for none.
         snapshot_tower_every: Steps between copies of tower and projector alone; 0 for none.
         probe_every: Steps between measurements of drift and prototype accuracy; 0 for none.
@@ -131,7 +136,9 @@ class Recipe(BaseModel):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gradient_checkpointing: bool = False
     group_by_length: bool = False
+    drop_last: bool = False
     image_required: bool = True
+    end_of_turn: Literal["auto", "none"] = "auto"
     save_every: int = Field(default=0, ge=0)
     snapshot_tower_every: int = Field(default=0, ge=0)
     probe_every: int = Field(default=0, ge=0)

@@ -33,6 +33,7 @@ from visprobe.io.atomic import write_json
 from visprobe.training.by_step import CHECKPOINTS
 from visprobe.training.callbacks import COMPLETE, Snapshots, Watch, read_metrics
 from visprobe.training.collate import RowEncoder
+from visprobe.training.conversation import Conversations
 from visprobe.training.dynamics import Probe
 from visprobe.training.fitted import Fitted
 from visprobe.training.grpo import grpo_trainer, refuse_without_answers
@@ -105,7 +106,10 @@ def run(
         off_path = train_only(model, recipe.train)
         checkpoint = _last_checkpoint(output_dir, inputs)
         watch = Watch(recipe, output_dir, progress)
-        fitted = Fitted(rows, NEEDS.get(recipe.stage, "supervised"), image_required=recipe.image_required)
+        fitted = Fitted(
+            rows, NEEDS.get(recipe.stage, "supervised"), image_required=recipe.image_required,
+            check=Conversations(processor).check,
+        )  # fmt: skip
         probe = Probe(recipe, base, output_dir, processor) if recipe.probe_every else None
         with _readable_failure(recipe):
             trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
@@ -125,6 +129,7 @@ def run(
             "origins": dict(origins or {}),
             "rows": {"name": rows.name, "count": len(rows), "skipped": _skipped(fitted)},
             "off_path": off_path,
+            "end_of_turn": Conversations(processor, end_turns=recipe.end_of_turn == "auto").end_of_turn,
             "without_gradient": watch.without_gradient,
             "resumed_from": checkpoint.name if checkpoint else None,
             "losses": [line["loss"] for line in read_metrics(output_dir)],
@@ -192,7 +197,7 @@ def _trainer(
     if recipe.snapshot_tower_every:
         callbacks.append(Snapshots(recipe.snapshot_tower_every, output_dir, processor))
     folder = str(output_dir / CHECKPOINTS)
-    encoder = RowEncoder(processor, rows)
+    encoder = RowEncoder(processor, rows, end_turns=recipe.end_of_turn == "auto")
     usable = range(len(rows))
     # The reference is the model as it was loaded, so it comes before the adapters.
     reference = _reference(model, recipe, encoder, list(usable), progress) if recipe.stage == "dpo" else None
@@ -252,12 +257,15 @@ def _about(trainer: Any, recipe: Recipe, count: int) -> dict[str, Any]:
 def seen(recipe: Recipe, steps: int, count: int, processes: int) -> dict[str, int]:
     """How many rows and answers went into `steps` steps over `count` rows.
 
-    The last step of each pass over the rows has what is left of them; "grpo" leaves out what fills no batch.
+    The last step of each pass over the rows has what is left of them, unless `drop_last`; "grpo" leaves out what fills
+    no batch.
     """
     batch = recipe.batch_size * processes
+    per_step = batch * recipe.gradient_accumulation
     if recipe.stage == "grpo":
         count -= count % batch
-    per_step = batch * recipe.gradient_accumulation
+    if recipe.drop_last:
+        count -= count % per_step
     passes, rest = divmod(steps, math.ceil(count / per_step))
     rows = passes * count + min(rest * per_step, count)
     answers = {"dpo": 2, "grpo": recipe.generations}.get(recipe.stage, 1)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -41,15 +43,42 @@ class LengthGrouped(LengthGroupedSampler):  # type: ignore[misc]
         yield from super().__iter__()
 
 
+class WholeSteps(Sampler[int]):
+    """A sampler without the rows at the end of a pass that fill no optimizer step.
+
+    Args:
+        sampler: Gives the rows of a pass in order.
+        per_step: Rows of an optimizer step, of all processes.
+    """
+
+    def __init__(self, sampler: Sampler[int], per_step: int) -> None:
+        self._sampler, self._per_step = sampler, per_step
+
+    def __len__(self) -> int:
+        rows = len(self._sampler)  # type: ignore[arg-type]
+        return rows - rows % self._per_step
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(iter(self._sampler), len(self))
+
+
 class OrderBySeed:
-    """Mixin for a transformers Trainer: batches of rows of like length come in the order of `LengthGrouped`."""
+    """Mixin for a transformers Trainer: batches of rows of like length come in the order of `LengthGrouped`.
+
+    With `drop_last` a pass over the rows is whole optimizer steps; transformers itself drops what fills no batch.
+    """
+
+    drop_last = False
 
     def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
         if isinstance(sampler, LengthGroupedSampler):
             # Not by `set_epoch`: accelerate does not pass it on where several processes go on within an epoch.
-            return LengthGrouped(sampler, lambda: self.args.seed + int(self.state.epoch or 0))
-        return sampler
+            sampler = LengthGrouped(sampler, lambda: self.args.seed + int(self.state.epoch or 0))
+        if not self.drop_last:
+            return sampler
+        args = self.args
+        return WholeSteps(sampler, args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
 class SupervisedTrainer(OrderBySeed, PartLearningRates, ResumeByName, SFTTrainer):  # type: ignore[misc]
@@ -128,6 +157,9 @@ def build_trainer(
         callbacks: Trainer callbacks.
         peft_config: Adapters, if any.
         lengths: Length of each usable row, where the recipe wants batches of rows of like length.
+
+    Raises:
+        UsageError: If the rows fill no step and the recipe drops what fills none.
     """
     common = {"processing_class": processor, "callbacks": list(callbacks), "peft_config": peft_config}
     trainer: Any
@@ -140,7 +172,13 @@ def build_trainer(
         config = SFTConfig(**trainer_settings(recipe, folder))
         collator = SupervisedCollator(encoder)
         trainer = SupervisedTrainer(model, config, data_collator=collator, train_dataset=dataset, **common)
-    trainer.part_learning_rates = recipe.part_learning_rates
+    trainer.part_learning_rates, trainer.drop_last = recipe.part_learning_rates, recipe.drop_last
+    per_step = recipe.batch_size * recipe.gradient_accumulation * trainer.args.world_size
+    if recipe.drop_last and len(usable) < per_step:
+        raise UsageError(
+            f"{len(usable)} rows fill no step of {per_step}, and drop_last leaves out what fills none",
+            hint="Lower batch_size or gradient_accumulation, or leave drop_last out.",
+        )
     return trainer
 
 

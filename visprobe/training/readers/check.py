@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +14,8 @@ from visprobe.errors import DataError
 from visprobe.training.rows import BadRow, Row, Rows, Turn
 
 Need = Literal["supervised", "preference", "reward"]
+Check = Callable[[Row], None]
+"""Raises BadRow for a row that the model cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class Usable:
         skipped: Reason by index, for every unusable row met so far.
     """
 
-    def __init__(self, rows: Rows, need: Need, image_required: bool) -> None:
-        self._rows, self._need, self._image_required = rows, need, image_required
+    def __init__(self, rows: Rows, need: Need, image_required: bool, check: Check | None = None) -> None:
+        self._rows, self._need, self._image_required, self._check = rows, need, image_required, check
         self.skipped: dict[int, str] = {}
         self._examples: dict[str, str] = {}
 
@@ -137,6 +139,8 @@ class Usable:
             row = self._rows[index]
             row_id = row.id
             row = fit(row, self._need, image_required=self._image_required)
+            if self._check:
+                self._check(row)
             return Example(index, row, tuple(self._rows.image(key) for key in row.images))
         except BadRow as error:
             reason = sys.intern(str(error).partition(": ")[0])  # one string for a million rows
@@ -156,7 +160,7 @@ class Usable:
         )
 
 
-def usable(rows: Rows, need: Need, *, image_required: bool = True) -> Usable:
+def usable(rows: Rows, need: Need, *, image_required: bool = True, check: Check | None = None) -> Usable:
     """Rows in the shape that a stage trains on, with their images.
 
     Nothing is read until a row is asked for. By index every position gives a row, an unusable one its next usable
@@ -166,8 +170,9 @@ def usable(rows: Rows, need: Need, *, image_required: bool = True) -> Usable:
         rows: The rows.
         need: What the stage trains on; see `fit`.
         image_required: Whether rows without images are unusable.
+        check: What else makes a row unusable.
     """
-    return Usable(rows, need, image_required)
+    return Usable(rows, need, image_required, check)
 
 
 def scan(rows: Rows, need: Need, *, limit: int | None = None, image_required: bool = True) -> Report:
@@ -189,4 +194,6 @@ def scan(rows: Rows, need: Need, *, limit: int | None = None, image_required: bo
 def _hint(reason: str) -> str:
     if "image" in reason and reason.startswith(("missing", "no ")):
         return "Name the folder that the image paths start from."
+    if "chat template" in reason:
+        return "Take such rows out, or give the base a chat template that knows them."
     return "Compare the row with the formats in visprobe.training.readers.records."

@@ -134,7 +134,7 @@ def _token_counter(tokenizer: Path | None) -> CountTokens | None:
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
+        loaded = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises many unrelated types
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UsageError(
