@@ -15,7 +15,7 @@ from visprobe.cli.app import app
 
 COMMANDS = get_command(app).commands
 MEASURING = ("compare", "imagenet", "probe", "align", "segment", "robust", "swap", "gradcam")
-MOST_OPTIONS = 25
+MOST_OPTIONS = 26
 
 
 def every_command():

@@ -67,12 +67,9 @@ def asked(question: Question, processor: Any, blank: Image.Image, where: str) ->
     try:
         row = rows.encode(Row(where, turns, ("blank",), chosen=two[0], rejected=two[1]))
     except BadRow as error:
-        raise UsageError(f"{where}: {error}", hint="Mend the chat template of the checkpoint's processor.") from error
-    if not row.images:
         raise UsageError(
-            f"{where}: the chat template of the checkpoint leaves the image out",
-            hint="Copy chat_template.jinja from the model's instruct version.",
-        )
+            f"{where}: {error}", hint="Copy chat_template.jinja from the model's instruct version."
+        ) from error
     answers = tuple(
         _answer(processor.tokenizer, text, ids, where)
         for text, ids in zip(question.answers, (row.chosen, row.rejected), strict=False)

@@ -62,6 +62,15 @@ class OneView:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._processor, name)
 
+    @property
+    def tokenizer(self) -> Any:
+        """That of the processor; who puts another one in its place puts it there."""
+        return self._processor.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self._processor.tokenizer = tokenizer
+
     def __call__(self, images: list[list[Image.Image]], text: list[str], **options: Any) -> Any:
         """What the processor makes of one text with one image."""
         options = {**self._options, **options}

@@ -190,7 +190,10 @@ class Conversations:
         with _overheard(self._processor) as heard:
             made = self._processor(text=[text], return_tensors="pt", **given, **special)
         tensors = {name: value for name, value in made.items() if name not in _OF_TEXT}
-        return _Read(text, heard.text, made["input_ids"][0].tolist(), heard.offsets, tensors, heard.again)
+        ids, expanded = made["input_ids"][0].tolist(), heard.text
+        if len(heard.offsets) > len(ids):  # a processor may add something behind the text, and take it away again
+            expanded = expanded[: heard.offsets[len(ids)][0]]
+        return _Read(text, expanded, ids, heard.offsets[: len(ids)], tensors, heard.again)
 
 
 @dataclass(frozen=True)
