@@ -259,7 +259,7 @@ def test_a_gguf_file_is_read_and_leaves_no_trace_of_quantization(tower, language
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", model_of)
     monkeypatch.setattr(
-        transformers.AutoTokenizer, "from_pretrained", lambda path, gguf_file=None: load_tokenizer(language[0])
+        transformers.AutoTokenizer, "from_pretrained", lambda path, gguf_file=None, **_: load_tokenizer(language[0])
     )
     model, _ = assemble(tower, folder)
     assert asked == [(folder, "model.Q8_0.gguf")]
