@@ -15,6 +15,8 @@ import pytest
 import world as worlds
 from documented import ROOT
 
+from visprobe.training.base import BASE
+
 sys.path.insert(0, str(ROOT / "tests" / "io"))
 
 # Blocks that nobody runs: page and the reason that stands above them there.
@@ -31,6 +33,7 @@ ELSEWHERE = {
 LIMITS = {"gradcam": 3, "robust": 12}
 LIMIT = 60
 FEW_STEPS = ("--rows", "8", "--steps", "2", "--batch-size", "4")
+SPREAD = ("--set", "temperature=3")  # answers of which some earn more than others
 FEW_HEADS = ("--seeds", "1", "--steps", "20")
 FIRST_ENTRY = "3fa9c1d2e4b5"  # what an id looks like; the test puts one that is there in its place
 MEASURED = ("compare", "imagenet", "probe", "align", "segment", "robust", "swap", "gradcam", "report", "demo")
@@ -86,6 +89,10 @@ def test_the_command_runs_and_writes_what_it_promises(one, here, world, cache):
         words.append("--yes")
     if name[0] == "train" and "config" in given and not {"--steps", "--config"} & set(words):
         words += FEW_STEPS
+    if name == ("train", "grpo"):  # an untrained model earns nothing, which is refused
+        shutil.rmtree(here / "checkpoints" / "base")
+        shutil.copytree(BASE, here / "checkpoints" / "base")
+        words += SPREAD
     if name == ("segment",):
         words += FEW_HEADS
     ran = worlds.run(here, words, **variables)

@@ -44,6 +44,35 @@ def test_exact(completion, answer, reward):
 @pytest.mark.parametrize(
     ("completion", "answer", "reward"),
     [
+        ("3", "3.0", 1),
+        ("3.0", "3", 1),
+        ("1,000", "1000", 1),
+        ("3", "3.5", 0),
+        ("3 7", "3.0 7", 0),  # words, not a number
+        ("yes", "<answer> yes </answer>", 1),
+        ("<think>a cat? no</think><answer>Yes</answer>", "yes", 1),
+        ("<answer>no</answer> or rather <answer>yes</answer>", "<answer>yes</answer>", 1),
+        ("<think>yes</think> no", "yes", 0),
+        ("<think>it goes on", "it goes on", 0),  # a thought that was cut off says nothing
+        ("so \\boxed{yes}", "yes", 1),
+        ("\\boxed{\\text{a} {b}}", "\\text{a} {b}", 1),
+        ("<answer>\\boxed{3.0}</answer>", "3", 1),
+        ("<answer></answer>", "yes", 0),
+    ],
+)
+def test_exact_reads_what_is_said_at_last(completion, answer, reward):
+    assert exact(completion, answer) == reward
+
+
+@pytest.mark.parametrize(("reward", "answer"), [(numeric, "12"), (choice, "B"), (exact, "12")])
+def test_all_read_inside_the_tags(reward, answer):
+    assert reward(f"<think>7 or A</think>\n<answer> {answer} </answer>", f"<answer>{answer}</answer>") == 1
+    assert reward("<think>12, B</think><answer>7 A</answer>", answer) == 0
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "reward"),
+    [
         ("105", "100", 1),
         ("105.1", "100", 0),
         ("95", "100", 1),

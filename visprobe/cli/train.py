@@ -131,6 +131,9 @@ def _print_done(folder: Path, stage: str, manifest: dict[str, Any]) -> None:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.items())
         _note(f"{sum(skipped.values())} of {manifest['rows']['count']} rows were not used: {reasons}")
     state = "already there" if manifest.get("reused") else f"final loss {manifest['losses'][-1]:.4g}"
+    if reward := manifest.get("reward"):
+        alike = f"{reward['groups_alike']:.0%} of answers in groups that earn alike"
+        state += f", mean reward {reward['mean']:.3g}, {alike}"
     print(f"{folder}: {stage}, {manifest['seen']['steps']} steps, {state}")
 
 

@@ -24,6 +24,7 @@ from visprobe.training.parts import check_gradients, part_of, taught_nothing
 from visprobe.training.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
+_IDLE = 20  # steps without any gradient after which a run is given up
 COMPLETE = "complete"  # stands in every checkpoint that was written to its end
 
 
@@ -39,7 +40,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def __init__(self, recipe: Recipe, folder: Path, progress: Progress | None) -> None:
         self._recipe, self._folder, self._progress = recipe, folder, progress
         self._last = time.perf_counter()
-        self._checked = False
+        self._checked, self._idle = False, 0
         self.without_gradient: list[str] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -52,9 +53,35 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
         DeepSpeed keeps gradients to itself, so there nothing is checked.
         """
-        if not self._checked and args.deepspeed_plugin is None and not taught_nothing(model):
+        if self._checked or args.deepspeed_plugin is not None:
+            return
+        if not taught_nothing(model):
             self._checked = True
             self.without_gradient = check_gradients(model)
+            return
+        self._idle += 1
+        if self._idle == _IDLE:
+            raise self._nothing_learned()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Refuse a run in which no step taught anything, before it is saved as a trained model."""
+        if self._idle and not self._checked:
+            raise self._nothing_learned()
+
+    def _nothing_learned(self) -> TrainingError:
+        if self._recipe.stage != "grpo":
+            return TrainingError(
+                f"none of the first {self._idle} steps has a gradient: nothing is learned",
+                hint="Look at the rows: whether there is anything in their answers that a loss could be on.",
+            )
+        lines = read_metrics(self._folder)
+        reward = sum(line.get("reward", 0) for line in lines) / max(1, len(lines))
+        return TrainingError(
+            f"none of the first {self._idle} steps taught anything: all answers to a question earned the same reward "
+            f"({', '.join(self._recipe.reward)}, {reward:.3g} on average)",
+            hint="Look at a few answers: raise max_new_tokens if they are cut off, generations or temperature if they "
+            "are all alike, and take a reward that fits the reference answers (--set reward=exact, numeric or choice).",
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show how far training is, and have the last step logged whatever `log_every` is."""

@@ -24,6 +24,7 @@ Reward = Callable[[str, str], float]
 RELATIVE_TOLERANCE = 0.05
 ZERO_TOLERANCE = 1e-6  # a share of zero is zero, so an answer of 0 needs a tolerance of its own
 
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _ONE_DASH_AND_SLASH = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212\u2044", "------/")
 _VULGAR_FRACTION = re.compile(r"(\d?)([¼-¾⅐-⅞])")
 _FRACTION = re.compile(r"(?<![\w./,])(?:(\d+) +)?(\d+) ?/ ?(\d+)(?![\d/]|[.,]\d)")
@@ -43,9 +44,46 @@ _NAMED = re.compile(r"(?<!not )(?<!n't )(?:\(([A-Ja-j])\)|(?<![\w'-])(A(?!\s+[a-
 
 
 def exact(completion: str, answer: str) -> float:
-    """1 if both are the same words, whatever their case, spacing and the punctuation around words; else 0."""
+    """1 if both are the same words, whatever their case, spacing and the punctuation around words; else 0.
+
+    Of both, what is said at last is read (`said`); where each is one number, numbers are compared: 3 is 3.0.
+    """
+    completion, answer = said(completion), said(answer)
     given, wanted = _words(completion), _words(answer)
+    numbers = [_number(words) for words in (given, wanted)]
+    if None not in numbers:
+        return float(numbers[0] == numbers[1])
     return float(given == wanted if wanted else completion.strip() == answer.strip())
+
+
+def said(text: str) -> str:
+    r"""What an answer says at last, as public code for R1-style training reads it.
+
+    Of a text with a thought what follows it, of one with <answer> tags what stands in the last of them, of one with
+    \boxed{} what stands in the last box; else the text itself.
+    """
+    text = text.rpartition("</think>")[2]
+    if tagged := _TAGGED.findall(text):
+        text = tagged[-1]
+    box = text.rpartition("\\boxed{")[2] if "\\boxed{" in text else None
+    return text.strip() if box is None else _until_closed(box).strip()
+
+
+def _until_closed(text: str) -> str:
+    """`text` up to the brace that closes one which stands before it."""
+    depth = 1
+    for place, character in enumerate(text):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if not depth:
+            return text[:place]
+    return text
+
+
+def _number(words: Sequence[str]) -> tuple[float, bool] | None:
+    """The number that is all there is, and whether it is a percentage."""
+    if len(words) != 1 or not _NUMBER.fullmatch(words[0]):
+        return None
+    return _last_number(words[0])
 
 
 def numeric(completion: str, answer: str) -> float:
@@ -58,6 +96,7 @@ def numeric(completion: str, answer: str) -> float:
     Source: relaxed accuracy of ChartQA (arXiv 2203.10244, section 5.1).
     Differs from source: the number may stand inside a sentence; the source reads "5%" as 0.05 only.
     """
+    completion, answer = said(completion), said(answer)
     given, wanted = _last_number(completion), _last_number(answer)
     if wanted is None:
         return exact(completion, answer)
@@ -76,6 +115,7 @@ def choice(completion: str, answer: str) -> float:
     statement; a letter that begins a list item ("B. cat"); the only letter named at all. A completion that names
     several gets 0. An answer without a letter is compared by `exact`.
     """
+    completion, answer = said(completion), said(answer)
     wanted = _option(answer)
     return exact(completion, answer) if wanted is None else float(_option(completion) == wanted)
 

@@ -89,6 +89,8 @@ def run(
     _refuse_folder(base, output_dir)
     _refuse_trackers(recipe)
     _refuse_maps(recipe, beside)
+    if not any((recipe.learning_rate, *recipe.part_learning_rates.values())):
+        raise TrainingError("the learning rate is 0: nothing would be learned", hint="Give --learning-rate.")
     inputs = {
         "base": weights_hash(base),
         "base_settings": settings_hash(base),
@@ -133,6 +135,7 @@ def run(
             "without_gradient": watch.without_gradient,
             "resumed_from": checkpoint.name if checkpoint else None,
             "losses": [line["loss"] for line in read_metrics(output_dir)],
+            **_rewards(read_metrics(output_dir)),
             **_about(trainer, recipe, len(rows)),
             **clock.read(),
         }
@@ -176,6 +179,15 @@ def _refuse_maps(recipe: Recipe, beside: Sequence[Beside]) -> None:
             "attribution_every: nobody is there to draw maps",
             hint="Start visprobe train, or give run() beside=[visprobe.report.maps_beside.maps_beside()].",
         )
+
+
+def _rewards(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """The mean reward of a run, and the share of answers in groups whose rewards are all equal; nothing without."""
+    told = [line for line in lines if "reward" in line]
+    if not told:
+        return {}
+    mean, alike = (sum(line[key] for line in told) / len(told) for key in ("reward", "frac_reward_zero_std"))
+    return {"reward": {"mean": mean, "groups_alike": alike}}
 
 
 def _skipped(rows: Fitted) -> dict[str, int]:
