@@ -89,6 +89,8 @@ def test_the_command_runs_and_writes_what_it_promises(one, here, world, cache):
         words.append("--yes")
     if name[0] == "train" and "config" in given and not {"--steps", "--config"} & set(words):
         words += FEW_STEPS
+    if any(word.startswith("training/2-") for word in words):
+        words += ("--set", "drop_last=false")  # here there are too few rows for a step
     if name == ("train", "grpo"):  # an untrained model earns nothing, which is refused
         shutil.rmtree(here / "checkpoints" / "base")
         shutil.copytree(BASE, here / "checkpoints" / "base")

@@ -158,7 +158,8 @@ def _rows(root):
         _write(
             root / mix, "datasets:\n- {json_path: LLaVA-Pretrain/blip_laion_cc_sbu_558k.json, sampling_strategy: all}\n"
         )
-    _write(root / "data/mmpr20k/dpo_mmpr_20000_777.jsonl", "\n".join(map(json.dumps, both)))
+    whole_step = [{**both[number % len(both)], "id": str(number)} for number in range(32)]
+    _write(root / "data/mmpr20k/dpo_mmpr_20000_777.jsonl", "\n".join(map(json.dumps, whole_step)))
     mmpr = [
         {"image": row["image"], "question": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]}
         for row in both

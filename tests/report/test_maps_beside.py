@@ -227,7 +227,7 @@ class Talk:
 
 
 def test_other_rows_give_their_own_pictures_and_first_questions(base):
-    held = held_of(Recipe(stage="sft"), base, Talk(), None)
+    held = held_of(Recipe(stage="sft"), base, Talk(), build_processor())
     assert list(held.ids) == ["wanted"] and held.target == "answer" and list(held.regions) == [None]
     assert held.questions[0].prompt == "<image>\nwhat ?" and held.questions[0].answer == "a cat"
     assert held.images[0].getpixel((0, 0)) == (255, 0, 0)

@@ -134,10 +134,17 @@ def test_a_tokenizer_of_other_weights():
 
 
 def test_a_processor_that_needs_another_library(saved, monkeypatch):
-    def without(*_):
+    def without(*_, **__):
         raise ImportError("VideoProcessor requires the Torchvision library.\nSee the instructions.")
 
     monkeypatch.setattr("visprobe.training.model.AutoProcessor.from_pretrained", without)
     with pytest.raises(PrerequisiteError, match="requires the Torchvision library") as error:
         load_for_training(saved)
     assert "pip install torchvision" in error.value.hint
+
+
+def test_pixels_are_pillows_and_the_tokenizer_stays_what_it_is(saved):
+    """With torchvision installed transformers would take its own resizing."""
+    processor = load_for_training(saved)[1]
+    assert type(processor.image_processor).__name__.endswith("Pil")
+    assert processor.tokenizer.backend == "tokenizers"

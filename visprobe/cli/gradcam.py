@@ -90,7 +90,7 @@ def command(
 
     Example: visprobe gradcam photos/ --ckpt checkpoints/dpo --prompt "Is there a dog?" --chosen yes --rejected no
 
-    Example: visprobe gradcam ILSVRC2012 --ckpt base --ckpt dpo --target class --limit 200 --subset-per-class 50
+    Example: visprobe gradcam ILSVRC2012 --ckpt checkpoints/dpo --target class --limit 200 --subset-per-class 50
 
     Example: visprobe gradcam digits --trajectory checkpoints/dpo
 

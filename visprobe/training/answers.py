@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration
 
 from visprobe.analyses.result import Estimate, Result, Role, Row
 from visprobe.data.digits import DigitScenes
@@ -20,6 +20,7 @@ from visprobe.data.questions import GROUPS, Question, blind_guess, questions_abo
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import UsageError
 from visprobe.metrics.clustered import clustered_mean
+from visprobe.training.model import read_processor
 from visprobe.training.packing import Packed, Packer, answer_logits, image_features
 
 Bools = NDArray[np.bool_]
@@ -122,7 +123,7 @@ def evaluate_answers(checkpoints: Mapping[str, Path], scenes: DigitScenes, blind
     for name, folder in checkpoints.items():
         with quiet():
             model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-            processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        processor = read_processor(folder)
         answers[name] = answer(model, processor, scenes)
     return answers_result(answers, answer_blind(blind_from, scenes), scenes.name)
 

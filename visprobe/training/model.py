@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, AutoProcessor
+from transformers import CONFIG_MAPPING, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError, PrerequisiteError
@@ -33,17 +33,29 @@ def load_for_training(path: str | Path, precision: str = "float32") -> tuple[Any
     """
     _check_folder(path)
     refuse_code(path)
-    processor = _read_processor(path)
+    processor = read_processor(path)
     model = _read_model(path, precision)
     check_processor(path, processor, model)
     return model, processor
 
 
-def _read_processor(path: str | Path) -> Any:
+def read_processor(path: str | Path) -> Any:
+    """The processor in `path`, with Pillow's pixels, as measuring has them: torchvision's differ in the last bits.
+
+    Raises:
+        CheckpointError: If it does not load.
+        PrerequisiteError: If it needs a library that is not installed.
+    """
     try:
         with quiet():
-            # Pillow's pixels, as measuring has them: torchvision's differ in the last bits, where it is installed.
-            return AutoProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
+            processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+            images = getattr(processor, "image_processor", None)
+            if images is not None and not type(images).__name__.endswith("Pil"):
+                # Not by an option of AutoProcessor: the tokenizer takes "backend" for its own.
+                processor.image_processor = AutoImageProcessor.from_pretrained(
+                    path, backend="pil", trust_remote_code=False
+                )
+            return processor
     except ImportError as error:  # processors that also take videos want torchvision
         raise PrerequisiteError(
             f"cannot load the processor of {path}: {_first_line(error)}",
