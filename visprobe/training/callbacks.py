@@ -40,11 +40,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def __init__(self, recipe: Recipe, folder: Path, progress: Progress | None) -> None:
         self._recipe, self._folder, self._progress = recipe, folder, progress
         self._last = time.perf_counter()
-        self._checked, self._idle = False, 0
+        self._checked, self._idle, self._began = False, 0, 0
         self.without_gradient: list[str] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Forget what was measured and copied at steps that will be done again after a resume."""
+        self._began = state.global_step
         if state.is_world_process_zero:
             forget_after(self._folder, state.global_step)
 
@@ -60,12 +61,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.without_gradient = check_gradients(model)
             return
         self._idle += 1
-        if self._idle == _IDLE:
+        if self._idle == _IDLE and not self._began:  # what a resumed run has learned before, nobody has seen here
             raise self._nothing_learned()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Refuse a run in which no step taught anything, before it is saved as a trained model."""
-        if self._idle and not self._checked:
+        if self._idle and not self._checked and not self._began:
             raise self._nothing_learned()
 
     def _nothing_learned(self) -> TrainingError:

@@ -108,10 +108,9 @@ def run(
         off_path = train_only(model, recipe.train)
         checkpoint = _last_checkpoint(output_dir, inputs)
         watch = Watch(recipe, output_dir, progress)
-        fitted = Fitted(
-            rows, NEEDS.get(recipe.stage, "supervised"), image_required=recipe.image_required,
-            check=Conversations(processor).check,
-        )  # fmt: skip
+        told = Conversations(processor, end_turns=recipe.end_of_turn == "auto")
+        need = NEEDS.get(recipe.stage, "supervised")
+        fitted = Fitted(rows, need, image_required=recipe.image_required, check=told.check)
         probe = Probe(recipe, base, output_dir, processor) if recipe.probe_every else None
         with _readable_failure(recipe):
             trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
@@ -131,7 +130,7 @@ def run(
             "origins": dict(origins or {}),
             "rows": {"name": rows.name, "count": len(rows), "skipped": _skipped(fitted)},
             "off_path": off_path,
-            "end_of_turn": Conversations(processor, end_turns=recipe.end_of_turn == "auto").end_of_turn,
+            "end_of_turn": told.end_of_turn,
             "without_gradient": watch.without_gradient,
             "resumed_from": checkpoint.name if checkpoint else None,
             "losses": [line["loss"] for line in read_metrics(output_dir)],
