@@ -21,6 +21,7 @@ from visprobe.report import maps_beside as maps_beside_module
 from visprobe.report.maps_beside import held_of, maps_beside
 from visprobe.training.by_step import append_line, read_lines
 from visprobe.training.digits import DigitRows
+from visprobe.training.fitted import Fitted
 from visprobe.training.recipe import Recipe
 from visprobe.training.rows import Row, Turn
 from visprobe.training.run import run
@@ -78,7 +79,7 @@ def test_maps_of_the_start_are_those_of_the_base_and_of_the_end_those_of_the_sav
     folder, _ = looked
     found = load(folder / "attribution.npz")
     assert [step_of(name) for name in found.names] == [0, 2, 4, 5]
-    held = held_of(Recipe(stage="dpo"), base, DigitRows(ROWS), build_processor())
+    held = held_of(Recipe(stage="dpo"), base, Fitted(DigitRows(ROWS), "preference"), build_processor())
     for name, checkpoint in ((name_of(0), base), (name_of(5), folder)):
         subject = open_mllm(checkpoint, held.questions, "contrast")
         [expected] = maps(subject, held.images, [held.method]).values()
@@ -227,7 +228,7 @@ class Talk:
 
 
 def test_other_rows_give_their_own_pictures_and_first_questions(base):
-    held = held_of(Recipe(stage="sft"), base, Talk(), build_processor())
+    held = held_of(Recipe(stage="sft"), base, Fitted(Talk(), "supervised"), build_processor())
     assert list(held.ids) == ["wanted"] and held.target == "answer" and list(held.regions) == [None]
     assert held.questions[0].prompt == "<image>\nwhat ?" and held.questions[0].answer == "a cat"
     assert held.images[0].getpixel((0, 0)) == (255, 0, 0)

@@ -285,3 +285,63 @@ def test_images_of_a_pair_are_processed_once_and_equal_those_of_the_whole():
     finally:
         made.image_processor.__class__.__call__ = original
     assert len(seen) == 1 and torch.equal(encoded.images["pixel_values"], wanted["pixel_values"])
+
+
+def checked(made, row, **how):
+    return Conversations(made, **how).check(row, [(16, 16)] * len(row.images))
+
+
+def test_the_prompt_of_a_row_is_the_same_in_every_arm():
+    made = processor("byte-level BPE", True, "chatml")
+    question = Row("r", (Turn("user", "<image>\nwhat ?"),), ("1",), "red", "green", "red")
+    supervised = Row("r", (*question.turns, Turn("assistant", "red")), ("1",))
+    reward = Row("r", question.turns, ("1",), answer="red")
+    prompts = {checked(made, row) for row in (question, supervised, reward)}
+    assert prompts == {by_chatml_text(made, question.turns)}
+
+
+def by_chatml_text(made, turns):
+    messages = [{"role": turn.role, "content": content_parts(turn.text)} for turn in turns]
+    return made.apply_chat_template(messages, add_generation_prompt=True)
+
+
+def test_rows_beyond_the_positions_of_the_model_are_bad_and_images_count():
+    made = processor("byte-level BPE", False, "chatml")
+    row = Row("r", (Turn("user", "<image>\nwhat ?"),), ("1",), "red", "green green")
+    encoded = PreferenceCollator(RowEncoder(made, Held(row)))([{"row": 0}])
+    exactly = int(encoded["attention_mask"].sum(1).max())
+    checked(made, row, positions=exactly)
+    with pytest.raises(BadRow, match=f"positions: {exactly} tokens, room for {exactly - 1}"):
+        checked(made, row, positions=exactly - 1)
+
+
+def test_an_answer_that_is_not_to_be_learned_gets_no_loss():
+    made = processor("byte-level BPE", True, "chatml")
+    turns = (Turn("user", "what ?"), Turn("assistant", "red", learned=False), Turn("user", "why ?"),
+             Turn("assistant", "so"))  # fmt: skip
+    batch = SupervisedCollator(RowEncoder(made, Held(Row("r", turns))))([{"row": 0}])
+    assert made.tokenizer.decode(batch["input_ids"][0][batch["labels"][0] >= 0]) == "so<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "error", "words"),
+    [
+        (
+            "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+            CheckpointError,
+            "to an end",
+        ),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", BadRow, "refuses the conversation"),
+        ("{{ messages.append(1) }}", BadRow, "refuses the conversation"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", BadRow, "refuses the conversation"),
+        ("{% include 'x' %}", BadRow, "refuses the conversation"),
+        ("{% if %}", BadRow, "refuses the conversation"),
+        ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", BadRow, "refuses the conversation"),
+    ],
+)
+def test_a_hostile_template_ends_in_one_message(template, error, words, monkeypatch):
+    monkeypatch.setattr("visprobe.training.conversation._SECONDS", 0.5)
+    made = processor("byte-level BPE", False, "chatml")
+    made.chat_template = template
+    with pytest.raises(error, match=words):
+        Conversations(made).text([Turn("user", "what ?")])

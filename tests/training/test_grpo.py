@@ -12,7 +12,8 @@ from transformers import LlavaForConditionalGeneration, TrainerCallback
 from visprobe.errors import TrainingError, UsageError
 from visprobe.training.digits import DigitRows
 from visprobe.training.fitted import Fitted
-from visprobe.training.grpo import QuestionCollator, distinct, grpo_trainer, refuse_without_answers
+from visprobe.training.readers.check import survey
+from visprobe.training.grpo import QuestionCollator, distinct, grpo_trainer
 from visprobe.training.parts import part_of, train_only
 from visprobe.training.recipe import DEFAULT_TRAIN, Recipe
 from visprobe.training.rewards import REWARDS
@@ -249,13 +250,6 @@ def test_another_reference_is_refused(base, tmp_path):
         grpo_trainer(build_model(PROCESSOR, 0), PROCESSOR, recipe, DigitRows(4), str(tmp_path))
 
 
-def test_rows_without_answers_are_refused():
-    rows = ListRows([asked("even or odd ?", answer=answer) for answer in ("even", None, " ", "odd")])
-    with pytest.raises(UsageError, match="2 of 4 rows of list have no reference answer, first row 1"):
-        refuse_without_answers(rows)
-    refuse_without_answers(DigitRows(4))
-
-
 def test_fewer_rows_than_a_step_takes_are_refused(base, tmp_path):
     with pytest.raises(UsageError, match="has 2 rows, one step takes 3 questions"):
         make(base, tmp_path, DigitRows(2))
@@ -268,11 +262,14 @@ def test_conversations_and_any_number_of_images(base, tmp_path):
             Row("turns", turns, ("10", "200"), answer="yes"),
             asked("even or odd ?"),
             asked("<image>\neven or odd ?", "10"),
-            asked("<image>\neven or odd ?", "missing"),  # its place is taken by the next usable row
+            asked("<image>\neven or odd ?", "missing"),
+            asked("even or odd ?", answer=" "),
         ]
     )
-    rows = Fitted(rows, "reward", image_required=False)
-    (conversation, *_, replaced) = QuestionCollator(rows)([{"row": i} for i in (0, 0, 1, 3)])
+    found = survey(rows, "reward", lambda row, sizes: "", image_required=False)
+    assert found.reasons == {"missing image": 1, "no reference answer": 1}
+    rows = Fitted(rows, "reward", found.usable)
+    (conversation, *_) = QuestionCollator(rows)([{"row": i} for i in (0, 0, 1)])
     assert [message["role"] for message in conversation["prompt"]] == ["user", "assistant", "user"]
     assert conversation["prompt"][2]["content"] == [
         {"type": "text", "text": "and "},
@@ -280,11 +277,10 @@ def test_conversations_and_any_number_of_images(base, tmp_path):
         {"type": "text", "text": " ?"},
     ]
     assert [image.getpixel((0, 0))[0] for image in conversation["images"]] == [10, 200]
-    assert len(replaced["images"]) == 2
-    trainer = make(base, tmp_path, rows, batch_size=4, steps=1)
+    trainer = make(base, tmp_path, rows, batch_size=3, steps=1)
     batches = recorded(trainer)
     trainer.train()
-    assert sorted(batches[0]["num_images"]) == sorted([2, 0, 1, 2] * ANSWERS)
+    assert sorted(batches[0]["num_images"]) == sorted([2, 0, 1] * ANSWERS)
 
 
 def test_the_callers_processor_keeps_its_settings(base, tmp_path):

@@ -116,21 +116,21 @@ def test_an_adapter_is_not_a_base(folder):
 
 def test_a_text_only_model(tmp_path):
     write_language_model(tmp_path)
-    refused(tmp_path, "LlamaConfig")
+    refused(tmp_path, "a tokenizer but no processor for images")
 
 
 def test_a_tokenizer_without_the_image_token():
     model, processor = llava()
     processor.image_token = "<picture>"
     with pytest.raises(CheckpointError, match="has no image token '<picture>'"):
-        check_processor("here", processor, model)
+        check_processor("here", processor, model.config)
 
 
 def test_a_tokenizer_of_other_weights():
     model, processor = llava()
     model.config.image_token_id = 1000
     with pytest.raises(CheckpointError, match="image_token_id 1000, the tokenizer ends at 30"):
-        check_processor("here", processor, model)
+        check_processor("here", processor, model.config)
 
 
 def test_a_processor_that_needs_another_library(saved, monkeypatch):

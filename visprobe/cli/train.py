@@ -21,6 +21,12 @@ STAGES = {
     "dpo": "Direct preference optimization: chosen against rejected answers, on the rows that sft takes.",
     "grpo": "Group-relative policy optimization: the model's own answers, scored by verifiable rewards.",
 }
+MaxBadRows = Annotated[
+    str,
+    typer.Option(
+        "--max-bad", help="Rows that may be unusable, N or P% (rounded up); more of them, and nothing is trained."
+    ),
+]
 EXAMPLES = {
     "projector": (
         "--vision-tower checkpoints/siglip2-so400m-patch16-384 --language-model Qwen/Qwen2.5-1.5B-Instruct --data "
@@ -89,6 +95,7 @@ def _stage_command(stage: str) -> Any:
         setting: Annotated[
             list[str] | None, typer.Option("--set", help="Any other setting of the recipe: key=value.")
         ] = None,
+        max_bad: MaxBadRows = "1%",
         seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
         offline: o.Offline = False,
         verbose: o.Verbose = None,
@@ -107,7 +114,7 @@ def _stage_command(stage: str) -> Any:
         job = make_job(stage, config, flags, setting or [], vision_learning_rate)
         print_notes(filter(None, [launch_note()]))
         with Bars(verbose if is_first_process() else False) as bars:
-            manifest = run_job(job, output_dir, progress=bars, beside=[maps_beside(_note)])
+            manifest = run_job(job, output_dir, progress=bars, note=_note, beside=[maps_beside(_note)], max_bad=max_bad)
         _print_done(output_dir, stage, manifest)
 
     examples = "".join(
@@ -118,18 +125,13 @@ def _stage_command(stage: str) -> Any:
 
 
 def _note(text: str) -> None:
-    print_notes([text])
+    if is_first_process():
+        print_notes([text])
 
 
 def _print_done(folder: Path, stage: str, manifest: dict[str, Any]) -> None:
     if not is_first_process():
         return
-    if manifest.get("end_of_turn", "").endswith(" added"):
-        end = manifest["end_of_turn"].removesuffix(" added")
-        _note(f"the chat template writes no end of turn: answers end with {end} (--set end_of_turn=none leaves it out)")
-    if skipped := manifest["rows"]["skipped"]:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.items())
-        _note(f"{sum(skipped.values())} of {manifest['rows']['count']} rows were not used: {reasons}")
     state = "already there" if manifest.get("reused") else f"final loss {manifest['losses'][-1]:.4g}"
     if reward := manifest.get("reward"):
         alike = f"{reward['groups_alike']:.0%} of answers in groups that earn alike"
@@ -145,6 +147,7 @@ def pivot(
     projector_config: Annotated[Path, typer.Option(help="Recipe of the projector stage (YAML).")],
     full_config: Annotated[Path, typer.Option(help="Recipe of the stage after it; its `train` decides on the tower.")],
     reuse_projector_layers: Annotated[int, typer.Option(min=0, help="First projector layers taken over too.")] = 0,
+    max_bad: MaxBadRows = "1%",
     seed: o.Seed = 0,
     verbose: o.Verbose = None,
 ) -> None:
@@ -163,7 +166,8 @@ def pivot(
     with Bars(verbose if is_first_process() else False) as bars:
         stages = run_pivot(
             tower_from, language_model, projector_config, full_config, output_dir,
-            reuse_projector_layers=reuse_projector_layers, seed=seed, progress=bars, beside=[maps_beside(_note)],
+            reuse_projector_layers=reuse_projector_layers, seed=seed, progress=bars, note=_note,
+            beside=[maps_beside(_note)], max_bad=max_bad,
         )  # fmt: skip
     for stage, manifest in stages.items():
         _print_done(output_dir / stage, stage, manifest)
@@ -174,6 +178,7 @@ def study(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="Study file (YAML): base, rows, arms, seeds, comparison.")],
     output_dir: o.OutputDir = Path("visprobe-study"),
+    max_bad: MaxBadRows = "1%",
     json: o.Json = False,
     verbose: o.Verbose = None,
 ) -> None:
@@ -191,10 +196,13 @@ def study(
     from visprobe.report.write import write_report
 
     if not is_first_process():  # all processes train, the first one compares
-        train_arms(read_study(file, output_dir), output_dir, beside=[maps_beside(_note)])
+        train_arms(read_study(file, output_dir), output_dir, beside=[maps_beside(_note)], max_bad=max_bad)
         return
     with Bars(verbose) as bars:
-        measured = run_study(read_study(file, output_dir), output_dir, bars, [maps_beside(_note)])
+        measured = run_study(
+            read_study(file, output_dir), output_dir,
+            progress=bars, note=_note, beside=[maps_beside(_note)], max_bad=max_bad,
+        )  # fmt: skip
         document = measured.document(command_line(), origins(context))
         page = write_report(output_dir / "report", document)
     if json:

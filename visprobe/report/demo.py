@@ -73,7 +73,7 @@ def demo(
         scenes=size.scenes,
         question_seed=seed,
     )
-    measured = run_study(study, output_dir, progress)
+    measured = run_study(study, output_dir, progress=progress)
     if seeds > 1:
         return measured
     folders = [study.base, *(output_dir / arm for arm in arms)]

@@ -27,12 +27,11 @@ from visprobe.figures.attribution_strip import spread
 from visprobe.figures.save import figure_bytes
 from visprobe.report.gradcam import OF_ANSWERS
 from visprobe.report.pictures import Picture, load_pictures
-from visprobe.training.conversation import Conversations
 from visprobe.training.digits import DigitRows
 from visprobe.training.fitted import Fitted
 from visprobe.training.recipe import Recipe
-from visprobe.training.rows import IMAGE, Row, Rows
-from visprobe.training.run import NEEDS, Beside
+from visprobe.training.rows import IMAGE, Row
+from visprobe.training.run import Beside
 
 PICTURES = 4
 _LOOKED_THROUGH = 1000  # rows among which pictures are sought
@@ -49,7 +48,7 @@ def maps_beside(warn: Callable[[str], None]) -> Beside:
         warn: Told what goes wrong; training goes on.
     """
 
-    def make(recipe: Recipe, base: Path, rows: Rows, processor: Any, folder: Path) -> MapsDuringTraining | None:
+    def make(recipe: Recipe, base: Path, rows: Fitted, processor: Any, folder: Path) -> MapsDuringTraining | None:
         if not recipe.attribution_every:
             return None
         held = partial(held_of, recipe, base, rows, processor)
@@ -58,13 +57,13 @@ def maps_beside(warn: Callable[[str], None]) -> Beside:
     return make
 
 
-def held_of(recipe: Recipe, base: Path, rows: Rows, processor: Any) -> Held:
+def held_of(recipe: Recipe, base: Path, rows: Fitted, processor: Any) -> Held:
     """The pictures of a run.
 
     Args:
         recipe: The settings.
         base: Checkpoint that training starts from.
-        rows: The training rows.
+        rows: The rows that are trained on.
         processor: The model's processor.
 
     Raises:
@@ -73,7 +72,7 @@ def held_of(recipe: Recipe, base: Path, rows: Rows, processor: Any) -> Held:
     """
     encoder = load_encoder(base)
     regions: list[Floats | None]
-    if isinstance(rows, DigitRows):
+    if isinstance(rows.source, DigitRows):
         every, _ = load_pictures(open_images("digits", limit=PICTURES).query, Asked())
         pictures = list({picture.id: picture for picture in reversed(every)}.values())[::-1]  # one question each
         ids, images = [picture.id for picture in pictures], [picture.image for picture in pictures]
@@ -81,11 +80,7 @@ def held_of(recipe: Recipe, base: Path, rows: Rows, processor: Any) -> Held:
         questions = [Question(one.prompt or "", one.answer or "", one.rejected) for one in asked]
         regions = [_region(picture, encoder) for picture in pictures]
     else:
-        fitted = Fitted(
-            rows, NEEDS.get(recipe.stage, "supervised"), image_required=recipe.image_required,
-            check=Conversations(processor).check,
-        )  # fmt: skip
-        found = list(islice(_asking(fitted), PICTURES))
+        found = list(islice(_asking(rows), PICTURES))
         if not found:
             raise DataError("no row holds one image and one question with its answer", hint="Leave maps out.")
         ids, questions, images = map(list, zip(*found, strict=True))

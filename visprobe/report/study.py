@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from visprobe.analyses.result import Result
 from visprobe.analyses.runs import across_runs, runs_verdict
@@ -16,7 +16,7 @@ from visprobe.report.measurement import Measurement, Options
 from visprobe.training.manifest import weights_hash
 from visprobe.training.recipe import Recipe
 from visprobe.training.rows import Rows
-from visprobe.training.run import Beside, run
+from visprobe.training.run import Manner, run
 
 Progress = Callable[[str, int, int], None]
 
@@ -47,9 +47,7 @@ class Study:
     options: Options = field(default_factory=Options)
 
 
-def run_study(
-    study: Study, output_dir: Path, progress: Progress | None = None, beside: Sequence[Beside] = ()
-) -> Measurement:
+def run_study(study: Study, output_dir: Path, **manner: Unpack[Manner]) -> Measurement:
     """Train every arm with every seed and compare all of them with the base.
 
     Finished runs are not repeated, stopped ones go on.
@@ -57,24 +55,21 @@ def run_study(
     Args:
         study: What to do.
         output_dir: Gets one folder per run: "sft" for a single seed, "sft-seed1" for several.
-        progress: Called with (stage, done, total).
-        beside: As in `visprobe.training.run.run`.
+        manner: As in `visprobe.training.run.run`; measuring has the progress of it.
 
     Returns:
         The comparison; with several seeds also the differences between arms over runs, and a verdict about
         arms instead of single runs.
     """
-    arms = train_arms(study, output_dir, progress, beside)
+    arms = train_arms(study, output_dir, **manner)
     folders = {study.base.name: study.base} | {n: output_dir / n for names in arms.values() for n in names}
     also = [_answers(folders, study, output_dir / "answers.json")] if study.scenes else []
-    options = replace(study.options, limit=study.limit, seed=study.question_seed, progress=progress)
+    options = replace(study.options, limit=study.limit, seed=study.question_seed, progress=manner.get("progress"))
     measured = compare(list(folders.values()), study.images, options, also=also)
     return measured if len(study.seeds) == 1 else over_runs(measured, arms, study.base.name)
 
 
-def train_arms(
-    study: Study, output_dir: Path, progress: Progress | None = None, beside: Sequence[Beside] = ()
-) -> dict[str, list[str]]:
+def train_arms(study: Study, output_dir: Path, **manner: Unpack[Manner]) -> dict[str, list[str]]:
     """Train every arm with every seed; see `run_study`.
 
     Returns:
@@ -86,7 +81,7 @@ def train_arms(
         for arm, recipe in study.arms.items():
             name = arm if len(study.seeds) == 1 else f"{arm}-seed{seed}"
             seeded = recipe.model_copy(update={"seed": seed})
-            run(study.base, seeded, rows, output_dir / name, progress=progress, beside=beside)
+            run(study.base, seeded, rows, output_dir / name, **manner)
             arms[arm].append(name)
     return arms
 

@@ -15,6 +15,7 @@ def train(
     *,
     config: str | Path | None = None,
     progress: Progress | None = None,
+    max_bad: str = "1%",
     vision_learning_rate: float | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def train(
             one goes on.
         config: Recipe file (YAML); settings win over it.
         progress: Called with (stage, done, total).
+        max_bad: How many rows may be unusable, a number or a share, before nothing is trained.
         vision_learning_rate: Learning rate of the vision tower alone.
         settings: Options of the command by their names with underscores (base, data, rows, steps, batch_size,
             learning_rate, train, seed, ...) and any other setting of a recipe (beta=0.3). Rows are the built-in scenes
@@ -49,4 +51,4 @@ def train(
 
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     job = make_job(stage, Path(config) if config else None, asked, vision_learning_rate=vision_learning_rate)
-    return run_job(job, Path(output_dir), progress=progress, beside=[maps_beside(print)])
+    return run_job(job, Path(output_dir), progress=progress, note=print, beside=[maps_beside(print)], max_bad=max_bad)

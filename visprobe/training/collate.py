@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from visprobe.errors import DataError
 from visprobe.training.conversation import Conversations, Tokens
 from visprobe.training.rows import IMAGE, BadRow, Row, Rows
 
@@ -68,7 +69,11 @@ class RowEncoder:
     def __getitem__(self, index: int) -> EncodedRow:
         if index in self._done:
             return self._done[index]
-        encoded = self.encode(self._rows[index])
+        row = self._rows[index]
+        try:
+            encoded = self.encode(row)
+        except BadRow as error:  # what the check of rows, which leaves images out, cannot know
+            raise DataError(f"{row.id}: {error}", hint="Take this row out and start again.") from error
         if (size := _size(encoded)) <= self._free:
             self._free -= size
             self._done[index] = encoded

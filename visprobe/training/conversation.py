@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -18,7 +18,9 @@ from PIL import Image
 
 from visprobe.errors import CheckpointError
 from visprobe.training.rows import IMAGE, BadRow, Row, Turn
+from visprobe.training.time_limit import TooLong, within
 
+_SECONDS = 5  # a template that works takes a thousandth of one
 _ANSWER = "answer"  # any word: what a template writes behind it is what ends a turn
 _OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
@@ -46,12 +48,14 @@ class Conversations:
         processor: A transformers processor with a chat template and a tokenizer of the tokenizers library.
         end_turns: Whether an answer after which the template writes no end of turn gets the tokenizer's
             end-of-sequence token.
+        positions: How many tokens the language model has places for, less those that it may still say; None for no
+            limit.
 
     Raises:
         CheckpointError: If the tokenizer does not say which characters a token is made of.
     """
 
-    def __init__(self, processor: Any, *, end_turns: bool = True) -> None:
+    def __init__(self, processor: Any, *, end_turns: bool = True, positions: int | None = None) -> None:
         tokenizer = processor.tokenizer
         if not tokenizer.is_fast:
             raise CheckpointError(
@@ -59,19 +63,32 @@ class Conversations:
                 hint="Save the checkpoint's tokenizer as tokenizer.json: AutoTokenizer.from_pretrained(…) and "
                 "save_pretrained.",
             )
-        self._processor, self._end_turns = processor, end_turns
+        self._processor, self._end_turns, self._positions = processor, end_turns, positions
+        self._text = lru_cache(maxsize=16)(self._render)  # the beginning of a conversation is asked for several times
+        self._image_tokens = lru_cache(maxsize=None)(self._count_image_tokens)
 
     def text(self, turns: Sequence[Turn], *, ask: bool = False) -> str:
         """`turns` by the chat template, with a generation prompt at the end if `ask`.
 
         Raises:
             BadRow: If the template refuses them.
+            CheckpointError: If the template does not come to an end.
         """
+        return self._text(tuple(turns), ask)
+
+    def _render(self, turns: tuple[Turn, ...], ask: bool) -> str:
         messages = [{"role": turn.role, "content": content_parts(turn.text)} for turn in turns]
         try:
-            text: str = self._processor.apply_chat_template(messages, add_generation_prompt=ask)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise BadRow(f"the chat template refuses the conversation: {error}".splitlines()[0]) from error
+            with within(_SECONDS):
+                text: str = self._processor.apply_chat_template(messages, add_generation_prompt=ask)
+        except (TooLong, MemoryError) as error:
+            raise CheckpointError(
+                f"the chat template does not come to an end: one conversation took over {_SECONDS} s, or all memory",
+                hint="Take the checkpoint's chat_template.jinja from its authors again.",
+            ) from error
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            said = str(error).splitlines() or [type(error).__name__]
+            raise BadRow(f"the chat template refuses the conversation: {said[0]}") from error
         return text
 
     def tokens(self, turns: Sequence[Turn], images: Sequence[Image.Image], *, ask: bool = False) -> Tokens:
@@ -113,14 +130,19 @@ class Conversations:
         answered = [any(start < end <= stop for start, stop in cut) for _, end in read.offsets]
         ids = read.ids
         if turns[-1].role == "assistant" and self._end_turns and not self._ends_turns:
-            ids, answered = [*ids, int(self._processor.tokenizer.eos_token_id)], [*answered, True]
+            ids = [*ids, int(self._processor.tokenizer.eos_token_id)]
+            answered = [*answered, turns[-1].learned]
         return Tokens(ids, answered, read.images), read
 
-    def check(self, row: Row) -> None:
-        """Whether `row` can be told to the model, by its texts alone: images are neither loaded nor needed.
+    def check(self, row: Row, sizes: Sequence[tuple[int, int]]) -> str:
+        """The prompt of `row`: all that is said before the last answer, with the generation prompt.
+
+        Args:
+            row: The row in the shape that it is trained in.
+            sizes: Height and width of its images. They are not looked at, only the room that they take is.
 
         Raises:
-            BadRow: If not, with the reason.
+            BadRow: If the model cannot be told the row, with the reason.
         """
         answers = [answer for answer in (row.chosen, row.rejected) if answer is not None]
         asks = row.turns[-1].role != "assistant"
@@ -133,8 +155,25 @@ class Conversations:
             list(self._answers(text, turns))
             if (marks_in := text.count(self._processor.image_token)) != len(row.images):
                 raise BadRow(f"the chat template writes another number of images: {marks_in} of {len(row.images)}")
-        if len(texts) > 1 and len({tuple(self._processor.tokenizer(text)["input_ids"]) for text in texts}) == 1:
+        ids = [self._processor.tokenizer(text)["input_ids"] for text in texts]
+        if len(ids) > 1 and ids[0] == ids[1]:
             raise BadRow(f"chosen equals rejected: {answers[0]!r} and {answers[1]!r} are the same tokens")
+        longest = max(map(len, ids)) + self._beyond_marks(sizes)
+        if self._positions is not None and longest > self._positions:
+            raise BadRow(f"longer than the language model's positions: {longest} tokens, room for {self._positions}")
+        return self.text(row.turns if asks else row.turns[:-1], ask=True)
+
+    def _beyond_marks(self, sizes: Sequence[tuple[int, int]]) -> int:
+        """How many tokens images of these sizes (height, width) take beside their marks."""
+        return 0 if self._positions is None else sum(map(self._image_tokens, sizes)) - len(sizes)
+
+    def _count_image_tokens(self, size: tuple[int, int]) -> int:
+        try:
+            return int(self._processor._get_num_multimodal_tokens(image_sizes=[list(size)]).num_image_tokens[0])
+        except (AttributeError, TypeError, KeyError):  # not every processor has it, LLaVA's only for some towers
+            blank = Image.new("RGB", size[::-1])
+            read = self._read(self.text([Turn("user", IMAGE)]), [blank])
+            return len(read.ids) - len(self._processor.tokenizer(read.text)["input_ids"]) + 1
 
     @cached_property
     def _ends(self) -> tuple[str, ...]:
@@ -160,13 +199,13 @@ class Conversations:
         return any(end in text.rpartition(_ANSWER)[2] for end in self._ends)
 
     def _answers(self, text: str, turns: Sequence[Turn]) -> Iterator[tuple[int, int]]:
-        """Where in `text` each of the model's turns begins and ends; `text` is all of them.
+        """Where in `text` each of the model's turns that is to be learned begins and ends; `text` is all of them.
 
         A turn begins where the generation prompt before it ends or, where that opens something which the finished turn
         does not have, such as a thought, where the two part.
         """
         for number, turn in enumerate(turns):
-            if turn.role == "assistant":
+            if turn.role == "assistant" and turn.learned:
                 finished = text if number == len(turns) - 1 else self.text(turns[: number + 1])
                 start = self._begins(turns[:number], finished)
                 if start is None or not text.startswith(finished):

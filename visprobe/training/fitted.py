@@ -1,62 +1,69 @@
-"""Rows as a stage needs them: unusable ones are replaced by their next usable neighbour, and counted."""
+"""Rows as a stage needs them: those that can be trained on, and no others."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL import Image
 
-from visprobe.training.readers.check import Check, Need, Report, usable
+from visprobe.errors import DataError
+from visprobe.training.readers.check import Need, fit
 from visprobe.training.rows import BadRow, Row, Rows
 
 
 class Fitted:
-    """The same rows in the shape that a stage trains on.
+    """Some rows, in the shape that a stage trains on.
 
     Args:
         rows: The rows as they were read.
         need: What the stage trains on.
-        image_required: Whether a row without images is unusable.
-        check: What else makes a row unusable, such as `Conversations.check`.
+        usable: Indices of those that can be trained on, as `survey` finds them; all by default.
+
+    Attributes:
+        source: The rows as they were read.
     """
 
-    def __init__(self, rows: Rows, need: Need, *, image_required: bool = True, check: Check | None = None) -> None:
+    def __init__(self, rows: Rows, need: Need, usable: Sequence[int] | None = None) -> None:
         self.name = rows.name
-        self._rows = rows
-        self._usable = usable(rows, need, image_required=image_required, check=check)
-        self._images: dict[str, Image.Image] = {}
+        self.source, self._need = rows, need
+        self._usable = range(len(rows)) if usable is None else usable
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._usable)
 
     def __getitem__(self, index: int) -> Row:
-        """The row at `index`, or the next usable one; raises DataError if no row at all is usable."""
-        example = self._usable[index]
-        self._images = dict(zip(example.row.images, example.images, strict=True))  # decoded once, asked for next
-        return example.row
+        """The usable row at `index`.
 
-    def length(self, index: int) -> int:
-        """Characters of text in the row at `index` as it was read, the same for every stage; 0 if it cannot be read.
-
-        Images are left alone: whoever asks for the length of every row does not wait for all images to be decoded.
+        Raises:
+            DataError: If it cannot be read, or not be trained on, any more.
         """
         try:
-            row = self._rows[index]
-        except BadRow:
-            return 0
+            return fit(self.source[self._usable[index]], self._need, image_required=False)
+        except BadRow as error:
+            raise self._changed(error) from error
+
+    def length(self, index: int) -> int:
+        """Characters of text in the row at `index` as it was read, the same for every stage."""
+        row = self.source[self._usable[index]]
         return sum(len(turn.text) for turn in row.turns) + len(row.chosen or "") + len(row.rejected or "")
 
     def image(self, key: str) -> Image.Image:
-        """The RGB image behind a key of the row that was asked for last."""
-        return self._images[key] if key in self._images else self._rows.image(key)
+        """The RGB image behind a row's image key.
 
-    @property
-    def skipped(self) -> dict[int, str]:
-        """Reason by index, for every unusable row met so far."""
-        return self._usable.skipped
+        Raises:
+            DataError: If it cannot be read any more.
+        """
+        try:
+            return self.source.image(key)
+        except BadRow as error:
+            raise self._changed(error) from error
 
     def content_hash(self) -> str:
         """SHA-256 over what the rows are."""
-        return self._rows.content_hash()
+        return self.source.content_hash()
 
-    def report(self) -> Report:
-        """Reasons of the unusable rows met so far."""
-        return self._usable.report()
+    def _changed(self, error: BadRow) -> DataError:
+        return DataError(
+            f"{self.name}: {error}; it could be read when training began",
+            hint="Put it back and start the same command: a run with --save-every goes on from its last checkpoint.",
+        )

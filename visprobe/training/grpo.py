@@ -21,7 +21,7 @@ from visprobe.training.parts import PartLearningRates
 from visprobe.training.recipe import Recipe
 from visprobe.training.resume import ResumeByName
 from visprobe.training.rewards import as_trl
-from visprobe.training.rows import BadRow, Rows
+from visprobe.training.rows import Rows
 from visprobe.training.trainers import images_are_encoded_once, trainer_settings
 
 
@@ -70,7 +70,7 @@ def grpo_trainer(
         model: The model, its trainable parts set, as loaded.
         processor: Its processor.
         recipe: The settings. Without an explicit `beta` there is no KL penalty and no reference model.
-        rows: The questions, each with its reference answer; `Fitted` rows where some may be unusable.
+        rows: The questions, each with its reference answer.
         folder: Where the trainer keeps its checkpoints.
         callbacks: Trainer callbacks.
 
@@ -105,25 +105,6 @@ def grpo_trainer(
         if each is not None and images_are_encoded_once(each):
             share_encodings(each)
     return trainer
-
-
-def refuse_without_answers(rows: Rows) -> None:
-    """Refuse rows that a reward has nothing to compare with, before anything is loaded.
-
-    Rows are read, their images are not. Rows that are unusable for another reason are let pass.
-
-    Args:
-        rows: The rows as they were read.
-
-    Raises:
-        UsageError: If any has no answer; the message says how many.
-    """
-    missing = [number for number in range(len(rows)) if not _has_answer(rows, number)]
-    if missing:
-        raise UsageError(
-            f"{len(missing)} of {len(rows)} rows of {rows.name} have no reference answer, first row {missing[0]}",
-            hint="Rewards compare with an answer: give every row one, or leave those rows out.",
-        )
 
 
 def share_encodings(model: Any) -> None:
@@ -205,10 +186,3 @@ def _refuse_another_reference(trainer: Any) -> None:
                 f"one that training starts from: {name} differs",
                 hint="Save the model to a folder and start from there, or set beta to 0.",
             )
-
-
-def _has_answer(rows: Rows, number: int) -> bool:
-    try:
-        return bool((rows[number].answer or "").strip())
-    except BadRow:
-        return True  # unusable for another reason, and skipped when its turn comes

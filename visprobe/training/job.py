@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import yaml
 from filelock import FileLock
@@ -19,7 +19,7 @@ from visprobe.training.recipe import Recipe, make_recipe, read_yaml
 from visprobe.training.rows import Rows
 
 if TYPE_CHECKING:  # its libraries take seconds to import
-    from visprobe.training.run import Beside
+    from visprobe.training.run import Manner
 
 Progress = Callable[[str, int, int], None]
 DIGIT_ROWS = 1600
@@ -154,9 +154,7 @@ def open_job_rows(sources: Sources, recipe: Recipe) -> Rows:
     return Selected(rows, range(min(sources.rows, len(rows)))) if sources.rows else rows
 
 
-def run_job(
-    job: Job, output_dir: Path, *, progress: Progress | None = None, beside: Sequence[Beside] = ()
-) -> dict[str, Any]:
+def run_job(job: Job, output_dir: Path, **manner: Unpack[Manner]) -> dict[str, Any]:
     """Run a job; see `run`.
 
     Returns:
@@ -166,7 +164,7 @@ def run_job(
 
     rows = open_job_rows(job.sources, job.recipe)
     base = start(job.sources, job.recipe.seed, output_dir)
-    return run(base, job.recipe, rows, output_dir, progress=progress, origins=job.origins, beside=beside)
+    return run(base, job.recipe, rows, output_dir, origins=job.origins, **manner)
 
 
 def start(sources: Sources, seed: int, output_dir: Path) -> Path:
@@ -238,8 +236,7 @@ def run_pivot(
     *,
     reuse_projector_layers: int = 0,
     seed: int = 0,
-    progress: Progress | None = None,
-    beside: Sequence[Beside] = (),
+    **manner: Unpack[Manner],
 ) -> dict[str, dict[str, Any]]:
     """Transplant a post-trained tower, train the projector, then what the second recipe says (PIVOT's evaluation).
 
@@ -251,8 +248,7 @@ def run_pivot(
         output_dir: Gets the folders start, projector and full.
         reuse_projector_layers: First layers of the projector that are taken over.
         seed: Seed of the fresh projector.
-        progress: Called with (stage, done, total).
-        beside: As in `run`.
+        manner: As in `run`.
 
     Returns:
         The manifests by stage.
@@ -269,4 +265,4 @@ def run_pivot(
     how: dict[str, Any] = {"reuse_projector_layers": reuse_projector_layers, "seed": seed}
     made_of = {**how, "tower_from": _identity(tower_from), "language_model": _identity(language_model)}
     _save_once(names["projector"], made_of, lambda: transplant(tower_from, language_model, **how))
-    return {stage: run_job(job, output_dir / stage, progress=progress, beside=beside) for stage, job in jobs.items()}
+    return {stage: run_job(job, output_dir / stage, **manner) for stage, job in jobs.items()}

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
 
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError, PrerequisiteError
@@ -31,12 +37,26 @@ def load_for_training(path: str | Path, precision: str = "float32") -> tuple[Any
             lacks its image token or chat template.
         PrerequisiteError: If the processor needs a library that is not installed, or the model code of its own.
     """
+    processor, _ = processor_for_training(path)
+    return model_for_training(path, precision), processor
+
+
+def processor_for_training(path: str | Path) -> tuple[Any, Any]:
+    """The processor in `path` and the configuration of its model, whose weights are not read.
+
+    Raises:
+        CheckpointError, PrerequisiteError: As `load_for_training`.
+    """
     _check_folder(path)
     refuse_code(path)
     processor = read_processor(path)
-    model = _read_model(path, precision)
-    check_processor(path, processor, model)
-    return model, processor
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _cannot(path, f"its configuration does not load: {_first_line(error)}", _WHOLE) from error
+    check_processor(path, processor, config)
+    return processor, config
 
 
 def read_processor(path: str | Path) -> Any:
@@ -65,7 +85,12 @@ def read_processor(path: str | Path) -> Any:
         raise _cannot(path, f"its processor does not load: {_first_line(error)}", _WHOLE) from error
 
 
-def _read_model(path: str | Path, precision: str) -> Any:
+def model_for_training(path: str | Path, precision: str = "float32") -> Any:
+    """The multimodal LLM in `path`.
+
+    Raises:
+        CheckpointError: If weights are missing or damaged.
+    """
     try:
         with quiet():
             model, loaded = AutoModelForImageTextToText.from_pretrained(
@@ -85,11 +110,11 @@ def _read_model(path: str | Path, precision: str) -> Any:
     return model
 
 
-def check_processor(path: str | Path, processor: Any, model: Any) -> None:
-    """Refuse a processor that cannot make training rows for `model`.
+def check_processor(path: str | Path, processor: Any, config: Any) -> None:
+    """Refuse a processor that cannot make training rows for the model of `config`.
 
     Raises:
-        CheckpointError: If it has no image processor, no image token that `model` knows, or no chat template.
+        CheckpointError: If it has no image processor, no image token that the model knows, or no chat template.
     """
     if not hasattr(processor, "image_processor"):
         raise _cannot(path, "it has a tokenizer but no processor for images", _WHOLE)
@@ -97,7 +122,7 @@ def check_processor(path: str | Path, processor: Any, model: Any) -> None:
     known = tokenizer.convert_tokens_to_ids(token) if token else None
     if known is None or known == tokenizer.unk_token_id or token not in tokenizer.get_vocab():
         raise _cannot(path, f"its tokenizer has no image token {token!r}", "Add it to the tokenizer and save that.")
-    expected = getattr(model.config, "image_token_id", None)
+    expected = getattr(config, "image_token_id", None)
     if expected is not None and expected >= len(tokenizer):
         problem = f"config.json has image_token_id {expected}, the tokenizer ends at {len(tokenizer) - 1}"
         raise _cannot(path, problem, "Check that the tokenizer belongs to these weights.")

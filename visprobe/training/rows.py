@@ -13,10 +13,17 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation; each `<image>` in its text stands for the next image of the row."""
+    """One turn of a conversation; each `<image>` in its text stands for the next image of the row.
+
+    Attributes:
+        role: Who speaks.
+        text: What is said.
+        learned: Whether a supervised stage trains on it, if it is the model's: rows can say `loss: false`.
+    """
 
     role: Role
     text: str
+    learned: bool = True
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Row:
         rejected: The other answer of a preference row.
         answer: The reference answer that a verifiable reward compares with.
         group: What kind of question it is, if known, for reports per group.
+        unused: Names of the record's fields that hold something and are not read.
     """
 
     id: str
@@ -41,6 +49,7 @@ class Row:
     rejected: str | None = None
     answer: str | None = None
     group: str | None = None
+    unused: tuple[str, ...] = ()
 
 
 class BadRow(Exception):

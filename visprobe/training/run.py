@@ -15,15 +15,13 @@ import os
 import re
 import shutil
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl reports each trainer's start unless told not to
 
 import torch
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.integrations import get_available_reporting_integrations
@@ -33,25 +31,47 @@ from visprobe.io.atomic import write_json
 from visprobe.training.by_step import CHECKPOINTS
 from visprobe.training.callbacks import COMPLETE, Snapshots, Watch, read_metrics
 from visprobe.training.collate import RowEncoder
-from visprobe.training.conversation import Conversations
 from visprobe.training.dynamics import Probe
 from visprobe.training.fitted import Fitted
-from visprobe.training.grpo import grpo_trainer, refuse_without_answers
+from visprobe.training.grpo import grpo_trainer
 from visprobe.training.launch import launch_note, process_count
+from visprobe.training.look_through import (
+    MAX_BAD,
+    conversations,
+    in_manifest,
+    look_through,
+    need_of,
+    notes,
+)
 from visprobe.training.lora import add_adapters, merge
 from visprobe.training.manifest import NAME, Clock, environment, finished, settings_hash, weights_hash
-from visprobe.training.model import load_for_training
+from visprobe.training.model import model_for_training, processor_for_training
 from visprobe.training.parts import train_only
-from visprobe.training.readers.check import Need
+from visprobe.training.readers.check import refuse_bad
 from visprobe.training.recipe import Recipe
 from visprobe.training.reference import reference_log_probabilities
 from visprobe.training.rows import Rows
 from visprobe.training.trainers import build_trainer, resolved_precision
 
 Progress = Callable[[str, int, int], None]
-Beside = Callable[[Recipe, Path, Rows, Any, Path], TrainerCallback | None]
+Beside = Callable[[Recipe, Path, Fitted, Any, Path], TrainerCallback | None]
 """From recipe, base, rows, processor and the run's folder to what happens beside the steps, if anything does."""
-NEEDS: Mapping[str, Need] = {"dpo": "preference", "grpo": "reward"}
+
+
+class Manner(TypedDict, total=False):
+    """How a run is done, whatever is trained in it.
+
+    Attributes:
+        progress: Called with (stage, step, steps).
+        note: Told, before the first step, what of the rows is not used.
+        beside: Who looks on; must hold one for `attribution_every`, which is not of this floor.
+        max_bad: How many rows may be unusable, as `refuse_bad` takes it.
+    """
+
+    progress: Progress | None
+    note: Callable[[str], None] | None
+    beside: Sequence[Beside]
+    max_bad: str
 
 
 def run(
@@ -60,9 +80,8 @@ def run(
     rows: Rows,
     output_dir: Path,
     *,
-    progress: Progress | None = None,
     origins: Mapping[str, str] | None = None,
-    beside: Sequence[Beside] = (),
+    **manner: Unpack[Manner],
 ) -> dict[str, Any]:
     """Train a branch of `base` and save it as a folder that transformers loads.
 
@@ -74,18 +93,18 @@ def run(
         recipe: The settings.
         rows: The training rows.
         output_dir: The run's folder.
-        progress: Called with (stage, step, steps).
         origins: Where settings came from that are not defaults, for the manifest.
-        beside: Who looks on; must hold one for `attribution_every`, which is not of this floor.
+        manner: See `Manner`.
 
     Returns:
         The manifest, also written to `output_dir/manifest.json`; with "reused" if nothing had to be done.
 
     Raises:
         CheckpointError: If `base` cannot be loaded.
-        DataError: If no row can be used.
+        UsageError: If too many rows cannot be used, or nothing can be written to `output_dir`.
         TrainingError: If the loss is not finite, or a part that should train gets no gradient.
     """
+    progress, note, beside = manner.get("progress"), manner.get("note"), manner.get("beside", ())
     _refuse_folder(base, output_dir)
     _refuse_trackers(recipe)
     _refuse_maps(recipe, beside)
@@ -102,21 +121,24 @@ def run(
     clock = Clock()
     with _quiet():
         set_seed(recipe.seed)
-        if recipe.stage == "grpo":
-            refuse_without_answers(rows)
-        model, processor = load_for_training(base)
+        processor, config = processor_for_training(base)
+        told = conversations(processor, config, recipe)
+        found = look_through(rows, recipe, told, progress)
+        refuse_bad(found, rows.name, recipe.stage, manner.get("max_bad", MAX_BAD))
+        if note:
+            for line in notes(found, told, rows.name):
+                note(line)
+        fitted = Fitted(rows, need_of(recipe), found.usable)
+        model = model_for_training(base)
         off_path = train_only(model, recipe.train)
         checkpoint = _last_checkpoint(output_dir, inputs)
         watch = Watch(recipe, output_dir, progress)
-        told = Conversations(processor, end_turns=recipe.end_of_turn == "auto")
-        need = NEEDS.get(recipe.stage, "supervised")
-        fitted = Fitted(rows, need, image_required=recipe.image_required, check=told.check)
         probe = Probe(recipe, base, output_dir, processor) if recipe.probe_every else None
         with _readable_failure(recipe):
             trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
         if probe is not None:
             trainer.add_callback(probe)
-        for looker in filter(None, (make(recipe, base, rows, processor, output_dir) for make in beside)):
+        for looker in filter(None, (make(recipe, base, fitted, processor, output_dir) for make in beside)):
             trainer.add_callback(looker)
         trainer.accelerator.wait_for_everyone()  # every process has looked for checkpoints
         if trainer.is_world_process_zero():
@@ -128,14 +150,14 @@ def run(
             "inputs": inputs,
             "base": str(base),
             "origins": dict(origins or {}),
-            "rows": {"name": rows.name, "count": len(rows), "skipped": _skipped(fitted)},
+            "rows": {"name": rows.name, "count": len(rows), "used": len(fitted), **in_manifest(found)},
             "off_path": off_path,
             "end_of_turn": told.end_of_turn,
             "without_gradient": watch.without_gradient,
             "resumed_from": checkpoint.name if checkpoint else None,
             "losses": [line["loss"] for line in read_metrics(output_dir)],
             **_rewards(read_metrics(output_dir)),
-            **_about(trainer, recipe, len(rows)),
+            **_about(trainer, recipe, len(fitted)),
             **clock.read(),
         }
         with _readable_failure(recipe):
@@ -187,12 +209,6 @@ def _rewards(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         return {}
     mean, alike = (sum(line[key] for line in told) / len(told) for key in ("reward", "frac_reward_zero_std"))
     return {"reward": {"mean": mean, "groups_alike": alike}}
-
-
-def _skipped(rows: Fitted) -> dict[str, int]:
-    """Unusable rows that any process has met, by reason, commonest first."""
-    met: dict[int, str] = dict(gather_object(list(rows.skipped.items())))
-    return dict(Counter(met.values()).most_common())
 
 
 def _trainer(
@@ -266,10 +282,11 @@ def _about(trainer: Any, recipe: Recipe, count: int) -> dict[str, Any]:
 
 
 def seen(recipe: Recipe, steps: int, count: int, processes: int) -> dict[str, int]:
-    """How many rows and answers went into `steps` steps over `count` rows.
+    """How many rows, how many different ones of them, and how many answers went into `steps` steps over `count` rows.
 
     The last step of each pass over the rows has what is left of them, unless `drop_last`; "grpo" leaves out what fills
-    no batch.
+    no batch. What is left out is different in each pass, so that of several passes the different rows are at least so
+    many.
     """
     batch = recipe.batch_size * processes
     per_step = batch * recipe.gradient_accumulation
@@ -280,7 +297,7 @@ def seen(recipe: Recipe, steps: int, count: int, processes: int) -> dict[str, in
     passes, rest = divmod(steps, math.ceil(count / per_step))
     rows = passes * count + min(rest * per_step, count)
     answers = {"dpo": 2, "grpo": recipe.generations}.get(recipe.stage, 1)
-    return {"steps": steps, "rows": rows, "responses": rows * answers}
+    return {"steps": steps, "rows": rows, "different_rows": min(rows, count), "responses": rows * answers}
 
 
 def _save(trainer: Any, processor: Any, output_dir: Path, manifest: dict[str, Any]) -> None:

@@ -1,13 +1,20 @@
-"""Bad rows are skipped and counted; only a set without any good row is an error."""
+"""Every row is looked at before training; the unusable ones are counted by reason, and too many of them are refused."""
 
 import pytest
 
-from visprobe.errors import DataError
-from visprobe.training.readers.check import fit, scan, usable
+from visprobe.errors import DataError, UsageError
+from visprobe.training.fitted import Fitted
+from visprobe.training.readers.check import fit, merged, most_bad, refuse_bad, survey
 from visprobe.training.readers.llava import llava_json
 from visprobe.training.rows import BadRow, Row, Turn
 
 QUESTION, ANSWER = Turn("user", "<image>\nWhat?"), Turn("assistant", "A dog.")
+TALK = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A dog."}]
+
+
+def prompt(row, sizes):
+    """What a model is told of a row, for tests that are not about models."""
+    return row.turns[0].text
 
 
 @pytest.fixture
@@ -16,30 +23,29 @@ def odd(put_image, put_json):
     for name in ("good.jpg", "png.jpg", "é.jpg"):
         put_image(name, kind="PNG")
     put_image("cut.jpg", size=(64, 64)).write_bytes(b"\xff\xd8\xff\xe0 cut")
-    talk = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A dog."}]
     return llava_json(
         put_json(
             "odd.json",
             [
-                {"image": "good.jpg", "conversations": talk},
-                {"image": "no.jpg", "conversations": talk},
-                {"image": "no2.jpg", "conversations": talk},
-                {"image": "é.jpg", "conversations": talk},
-                {"image": None, "conversations": talk},
-                {"image": "cut.jpg", "conversations": talk},
+                {"image": "good.jpg", "conversations": TALK},
+                {"image": "no.jpg", "conversations": TALK},
+                {"image": "no2.jpg", "conversations": TALK},
+                {"image": "é.jpg", "conversations": TALK, "license": 3, "width": None},
+                {"image": None, "conversations": TALK},
+                {"image": "cut.jpg", "conversations": TALK, "source": "web"},
                 {"image": "good.jpg", "conversations": [{"from": "narrator", "value": "x"}]},
-                {"image": "good.jpg", "conversations": [talk[0], {"from": "gpt", "value": ""}]},
-                {"image": ["good.jpg"] * 3, "conversations": [{"from": "human", "value": "<image>"}, talk[1]]},
-                {"image": "png.jpg", "conversations": talk},
+                {"image": "good.jpg", "conversations": [TALK[0], {"from": "gpt", "value": ""}]},
+                {"image": ["good.jpg"] * 3, "conversations": [{"from": "human", "value": "<image>"}, TALK[1]]},
+                {"image": "png.jpg", "conversations": TALK},
             ],
         )
     )
 
 
 def test_reasons_are_counted_with_an_example_each(odd):
-    report = scan(odd, "supervised")
-    assert report.checked == 10
-    assert report.bad == {
+    found = survey(odd, "supervised", prompt)
+    assert found.usable == [0, 3, 9] and len(found.skipped) == 7
+    assert found.reasons == {
         "missing image": 2,
         "no image": 1,
         "unreadable image": 1,
@@ -47,35 +53,82 @@ def test_reasons_are_counted_with_an_example_each(odd):
         "empty answer": 1,
         "<image> marks do not match the images": 1,
     }
-    assert report.examples["missing image"] == "odd.json#1: missing image: no.jpg"
-    assert scan(odd, "supervised", limit=2).bad == {"missing image": 1}
-    assert "no image" not in scan(odd, "supervised", image_required=False).bad
+    assert found.examples["missing image"] == "odd.json#1: missing image: no.jpg"
+    assert found.unused == {"odd.json": ("license", "source")}
+    assert "no image" not in survey(odd, "supervised", prompt, image_required=False).reasons
 
 
-def test_iteration_skips_and_indexing_goes_to_the_next_good_row(odd):
-    rows = usable(odd, "supervised")
-    assert [rows[i].index for i in (0, 1, 4, 9)] == [0, 3, 9, 9]
-    assert [example.index for example in rows] == [0, 3, 9]
-    assert rows.report().bad["missing image"] == 2 and len(rows.skipped) == 7
-    assert all(len(example.images) == 1 and example.images[0].mode == "RGB" for example in rows)
-    with pytest.raises(IndexError):
-        rows[10]
+def test_the_shares_of_several_processes_make_the_whole(odd):
+    whole = survey(odd, "supervised", prompt)
+    parts = [survey(odd, "supervised", prompt, indices=range(start, 10, 3)) for start in range(3)]
+    assert merged(parts) == whole and merged(parts).prompts_hash == whole.prompts_hash
 
 
-def test_nothing_is_read_before_it_is_asked_for(odd):
-    rows = usable(odd, "supervised")
-    assert rows[0].index == 0 and rows.skipped == {}
+def test_the_hash_of_prompts_is_that_of_what_is_told(odd, put_json):
+    first = survey(odd, "supervised", prompt).prompts_hash
+    assert survey(odd, "supervised", prompt, indices=range(4)).prompts_hash != first
+    assert survey(odd, "supervised", lambda row, sizes: row.turns[0].text + "!").prompts_hash != first
+    assert survey(odd, "supervised", lambda row, sizes: f"<image>\nWhat?{sizes[0] and ''}").prompts_hash == first
 
 
-def test_a_set_without_any_good_row_is_one_error(put_json):
-    rows = llava_json(put_json("bad.json", [{"image": f"{i}.jpg", "prompt": "q", "answer": "a"} for i in range(5)]))
-    for attempt in (lambda: usable(rows, "reward")[3], lambda: list(usable(rows, "reward"))):
-        with pytest.raises(DataError) as caught:
-            attempt()
-        assert "commonest reason: missing image, 5 of 5 rows, for example bad.json#" in caught.value.message
-        assert "image" in caught.value.hint
-    with pytest.raises(DataError, match="holds no row"):
-        list(usable(llava_json(put_json("none.json", [])), "reward"))
+def test_only_usable_rows_are_trained_on_each_once(odd):
+    rows = Fitted(odd, "supervised", survey(odd, "supervised", prompt).usable)
+    assert [rows[i].id for i in range(len(rows))] == ["odd.json#0", "odd.json#3", "odd.json#9"]
+    assert rows.image(rows[1].images[0]).mode == "RGB"
+
+
+def test_what_is_gone_after_the_check_ends_the_run(odd):
+    rows = Fitted(odd, "supervised", survey(odd, "supervised", prompt).usable)
+    (odd.images / "png.jpg").unlink()
+    with pytest.raises(DataError, match=r"odd.json: missing image: png.jpg; it could be read when training began"):
+        rows.image(rows[2].images[0])
+
+
+def test_an_image_of_many_rows_is_decoded_once(put_image, put_json, monkeypatch):
+    put_image("one.png", kind="PNG")
+    rows = llava_json(put_json("same.json", [{"image": "one.png", "conversations": TALK}] * 600))
+    asked = []
+    image = rows.image
+    monkeypatch.setattr(rows, "image", lambda key: asked.append(key) or image(key))
+    assert len(survey(rows, "supervised", prompt).usable) == 600 and asked == ["one.png"]
+
+
+@pytest.mark.parametrize(
+    ("most", "total", "allowed"),
+    [("1%", 12, 1), ("1%", 200, 2), ("1%", 201, 3), ("0%", 99, 0), ("0", 9, 0), ("7", 9, 7)],
+)
+def test_a_share_is_rounded_up_so_that_one_row_of_few_may_be_bad(most, total, allowed):
+    assert most_bad(most, total) == allowed
+
+
+@pytest.mark.parametrize("most", ["much", "1.5", "-1", "%"])
+def test_how_many_may_be_bad_is_a_number_or_a_share(most):
+    with pytest.raises(UsageError, match="neither a number nor a percentage"):
+        most_bad(most, 10)
+
+
+def test_too_many_bad_rows_are_refused_with_their_reasons(odd):
+    found = survey(odd, "supervised", prompt)
+    with pytest.raises(UsageError) as caught:
+        refuse_bad(found, "odd.json", "sft", "50%")
+    assert "6 of 10 rows of odd.json cannot be used for sft, and --max-bad allows 5: missing image (2)" in str(
+        caught.value
+    )
+    assert "empty answer (1), for example odd.json#7" in caught.value.message and "no image" not in caught.value.message
+    refuse_bad(found, "odd.json", "sft", "6")  # a row without image is left out by the recipe, and is not bad
+
+
+def test_a_set_without_any_good_row_is_refused_whatever_is_allowed(put_json):
+    bad = [{"image": f"{i}.jpg", "prompt": "q", "answer": "a"} for i in range(5)]
+    for rows, words in (
+        (bad, r"no row of bad.json can be used for grpo: missing image \(5\), for example bad.json#0"),
+        ([{"prompt": "q", "answer": "a"}], r"no row of bad.json can be used for grpo: no image \(1\)"),
+        ([], "bad.json holds no row"),
+    ):
+        found = survey(llava_json(put_json("bad.json", rows)), "reward", prompt)
+        with pytest.raises(UsageError, match=words) as caught:
+            refuse_bad(found, "bad.json", "grpo", "100%")
+        assert caught.value.exit_code == 2
 
 
 def test_one_preference_row_serves_both_arms():
@@ -97,9 +150,11 @@ def test_a_supervised_row_with_a_reference_serves_a_reward():
         (Row("x", (QUESTION, ANSWER), ("a",)), "preference", "no pair of answers"),
         (Row("x", (QUESTION, ANSWER), ("a",), chosen="a", rejected="b"), "preference", "does not end with a question"),
         (Row("x", (QUESTION, ANSWER), ("a",)), "reward", "no reference answer"),
+        (Row("x", (QUESTION, ANSWER), ("a",), answer=" "), "reward", "no reference answer"),
         (Row("x", (QUESTION,), ("a",)), "supervised", "no answer"),
         (Row("x", (QUESTION, ANSWER)), "supervised", "no image"),
         (Row("x", (ANSWER,), ("a",), answer="x"), "reward", "does not end with a question"),
+        (Row("x", (QUESTION, Turn("assistant", "A dog.", learned=False)), ("a",)), "supervised", "not to be learned"),
     ],
 )
 def test_what_a_stage_cannot_train_on(row, need, reason):

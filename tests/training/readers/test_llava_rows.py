@@ -1,5 +1,6 @@
 """LLaVA JSON files with the odd rows that real ones have."""
 
+import base64
 import os
 
 import pytest
@@ -77,3 +78,26 @@ def test_the_hash_follows_the_content_not_the_place(put_json, tmp_path):
 def test_a_wrong_image_folder_is_found_at_once(put_json, tmp_path):
     with pytest.raises(DataError, match="is not a folder"):
         llava_json(put_json("rows.json", []), tmp_path / "nowhere")
+
+
+def test_images_as_data_urls_and_file_urls(put_image, put_json, colour_of):
+    path = put_image("a b.png", kind="PNG", colour=(0, 200, 0))
+    data = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    places = [data, f"file://{path.as_posix().replace(' ', '%20')}", "a b.png", str(path)]
+    rows = llava_json(put_json("urls.json", [{"image": place, "prompt": "q", "answer": "a"} for place in places]))
+    assert [colour_of(rows.image(rows[i].images[0])) for i in range(4)] == [(0, 200, 0)] * 4
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("https://example.org/a.png", "an image on the net, and nothing is fetched: https://example.org/a.png"),
+        ("data:image/png;base64,####", "unreadable image: data:image/png"),
+        ("data:image/png,abc", "a data URL without base64"),
+        ("data:image/png;base64,aGVsbG8=", "unreadable image: data:image/png"),
+    ],
+)
+def test_images_that_cannot_be_had_from_a_url(put_json, key, reason):
+    rows = llava_json(put_json("url.json", [{"image": key, "prompt": "q", "answer": "a"}]))
+    with pytest.raises(BadRow, match=reason):
+        rows.image(rows[0].images[0])

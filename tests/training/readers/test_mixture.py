@@ -3,7 +3,7 @@
 import pytest
 
 from visprobe.errors import DataError, UsageError
-from visprobe.training.readers.check import scan
+from visprobe.training.readers.check import survey
 from visprobe.training.readers.combine import Concatenated, Selected
 from visprobe.training.readers.llava import llava_json
 from visprobe.training.readers.mixture import mixture
@@ -89,9 +89,10 @@ def test_each_image_is_found_in_its_own_part(put_image, put_json, tmp_path, colo
 def test_a_bad_row_is_named_by_its_own_file(put_json, tmp_path):
     for name in ("one", "two"):
         put_json(f"{name}.json", [{"prompt": "q", "answer": "x"}, {"caption": "x"}])
-    report = scan(mixture(str(tmp_path / "{one,two}.json")), "supervised", image_required=False)
-    assert report.bad == {"no conversation": 2}
-    assert report.examples["no conversation"].endswith("the fields are caption: row 1 of one.json")
+    rows = mixture(str(tmp_path / "{one,two}.json"))
+    found = survey(rows, "supervised", lambda row, sizes: "", image_required=False)
+    assert found.reasons == {"no conversation": 2}
+    assert found.examples["no conversation"].endswith("conversations: row 1 of one.json")
 
 
 def test_nothing_concatenated_is_empty():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from visprobe.training.readers.formats import nearest_format
 from visprobe.training.readers.records import image_cells, to_row
 from visprobe.training.rows import BadRow, Turn
 
@@ -24,7 +25,8 @@ PARTS = {
 
 
 def row(record, **how):
-    return to_row(record, row_id="x#0", images=tuple(image_cells(record)), **how)
+    images = tuple(cell["path"] if isinstance(cell, dict) else cell for cell in image_cells(record))
+    return to_row(record, row_id="x#0", images=images, **how)
 
 
 @pytest.mark.parametrize("record", [LLAVA, MESSAGES, PARTS])
@@ -78,7 +80,10 @@ def test_references_and_groups():
         ({"conversations": [{"from": "gpt", "value": "hi"}]}, "no user turn"),
         ({"conversations": []}, "no user turn"),
         ({"conversations": ["hi"]}, "a turn is not an object"),
-        ({"caption": "hi"}, "no conversation: the fields are caption"),
+        (
+            {"caption": "hi"},
+            "no conversation: the fields are caption; the nearest known format, LLaVA, has image, conversations",
+        ),
         ({"prompt": "<image> what", "chosen": "a"}, "<image> marks do not match the images: 1 and 0"),
         ({"prompt": "what", "image": "a", "chosen": "<image>", "rejected": "b"}, "<image> in an answer"),
         ({"prompt": "what", "image": "a", "chosen": "", "rejected": "b"}, "empty answer"),
@@ -92,3 +97,135 @@ def test_bad_rows_say_why(record, reason):
     with pytest.raises(BadRow) as caught:
         row(record)
     assert str(caught.value) == reason
+
+
+YES, NO = {"role": "assistant", "content": "yes"}, {"role": "assistant", "content": "no"}
+ASKED = {"role": "user", "content": "<image>What?"}
+PART = [{"type": "image"}, {"type": "text", "text": "What?"}]
+PREFERENCE = ((Turn("user", "<image>What?"),), "yes", "no")
+
+
+def pair(record, **how):
+    got = row(record, **how)
+    return got.turns, got.chosen, got.rejected
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        # trl's implicit prompt: both conversations whole
+        {"images": ["a"], "chosen": [ASKED, YES], "rejected": [ASKED, NO]},
+        # the prompt once more beside them, as UltraFeedback's descendants have it
+        {"images": ["a"], "prompt": [ASKED], "chosen": [ASKED, YES], "rejected": [ASKED, NO]},
+        {"images": ["a"], "prompt": "<image>What?", "chosen": [ASKED, YES], "rejected": [ASKED, NO]},
+        # ms-swift: the conversation is the chosen one
+        {"images": ["a"], "messages": [ASKED, YES], "rejected_response": "no"},
+        {"images": [{"path": "a", "bytes": None}], "messages": [ASKED, YES], "rejected_messages": [ASKED, NO]},
+        {"images": ["a"], "query": "<image>What?", "response": "yes", "rejected_response": "no"},
+        # LLaMA-Factory: turns, and Alpaca
+        {"images": ["a"], "conversations": [{"from": "human", "value": "<image>What?"}],
+         "chosen": {"from": "gpt", "value": "yes"}, "rejected": {"from": "gpt", "value": "no"}},
+        {"images": ["a"], "instruction": "<image>What?", "input": "", "chosen": "yes", "rejected": "no"},
+        # messages with chosen and rejected beside them, the chosen one perhaps twice
+        {"images": ["a"], "messages": [ASKED], "chosen": "yes", "rejected": "no"},
+        {"images": ["a"], "messages": [ASKED, YES], "chosen": "yes", "rejected": "no"},
+    ],
+)  # fmt: skip
+def test_preferences_of_every_format_are_the_same_row(record):
+    assert pair(record) == PREFERENCE and row(record).unused == ()
+
+
+def test_an_implicit_prompt_of_parts_and_turns_before_the_last():
+    asked, more = {"role": "user", "content": PART}, {"role": "user", "content": "Sure?"}
+    turns, chosen, rejected = pair(
+        {"images": ["a"], "chosen": [asked, YES, more, YES], "rejected": [asked, YES, more, NO]}
+    )
+    assert turns == (Turn("user", "<image>\nWhat?"), Turn("assistant", "yes"), Turn("user", "Sure?"))
+    assert (chosen, rejected) == ("yes", "no")
+    turns, *_ = pair({"images": ["a"], "prompt": [ASKED], "chosen": [NO, more, YES], "rejected": [NO, more, NO]})
+    assert [turn.text for turn in turns] == ["<image>What?", "no", "Sure?"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "image": "a.png"},
+        {"type": "image_url", "image_url": {"url": "a.png"}},
+        {"type": "image_url", "image_url": "a.png"},
+        {"type": "image", "path": "a.png", "text": None},
+        {"image": "a.png"},
+    ],
+)
+def test_pictures_inside_messages(part):
+    record = {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "What?"}]}, YES]}
+    assert row(record).images == ("a.png",)
+    assert row(record).turns == (Turn("user", "<image>\nWhat?"), Turn("assistant", "yes"))
+    assert row({**record, "images": ["a.png"]}).images == ("a.png",)
+    with pytest.raises(BadRow, match="both in the messages and beside them"):
+        row({**record, "images": ["b.png"]})
+
+
+def test_pictures_inside_the_conversations_of_a_pair():
+    asked = {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What?"}]}
+    got = row({"chosen": [asked, YES], "rejected": [asked, NO]})
+    assert got.images == ("a.png",) and got.turns == (Turn("user", "<image>\nWhat?"),)
+
+
+def test_system_prompts_and_history_come_first():
+    history = [["<image>Who?", "Me."]]
+    got = row({"images": ["a"], "system": "Short.", "instruction": "What?", "input": "Now.", "output": "yes",
+               "history": history})  # fmt: skip
+    assert [(turn.role, turn.text) for turn in got.turns] == [
+        ("system", "Short."), ("user", "<image>Who?"), ("assistant", "Me."), ("user", "What?\nNow."), ("assistant", "yes")
+    ]  # fmt: skip
+    talk = {"images": ["a"], "messages": [{"role": "system", "content": "Short."}, ASKED, YES]}
+    assert row({**talk, "system": "Short."}) == row(talk)
+    with pytest.raises(BadRow, match="two system prompts"):
+        row({**talk, "system": "Long."})
+
+
+@pytest.mark.parametrize("mark", [{"loss": False}, {"weight": 0}])
+def test_an_answer_can_be_marked_as_not_to_be_learned(mark):
+    got = row({"images": ["a"], "messages": [ASKED, {**NO, **mark}, {"role": "user", "content": "Sure?"}, YES]})
+    assert [turn.learned for turn in got.turns] == [True, False, True, True]
+    with pytest.raises(BadRow, match="not to be learned"):
+        row({"images": ["a"], "messages": [ASKED], "chosen": {**YES, **mark}, "rejected": NO})
+
+
+def test_fields_that_are_not_read_are_named_if_they_hold_something():
+    talk = {"messages": [{**ASKED, "name": "Ann"}, {**YES, "tool_calls": None}], "images": ["a"]}
+    assert row({**talk, "score": 3, "width": None, "tags": [], "id": 1}).unused == ("score", "name of messages")
+    assert row({**talk, "response": "x", "output": "y"}).unused == ("output", "response", "name of messages")
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"rejected_images": ["b"]}, "rejected_images: other pictures for the rejected answer"),
+        ({"videos": ["v.mp4"]}, "holds videos, which no stage trains on"),
+        ({"chosen": [YES, ASKED, YES], "rejected": [NO, ASKED, NO]}, "differ before their last turn"),
+        ({"chosen": [ASKED, YES], "rejected": [NO]}, "differ before their last turn"),
+        ({"chosen": [{"role": "user", "content": "Other?"}, YES], "rejected": [{"role": "user", "content": "Other?"}, NO]},
+         "the prompt is not what chosen and rejected begin with"),
+        ({"history": "long"}, "history is not pairs"),
+        ({"prompt": None}, "no user turn"),
+        ({"prompt": None, "chosen": "yes"}, "no conversation: the fields are"),
+    ],
+)  # fmt: skip
+def test_what_means_two_things_or_cannot_be_trained_on_is_refused_by_name(more, reason):
+    with pytest.raises(BadRow, match=reason):
+        row({"images": ["a"], "prompt": "<image>What?", "chosen": [YES], "rejected": [NO], **more})
+    row({"images": ["a"], "prompt": "<image>What?", "chosen": [YES], "rejected": [NO], "rejected_images": ["a"]})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (["image", "conversation"], "LLaVA, has image, conversations; is conversation its conversations?"),
+        (["images", "message"], "Hugging Face messages, has images, messages; is message its messages?"),
+        (["image", "choosen", "rejected"], "implicit prompt, has images, chosen, rejected; is choosen its chosen?"),
+        (["img", "Problem", "solution"], "(R1), has image, problem, solution; is img its image?; is Problem its"),
+    ],
+)
+def test_the_nearest_format_is_named(fields, words):
+    assert words in nearest_format(fields)

@@ -11,8 +11,9 @@ from PIL import Image
 
 from visprobe.data.hf import load_splits
 from visprobe.errors import DataError, UsageError
+from visprobe.training.readers.formats import CONVERSATIONS, IMAGES, PROMPTS, nearest_format
 from visprobe.training.readers.image_files import decode_image, read_image
-from visprobe.training.readers.records import CONVERSATIONS, IMAGES, PROMPTS, image_cells, to_row
+from visprobe.training.readers.records import image_cells, to_row
 from visprobe.training.rows import BadRow, Row
 
 BATCH = 1000  # rows hashed at once; another number gives other hashes
@@ -22,8 +23,7 @@ class HuggingFaceRows:
     """Rows of one `datasets.Dataset`, which is memory-mapped; image keys are "row/number".
 
     Args:
-        dataset: Columns `messages` or `conversations`, or `prompt` (`question`, `problem`) with `chosen` and
-            `rejected` or with `answer`; images in `images` or `image`, embedded or as paths.
+        dataset: Columns of one of the formats in `readers.formats`; images embedded or as paths.
         name: Name of the rows, which also starts their ids.
         images: Folder that image paths start from, if images are paths.
 
@@ -32,10 +32,11 @@ class HuggingFaceRows:
     """
 
     def __init__(self, dataset: Any, name: str, images: Path | None = None) -> None:
-        if not set(dataset.column_names) & {*CONVERSATIONS, *PROMPTS}:
+        columns = set(dataset.column_names)
+        if not columns & {*CONVERSATIONS, *PROMPTS, "instruction"} and not {"chosen", "rejected"} <= columns:
             raise DataError(
-                f"{name} has the columns {', '.join(dataset.column_names)}",
-                hint=f"visprobe needs one of: {', '.join(CONVERSATIONS + PROMPTS)}.",
+                f"{name} has the columns {', '.join(dataset.column_names)}; {nearest_format(dataset.column_names)}",
+                hint="Rename the columns to those of a format in the guide to training (visprobe train sft --help).",
             )
         self.name = name
         self._rows = _undecoded(dataset)
@@ -60,7 +61,7 @@ class HuggingFaceRows:
         path = cell.get("path") if isinstance(cell, dict) else cell
         if not isinstance(path, str):
             raise BadRow(f"missing image: {key}")
-        return read_image(self._images / path, path)
+        return read_image(self._images, path)
 
     def content_hash(self) -> str:
         """SHA-256 over the name and all columns but the images."""

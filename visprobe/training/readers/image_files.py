@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
@@ -22,16 +25,31 @@ def decode_image(data: bytes, key: str) -> Image.Image:
         raise BadRow(f"unreadable image: {key} ({error})") from error
 
 
-def read_image(path: Path, key: str) -> Image.Image:
-    """The RGB image at `path`, which rows call `key`.
+def read_image(folder: Path, key: str) -> Image.Image:
+    """The RGB image that rows call `key`: a path from `folder`, a file: URL, or a data: URL that holds it.
 
     Raises:
-        BadRow: If the file is missing or cannot be decoded.
+        BadRow: If the file is missing or cannot be decoded, or the image would have to be fetched.
     """
+    scheme = urlsplit(key).scheme if ":" in key[:8] else ""
+    if scheme == "data":
+        return decode_image(_bytes_in(key), f"{key[:40]}…")
+    if scheme in ("http", "https", "s3", "gs"):
+        raise BadRow(f"an image on the net, and nothing is fetched: {key}")
     try:
-        data = path.read_bytes()
+        data = (folder / (unquote(urlsplit(key).path) if scheme == "file" else key)).read_bytes()
     except FileNotFoundError as error:
         raise BadRow(f"missing image: {key}") from error
     except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name
         raise BadRow(f"unreadable image: {key} ({error})") from error
     return decode_image(data, key)
+
+
+def _bytes_in(url: str) -> bytes:
+    head, comma, text = url.partition(",")
+    try:
+        if not comma or not head.endswith(";base64"):
+            raise BadRow(f"unreadable image: {url[:40]}… (a data URL without base64)")
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise BadRow(f"unreadable image: {url[:40]}… ({error})") from error

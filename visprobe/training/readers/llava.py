@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -42,19 +43,24 @@ class LlavaRows:
             record = self.index.record(index)
         except ValueError as error:
             raise BadRow(f"not valid JSON: {error}") from error
-        images = image_cells(record)
-        if not all(isinstance(image, str) for image in images):
-            raise BadRow("an image is not a path")
-        row = to_row(record, row_id=f"{self.name}#{index}", images=tuple(images))
+        images = tuple(_path(cell) for cell in image_cells(record))
+        row = to_row(record, row_id=f"{self.name}#{index}", images=images)
         return row if row.group else replace(row, group=self._group)
 
     def image(self, key: str) -> Image.Image:
         """The RGB image at the path `key`; raises BadRow if it is missing or damaged."""
-        return read_image(self.images / key, key)
+        return read_image(self.images, key)
 
     def content_hash(self) -> str:
         """SHA-256 over the file's name, which the row ids hold, and its content."""
         return hashlib.sha256(f"{self.name}\n{self.index.sha256}".encode()).hexdigest()
+
+
+def _path(cell: Any) -> str:
+    path = cell.get("path") if isinstance(cell, dict) else cell
+    if not isinstance(path, str):
+        raise BadRow("an image is not a path")
+    return path
 
 
 def llava_json(path: Path, images: Path | None = None) -> LlavaRows:
