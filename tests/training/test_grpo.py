@@ -12,9 +12,9 @@ from transformers import LlavaForConditionalGeneration, TrainerCallback
 from visprobe.errors import TrainingError, UsageError
 from visprobe.training.digits import DigitRows
 from visprobe.training.fitted import Fitted
-from visprobe.training.readers.check import survey
 from visprobe.training.grpo import QuestionCollator, distinct, grpo_trainer
 from visprobe.training.parts import part_of, train_only
+from visprobe.training.readers.check import survey
 from visprobe.training.recipe import DEFAULT_TRAIN, Recipe
 from visprobe.training.rewards import REWARDS
 from visprobe.training.rows import BadRow, Row, Turn

@@ -79,9 +79,7 @@ def test_rows_longer_than_the_model_has_positions_for(base, put_rows, tmp_path):
 
 
 def test_every_arm_of_a_study_is_told_the_same_prompts(base, put_rows, tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        REWARDS, "length", lambda completion, answer: len(completion) / 9
-    )  # what an untrained model earns
+    monkeypatch.setitem(REWARDS, "length", lambda completion, answer: len(completion) / (9 + len(completion)))
     rows, settings = put_rows(), {"generations": 4, "max_new_tokens": 4, "reward": ("length",)}
     told = {}
     for stage, more in {"sft": {}, "dpo": {}, "grpo": settings}.items():

@@ -103,6 +103,7 @@ def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
             most_changed=list(most_changed(results)),
             sections=[(result, *fitted, _settings(result)) for result, fitted in cut],
             provenance=provenance_table(document["checkpoints"]),
+            training=provenance_table([one.get("training") or {} for one in document["checkpoints"]]),
             options=options_of(document),
             warnings=list(all_warnings(document, results)),
         )
@@ -181,9 +182,12 @@ def _anchors(results: Sequence[Result], evidence: Sequence[Mapping[str, Any]]) -
     return list(dict.fromkeys(found))
 
 
+_ELSEWHERE = ("name", "warnings", "training")  # fields of a checkpoint that the page shows in places of their own
+
+
 def provenance_table(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Provenance by field, one value per checkpoint (None where a checkpoint lacks the field)."""
-    keys = dict.fromkeys(key for checkpoint in checkpoints for key in checkpoint if key not in ("name", "warnings"))
+    keys = dict.fromkeys(key for checkpoint in checkpoints for key in checkpoint if key not in _ELSEWHERE)
     return {key: [checkpoint.get(key) for checkpoint in checkpoints] for key in keys}
 
 

@@ -22,6 +22,7 @@ from visprobe.features.extract import Extraction, extract
 from visprobe.features.feature_set import FeatureSet, first_of_each, with_rows
 from visprobe.report.measurement import Measurement, Options
 from visprobe.report.names import distinct_names
+from visprobe.report.trained import training_of, unlike_prompts
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Sites = Callable[[VisionEncoder], Sequence[str]]
@@ -185,12 +186,13 @@ class Session:
         self, results: Sequence[Result], verdict: Sequence[Statement] = (), warnings: Sequence[str] = ()
     ) -> Measurement:
         """The results with everything they depended on."""
+        checkpoints = tuple(map(provenance_of, self.encoders))
         return Measurement(
             results=tuple(results),
             verdict=tuple(verdict),
-            checkpoints=tuple(map(provenance_of, self.encoders)),
+            checkpoints=checkpoints,
             data=tuple(self._data),
-            warnings=(*self.warnings, *warnings),
+            warnings=(*self.warnings, *unlike_prompts(checkpoints), *warnings),
             decoded=self._decoded,
             forwarded=self._forwarded,
             seed=self._options.seed,
@@ -232,4 +234,9 @@ def _opened(data: str, options: Options) -> ImageData:
 def provenance_of(encoder: VisionEncoder) -> dict[str, Any]:
     """Name, origin and content hashes of an encoder, as a report lists them."""
     hashes = {"tower_hash": encoder.tower_hash, "projector_hash": encoder.projector_hash}
-    return {"name": encoder.name, **encoder.provenance.to_json(), **hashes, "processor_hash": encoder.processor_hash}
+    about = encoder.provenance.to_json()
+    training = training_of(about["path"])
+    return {
+        "name": encoder.name, **about, **hashes, "processor_hash": encoder.processor_hash,
+        **({"training": training} if training else {}),
+    }  # fmt: skip

@@ -176,7 +176,8 @@ def test_system_prompts_and_history_come_first():
     got = row({"images": ["a"], "system": "Short.", "instruction": "What?", "input": "Now.", "output": "yes",
                "history": history})  # fmt: skip
     assert [(turn.role, turn.text) for turn in got.turns] == [
-        ("system", "Short."), ("user", "<image>Who?"), ("assistant", "Me."), ("user", "What?\nNow."), ("assistant", "yes")
+        ("system", "Short."), ("user", "<image>Who?"), ("assistant", "Me."), ("user", "What?\nNow."),
+        ("assistant", "yes"),
     ]  # fmt: skip
     talk = {"images": ["a"], "messages": [{"role": "system", "content": "Short."}, ASKED, YES]}
     assert row({**talk, "system": "Short."}) == row(talk)
@@ -205,7 +206,7 @@ def test_fields_that_are_not_read_are_named_if_they_hold_something():
         ({"videos": ["v.mp4"]}, "holds videos, which no stage trains on"),
         ({"chosen": [YES, ASKED, YES], "rejected": [NO, ASKED, NO]}, "differ before their last turn"),
         ({"chosen": [ASKED, YES], "rejected": [NO]}, "differ before their last turn"),
-        ({"chosen": [{"role": "user", "content": "Other?"}, YES], "rejected": [{"role": "user", "content": "Other?"}, NO]},
+        ({"chosen": [{**ASKED, "content": "Other?"}, YES], "rejected": [{**ASKED, "content": "Other?"}, NO]},
          "the prompt is not what chosen and rejected begin with"),
         ({"history": "long"}, "history is not pairs"),
         ({"prompt": None}, "no user turn"),
