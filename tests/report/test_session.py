@@ -1,11 +1,15 @@
 """Who is measured under what name, with whose pixels."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import transformers
+from PIL import Image
 
 from visprobe.errors import UsageError
+from visprobe.report.compare import compare
 from visprobe.report.measurement import Options
 from visprobe.report.names import distinct_names
 from visprobe.report.questions import imagenet
@@ -55,3 +59,24 @@ def test_a_tower_of_another_kind_gets_its_own_pixels(towers, tmp_path, other):
     measured = together.results[0].select(checkpoint=other, role="value", measure="top1")
     expected = alone.results[0].select(checkpoint=other, role="value", measure="top1")
     assert measured == expected
+
+
+def test_a_checkpoint_with_another_filter_is_measured_with_the_first_ones(towers, tmp_path):
+    """Twice the same other weights, once with the base's filter: what is measured of them is the same."""
+    other = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SMALL, image_size=32, patch_size=8))
+    fields = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 32, "width": 32}}
+    filters = {"base": "BILINEAR", "like_base": "BILINEAR", "trained": "BICUBIC"}
+    for name, resample in filters.items():
+        shutil.copytree(towers / "siglip", tmp_path / name)
+        described = {**fields, "resample": int(Image.Resampling[resample])}
+        (tmp_path / name / "preprocessor_config.json").write_text(json.dumps(described))
+        if name != "base":
+            other.save_pretrained(tmp_path / name)
+    options = Options(limit=40, store=tmp_path / "store", analyses=("drift",))
+    measured = compare([tmp_path / name for name in filters], "digits", options)
+    assert "trained has another image processor than base: base's was used for both" in measured.warnings
+    found = {
+        name: [row.estimate.value for row in measured.results[0].select(checkpoint=name, measure="cka", role="value")]
+        for name in ("like_base", "trained")
+    }
+    assert found["trained"] == found["like_base"] != []

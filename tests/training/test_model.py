@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_families import FAMILIES, llava
 from tiny_pieces import write_language_model
+from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
 
-from visprobe.errors import CheckpointError, PrerequisiteError
-from visprobe.training.model import check_processor, load_for_training
+from visprobe.errors import CheckpointError, PrerequisiteError, UsageError
+from visprobe.training.model import check_processor, load_for_training, processor_for_training, read_processor
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +150,30 @@ def test_pixels_are_pillows_and_the_tokenizer_stays_what_it_is(saved):
     processor = load_for_training(saved)[1]
     assert type(processor.image_processor).__name__.endswith("Pil")
     assert processor.tokenizer.backend == "tokenizers"
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "idefics3", "smolvlm"])
+def test_the_filter_of_images_is_the_one_asked_for_and_is_saved(name, tmp_path):
+    model, processor = FAMILIES[name]()
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    picture = Image.radial_gradient("L").convert("RGB").resize((90, 70))
+    pixels = {}
+    for resample in ("processor", "bilinear", "bicubic"):
+        loaded = processor_for_training(tmp_path / "base", resample)[0]
+        loaded.save_pretrained(tmp_path / resample)
+        kept = read_processor(tmp_path / resample).image_processor
+        made, again = (one([picture], return_tensors="pt")["pixel_values"] for one in (loaded.image_processor, kept))
+        assert torch.equal(made, again)
+        pixels[resample] = made
+    assert not torch.equal(pixels["bilinear"], pixels["bicubic"])
+    own = processor.image_processor([picture], return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels["processor"], own)
+
+
+def test_an_image_processor_that_takes_no_filter(saved, monkeypatch):
+    processor = read_processor(saved)
+    processor.image_processor = Pix2StructImageProcessorPil()
+    monkeypatch.setattr("visprobe.training.model.read_processor", lambda _: processor)
+    with pytest.raises(UsageError, match=r"resample bicubic: .*Pix2StructImageProcessorPil, takes no filter"):
+        processor_for_training(saved, "bicubic")

@@ -42,6 +42,7 @@ def test_every_recipe_is_accepted_and_is_of_the_paper(path):
     )
     assert global_batch(recipe) == 256
     assert (recipe.schedule, recipe.warmup, recipe.weight_decay, recipe.max_gradient_norm) == ("cosine", 0.03, 0, 1)
+    assert recipe.resample == "bicubic"
     assert recipe.epochs == (3 if path.stem.startswith("2-") else 1)
     rates = {"1a-projector": 1e-3, "1b-full": 1e-5, "2-sft": 5e-6, "2-dpo": 1e-6, "pivot": 1e-5}
     assert recipe.learning_rate == rates[path.stem]

@@ -1,16 +1,20 @@
 """SFT and DPO runs against plain computations of what they should do."""
 
+import itertools
 import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from visprobe.errors import CheckpointError, TrainingError, UsageError
 from visprobe.training.digits import DigitRows
+from visprobe.training.model import load_for_training, read_processor
 from visprobe.training.parts import check_gradients, part_of, train_only
 from visprobe.training.recipe import Recipe
 from visprobe.training.rewards import REWARDS
@@ -234,3 +238,55 @@ def test_an_end_of_turn_can_be_left_to_the_template(base, tmp_path):
     assert losses["auto"] != losses["none"]
     assert json.loads((tmp_path / "auto" / "manifest.json").read_text())["end_of_turn"] == "<|im_end|> added"
     assert json.loads((tmp_path / "none" / "manifest.json").read_text())["end_of_turn"] == "none"
+
+
+class Photos(DigitRows):
+    """Every row shows the same picture of noise, of another shape than the tower's."""
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8))
+
+    def image(self, key):
+        return self.picture
+
+
+def pillows(filter):
+    """The picture as Pillow resizes it, from -1 to 1."""
+    values = np.asarray(Photos.picture.resize((64, 64), filter), np.float32)
+    return torch.from_numpy(values / 127.5 - 1).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("resample", ["processor", "bicubic"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
+def test_images_are_resized_as_the_recipe_says_and_the_checkpoint_says_so(base, tmp_path, monkeypatch, stage, resample):
+    from visprobe.encoders.load import load_encoder
+    from visprobe.training import run as module
+
+    bilinear = tmp_path / "base"
+    shutil.copytree(base, bilinear)
+    described = json.loads((bilinear / "processor_config.json").read_text())
+    described["image_processor"]["resample"] = int(Image.Resampling.BILINEAR)
+    (bilinear / "processor_config.json").write_text(json.dumps(described))
+    seen = []
+
+    def load(*given, **settings):
+        model, processor = load_for_training(*given, **settings)
+        model.model.vision_tower.register_forward_pre_hook(lambda _, pixels: seen.extend(pixels[0]))
+        return model, processor
+
+    monkeypatch.setattr(module, "load_for_training", load)
+    rewards = itertools.cycle([0.0, 1.0])  # answers to a question must earn unlike, or nothing is learned
+    monkeypatch.setitem(REWARDS, "exact", lambda completion, answer: next(rewards))
+    settings = {"generations": 2, "max_new_tokens": 1} if stage == "grpo" else {}
+    settings |= {"batch_size": 2, "precision": "float32", "snapshot_tower_every": 1, "resample": resample}
+    manifest = run(bilinear, Photos(4), tmp_path / "out", stage=stage, **settings)
+
+    wanted, other = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
+    if resample == "processor":
+        wanted, other = other, wanted
+    assert len(seen) >= 2
+    assert all(torch.allclose(pixels, pillows(wanted), rtol=0, atol=1e-6) for pixels in seen)
+    assert (pillows(wanted) - pillows(other)).abs().max() > 0.1
+    assert manifest["inputs"]["recipe"]["resample"] == resample
+    for folder in (tmp_path / "out", tmp_path / "out" / "snapshots" / "step-000001"):
+        assert read_processor(folder).image_processor.resample == wanted
+        assert load_encoder(folder).processor.resample == wanted

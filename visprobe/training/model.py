@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
@@ -16,7 +17,8 @@ from transformers import (
 )
 
 from visprobe.encoders.quiet import quiet
-from visprobe.errors import CheckpointError, PrerequisiteError
+from visprobe.errors import CheckpointError, PrerequisiteError, UsageError
+from visprobe.training.recipe import Resample
 
 _WHOLE = "Give a folder with a multimodal model and its processor, as save_pretrained writes it."
 _AGAIN = "The checkpoint is incomplete or damaged; copy or download it again."
@@ -41,15 +43,22 @@ def load_for_training(path: str | Path, precision: str = "float32") -> tuple[Any
     return model_for_training(path, precision), processor
 
 
-def processor_for_training(path: str | Path) -> tuple[Any, Any]:
+def processor_for_training(path: str | Path, resample: Resample = "processor") -> tuple[Any, Any]:
     """The processor in `path` and the configuration of its model, whose weights are not read.
+
+    Args:
+        path: As `load_for_training` takes it.
+        resample: Filter that the processor resizes images with; "processor" for its own.
 
     Raises:
         CheckpointError, PrerequisiteError: As `load_for_training`.
+        UsageError: If there is a filter to set and the image processor takes none.
     """
     _check_folder(path)
     refuse_code(path)
     processor = read_processor(path)
+    if resample != "processor":
+        _resize_with(resample, path, processor)
     try:
         with quiet():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -83,6 +92,19 @@ def read_processor(path: str | Path) -> Any:
         ) from error
     except (OSError, ValueError, KeyError) as error:
         raise _cannot(path, f"its processor does not load: {_first_line(error)}", _WHOLE) from error
+
+
+def _resize_with(resample: Resample, path: str | Path, processor: Any) -> None:
+    """Set the filter of the image processor, which then also stands in what is saved of it."""
+    images = getattr(processor, "image_processor", None)
+    if images is None:
+        return  # refused where the processor is checked against its model
+    if getattr(images, "resample", None) is None:
+        raise UsageError(
+            f"resample {resample}: the image processor of {path}, {type(images).__name__}, takes no filter",
+            hint="Leave resample out, or overrule a recipe that sets it: --set resample=processor.",
+        )
+    images.resample = Image.Resampling[resample.upper()]
 
 
 def model_for_training(path: str | Path, precision: str = "float32") -> Any:

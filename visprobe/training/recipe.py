@@ -23,6 +23,7 @@ Schedule = Literal[
     "constant_with_warmup",
     "inverse_sqrt",
 ]
+Resample = Literal["processor", "bilinear", "bicubic"]
 Part = Literal["vision_tower", "projector", "language_model"]
 DEFAULT_TRAIN: tuple[str, ...] = get_args(Part)
 # Mixed preference optimization (arXiv 2411.10442): DPO, BCO and SFT losses at these weights. trl's BCO has no reward
@@ -98,6 +99,7 @@ class Recipe(BaseModel):
         group_by_length: Batches of rows of like length.
         drop_last: Whether rows at the end of a pass that fill no optimizer step are left out of it, as in the paper.
         image_required: Whether rows without images are left out.
+        resample: Filter that images are resized with, whatever the image processor says; "processor" leaves it to that.
         end_of_turn: "auto" gives an answer after which the chat template writes no end of turn the tokenizer's
             end-of-sequence token; "none" leaves it to the template.
         save_every: Steps between checkpoints that a stopped run resumes from; 0 for none.
@@ -138,6 +140,7 @@ class Recipe(BaseModel):
     group_by_length: bool = False
     drop_last: bool = False
     image_required: bool = True
+    resample: Resample = "processor"
     end_of_turn: Literal["auto", "none"] = "auto"
     save_every: int = Field(default=0, ge=0)
     snapshot_tower_every: int = Field(default=0, ge=0)

@@ -101,7 +101,7 @@ def run(
 
     Raises:
         CheckpointError: If `base` cannot be loaded.
-        UsageError: If too many rows cannot be used, or nothing can be written to `output_dir`.
+        UsageError: If too many rows cannot be used, or the recipe asks for what base, rows or folder do not allow.
         TrainingError: If the loss is not finite, or a part that should train gets no gradient.
     """
     progress, note, beside = manner.get("progress"), manner.get("note"), manner.get("beside", ())
@@ -121,7 +121,7 @@ def run(
     clock = Clock()
     with _quiet():
         set_seed(recipe.seed)
-        processor, config = processor_for_training(base)
+        processor, config = processor_for_training(base, recipe.resample)
         told = conversations(processor, config, recipe)
         found = look_through(rows, recipe, told, progress)
         refuse_bad(found, rows.name, recipe.stage, manner.get("max_bad", MAX_BAD))
