@@ -209,13 +209,15 @@ CONFIGS = files("visprobe.training") / "configs"
 
 def test_launch_files_are_read_by_accelerate():
     found = {path.name.removesuffix(".yaml"): load_config_from_file(str(path)) for path in CONFIGS.iterdir()}
-    assert {name: config.num_processes for name, config in found.items()} == {"one_gpu": 1, "fsdp2": 8, "zero3": 8}
+    processes = {"one_gpu": 1, "fsdp2": 8, "zero2": 8, "zero3": 8}
+    assert {name: config.num_processes for name, config in found.items()} == processes
     assert found["one_gpu"].distributed_type == DistributedType.NO
     assert found["fsdp2"].distributed_type == DistributedType.FSDP
-    assert found["zero3"].distributed_type == DistributedType.DEEPSPEED
+    assert {found[name].distributed_type for name in ("zero2", "zero3")} == {DistributedType.DEEPSPEED}
     # Any other value would win over the recipe's precision.
     assert {config.mixed_precision for config in found.values()} == {"no"}
     assert not any(config.use_cpu for config in found.values())
+    assert found["zero2"].deepspeed_config == {"zero_stage": 2, "offload_optimizer_device": "none"}
     zero = found["zero3"].deepspeed_config
     assert zero["zero_stage"] == 3 and zero["zero3_save_16bit_model"]  # else the saved folder holds no weights
 
