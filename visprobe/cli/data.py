@@ -29,6 +29,12 @@ def mmpr(
         Path | None, typer.Option(help="Folder of the tokenizer that counts tokens; without it no row is too long.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of prompt and chosen answer together.")] = 1500,
+    max_words: Annotated[
+        int | None, typer.Option(min=1, help="Most words of either answer; 29 for the paper's under 30.")
+    ] = None,
+    no_thought: Annotated[
+        bool, typer.Option("--no-thought", help="Leave out rows with a thought (<think>) in either answer.")
+    ] = False,
     json: o.Json = False,
     verbose: o.Verbose = None,
 ) -> None:
@@ -39,12 +45,17 @@ def mmpr(
     Example: visprobe data mmpr data/MMPR-v1.2 --output-dir rows --tokenizer checkpoints/Qwen2.5-1.5B-Instruct
 
     Example: visprobe data mmpr data/MMPR-v1.2 --output-dir rows --size 3000 --seed 1
+
+    Example: visprobe data mmpr data/MMPR-v1.2 --output-dir rows --no-thought --max-words 29
     """
     from visprobe.io.atomic import to_json
     from visprobe.training.readers.mmpr_subset import mmpr_subset
 
     with Bars(verbose) as bars:
-        subset = mmpr_subset(folder, size=size, seed=seed, max_tokens=max_tokens, tokenizer=tokenizer, progress=bars)
+        subset = mmpr_subset(
+            folder, size=size, seed=seed, max_tokens=max_tokens, tokenizer=tokenizer, max_words=max_words,
+            no_thought=no_thought, progress=bars,
+        )  # fmt: skip
     paths = subset.write(output_dir)
     print_notes(_notes(subset.manifest))
     if json:

@@ -121,6 +121,44 @@ def test_the_token_limit(folder, tmp_path):
         mmpr_subset(folder, tokenizer=tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(
+    ("limits", "gone", "reasons"),
+    [
+        ({"no_thought": True}, "b0 b1 b2", {"a thought in an answer": 3}),
+        ({"max_words": 29}, "a11 b2 b3 b4", {"an answer of more than 29 words": 4}),
+        (
+            {"no_thought": True, "max_words": 29},
+            "a11 b0 b1 b2 b3 b4",
+            {"a thought in an answer": 3, "an answer of more than 29 words": 3},
+        ),
+    ],
+    ids=str,
+)
+def test_rows_with_a_thought_or_many_words_can_be_left_out(folder, put_json, limits, gone, reasons):
+    """Planted in either answer; the rows that stay keep their ids and their order."""
+    rows = [json.loads(line) for line in (folder / "annotations" / "b.jsonl").read_text().splitlines()]
+    rows[0]["chosen"], rows[1]["rejected"] = "<think>\nhm\n</think> 3", "hm </think> 3"
+    rows[2]["chosen"] = f"<think> {'hm ' * 40}</think> 3"
+    rows[3]["chosen"], rows[4]["rejected"] = "word " * 30, "word\n" * 30
+    rows[5]["chosen"], rows[6]["chosen"] = "word " * 29, "I think so"  # these stay
+    put_json("MMPR-v1.2/annotations/b.jsonl", rows)
+    whole, subset = mmpr_subset(folder, size=1000), mmpr_subset(folder, size=1000, **limits)
+    left = {row[2].split()[3] for row in drawn(whole)} - {row[2].split()[3] for row in drawn(subset)}
+    assert left == set(gone.split())
+    assert drawn(subset) == [row for row in drawn(whole) if row[2].split()[3] not in left]
+    assert subset.manifest["left_out"] == {**whole.manifest["left_out"], **reasons}
+    defaults = {"max_words": None, "no_thought": False}
+    assert [{key: one.manifest[key] for key in defaults} for one in (whole, subset)] == [defaults, defaults | limits]
+
+
+def test_limits_that_leave_nothing_are_refused(folder):
+    with pytest.raises(UsageError, match="answers of at most 0 words"):
+        mmpr_subset(folder, max_words=0)
+    with pytest.raises(DataError, match="an answer of more than 1 words") as error:
+        mmpr_subset(folder, max_words=1)
+    assert "lift the limit" in error.value.hint
+
+
 def test_written_files_hold_the_same_rows_for_both_arms(folder, tmp_path):
     paths = mmpr_subset(folder, size=SIZE).write(tmp_path / "out")
     assert paths["sft"].name == "sft_mmpr_25_777.jsonl" and paths["dpo"].name == "dpo_mmpr_25_777.jsonl"

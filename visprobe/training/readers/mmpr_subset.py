@@ -23,6 +23,7 @@ from visprobe.training.rows import IMAGE, BadRow
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 NO_LIMIT = "off: no tokenizer was given"
+_THOUGHT = re.compile("</?think>")
 _IMAGE_LIST = re.compile(r'"image"\s*:\s*\[')  # cheap sign of a row with several images; the parsed row decides
 Progress = Callable[[str, int, int], None]
 CountTokens = Callable[[str], int]
@@ -34,7 +35,7 @@ class MmprSubset:
 
     Attributes:
         records: One mapping per row: id, image (path below the folder of MMPR), prompt, chosen, rejected, data_source.
-        manifest: Size, seed, token limit, counts per reason and per annotation file.
+        manifest: Size, seed, limits, counts per reason and per annotation file.
     """
 
     records: tuple[Mapping[str, str], ...]
@@ -75,6 +76,8 @@ def mmpr_subset(
     seed: int = 777,
     max_tokens: int = 1500,
     tokenizer: Path | None = None,
+    max_words: int | None = None,
+    no_thought: bool = False,
     progress: Progress | None = None,
 ) -> MmprSubset:
     """Draw a random subset of MMPR's single-image rows.
@@ -82,7 +85,8 @@ def mmpr_subset(
     Each annotation file counts up to its first row with a list of images. The rows of all files are shuffled, then
     taken in turn until `size` are kept. A row is kept if its image is a .jpg, .jpeg or .png (.gif is read as .jpg)
     that exists, neither answer holds `<image>`, and prompt and chosen answer together are at most `max_tokens`
-    tokens. A prompt without `<image>` gets one in front.
+    tokens. A prompt without `<image>` gets one in front. Further limits hold for both answers, so that both arms have
+    them.
 
     Args:
         folder: The folder of MMPR's meta.json.
@@ -90,6 +94,8 @@ def mmpr_subset(
         seed: Seed of the shuffle.
         max_tokens: Largest number of tokens of "prompt chosen", without special tokens.
         tokenizer: Folder of the tokenizer that counts them; without it rows of any length are kept.
+        max_words: Largest number of words of an answer, which are what stands between spaces; None for any.
+        no_thought: Whether rows with a thought, marked by `<think>`, in an answer are left out.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -97,18 +103,21 @@ def mmpr_subset(
 
     Raises:
         DataError: If MMPR is incomplete or no row can be kept.
-        UsageError: If `size` is not positive, or the tokenizer cannot be read.
+        UsageError: If `size` or `max_words` is not positive, or the tokenizer cannot be read.
 
     Source: "RL makes MLLMs see better than SFT" (arXiv 2510.16333) and its published mpo-make_jsons.py; a seed
         gives the script's shuffle and its row ids.
 
     Differs from source: where the script stops with an error (other image types, rows without an image), the row is
-        left out and counted.
+        left out and counted. It has no limit on words or thoughts; those are of the paper's appendix (table E).
     """
     if size < 1:
         raise UsageError(f"a subset of {size} rows", hint="Give a size from 1 up.")
+    if max_words is not None and max_words < 1:
+        raise UsageError(f"answers of at most {max_words} words", hint="Give a number of words from 1 up.")
     show = progress or (lambda stage, done, total: None)
-    draw = _Draw(folder, random.Random(seed), max_tokens, _token_counter(tokenizer), show)
+    limits = _Limits(max_tokens, _token_counter(tokenizer), max_words, no_thought)
+    draw = _Draw(folder, random.Random(seed), limits, show)
     records = draw.walk(size)
     manifest = {
         "size": size,
@@ -116,15 +125,16 @@ def mmpr_subset(
         "seed": seed,
         "max_tokens": max_tokens if tokenizer else NO_LIMIT,
         "tokenizer": tokenizer.name if tokenizer else None,
+        "max_words": max_words,
+        "no_thought": no_thought,
         "left_out": dict(draw.left_out.most_common()),
         "looked_at": len(records) + sum(draw.left_out.values()),
         "single_image_rows": int(draw.ends[-1]),
         "annotations": draw.annotations(),
     }
     if not records:
-        raise DataError(
-            f"no row of {folder} can be kept: {manifest['left_out']}", hint="Unpack images.zip of MMPR in that folder."
-        )
+        hint = "Unpack images.zip of MMPR in that folder, or lift the limit that left out most."
+        raise DataError(f"no row of {folder} can be kept: {manifest['left_out']}", hint=hint)
     return MmprSubset(tuple(records), manifest)
 
 
@@ -144,19 +154,31 @@ def _token_counter(tokenizer: Path | None) -> CountTokens | None:
     return lambda text: len(loaded.encode(text, add_special_tokens=False))
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """What a row's texts must keep to."""
+
+    max_tokens: int
+    count_tokens: CountTokens | None
+    max_words: int | None
+    no_thought: bool
+
+    def check(self, prompt: str, chosen: str, rejected: str) -> None:
+        """Raise BadRow with the first reason to leave the row out."""
+        answers = (chosen, rejected)
+        if self.no_thought and any(map(_THOUGHT.search, answers)):
+            raise BadRow("a thought in an answer")
+        if self.max_words and any(len(answer.split()) > self.max_words for answer in answers):
+            raise BadRow(f"an answer of more than {self.max_words} words")
+        if self.count_tokens and self.count_tokens(f"{prompt} {chosen}".strip()) > self.max_tokens:
+            raise BadRow(f"more than {self.max_tokens} tokens")
+
+
 class _Draw:
     """The shuffled walk over the single-image rows of all annotation files."""
 
-    def __init__(
-        self,
-        folder: Path,
-        rng: random.Random,
-        max_tokens: int,
-        count_tokens: CountTokens | None,
-        progress: Progress,
-    ) -> None:
-        self._folder, self._rng, self._progress = folder, rng, progress
-        self._max_tokens, self._count_tokens = max_tokens, count_tokens
+    def __init__(self, folder: Path, rng: random.Random, limits: _Limits, progress: Progress) -> None:
+        self._folder, self._rng, self._limits, self._progress = folder, rng, limits, progress
         self._sources = sources(folder)
         self._indices: list[JsonIndex] = []
         self._counts: list[int] = []
@@ -202,8 +224,7 @@ class _Draw:
         if IMAGE in chosen or IMAGE in rejected:
             raise BadRow(f"{IMAGE} in an answer")
         prompt = question if IMAGE in question else f"{IMAGE}\n{question}"
-        if self._count_tokens and self._count_tokens(f"{prompt} {chosen}".strip()) > self._max_tokens:
-            raise BadRow(f"more than {self._max_tokens} tokens")
+        self._limits.check(prompt, chosen, rejected)
         answers = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
         return {"id": row_id, "image": image, **answers, "data_source": source.root}
 
