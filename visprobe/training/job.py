@@ -85,6 +85,7 @@ def make_job(
             f"--set stage={assigned['stage']}: the stage is the command's own, {stage}",
             hint=f"Run visprobe train {assigned['stage']}.",
         )
+    _refuse_idle({**given, **assigned})
     values = {**from_file, **given, **assigned, "stage": stage}
     named = from_file.get("stage", stage)
     if named != stage:
@@ -97,6 +98,14 @@ def make_job(
     sources = {key: values.pop(key) for key in list(values) if key in Sources.model_fields}
     recipe = make_recipe(values, str(config) if config else "the command line", known=list(Sources.model_fields))
     return Job(sources=check_sources(make_sources(sources)), recipe=recipe, origins=origins)
+
+
+def _refuse_idle(given: Mapping[str, Any]) -> None:
+    """Refuse settings of one command of which one makes the other mean nothing; a recipe file may hold either."""
+    if "steps" in given and "epochs" in given:
+        raise UsageError("steps and epochs both say how long to train", hint="Give one of the two.")
+    if given.get("data") == "digits" and "images" in given:
+        raise UsageError("the built-in scenes have their own images", hint="Leave --images out.")
 
 
 def make_sources(values: Mapping[str, Any]) -> Sources:

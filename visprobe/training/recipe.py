@@ -182,6 +182,10 @@ def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = 
     for key, stages in _ONLY.items():
         if key in values and stage not in stages and isinstance(stage, str):
             faults.append(f"{key} has no meaning for stage {stage} (only {', '.join(stages)})")
+    if "probe_images" in values and not values.get("probe_every"):
+        faults.append("probe_images has no meaning without probe_every")
+    if "warmup" in values and values.get("schedule") == "constant":
+        faults.append("warmup has no meaning for schedule constant (constant_with_warmup has one)")
     if values.get("stage") == "projector" and values.get("train", ("projector",)) != ("projector",):
         faults.append("stage projector trains the projector alone; leave `train` out")
     if faults:
