@@ -114,6 +114,17 @@ def test_links_and_folders_of_steps_are_walked_and_each_place_once(tmp_path):
     assert sorted(found) == sorted([*places, "runs/linked"])
 
 
+def test_what_a_finished_run_can_be_extended_from_is_no_further_checkpoint(tmp_path):
+    kept = tmp_path / "run" / "checkpoints" / "checkpoint-8"
+    write_llava(tmp_path / "run", llava("siglip"))
+    shutil.copytree(tmp_path / "run", kept)
+    (kept.parent / "inputs.json").write_text("{}")
+    assert [row.path for row in scan([tmp_path])] == [str(tmp_path / "run")]
+    for file in (path for path in (tmp_path / "run").iterdir() if path.is_file()):
+        file.unlink()  # it is not finished, and what it goes on from is the only model there is
+    assert [row.path for row in scan([tmp_path])] == [str(kept)]
+
+
 def test_what_the_system_refuses_is_a_row_with_its_problem(tmp_path, monkeypatch):
     write_llava(tmp_path / "fine", llava("siglip"))
     broken = write_llava(tmp_path / "locked", llava("siglip")) / "model.safetensors"

@@ -145,7 +145,9 @@ def test_a_base_that_is_gone_can_be_named(root, photos, how, tmp_path) -> None:
 
 def test_a_run_that_goes_on_is_followed_as_far_as_it_is(root, photos, how, tmp_path) -> None:
     run = shutil.copytree(root / "sft", tmp_path / "sft")
-    (run / "checkpoints").mkdir()  # while these are there, manifest and model are those of an earlier run
+    (run / "checkpoints").mkdir()  # what a finished run can be extended from
+    assert read_run(run).manifest
+    (run / "manifest.json").unlink()  # as a run does that begins; the model is then that of an earlier one
     assert read_run(run).manifest == {}
     with pytest.raises(UsageError, match="is not finished"):
         trajectory([run], str(photos), how)

@@ -20,6 +20,7 @@ _MOST = 4  # a folder may hold thousands of tensors that are data
 _CONFIGS = {"config.json", "adapter_config.json"}
 # Folders that belong to the checkpoint around them, if there is one.
 _INNER = ("global_step", "pytorch_model_fsdp_", "distributed_checkpoint")
+_RESUMED_FROM = "inputs.json"  # beside the checkpoints that a training run of visprobe goes on from
 _NO_MODELS = ("optimizer", "datasets--", "spaces--")  # states of FSDP's optimisers; other repositories of the hub
 
 
@@ -28,7 +29,7 @@ def model_folders(root: Path) -> Iterator[Path]:
 
     A folder with a configuration and weights is one; so is one without a configuration whose files are weights by
     their names, or by the names of the tensors in them. In a checkpoint's own folders only the first counts: others
-    hold its shards or copies in other formats. Folders that may not be read come last.
+    hold its shards, copies in other formats, or what its training goes on from. Folders that may not be read come last.
     """
     unreadable: list[Path] = []
     seen: set[str] = set()
@@ -42,9 +43,9 @@ def model_folders(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         described = bool(_CONFIGS & set(files))
-        own = {name for name in inner if name.startswith(_INNER)}
-        inner[:] = sorted(name for name in inner if _may_hold_models(name) and not (described and name in own))
-        folder = Path(place)
+        folder, own = Path(place), {name for name in inner if name.startswith(_INNER)}
+        left_out = own | {name for name in inner if (folder / name / _RESUMED_FROM).is_file()} if described else set()
+        inner[:] = sorted(name for name in inner if _may_hold_models(name) and name not in left_out)
         claimed |= _shard_folders(folder, files) if inner else set()
         if described and (own or any(name.endswith(_WEIGHTS) for name in files)):
             found.add(folder)

@@ -18,7 +18,7 @@ from visprobe.report.compare import refuse_other_shapes
 from visprobe.report.measurement import Measurement, Options, several
 from visprobe.report.names import distinct_names
 from visprobe.report.session import Session, format_floors, open_encoders, provenance_of, read_sites
-from visprobe.training.by_step import CHECKPOINTS, snapshots
+from visprobe.training.by_step import snapshots
 from visprobe.training.manifest import NAME, weights_hash
 
 TOGETHER = 4  # encoders in memory at a time; each image is decoded once for so many of them
@@ -92,8 +92,7 @@ def read_run(folder: Path) -> Run:
             hint="Train with --snapshot-tower-every N; to compare its end alone, visprobe compare BASE RUN.",
         )
     path = folder / NAME
-    # While checkpoints are there, the manifest is that of an earlier run in this folder.
-    manifest = json.loads(path.read_text()) if path.is_file() and not (folder / CHECKPOINTS).exists() else {}
+    manifest = json.loads(path.read_text()) if path.is_file() else {}  # a run that begins removes it
     if manifest:
         moments[manifest["seen"]["steps"]] = folder  # not rounded, so better than the copy of the same step
     return Run(folder, dict(sorted(moments.items())), manifest)
