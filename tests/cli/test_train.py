@@ -59,15 +59,22 @@ def test_the_papers_stages_in_a_row(run, pieces, tmp_path):
 
 def test_a_new_model_is_put_together_again_when_its_parts_change(run, pieces, tmp_path):
     def train(llm, *more):
-        ran = run("train", "projector", "--vision-tower", pieces / "tower", "--language-model", pieces / llm, *SMALL,
-                  *more, "-o", tmp_path / "projector")  # fmt: skip
-        assert ran.code == 0, ran.err
-        return json.loads((tmp_path / "projector" / "manifest.json").read_text())
+        return run("train", "projector", "--vision-tower", pieces / "tower", "--language-model", pieces / llm, *SMALL,
+                   *more, "-o", tmp_path / "projector")  # fmt: skip
 
-    one, same, two = train("llm"), train("llm"), train("other-llm")
-    assert one["inputs"] == same["inputs"]
-    assert one["inputs"]["base"] != two["inputs"]["base"]
-    assert train("llm", "--set", "feature_layer=1")["inputs"]["base"] != one["inputs"]["base"]
+    def inputs(*words):
+        ran = train(*words)
+        assert ran.code == 0, ran.err
+        return json.loads((tmp_path / "projector" / "manifest.json").read_text())["inputs"]
+
+    one, same = inputs("llm"), inputs("llm")
+    assert one == same
+    ran = train("other-llm")
+    assert ran.code == 2 and "projector-start" in ran.err and "--overwrite" in ran.err
+    assert inputs("llm") == one
+    two = inputs("other-llm", "--overwrite")
+    assert one["base"] != two["base"]
+    assert inputs("llm", "--set", "feature_layer=1", "--overwrite")["base"] != one["base"]
 
 
 def test_recipe_flags_and_settings_in_their_order(run, pieces, checkpoints, tmp_path):
@@ -79,3 +86,21 @@ def test_recipe_flags_and_settings_in_their_order(run, pieces, checkpoints, tmp_
     recipe_used = manifest["inputs"]["recipe"]
     assert (recipe_used["steps"], recipe_used["batch_size"], recipe_used["beta"], recipe_used["seed"]) == (2, 4, 0.7, 3)
     assert manifest["origins"] | {"beta": "--set", "steps": "flag", "seed": str(recipe)} == manifest["origins"]
+
+
+def test_a_folder_of_another_run_is_refused_unless_it_is_overwritten(run, checkpoints, tmp_path):
+    def train(stage, *more):
+        return run("train", stage, "--base", checkpoints / "base", *SMALL, *more, "-o", tmp_path / "out")
+
+    assert train("sft").code == 0
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    ran = train("dpo", "--seed", 1)
+    assert ran.code == 2 and ran.out == ""
+    assert "out holds a finished sft run: other rows; stage is sft there and dpo here; seed is 0" in " ".join(
+        ran.err.split()
+    )
+    assert "--overwrite" in ran.err and (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    assert "2 steps, final loss" in train("dpo", "--seed", 1, "--overwrite").out
+    assert "already there" in train("dpo", "--seed", 1, "--overwrite").out
+    assert train("sft", "--save-every", 2, "--overwrite").code == 0
+    assert "3 steps, went on from checkpoint-2, final loss" in train("sft", "--save-every", 2, "--steps", 3).out

@@ -1,6 +1,10 @@
 """The base of the demo is the one that was asked for, whatever an earlier call has left."""
 
-from visprobe.report.demo import _base
+import pytest
+
+from visprobe.errors import UsageError
+from visprobe.report import demo as module
+from visprobe.report.demo import _base, demo
 from visprobe.training import base
 from visprobe.training.manifest import weights_hash
 
@@ -20,3 +24,17 @@ def test_a_base_trained_from_nothing_replaces_the_one_that_ships(tmp_path, monke
     assert trained == [1, 2]
     _base(folder, False, 0, None)
     assert weights_hash(folder) == weights_hash(base.BASE)
+
+
+def test_a_demo_overwrites_its_own_runs_and_no_others(tmp_path, monkeypatch):
+    (tmp_path / "mine" / "sft").mkdir(parents=True)
+    with pytest.raises(UsageError, match="mine holds sft, which are no demo's"):
+        demo(tmp_path / "mine", fast=True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["sft"]
+
+    def run_study(study, output_dir, progress, overwrite):
+        (output_dir / "sft").mkdir(exist_ok=True)
+        return overwrite
+
+    monkeypatch.setattr(module, "run_study", run_study)
+    assert [demo(tmp_path / "demo", fast=fast, seeds=2) for fast in (True, False)] == [True, True]

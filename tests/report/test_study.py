@@ -2,12 +2,13 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
 from visprobe.errors import UsageError
 from visprobe.report.measurement import Options
-from visprobe.report.study import Study, run_study
+from visprobe.report.study import Study, run_study, train_arms
 from visprobe.report.study_file import read_study
 from visprobe.training.base import BASE
 from visprobe.training.digits import DigitRows
@@ -66,6 +67,34 @@ def test_one_seed_gives_a_verdict_about_the_runs(tmp_path):
     measured = run_study(study, tmp_path)
     assert [c["name"] for c in measured.checkpoints] == [BASE.name, "sft"]
     assert not any(statement.text.startswith("Over") for statement in measured.verdict)
+
+
+def test_a_folder_in_the_way_is_found_before_the_first_run_and_can_be_overwritten(tmp_path):
+    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    path.write_text(STUDY)
+    shutil.copytree(BASE, out / "dpo-seed1")
+    weights = (out / "dpo-seed1" / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match=r"dpo-seed1 holds another model \(config.json, model.safetensors\)"):
+        train_arms(read_study(path, out), out)
+    assert [folder.name for folder in out.iterdir()] == ["dpo-seed1"]
+    assert (out / "dpo-seed1" / "model.safetensors").read_bytes() == weights
+    names = train_arms(read_study(path, out), out, overwrite=True)
+    assert names == {"sft": ["sft-seed0", "sft-seed1"], "dpo": ["dpo-seed0", "dpo-seed1"]}
+    assert json.loads((out / "dpo-seed1" / "manifest.json").read_text())["seen"]["steps"] == 2
+
+
+def test_a_study_is_extended_on_the_rows_that_its_runs_had(tmp_path):
+    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    text = STUDY.replace("seeds: [0, 1]", "seeds: [3]").replace("batch_size: 4", "batch_size: 4, save_every: 2")
+    manifests = []
+    for steps in (2, 3):
+        path.write_text(text.replace("steps: 2", f"steps: {steps}"))
+        train_arms(read_study(path, out), out)
+        manifests.append([json.loads((out / arm / "manifest.json").read_text()) for arm in ("sft", "dpo")])
+    before, after = manifests
+    assert [run["extended_from"] for run in after] == [[2], [2]]
+    assert {run["inputs"]["rows"] for run in before} == {run["inputs"]["rows"] for run in after}
+    assert len({run["inputs"]["rows"] for run in after}) == 1
 
 
 def test_all_faults_of_a_study_are_named_at_once(tmp_path):

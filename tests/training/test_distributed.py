@@ -38,7 +38,8 @@ from visprobe.training.run import run
 def progress(stage, done, total):
     if stage.startswith("train") and done == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-run(Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[3]), DigitRows(24), Path(sys.argv[2]), progress=progress)
+run(Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[3]), DigitRows(24), Path(sys.argv[2]), progress=progress,
+    overwrite=True)
 """
 SNAPSHOT_OF_SHARDS = """
 import os
@@ -104,7 +105,7 @@ def test_two_processes_train_as_one_does_on_the_same_global_batch(base, tmp_path
 @pytest.mark.slow
 def test_two_killed_processes_resume_together_and_share_the_reference(base, tmp_path):
     recipe = Recipe(stage="dpo", batch_size=4, save_every=1, **SETTINGS)
-    # What another run left behind must go, once, and neither process may take it for its own.
+    # What another run left behind must go where that is asked for, once, and neither process may take it for its own.
     (tmp_path / "two" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
     (tmp_path / "two" / "checkpoints" / "checkpoint-3" / "complete").touch()
     (tmp_path / "two" / "checkpoints" / "inputs.json").write_text("{}")
@@ -162,10 +163,10 @@ def test_what_the_launcher_says(monkeypatch, variables, note, first, count):
     assert (launch_note(), is_first_process(), process_count()) == (note, first, count)
 
 
-def test_the_built_in_rows_are_as_many_as_all_processes_will_see(monkeypatch):
+def test_the_built_in_rows_are_as_many_as_all_processes_will_see(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     recipe = Recipe(stage="sft", steps=3, batch_size=4, gradient_accumulation=2)
-    assert len(open_job_rows(Sources(base="base"), recipe)) == 3 * 4 * 2 * 2
+    assert len(open_job_rows(Sources(base="base"), recipe, tmp_path / "new")) == 3 * 4 * 2 * 2
 
 
 def test_a_new_model_is_put_together_by_one_of_the_processes(monkeypatch, tmp_path):

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from visprobe.errors import UsageError
-from visprobe.training.callbacks import COMPLETE, read_metrics
+from visprobe.training.by_step import COMPLETE
+from visprobe.training.callbacks import read_metrics
 from visprobe.training.digits import DigitRows
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
@@ -59,11 +60,11 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_not_resumed_from(base, 
     assert run(base, recipe, DigitRows(20), tmp_path / "out")["resumed_from"] == "checkpoint-3"
 
 
-def test_another_recipe_starts_anew(base, tmp_path, forked):
+def test_another_recipe_that_overwrites_starts_anew(base, tmp_path, forked):
     recipe = Recipe(stage="sft", **SETTINGS)
     assert forked(SCRIPT, base, tmp_path / "out", recipe.model_dump_json(), 7) == -signal.SIGKILL
     other = recipe.model_copy(update={"learning_rate": 2e-3})
-    assert run(base, other, DigitRows(20), tmp_path / "out")["resumed_from"] is None
+    assert run(base, other, DigitRows(20), tmp_path / "out", overwrite=True)["resumed_from"] is None
 
 
 def test_another_number_of_processes_is_refused_before_anything_is_deleted(base, tmp_path, forked, monkeypatch):
@@ -77,8 +78,9 @@ def test_another_number_of_processes_is_refused_before_anything_is_deleted(base,
 
 
 def test_a_killed_run_does_not_pass_for_the_finished_one_before_it(base, tmp_path, forked):
-    """The folder's manifest would speak of the first recipe, its weights perhaps of the second."""
+    """The folder's manifest would speak of fewer steps, its weights perhaps of more."""
     run(base, recipe := Recipe(stage="sft", **{**SETTINGS, "steps": 1}), DigitRows(20), tmp_path / "out")
-    other = Recipe(stage="sft", **{**SETTINGS, "learning_rate": 2e-3})
-    assert forked(SCRIPT, base, tmp_path / "out", other.model_dump_json(), 2) == -signal.SIGKILL
-    assert "reused" not in run(base, recipe, DigitRows(20), tmp_path / "out")
+    longer = Recipe(stage="sft", **SETTINGS)
+    assert forked(SCRIPT, base, tmp_path / "out", longer.model_dump_json(), 2) == -signal.SIGKILL
+    with pytest.raises(UsageError, match="holds a stopped sft run: steps is 9 there and 1 here"):
+        run(base, recipe, DigitRows(20), tmp_path / "out")

@@ -50,6 +50,10 @@ EXAMPLES = {
     ),
 }
 
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Remove another run or model that the folder holds, once this one trains.")
+]
+
 app = typer.Typer(help="Train a multimodal LLM: checkpoints to compare.", no_args_is_help=True, cls=TyperGroup)
 
 
@@ -67,7 +71,9 @@ def _stage_command(stage: str) -> Any:
         ] = None,
         images: Annotated[Path | None, typer.Option(help="Folder that image paths in the rows start from.")] = None,
         rows: Annotated[int | None, typer.Option(min=1, help="At most so many rows.")] = None,
-        steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; without it, by epochs.")] = None,
+        steps: Annotated[
+            int | None, typer.Option(min=1, help="Optimizer steps; without it, by epochs. More than before: goes on.")
+        ] = None,
         epochs: Annotated[float | None, typer.Option(help="Passes over the rows.")] = None,
         batch_size: Annotated[
             int | None, typer.Option("--batch-size", "-b", min=1, help="Rows per step and process.")
@@ -97,12 +103,18 @@ def _stage_command(stage: str) -> Any:
         ] = None,
         max_bad: MaxBadRows = "1%",
         seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+        overwrite: Overwrite = False,
+        dry_run: Annotated[
+            bool,
+            typer.Option("--dry-run", help="Check recipe, rows and model, and say what would be trained."),
+        ] = False,
         offline: o.Offline = False,
         verbose: o.Verbose = None,
     ) -> None:
         require_training()
+        from visprobe.cli.train_plan import print_plan
         from visprobe.report.maps_beside import maps_beside
-        from visprobe.training.job import make_job, run_job
+        from visprobe.training.job import dry_run_job, make_job, run_job
 
         flags = {
             "base": base, "vision_tower": vision_tower, "language_model": language_model, "data": data,
@@ -114,7 +126,17 @@ def _stage_command(stage: str) -> Any:
         job = make_job(stage, config, flags, setting or [], vision_learning_rate)
         print_notes(filter(None, [launch_note()]))
         with Bars(verbose if is_first_process() else False) as bars:
-            manifest = run_job(job, output_dir, progress=bars, note=_note, beside=[maps_beside(_note)], max_bad=max_bad)
+            if dry_run:
+                plan = dry_run_job(
+                    job, output_dir, progress=bars, note=_note, beside=[maps_beside(_note)], max_bad=max_bad,
+                    overwrite=overwrite,
+                )  # fmt: skip
+                print_plan(plan)
+                return
+            manifest = run_job(
+                job, output_dir, progress=bars, note=_note, beside=[maps_beside(_note)], max_bad=max_bad,
+                overwrite=overwrite,
+            )  # fmt: skip
         _print_done(output_dir, stage, manifest)
 
     examples = "".join(
@@ -132,7 +154,8 @@ def _note(text: str) -> None:
 def _print_done(folder: Path, stage: str, manifest: dict[str, Any]) -> None:
     if not is_first_process():
         return
-    state = "already there" if manifest.get("reused") else f"final loss {manifest['losses'][-1]:.4g}"
+    begun = f"went on from {manifest['resumed_from']}, " if manifest.get("resumed_from") else ""
+    state = "already there" if manifest.get("reused") else f"{begun}final loss {manifest['losses'][-1]:.4g}"
     if reward := manifest.get("reward"):
         alike = f"{reward['groups_alike']:.0%} of answers in groups that earn alike"
         state += f", mean reward {reward['mean']:.3g}, {alike}"
@@ -149,6 +172,7 @@ def pivot(
     reuse_projector_layers: Annotated[int, typer.Option(min=0, help="First projector layers taken over too.")] = 0,
     max_bad: MaxBadRows = "1%",
     seed: o.Seed = 0,
+    overwrite: Overwrite = False,
     verbose: o.Verbose = None,
 ) -> None:
     """Put a post-trained tower under a fresh projector and another language model, and train those.
@@ -167,7 +191,7 @@ def pivot(
         stages = run_pivot(
             tower_from, language_model, projector_config, full_config, output_dir,
             reuse_projector_layers=reuse_projector_layers, seed=seed, progress=bars, note=_note,
-            beside=[maps_beside(_note)], max_bad=max_bad,
+            beside=[maps_beside(_note)], max_bad=max_bad, overwrite=overwrite,
         )  # fmt: skip
     for stage, manifest in stages.items():
         _print_done(output_dir / stage, stage, manifest)
@@ -179,6 +203,7 @@ def study(
     file: Annotated[Path, typer.Argument(help="Study file (YAML): base, rows, arms, seeds, comparison.")],
     output_dir: o.OutputDir = Path("visprobe-study"),
     max_bad: MaxBadRows = "1%",
+    overwrite: Overwrite = False,
     json: o.Json = False,
     verbose: o.Verbose = None,
 ) -> None:
@@ -196,12 +221,14 @@ def study(
     from visprobe.report.write import write_report
 
     if not is_first_process():  # all processes train, the first one compares
-        train_arms(read_study(file, output_dir), output_dir, beside=[maps_beside(_note)], max_bad=max_bad)
+        planned = read_study(file, output_dir, overwrite=overwrite)
+        train_arms(planned, output_dir, beside=[maps_beside(_note)], max_bad=max_bad, overwrite=overwrite)
         return
     with Bars(verbose) as bars:
+        planned = read_study(file, output_dir, overwrite=overwrite)
         measured = run_study(
-            read_study(file, output_dir), output_dir,
-            progress=bars, note=_note, beside=[maps_beside(_note)], max_bad=max_bad,
+            planned, output_dir, progress=bars, note=_note, beside=[maps_beside(_note)], max_bad=max_bad,
+            overwrite=overwrite,
         )  # fmt: skip
         document = measured.document(command_line(), origins(context))
         page = write_report(output_dir / "report", document)

@@ -14,9 +14,11 @@ from visprobe.report.gradcam import gradcam
 from visprobe.report.measurement import Measurement, Options
 from visprobe.report.study import Study, run_study
 from visprobe.training.digits import DigitRows
+from visprobe.training.folder import listed, visible
 from visprobe.training.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
+MADE_OF = "base-made-of.json"  # in a demo's folder, and only there
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def demo(
 ) -> Measurement:
     """Branch the base by each arm on the same rows, and compare the encoders.
 
-    What was finished in an earlier run with the same settings is not done again.
+    What was finished in an earlier run with the same settings is not done again; what an earlier run with other
+    settings left makes room.
 
     Args:
         output_dir: Gets a checkpoint folder for the base and for each run.
@@ -59,11 +62,16 @@ def demo(
 
     Returns:
         The comparison on unseen scenes, answer accuracy included; with one run per arm also where each looks.
+
+    Raises:
+        UsageError: If an arm is unknown, or the folder holds something that no demo has put there.
     """
     size = FAST if fast else FULL
     recipes = arm_recipes(size)
     if unknown := [arm for arm in arms if arm not in recipes]:
         raise UsageError(f"--arms {','.join(unknown)}: no such arm", hint=f"Choose among {', '.join(recipes)}.")
+    if (names := visible(output_dir)) and not (output_dir / MADE_OF).is_file():
+        raise UsageError(f"{output_dir} holds {listed(names)}, which are no demo's", hint="Give another output folder.")
     study = Study(
         base=_base(output_dir / "base", from_scratch, seed, progress),
         arms={arm: recipes[arm] for arm in arms},
@@ -73,7 +81,7 @@ def demo(
         scenes=size.scenes,
         question_seed=seed,
     )
-    measured = run_study(study, output_dir, progress=progress)
+    measured = run_study(study, output_dir, progress=progress, overwrite=True)
     if seeds > 1:
         return measured
     folders = [study.base, *(output_dir / arm for arm in arms)]
@@ -99,10 +107,10 @@ def _base(folder: Path, from_scratch: bool, seed: int, progress: Progress | None
     """The base checkpoint in `folder`: trained, or copied from the package; made anew if it was the other one."""
     from visprobe.training.base import BASE, train_base
 
-    note = folder.parent / "base-made-of.json"
+    note = folder.parent / MADE_OF
     made_of = {"from_scratch": from_scratch, "seed": seed if from_scratch else None}
     if not (folder / "manifest.json").is_file() or not note.is_file() or json.loads(note.read_text()) != made_of:
-        note.unlink(missing_ok=True)
+        write_json(note, {})  # the folder is a demo's, and its base is none yet
         if from_scratch:
             train_base(folder, seed=seed, progress=progress or (lambda stage, done, total: None))
         else:

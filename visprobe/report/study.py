@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,6 +13,7 @@ from visprobe.analyses.runs import across_runs, runs_verdict
 from visprobe.io.atomic import write_json
 from visprobe.report.compare import compare
 from visprobe.report.measurement import Measurement, Options
+from visprobe.training.folder import inputs_of, refuse_folder, start_of
 from visprobe.training.manifest import weights_hash
 from visprobe.training.recipe import Recipe
 from visprobe.training.rows import Rows
@@ -60,6 +61,9 @@ def run_study(study: Study, output_dir: Path, **manner: Unpack[Manner]) -> Measu
     Returns:
         The comparison; with several seeds also the differences between arms over runs, and a verdict about
         arms instead of single runs.
+
+    Raises:
+        UsageError: If the folder of a run holds anything else; then nothing has been trained.
     """
     arms = train_arms(study, output_dir, **manner)
     folders = {study.base.name: study.base} | {n: output_dir / n for names in arms.values() for n in names}
@@ -75,15 +79,28 @@ def train_arms(study: Study, output_dir: Path, **manner: Unpack[Manner]) -> dict
     Returns:
         The names of each arm's runs.
     """
-    arms: dict[str, list[str]] = {arm: [] for arm in study.arms}
-    for seed in study.seeds:
-        rows = study.rows(seed)
-        for arm, recipe in study.arms.items():
-            name = arm if len(study.seeds) == 1 else f"{arm}-seed{seed}"
-            seeded = recipe.model_copy(update={"seed": seed})
-            run(study.base, seeded, rows, output_dir / name, **manner)
-            arms[arm].append(name)
-    return arms
+    rows = {seed: study.rows(seed) for seed in study.seeds}
+    recipes = [
+        (run_name(arm, seed, study.seeds), recipe.model_copy(update={"seed": seed}))
+        for seed in study.seeds
+        for arm, recipe in study.arms.items()
+    ]
+    overwrite = manner.get("overwrite", False)
+    for name, recipe in recipes:  # a folder in the way of the last run is no news for after the others
+        refuse_folder(study.base, output_dir / name)
+        start_of(
+            output_dir / name,
+            inputs_of(study.base, recipe, rows[recipe.seed]),
+            overwrite=overwrite,
+        )
+    for name, recipe in recipes:
+        run(study.base, recipe, rows[recipe.seed], output_dir / name, **manner)
+    return {arm: [run_name(arm, seed, study.seeds) for seed in study.seeds] for arm in study.arms}
+
+
+def run_name(arm: str, seed: int, seeds: Sequence[int]) -> str:
+    """Name and folder of a run: "sft" where there is one seed, else "sft-seed1"."""
+    return arm if len(seeds) == 1 else f"{arm}-seed{seed}"
 
 
 def over_runs(measured: Measurement, arms: Mapping[str, list[str]], base: str) -> Measurement:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visprobe.errors import UsageError
-from visprobe.report.study import Study
+from visprobe.report.study import Study, run_name
 from visprobe.training.job import Sources, check_sources, make_sources, open_job_rows, start
 from visprobe.training.recipe import Recipe, make_recipe, nearest, read_yaml
 from visprobe.training.rows import Rows
@@ -36,14 +36,15 @@ T = TypeVar("T")
 _OWN = ("seeds", "common", "arms", "compare")
 
 
-def read_study(path: Path, output_dir: Path) -> Study:
+def read_study(path: Path, output_dir: Path, *, overwrite: bool = False) -> Study:
     """The study in a YAML file.
 
     Its keys: those of a job's sources (base, data, rows …), `common` (settings of every arm), `arms` (name to
     settings, `stage` among them), `seeds` (a list), `compare` (data, limit, scenes).
 
     Raises:
-        UsageError: If anything in it is wrong; the faults of all arms are named at once.
+        UsageError: If anything in it is wrong; the faults of all arms are named at once. If another model is where the
+            one to start from would be put together, unless `overwrite`.
     """
     values = read_yaml(path)
     faults: list[str] = []
@@ -65,10 +66,10 @@ def read_study(path: Path, output_dir: Path) -> Study:
     if faults or sources is None or compared is None:
         raise UsageError(f"{path}: " + "; ".join(faults), hint="training/study.yaml in the clone is an example.")
     return Study(
-        base=start(sources, seeds[0], output_dir / "base"),
+        base=start(sources, seeds[0], output_dir / "base", overwrite=overwrite),
         arms=arms,
         seeds=tuple(seeds),
-        rows=_rows(sources, next(iter(arms.values()))),
+        rows=_rows(sources, arms, seeds, output_dir, overwrite),
         images=compared.data,
         limit=compared.limit,
         scenes=compared.scenes,
@@ -84,7 +85,7 @@ def _are_seeds(seeds: Any) -> bool:
 def _name_faults(arms: Mapping[str, Recipe], seeds: list[int], base: str | None) -> list[str]:
     """Arms whose folder would be none of its own, or whose name in the report is the base's."""
     taken = {"report", "base", "base-start", Path(base).name if base else "base-start"}
-    names = {arm: {arm} if len(seeds) == 1 else {f"{arm}-seed{seed}" for seed in seeds} for arm in arms}
+    names = {arm: {run_name(arm, seed, seeds) for seed in seeds} for arm in arms}
     return [
         f"arm {arm}: give it another name, of letters, digits, - and _, that is not the base's"
         for arm in arms
@@ -111,8 +112,17 @@ def _arms(values: Mapping[str, Any], faults: list[str]) -> dict[str, Recipe]:
     return arms
 
 
-def _rows(sources: Sources, recipe: Recipe) -> Callable[[int], Rows]:
-    return lambda seed: open_job_rows(sources, recipe.model_copy(update={"seed": seed}))
+def _rows(
+    sources: Sources, arms: Mapping[str, Recipe], seeds: Sequence[int], output_dir: Path, overwrite: bool
+) -> Callable[[int], Rows]:
+    """From a seed to the rows of all arms, as the first arm takes them."""
+    arm, recipe = next(iter(arms.items()))
+
+    def rows(seed: int) -> Rows:
+        folder = output_dir / run_name(arm, seed, seeds)
+        return open_job_rows(sources, recipe.model_copy(update={"seed": seed}), folder, overwrite=overwrite)
+
+    return rows
 
 
 def _try(faults: list[str], make: Callable[[], T]) -> T | None:

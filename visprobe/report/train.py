@@ -17,6 +17,7 @@ def train(
     progress: Progress | None = None,
     max_bad: str = "1%",
     vision_learning_rate: float | None = None,
+    overwrite: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Train one stage from a checkpoint, as `visprobe train STAGE` does: a checkpoint to compare.
@@ -24,11 +25,12 @@ def train(
     Args:
         stage: "projector", "full", "sft", "dpo" or "grpo".
         output_dir: Folder of the new checkpoint. A finished run of the same settings there is not repeated, a stopped
-            one goes on.
+            one goes on, and so does one that is given more steps.
         config: Recipe file (YAML); settings win over it.
         progress: Called with (stage, done, total).
         max_bad: How many rows may be unusable, a number or a share, before nothing is trained.
         vision_learning_rate: Learning rate of the vision tower alone.
+        overwrite: Whether another run or model in the folder is removed when this one begins to train.
         settings: Options of the command by their names with underscores (base, data, rows, steps, batch_size,
             learning_rate, train, seed, ...) and any other setting of a recipe (beta=0.3). Rows are the built-in scenes
             of digits unless `data` names others.
@@ -39,7 +41,7 @@ def train(
 
     Raises:
         PrerequisiteError: If the training extra is not installed.
-        UsageError: If anything in the settings is wrong; all faults are named at once.
+        UsageError: If anything in the settings is wrong, all faults named at once; if the folder holds anything else.
         CheckpointError, DataError: If the base or the rows cannot be used.
         TrainingError: If the run must not go on.
 
@@ -51,4 +53,7 @@ def train(
 
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     job = make_job(stage, Path(config) if config else None, asked, vision_learning_rate=vision_learning_rate)
-    return run_job(job, Path(output_dir), progress=progress, note=print, beside=[maps_beside(print)], max_bad=max_bad)
+    return run_job(
+        job, Path(output_dir), progress=progress, note=print, beside=[maps_beside(print)], max_bad=max_bad,
+        overwrite=overwrite,
+    )  # fmt: skip

@@ -11,7 +11,8 @@ from typing import Any
 
 from visprobe.io.atomic import remove_leftovers, write_text
 
-CHECKPOINTS = "checkpoints"  # there while the run goes on
+CHECKPOINTS = "checkpoints"  # what a run goes on from; the last one stays
+COMPLETE = "complete"  # stands in every checkpoint that was written to its end
 METRICS = "metrics.jsonl"
 DYNAMICS = "dynamics.jsonl"
 ATTRIBUTION = "attribution"  # .jsonl: numbers; .npz: all maps; the folder: a figure per step

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from visprobe.errors import TrainingError
 from visprobe.io.atomic import replacing
-from visprobe.training.by_step import METRICS, append_line, forget_after, read_lines, snapshot_path
+from visprobe.training.by_step import COMPLETE, METRICS, append_line, forget_after, read_lines, snapshot_path
 from visprobe.training.launch import process_count
 from visprobe.training.lora import merged_weights
 from visprobe.training.parts import check_gradients, part_of, taught_nothing
@@ -25,7 +25,6 @@ from visprobe.training.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
 _IDLE = 20  # steps without any gradient after which a run is given up
-COMPLETE = "complete"  # stands in every checkpoint that was written to its end
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -104,7 +103,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             raise TrainingError(
                 f"the {broken[0]} is {numbers[broken[0]]} at step {state.global_step}; rows of about "
                 f"{per_step * first} to {per_step * state.global_step} in training order",
-                hint=f"Lower learning_rate (now {self._recipe.learning_rate:g}); the last checkpoint, if any, is kept.",
+                hint=f"Lower learning_rate (now {self._recipe.learning_rate:g}) and train with --overwrite or into "
+                "another folder; until then the last checkpoint, if any, is kept.",
             )
         if state.is_world_process_zero:
             now = time.perf_counter()

@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io.atomic import replacing, write_json
+from visprobe.training.folder import first_steps, listed, refuse_unknown, visible, way_out
 from visprobe.training.launch import process_count
 from visprobe.training.manifest import weights_hash
 from visprobe.training.recipe import Recipe, make_recipe, read_yaml
 from visprobe.training.rows import Rows
 
 if TYPE_CHECKING:  # its libraries take seconds to import
+    from visprobe.training.on_paper import Plan
     from visprobe.training.run import Manner
 
 Progress = Callable[[str, int, int], None]
@@ -150,14 +152,15 @@ def check_sources(sources: Sources) -> Sources:
     return sources
 
 
-def open_job_rows(sources: Sources, recipe: Recipe) -> Rows:
-    """The rows of a job; the built-in ones as many as the run will see."""
+def open_job_rows(sources: Sources, recipe: Recipe, output_dir: Path, *, overwrite: bool = False) -> Rows:
+    """The rows of a job; the built-in ones as many as the run will see, or would have seen before it was extended."""
     from visprobe.training.digits import DigitRows
     from visprobe.training.readers.combine import Selected
     from visprobe.training.readers.open import open_rows
 
     if sources.data == "digits":
-        seen = (recipe.steps or 0) * recipe.batch_size * recipe.gradient_accumulation * process_count()
+        steps = first_steps(output_dir, recipe, overwrite=overwrite) or recipe.steps or 0
+        seen = steps * recipe.batch_size * recipe.gradient_accumulation * process_count()
         return DigitRows(sources.rows or seen or DIGIT_ROWS, recipe.seed)
     rows = open_rows(sources.data, sources.images, seed=recipe.seed)
     return Selected(rows, range(min(sources.rows, len(rows)))) if sources.rows else rows
@@ -171,13 +174,28 @@ def run_job(job: Job, output_dir: Path, **manner: Unpack[Manner]) -> dict[str, A
     """
     from visprobe.training.run import run
 
-    rows = open_job_rows(job.sources, job.recipe)
-    base = start(job.sources, job.recipe.seed, output_dir)
+    overwrite = manner.get("overwrite", False)
+    rows = open_job_rows(job.sources, job.recipe, output_dir, overwrite=overwrite)
+    base = start(job.sources, job.recipe.seed, output_dir, overwrite=overwrite)
     return run(base, job.recipe, rows, output_dir, origins=job.origins, **manner)
 
 
-def start(sources: Sources, seed: int, output_dir: Path) -> Path:
-    """The folder that training starts from: the base, or a new model put together beside the output folder."""
+def dry_run_job(job: Job, output_dir: Path, **manner: Unpack[Manner]) -> Plan:
+    """What a job would be; see `dry_run`. A new model is put together for it, and found again by the run."""
+    from visprobe.training.run import dry_run
+
+    overwrite = manner.get("overwrite", False)
+    rows = open_job_rows(job.sources, job.recipe, output_dir, overwrite=overwrite)
+    base = start(job.sources, job.recipe.seed, output_dir, overwrite=overwrite)
+    return dry_run(base, job.recipe, rows, output_dir, **manner)
+
+
+def start(sources: Sources, seed: int, output_dir: Path, *, overwrite: bool = False) -> Path:
+    """The folder that training starts from: the base, or a new model put together beside the output folder.
+
+    Raises:
+        UsageError: If another model is in the way there.
+    """
     if sources.base is not None:
         return _local(sources.base)
     from visprobe.training.assemble import assemble
@@ -193,7 +211,7 @@ def start(sources: Sources, seed: int, output_dir: Path) -> Path:
         "language_model": _identity(language_model),
         "chat_template": template.read_text() if template else None,
     }
-    _save_once(folder, made_of, lambda: assemble(tower, language_model, chat_template=template, **how))
+    _save_once(folder, made_of, lambda: assemble(tower, language_model, chat_template=template, **how), overwrite)
     return folder
 
 
@@ -202,7 +220,9 @@ def _identity(model: str) -> str:
     return weights_hash(Path(model)) if Path(model).is_dir() else model
 
 
-def _save_once(folder: Path, made_of: dict[str, Any], make: Callable[[], tuple[Any, Any]]) -> None:
+def _save_once(
+    folder: Path, made_of: dict[str, Any], make: Callable[[], tuple[Any, Any]], overwrite: bool = False
+) -> None:
     """Save the model and processor that `make` returns, unless `folder` holds one made of the same.
 
     Of several processes one does it.
@@ -210,13 +230,28 @@ def _save_once(folder: Path, made_of: dict[str, Any], make: Callable[[], tuple[A
     folder.parent.mkdir(parents=True, exist_ok=True)
     note = folder / MADE_OF
     with FileLock(folder.parent / f".{folder.name}.lock"):
-        if note.is_file() and json.loads(note.read_text()) == made_of:
+        there = json.loads(note.read_text()) if note.is_file() else {}
+        if there == made_of:
             return
+        _refuse_other_start(folder, [key for key in made_of if there and there.get(key) != made_of[key]], overwrite)
         model, processor = make()
         with replacing(folder) as temporary:
             model.save_pretrained(temporary)
             processor.save_pretrained(temporary)
             write_json(temporary / MADE_OF, made_of)
+
+
+def _refuse_other_start(folder: Path, differ: Sequence[str], overwrite: bool) -> None:
+    """Refuse to put a new model where something else is, but for a model that may be overwritten."""
+    names = visible(folder)
+    if names and overwrite:
+        refuse_unknown(folder)
+    elif names:
+        what = f"a new model made of something else ({', '.join(differ)})" if differ else listed(names)
+        raise UsageError(
+            f"{folder}, where the model to start from is put together, holds {what}",
+            hint=way_out(folder),
+        )
 
 
 def _local(base: str) -> Path:
@@ -262,6 +297,9 @@ def run_pivot(
     Returns:
         The manifests by stage.
 
+    Raises:
+        UsageError: If a folder holds anything else than its run, or than the model to start from.
+
     Source:
         "RL makes MLLMs see better than SFT" (2510.16333), section 6.
     """
@@ -273,5 +311,6 @@ def run_pivot(
     jobs = {stage: make_job(stage, configs[stage], {"base": str(base)}) for stage, base in names.items()}
     how: dict[str, Any] = {"reuse_projector_layers": reuse_projector_layers, "seed": seed}
     made_of = {**how, "tower_from": _identity(tower_from), "language_model": _identity(language_model)}
-    _save_once(names["projector"], made_of, lambda: transplant(tower_from, language_model, **how))
+    overwrite = manner.get("overwrite", False)
+    _save_once(names["projector"], made_of, lambda: transplant(tower_from, language_model, **how), overwrite)
     return {stage: run_job(job, output_dir / stage, **manner) for stage, job in jobs.items()}

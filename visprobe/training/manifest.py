@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import resource
 import time
@@ -34,12 +33,6 @@ def settings_hash(folder: Path) -> str:
     kinds = {".json", ".jinja", ".txt", ".model", ".bin"}
     files = sorted(f for f in folder.glob("*") if f.suffix in kinds and f.name != NAME)
     return hashlib.sha256("".join(f"{f.name} {file_hash(f)}\n" for f in files).encode()).hexdigest()
-
-
-def finished(folder: Path, inputs: dict[str, Any]) -> bool:
-    """Whether `folder` holds a finished run of exactly these inputs."""
-    path = folder / NAME
-    return path.is_file() and json.loads(path.read_text()).get("inputs") == inputs
 
 
 def environment() -> dict[str, Any]:

@@ -107,8 +107,8 @@ def _resize_with(resample: Resample, path: str | Path, processor: Any) -> None:
     images.resample = Image.Resampling[resample.upper()]
 
 
-def model_for_training(path: str | Path, precision: str = "float32") -> Any:
-    """The multimodal LLM in `path`.
+def model_for_training(path: str | Path, precision: str = "float32", *, on_paper: bool = False) -> Any:
+    """The multimodal LLM in `path`; `on_paper` without its numbers, on the meta device.
 
     Raises:
         CheckpointError: If weights are missing or damaged.
@@ -116,7 +116,12 @@ def model_for_training(path: str | Path, precision: str = "float32") -> Any:
     try:
         with quiet():
             model, loaded = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=precision, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
+                path,
+                dtype=precision,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                device_map="meta" if on_paper else None,
             )
     except SafetensorError as error:
         raise _cannot(path, f"a file of its weights is damaged: {_first_line(error)}", _AGAIN) from error

@@ -87,7 +87,7 @@ def plan(model: Any, recipe: Recipe, found: Survey, rows: str) -> Plan:
 
 
 def rows_per_pass(recipe: Recipe, count: int, processes: int) -> int:
-    """How many of `count` rows a pass over them trains on: "grpo" leaves out what fills no batch, `drop_last` no step."""
+    """How many of `count` rows a pass trains on: "grpo" leaves out what fills no batch, `drop_last` what no step."""
     batch = recipe.batch_size * processes
     if recipe.stage == "grpo":
         count -= count % batch

@@ -102,7 +102,8 @@ class Recipe(BaseModel):
         resample: Filter that images are resized with, whatever the image processor says; "processor" leaves it to that.
         end_of_turn: "auto" gives an answer after which the chat template writes no end of turn the tokenizer's
             end-of-sequence token; "none" leaves it to the template.
-        save_every: Steps between checkpoints that a stopped run resumes from; 0 for none.
+        save_every: Steps between checkpoints that a stopped run resumes from; 0 for none. The last one stays when the
+            run is finished, so that it can be extended by more steps.
         snapshot_tower_every: Steps between copies of tower and projector alone; 0 for none.
         probe_every: Steps between measurements of drift and prototype accuracy; 0 for none.
         probe_images: Images of those measurements, as `--data` takes them.

@@ -1,21 +1,21 @@
 """One training run, from a base and rows to a checkpoint folder with its manifest.
 
 The folder holds, while the run goes on, checkpoints/ (to resume from), metrics.jsonl and snapshots/; at its end
-the model, its processor and, last of all, manifest.json. A folder with a manifest is finished.
+the model, its processor and, last of all, manifest.json. A folder with a manifest is finished. What may be there before
+is in `visprobe.training.folder`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
 import math
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -27,14 +27,15 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
 from visprobe.errors import TrainingError, UsageError
-from visprobe.io.atomic import write_json
 from visprobe.training.by_step import CHECKPOINTS
-from visprobe.training.callbacks import COMPLETE, Snapshots, Watch, read_metrics
+from visprobe.training.callbacks import Snapshots, Watch, read_metrics
 from visprobe.training.collate import RowEncoder
+from visprobe.training.conversation import Conversations
 from visprobe.training.dynamics import Probe
 from visprobe.training.fitted import Fitted
+from visprobe.training.folder import claim, finish, inputs_of, refuse_folder, start_of, visible
 from visprobe.training.grpo import grpo_trainer
-from visprobe.training.launch import launch_note, process_count
+from visprobe.training.launch import launch_note
 from visprobe.training.look_through import (
     MAX_BAD,
     conversations,
@@ -44,10 +45,11 @@ from visprobe.training.look_through import (
     notes,
 )
 from visprobe.training.lora import add_adapters, merge
-from visprobe.training.manifest import NAME, Clock, environment, finished, settings_hash, weights_hash
+from visprobe.training.manifest import Clock, environment
 from visprobe.training.model import model_for_training, processor_for_training
+from visprobe.training.on_paper import Plan, plan, rows_per_pass
 from visprobe.training.parts import train_only
-from visprobe.training.readers.check import refuse_bad
+from visprobe.training.readers.check import Survey, refuse_bad
 from visprobe.training.recipe import Recipe
 from visprobe.training.reference import reference_log_probabilities
 from visprobe.training.rows import Rows
@@ -66,12 +68,14 @@ class Manner(TypedDict, total=False):
         note: Told, before the first step, what of the rows is not used.
         beside: Who looks on; must hold one for `attribution_every`, which is not of this floor.
         max_bad: How many rows may be unusable, as `refuse_bad` takes it.
+        overwrite: Whether another run or model in the folder makes room when this one begins to train.
     """
 
     progress: Progress | None
     note: Callable[[str], None] | None
     beside: Sequence[Beside]
     max_bad: str
+    overwrite: bool
 
 
 def run(
@@ -86,7 +90,7 @@ def run(
     """Train a branch of `base` and save it as a folder that transformers loads.
 
     A finished run of the same base, rows and recipe is not repeated; a stopped one goes on from its last whole
-    checkpoint.
+    checkpoint, and so does one that is given more steps or epochs than before.
 
     Args:
         base: Checkpoint folder to start from.
@@ -100,49 +104,35 @@ def run(
         The manifest, also written to `output_dir/manifest.json`; with "reused" if nothing had to be done.
 
     Raises:
+        UsageError: If the folder holds anything but this run, too many rows cannot be used, or the recipe asks for what
+            base or rows do not allow.
         CheckpointError: If `base` cannot be loaded.
-        UsageError: If too many rows cannot be used, or the recipe asks for what base, rows or folder do not allow.
         TrainingError: If the loss is not finite, or a part that should train gets no gradient.
     """
-    progress, note, beside = manner.get("progress"), manner.get("note"), manner.get("beside", ())
-    _refuse_folder(base, output_dir)
-    _refuse_trackers(recipe)
-    _refuse_maps(recipe, beside)
-    if not any((recipe.learning_rate, *recipe.part_learning_rates.values())):
-        raise TrainingError("the learning rate is 0: nothing would be learned", hint="Give --learning-rate.")
-    inputs = {
-        "base": weights_hash(base),
-        "base_settings": settings_hash(base),
-        "rows": rows.content_hash(),
-        "recipe": json.loads(recipe.model_dump_json()),
-    }
-    if finished(output_dir, inputs):
-        return {**json.loads((output_dir / NAME).read_text()), "reused": True}
-    clock = Clock()
+    _refuse(base, recipe, output_dir, manner)
+    inputs = inputs_of(base, recipe, rows)
+    start = start_of(output_dir, inputs, overwrite=manner.get("overwrite", False))
+    if start.manifest is not None:
+        return {**start.manifest, "reused": True}
+    clock, progress = Clock(), manner.get("progress")
     with _quiet():
         set_seed(recipe.seed)
-        processor, config = processor_for_training(base, recipe.resample)
-        told = conversations(processor, config, recipe)
-        found = look_through(rows, recipe, told, progress)
-        refuse_bad(found, rows.name, recipe.stage, manner.get("max_bad", MAX_BAD))
-        if note:
-            for line in notes(found, told, rows.name):
-                note(line)
-        fitted = Fitted(rows, need_of(recipe), found.usable)
+        ready = _get_ready(base, recipe, rows, manner)
+        fitted, processor = Fitted(rows, need_of(recipe), ready.found.usable), ready.processor
         model = model_for_training(base)
         off_path = train_only(model, recipe.train)
-        checkpoint = _last_checkpoint(output_dir, inputs)
+        checkpoint = start.checkpoint
         watch = Watch(recipe, output_dir, progress)
         probe = Probe(recipe, base, output_dir, processor) if recipe.probe_every else None
         with _readable_failure(recipe):
             trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
         if probe is not None:
             trainer.add_callback(probe)
-        for looker in filter(None, (make(recipe, base, fitted, processor, output_dir) for make in beside)):
+        for looker in filter(None, (make(recipe, base, fitted, processor, output_dir) for make in _beside(manner))):
             trainer.add_callback(looker)
-        trainer.accelerator.wait_for_everyone()  # every process has looked for checkpoints
+        trainer.accelerator.wait_for_everyone()  # every process has looked into the folder
         if trainer.is_world_process_zero():
-            _claim(output_dir, inputs, anew=checkpoint is None)
+            claim(output_dir, inputs, start)
         with _readable_failure(recipe):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.accelerator.wait_for_everyone()  # the first process has written its last metrics
@@ -150,11 +140,12 @@ def run(
             "inputs": inputs,
             "base": str(base),
             "origins": dict(origins or {}),
-            "rows": {"name": rows.name, "count": len(rows), "used": len(fitted), **in_manifest(found)},
+            "rows": {"name": rows.name, "count": len(rows), "used": len(fitted), **in_manifest(ready.found)},
             "off_path": off_path,
-            "end_of_turn": told.end_of_turn,
+            "end_of_turn": ready.told.end_of_turn,
             "without_gradient": watch.without_gradient,
             "resumed_from": checkpoint.name if checkpoint else None,
+            "extended_from": list(start.extended_from),
             "losses": [line["loss"] for line in read_metrics(output_dir)],
             **_rewards(read_metrics(output_dir)),
             **_about(trainer, recipe, len(fitted)),
@@ -166,21 +157,52 @@ def run(
     return manifest
 
 
-def _claim(output_dir: Path, inputs: Mapping[str, Any], *, anew: bool) -> None:
-    """Note whose checkpoints the folder holds from now on; those of another run go."""
-    if anew:
-        shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
-        (output_dir / NAME).unlink(missing_ok=True)
-    write_json(output_dir / CHECKPOINTS / "inputs.json", {**inputs, "processes": process_count()})
+def dry_run(base: Path, recipe: Recipe, rows: Rows, output_dir: Path, **manner: Unpack[Manner]) -> Plan:
+    """Check what `run` checks before it trains, and say what it would train; nothing is written.
+
+    Raises:
+        As `run`.
+    """
+    _refuse(base, recipe, output_dir, manner)
+    if visible(output_dir):
+        start_of(output_dir, inputs_of(base, recipe, rows), overwrite=manner.get("overwrite", False))
+    with _quiet():
+        ready = _get_ready(base, recipe, rows, manner)
+        return plan(model_for_training(base, on_paper=True), recipe, ready.found, rows.name)
 
 
-def _refuse_folder(base: Path, output_dir: Path) -> None:
-    """Refuse an output folder that cannot be one, before anything is loaded."""
-    if output_dir.resolve() == base.resolve():
-        raise UsageError(f"the output folder {output_dir} is that of the base", hint="Give another output folder.")
-    there = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UsageError(f"cannot write to {output_dir}: {there} is no folder", hint="Give another output folder.")
+@dataclass(frozen=True)
+class _Ready:
+    """What is known of a run before its model is loaded."""
+
+    processor: Any
+    told: Conversations
+    found: Survey
+
+
+def _get_ready(base: Path, recipe: Recipe, rows: Rows, manner: Manner) -> _Ready:
+    """Read the processor and look at all rows; refuse too many bad ones."""
+    processor, config = processor_for_training(base, recipe.resample)
+    told = conversations(processor, config, recipe)
+    found = look_through(rows, recipe, told, manner.get("progress"))
+    refuse_bad(found, rows.name, recipe.stage, manner.get("max_bad", MAX_BAD))
+    if note := manner.get("note"):
+        for line in notes(found, told, rows.name):
+            note(line)
+    return _Ready(processor, told, found)
+
+
+def _beside(manner: Manner) -> Sequence[Beside]:
+    return manner.get("beside", ())
+
+
+def _refuse(base: Path, recipe: Recipe, output_dir: Path, manner: Manner) -> None:
+    """Refuse what can be known to be wrong before anything is read."""
+    refuse_folder(base, output_dir)
+    _refuse_trackers(recipe)
+    _refuse_maps(recipe, _beside(manner))
+    if not any((recipe.learning_rate, *recipe.part_learning_rates.values())):
+        raise TrainingError("the learning rate is 0: nothing would be learned", hint="Give --learning-rate.")
 
 
 def _refuse_trackers(recipe: Recipe) -> None:
@@ -252,23 +274,6 @@ def _reference(model: Any, recipe: Recipe, encoder: RowEncoder, usable: list[int
     )
 
 
-def _last_checkpoint(output_dir: Path, inputs: dict[str, Any]) -> Path | None:
-    """The newest whole checkpoint of the same run."""
-    folder = output_dir / CHECKPOINTS
-    known = folder / "inputs.json"
-    begun = json.loads(known.read_text()) if known.is_file() else {}
-    processes = begun.pop("processes", None)
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    if not whole or begun != inputs:
-        return None
-    if processes != process_count():
-        raise UsageError(
-            f"the run that was stopped in {output_dir} had {processes} processes, this one has {process_count()}",
-            hint=f"Start it with {processes}, or delete {folder} to begin anew.",
-        )
-    return max(whole, key=lambda path: int(path.name.split("-")[1]))
-
-
 def _about(trainer: Any, recipe: Recipe, count: int) -> dict[str, Any]:
     """What the manifest says of the training itself."""
     return {
@@ -288,12 +293,8 @@ def seen(recipe: Recipe, steps: int, count: int, processes: int) -> dict[str, in
     no batch. What is left out is different in each pass, so that of several passes the different rows are at least so
     many.
     """
-    batch = recipe.batch_size * processes
-    per_step = batch * recipe.gradient_accumulation
-    if recipe.stage == "grpo":
-        count -= count % batch
-    if recipe.drop_last:
-        count -= count % per_step
+    per_step = recipe.batch_size * processes * recipe.gradient_accumulation
+    count = rows_per_pass(recipe, count, processes)
     passes, rest = divmod(steps, math.ceil(count / per_step))
     rows = passes * count + min(rest * per_step, count)
     answers = {"dpo": 2, "grpo": recipe.generations}.get(recipe.stage, 1)
@@ -310,8 +311,7 @@ def _save(trainer: Any, processor: Any, output_dir: Path, manifest: dict[str, An
     (scratch / "training_args.bin").unlink(missing_ok=True)
     for file in sorted(scratch.iterdir()):
         os.replace(file, output_dir / file.name)
-    write_json(output_dir / NAME, manifest)
-    shutil.rmtree(output_dir / CHECKPOINTS)
+    finish(output_dir, manifest)
 
 
 @contextlib.contextmanager
