@@ -39,7 +39,8 @@ def test_the_papers_stages_in_a_row(run, pieces, tmp_path):
     assert first.code == 0, first.err
     assert moved(tmp_path / "projector-start", tmp_path / "projector") == {"multi_modal_projector"}
     for stage, base in (("full", "projector"), ("sft", "full"), ("dpo", "full")):
-        ran = run("train", stage, "--base", tmp_path / base, *SMALL, "--max-bad", "5", "-o", tmp_path / stage)  # its words are few
+        # To a language model of few words most of the chosen and rejected answers are the same.
+        ran = run("train", stage, "--base", tmp_path / base, *SMALL, "--max-bad", "5", "-o", tmp_path / stage)
         assert ran.code == 0, ran.err
         assert moved(tmp_path / base, tmp_path / stage) == {"multi_modal_projector", "vision_tower", "language_model"}
     compared = run("compare", *(tmp_path / n for n in ("full", "sft", "dpo")), "--data", "digits", "--limit", 20,
@@ -104,3 +105,16 @@ def test_a_folder_of_another_run_is_refused_unless_it_is_overwritten(run, checkp
     assert "already there" in train("dpo", "--seed", 1, "--overwrite").out
     assert train("sft", "--save-every", 2, "--overwrite").code == 0
     assert "3 steps, went on from checkpoint-2, final loss" in train("sft", "--save-every", 2, "--steps", 3).out
+
+
+def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(run, pieces, tmp_path):
+    from visprobe.training.base import BASE
+
+    ran = run("train", "sft", "--base", BASE, *SMALL, "-o", tmp_path / "out", "--dry-run")
+    assert ran.code == 0 and not (tmp_path / "out").exists()
+    assert ran.out.startswith(
+        "sft: nothing was trained\n  rows            8 of 8 of digits-8-seed0\n  steps           2 of 4"
+    )
+    assert "numbers trained" in ran.out and "optimizer" in ran.out
+    refused = run("train", "sft", "--base", BASE, *SMALL, "-o", tmp_path / "out", "--dry-run", "--max-bad", "many")
+    assert refused.code == 2 and "neither a number nor a percentage" in refused.err

@@ -9,8 +9,8 @@ import yaml
 
 from visprobe.report.study_file import read_study
 from visprobe.training.job import make_job
+from visprobe.training.on_paper import seen
 from visprobe.training.recipe import DEFAULT_TRAIN
-from visprobe.training.run import seen
 from visprobe.training.trainers import WholeSteps
 
 FOLDER = Path(__file__).parents[2] / "training"

@@ -14,8 +14,9 @@ from visprobe.training.collate import RowEncoder
 from visprobe.training.digits import DigitRows
 from visprobe.training.fitted import Fitted
 from visprobe.training.job import make_job
+from visprobe.training.on_paper import seen
 from visprobe.training.recipe import Recipe, make_recipe
-from visprobe.training.run import run, seen
+from visprobe.training.run import run
 from visprobe.training.small_llava import build_processor
 from visprobe.training.trainers import resolved_precision
 

@@ -16,9 +16,9 @@ def print_plan(plan: Plan) -> None:
     made_of = ", ".join(f"{what} {size_text(count)}" for what, count in plan.memory.items())
     lines = {
         "rows": f"{plan.used} of {plan.count} of {printable(plan.rows)}",
-        "steps": f"{plan.steps} of {plan.rows_per_step} rows: {plan.steps * plan.rows_per_step / plan.used:.3g} passes",
+        "steps": f"{plan.steps} of {plan.rows_per_step} rows, {plan.seen / plan.used:.3g} passes over the rows",
         **{part: f"{trained:,} of {there:,} numbers trained" for part, (trained, there) in plan.parameters.items()},
-        "memory": f"{size_text(needed)} ({made_of}) of {size_text(plan.room)} on {plan.device}, without activations and without sharding",
+        "memory": f"{size_text(needed)} of {size_text(plan.room)} on {plan.device}: {made_of}; activations come on top",
     }
     print(f"{plan.stage}: nothing was trained")
     for name, text in lines.items():

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
@@ -21,6 +22,7 @@ from visprobe.errors import CheckpointError, PrerequisiteError, UsageError
 from visprobe.training.recipe import Resample
 
 _WHOLE = "Give a folder with a multimodal model and its processor, as save_pretrained writes it."
+_UNREADABLE = (OSError, ValueError, KeyError, StrictDataclassError)  # what the library raises for files it cannot use
 _AGAIN = "The checkpoint is incomplete or damaged; copy or download it again."
 
 
@@ -62,7 +64,7 @@ def processor_for_training(path: str | Path, resample: Resample = "processor") -
     try:
         with quiet():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise _cannot(path, f"its configuration does not load: {_first_line(error)}", _WHOLE) from error
     check_processor(path, processor, config)
     return processor, config
@@ -90,7 +92,7 @@ def read_processor(path: str | Path) -> Any:
             f"cannot load the processor of {path}: {_first_line(error)}",
             hint="Install the library it names: pip install torchvision, for example.",
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise _cannot(path, f"its processor does not load: {_first_line(error)}", _WHOLE) from error
 
 
@@ -125,7 +127,7 @@ def model_for_training(path: str | Path, precision: str = "float32", *, on_paper
             )
     except SafetensorError as error:
         raise _cannot(path, f"a file of its weights is damaged: {_first_line(error)}", _AGAIN) from error
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (*_UNREADABLE, RuntimeError) as error:
         raise _cannot(path, f"its model does not load: {_first_line(error)}", _WHOLE) from error
     if missing := sorted(loaded["missing_keys"]):
         raise _cannot(path, f"its files lack {_listed(missing)}", _AGAIN)
@@ -202,4 +204,6 @@ def _listed(names: list[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].endswith(":"):  # it announces what is wrong
+        lines = [" ".join(line.strip() for line in lines[:2])]
     return lines[0][:300]

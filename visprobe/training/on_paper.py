@@ -29,7 +29,8 @@ class Plan:
         count: Rows that there are.
         used: Rows that can be trained on.
         steps: Optimizer steps.
-        rows_per_step: Rows in each, over all processes.
+        rows_per_step: Rows in each, over all processes; the last of a pass may have fewer.
+        seen: Rows that go into all of them, each as often as it does.
         parameters: Of each part of the model, how many numbers would be trained and how many there are.
         memory: Bytes of each process, by what they are for, without activations and without what sharding saves.
         room: Bytes of memory that the device has.
@@ -42,6 +43,7 @@ class Plan:
     used: int
     steps: int
     rows_per_step: int
+    seen: int
     parameters: Mapping[str, tuple[int, int]]
     memory: Mapping[str, int]
     room: int
@@ -72,13 +74,15 @@ def plan(model: Any, recipe: Recipe, found: Survey, rows: str) -> Plan:
     copied = (recipe.stage == "dpo" and recipe.reference == "model") or (recipe.stage == "grpo" and recipe.beta > 0)
     memory = {"weights": there * _WEIGHT, "gradients": trained * _GRADIENT, "optimizer": trained * _ADAM}
     device, room = _device()
+    steps = steps_of(recipe, len(found.prompts), process_count())
     return Plan(
         stage=recipe.stage,
         rows=rows,
         count=len(found.prompts) + len(found.skipped),
         used=len(found.prompts),
-        steps=steps_of(recipe, len(found.prompts), process_count()),
+        steps=steps,
         rows_per_step=recipe.batch_size * recipe.gradient_accumulation * process_count(),
+        seen=seen(recipe, steps, len(found.prompts), process_count())["rows"],
         parameters=parameters,
         memory={**memory, "reference": there * _WEIGHT} if copied else memory,
         room=room,
@@ -102,6 +106,21 @@ def steps_of(recipe: Recipe, count: int, processes: int) -> int:
         return recipe.steps
     per_step = recipe.batch_size * processes * recipe.gradient_accumulation
     return math.ceil(recipe.epochs * math.ceil(rows_per_pass(recipe, count, processes) / per_step))
+
+
+def seen(recipe: Recipe, steps: int, count: int, processes: int) -> dict[str, int]:
+    """How many rows, how many different ones of them, and how many answers went into `steps` steps over `count` rows.
+
+    The last step of each pass over the rows has what is left of them, unless `drop_last`; "grpo" leaves out what fills
+    no batch. What is left out is different in each pass, so that of several passes the different rows are at least so
+    many.
+    """
+    per_step = recipe.batch_size * processes * recipe.gradient_accumulation
+    count = rows_per_pass(recipe, count, processes)
+    passes, rest = divmod(steps, math.ceil(count / per_step))
+    rows = passes * count + min(rest * per_step, count)
+    answers = {"dpo": 2, "grpo": recipe.generations}.get(recipe.stage, 1)
+    return {"steps": steps, "rows": rows, "different_rows": min(rows, count), "responses": rows * answers}
 
 
 def _device() -> tuple[str, int]:

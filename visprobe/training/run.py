@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import math
 import os
 import re
 import warnings
@@ -47,7 +46,7 @@ from visprobe.training.look_through import (
 from visprobe.training.lora import add_adapters, merge
 from visprobe.training.manifest import Clock, environment
 from visprobe.training.model import model_for_training, processor_for_training
-from visprobe.training.on_paper import Plan, plan, rows_per_pass
+from visprobe.training.on_paper import Plan, plan, seen
 from visprobe.training.parts import train_only
 from visprobe.training.readers.check import Survey, refuse_bad
 from visprobe.training.recipe import Recipe
@@ -284,21 +283,6 @@ def _about(trainer: Any, recipe: Recipe, count: int) -> dict[str, Any]:
         "precision": resolved_precision(recipe.precision),
         "environment": environment(),
     }
-
-
-def seen(recipe: Recipe, steps: int, count: int, processes: int) -> dict[str, int]:
-    """How many rows, how many different ones of them, and how many answers went into `steps` steps over `count` rows.
-
-    The last step of each pass over the rows has what is left of them, unless `drop_last`; "grpo" leaves out what fills
-    no batch. What is left out is different in each pass, so that of several passes the different rows are at least so
-    many.
-    """
-    per_step = recipe.batch_size * processes * recipe.gradient_accumulation
-    count = rows_per_pass(recipe, count, processes)
-    passes, rest = divmod(steps, math.ceil(count / per_step))
-    rows = passes * count + min(rest * per_step, count)
-    answers = {"dpo": 2, "grpo": recipe.generations}.get(recipe.stage, 1)
-    return {"steps": steps, "rows": rows, "different_rows": min(rows, count), "responses": rows * answers}
 
 
 def _save(trainer: Any, processor: Any, output_dir: Path, manifest: dict[str, Any]) -> None:
