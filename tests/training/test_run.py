@@ -164,7 +164,7 @@ def test_rewards_train_the_tower_too(rows, tmp_path):
 
     settings = {"steps": 3, "batch_size": 4, "generations": 4, "max_new_tokens": 3, "temperature": 2.0}
     manifest = run(BASE, rows, tmp_path / "grpo", stage="grpo", **settings)
-    assert manifest["seen"] == {"steps": 3, "rows": 12, "responses": 48}
+    assert manifest["seen"] == {"steps": 3, "rows": 12, "different_rows": 8, "responses": 48}
     reward = json.loads((tmp_path / "grpo" / "metrics.jsonl").read_text().splitlines()[0])["reward"]
     assert 0.3 <= reward <= 1  # the shipped base answers many questions right, however hot its answers are
 
