@@ -19,7 +19,7 @@ from visprobe.attribution.storage import load
 from visprobe.errors import TrainingError, UsageError
 from visprobe.report import maps_beside as maps_beside_module
 from visprobe.report.maps_beside import held_of, maps_beside
-from visprobe.training.by_step import append_line, read_lines
+from visprobe.training.by_step import append_line, forget_after, read_lines
 from visprobe.training.digits import DigitRows
 from visprobe.training.fitted import Fitted
 from visprobe.training.recipe import Recipe
@@ -141,12 +141,12 @@ def test_a_run_killed_while_it_appends_goes_on_to_the_same_maps(base, looked, tm
     assert [{**line, "seconds": 0} for line in ours] == [{**line, "seconds": 0} for line in theirs]
 
 
-def test_another_run_in_the_same_folder_begins_without_the_old_maps(base, looked, tmp_path):
+def test_a_run_that_begins_anew_is_without_the_old_maps(tmp_path):
     (tmp_path / "attribution").mkdir()
     for name in ("attribution.npz", "attribution/step-000009.png"):
         (tmp_path / name).write_bytes(b"old")
     append_line(tmp_path / "attribution.jsonl", {"step": 9})
-    trained(base, tmp_path, "sft", steps=1)
+    forget_after(tmp_path, 0)
     assert not (tmp_path / "attribution.npz").exists() and not list((tmp_path / "attribution").iterdir())
     assert read_lines(tmp_path / "attribution.jsonl") == []
 
