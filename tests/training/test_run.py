@@ -14,7 +14,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from visprobe.errors import CheckpointError, TrainingError, UsageError
 from visprobe.training.digits import DigitRows
-from visprobe.training.model import load_for_training, read_processor
+from visprobe.training.model import model_for_training, read_processor
 from visprobe.training.parts import check_gradients, part_of, train_only
 from visprobe.training.recipe import Recipe
 from visprobe.training.rewards import REWARDS
@@ -268,11 +268,11 @@ def test_images_are_resized_as_the_recipe_says_and_the_checkpoint_says_so(base, 
     seen = []
 
     def load(*given, **settings):
-        model, processor = load_for_training(*given, **settings)
+        model = model_for_training(*given, **settings)
         model.model.vision_tower.register_forward_pre_hook(lambda _, pixels: seen.extend(pixels[0]))
-        return model, processor
+        return model
 
-    monkeypatch.setattr(module, "load_for_training", load)
+    monkeypatch.setattr(module, "model_for_training", load)
     rewards = itertools.cycle([0.0, 1.0])  # answers to a question must earn unlike, or nothing is learned
     monkeypatch.setitem(REWARDS, "exact", lambda completion, answer: next(rewards))
     settings = {"generations": 2, "max_new_tokens": 1} if stage == "grpo" else {}
