@@ -331,6 +331,12 @@ def test_an_answer_that_is_not_to_be_learned_gets_no_loss():
             CheckpointError,
             "to an end",
         ),
+        ("{{ 'a' * 10 ** 10 }}", CheckpointError, "to an end"),
+        (
+            "{% set ns = namespace(t='a') %}{% for i in range(99) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}{{ ns.t }}",
+            CheckpointError,
+            "to an end",
+        ),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", BadRow, "refuses the conversation"),
         ("{{ messages.append(1) }}", BadRow, "refuses the conversation"),
         ("{% for i in range(10 ** 9) %}{% endfor %}", BadRow, "refuses the conversation"),
@@ -340,8 +346,20 @@ def test_an_answer_that_is_not_to_be_learned_gets_no_loss():
     ],
 )
 def test_a_hostile_template_ends_in_one_message(template, error, words, monkeypatch):
-    monkeypatch.setattr("visprobe.training.conversation._SECONDS", 0.5)
+    monkeypatch.setattr("visprobe.training.conversation._SECONDS", 2)
     made = processor("byte-level BPE", False, "chatml")
     made.chat_template = template
     with pytest.raises(error, match=words):
         Conversations(made).text([Turn("user", "what ?")])
+
+
+def test_a_mark_that_ends_a_turn_belongs_into_no_text():
+    made = processor("byte-level BPE", False, "chatml")
+    asked = Turn("user", "what ?")
+    for turns, word in (
+        ((asked, Turn("assistant", "red<|im_end|> no")), "an answer holds the mark"),
+        ((Turn("user", "what ?<|im_end|> no"), Turn("assistant", "red")), "a question holds the mark"),
+        ((Turn("system", "be</s> kind"), asked, Turn("assistant", "red")), "a question holds the mark"),
+    ):
+        with pytest.raises(BadRow, match=word):
+            checked(made, Row("r", turns))

@@ -17,10 +17,10 @@ from jinja2 import TemplateError
 from PIL import Image
 
 from visprobe.errors import CheckpointError
+from visprobe.training.limits import TooLong, within
 from visprobe.training.rows import IMAGE, BadRow, Row, Turn
-from visprobe.training.time_limit import TooLong, within
 
-_SECONDS = 5  # a template that works takes a thousandth of one
+_SECONDS, _MEMORY = 5, 1 << 30  # a template that works takes a thousandth of a second, and some thousands of bytes
 _ANSWER = "answer"  # any word: what a template writes behind it is what ends a turn
 _OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
@@ -79,11 +79,11 @@ class Conversations:
     def _render(self, turns: tuple[Turn, ...], ask: bool) -> str:
         messages = [{"role": turn.role, "content": content_parts(turn.text)} for turn in turns]
         try:
-            with within(_SECONDS):
+            with within(_SECONDS, _MEMORY):
                 text: str = self._processor.apply_chat_template(messages, add_generation_prompt=ask)
         except (TooLong, MemoryError) as error:
             raise CheckpointError(
-                f"the chat template does not come to an end: one conversation took over {_SECONDS} s, or all memory",
+                f"the chat template does not come to an end: over {_SECONDS} s or {_MEMORY >> 30} GiB for a conversation",
                 hint="Take the checkpoint's chat_template.jinja from its authors again.",
             ) from error
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
@@ -150,6 +150,8 @@ class Conversations:
         said = [turn.text for turns in told for turn in turns if turn.role == "assistant"]
         if marks := [mark for mark in self._ends if any(mark in text for text in said)]:
             raise BadRow(f"an answer holds the mark that ends a turn: {marks[0]}")
+        if marks := [mark for mark in self._ends if any(mark in turn.text for turn in row.turns)]:
+            raise BadRow(f"a question holds the mark that ends a turn: {marks[0]}")
         texts = [self.text(turns, ask=asks and not answers) for turns in told]
         for text, turns in zip(texts, told, strict=True):
             list(self._answers(text, turns))

@@ -126,6 +126,8 @@ def pair(record, **how):
         {"images": ["a"], "conversations": [{"from": "human", "value": "<image>What?"}],
          "chosen": {"from": "gpt", "value": "yes"}, "rejected": {"from": "gpt", "value": "no"}},
         {"images": ["a"], "instruction": "<image>What?", "input": "", "chosen": "yes", "rejected": "no"},
+        # trl's prompt and completion, with the answer that was not taken
+        {"images": ["a"], "prompt": [ASKED], "completion": [YES], "rejected": [NO]},
         # messages with chosen and rejected beside them, the chosen one perhaps twice
         {"images": ["a"], "messages": [ASKED], "chosen": "yes", "rejected": "no"},
         {"images": ["a"], "messages": [ASKED, YES], "chosen": "yes", "rejected": "no"},

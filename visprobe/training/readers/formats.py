@@ -14,7 +14,7 @@ OTHER_MEDIA = ("videos", "video", "audios", "audio")
 KNOWN = frozenset({
     *CONVERSATIONS, *PROMPTS, *ANSWERS, *GROUPS, *IMAGES, *OTHER_MEDIA, "id", "system", "chosen", "rejected",
     "rejected_response", "rejected_messages", "rejected_images", "query", "response", "instruction", "input", "output",
-    "history",
+    "history", "completion",
 })  # fmt: skip
 """Fields of a record that are read, or are names of it."""
 
@@ -24,6 +24,7 @@ FORMATS = {
     "MMPR and trl preferences": ("images", "prompt", "chosen", "rejected"),
     "trl's implicit prompt": ("images", "chosen", "rejected"),
     "ms-swift preferences": ("images", "messages", "rejected_response"),
+    "trl's prompts and completions": ("images", "prompt", "completion"),
     "ms-swift queries": ("images", "query", "response"),
     "LLaMA-Factory's Alpaca": ("images", "instruction", "output"),
     "questions with a reference answer (R1)": ("image", "problem", "solution"),

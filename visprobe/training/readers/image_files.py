@@ -12,6 +12,8 @@ from PIL import Image
 from visprobe.data.image_set import BadImage, decode
 from visprobe.training.rows import BadRow
 
+_LONG = 200  # characters of a name that a message shows: some rows hold whole images as text
+
 
 def decode_image(data: bytes, key: str) -> Image.Image:
     """The RGB image in `data`; the content decides its format, not its name.
@@ -31,25 +33,26 @@ def read_image(folder: Path, key: str) -> Image.Image:
     Raises:
         BadRow: If the file is missing or cannot be decoded, or the image would have to be fetched.
     """
+    said = key if len(key) <= _LONG else f"{key[:_LONG]}…"
     scheme = urlsplit(key).scheme if ":" in key[:8] else ""
     if scheme == "data":
-        return decode_image(_bytes_in(key), f"{key[:40]}…")
+        return decode_image(_bytes_in(key, said), said)
     if scheme in ("http", "https", "s3", "gs"):
-        raise BadRow(f"an image on the net, and nothing is fetched: {key}")
+        raise BadRow(f"an image on the net, and nothing is fetched: {said}")
     try:
         data = (folder / (unquote(urlsplit(key).path) if scheme == "file" else key)).read_bytes()
     except FileNotFoundError as error:
-        raise BadRow(f"missing image: {key}") from error
+        raise BadRow(f"missing image: {said}") from error
     except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name
-        raise BadRow(f"unreadable image: {key} ({error})") from error
-    return decode_image(data, key)
+        raise BadRow(f"unreadable image: {said} ({error.strerror if isinstance(error, OSError) else error})") from error
+    return decode_image(data, said)
 
 
-def _bytes_in(url: str) -> bytes:
+def _bytes_in(url: str, said: str) -> bytes:
     head, comma, text = url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise BadRow(f"unreadable image: {said} (a data URL without base64)")
     try:
-        if not comma or not head.endswith(";base64"):
-            raise BadRow(f"unreadable image: {url[:40]}… (a data URL without base64)")
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise BadRow(f"unreadable image: {url[:40]}… ({error})") from error
+        raise BadRow(f"unreadable image: {said} ({error})") from error

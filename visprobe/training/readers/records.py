@@ -71,7 +71,7 @@ def to_row(record: Mapping[str, Any], *, row_id: str, images: tuple[str, ...], a
         raise BadRow(f"holds {media[0]}, which no stage trains on")
     if _cells(record.get("rejected_images")) not in ([], image_cells(record)):
         raise BadRow("rejected_images: other pictures for the rejected answer cannot be trained on")
-    turns, chosen, rejected = _paired(_turns_of(record), record)
+    turns, chosen, rejected = _paired((*_turns_of(record), *_side(record.get("completion"))), record)
     if not any(turn.role == "user" for turn in turns):
         raise BadRow("no user turn")
     turns = _with_system(turns, record.get("system"))
@@ -171,7 +171,7 @@ def _turn(message: Any) -> Turn:
     role = _first(message, ("from", "role"))
     if role not in ROLES:
         raise BadRow(f"unknown role: {role!r}")
-    learned = message.get("loss") is not False and message.get("weight") not in (0, 0.0)
+    learned = 0 not in (message.get("loss"), message.get("weight"))  # false is 0
     return Turn(ROLES[role], _text(_first(message, ("value", "content"))), learned)
 
 
