@@ -289,3 +289,20 @@ def test_images_are_resized_as_the_recipe_says_and_the_checkpoint_says_so(base, 
     for folder in (tmp_path / "out", tmp_path / "out" / "snapshots" / "step-000001"):
         assert read_processor(folder).image_processor.resample == wanted
         assert load_encoder(folder).processor.resample == wanted
+
+
+def test_a_run_of_one_step_learns_from_it(base, rows, tmp_path):
+    run(base, rows, tmp_path / "one", steps=1)
+    assert changed_parts(base, tmp_path / "one") == {
+        "vision_tower",
+        "multi_modal_projector",
+        "language_model",
+        "lm_head",
+    }
+
+
+def test_a_run_that_is_all_warmup_is_an_error(base, rows, tmp_path):
+    with pytest.raises(TrainingError, match="the learning rate was 0 at each of the 1 steps: they were all warmup"):
+        run(base, rows, tmp_path / "out", steps=None, epochs=1)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    run(base, rows, tmp_path / "other", steps=None, epochs=1, warmup=0)

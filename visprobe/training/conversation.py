@@ -83,7 +83,7 @@ class Conversations:
                 text: str = self._processor.apply_chat_template(messages, add_generation_prompt=ask)
         except (TooLong, MemoryError) as error:
             raise CheckpointError(
-                f"the chat template does not come to an end: over {_SECONDS} s or {_MEMORY >> 30} GiB for a conversation",
+                f"the chat template does not come to an end: one text took over {_SECONDS} s or {_MEMORY >> 30} GiB",
                 hint="Take the checkpoint's chat_template.jinja from its authors again.",
             ) from error
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
