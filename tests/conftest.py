@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from forked import Forked
 from measured_sight import measured_sight
 from planted_language import planted_language
@@ -22,6 +26,7 @@ from visprobe.analyses.runs import across_runs
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests reach no network; read when huggingface_hub is imported
 
 Planted = Callable[..., dict[str, Result]]
+Shared = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.hookimpl(trylast=True)
@@ -30,12 +35,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a million objects that no collection of garbage need look at again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def forked() -> Iterator[Forked]:
     """A function `forked(script, *arguments)`: its exit code as a process of its own, which may kill itself."""
     process = Forked()
     yield process
     process.close()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """A function `shared(name, make)`: the folder that `make(folder)` filled, once for all processes of a test run."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose folder lies in that of the whole run
+        root = root.parent
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a try that failed
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from tiny_two_tower import two_tower
 WNIDS = ("n01440764", "n02084071", "n02123045")
 STREET = 12  # classes of CamVid
 QUESTIONS = (("is there a red digit ?", "yes", "no"), ("what digit is there ?", "1", "2"), ("how many ?", "3", "4"))
+WHOLE_STEP = 4  # rows; training/study.yaml accumulates the gradients of 32
 TRAINED = ("--data", "digits", "--rows", "8", "--steps", "2", "--batch-size", "2", "--snapshot-tower-every", "1")
 
 
@@ -158,7 +159,7 @@ def _rows(root):
         _write(
             root / mix, "datasets:\n- {json_path: LLaVA-Pretrain/blip_laion_cc_sbu_558k.json, sampling_strategy: all}\n"
         )
-    whole_step = [{**both[number % len(both)], "id": str(number)} for number in range(32)]
+    whole_step = [{**both[number % len(both)], "id": str(number)} for number in range(WHOLE_STEP)]
     _write(root / "data/mmpr20k/dpo_mmpr_20000_777.jsonl", "\n".join(map(json.dumps, whole_step)))
     mmpr = [
         {"image": row["image"], "question": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]}
@@ -198,5 +199,9 @@ def _models(root):
 def _recipes(root):
     for path in ROOT.glob("training/*"):
         _write(root / "training" / path.name, path.read_text())
+    study = (root / "training" / "study.yaml").read_text()
+    fewer = study.replace("gradient_accumulation: 32\n", f"gradient_accumulation: {WHOLE_STEP}\n")
+    assert fewer != study
+    _write(root / "training" / "study.yaml", fewer)
     for name, text in files():
         _write(root / name, text)
