@@ -14,7 +14,7 @@ visprobe and trl take the same rows in the same order, so their losses must agre
 Peak memory is that of fresh processes (VmHWM, Python and torch included) that take DPO steps with a larger language
 model.
 
-Run: python benchmarks/train.py [--repeats 3] [--layers 12]
+Run: python benchmarks/train.py [--repeats 3] [--steps 8] [--layers 12]
 """
 
 import argparse
@@ -32,9 +32,8 @@ from pathlib import Path
 
 from ratios import ratio
 
-BATCH, STEPS_PER_EPOCH, EPOCHS = 16, 8, 3
-ROWS = BATCH * STEPS_PER_EPOCH
-SETTINGS = {"batch_size": BATCH, "steps": STEPS_PER_EPOCH * EPOCHS, "learning_rate": 1e-4, "precision": "float32"}
+BATCH, EPOCHS = 16, 3
+SETTINGS = {"batch_size": BATCH, "learning_rate": 1e-4, "precision": "float32"}
 MEMORY = ("visprobe, precomputed reference", "visprobe, reference model", "trl DPOTrainer")
 LARGE_BATCH = 2
 
@@ -62,7 +61,7 @@ def recipe_of(stage, **settings):
     return Recipe(stage=stage, **{**SETTINGS, **settings})
 
 
-def visprobe(base, folder, stage, rows=ROWS, **settings):
+def visprobe(base, folder, stage, rows, **settings):
     """Seconds of each step, those before the first one included in it, and the losses."""
     from visprobe.training.callbacks import read_metrics
     from visprobe.training.digits import DigitRows
@@ -73,7 +72,7 @@ def visprobe(base, folder, stage, rows=ROWS, **settings):
     return [line["seconds"] for line in lines], [line["loss"] for line in lines]
 
 
-def trl(base, folder, stage, rows=ROWS, **settings):
+def trl(base, folder, stage, rows, **settings):
     """The same with trl's trainer and collator."""
     from transformers import PrinterCallback
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -144,7 +143,7 @@ def ticking():
     return Ticking()
 
 
-def bare_loop(base, folder, stage):
+def bare_loop(base, folder, stage, rows, steps):
     """The steps of SFT with nothing around them."""
     import torch
 
@@ -154,13 +153,13 @@ def bare_loop(base, folder, stage):
     from visprobe.training.model import load_for_training
 
     model, processor = load_for_training(base)
-    collate = SupervisedCollator(RowEncoder(processor, Fitted(DigitRows(ROWS), "supervised")))
-    starts = range(0, ROWS, BATCH)
+    collate = SupervisedCollator(RowEncoder(processor, Fitted(DigitRows(rows), "supervised")))
+    starts = range(0, rows, BATCH)
     batches = [collate([{"row": number} for number in range(start, start + BATCH)]) for start in starts]
     optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS["learning_rate"], weight_decay=0)
     clock, losses = Clock(), []
     clock.tick()
-    for batch in batches * EPOCHS:
+    for _, batch in zip(range(steps), itertools.cycle(batches), strict=False):
         loss = model.train()(**batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -180,12 +179,12 @@ HOW = {
 }
 
 
-def time_steps(base, scratch, repeats):
+def time_steps(base, scratch, repeats, steps):
     taken = {name: [] for name in HOW}
     for repeat in range(repeats):
         for name, (train, stage) in HOW.items():
-            seconds, losses = train(base, scratch / f"{name}-{repeat}", stage)
-            first, later = seconds[:STEPS_PER_EPOCH], seconds[STEPS_PER_EPOCH:]
+            seconds, losses = train(base, scratch / f"{name}-{repeat}", stage, rows=BATCH * steps, steps=EPOCHS * steps)
+            first, later = seconds[:steps], seconds[steps:]
             taken[name].append({"first": statistics.mean(first), "later": statistics.median(later), "losses": losses})
     steps = {
         name: {
@@ -232,6 +231,7 @@ def table(result):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8, help="of an epoch")
     parser.add_argument("--layers", type=int, default=12, help="of the language model whose memory is taken")
     for hidden in ("--memory-of", "--base", "--folder"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -245,7 +245,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         save_model(scratch / "base")
-        result = time_steps(scratch / "base", scratch, options.repeats)
+        result = time_steps(scratch / "base", scratch, options.repeats, options.steps)
         result["large_parameters"] = save_model(scratch / "large", layers=options.layers)
         result["peak"] = {name: peak_memory(name, scratch / "large", scratch) for name in MEMORY}
     print(*table(result), sep="\n")
