@@ -1,11 +1,13 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from visprobe.analyses.verdict import Statement
 from visprobe.report.document import build_document
+from visprobe.report.write import write_report
 
 Documented = Callable[..., dict[str, Any]]
 
@@ -48,3 +50,9 @@ def documented(planted) -> Documented:
         return build_document(**{**parts, **changed})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole(documented: Documented, shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """The report of `documented()` with every figure, written into a folder whose parent was not there either."""
+    return shared("report", lambda folder: write_report(folder / "run", documented())) / "run"

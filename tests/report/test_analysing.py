@@ -97,10 +97,13 @@ def test_classes_that_cannot_be_learned_are_refused_before_any_image_is_read(
         measure(pair, str(tmp_path), [IMAGENET, KNN, PROBE], Options(store=tmp_path / "store"))
 
 
+IMAGES = 24
+
+
 def copied(folder, times):
-    """60 different images of three classes, each `times` times."""
+    """IMAGES different images of three classes, each `times` times."""
     draw = np.random.default_rng(0)
-    for number in range(60):
+    for number in range(IMAGES):
         picture = Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8))
         for copy in range(times):
             path = folder / f"class_{number % 3}" / f"{number:02d}_{copy}.png"
@@ -117,9 +120,9 @@ def test_copies_of_images_are_no_more_images(pair, tmp_path):
     )
     for one, other in zip(once.results, often.results, strict=True):
         assert one.rows == other.rows  # every number, interval and n
-        assert other.settings.get("n", 60) == 60
+        assert other.settings.get("n", IMAGES) == IMAGES
     assert [s.text for s in once.verdict] == [s.text for s in often.verdict]
-    said = "180 of 240 images of 4 are copies of others, byte for byte: each is counted once"
+    said = f"{3 * IMAGES} of {4 * IMAGES} images of 4 are copies of others, byte for byte: each is counted once"
     assert said in often.warnings and not any("copies" in text for text in once.warnings)
 
 
@@ -127,4 +130,4 @@ def test_copies_under_two_classes_are_kept_apart(pair, tmp_path):
     folder = Path(copied(tmp_path / "images", 1))
     shutil.copy(folder / "class_0" / "00_0.png", folder / "class_1" / "same.png")
     measured = compare(pair, str(folder), Options(store=tmp_path / "store", analyses=("imagenet",)))
-    assert {row.estimate.n for row in measured.results[0].select(measure="top1")} == {61}
+    assert {row.estimate.n for row in measured.results[0].select(measure="top1")} == {IMAGES + 1}

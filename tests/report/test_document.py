@@ -71,18 +71,17 @@ def test_a_file_name_that_is_not_utf8_can_be_written(brief, tmp_path: Path) -> N
     assert r"caf\udce9.jpg" in json.loads((tmp_path / "report.json").read_text())["data"][0]["bad_items"][0]["id"]
 
 
-def test_report_json_page_and_figures_are_written(documented, tmp_path: Path) -> None:
+def test_report_json_page_and_figures_are_written(documented, whole: Path) -> None:
     document = documented()
-    assert write_report(tmp_path / "new" / "run", document) == tmp_path / "new/run/report.html"
-    folder = tmp_path / "new" / "run"
-    assert sorted(os.listdir(folder)) == ["figures", "report.html", "report.json", "results.csv", "results.parquet"]
-    assert json.loads((folder / "report.json").read_text()) == document
+    assert sorted(os.listdir(whole)) == ["figures", "report.html", "report.json", "results.csv", "results.parquet"]
+    assert json.loads((whole / "report.json").read_text()) == document
     stems = sorted(KINDS[result["analysis"]].name for result in document["results"])
-    assert sorted(os.listdir(folder / "figures")) == [f"{s}.{kind}" for s in stems for kind in ("csv", "png", "svg")]
+    assert sorted(os.listdir(whole / "figures")) == [f"{s}.{kind}" for s in stems for kind in ("csv", "png", "svg")]
 
 
 def test_the_page_can_be_made_again_from_its_json(brief, tmp_path: Path) -> None:
     first = write_report(tmp_path / "a", brief()).read_bytes()
+    assert first == (tmp_path / "a" / "report.html").read_bytes()
     again = write_report(tmp_path / "b", json.loads((tmp_path / "a/report.json").read_text())).read_bytes()
     assert first == again
 
