@@ -16,6 +16,7 @@ from visprobe.data.image_set import Item
 from visprobe.encoders.load import load_encoder
 from visprobe.errors import CheckpointError, DataError, UsageError
 from visprobe.features import extract as module
+from visprobe.features import store as store_module
 from visprobe.features.extract import extract
 from visprobe.features.store import FeatureStore
 from visprobe.training.small_llava import build_model, build_processor
@@ -227,6 +228,53 @@ def test_a_damaged_chunk_is_computed_again(encoders, store):
     again = extract(encoders[:1], images, sites, store=store)
     assert again.forwarded == 4
     assert np.array_equal(first.features[0].sites["projected"], again.features[0].sites["projected"])
+
+
+@pytest.mark.parametrize("place", range(20))
+def test_a_flipped_bit_anywhere_in_the_store_changes_no_number(encoders, store, caplog, place):
+    """In the length of the header, in the header, in each array: made again and said, or without effect."""
+    images = Images([png(0), b"damaged", png(2)])
+    first = extract(encoders[:1], images, sites, store=store)
+    (chunk,) = store.folder.rglob("*.safetensors")
+    data = bytearray(chunk.read_bytes())
+    data[place if place < 2 else place * (len(data) - 1) // 19] ^= 1 << place % 8
+    chunk.write_bytes(data)
+    again = extract(encoders[:1], images, sites, store=FeatureStore(store.folder))
+    assert again.bad == first.bad
+    for site, features in first.features[0].sites.items():
+        assert np.array_equal(features, again.features[0].sites[site])
+    assert not again.forwarded or "is damaged: what it held is computed again" in caplog.text
+    assert extract(encoders[:1], images, sites, store=FeatureStore(store.folder)).forwarded == 0
+
+
+def test_damage_in_one_array_costs_no_other_array(encoders, store):
+    images = Images([png(i) for i in range(3)])
+    extract(encoders[:1], images, lambda encoder: ["block_01", "block_02"], store=store)
+    (chunk,) = store.folder.rglob("*.safetensors")
+    data = bytearray(chunk.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    data[8 + length + header["block_02"]["data_offsets"][0]] ^= 1
+    chunk.write_bytes(data)
+    store = FeatureStore(store.folder)
+    assert extract(encoders[:1], images, lambda encoder: ["block_01"], store=store).forwarded == 0
+    assert extract(encoders[:1], images, lambda encoder: ["block_01", "block_02"], store=store).forwarded == 3
+    assert extract(encoders[:1], images, lambda encoder: ["block_01", "block_02"], store=store).forwarded == 0
+
+
+def test_each_array_is_hashed_once(encoders, store, monkeypatch):
+    images = Images([png(i) for i in range(3)])
+    extract(encoders[:1], images, sites, store=store)
+    hashed = []
+    array_hash = store_module.array_hash
+    monkeypatch.setattr(store_module, "array_hash", lambda array: hashed.append(array.nbytes) or array_hash(array))
+    again = FeatureStore(store.folder)
+    for _ in range(3):
+        extract(encoders[:1], images, sites, store=again)
+    arrays = sum(
+        features.nbytes for features in extract(encoders[:1], images, sites, store=again).features[0].sites.values()
+    )
+    assert arrays <= sum(hashed) <= arrays + 100  # and what is noted of damaged images
 
 
 def test_progress_ends_at_the_number_of_images(encoders, store):

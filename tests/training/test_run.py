@@ -296,7 +296,6 @@ def test_a_run_of_one_step_learns_from_it(base, rows, tmp_path):
     assert {"vision_tower", "language_model"} <= changed_parts(base, tmp_path / "one")
 
 
-
 def test_a_run_that_is_all_warmup_is_an_error(base, rows, tmp_path):
     with pytest.raises(TrainingError, match="the learning rate was 0 at each of the 1 steps: they were all warmup"):
         run(base, rows, tmp_path / "out", steps=None, epochs=1)

@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from visprobe.features.store import arrays_hash, default_folder
+from visprobe.features.store import array_hash, default_folder, noted_hashes
 from visprobe.io.cache import Entry
 
 _CHUNK = re.compile(r"[0-9a-f]{64}\.safetensors")
@@ -65,8 +65,9 @@ def _fault(path: Path) -> str:
 def _contradiction(path: Path, noted: Mapping[str, str], arrays: Mapping[str, Any]) -> str:
     if "key" in noted and hashlib.sha256(noted["key"].encode()).hexdigest() != path.stem:
         return "its key has another hash than its name says"
-    if "sha256" in noted and arrays_hash(arrays) != noted["sha256"]:
-        return "its arrays have another hash than was noted"
+    hashes = noted_hashes(noted)
+    if damaged := [name for name, array in arrays.items() if array_hash(array) != hashes.get(name)]:
+        return f"{', '.join(damaged)}: another hash than was noted"
     return ""
 
 

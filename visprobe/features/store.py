@@ -2,14 +2,16 @@
 
 One file per encoder and chunk of images. Its name is a hash of the tower's weights, the pixels' processing, the
 number format, the device kind, the versions of the libraries and of this layout, and the content of the images; it
-holds one array per site and pooling. Names and times of files play no part. The header of the file also notes the key,
-a hash of the arrays, and whose features of which images they are: for people, and so that they can be verified.
+holds one array per site and pooling. Names and times of files play no part. The header of the file notes a hash of each
+array, which is compared before the array is believed: what is damaged counts as missing and is made again. The key, and
+whose features of which images they are, stand there for people.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -25,8 +27,8 @@ from visprobe.io.atomic import replacing
 from visprobe.io.cache import cache_folder
 from visprobe.io.redact import redact
 
-LAYOUT_VERSION = 1
-_DTYPES = {"F16": "<f2", "F32": "<f4"}
+LAYOUT_VERSION = 2
+_DTYPES = {"F16": "<f2", "F32": "<f4", "U8": "|u1"}
 
 
 def default_folder() -> Path:
@@ -73,11 +75,17 @@ class FeatureStore:
         self.folder = folder
         self._fresh = fresh
         self._written: set[tuple[str, str]] = set()  # digest of a chunk and name of an array
+        self._whole: set[tuple[Path, int, str]] = set()  # file, when it was written, and name of an array
+        self._damaged: set[Path] = set()
 
     def missing(self, key: ChunkKey, names: Collection[str]) -> set[str]:
-        """Which of `names` this chunk does not hold yet."""
-        held, digest = set(self._names(key)), key.digest()
-        return {name for name in names if name not in held or (self._fresh and (digest, name) not in self._written)}
+        """Which of `names` this chunk does not hold yet, or not as they were written.
+
+        Each array is hashed once; the sum over a run is that of the bytes that are read anyway.
+        """
+        digest = key.digest()
+        wanted = [name for name in names if not self._fresh or (digest, name) in self._written]
+        return set(names) - set(self._believed(key, wanted))
 
     def write(self, key: ChunkKey, arrays: Mapping[str, NDArray[Any]], owner: str = "", images: str = "") -> None:
         """Add `arrays` (one row per valid image) to the chunk; what it held stays.
@@ -92,12 +100,12 @@ class FeatureStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The lock makes read-add-replace one step: two processes may add different sites to one chunk.
         with FileLock(path.parent / ".lock"):
-            held = self.read(key, self._names(key))
+            held = self.read(key, self._believed(key, self._names(key)))
             with replacing(path) as temporary:
                 held |= arrays
                 noted = {
                     "key": key.text(),
-                    "sha256": arrays_hash(held),
+                    "sha256": json.dumps({name: array_hash(array) for name, array in held.items()}),
                     "owner": redact(owner),
                     "images": redact(images),
                 }
@@ -133,6 +141,29 @@ class FeatureStore:
         offset = 8 + length + entry["data_offsets"][0]
         return np.memmap(path, _DTYPES[entry["dtype"]], "r", offset, tuple(entry["shape"]))
 
+    def _believed(self, key: ChunkKey, names: Sequence[str]) -> list[str]:
+        """Those of `names` that the chunk holds as they were written."""
+        path, held = self._path(key), self._names(key)
+        there = [name for name in names if name in held]
+        if not there:
+            return []
+        written = path.stat().st_mtime_ns
+        unknown = [name for name in there if (path, written, name) not in self._whole]
+        if unknown:
+            with safe_open(path, framework="numpy") as file:
+                hashes = noted_hashes(file.metadata())
+            whole = [name for name in unknown if self._hash(key, name) == hashes.get(name)]
+            self._whole |= {(path, written, name) for name in whole}
+            if len(whole) < len(unknown):
+                self._say_damaged(path)
+        return [name for name in there if (path, written, name) in self._whole]
+
+    def _hash(self, key: ChunkKey, name: str) -> str:
+        try:
+            return array_hash(self.mapped(key, name))
+        except (KeyError, ValueError):  # a header that the library takes, and that says what is never written
+            return "damaged"
+
     def _names(self, key: ChunkKey) -> list[str]:
         path = self._path(key)
         if not path.is_file():
@@ -140,21 +171,35 @@ class FeatureStore:
         try:
             with safe_open(path, framework="numpy") as file:
                 return list(file.keys())
-        except SafetensorError:  # a damaged chunk is computed again and replaced
+        except (SafetensorError, OSError):
+            self._say_damaged(path)
             return []
+
+    def _say_damaged(self, path: Path) -> None:
+        if path not in self._damaged:
+            logging.getLogger(__name__).warning("%s is damaged: what it held is computed again", path)
+        self._damaged.add(path)
 
     def _path(self, key: ChunkKey) -> Path:
         digest = key.digest()
         return self.folder / digest[:2] / f"{digest}.safetensors"
 
 
-def arrays_hash(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 over the names, shapes, dtypes and bytes of `arrays`, whatever their order."""
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape}\0".encode("utf-8", "backslashreplace"))
-        digest.update(array.tobytes())
+def array_hash(array: NDArray[Any]) -> str:
+    """SHA-256 over the dtype, shape and bytes of an array."""
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}\0".encode())
+    if array.size:
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def noted_hashes(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """Hash of each array by its name, as the header of a chunk notes them; none where the header is damaged."""
+    try:
+        noted = json.loads((metadata or {}).get("sha256", ""))
+    except ValueError:
+        return {}
+    return noted if isinstance(noted, dict) else {}
 
 
 class StoredSites(Mapping[str, NDArray[np.floating]]):
