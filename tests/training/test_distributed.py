@@ -41,6 +41,14 @@ def progress(stage, done, total):
 run(Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[3]), DigitRows(24), Path(sys.argv[2]), progress=progress,
     overwrite=True)
 """
+COMMAND = """
+import os, sys
+said = os.open(sys.argv[1], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+os.dup2(said, 2)
+sys.argv = ["visprobe", *sys.argv[2:]]
+from visprobe.cli.app import main
+main()
+"""
 SNAPSHOT_OF_SHARDS = """
 import os
 import sys
@@ -78,9 +86,13 @@ def launch(*command, by=("torchrun", "--standalone", "--nproc_per_node", "2")):
     return subprocess.run(started, env=environment, capture_output=True, text=True, timeout=HANGS)
 
 
-def train(stage, base, folder, *more, **options):
+def flags_of(stage, base, folder, *more):
     flags = ["--base", base, "--rows", ROWS, "--steps", 3, "--learning-rate", 1e-3, "--precision", "float32"]
-    return launch("-m", "visprobe", "train", stage, *flags, "-o", folder, *more, **options)
+    return ["train", stage, *flags, "-o", folder, *more]
+
+
+def train(stage, base, folder, *more, **options):
+    return launch("-m", "visprobe", *flags_of(stage, base, folder, *more), **options)
 
 
 def test_two_processes_train_as_one_does_on_the_same_global_batch(base, tmp_path):
@@ -103,19 +115,18 @@ def test_two_processes_train_as_one_does_on_the_same_global_batch(base, tmp_path
 
 
 @pytest.mark.slow
-def test_two_killed_processes_resume_together_and_share_the_reference(base, tmp_path):
+def test_two_killed_processes_resume_together_and_share_the_reference(base, tmp_path, forked):
     recipe = Recipe(stage="dpo", batch_size=4, save_every=1, **SETTINGS)
     # What another run left behind must go where that is asked for, once, and neither process may take it for its own.
     (tmp_path / "two" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
     (tmp_path / "two" / "checkpoints" / "checkpoint-3" / "complete").touch()
     (tmp_path / "two" / "checkpoints" / "inputs.json").write_text("{}")
-    script = tmp_path / "script.py"
-    script.write_text(DIES_IN_STEP)
-    killed = launch(script, base, tmp_path / "two", recipe.model_dump_json())
-    assert killed.returncode != 0 and not (tmp_path / "two" / "manifest.json").exists()
-    out = train("dpo", base, tmp_path / "two", "--batch-size", 4, "--save-every", 1)
-    assert out.returncode == 0, out.stderr
-    assert out.stderr.count("reference: 12/12") == 1  # each process did half of the rows
+    killed = forked.together(2, DIES_IN_STEP, base, tmp_path / "two", recipe.model_dump_json())
+    assert all(killed) and not (tmp_path / "two" / "manifest.json").exists()
+    said = tmp_path / "said"
+    resumed = forked.together(2, COMMAND, said, *flags_of("dpo", base, tmp_path / "two", "-b", 4, "--save-every", 1))
+    assert resumed == [0, 0], said.read_text()
+    assert said.read_text().count("reference: 12/12") == 1  # each process did half of the rows
     whole = recipe.model_copy(update={"batch_size": 8})
     one = run(base, whole, DigitRows(ROWS), tmp_path / "one")
     two = json.loads((tmp_path / "two" / "manifest.json").read_text())
@@ -124,11 +135,8 @@ def test_two_killed_processes_resume_together_and_share_the_reference(base, tmp_
 
 
 @pytest.mark.slow
-def test_a_tower_sharded_over_two_processes_is_copied_whole(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SNAPSHOT_OF_SHARDS)
-    out = launch(script, tmp_path / "copy")
-    assert out.returncode == 0, out.stderr
+def test_a_tower_sharded_over_two_processes_is_copied_whole(tmp_path, forked):
+    assert forked.together(2, SNAPSHOT_OF_SHARDS, tmp_path / "copy") == [0, 0]
     saved = load_file(tmp_path / "copy" / "model.safetensors")
     whole = build_model(build_processor(), seed=0).state_dict()
     assert saved.keys() == {name for name in whole if "language_model" not in name and "lm_head" not in name}
