@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 SMALLEST = {  # sizes at which a benchmark runs through in a minute, and its ratios mean nothing
     "attribution": ["--images", "1", "--batch", "1", "--blocks", "1", "--steps", "1", "--side", "14"],
     "drift": ["--images", "32", "--sites", "1"],
-    "imagenet": ["speed", "--images", "60", "--width", "64", "--blocks", "1"],
+    "imagenet": ["speed", "--images", "40", "--width", "64", "--blocks", "1"],
     "load": ["--layers", "1", "--repeats", "1"],
     "probe": ["--n", "400", "--d", "16", "--classes", "4"],
     "train": ["--repeats", "1", "--steps", "1", "--layers", "1"],

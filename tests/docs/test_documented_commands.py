@@ -30,7 +30,7 @@ ELSEWHERE = {
     "demo": "tests/cli/test_demo.py::test_the_fast_demo_compares_three_checkpoints_and_resumes",
 }
 # What makes a command short: at most so many images, and so many steps where it does not say itself how many.
-LIMITS = {"gradcam": 3, "robust": 12}
+LIMITS = {"gradcam": 2, "robust": 6}
 LIMIT = 60
 FEW_STEPS = ("--rows", "8", "--steps", "2", "--batch-size", "4")
 SPREAD = ("--set", "temperature=3")  # answers of which some earn more than others

@@ -215,7 +215,7 @@ def test_a_command_and_its_function_give_the_same_results(command, pair, tmp_pat
     from visprobe.cli.app import main
 
     words, keywords = ASKED[command]
-    limit = 4 if command == "gradcam" else 30
+    limit = 2 if command == "gradcam" else 30
     data = [] if command == "gradcam" else ["--data", "digits"]
     line = [command, *words(pair), *data, "--limit", str(limit), "--quiet", "-o", str(tmp_path / "out")]
     monkeypatch.setenv("VISPROBE_CACHE", str(tmp_path / "cache"))
