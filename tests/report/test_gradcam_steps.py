@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
 
 
 def options(folder, limit=2):
-    return Options(limit=limit, batch_size=8, store=folder / "store")
+    return Options(limit=limit, batch_size=8, store=folder / "store", subset_per_class=4)
 
 
 def values(looked, name):
