@@ -224,7 +224,7 @@ def test_two_processes_read_each_byte_once(hub, file):
 
 
 def test_waiting_for_another_process_is_said(hub, file, monkeypatch, caplog):
-    monkeypatch.setattr(range_cache, "_SILENT_WAIT", 0.05)
+    monkeypatch.setattr("visprobe.io.lock.SILENT_WAIT", 0.05)
     file.read([(0, 10)])
     (lock,) = Path(os.environ["VISPROBE_CACHE"]).rglob("lock")
     held = threading.Event()
@@ -238,7 +238,8 @@ def test_waiting_for_another_process_is_said(hub, file, monkeypatch, caplog):
     other.start()
     assert held.wait(SOON) and file.read([(500_000, 10)]) == [DATA[500_000:500_010]]
     other.join()
-    assert caplog.messages == ["waiting for another process that downloads the same file"]
+    [message] = caplog.messages
+    assert f"waiting for process {os.getpid()} on " in message and "downloads the same file" in message
 
 
 def test_ctrl_c_ends_it_and_keeps_what_was_finished(hub, file):

@@ -19,7 +19,7 @@ from visprobe.cli.cache import size_text
 from visprobe.cli.output import print_paragraph, printable
 from visprobe.errors import VisprobeError
 
-_PROGRAM = "visprobe.cli.app:main"
+_PROGRAM = "visprobe.__main__:main"
 _LEAST_FREE = 2**30  # bytes
 _HUB_PATIENCE = 3.0  # seconds
 

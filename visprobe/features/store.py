@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from visprobe.io.atomic import replacing
 from visprobe.io.cache import cache_folder
+from visprobe.io.lock import locked
 from visprobe.io.redact import redact
 
 LAYOUT_VERSION = 2
@@ -99,7 +99,7 @@ class FeatureStore:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         # The lock makes read-add-replace one step: two processes may add different sites to one chunk.
-        with FileLock(path.parent / ".lock"):
+        with locked(path.parent / ".lock", f"writes features to {path.parent}"):
             held = self.read(key, self._believed(key, self._names(key)))
             with replacing(path) as temporary:
                 held |= arrays

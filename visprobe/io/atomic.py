@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 MARK = ".visprobe-tmp-"  # in the name of every temporary file and folder
+ABANDONED = 3600.0  # seconds without a write after which a temporary file has no writer any more
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+_WRITER = re.compile(f"{re.escape(MARK)}([0-9a-f]{{8}})-([0-9]+)-[0-9a-f]{{12}}")
 # Control and bidirectional characters beyond those that JSON escapes by itself, and lone surrogates: a file name that
 # holds them neither steers a terminal that shows the JSON nor makes it unwritable.
 _UNSEEN = re.compile(
@@ -28,9 +34,10 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary file is removed and `path` is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name[:100]}{MARK}{uuid.uuid4().hex[:12]}{path.suffix[:20]}"
+    temporary = path.parent / f".{path.name[:100]}{MARK}{_writer()}{path.suffix[:20]}"
     try:
         yield temporary
+        _open_up(temporary)
         _sync(temporary)
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
@@ -53,10 +60,11 @@ def filling(folder: Path) -> Iterator[Path]:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    temporary = folder / f".new{MARK}{uuid.uuid4().hex[:12]}"
+    temporary = folder / f".new{MARK}{_writer()}"
     temporary.mkdir()
     try:
         yield temporary
+        _open_up(temporary)
         for path in temporary.iterdir():
             os.replace(path, folder / path.name)
         _sync(folder)
@@ -69,6 +77,41 @@ def filling(folder: Path) -> Iterator[Path]:
 def is_filled(folder: Path) -> bool:
     """Whether `folder` holds something, leftovers of a killed writer aside."""
     return folder.exists() and any(MARK not in path.name for path in folder.iterdir())
+
+
+def _writer() -> str:
+    """Who writes a temporary file: this machine, this process, and what nobody else has called one."""
+    return f"{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a temporary file has no writer any more: its process is gone, or of another machine and long silent."""
+    named = _WRITER.search(path.name)
+    if named is None:
+        return True  # of a version that did not say whose it was
+    if named[1] != _HOST:
+        return time.time() - path.stat().st_mtime > ABANDONED
+    try:
+        os.kill(int(named[2]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
+
+
+def _open_up(path: Path) -> None:
+    """Give a file, or the files of a folder, the rights that this user's files get: some libraries write secretly."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(0o666 & ~_UMASK)
+
+
+def _umask() -> int:
+    """What this user takes away from the rights of new files; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:
@@ -106,8 +149,11 @@ def to_json(value: Any) -> str:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Delete temporary files that a killed writer left in `folder`; returns how many."""
-    leftovers = [p for p in folder.glob(f".*{MARK}*")]
+    """Delete temporary files that a killed writer left in `folder`, and nobody else's; returns how many."""
+    leftovers = [path for path in folder.glob(f".*{MARK}*") if _is_left(path)]
     for path in leftovers:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+_UMASK = _umask()  # read while the program starts, before there are threads that could write meanwhile

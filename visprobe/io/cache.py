@@ -11,11 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from visprobe.io.atomic import MARK
+from visprobe.io.atomic import ABANDONED, MARK
 
 CACHES = ("features", "hub", "json-index")
-_LOCKS = (".lock", "lock")
-_ABANDONED = 3600.0  # seconds without a write after which a temporary file has no writer any more
+_LOCKS = (".lock", "lock")  # files of visprobe.io.lock
 
 
 def cache_folder(name: str) -> Path:
@@ -68,7 +67,7 @@ def room(path: Path) -> int:
 def abandoned(folder: Path) -> list[Path]:
     """Temporary files anywhere in `folder` that killed writers left; those of the last hour may have a writer."""
     temporary = [path for path in folder.rglob(f".*{MARK}*") if path.is_file()]
-    return sorted(path for path in temporary if time.time() - path.stat().st_mtime > _ABANDONED)
+    return sorted(path for path in temporary if time.time() - path.stat().st_mtime > ABANDONED)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,17 +10,15 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from visprobe.io.atomic import write_json
 from visprobe.io.folder import LocalFile
+from visprobe.io.lock import locked
 
 Span = tuple[int, int]  # first byte, byte after the last
 
 _FLUSH_BYTES = 8 << 20  # finished bytes that a crash may cost; a flush takes tens of milliseconds
 _LARGEST_GAP = 1 << 20  # a wider gap takes longer to read than another request takes
 _GAP_SHARE = 0.01  # of the bytes wanted
-_SILENT_WAIT = 2.0  # seconds
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
@@ -98,20 +95,13 @@ class RangeCache:
     def locked(self) -> Iterator[None]:
         """The right to write; waits while another process has it."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._folder / "lock")
-        try:
-            lock.acquire(timeout=_SILENT_WAIT)
-        except Timeout:
-            logging.getLogger(__name__).warning("waiting for another process that downloads the same file")
-            lock.acquire()
-        try:
-            self._descriptor = os.open(self._data, os.O_RDWR | os.O_CREAT, 0o644)
-            yield
-        finally:
-            if self._descriptor >= 0:
+        with locked(self._folder / "lock", f"downloads the same file to {self._folder}"):
+            self._descriptor = os.open(self._data, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                yield
+            finally:
                 os.close(self._descriptor)
-            self._descriptor = -1
-            lock.release()
+                self._descriptor = -1
 
     def write(self, offset: int, chunk: bytes) -> None:
         """Put `chunk` at `offset`; not believed before `finish`."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import yaml
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io.atomic import replacing, write_json
+from visprobe.io.lock import locked
 from visprobe.training.folder import first_steps, listed, refuse_unknown, visible, way_out
 from visprobe.training.launch import process_count
 from visprobe.training.manifest import weights_hash
@@ -229,7 +229,7 @@ def _save_once(
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     note = folder / MADE_OF
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with locked(folder.parent / f".{folder.name}.lock", f"puts {folder} together"):
         there = json.loads(note.read_text()) if note.is_file() else {}
         if there == made_of:
             return
