@@ -4,7 +4,9 @@ import io
 import pickle
 import pickletools
 import random
+import resource
 import struct
+import time
 import zipfile
 
 import pytest
@@ -184,3 +186,34 @@ def test_sizes_that_no_memory_holds_are_not_believed(tmp_path):
             sparse_zip(tmp_path / name, 1 << 40)
         assert read(tmp_path) is None
         (tmp_path / name).unlink()
+
+
+def nest(depth):
+    """A tuple of twice the tuple below it, `depth` times: two bytes a level, and 2 ** depth visits to hash it."""
+    return b"K\x01\x85" + b"\x94" + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86\x94" for n in range(depth))
+
+
+SMALL = {
+    "a key that is a nest of tuples": b"\x80\x04}(" + nest(60) + b"K\x01u.",
+    "one more": b"\x80\x04}" + nest(60) + b"K\x01s.",
+    "a dictionary of pairs": b"\x80\x02ccollections\nOrderedDict\n](" + nest(60) + b"K\x01\x86e\x85R.",
+    "a set": b"\x80\x04\x8f(" + nest(60) + b"\x90.",
+    "a frozen set": b"\x80\x04(" + nest(60) + b"\x91.",
+    "a set that is made": b"\x80\x02cbuiltins\nset\n](" + nest(60) + b"e\x85R.",
+    "one list copied 20,000 times": b"\x80\x02](" + b"K\x01" * 40000 + b"eq\x000" + b"ctorch\nSize\nq\x010("
+    + b"h\x01h\x00\x85R" * 20000 + b"l.",
+    "the same by its class": b"\x80\x02](" + b"K\x01" * 40000 + b"eq\x000" + b"ctorch\nSize\nq\x010("
+    + b"h\x01h\x00\x85\x81" * 20000 + b"l.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_small_pickle_that_asks_for_much_ends_at_once(tmp_path, kind):
+    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as file:
+        file.writestr("archive/data.pkl", SMALL[kind])
+        file.writestr("archive/version", "3\n")
+    with pytest.raises(CheckpointError, match=r"is damaged: ValueError\(.(a key that is|it copies more)"):
+        open_tensors(LocalFolder(tmp_path))
+    assert time.process_time() - started < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
