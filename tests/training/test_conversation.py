@@ -363,3 +363,10 @@ def test_a_mark_that_ends_a_turn_belongs_into_no_text():
     ):
         with pytest.raises(BadRow, match=word):
             checked(made, Row("r", turns))
+
+
+def test_half_a_character_is_a_bad_row():
+    made = processor("byte-level BPE", False, "chatml")
+    with pytest.raises(BadRow, match="half of a character"):
+        checked(made, Row("r", (Turn("user", "what \ud83d ?"), Turn("assistant", "red"))))
+    checked(made, Row("r", (Turn("user", "what \U0001f642 ?"), Turn("assistant", "red"))))

@@ -153,6 +153,8 @@ class Conversations:
         if marks := [mark for mark in self._ends if any(mark in turn.text for turn in row.turns)]:
             raise BadRow(f"a question holds the mark that ends a turn: {marks[0]}")
         texts = [self.text(turns, ask=asks and not answers) for turns in told]
+        if not all(map(_is_unicode, texts)):
+            raise BadRow("a text with half of a character, which no tokenizer takes")
         for text, turns in zip(texts, told, strict=True):
             list(self._answers(text, turns))
             if (marks_in := text.count(self._processor.image_token)) != len(row.images):
@@ -343,6 +345,15 @@ def content_parts(text: str) -> list[dict[str, str]]:
         if piece.strip():
             parts.append({"type": "text", "text": piece.strip("\n")})
     return parts
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may hold one half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _common(one: str, other: str) -> int:
