@@ -4,8 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
+from visprobe.errors import DataError
 from visprobe.training.collate import PreferenceCollator, RowEncoder, SupervisedCollator
-from visprobe.training.rows import BadRow, Row, Turn
+from visprobe.training.rows import Row, Turn
 from visprobe.training.small_llava import build_processor
 
 
@@ -101,7 +102,7 @@ def test_rows_are_encoded_once(processor):
     assert seen == ["1", "2"]
 
 
-def test_images_that_do_not_match_their_marks_are_a_bad_row(processor):
+def test_a_row_that_cannot_be_encoded_is_named(processor):
     row = Row("d", (Turn("user", "<image>\nIs there a red digit?"),), (), chosen="yes", rejected="no")
-    with pytest.raises(BadRow, match="d has 0 images"):
+    with pytest.raises(DataError, match="d: it has 0 images and another number of <image> marks"):
         RowEncoder(processor, Made(row))[0]

@@ -87,7 +87,7 @@ class RowEncoder:
         """
         images = [self._rows.image(key) for key in row.images]
         if sum(turn.text.count(IMAGE) for turn in row.turns) != len(images):
-            raise BadRow(f"{row.id} has {len(images)} images and another number of {IMAGE} marks")
+            raise BadRow(f"it has {len(images)} images and another number of {IMAGE} marks")
         answers = [answer for answer in (row.chosen, row.rejected) if answer is not None]
         if row.turns[-1].role == "assistant" or not answers:  # the conversation itself holds the answer, or none is
             told = self._conversations.tokens(row.turns, images, ask=row.turns[-1].role != "assistant")
