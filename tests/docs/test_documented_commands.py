@@ -103,7 +103,9 @@ def test_the_command_runs_and_writes_what_it_promises(one, here, world, cache):
     assert ran.out.strip()
     if "--json" in words:
         json.loads(ran.out)
-    if target.name != ".nothing":
+    if "--dry-run" in words:
+        assert not target.exists()
+    elif target.name != ".nothing":
         _check_output(target, name)
 
 

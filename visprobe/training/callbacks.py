@@ -40,7 +40,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._recipe, self._folder, self._progress = recipe, folder, progress
         self._last = time.perf_counter()
         self._checked, self._idle, self._began = False, 0, 0
-        self._stood_still: bool | None = None  # whether every step so far had a learning rate of 0
         self.without_gradient: list[str] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -49,17 +48,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             forget_after(self._folder, state.global_step)
 
-    def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Refuse a part that should train and gets no gradient, at the first step that teaches anything.
 
         DeepSpeed keeps gradients to itself, so there nothing is checked.
         """
-        if args.deepspeed_plugin is not None:
-            return
-        self._stood_still = self._stood_still is not False and not any(g["lr"] for g in optimizer.param_groups)
-        if self._checked:
+        if self._checked or args.deepspeed_plugin is not None:
             return
         if not taught_nothing(model):
             self._checked = True
@@ -73,11 +67,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Refuse a run in which no step taught anything, before it is saved as a trained model."""
         if self._idle and not self._checked and not self._began:
             raise self._nothing_learned()
-        if self._stood_still:
-            raise TrainingError(
-                f"the learning rate was 0 at each of the {state.global_step} steps: they were all warmup",
-                hint="Train more steps, or without warmup: --set warmup=0.",
-            )
 
     def _nothing_learned(self) -> TrainingError:
         if self._recipe.stage != "grpo":

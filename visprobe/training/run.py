@@ -46,13 +46,13 @@ from visprobe.training.look_through import (
 from visprobe.training.lora import add_adapters, merge
 from visprobe.training.manifest import Clock, environment
 from visprobe.training.model import model_for_training, processor_for_training
-from visprobe.training.on_paper import Plan, plan, seen
+from visprobe.training.on_paper import Plan, plan, seen, steps_of
 from visprobe.training.parts import train_only
 from visprobe.training.readers.check import Survey, refuse_bad
 from visprobe.training.recipe import Recipe
 from visprobe.training.reference import reference_log_probabilities
 from visprobe.training.rows import Rows
-from visprobe.training.trainers import build_trainer, resolved_precision
+from visprobe.training.trainers import build_trainer, resolved_precision, warmup_steps
 
 Progress = Callable[[str, int, int], None]
 Beside = Callable[[Recipe, Path, Fitted, Any, Path], TrainerCallback | None]
@@ -260,6 +260,7 @@ def _trainer(
             callbacks=callbacks,
             lengths=[rows.length(number) for number in usable] if recipe.group_by_length else None,
         )  # fmt: skip
+    trainer.args.warmup_steps = warmup_steps(recipe, steps_of(recipe, len(rows), trainer.args.world_size))
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout, which is for results
     return trainer
 

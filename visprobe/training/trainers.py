@@ -231,7 +231,7 @@ def trainer_settings(recipe: Recipe, folder: str) -> dict[str, Any]:
         "gradient_accumulation_steps": recipe.gradient_accumulation,
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.schedule,
-        "warmup_steps": _warmup(recipe),
+        "warmup_steps": warmup_steps(recipe, recipe.steps) if recipe.steps else recipe.warmup,
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_gradient_norm,
         "max_length": None,  # a cut sequence loses image tokens
@@ -252,14 +252,9 @@ def trainer_settings(recipe: Recipe, folder: str) -> dict[str, Any]:
     }
 
 
-def _warmup(recipe: Recipe) -> float:
-    """Steps of warmup, or their share where the number of steps is not known yet. It starts at a rate of 0.
-
-    Of a few steps, the smallest share would be all of them, and nothing would be learned.
-    """
-    if recipe.steps is None:
-        return recipe.warmup
-    return min(math.ceil(recipe.warmup * recipe.steps), recipe.steps - 1)
+def warmup_steps(recipe: Recipe, steps: int) -> int:
+    """Steps of warmup in a run of `steps`: it begins at a rate of 0, with which a single step would learn nothing."""
+    return min(math.ceil(recipe.warmup * steps), steps - 1)
 
 
 def resolved_precision(wanted: str) -> str:
