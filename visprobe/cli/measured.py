@@ -11,8 +11,8 @@ from typing import Any
 from visprobe.analyses.gates import Gate
 from visprobe.analyses.result import Result
 from visprobe.cli.environment import assignments
-from visprobe.cli.options import allowed_bad
 from visprobe.cli.output import print_notes, print_results, print_statements, printable
+from visprobe.data.allowed_bad import allowed_bad
 from visprobe.errors import GateTripped, TooManyBadItems, UsageError, VisprobeError
 from visprobe.io.atomic import to_json
 from visprobe.report.measurement import Measurement

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from visprobe.cli.config_file import read_config
+from visprobe.data.allowed_bad import allowed_bad
 from visprobe.errors import PrerequisiteError, UsageError
 
 IMAGES, RUNNING, OUTPUT = "Images", "How it runs", "What comes out"
@@ -158,18 +159,6 @@ def writable(path: Path) -> Path:
 def _checked(text: str) -> str:
     allowed_bad(text, 100)
     return text
-
-
-def allowed_bad(text: str, total: int) -> int:
-    """How many of `total` images may be bad, from "N" or "P%".
-
-    Raises:
-        UsageError: If the text is neither.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip())
-    if not match or (not match[2] and "." in match[1]):
-        raise UsageError(f"--max-bad {text!r} is neither a number nor a percentage", hint="Write 20 or 1%.")
-    return int(float(match[1]) * total / 100) if match[2] else int(match[1])
 
 
 def _at_a_time(text: str) -> int | None:

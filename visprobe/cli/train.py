@@ -126,17 +126,12 @@ def _stage_command(stage: str) -> Any:
         job = make_job(stage, config, flags, setting or [], vision_learning_rate)
         print_notes(filter(None, [launch_note()]))
         with Bars(verbose if is_first_process() else False) as bars:
+            manner: Any = {"progress": bars, "note": _note, "beside": [maps_beside(_note)]}
+            manner |= {"max_bad": max_bad, "overwrite": overwrite}
             if dry_run:
-                plan = dry_run_job(
-                    job, output_dir, progress=bars, note=_note, beside=[maps_beside(_note)], max_bad=max_bad,
-                    overwrite=overwrite,
-                )  # fmt: skip
-                print_plan(plan)
+                print_plan(dry_run_job(job, output_dir, **manner))
                 return
-            manifest = run_job(
-                job, output_dir, progress=bars, note=_note, beside=[maps_beside(_note)], max_bad=max_bad,
-                overwrite=overwrite,
-            )  # fmt: skip
+            manifest = run_job(job, output_dir, **manner)
         _print_done(output_dir, stage, manifest)
 
     examples = "".join(

@@ -13,7 +13,7 @@ from visprobe.analyses.runs import across_runs, runs_verdict
 from visprobe.io.atomic import write_json
 from visprobe.report.compare import compare
 from visprobe.report.measurement import Measurement, Options
-from visprobe.training.folder import inputs_of, refuse_folder, start_of
+from visprobe.training.folder import inputs_of, refuse_folder, start_of, visible
 from visprobe.training.manifest import weights_hash
 from visprobe.training.recipe import Recipe
 from visprobe.training.rows import Rows
@@ -88,11 +88,8 @@ def train_arms(study: Study, output_dir: Path, **manner: Unpack[Manner]) -> dict
     overwrite = manner.get("overwrite", False)
     for name, recipe in recipes:  # a folder in the way of the last run is no news for after the others
         refuse_folder(study.base, output_dir / name)
-        start_of(
-            output_dir / name,
-            inputs_of(study.base, recipe, rows[recipe.seed]),
-            overwrite=overwrite,
-        )
+        if visible(output_dir / name):  # otherwise the base, which may be large, need not be hashed for it
+            start_of(output_dir / name, inputs_of(study.base, recipe, rows[recipe.seed]), overwrite=overwrite)
     for name, recipe in recipes:
         run(study.base, recipe, rows[recipe.seed], output_dir / name, **manner)
     return {arm: [run_name(arm, seed, study.seeds) for seed in study.seeds] for arm in study.arms}

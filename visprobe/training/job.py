@@ -174,9 +174,7 @@ def run_job(job: Job, output_dir: Path, **manner: Unpack[Manner]) -> dict[str, A
     """
     from visprobe.training.run import run
 
-    overwrite = manner.get("overwrite", False)
-    rows = open_job_rows(job.sources, job.recipe, output_dir, overwrite=overwrite)
-    base = start(job.sources, job.recipe.seed, output_dir, overwrite=overwrite)
+    base, rows = _opened(job, output_dir, manner)
     return run(base, job.recipe, rows, output_dir, origins=job.origins, **manner)
 
 
@@ -184,10 +182,15 @@ def dry_run_job(job: Job, output_dir: Path, **manner: Unpack[Manner]) -> Plan:
     """What a job would be; see `dry_run`. A new model is put together for it, and found again by the run."""
     from visprobe.training.run import dry_run
 
+    base, rows = _opened(job, output_dir, manner)
+    return dry_run(base, job.recipe, rows, output_dir, **manner)
+
+
+def _opened(job: Job, output_dir: Path, manner: Manner) -> tuple[Path, Rows]:
+    """The folder that a job starts from, and its rows."""
     overwrite = manner.get("overwrite", False)
     rows = open_job_rows(job.sources, job.recipe, output_dir, overwrite=overwrite)
-    base = start(job.sources, job.recipe.seed, output_dir, overwrite=overwrite)
-    return dry_run(base, job.recipe, rows, output_dir, **manner)
+    return start(job.sources, job.recipe.seed, output_dir, overwrite=overwrite), rows
 
 
 def start(sources: Sources, seed: int, output_dir: Path, *, overwrite: bool = False) -> Path:

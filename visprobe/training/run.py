@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
+from visprobe.data.allowed_bad import allowed_bad
 from visprobe.errors import TrainingError, UsageError
 from visprobe.training.by_step import CHECKPOINTS
 from visprobe.training.callbacks import Snapshots, Watch, read_metrics
@@ -197,6 +198,7 @@ def _beside(manner: Manner) -> Sequence[Beside]:
 
 def _refuse(base: Path, recipe: Recipe, output_dir: Path, manner: Manner) -> None:
     """Refuse what can be known to be wrong before anything is read."""
+    allowed_bad(manner.get("max_bad", MAX_BAD), total=0)  # whether it is a number, before all rows are looked at
     refuse_folder(base, output_dir)
     _refuse_trackers(recipe)
     _refuse_maps(recipe, _beside(manner))

@@ -2,9 +2,10 @@
 
 import pytest
 
+from visprobe.data.allowed_bad import allowed_bad
 from visprobe.errors import DataError, UsageError
 from visprobe.training.fitted import Fitted
-from visprobe.training.readers.check import fit, merged, most_bad, refuse_bad, survey
+from visprobe.training.readers.check import fit, merged, refuse_bad, survey
 from visprobe.training.readers.llava import llava_json
 from visprobe.training.rows import BadRow, Row, Turn
 
@@ -98,13 +99,13 @@ def test_an_image_of_many_rows_is_decoded_once(put_image, put_json, monkeypatch)
     [("1%", 12, 1), ("1%", 200, 2), ("1%", 201, 3), ("0%", 99, 0), ("0", 9, 0), ("7", 9, 7)],
 )
 def test_a_share_is_rounded_up_so_that_one_row_of_few_may_be_bad(most, total, allowed):
-    assert most_bad(most, total) == allowed
+    assert allowed_bad(most, total, round_up=True) == allowed
 
 
 @pytest.mark.parametrize("most", ["much", "1.5", "-1", "%"])
 def test_how_many_may_be_bad_is_a_number_or_a_share(most):
     with pytest.raises(UsageError, match="neither a number nor a percentage"):
-        most_bad(most, 10)
+        allowed_bad(most, 10)
 
 
 def test_too_many_bad_rows_are_refused_with_their_reasons(odd):

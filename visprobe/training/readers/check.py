@@ -7,8 +7,6 @@ another; either way the arms of a study would train on other rows than they name
 from __future__ import annotations
 
 import hashlib
-import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from visprobe.data.allowed_bad import allowed_bad
 from visprobe.errors import UsageError
 from visprobe.training.rows import BadRow, Row, Rows, Turn
 
@@ -187,25 +186,13 @@ def refuse_bad(found: Survey, name: str, stage: str, most: str) -> None:
     if total == 0:
         raise UsageError(f"{name} holds no row", hint="Check the file after --data.")
     bad = {reason: count for reason, count in found.reasons.items() if reason != NO_IMAGE or not found.prompts}
-    count, allowed = sum(bad.values()), most_bad(most, total)
+    count, allowed = sum(bad.values()), allowed_bad(most, total, round_up=True)
     if found.prompts and count <= allowed:
         return
     told = "; ".join(f"{reason} ({number}), for example {found.examples[reason]}" for reason, number in bad.items())
     beyond = f"{count} of {total} rows of {name} cannot be used for {stage}, and --max-bad allows {allowed}"
     none = f"no row of {name} can be used for {stage}"
     raise UsageError(f"{beyond if found.prompts else none}: {told}", hint=_hint(next(iter(bad))))
-
-
-def most_bad(text: str, total: int) -> int:
-    """How many of `total` rows may be unusable, from "N" or "P%"; a share is rounded up.
-
-    Raises:
-        UsageError: If the text is neither.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip())
-    if not match or (not match[2] and "." in match[1]):
-        raise UsageError(f"--max-bad {text!r} is neither a number nor a percentage", hint="Write 20 or 1%.")
-    return math.ceil(float(match[1]) * total / 100) if match[2] else int(match[1])
 
 
 def _size(rows: Rows, key: str) -> Size | str:
