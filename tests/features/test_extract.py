@@ -91,7 +91,9 @@ def test_features_are_the_mean_over_patches_of_each_image_alone(encoders, store)
 
 def test_each_image_is_decoded_once_and_forwarded_once_per_encoder(encoders, store, monkeypatch):
     decoded = []
-    monkeypatch.setattr(module, "decode", lambda data, real=module.decode: decoded.append(1) or real(data))
+    monkeypatch.setattr(
+        module, "decode", lambda data, real=module.decode, **how: decoded.append(1) or real(data, **how)
+    )
     images = Images([png(i) for i in range(10)])
     extraction = extract(encoders, images, sites, store=store)
     assert len(decoded) == extraction.decoded == 10
@@ -334,10 +336,10 @@ def test_encoders_whose_stored_features_are_of_other_images_are_not_paired(encod
     extract(encoders[:1], images, sites, store=store)
     refused = images.files[1]
 
-    def short_of_memory(data, real=module.decode):
+    def short_of_memory(data, real=module.decode, **how):
         if data == refused:
             raise module.BadImage("MemoryError")
-        return real(data)
+        return real(data, **how)
 
     monkeypatch.setattr(module, "decode", short_of_memory)
     with pytest.raises(DataError, match="decoded for one of"):

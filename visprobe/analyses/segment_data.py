@@ -213,7 +213,7 @@ def picture(images: ImageSet, index: int, view: View, side: int) -> Image.Image:
         OSError: If it cannot be read.
         BadImage: If it cannot be decoded.
     """
-    whole = decode(images.read(index))
+    whole = decode(images.read(index), reduced=True)
     shown = whole.crop(view.box(*whole.size))
     shown.thumbnail((side, side), Image.Resampling.LANCZOS)
     return shown

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from visprobe.data.image_set import BadImage, ImageSet
 from visprobe.data.masks import decode_mask
 from visprobe.errors import DataError, UsageError
+from visprobe.io.regular import IMAGE, read_regular
 
 _TEXTS = ("prompt", "answer", "rejected")
 _FIELDS = ("image", *_TEXTS, "box")
@@ -106,7 +107,7 @@ def read_region(folder: Path, image_id: str, size: tuple[int, int]) -> NDArray[n
     for inside in (path.with_suffix(".png"), PurePosixPath(path.with_suffix(".png").name)):
         file = folder / inside.relative_to(inside.anchor)
         if file.is_file():
-            mask = decode_mask(file.read_bytes())
+            mask = decode_mask(read_regular(file, IMAGE))
             if mask.shape != size[::-1]:
                 raise BadImage(f"the mask is {mask.shape[1]}x{mask.shape[0]}, its image {size[0]}x{size[1]}")
             return mask > 0

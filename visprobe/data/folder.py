@@ -12,6 +12,7 @@ from visprobe.data.formats import LOOKS, SUFFIXES, UNREADABLE
 from visprobe.data.image_set import Item
 from visprobe.data.metadata import NAMES, read_metadata
 from visprobe.errors import DataError
+from visprobe.io.regular import IMAGE, read_regular
 
 # What file systems, photo stations and archivers put beside people's files; and all that starts with a dot.
 _SYSTEM = {
@@ -140,7 +141,7 @@ def read_image(path: Path) -> bytes:
     Raises:
         OSError: If it cannot be read, or holds raw sensor data, of which Pillow would show the thumbnail.
     """
-    data = path.read_bytes()
+    data = read_regular(path, IMAGE)
     advice = UNREADABLE.get(path.suffix.lower(), "")
     if data.startswith((b"II*\0", b"MM\0*")) and advice:
         raise OSError(f"{path.suffix} is not read: {advice}")

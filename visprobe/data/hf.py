@@ -9,6 +9,7 @@ from typing import Any
 from visprobe.data.columns import captions_of, classes_of_rows, items_of, targets_of
 from visprobe.data.image_set import Item
 from visprobe.errors import DataError
+from visprobe.io.regular import IMAGE, read_regular
 
 MARKERS = ("dataset_dict.json", "dataset_info.json", "state.json")
 
@@ -82,7 +83,7 @@ class HuggingFaceImages(DescribedRows):
         cell = self._rows[index][self._column]
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise OSError("the image cell is empty")
-        data: bytes = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        data: bytes = cell["bytes"] if cell["bytes"] is not None else read_regular(Path(cell["path"]), IMAGE)
         return data
 
 

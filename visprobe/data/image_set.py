@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,12 @@ from PIL import Image, UnidentifiedImageError
 from visprobe.data.formats import FORMATS, unreadable
 
 MAX_PIXELS = 64_000_000
+LARGE = 20_000_000  # pixels above which a decoded image, and what a processor makes of it, fill a machine's memory
+_KEPT = 4_000_000  # pixels that are left of such an image at most; square towers read less than one million
 MAX_ASPECT = 200  # processors that set the shorter side would make gigabytes of a longer strip
+# One piece of memory per image up to 64 MB: the C library gives large pieces back when they are free, and keeps Pillow's
+# usual 16 MB for each thread.
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 _ORIENTATION = 0x0112  # EXIF tag, and what makes an image of each of its values upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,12 +63,26 @@ class BadImage(Exception):
     """An image that cannot be used; the text is the reason."""
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
+    """`image`, which was made of `source`, turned as the EXIF data of that say."""
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        orientation = source.getexif().get(_ORIENTATION)
     except Exception:  # Pillow raises many types on damaged EXIF data, beside which the pixels are whole
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """An image that is not decoded yet, with at most `_KEPT` pixels; a band at a time, so that it is held once."""
+    image.draft(None, (image.width // 2, image.height // 2))  # only JPEG can
+    image.load()
+    factor = math.ceil(math.sqrt(image.width * image.height / _KEPT))
+    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    rows = factor * max(1, _KEPT // 4 // image.width // factor)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        small.paste(_rgb(band).reduce(factor), (0, top // factor))
+    return small
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -70,11 +90,25 @@ def _rgb(image: Image.Image) -> Image.Image:
         raise BadImage(f"pixels of mode {image.mode} have no range of their own to be shown in")
     if image.mode.startswith("I;16"):  # Pillow's own conversion turns every value above 255 white
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # a copy would double the memory
 
 
-def decode(data: bytes) -> Image.Image:
+def pixels_in(data: bytes) -> int:
+    """How many pixels the header of an image file promises; 0 if it is none."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # as in `decode`, which says it
+        return 0
+
+
+def decode(data: bytes, *, reduced: bool = False) -> Image.Image:
     """Decode an image file to RGB, upright.
+
+    Args:
+        data: The file.
+        reduced: Whether an image of more than 20 Mpx may be given with fewer, 2 to 4 Mpx: JPEG is decoded
+            at half its size, and blocks of pixels are replaced by their mean.
 
     Raises:
         BadImage: If the file is damaged, truncated, of an unknown format, larger than 64 Mpx or
@@ -87,8 +121,12 @@ def decode(data: bytes) -> Image.Image:
                 raise BadImage(f"{width}x{height} is more than {MAX_PIXELS // 1_000_000} Mpx")
             if max(width, height) > MAX_ASPECT * min(width, height):
                 raise BadImage(f"{width}x{height} is more than {MAX_ASPECT} times as long as wide")
+            if reduced and width * height > LARGE:
+                small = _upright(_reduced(image), image)
+                image.close()  # now: it can be in a cycle, and others wait for its memory
+                return small
             image.load()
-            return _rgb(_upright(image))
+            return _upright(_rgb(image), image)
     except BadImage:
         raise
     except UnidentifiedImageError as error:

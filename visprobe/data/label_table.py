@@ -12,6 +12,7 @@ from typing import Any
 
 from visprobe.data.class_column import may_be_class
 from visprobe.errors import DataError
+from visprobe.io.regular import read_regular
 
 FORMS = (
     "Write one class per line in the order of the file names; lines 'file class'; a table with the columns file and "
@@ -56,7 +57,10 @@ def readings(file: Path) -> tuple[list[Rows], list[str]]:
 
 
 def _text(file: Path) -> str:
-    data = file.read_bytes()
+    try:
+        data = read_regular(file)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}", hint=FORMS) from error
     encoding = next((name for bom, name in _BOMS.items() if data.startswith(bom)), "utf-8")
     try:
         text = data.decode(encoding)

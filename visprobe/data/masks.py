@@ -18,6 +18,7 @@ from visprobe.data.image_set import MAX_PIXELS, BadImage, Item
 from visprobe.data.mask_names import COCO_STUFF_NAMES, VOC_NAMES, stored_names
 from visprobe.data.splits import files_in, role_of
 from visprobe.errors import DataError
+from visprobe.io.regular import IMAGE, read_regular
 
 PAIRS = (("images", "masks"), ("images", "annotations"), ("images", "labels"), ("img", "ann"), ("image", "mask"))
 COLUMNS = ("mask", "annotation", "label", "segmentation", "segmentation_mask", "labels", "annotations")
@@ -57,7 +58,7 @@ class MaskedImages:
 
     def read(self, index: int) -> bytes:
         """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
-        return self.pairs[index][0].read_bytes()
+        return read_regular(self.pairs[index][0], IMAGE)
 
     def mask(self, index: int) -> NDArray[np.int64]:
         """Pixel classes of `items[index]`, of shape (height, width) of the decoded image.
@@ -69,7 +70,7 @@ class MaskedImages:
         image, mask = self.pairs[index]
         if mask is None:
             raise BadImage("there is no mask of this name")
-        return of_size(decode_mask(mask.read_bytes()), image.read_bytes())
+        return of_size(decode_mask(read_regular(mask, IMAGE)), read_regular(image, IMAGE))
 
 
 class MaskedRows(HuggingFaceImages):
@@ -105,7 +106,7 @@ class MaskedRows(HuggingFaceImages):
         cell = self._masks[index][self._mask_column]
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise BadImage("the cell of the mask is empty")
-        return decode_mask(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes())
+        return decode_mask(cell["bytes"] if cell["bytes"] is not None else read_regular(Path(cell["path"]), IMAGE))
 
 
 def open_masks(folder: Path, name: str) -> dict[str, MaskedImages] | None:
@@ -258,7 +259,7 @@ def _if_there(path: Path) -> Path | None:
 
 
 def _stored_mask(path: Path) -> NDArray[np.int64]:
-    return _readable(lambda _: decode_mask(path.read_bytes()), 0)
+    return _readable(lambda _: decode_mask(read_regular(path, IMAGE)), 0)
 
 
 def _readable(read: Callable[[int], NDArray[np.int64]], index: int) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from visprobe.data.annotated import HasTitles
 from visprobe.data.image_set import ImageSet
 from visprobe.errors import DataError
+from visprobe.io.regular import read_text
 
 # Plain words of our own; the 80 sentences published with CLIP can be given as a file.
 TEMPLATES = (
@@ -29,7 +30,7 @@ def read_templates(path: Path) -> tuple[str, ...]:
         DataError: If the file cannot be read, holds none, or has lines without exactly one {}; all are listed.
     """
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in read_text(path).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read: {error}", hint="Give a text file with one template per line."

@@ -21,6 +21,7 @@ from visprobe.data.folder import is_system
 from visprobe.data.formats import LOOKS, UNREADABLE
 from visprobe.data.splits import SPLITS, by_split, files_in, in_split_folders, role_of
 from visprobe.errors import DataError
+from visprobe.io.regular import check_size
 
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 _BLOCK = 512
@@ -96,6 +97,7 @@ class TarImages:
     def read(self, index: int) -> bytes:
         """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
         sample = self._samples[index]
+        check_size(sample.size, sample.path)
         with sample.path.open("rb") as file:
             file.seek(sample.offset)
             data = file.read(sample.size)

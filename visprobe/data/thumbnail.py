@@ -15,7 +15,7 @@ PREFIX = "data:image/jpeg;base64,"
 def thumbnail(images: ImageSet, row: int, side: int = 96) -> str | None:
     """Image `row` as a data URI, its longer side at most `side` pixels; None if it is gone since it was measured."""
     try:
-        image = decode(images.read(row))
+        image = decode(images.read(row), reduced=True)
     except (OSError, BadImage):
         return None
     image.thumbnail((side, side), Image.Resampling.LANCZOS)

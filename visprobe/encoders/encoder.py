@@ -212,7 +212,8 @@ class VisionEncoder:
         Returns:
             The tower's inputs, float32, on the CPU, and the grid of patch tokens of each image.
         """
-        return self._geometry.preprocess(self.processor, self._config, [image.convert("RGB") for image in images])
+        shown = [image if image.mode == "RGB" else image.convert("RGB") for image in images]  # no copy: some are large
+        return self._geometry.preprocess(self.processor, self._config, shown)
 
     @cached_property
     def head_sites(self) -> tuple[str, ...]:

@@ -24,11 +24,13 @@ from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, in_tower
 from visprobe.features.fitting import Fitting
+from visprobe.features.in_flight import ROOM, Room, memory_of
 from visprobe.features.requests import forwarded, resolved, to_array
 from visprobe.features.store import ChunkKey, FeatureStore, StoredSites
 
 BATCH = 64
 CHUNK = 128  # images per file of the store: small enough to lose little to kill -9, large enough to be few
+KEPT = 1 << 20  # bytes of an image file that wait for their batch; larger ones are read again then
 _T = TypeVar("_T")
 Progress = Callable[[str, int, int], None]
 
@@ -139,12 +141,29 @@ def _libraries() -> str:
 Made = dict[tuple[object, ...], Pixels]  # how pixels are made -> what one image became
 
 
+@dataclass(frozen=True)
+class _File:
+    """An image file that was read and hashed.
+
+    Attributes:
+        index: Its place in the set.
+        hash: SHA-256 of its content, or why there is none.
+        data: Its content; None where it is large.
+        memory: Bytes that it takes on its way to pixels, where `data` is None.
+    """
+
+    index: int
+    hash: str
+    data: bytes | BadImage | None
+    memory: int = 0
+
+
 @dataclass
 class _Chunk:
     """A run of consecutive images of the set, read and hashed, and who still has to see them."""
 
     start: int
-    data: list[bytes | BadImage]
+    data: list[_File]
     hashes: tuple[str, ...]
     jobs: list[_Job]
     bad: dict[int, str] = field(default_factory=dict)
@@ -155,6 +174,7 @@ class _Pass:
         self.images, self.store, self.jobs, self.fitting = images, store, jobs, fitting
         self.chunks: list[tuple[int, tuple[str, ...]]] = []
         self.decoded = self.forwarded = 0
+        self.room = Room(ROOM)
 
     def run(self) -> Iterator[int]:
         parts: dict[int, list[dict[str, NDArray[np.floating]]]] = {}
@@ -183,7 +203,7 @@ class _Pass:
             size = self.fitting.size
             for first in range(0, len(chunk.data) if chunk.jobs else 0, size):
                 data = chunk.data[first : first + size]
-                made = list(readers.map(lambda item, how=processors: _pixels(item, how), data))
+                made = list(readers.map(lambda file, how=processors: self._pixels(file, how), data))
                 chunk.bad |= {first + n: str(item) for n, item in enumerate(made) if isinstance(item, BadImage)}
                 self.decoded += len(data)
                 if good := [item for item in made if not isinstance(item, BadImage)]:
@@ -193,17 +213,44 @@ class _Pass:
     def _load(self, start: int, readers: ThreadPoolExecutor) -> _Chunk:
         indices = range(start, min(start + CHUNK, len(self.images.items)))
         data = list(readers.map(self._read, indices))
-        hashes = tuple(_content_hash(item) for item in data)
+        hashes = tuple(file.hash for file in data)
         unseen = [job for job in self.jobs if self.store.missing(job.key(hashes), [*job.arrays.values(), "bad"])]
         # Checkpoints with equal weights (a frozen tower, a copy) are one encoder: the first of them is forwarded.
         first = {(job.key(hashes), tuple(sorted(job.arrays.values()))): job for job in reversed(unseen)}
         return _Chunk(start, data, hashes, [job for job in unseen if job in first.values()])
 
-    def _read(self, index: int) -> bytes | BadImage:
+    def _read(self, index: int) -> _File:
         try:
-            return self.images.read(index)
+            data = self.images.read(index)
         except OSError as error:
-            return BadImage(f"cannot be read: {error}")
+            bad = BadImage(f"cannot be read: {error}")
+            return _File(index, str(bad), bad)
+        large = len(data) > KEPT
+        return _File(index, _hash(data), None if large else data, memory_of(data) if large else 0)
+
+    def _pixels(self, file: _File, processors: Mapping[tuple[object, ...], VisionEncoder]) -> Made | BadImage:
+        """One image, decoded once, as each of the processors gives it."""
+        if isinstance(file.data, BadImage):
+            return file.data
+        with self.room.taken(file.memory if file.data is None else memory_of(file.data)):
+            try:
+                image = decode(self._again(file) if file.data is None else file.data, reduced=True)
+            except BadImage as error:
+                return error
+            return {how: encoder.preprocess([image]) for how, encoder in processors.items()}
+
+    def _again(self, file: _File) -> bytes:
+        """The content of a large file; what is kept of it must be what its hash says."""
+        try:
+            data = self.images.read(file.index)
+        except OSError as error:
+            data = str(error).encode()
+        if _hash(data) != file.hash:
+            raise DataError(
+                f"{self.images.items[file.index].id} of {self.images.name} changed while the images were read",
+                hint="Run again when nobody writes there; what is done is kept.",
+            )
+        return data
 
     def _forward(
         self, chunk: _Chunk, batch: list[Made], parts: dict[int, list[dict[str, NDArray[np.floating]]]]
@@ -285,19 +332,8 @@ def _one_ahead(items: Iterator[_T], thread: ThreadPoolExecutor) -> Iterator[_T]:
         yield item  # type: ignore[misc]
 
 
-def _content_hash(data: bytes | BadImage) -> str:
-    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else str(data)
-
-
-def _pixels(data: bytes | BadImage, processors: Mapping[tuple[object, ...], VisionEncoder]) -> Made | BadImage:
-    """One image, decoded once, as each of the processors gives it."""
-    if isinstance(data, BadImage):
-        return data
-    try:
-        image = decode(data)
-    except BadImage as error:
-        return error
-    return {how: encoder.preprocess([image]) for how, encoder in processors.items()}
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _joined(parts: list[dict[str, NDArray[np.floating]]], job: _Job) -> dict[str, NDArray[Any]]:

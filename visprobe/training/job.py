@@ -202,6 +202,7 @@ def start(sources: Sources, seed: int, output_dir: Path, *, overwrite: bool = Fa
     if sources.base is not None:
         return _local(sources.base)
     from visprobe.training.assemble import assemble
+    from visprobe.training.language import read_template
 
     folder = output_dir.parent / f"{output_dir.name}-start"
     tower, language_model = sources.vision_tower, sources.language_model
@@ -212,7 +213,7 @@ def start(sources: Sources, seed: int, output_dir: Path, *, overwrite: bool = Fa
         **how,
         "vision_tower": _identity(tower),
         "language_model": _identity(language_model),
-        "chat_template": template.read_text() if template else None,
+        "chat_template": read_template(template) if template else None,
     }
     _save_once(folder, made_of, lambda: assemble(tower, language_model, chat_template=template, **how), overwrite)
     return folder

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError
+from visprobe.io.regular import read_text
 from visprobe.training.model import refuse_code
 
 # Chat templates of language models expect text. This turns the parts of a message into text first.
@@ -97,12 +98,17 @@ def _gguf_options(path: str | Path) -> dict[str, str]:
     return {"gguf_file": files[0]}
 
 
+def read_template(file: Path) -> str:
+    """The chat template in a file; raises CheckpointError if it cannot be read."""
+    try:
+        return read_text(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}", hint="Check the path.") from error
+
+
 def _template(path: str | Path, tokenizer: Any, file: Path | None) -> str:
     if file is not None:
-        try:
-            return file.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"cannot read {file}: {error}", hint="Check the path.") from error
+        return read_template(file)
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visprobe.errors import UsageError
+from visprobe.io.regular import read_text
 
 Stage = Literal["projector", "full", "sft", "dpo", "grpo"]
 # Those of transformers that need no further settings.
@@ -213,7 +214,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: If the file is missing, no YAML, or holds something else than a mapping.
     """
     try:
-        value = yaml.safe_load(path.read_text())
+        value = yaml.safe_load(read_text(path))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="Check the path after --config.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

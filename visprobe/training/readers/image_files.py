@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from visprobe.data.image_set import BadImage, decode
+from visprobe.io.regular import IMAGE, read_regular
 from visprobe.training.rows import BadRow
 
 _LONG = 200  # characters of a name that a message shows: some rows hold whole images as text
@@ -40,7 +41,7 @@ def read_image(folder: Path, key: str) -> Image.Image:
     if scheme in ("http", "https", "s3", "gs"):
         raise BadRow(f"an image on the net, and nothing is fetched: {said}")
     try:
-        data = (folder / (unquote(urlsplit(key).path) if scheme == "file" else key)).read_bytes()
+        data = read_regular(folder / (unquote(urlsplit(key).path) if scheme == "file" else key), IMAGE)
     except FileNotFoundError as error:
         raise BadRow(f"missing image: {said}") from error
     except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name

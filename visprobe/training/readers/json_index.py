@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from visprobe.errors import DataError
 from visprobe.io.atomic import replacing
 from visprobe.io.cache import cache_folder
+from visprobe.io.regular import check_regular
 
 VERSION = 1
 WINDOW = 1 << 22
@@ -49,6 +50,7 @@ class JsonIndex:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            check_regular(path)
             with path.open("rb") as file:
                 self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             self._starts = _cached(path, self.sha256)

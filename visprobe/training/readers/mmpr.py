@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from visprobe.errors import DataError
+from visprobe.io.regular import read_text
 from visprobe.training.readers.combine import Concatenated
 from visprobe.training.readers.llava import LlavaRows
 
@@ -38,7 +39,7 @@ def sources(folder: Path) -> tuple[Source, ...]:
         DataError: If meta.json or an annotation file is missing, or meta.json is something else.
     """
     try:
-        meta = json.loads((folder / META).read_text())
+        meta = json.loads(read_text(folder / META))
         found = tuple(
             Source(name, _inside(folder, info["annotation"]), _inside(folder, info["root"]))
             for name, info in meta.items()
