@@ -164,4 +164,4 @@ def test_a_full_disk_under_stdout_is_one_message():
             [sys.executable, "-m", "visprobe", "list", "analyses", "--json"],
             stdout=full, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
-    assert ran.returncode == 1 and ran.stderr.startswith("error: ") and "Traceback" not in ran.stderr
+    assert ran.returncode == 4 and ran.stderr.startswith("error: ") and "Traceback" not in ran.stderr

@@ -12,7 +12,7 @@ from huggingface_hub import close_session, constants, hf_hub_download
 from huggingface_hub.utils import _detect_agent
 from safetensors.torch import save
 
-from visprobe.errors import CheckpointError
+from visprobe.errors import CheckpointError, PrerequisiteError
 from visprobe.io.containers import open_tensors
 from visprobe.io.folder import LocalFile, LocalFolder
 from visprobe.io.hub import HubFolder, list_collection, list_models, open_folder
@@ -29,8 +29,8 @@ FILES = {
 }
 
 
-def refused(spec, read=lambda folder: None):
-    with pytest.raises(CheckpointError) as caught:
+def refused(spec, read=lambda folder: None, kind=CheckpointError):
+    with pytest.raises(kind) as caught:
         read(open_folder(spec))
     assert caught.value.hint and "\n" not in str(caught.value)
     return str(caught.value)
@@ -194,7 +194,7 @@ def test_a_cache_that_cannot_be_written_is_one_message(hub, monkeypatch, tmp_pat
     hub.add("org/name", FILES)
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("VISPROBE_CACHE", str(tmp_path / "file"))
-    assert "cannot be kept on this machine" in refused("org/name")
+    assert "cannot be kept on this machine" in refused("org/name", kind=PrerequisiteError)
 
 
 def test_models_of_an_author_and_of_a_collection(hub):

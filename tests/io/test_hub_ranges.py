@@ -20,7 +20,7 @@ from hub_server import SOON, Blob, Faults
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visprobe.errors import CheckpointError
+from visprobe.errors import CheckpointError, PrerequisiteError
 from visprobe.io import range_cache, remote_file
 from visprobe.io.containers import open_tensors
 from visprobe.io.hub import open_folder
@@ -212,7 +212,7 @@ def test_a_full_disk_is_one_message(hub, file, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(CheckpointError, match=f"the disk is full while reading {NAME} of org/name"):
+    with pytest.raises(PrerequisiteError, match=f"the disk is full while reading {NAME} of org/name"):
         file.read([(0, 1_000_000)])
 
 

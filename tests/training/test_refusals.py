@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from safetensors import SafetensorError
 
-from visprobe.errors import TrainingError, UsageError
+from visprobe.errors import PrerequisiteError, TrainingError, UsageError
 from visprobe.training import run as module
 from visprobe.training.callbacks import Watch
 from visprobe.training.collate import RowEncoder
@@ -84,7 +84,7 @@ def test_float16_without_a_gpu_is_refused(monkeypatch):
     ids=["python", "safetensors", "torch"],  # as they were raised on a full tmpfs
 )
 def test_a_full_disk_is_named(error):
-    with pytest.raises(TrainingError, match="cannot write"), module._readable_failure(Recipe(stage="sft")):
+    with pytest.raises(PrerequisiteError, match="the disk is full"), module._readable_failure(Recipe(stage="sft")):
         raise error
 
 

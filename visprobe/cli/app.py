@@ -43,6 +43,7 @@ from visprobe.cli import list as list_
 from visprobe.cli.environment import COMMON, blamed, read_environment, variable
 from visprobe.cli.output import print_error, print_error_document, print_traceback
 from visprobe.errors import PrerequisiteError, UsageError, VisprobeError
+from visprobe.io.disk import explained
 
 MEASURE, LOOK, TRAIN, CHECKPOINTS, UTILITIES = "Measure", "Look", "Train", "Checkpoints", "Utilities"
 EXIT_CODES = {
@@ -206,18 +207,10 @@ def _explained(problem: Exception, command: str) -> VisprobeError:
         said = re.sub(r" \(env var: '(\w+)'\)", lambda found: found[0] if found[1] in os.environ else "", said)
         return UsageError(said, hint=f"{_MISSING.get(said, '')}{command} --help shows what there is.")
     if isinstance(problem, OSError):
-        return _system_error(problem)
+        return explained(problem)
     assert isinstance(problem, VisprobeError)
     problem.message = blamed(problem.message)
     return problem
-
-
-def _system_error(error: OSError) -> VisprobeError:
-    """A full disk or a folder that may not be written, in one message."""
-    return VisprobeError(
-        f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__,
-        hint="Check the path, its permissions and the room on its disk; VISPROBE_DEBUG=1 shows where it happened.",
-    )
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -14,6 +14,7 @@ import typer
 from visprobe.cli import options as o
 from visprobe.cli.output import print_table, printable
 from visprobe.errors import UsageError, VisprobeError
+from visprobe.io.disk import size_text
 from visprobe.io.redact import redact
 
 if TYPE_CHECKING:
@@ -119,15 +120,6 @@ def verify(json: o.Json = False) -> None:
     if faults:
         print(f"visprobe cache rm {' '.join(faults)} removes what is damaged", file=sys.stderr)
         raise typer.Exit(1)
-
-
-def size_text(count: float) -> str:
-    """Bytes as people read them: "1.2 GiB"."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def _entries() -> list[Entry]:

@@ -15,9 +15,9 @@ import typer
 
 import visprobe
 from visprobe.cli import options as o
-from visprobe.cli.cache import size_text
 from visprobe.cli.output import print_paragraph, printable
 from visprobe.errors import VisprobeError
+from visprobe.io.disk import size_text
 
 _PROGRAM = "visprobe.__main__:main"
 _LEAST_FREE = 2**30  # bytes

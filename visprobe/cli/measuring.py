@@ -156,6 +156,7 @@ def _options(common: Common, bars: Any) -> Any:
         dtype=common.dtype,
         seed=common.seed,
         progress=bars,
+        note=bars.note,
         pixels=common.pixels,
         tiles=common.tiles,
         labels=common.labels,

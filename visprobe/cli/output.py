@@ -77,6 +77,11 @@ class Bars:
         for line in lines if self._verbose else ():
             self._progress.console.print(escape(printable(line)), highlight=False)
 
+    def note(self, line: str) -> None:
+        """A line on stderr, above the bars, unless quiet."""
+        if not self._quiet:
+            self._progress.console.print(escape(printable(line)), highlight=False)
+
     def _due(self, finished: bool) -> bool:
         now = time.monotonic()
         if finished or now - self._last >= QUIET_PERIOD:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from visprobe.cli.cache import size_text
 from visprobe.cli.output import printable
+from visprobe.io.disk import size_text
 from visprobe.training.launch import is_first_process
 from visprobe.training.on_paper import Plan
 

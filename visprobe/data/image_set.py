@@ -17,8 +17,8 @@ MAX_PIXELS = 64_000_000
 LARGE = 20_000_000  # pixels above which a decoded image, and what a processor makes of it, fill a machine's memory
 _KEPT = 4_000_000  # pixels that are left of such an image at most; square towers read less than one million
 MAX_ASPECT = 200  # processors that set the shorter side would make gigabytes of a longer strip
-# One piece of memory per image up to 64 MB: the C library gives large pieces back when they are free, and keeps Pillow's
-# usual 16 MB for each thread.
+# Up to 64 MB of an image in one piece of memory: the C library gives large pieces back when they are free, and keeps
+# Pillow's usual 16 MB for each thread.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 _ORIENTATION = 0x0112  # EXIF tag, and what makes an image of each of its values upright
 _UPRIGHT = {

@@ -26,9 +26,11 @@ from visprobe.encoders.tiles import NO_TILES, Tiled
 from visprobe.encoders.tower import load_tower, placed
 from visprobe.encoders.wrappers import of_language_model
 from visprobe.errors import CheckpointError
+from visprobe.io.disk import plain_errors
 from visprobe.io.formats import TRANSFORMERS
 
 
+@plain_errors
 def load_encoder(
     path: str | Path,
     *,

@@ -93,7 +93,7 @@ def extract(
         CheckpointError: If an encoder lacks a site that is wanted of it.
         PrerequisiteError: If a batch does not fit into the accelerator's memory.
     """
-    jobs = [_Job(e, p, sites(e)) for e, p in zip(encoders, processors or encoders, strict=True)]
+    jobs = [Job(e, p, sites(e)) for e, p in zip(encoders, processors or encoders, strict=True)]
     work = _Pass(images, store, jobs, Fitting(batch_size, BATCH))
     for done in work.run():
         if progress:
@@ -101,8 +101,14 @@ def extract(
     return work.result()
 
 
-class _Job:
-    """One encoder of a pass: which arrays it owes, and how it computes them."""
+class Job:
+    """One encoder of a pass: which arrays it owes, and how it computes them.
+
+    Args:
+        encoder: The encoder.
+        processor: Whose image processor makes its pixels.
+        sites: What is wanted of it.
+    """
 
     def __init__(self, encoder: VisionEncoder, processor: VisionEncoder, sites: Sequence[str]) -> None:
         self.encoder = encoder
@@ -112,11 +118,13 @@ class _Job:
         self.arrays = {request: _array(encoder, request) for request in self.requests}
 
     def key(self, hashes: tuple[str, ...]) -> ChunkKey:
+        """Where the features of the images with these hashes lie in a store."""
         compute = f"{self.encoder.dtype}/{self.encoder.device.type}/{_libraries()}".removeprefix("torch.")
         encoder = self.encoder
         return ChunkKey(encoder.tower_hash, encoder.settings_hash, self.processor.processor_hash, compute, hashes)
 
     def compute(self, pixels: Pixels) -> dict[str, NDArray[np.floating]]:
+        """The arrays that it owes, of some images."""
         if not self.requests:  # only whether the images are good is asked
             return {}
         pooled = self.encoder.reduced(pixels, {request: forwarded(request) for request in self.requests})
@@ -165,12 +173,12 @@ class _Chunk:
     start: int
     data: list[_File]
     hashes: tuple[str, ...]
-    jobs: list[_Job]
+    jobs: list[Job]
     bad: dict[int, str] = field(default_factory=dict)
 
 
 class _Pass:
-    def __init__(self, images: ImageSet, store: FeatureStore, jobs: list[_Job], fitting: Fitting) -> None:
+    def __init__(self, images: ImageSet, store: FeatureStore, jobs: list[Job], fitting: Fitting) -> None:
         self.images, self.store, self.jobs, self.fitting = images, store, jobs, fitting
         self.chunks: list[tuple[int, tuple[str, ...]]] = []
         self.decoded = self.forwarded = 0
@@ -257,7 +265,7 @@ class _Pass:
     ) -> None:
         stacked: dict[tuple[object, ...], Pixels] = {}  # joined once for all encoders of one kind of pixels
 
-        def compute(job: _Job, piece: Sequence[Made]) -> dict[str, NDArray[np.floating]]:
+        def compute(job: Job, piece: Sequence[Made]) -> dict[str, NDArray[np.floating]]:
             which = (job.pixels, id(piece[0]), len(piece))
             if which not in stacked:
                 stacked[which] = Pixels.join([pixels[job.pixels] for pixels in piece])
@@ -299,7 +307,7 @@ class _Pass:
                 )
         return found[0]
 
-    def _feature_set(self, job: _Job, valid: list[int]) -> FeatureSet:
+    def _feature_set(self, job: Job, valid: list[int]) -> FeatureSet:
         items = [self.images.items[index] for index in valid]
         contents = [content for _, hashes in self.chunks for content in hashes]
         keys = [job.key(hashes) for _, hashes in self.chunks]
@@ -336,7 +344,7 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _joined(parts: list[dict[str, NDArray[np.floating]]], job: _Job) -> dict[str, NDArray[Any]]:
+def _joined(parts: list[dict[str, NDArray[np.floating]]], job: Job) -> dict[str, NDArray[Any]]:
     empty = np.zeros((0, 0), np.float32)  # a chunk in which every image is bad
     return {name: np.concatenate([p[name] for p in parts]) if parts else empty for name in job.arrays.values()}
 

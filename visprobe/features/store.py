@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -22,8 +24,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from visprobe.errors import PrerequisiteError
 from visprobe.io.atomic import replacing
 from visprobe.io.cache import cache_folder
+from visprobe.io.disk import explained, lacks_room
 from visprobe.io.lock import locked
 from visprobe.io.redact import redact
 
@@ -78,6 +82,32 @@ class FeatureStore:
         self._whole: set[tuple[Path, int, str]] = set()  # file, when it was written, and name of an array
         self._damaged: set[Path] = set()
 
+    def check(self) -> None:
+        """Say before the work begins what would be found out in the middle of it: that nothing can be kept here.
+
+        Features that lie here are read all the same: they may be all that is wanted.
+
+        Raises:
+            PrerequisiteError: If the folder is not there and cannot be made.
+        """
+        if os.access(_existing(self.folder), os.W_OK | os.X_OK):
+            return
+        if not self.folder.is_dir():
+            raise self._cannot_be_written("the folder is not there and cannot be made")
+        logging.getLogger(__name__).warning(
+            "%s cannot be written: what lies there is used, and where something is missing the run ends; "
+            "VISPROBE_CACHE=FOLDER keeps features in a folder of your own",
+            self.folder,
+        )
+
+    def free(self) -> int:
+        """Bytes that are free on the disk of the store."""
+        return shutil.disk_usage(_existing(self.folder)).free
+
+    def held(self) -> int:
+        """Bytes of the features in the store."""
+        return sum(path.stat().st_size for path in self.folder.glob("*/*.safetensors"))
+
     def missing(self, key: ChunkKey, names: Collection[str]) -> set[str]:
         """Which of `names` this chunk does not hold yet, or not as they were written.
 
@@ -97,23 +127,34 @@ class FeatureStore:
             images: Name of the image set, for people.
         """
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The lock makes read-add-replace one step: two processes may add different sites to one chunk.
-        with locked(path.parent / ".lock", f"writes features to {path.parent}"):
-            held = self.read(key, self._believed(key, self._names(key)))
-            with replacing(path) as temporary:
-                held |= arrays
-                noted = {
-                    "key": key.text(),
-                    "sha256": json.dumps({name: array_hash(array) for name, array in held.items()}),
-                    "owner": redact(owner),
-                    "images": redact(images),
-                }
-                # The header is UTF-8, which the name of a file need not be.
-                save_file(
-                    held, temporary, {k: v.encode("utf-8", "backslashreplace").decode() for k, v in noted.items()}
-                )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The lock makes read-add-replace one step: two processes may add different sites to one chunk.
+            with locked(path.parent / ".lock", f"writes features to {path.parent}"):
+                self._add(key, path, arrays, owner, images)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise (explained(error, path) if lacks_room(error) else self._cannot_be_written(why)) from error
         self._written |= {(key.digest(), name) for name in arrays}
+
+    def _add(self, key: ChunkKey, path: Path, arrays: Mapping[str, NDArray[Any]], owner: str, images: str) -> None:
+        held = self.read(key, self._believed(key, self._names(key)))
+        with replacing(path) as temporary:
+            held |= arrays
+            noted = {
+                "key": key.text(),
+                "sha256": json.dumps({name: array_hash(array) for name, array in held.items()}),
+                "owner": redact(owner),
+                "images": redact(images),
+            }
+            # The header is UTF-8, which the name of a file need not be.
+            save_file(held, temporary, {k: v.encode("utf-8", "backslashreplace").decode() for k, v in noted.items()})
+
+    def _cannot_be_written(self, why: str) -> PrerequisiteError:
+        return PrerequisiteError(
+            f"features cannot be kept in {self.folder}: {why}",
+            hint="Set VISPROBE_CACHE to a folder of your own.",
+        )
 
     def read(self, key: ChunkKey, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """The named arrays of the chunk.
@@ -183,6 +224,11 @@ class FeatureStore:
     def _path(self, key: ChunkKey) -> Path:
         digest = key.digest()
         return self.folder / digest[:2] / f"{digest}.safetensors"
+
+
+def _existing(folder: Path) -> Path:
+    """`folder`, or the folder above it that is there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def array_hash(array: NDArray[Any]) -> str:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from visprobe.io.disk import writing
+
 MARK = ".visprobe-tmp-"  # in the name of every temporary file and folder
 ABANDONED = 3600.0  # seconds without a write after which a temporary file has no writer any more
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
@@ -32,17 +34,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary name is unique per writer, so two processes never share one. On any exception the
     temporary file is removed and `path` is left as it was.
+
+    Raises:
+        PrerequisiteError: If the disk is full, whichever library said so.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name[:100]}{MARK}{_writer()}{path.suffix[:20]}"
     try:
-        yield temporary
-        _open_up(temporary)
-        _sync(temporary)
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _open_up(temporary)
+            _sync(temporary)
+            if temporary.is_dir() and path.is_dir():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -56,21 +62,25 @@ def filling(folder: Path) -> Iterator[Path]:
 
     `folder` itself is never replaced: it may be a mount point, or where the caller stands. On any exception what was
     written is removed.
+
+    Raises:
+        PrerequisiteError: If the disk is full, whichever library said so.
     """
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
     temporary = folder / f".new{MARK}{_writer()}"
-    temporary.mkdir()
     try:
-        yield temporary
-        _open_up(temporary)
-        for path in temporary.iterdir():
-            os.replace(path, folder / path.name)
-        _sync(folder)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+            temporary.mkdir()
+            yield temporary
+            _open_up(temporary)
+            for path in temporary.iterdir():
+                os.replace(path, folder / path.name)
+            _sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if made and not any(folder.iterdir()):
+        if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +10,8 @@ from typing import Any, TypeVar
 
 from huggingface_hub import constants, errors
 
-from visprobe.errors import CheckpointError
+from visprobe.errors import CheckpointError, PrerequisiteError, VisprobeError
+from visprobe.io.disk import lacks_room
 
 TransportError: Any = errors.HfHubHTTPError.__mro__[1]  # httpx.HTTPError, or httpx2's from huggingface_hub 2 on
 
@@ -77,6 +77,7 @@ def explained(what: str, repo: str) -> Iterator[None]:
 
     Raises:
         CheckpointError: For any such fault.
+        PrerequisiteError: If the disk is full, or may not be written.
     """
     try:
         yield
@@ -94,7 +95,7 @@ def offline(what: str) -> CheckpointError:
     )
 
 
-def _explain(error: BaseException, what: str, repo: str) -> CheckpointError:
+def _explain(error: BaseException, what: str, repo: str) -> VisprobeError:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return offline(what)
     if isinstance(error, errors.HfHubHTTPError):
@@ -105,13 +106,13 @@ def _explain(error: BaseException, what: str, repo: str) -> CheckpointError:
             hint="If a folder was meant, check its path: there is none of that name here. Otherwise check the network, "
             "HTTPS_PROXY and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what is on this machine.",
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CheckpointError(
+    if lacks_room(error):
+        return PrerequisiteError(
             f"the disk is full while reading {what}",
-            hint="Free space, or set VISPROBE_CACHE and HF_HOME to a larger disk.",
+            hint="Make room, or set VISPROBE_CACHE and HF_HOME to a larger disk; what was read is kept.",
         )
     if isinstance(error, OSError) and error.errno is not None:
-        return CheckpointError(
+        return PrerequisiteError(
             f"{what} cannot be kept on this machine: {error}",
             hint="Set VISPROBE_CACHE and HF_HOME to folders that you may write to.",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from visprobe.analyses.analysis import Analysis, Inputs, Sets, only
 from visprobe.analyses.read_site import of_towers_alone
@@ -13,6 +13,7 @@ from visprobe.data.subset import first_spread
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError, VisprobeError
 from visprobe.features.feature_set import FeatureSet
+from visprobe.features.plan import Pass
 from visprobe.features.requests import resolved
 from visprobe.report.class_titles import with_titles
 from visprobe.report.most_changed import with_thumbnails
@@ -39,10 +40,14 @@ def run_analyses(session: Session, analyses: Sequence[Analysis]) -> list[Result]
         if len({error.message for error in runner.left_out}) == 1:
             raise runner.left_out[0]
         return []
-    results: dict[str, Result] = {}
     # All images first: they are what the measurement says it was made on.
-    for count in dict.fromkeys([None, *(analysis.images for analysis in able)]):
-        group = [analysis for analysis in able if analysis.images == count]
+    groups = {
+        count: [analysis for analysis in able if analysis.images == count]
+        for count in dict.fromkeys([None, *(analysis.images for analysis in able)])
+    }
+    session.expect([one for count, group in groups.items() for one in runner.passes(group, count)])
+    results: dict[str, Result] = {}
+    for count, group in groups.items():
         results |= runner.run(group, count)
     answered = [results[analysis.name] for analysis in able if analysis.name in results]
     images = session.images.query
@@ -71,6 +76,17 @@ class _Runner:
             self._leave_out(analysis, UsageError(problem, hint="Leave this analysis out for it."))
             return False
         return True
+
+    def passes(self, group: Sequence[Analysis], count: int | None) -> Iterator[Pass]:
+        """The passes over images that `run` makes."""
+        images, support = self._session.images.query, self._session.images.support
+        shown = images if count is None else first_spread(images, count)
+        yield self._pass(shown, group)
+        if support is not None and (learning := [analysis for analysis in group if analysis.support]):
+            yield self._pass(support, learning)
+        for analysis in group:
+            made = analysis.variants(shown, self._session.seed) if analysis.variants else {}
+            yield from (self._pass(one, [analysis]) for one in made.values())
 
     def run(self, group: Sequence[Analysis], count: int | None) -> dict[str, Result]:
         """The results of the analyses that look at `count` images (None: all), from one pass over them."""
@@ -106,14 +122,18 @@ class _Runner:
 
     def _extract(self, images: ImageSet, group: Sequence[Analysis], *, note: bool) -> dict[str, FeatureSet]:
         """Features by encoder, of each what the analyses that are run on it need."""
+        one = self._pass(images, group)
+        sets = self._session.extract(images, one.sites, one.encoders, note=note)
+        return {features.encoder: features for features in sets}
+
+    def _pass(self, images: ImageSet, group: Sequence[Analysis]) -> Pass:
         encoders = [e for e in self._encoders() if not group or any(self._is_run_on(a, e) for a in group)]
 
         def wanted(encoder: VisionEncoder) -> list[str]:
             asking = [analysis for analysis in group if self._is_run_on(analysis, encoder)]
             return resolved(encoder, [request for analysis in asking for request in analysis.needs(encoder)])
 
-        sets = self._session.extract(images, wanted, encoders, note=note)
-        return {features.encoder: features for features in sets}
+        return self._session.passing(images, wanted, encoders)
 
     def _encoders(self) -> list[VisionEncoder]:
         return [*self._session.encoders, *self._session.floors]

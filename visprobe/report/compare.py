@@ -12,11 +12,13 @@ from visprobe.analyses.same_recipe import SAME_RECIPE, same_recipe
 from visprobe.analyses.verdict import verdict
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
+from visprobe.io.disk import plain_errors
 from visprobe.report.analysing import run_analyses
 from visprobe.report.measurement import Measurement, Options, several
 from visprobe.report.session import Session, all_sites, format_floors, open_encoders
 
 
+@plain_errors
 def compare(
     checkpoints: Sequence[str | Path],
     data: str | Path,

@@ -31,6 +31,7 @@ from visprobe.errors import DataError, UsageError
 from visprobe.features.extract import BadItem
 from visprobe.features.fitting import Fitting
 from visprobe.io.atomic import to_json
+from visprobe.io.disk import plain_errors
 from visprobe.report.explained import Explained, LastModel, explain, explain_answers
 from visprobe.report.map_sheets import contrast, sheets, spread
 from visprobe.report.measurement import PYTHON, Measurement, Options, several
@@ -143,6 +144,7 @@ class Looked:
         return page
 
 
+@plain_errors
 def gradcam(
     checkpoints: str | Path | Sequence[str | Path],
     named: str | Path | Sequence[str | Path],

@@ -132,7 +132,7 @@ class _Following:
         return [result, *results], list(steps_verdict(result, self._name)), warnings
 
     def _open(self, step: int, path: Path) -> VisionEncoder:
-        [encoder] = open_encoders([path], replace(self._options, progress=None))
+        [encoder] = open_encoders([path], replace(self._options, progress=None, note=None))
         refuse_other_shapes(self.base, [encoder])
         encoder.name = f"{self._name} step {step}"
         self.steps[encoder.name] = step
@@ -142,7 +142,7 @@ class _Following:
     def _moment(self, session: Session, encoder: VisionEncoder, path: Path) -> Maps:
         explained = self.explained
         if explained.target == "class":  # every moment has prototypes of its own
-            own = Session([encoder], [], session.images, replace(self._options, progress=None))
+            own = Session([encoder], [], session.images, replace(self._options, progress=None, note=None))
             explained = self._explain(own, explained.pictures, "class")
         return self._work(explained).maps(str(path), encoder)
 
@@ -164,7 +164,7 @@ class _Following:
         return replace(explained, subjects=subjects, settings={**explained.settings, **about})
 
     def _work(self, explained: Explained) -> MapWork:
-        options = replace(self._options, progress=None)
+        options = replace(self._options, progress=None, note=None)
         return MapWork(self._look.with_methods(explained), options, explained, self._kept)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from visprobe.analyses.analysis import Analysis
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError
+from visprobe.io.disk import plain_errors
 from visprobe.report.analysing import run_analyses
 from visprobe.report.measurement import Measurement, Options, several
 from visprobe.report.session import Session, open_encoders
 
 
+@plain_errors
 def measure(
     checkpoints: str | Path | Sequence[str | Path],
     data: str | Path,

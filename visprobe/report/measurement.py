@@ -19,6 +19,7 @@ from visprobe.features.store import FeatureStore, default_folder
 from visprobe.figures.gallery import KINDS
 from visprobe.figures.labels import visible
 from visprobe.figures.save import figure_bytes
+from visprobe.io.disk import plain_errors
 from visprobe.report.document import build_document
 from visprobe.report.notebook import measurement_html
 from visprobe.report.rebuild import Drawn, Run, read_runs, rebuild, redraw
@@ -48,6 +49,7 @@ class Options:
         seed: Seed of every random choice.
         store: Root of the feature store; by default the user's cache folder.
         progress: Called with (stage, done, total).
+        note: Called with a line about what will be done, before it is.
         pixels: Pixels per image for towers of native resolution.
         tiles: Whether models that cut images into tiles read the tiles too.
         analyses: Names of the analyses that compare runs.
@@ -65,6 +67,7 @@ class Options:
     seed: int = 0
     store: str | Path | None = None
     progress: Progress | None = None
+    note: Callable[[str], None] | None = None
     pixels: int = 448 * 448
     tiles: bool = False
     analyses: tuple[str, ...] = DEFAULT
@@ -200,6 +203,7 @@ class Measurement:
         """A figure with its caption and the rows it was drawn from; see `figure`."""
         return redraw(Run("the measurement", self.document(PYTHON)), name, width)
 
+    @plain_errors
     def save(self, folder: str | Path) -> Path:
         """Write what a command writes: report.html, report.json, results.csv, results.parquet and figures.
 
@@ -250,6 +254,7 @@ def several(given: str | Path | Sequence[str | Path]) -> list[str]:
     return [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
 
 
+@plain_errors
 def read_report(folder: str | Path) -> Measurement:
     """A measurement that a command wrote, or `Measurement.save`.
 

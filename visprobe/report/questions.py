@@ -20,6 +20,7 @@ from visprobe.analyses.zeroshot import with_text_tower
 from visprobe.data.prompts import TEMPLATES
 from visprobe.encoders.text_tower import has_text_tower
 from visprobe.features.text import LanguageModel, TextFeatures
+from visprobe.io.disk import plain_errors
 from visprobe.metrics.label_draws import PER_CLASS
 from visprobe.report.measure import measure
 from visprobe.report.measurement import Measurement, Options, several
@@ -29,6 +30,7 @@ ASKED = ("imagenet", "knn", "probe")  # by `imagenet`; and zero-shot where there
 Checkpoints = str | Path | Sequence[str | Path]
 
 
+@plain_errors
 def imagenet(
     checkpoints: Checkpoints,
     data: str | Path,
@@ -73,6 +75,7 @@ def imagenet(
     return measure(checkpoints, data, asked, options)
 
 
+@plain_errors
 def probe(
     checkpoints: Checkpoints,
     data: str | Path,
@@ -110,6 +113,7 @@ def probe(
     return measure(checkpoints, data, [probe_analysis(how)], options)
 
 
+@plain_errors
 def segment(
     checkpoints: Checkpoints,
     data: str | Path,
@@ -149,6 +153,7 @@ def segment(
     return measure(checkpoints, data, [asking(asked)], options)
 
 
+@plain_errors
 def robust(
     checkpoints: Checkpoints,
     data: str | Path,
@@ -185,6 +190,7 @@ def robust(
     return measure(checkpoints, data, [robustness(plan)], options)
 
 
+@plain_errors
 def align(
     checkpoints: Checkpoints,
     data: str | Path,

@@ -20,6 +20,7 @@ from visprobe.encoders.processor import Resolution
 from visprobe.errors import PrerequisiteError, UsageError
 from visprobe.features.extract import Extraction, extract
 from visprobe.features.feature_set import FeatureSet, first_of_each, with_rows
+from visprobe.features.plan import Pass, check_room, in_words, planned
 from visprobe.report.measurement import Measurement, Options
 from visprobe.report.names import distinct_names
 from visprobe.report.trained import training_of, unlike_prompts
@@ -43,10 +44,11 @@ def open_encoders(checkpoints: Sequence[str | Path], options: Options) -> list[V
 
     Raises:
         UsageError: If a checkpoint is named twice, or a device or number format is unknown.
-        PrerequisiteError: If the device is not there.
+        PrerequisiteError: If the device is not there, or features can be kept nowhere.
         CheckpointError: If a checkpoint cannot be read.
     """
     names, (device, dtype) = distinct_names(checkpoints), run_on(options)
+    options.feature_store().check()
     resolution = Resolution(options.pixels, options.tiles)
     encoders = []
     for number, (spec, name) in enumerate(zip(checkpoints, names, strict=True), start=1):
@@ -134,6 +136,24 @@ class Session:
         self._data: list[dict[str, Any]] = []
         self._decoded = self._forwarded = 0
         self._copies: set[str] = set()
+        self._expected = False
+
+    def passing(self, images: ImageSet, sites: Sites, encoders: Sequence[VisionEncoder] | None = None) -> Pass:
+        """What `extract` does with the same arguments."""
+        chosen = list(encoders or [*self.encoders, *self.floors])
+        return Pass(images, sites, chosen, [self._processor_for(encoder) for encoder in chosen])
+
+    def expect(self, passes: Sequence[Pass]) -> None:
+        """Say what the passes of this measurement will do, before the first.
+
+        Raises:
+            PrerequisiteError: If the disk has no room for what they write.
+        """
+        self._expected = True
+        plan = planned(passes)
+        if self._options.note:
+            self._options.note(in_words(plan, self._store))
+        check_room(plan, self._store)
 
     def extract(
         self, images: ImageSet, sites: Sites, encoders: Sequence[VisionEncoder] | None = None, *, note: bool = True
@@ -146,14 +166,16 @@ class Session:
             encoders: Under which; by default all.
             note: Whether the images are listed in the measurement's data; not if they are part of a set that is.
         """
-        chosen = list(encoders or [*self.encoders, *self.floors])
+        one = self.passing(images, sites, encoders)
+        if not self._expected:
+            self.expect([one])
         extraction = extract(
-            chosen,
+            one.encoders,
             images,
             sites,
             store=self._store,
             batch_size=self._options.batch_size,
-            processors=[self._processor_for(encoder) for encoder in chosen],
+            processors=one.processors,
             progress=self._options.progress,
         )
         self._decoded += extraction.decoded

@@ -17,6 +17,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.swap import Swap, refuse_other_weights, swapped
 from visprobe.errors import UsageError
 from visprobe.features.feature_set import FeatureSet
+from visprobe.io.disk import plain_errors
 from visprobe.report.compare import refuse_other_shapes
 from visprobe.report.measurement import Measurement, Options
 from visprobe.report.session import Session, format_floors, open_encoders, read_sites
@@ -43,6 +44,7 @@ class Exchange(NamedTuple):
     spec: str
 
 
+@plain_errors
 def swap(
     base: str | Path,
     other: str | Path,

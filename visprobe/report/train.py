@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from visprobe.io.disk import plain_errors
 from visprobe.training.extra import require_training
 from visprobe.training.job import Progress, make_job, run_job
 
 
+@plain_errors
 def train(
     stage: str,
     output_dir: str | Path,

@@ -14,6 +14,7 @@ from visprobe.analyses.trajectory import State, measure_step, trajectory_result,
 from visprobe.data.annotated import no_classes
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
+from visprobe.io.disk import plain_errors
 from visprobe.report.compare import refuse_other_shapes
 from visprobe.report.measurement import Measurement, Options, several
 from visprobe.report.names import distinct_names
@@ -39,6 +40,7 @@ class Run:
     manifest: dict[str, Any]
 
 
+@plain_errors
 def trajectory(
     runs: str | Path | Sequence[str | Path],
     data: str | Path,

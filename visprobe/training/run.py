@@ -11,7 +11,6 @@ import contextlib
 import copy
 import logging
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from visprobe.data.allowed_bad import allowed_bad
 from visprobe.errors import TrainingError, UsageError
+from visprobe.io.disk import explained, lacks_room
 from visprobe.training.by_step import CHECKPOINTS
 from visprobe.training.callbacks import Snapshots, Watch, read_metrics
 from visprobe.training.collate import RowEncoder
@@ -312,21 +312,11 @@ def _readable_failure(recipe: Recipe) -> Iterator[None]:
             hint=f"Try batch_size {max(1, recipe.batch_size // 2)} with gradient_accumulation "
             f"{recipe.gradient_accumulation * 2}, then gradient_checkpointing.",
         ) from error
-    except OSError as error:
-        if error.errno is None:  # the libraries' own, which are not about writing
-            raise
-        raise _cannot_write(f"{error.strerror or error} ({error.filename or 'checkpoint'})") from error
-    except (SafetensorError, RuntimeError) as error:  # how the libraries say that a disk is full
-        if not re.search("I/O error|inline_container", str(error)):
-            raise
-        raise _cannot_write(f"the disk seems to be full ({str(error).splitlines()[0]})") from error
-
-
-def _cannot_write(why: str) -> TrainingError:
-    return TrainingError(
-        f"cannot write: {why}",
-        hint="Free some space and start the same command: it goes on from the last whole checkpoint.",
-    )
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # The libraries' own OSErrors have no number, and are not about the disk.
+        if lacks_room(error) or (isinstance(error, OSError) and error.errno is not None):
+            raise explained(error) from error
+        raise
 
 
 @contextlib.contextmanager
