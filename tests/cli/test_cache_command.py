@@ -31,7 +31,7 @@ def filled(run, tmp_path):
     folder = cache_folder("hub") / "files" / address
     folder.mkdir(parents=True)
     (folder / "data").write_bytes(CONTENT)
-    write_json(folder / "ranges.json", {"size": len(CONTENT), "ranges": [[0, len(CONTENT)]]})
+    write_json(folder / "ranges.json", {"size": len(CONTENT), "ranges": [[0, len(CONTENT), address]]})
     listing = {"commit": "c", "files": {"model.safetensors": [len(CONTENT), address]}}
     write_json(cache_folder("hub") / "models" / "org--name" / "main.json", listing)
     offsets = cache_folder("json-index") / f"{'ab' * 32}-lines-1.npy"
@@ -80,7 +80,8 @@ def test_what_is_whole_verifies_and_a_flipped_byte_is_found_in_each_cache(filled
     faults = json.loads(ran.out)["faults"]
     assert set(faults) == {entry["id"] for entry in entries.values()}
     texts = " ".join(text for found in faults.values() for text in found)
-    assert "another hash than was noted" in texts and "content has another hash" in texts and "ascending" in texts
+    assert "block_00: another hash than was noted" in texts and "ascending" in texts
+    assert f"bytes 0 to {len(CONTENT)}: another hash than was noted" in texts
 
 
 def test_a_truncated_chunk_and_one_under_another_name_are_found(filled):
@@ -179,3 +180,13 @@ def test_features_without_notes_are_listed_and_not_believed(filled):
     store = FeatureStore(cache_folder("features"))
     store.write(key, {"block_01": np.ones((3, 1), np.float32)}, "base", "photos/val")
     assert store.missing(key, {"block_00", "block_01"}) == {"block_00"}
+
+
+def test_what_a_mirror_sent_under_the_address_of_another_content_is_found(filled):
+    [data] = cache_folder("hub").rglob("data")
+    other = bytes(len(CONTENT))
+    data.write_bytes(other)
+    ranges = {"size": len(other), "ranges": [[0, len(other), sha256(other).hexdigest()]]}
+    write_json(data.with_name("ranges.json"), ranges)
+    ran = filled("cache", "verify", "--json")
+    assert ran.code == 1 and "the hub, or a mirror, sent something else" in ran.out

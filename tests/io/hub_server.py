@@ -21,8 +21,9 @@ class Blob:
         self.parts = parts or {0: data}
         self.size = size or len(data)
         self.lfs = lfs
-        content = repr((sorted(self.parts.items()), self.size)).encode()
-        self.etag = (sha256 if lfs else sha1)(content).hexdigest()
+        content = data if parts is None else repr((sorted(self.parts.items()), self.size)).encode()
+        # As the hub: the hash of large files, git's of small ones.
+        self.etag = (sha256(content) if lfs else sha1(f"blob {len(content)}\0".encode() + content)).hexdigest()
 
     def read(self, start, count):
         data = bytearray(count)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import SOON, Faults
+from hub_server import SOON, Blob, Faults
 from huggingface_hub import close_session, constants, hf_hub_download
 from huggingface_hub.utils import _detect_agent
 from safetensors.torch import save
@@ -222,3 +222,25 @@ def test_nothing_but_the_requests_is_sent(hub, monkeypatch):
         "/api/models/org/name/revision/main", "/api/models"
     }  # fmt: skip
     assert all("torch" not in agent and "agent/" not in agent for agent in hub.agents)
+
+
+def test_a_small_file_that_is_not_what_the_hub_lists_is_refused(hub):
+    commit = hub.add("org/name", FILES)
+    listed = hub.files["org/name", commit]["config.json"]
+    other = Blob(b'{"a mirror": "of its own"}')
+    other.etag = listed.etag
+    hub.files["org/name", commit]["config.json"] = other
+    assert "as the hub lists it: its content has another hash" in refused("org/name", lambda folder: folder.path)
+
+
+def test_a_cache_that_may_only_be_read_still_lists(hub, monkeypatch):
+    hub.add("org/name", FILES)
+    first = open_folder("org/name").names()
+
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("visprobe.io.hub.write_json", refuse)
+    assert open_folder("org/name").names() == first
+    hub.add("org/other", FILES)
+    assert open_folder("org/other").names() == first

@@ -80,7 +80,7 @@ class Bars:
     def note(self, line: str) -> None:
         """A line on stderr, above the bars, unless quiet."""
         if not self._quiet:
-            self._progress.console.print(escape(printable(line)), highlight=False)
+            self._progress.console.print(escape(printable(line)), highlight=False, soft_wrap=True)
 
     def _due(self, finished: bool) -> bool:
         now = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from visprobe.io.cache import Entry, cache_folder
+from visprobe.io.range_cache import has_address, hash_of, listed, union
 
 _ADDRESS = re.compile(r"[0-9a-f]{40,64}")
 _OFFSETS = re.compile(r"([0-9a-f]{64})-(lines|array)-\d+\.npy")
-_BLOCK = 1 << 24  # bytes hashed at a time
 
 
 def hub_entries() -> list[Entry]:
@@ -35,22 +34,27 @@ def json_entries() -> list[Entry]:
 
 
 def hub_faults(entry: Entry) -> list[str]:
-    """What is wrong with the ranges of one remote file: their list, their length, and the hash of a whole file."""
+    """What is wrong with the ranges of one remote file: their list, their length, and their hashes.
+
+    That the hub sent what it meant can only be compared where all of a file is here: its address is then its hash.
+    """
     data = next(path for path in entry.files if path.name == "data")
     try:
-        listed = json.loads((data.parent / "ranges.json").read_bytes())
-        size, ranges = int(listed["size"]), [(int(start), int(end)) for start, end in listed["ranges"]]
+        ranges = listed(data.parent / "ranges.json")
+        size = int(json.loads((data.parent / "ranges.json").read_bytes())["size"])
     except FileNotFoundError:
         return ["ranges.json is missing: nothing of it is believed"]
     except (ValueError, TypeError, KeyError) as error:
         return [f"ranges.json is damaged: {error}"]
     if data.stat().st_size != size:
         return [f"{data.stat().st_size} bytes long instead of {size}"]
-    if any(not 0 <= start <= end <= size for start, end in ranges):
-        return ["ranges.json names bytes beyond the end"]
+    damaged = [f"{start} to {end}" for start, end, noted in ranges if hash_of(data, (start, end)) != noted]
+    if damaged:
+        return [f"bytes {', '.join(damaged)}: another hash than was noted"]
     # The address of a file that no listing names is not the hash of its content.
-    if ranges == [(0, size)] and entry.checkpoint and not _has_address(data, size):
-        return ["the content has another hash than its address says"]
+    whole = union((start, end) for start, end, _ in ranges) == [(0, size)]
+    if whole and entry.checkpoint and not has_address(data, data.parent.name):
+        return ["the content has another hash than its address says: the hub, or a mirror, sent something else"]
     return []
 
 
@@ -80,13 +84,3 @@ def _owners(folder: Path) -> dict[str, tuple[str, str]]:
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             continue  # a damaged listing names nothing; it is fetched again when it is needed
     return owners
-
-
-def _has_address(data: Path, size: int) -> bool:
-    """Whether a whole file hashes to its folder's name: SHA-256 of large files, git's SHA-1 of small ones."""
-    address = data.parent.name
-    digest = hashlib.sha1(f"blob {size}\0".encode()) if len(address) == 40 else hashlib.sha256()
-    with data.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest() == address

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -43,11 +43,12 @@ from visprobe.io.cache import cache_folder
 from visprobe.io.folder import ByteFile, Folder, LocalFile, LocalFolder
 from visprobe.io.hub_cache import open_local
 from visprobe.io.hub_errors import explained, offline, patiently
-from visprobe.io.range_cache import RangeCache
+from visprobe.io.range_cache import RangeCache, has_address
 from visprobe.io.remote_file import RemoteAddress, RemoteFile, plain_etag
 
 _HUB_ID = re.compile(r"(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>\S+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NOT_NEEDED = {"tokenizer.json", "vocab.json"}  # megabytes that no vision encoder needs
 
 
@@ -146,6 +147,7 @@ class HubFolder:
         self.notes: list[str] = []
         self._spec = spec
         self._repo = repo
+        self._compared: set[Path] = set()
         with explained(spec, repo):
             self._listing = _list_files(spec, repo, revision)
         self.commit = self._listing.commit
@@ -175,8 +177,11 @@ class HubFolder:
             return LocalFile(Path(whole))
         with explained(f"{name} of {self}", self._repo):
             address = self._address(name)
-        is_hash = re.fullmatch("[0-9a-f]{40,64}", address.etag)
-        key = address.etag if is_hash else sha256(f"{address.url} {address.etag}".encode()).hexdigest()
+        key = (
+            address.etag
+            if _HASH.fullmatch(address.etag)
+            else sha256(f"{address.url} {address.etag}".encode()).hexdigest()
+        )
         return RemoteFile(
             f"{name} of {self}", address, RangeCache(cache_folder("hub") / "files" / key, address.size), self.notes
         )
@@ -186,7 +191,20 @@ class HubFolder:
         self._check(name)
         with explained(f"{name} of {self}", self._repo):
             _api()
-            return Path(hf_hub_download(self._repo, name, revision=self.commit, library_name="visprobe"))
+            path = Path(hf_hub_download(self._repo, name, revision=self.commit, library_name="visprobe"))
+        self._compare(name, path)
+        return path
+
+    def _compare(self, name: str, path: Path) -> None:
+        """Refuse a whole file that is not what the listing of its commit says: damaged, or of a mirror's own."""
+        _, address = self._listing.files[name] or (None, "")
+        known = path in self._compared or not _HASH.fullmatch(str(address))
+        if not known and not has_address(path, str(address)):
+            raise CheckpointError(
+                f"{path} is not {name} of {self} as the hub lists it: its content has another hash",
+                hint="Remove that file, so that it is fetched again; a mirror (HF_ENDPOINT) may send files of its own.",
+            )
+        self._compared.add(path)
 
     def _check(self, name: str) -> None:
         if name not in self._listing.files:
@@ -231,8 +249,15 @@ def _list_files(spec: str, repo: str, revision: str) -> _Listing:
         etag = file.lfs.sha256 if file.lfs else file.blob_id
         listing.files[file.rfilename] = [file.size, etag] if file.size is not None and etag else []
     for name in {kept.name, f"{info.sha}.json"}:
-        write_json(folder / name, asdict(listing))
+        with suppress(PermissionError):  # another user's cache: what it holds is read all the same
+            _write_new(folder / name, asdict(listing))
     return listing
+
+
+def _write_new(path: Path, content: dict[str, Any]) -> None:
+    """Write what is not there already: a cache may be on a disk that cannot be written."""
+    if not path.is_file() or json.loads(path.read_bytes()) != content:
+        write_json(path, content)
 
 
 def _in_hub_cache(spec: str, repo: str, revision: str) -> _Listing:

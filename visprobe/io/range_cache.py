@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,10 +17,12 @@ from visprobe.io.folder import LocalFile
 from visprobe.io.lock import locked
 
 Span = tuple[int, int]  # first byte, byte after the last
+Kept = tuple[int, int, str]  # a span and the SHA-256 of its bytes
 
 _FLUSH_BYTES = 8 << 20  # finished bytes that a crash may cost; a flush takes tens of milliseconds
 _LARGEST_GAP = 1 << 20  # a wider gap takes longer to read than another request takes
 _GAP_SHARE = 0.01  # of the bytes wanted
+_BLOCK = 1 << 24  # bytes hashed at a time
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
@@ -67,8 +71,9 @@ def split(spans: Iterable[Span], size: int) -> list[Span]:
 class RangeCache:
     """The ranges of one remote file that are on this machine: a sparse file with the remote's offsets and a list.
 
-    A range enters the list only after its bytes are on the disk, so what the list names is whole after any crash.
-    Several processes may read at once; who writes holds `locked()`.
+    A range enters the list only after its bytes are on the disk, so what the list names is whole after any crash. The
+    list notes a hash of each range, which is compared before the range is believed, once per object: damaged bytes
+    count as missing. Several processes may read at once; who writes holds `locked()`.
 
     Args:
         folder: Where both lie; its name is the address of the content.
@@ -81,11 +86,14 @@ class RangeCache:
         self._data, self._list = folder / "data", folder / "ranges.json"
         self._descriptor = -1
         self._pending: list[Span] = []
+        self._compared: dict[Kept, bool] = {}  # whether a range was as its hash says
         self._guard = threading.Lock()
 
     def missing(self, wanted: Iterable[Span]) -> list[Span]:
-        """The bytes of `wanted` that are not here, sorted, as few spans as possible."""
-        return subtract(wanted, self._had())
+        """The bytes of `wanted` that are not here as they were received, sorted, as few spans as possible."""
+        wanted = union(wanted)
+        touched = [kept for kept in self._kept() if subtract(wanted, [(kept[0], kept[1])]) != wanted]
+        return subtract(wanted, [(kept[0], kept[1]) for kept in touched if self._is_whole(kept)])
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
         """The bytes of each (offset, count), all of which are here."""
@@ -125,17 +133,61 @@ class RangeCache:
     def _flush(self) -> None:
         if not self._pending:
             return
-        had = self._had()
         os.ftruncate(self._descriptor, self.size)
         os.fsync(self._descriptor)
-        write_json(self._list, {"size": self.size, "ranges": union([*had, *self._pending])})
+        new = [(start, end, hash_of(self._data, (start, end))) for start, end in union(self._pending)]
+        had = [kept for kept in self._kept() if self._compared.get(kept, True)]  # the damaged ones were fetched again
+        write_json(self._list, {"size": self.size, "ranges": sorted({*had, *new})})
+        self._compared |= dict.fromkeys(new, True)
         self._pending = []
 
-    def _had(self) -> list[Span]:
+    def _kept(self) -> list[Kept]:
         try:
-            if self._data.stat().st_size != self.size:
-                return []
-            listed = json.loads(self._list.read_bytes())
-            return [(int(start), int(end)) for start, end in listed["ranges"]] if listed["size"] == self.size else []
+            return listed(self._list) if self._data.stat().st_size == self.size else []
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return []
+
+    def _is_whole(self, kept: Kept) -> bool:
+        if kept not in self._compared:
+            start, end, noted = kept
+            self._compared[kept] = hash_of(self._data, (start, end)) == noted
+            if not self._compared[kept]:
+                logging.getLogger(__name__).warning(
+                    "%s is damaged between bytes %d and %d: they are fetched again", self._data, start, end
+                )
+        return self._compared[kept]
+
+
+def listed(path: Path) -> list[Kept]:
+    """The ranges that a list names.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError, TypeError, KeyError: If it is damaged, or names bytes that the file has not.
+    """
+    content = json.loads(path.read_bytes())
+    ranges = [(int(start), int(end), str(noted)) for start, end, noted in content["ranges"]]
+    if any(not 0 <= start <= end <= int(content["size"]) for start, end, _ in ranges):
+        raise ValueError("it names bytes beyond the end")
+    return ranges
+
+
+def hash_of(data: Path, span: Span) -> str:
+    """SHA-256 over the bytes of `span`, which are read in pieces."""
+    digest, (at, end) = hashlib.sha256(), span
+    with data.open("rb") as file:
+        file.seek(at)
+        while at < end and (block := file.read(min(_BLOCK, end - at))):
+            digest.update(block)
+            at += len(block)
+    return digest.hexdigest()
+
+
+def has_address(path: Path, address: str) -> bool:
+    """Whether a whole file has its address on the hub: SHA-256 of large files, git's SHA-1 of small ones."""
+    size = path.stat().st_size
+    digest = hashlib.sha1(f"blob {size}\0".encode()) if len(address) == 40 else hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest() == address
