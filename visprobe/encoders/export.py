@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from visprobe import __version__
 from visprobe.encoders.checkpoint import Checkpoint
@@ -24,6 +23,7 @@ from visprobe.encoders.load import described, load_encoder
 from visprobe.encoders.processor import PROCESSORS, Resolution
 from visprobe.errors import CheckpointError
 from visprobe.io import atomic
+from visprobe.io.safetensors_files import save_tensors
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     own = {name: tensor.contiguous() for name, tensor in tensors.items()}
     shared = len({tensor.data_ptr() for tensor in own.values()}) < len(own)
     with atomic.replacing(path) as temporary:
-        save_file({n: t.clone() for n, t in own.items()} if shared else own, temporary, metadata={"format": "pt"})
+        save_tensors({n: t.clone() for n, t in own.items()} if shared else own, temporary)
 
 
 def _write_config(folder: Path, layout: Layout) -> None:

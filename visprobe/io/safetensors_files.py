@@ -9,9 +9,12 @@ import json
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from visprobe.errors import CheckpointError
 from visprobe.io.folder import ByteFile, Folder
@@ -21,6 +24,21 @@ from visprobe.io.tensors import DAMAGED, DTYPES, TensorEntry, Tensors
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _MAX_HEADER = 100_000_000  # the limit of the safetensors format
+_METADATA = "__metadata__"
+_NOTED = "visprobe.sha256"  # in the metadata of files that visprobe writes: a hash of each tensor's bytes, as JSON
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write contiguous `tensors` on the CPU as a safetensors file, with a hash of each that reading compares.
+
+    Args:
+        tensors: By name; no two share their memory.
+        path: Where to; the caller makes it whole or absent (`visprobe.io.atomic.replacing`).
+    """
+    hashes = {
+        name: sha256(tensor.reshape(-1).view(torch.uint8).numpy()).hexdigest() for name, tensor in tensors.items()
+    }
+    save_file(dict(tensors), path, metadata={"format": "pt", _NOTED: json.dumps(hashes)})
 
 
 class SafetensorsFiles(Tensors):
@@ -41,6 +59,7 @@ class SafetensorsFiles(Tensors):
         self.notes = folder.notes
         self._folder = folder
         self._files: dict[str, ByteFile] = {}
+        self._hashes: dict[str, str] = {}
         if file.endswith(".index.json"):
             self._add_shards(file)
         else:
@@ -52,6 +71,8 @@ class SafetensorsFiles(Tensors):
         for file in self._files.values():
             own = [entry for entry in ordered if entry.file == str(file)]
             for entry, data in zip(own, file.read([(e.offset, e.nbytes) for e in own]), strict=True):
+                if entry.name in self._hashes and sha256(data).hexdigest() != self._hashes[entry.name]:
+                    raise CheckpointError(f"{entry.name} in {file} is damaged: it has another hash", hint=DAMAGED)
                 tensors[entry.name] = torch.frombuffer(data, dtype=DTYPES[entry.dtype]).reshape(entry.shape)
                 self.bytes_read += entry.nbytes
         return tensors
@@ -71,7 +92,9 @@ class SafetensorsFiles(Tensors):
         raw = bytes(file.read([(8, length)])[0])
         self.bytes_read += 8 + length
         try:
-            return _entries(json.loads(raw, object_pairs_hook=_no_twins), str(file), 8 + length, file.size)
+            header = json.loads(raw, object_pairs_hook=_no_twins)
+            self._hashes |= json.loads(header.get(_METADATA, {}).get(_NOTED, "{}"))
+            return _entries(header, str(file), 8 + length, file.size)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{file} has a damaged header: {error}", hint=DAMAGED) from error
 
@@ -87,7 +110,7 @@ class SafetensorsFiles(Tensors):
 def _entries(header: Mapping[str, Any], file: str, start: int, size: int) -> dict[str, TensorEntry]:
     entries = {}
     for name, fields in header.items():
-        if name == "__metadata__":
+        if name == _METADATA:
             if not all(isinstance(value, str) for value in fields.values()):
                 raise ValueError("__metadata__ holds more than text")
             continue

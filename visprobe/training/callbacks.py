@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from visprobe.errors import TrainingError
 from visprobe.io.atomic import replacing
+from visprobe.io.safetensors_files import save_tensors
 from visprobe.training.by_step import COMPLETE, METRICS, append_line, forget_after, read_lines, snapshot_path
 from visprobe.training.launch import process_count
 from visprobe.training.lora import merged_weights
@@ -179,7 +179,7 @@ def save_vision(model: Any, processor: Any, path: Path, dtype: torch.dtype) -> N
         folder.mkdir()
         model.config.save_pretrained(folder)
         processor.save_pretrained(folder)
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        save_tensors(weights, folder / "model.safetensors")
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
