@@ -125,3 +125,19 @@ def test_a_large_comparison_is_small_on_disk(tmp_path):
     """Three checkpoints of 200 images of 24x24 patches: 1.4 MB of float32, and little beside them."""
     save(planted({name: noise(200, n, 24) for n, name in enumerate(NAMES)}), tmp_path / "maps.npz")
     assert (tmp_path / "maps.npz").stat().st_size < 1.05 * 3 * 200 * 24 * 24 * 4
+
+
+def test_200_flipped_bits_are_noticed_or_change_nothing(tmp_path):
+    path = tmp_path / "maps.npz"
+    save(varied(), path)
+    whole, given = path.read_bytes(), repr(load(path))
+    draw = np.random.default_rng(0)
+    for place, bit in zip(draw.integers(0, len(whole), 200), draw.integers(0, 8, 200), strict=True):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(bit)
+        path.write_bytes(damaged)
+        try:
+            found = load(path)
+        except DataError:
+            continue
+        assert repr(found) == given

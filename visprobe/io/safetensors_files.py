@@ -35,9 +35,8 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         tensors: By name; no two share their memory.
         path: Where to; the caller makes it whole or absent (`visprobe.io.atomic.replacing`).
     """
-    hashes = {
-        name: sha256(tensor.reshape(-1).view(torch.uint8).numpy()).hexdigest() for name, tensor in tensors.items()
-    }
+    stored = {name: tensor.reshape(-1).view(torch.uint8).numpy() for name, tensor in tensors.items()}
+    hashes = {name: sha256(values.data).hexdigest() for name, values in stored.items()}
     save_file(dict(tensors), path, metadata={"format": "pt", _NOTED: json.dumps(hashes)})
 
 
