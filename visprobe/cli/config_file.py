@@ -59,24 +59,20 @@ def _entries(file: Path) -> list[tuple[str, Any]]:
     """Keys as they are written, and the nodes that stand behind them."""
     import yaml
 
+    from visprobe.io.yaml_text import composed
+
     try:
         with file.open("rb") as opened:
             content = opened.read(_MOST + 1)
         if len(content) > _MOST:
             raise ValueError("more than a megabyte is no configuration")
-        root = yaml.compose(content, yaml.SafeLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UsageError(f"--config {file} cannot be read: {_problem(error)}", hint="Name a YAML file.") from None
+        root = composed(content)
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise UsageError(f"--config {file} cannot be read: {problem}", hint="Name a YAML file.") from None
     if not isinstance(root, yaml.MappingNode) or not root.value:
         raise UsageError(f"--config {file} holds no options", hint="Write one per line, as in 'limit: 500'.")
     return [(key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping", node) for key, node in root.value]
-
-
-def _problem(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    said = [getattr(error, "context", None), getattr(error, "problem", None)] if mark else []
-    where = f"line {mark.line + 1}: " if mark else ""
-    return where + (", ".join(filter(None, said)) or getattr(error, "strerror", None) or " ".join(str(error).split()))
 
 
 def _options(context: typer.Context) -> dict[str, tuple[Any, bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import weakref
 from collections.abc import Iterable
@@ -201,7 +202,8 @@ def _places(own: Path, named: str) -> list[Path]:
     The adapter's own place comes before the current folder, where another model may have that name.
     """
     if named:
-        return [path for path in (own / named, Path(named).expanduser()) if path.is_dir()]
+        # not Path's is_dir: it raises for what no folder can be called
+        return [path for path in (own / named, Path(os.path.expanduser(named))) if os.path.isdir(path)]
     return [path for path in (own, own.resolve().parent) if _holds_model(path)]
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io.atomic import replacing, write_json
 from visprobe.io.lock import locked
+from visprobe.io.yaml_text import yaml_value
 from visprobe.training.folder import first_steps, listed, refuse_unknown, visible, way_out
 from visprobe.training.launch import process_count
 from visprobe.training.manifest import weights_hash
@@ -91,11 +91,13 @@ def make_job(
     values = {**from_file, **given, **assigned, "stage": stage}
     named = from_file.get("stage", stage)
     if named != stage:
-        raise UsageError(f"{config} is a recipe of stage {named}, not {stage}", hint=f"Run visprobe train {named}.")
-    if vision_learning_rate is not None:
-        values["part_learning_rates"] = {
-            **values.get("part_learning_rates", {}), "vision_tower": vision_learning_rate
-        }  # fmt: skip
+        raise UsageError(
+            f"{config} is a recipe of stage {str(named)[:80]}, not {stage}",
+            hint="Run visprobe train with that stage, or leave `stage` out of the recipe.",
+        )
+    rates = values.get("part_learning_rates", {})
+    if vision_learning_rate is not None and isinstance(rates, dict):  # what is none is refused with the other faults
+        values["part_learning_rates"] = {**rates, "vision_tower": vision_learning_rate}
     origins = {key: str(config) for key in from_file} | dict.fromkeys(given, "flag") | dict.fromkeys(assigned, "--set")
     sources = {key: values.pop(key) for key in list(values) if key in Sources.model_fields}
     recipe = make_recipe(values, str(config) if config else "the command line", known=list(Sources.model_fields))
@@ -128,9 +130,11 @@ def _assignment(text: str) -> tuple[str, Any]:
     if not equals:
         raise UsageError(f"--set {text}: not of the form key=value", hint="Write --set beta=0.3, for example.")
     try:
-        return key.strip().replace("-", "_"), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {text}: the value is not YAML", hint="Close every bracket and quote.") from error
+        return key.strip().replace("-", "_"), yaml_value(value)
+    except ValueError as error:
+        raise UsageError(
+            f"--set {text[:80]}: the value is not YAML: {error}", hint="Close every bracket and quote."
+        ) from error
 
 
 def check_sources(sources: Sources) -> Sources:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visprobe.errors import UsageError
+from visprobe.io.yaml_text import yaml_value
 
 Stage = Literal["projector", "full", "sft", "dpo", "grpo"]
 # Those of transformers that need no further settings.
@@ -60,7 +60,7 @@ class Lora(BaseModel):
         dropout: Dropout on the adapters' input.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     parts: tuple[str, ...] = ("language_model",)
     rank: int = Field(default=16, ge=1)
@@ -113,14 +113,14 @@ class Recipe(BaseModel):
         seed: Seed of the row order and everything else that is random.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     stage: Stage
     steps: int | None = Field(default=None, ge=1)
     epochs: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=16, ge=1)
     gradient_accumulation: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=1e-5, ge=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-5, ge=0)
     part_learning_rates: dict[Part, Annotated[float, Field(ge=0)]] = {}
     warmup: float = Field(default=0.03, ge=0, lt=1)
     schedule: Schedule = "cosine"
@@ -150,7 +150,7 @@ class Recipe(BaseModel):
     attribution_every: int = Field(default=0, ge=0)
     log_every: int = Field(default=1, ge=1)
     report_to: tuple[str, ...] = ()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -213,10 +213,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: If the file is missing, no YAML, or holds something else than a mapping.
     """
     try:
-        value = yaml.safe_load(path.read_text())
+        value = yaml_value(path.read_text())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="Check the path after --config.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}", hint="Mend that line.") from error
     if not isinstance(value, dict):
         raise UsageError(f"{path} holds no settings", hint="Write one `key: value` per line.")
