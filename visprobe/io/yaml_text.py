@@ -6,9 +6,26 @@ import re
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
+_DEEPEST = 50  # lists and mappings in each other
 _MOST = 100_000  # values; aliases of aliases stand for millions in a few lines
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what no path and no file written as UTF-8 can hold
+
+
+class _Loader(yaml.SafeLoader):
+    """pyyaml's, which would go on for as long as brackets open, and the slower the deeper it is."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            mark = self.peek_event().start_mark
+            raise ComposerError(None, None, f"more than {_DEEPEST} lists and mappings in each other", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 def composed(content: str | bytes) -> yaml.Node | None:
@@ -18,13 +35,11 @@ def composed(content: str | bytes) -> yaml.Node | None:
         ValueError: If it is not YAML, or one with more values than anyone writes; the message says where.
     """
     try:
-        root = yaml.compose(content, yaml.SafeLoader)
-        if root is not None:
-            _count(root, {})
-    except RecursionError:
-        raise ValueError("brackets, lists or mappings lie too deep in each other") from None
+        root = yaml.compose(content, _Loader)
     except yaml.YAMLError as error:
         raise ValueError(_problem(error)) from error
+    if root is not None:
+        _count(root, {})
     return root
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -92,7 +93,7 @@ def make_job(
     named = from_file.get("stage", stage)
     if named != stage:
         raise UsageError(
-            f"{config} is a recipe of stage {str(named)[:80]}, not {stage}",
+            f"{config} is a recipe of stage {str(named)[:80]!r}, not {stage}",
             hint="Run visprobe train with that stage, or leave `stage` out of the recipe.",
         )
     rates = values.get("part_learning_rates", {})
@@ -263,7 +264,7 @@ def _refuse_other_start(folder: Path, differ: Sequence[str], overwrite: bool) ->
 
 def _local(base: str) -> Path:
     """The folder of a checkpoint; one on the hub ("org/name", "org/name@revision") is downloaded first."""
-    if Path(base).exists() or base.count("/") != 1 or base.startswith((".", "/", "~")):
+    if os.path.exists(base) or base.count("/") != 1 or base.startswith((".", "/", "~")):
         return Path(base)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
