@@ -9,20 +9,24 @@ from hypothesis import strategies as st
 
 DEEP = "@deep@"  # written as thousands of brackets
 VALUES = (
-    None, True, False, 0, -1, 1, 3, 60_000, 10**6, 2**31, 10**12, 10**30, -(2**63), 0.5, 1e308, math.nan, math.inf, "", "x", "x" * 5000,
-    "\0", "\ud800", "\x1b[31m", "a\nb", "1e5", "../..", [], [1], [[]], [None, "a"], {}, {"a": 1}, {"": None}, {"x": [{}]},
-    [0] * 2000, DEEP,
+    None, True, False, 0, -1, 1, 3, 60_000, 10**6, 2**31, 10**12, 10**30, -(2**63), 0.5, 1e308, math.nan, math.inf,
+    "", "x", "x" * 5000, "\0", "\ud800", "\x1b[31m", "a\nb", "1e5", "../..", [], [1], [[]], [None, "a"], {}, {"a": 1},
+    {"": None}, {"x": [{}]}, [0] * 2000, DEEP,
 )  # fmt: skip
 KEYS = ("", "x", "__class__", "self", "size", "\0", "\ud800", "y" * 3000, "1", "null")
 BYTES = (b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\x1b", b"[", b"{", b'"', b"\n", b",", b":", b"9" * 5000)
-YAML = (b"&a ", b"*a ", b"!!int ", b"!!timestamp ", b"!!bool ", b"!!binary ", b"2024-01-01", b"2024-13-45", b"? ", b"- ",
-        b"<<: ", b"1: 2\n", b"2024-01-01: 3\n", b"~: 1\n", b"? [a]\n: 1\n", b"|\n", b"\t", b"%", b"@", b"---\n")  # fmt: skip
+YAML = (
+    b"&a ", b"*a ", b"!!int ", b"!!timestamp ", b"!!bool ", b"!!binary ", b"2024-01-01", b"2024-13-45", b"? ", b"- ",
+    b"<<: ", b"1: 2\n", b"2024-01-01: 3\n", b"~: 1\n", b"? [a]\n: 1\n", b"|\n", b"\t", b"%", b"@", b"---\n",
+)  # fmt: skip
 
 
 def places(document):
     """(container, key) of every value in `document`."""
-    items = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
-    return [place for key, value in list(items) for place in [(document, key), *places(value)]]
+    if not isinstance(document, dict | list):
+        return []
+    items = document.items() if isinstance(document, dict) else enumerate(document)
+    return [place for key, value in items for place in [(document, key), *places(value)]]
 
 
 @st.composite

@@ -185,6 +185,8 @@ def _base(folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
     config = adapter.adapter_config(folder)
     named, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision")
     try:
+        if "\0" in named:  # of which the system's functions make a ValueError
+            raise CheckpointError("no path and no hub id holds a NUL character", hint=_NAME_BASE)
         for place in _places(folder.path, named):
             if str(place.resolve()) in adapters and _holds_model(place):
                 return Checkpoint(str(place), place, _own_tensors(LocalFolder(place)))

@@ -192,7 +192,7 @@ def output_size(processor: Any) -> tuple[int, int]:
     return height, width
 
 
-def _edges(size: Any) -> list[int]:
+def _edges(size: Any) -> list[float]:
     values = size.values() if isinstance(size, Mapping) else [size]
     return [value for value in values if isinstance(value, int | float)]
 
