@@ -230,7 +230,7 @@ def test_configurations_of_adapters(adapter):
 def test_an_adapter_whose_base_can_have_no_such_name(adapter, named):
     with changed(adapter, "adapter_config.json") as write:
         write(json.dumps(ADAPTER | {"base_model_name_or_path": named}).encode())
-        with pytest.raises(CheckpointError, match="is an adapter of the base model .* cannot be opened"):
+        with pytest.raises(CheckpointError, match=r"is an adapter of the base model .* cannot be opened"):
             load_encoder(adapter)
 
 
