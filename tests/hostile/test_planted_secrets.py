@@ -46,7 +46,7 @@ def place(tmp_path_factory):
     for number in range(40):
         folder = root / f"data-{CLOUD}" / ("train", "val")[number % 2] / f"class{number % 4 // 2}"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(scenes.scene(number).image).save(folder / f"{number}.png")
+        Image.fromarray(scenes.scene(number).image).save(folder / f"{number}-{GIT}.png")
     (folder / f"0{CHAT}.png").write_bytes(b"no image")
     return root
 
