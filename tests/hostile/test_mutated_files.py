@@ -153,6 +153,8 @@ def merges(levels):
         ("weight_decay: .nan", "weight_decay: input should be a finite number"),
         ("epochs: .inf", "epochs: input should be a finite number"),
         ("seed: 4294967296", "seed: input should be less than 4294967296"),
+        ("steps: 1000000000000000", "no run sees so many rows"),
+        ("rows: 1000000000000000", "rows: "),
         ("stage: [a, b]", "is a recipe of stage"),
     ],
 )
@@ -168,6 +170,12 @@ def test_recipes_that_were_a_traceback_or_worse(tmp_path, text, message):
 def test_settings_of_the_command_line_are_yaml_too(value):
     with pytest.raises(UsageError, match="the value is not YAML"):
         make_job("sft", None, {"base": "b"}, [f"steps={value}"])
+
+
+def test_an_option_that_is_a_path_no_file_can_have(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text(f"output-dir: {'x' * 5000}")
+    refused_or_read(lambda: compare_options(file))
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def _setting(context: typer.Context, parameter: Any, node: Any, inverse: bool) -
         meant = parameter.process_value(context, given)
     except VisprobeError as error:
         return None, f": {error.message}"
-    except (TyperException, TypeError, ValueError) as error:
+    except (TyperException, TypeError, ValueError, OSError) as error:
         return None, f": {getattr(error, 'message', error)}"
     if meant is False and parameter.default is None:  # "quiet: false" does not ask for more than usual
         return None, ""

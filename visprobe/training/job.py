@@ -17,7 +17,7 @@ from visprobe.io.yaml_text import yaml_value
 from visprobe.training.folder import first_steps, listed, refuse_unknown, visible, way_out
 from visprobe.training.launch import process_count
 from visprobe.training.manifest import weights_hash
-from visprobe.training.recipe import Recipe, make_recipe, read_yaml
+from visprobe.training.recipe import MOST_ROWS, Recipe, make_recipe, read_yaml
 from visprobe.training.rows import Rows
 
 if TYPE_CHECKING:  # its libraries take seconds to import
@@ -55,7 +55,7 @@ class Sources(BaseModel):
     feature_layer: int | None = Field(default=None, ge=1)
     data: str = "digits"
     images: Path | None = None
-    rows: int | None = Field(default=None, ge=1)
+    rows: int | None = Field(default=None, ge=1, le=MOST_ROWS)
 
 
 class Job(BaseModel):

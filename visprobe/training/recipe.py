@@ -50,6 +50,9 @@ _ONLY: Mapping[str, tuple[Stage, ...]] = {
 }
 
 
+MOST_ROWS = 10**12
+
+
 class Lora(BaseModel):
     """Low-rank adapters instead of full weights, merged into the checkpoint that is saved.
 
@@ -178,7 +181,7 @@ def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = 
     except ValidationError as error:
         faults = [_fault(item["loc"], item["type"], item["msg"], known) for item in error.errors()]
     else:
-        faults = _loss_faults(recipe)
+        faults = [*_loss_faults(recipe), *_count_faults(recipe)]
     stage = values.get("stage")
     for key, stages in _ONLY.items():
         if key in values and stage not in stages and isinstance(stage, str):
@@ -204,6 +207,11 @@ def _loss_faults(recipe: Recipe) -> list[str]:
     if "exo_pair" in recipe.loss_weights and not recipe.label_smoothing:
         faults.append("exo_pair needs a label_smoothing above 0, 1e-3 for example")
     return faults
+
+
+def _count_faults(recipe: Recipe) -> list[str]:
+    rows = (recipe.steps or 1) * recipe.batch_size * recipe.gradient_accumulation
+    return ["steps x batch_size x gradient_accumulation: no run sees so many rows"] if rows > MOST_ROWS else []
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
