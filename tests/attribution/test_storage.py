@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,16 @@ def test_everything_comes_back_bit_for_bit(tmp_path):
                 )  # fmt: skip
     for one, other in zip(found.regions, given.regions, strict=True):
         assert (one is None and other is None) or np.array_equal(one, other)
+
+
+def test_names_hold_no_secrets_and_stay_different(tmp_path):
+    """What only a secret tells apart are still two images, or copies that are one and were counted as such."""
+    given, (one, other) = varied(), ("hf_" + letter * 20 for letter in "ab")
+    images, ids = (f"{one}/x.png", f"{other}/x.png", f"{one}/x.png"), ("a", f"{one}/y.png", f"{one}/x.png")
+    save(replace(given, images=images, ids=ids), tmp_path / "maps.npz")
+    found = load(tmp_path / "maps.npz")
+    assert found.images == ("[redacted]/x.png", "[redacted]/x.png (2)", "[redacted]/x.png")
+    assert found.ids == ("a", "[redacted]/y.png", "[redacted]/x.png")
 
 
 def test_the_same_maps_give_the_same_bytes_and_plain_numpy_reads_them(tmp_path):

@@ -119,6 +119,23 @@ def test_a_report_that_was_tampered_with_is_text_too(ran, folder, tmp_path):
     shutil.rmtree(tmp_path / "0")
 
 
+def test_answers_of_any_words_are_text_too(ran, folder, tmp_path):
+    """They stand beside the maps; the tokenizer of these models knows too few words to be asked for them."""
+    document = json.loads((folder / "out" / "gradcam" / "report.json").read_text())
+    sheets = [r["settings"]["sheet"] for r in document["results"] if "sheet" in r["settings"]]
+    assert sheets
+    for number, sheet in enumerate(sheets):
+        sheet["titles"] = [f"{TEXTS[(number + n) % 4]} {TEXTS[-3]} / {TEXTS[n]}" for n in range(len(sheet["titles"]))]
+    for number, option in enumerate(("prompt", "answer", "rejected")):
+        document["options"][option]["value"] = TEXTS[number] + TEXTS[-3]
+    (tmp_path / "report.json").write_text(json.dumps(document))
+    again = call("report", tmp_path)
+    assert again.code == 0, again.err
+    assert "onload=alert(1)" in check_html(tmp_path / "report.html").text  # shown, and no tag
+    for path in [path for path in tmp_path.rglob("*") if path.suffix in KINDS]:
+        KINDS[path.suffix](path)
+
+
 @pytest.mark.parametrize("name", ["".join(TEXTS[start::4]) for start in range(4)])
 def test_errors_show_the_name_and_steer_nothing(name, tmp_path, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -46,7 +46,7 @@ def place(tmp_path_factory):
     for number in range(40):
         folder = root / f"data-{CLOUD}" / ("train", "val")[number % 2] / f"class{number % 4 // 2}"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(scenes.scene(number).image).save(folder / f"{number}.png")
+        Image.fromarray(scenes.scene(number).image).save(folder / f"{number}-{GIT}.png")
     (folder / f"0{CHAT}.png").write_bytes(b"no image")
     return root
 
@@ -101,6 +101,32 @@ def test_no_output_holds_a_planted_secret(place):
         assert not leaks((ran.out + ran.err).encode()), arguments
     files = [path for root in (out, place / "cache") for path in root.rglob("*") if path.is_file()]
     assert len(files) > 30
+    assert {str(path): found for path in files if (found := [x for part in contents(path) for x in leaks(part)])} == {}
+
+
+def test_no_checkpoint_that_is_written_holds_one(place):
+    """Nor do a card and a manifest; a run with a secret in its settings is known again all the same."""
+    base, sft = models(place)
+    out = place / f"out-{GIT}"
+    train = ["train", "sft", "--base", out / "clean", "--data", "digits", "--steps", "1", "-b", "2", "-o",
+             out / "trained", "--set", f"probe_images={place}/data-{CLOUD}", "--set", "probe_every=1"]  # fmt: skip
+    commands = [
+        ["extract-encoder", sft, "-o", out / "tower"],
+        ["extract-encoder", base, "-o", out / "other"],
+        ["transplant", "--tower", base, "--into", out / "clean", "-o", out / "transplanted"],
+        train,
+        train,
+    ]
+    copied = out / "clean"
+    copied.mkdir(parents=True)
+    for file in Path(BASE).iterdir():
+        (copied / file.name).write_bytes(file.read_bytes())
+    for arguments in commands:
+        ran = call(*arguments)
+        assert ran.code == 0, ran.err
+        assert not leaks((ran.out + ran.err).encode()), arguments
+    assert "already there" in ran.out
+    files = [path for path in out.rglob("*") if path.is_file()]
     assert {str(path): found for path in files if (found := [x for part in contents(path) for x in leaks(part)])} == {}
 
 

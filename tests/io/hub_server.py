@@ -49,6 +49,7 @@ class Faults:
     seconds_per_chunk: float = 0.0
     gated: bool = False
     token: str | None = None  # the only one that may read
+    next_page: str | None = None  # where every page of a list of models leads to; {n} is the number of the request
 
 
 class HubServer(ThreadingHTTPServer):
@@ -143,7 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
                 sorted(r for r in server.commits if r.startswith(query["author"][0] + "/")),
             )
             link = f'<{server.endpoint}/api/models?author={query["author"][0]}&page={page + 1}>; rel="next"'
-            more = {"Link": link} if len(known) > 2 * page + 2 else {}
+            if faults.next_page:
+                link = f'<{faults.next_page.format(n=len(server.requests))}>; rel="next"'
+            more = {"Link": link} if faults.next_page or len(known) > 2 * page + 2 else {}
             return self.send_json([{"id": repo} for repo in known[2 * page : 2 * page + 2]], more)
         repo, revision = "/".join(parts[:2]), parts[3] if len(parts) > 3 else "main"
         found = self.find(repo, revision)

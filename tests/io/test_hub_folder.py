@@ -208,6 +208,36 @@ def test_models_of_an_author_and_of_a_collection(hub):
         list_collection("org/none")
 
 
+@pytest.mark.parametrize(
+    ("leads_to", "named"),
+    [
+        ("http://localhost:{port}/api/models?author=org&page=1", r"localhost:\d+"),
+        ("//localhost:{port}/x", r"localhost:\d+"),
+        ("http://127.0.0.1:1/api/models", "127.0.0.1:1"),
+        ("https://127.0.0.1:{port}/api/models", r"127.0.0.1:\d+"),
+        ("http://127.0.0.1:{port}@evil.example/api/models", "evil.example"),
+        ("file:///etc/passwd", ""),
+    ],
+)
+def test_a_list_of_models_leads_the_token_to_no_other_server(hub, monkeypatch, leads_to, named):
+    monkeypatch.setenv("HF_TOKEN", "hf_ofthetest")
+    hub.add("org/a", {"config.json": b"{}"})
+    hub.faults.next_page = leads_to.replace("{port}", str(hub.server_port))
+    with pytest.raises(CheckpointError, match=rf"on another server, {named}, which is not asked"):
+        list_models("org")
+    assert hub.tokens == [("127.0.0.1", "Bearer hf_ofthetest")]
+
+
+@pytest.mark.parametrize("leads_to", ["?author=org", "/api/models?author=org", "?author=org&page={n}"])
+def test_a_list_of_models_that_does_not_end(hub, monkeypatch, leads_to):
+    monkeypatch.setattr("visprobe.io.hub._MOST_PAGES", 20)
+    hub.add("org/a", {"config.json": b"{}"})
+    hub.faults.next_page = leads_to
+    with pytest.raises(CheckpointError, match="a list of models of org that does not end"):
+        list_models("org")
+    assert len(hub.requests) <= 20
+
+
 def test_nothing_but_the_requests_is_sent(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
     monkeypatch.setattr(_detect_agent, "_registry", None)

@@ -53,7 +53,7 @@ def test_faults_of_sources_are_usage_errors(flags, settings, message):
 
 def test_a_recipe_of_another_stage_is_refused(tmp_path):
     (tmp_path / "dpo.yaml").write_text("stage: dpo\nbase: b\n")
-    with pytest.raises(UsageError, match="is a recipe of stage dpo, not sft"):
+    with pytest.raises(UsageError, match="is a recipe of stage 'dpo', not sft"):
         make_job("sft", tmp_path / "dpo.yaml", {})
 
 

@@ -20,6 +20,7 @@ from visprobe.attribution.focus import Floats
 from visprobe.attribution.map import Map
 from visprobe.errors import DataError
 from visprobe.io.atomic import replacing
+from visprobe.io.redact import redactor
 
 _LAYOUT = 1
 Arrays = Mapping[str, NDArray[Any]]
@@ -33,12 +34,13 @@ def save(attributions: Attributions, path: Path) -> None:
         for name, found in attributions.maps.items()
         for key, maps in found.items()
     ]
+    shown = _without_secrets([*attributions.images, *attributions.ids])
     about = {
         "layout": _LAYOUT,
         "names": list(attributions.names),
         "controls": list(attributions.controls),
-        "images": list(attributions.images),
-        "ids": list(attributions.ids),
+        "images": [shown[image] for image in attributions.images],
+        "ids": [shown[picture] for picture in attributions.ids],
         "listed": listed,
         "regions": [None if region is None else list(np.shape(region)) for region in attributions.regions],
     }
@@ -95,6 +97,20 @@ def _attributions(about: Any, arrays: Arrays) -> Attributions:
     names, controls, images = (tuple(about[key]) for key in ("names", "controls", "images"))
     ids = tuple(about.get("ids", ()))  # files of earlier versions have none
     return Attributions(names, controls, maps, tuple(regions), images, ids)
+
+
+def _without_secrets(names: Sequence[str]) -> dict[str, str]:
+    """Each name as it is written; those that only a secret tells apart are numbered, and stay as many as they were."""
+    redact, written = redactor(), dict[str, str]()
+    taken = {name for name in names if redact(name) == name}
+    for name in dict.fromkeys(names):
+        shown, number = redact(name), 1
+        while shown != name and shown in taken:
+            number += 1
+            shown = f"{redact(name)} ({number})"
+        written[name] = shown
+        taken.add(shown)
+    return written
 
 
 def _about(one: Map) -> dict[str, Any]:

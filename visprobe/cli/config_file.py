@@ -14,7 +14,6 @@ from visprobe.errors import UsageError, VisprobeError
 
 _NOT_HERE = ("config", "help", "json")  # errors in --config itself have to know about --json
 _SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp")}
-_MOST = 2**20  # bytes; pyyaml reads half a megabyte in a second
 
 
 def read_config(context: typer.Context, value: Path | None) -> Path | None:
@@ -59,24 +58,17 @@ def _entries(file: Path) -> list[tuple[str, Any]]:
     """Keys as they are written, and the nodes that stand behind them."""
     import yaml
 
+    from visprobe.io.regular import WRITTEN, read_regular
+    from visprobe.io.yaml_text import composed
+
     try:
-        with file.open("rb") as opened:
-            content = opened.read(_MOST + 1)
-        if len(content) > _MOST:
-            raise ValueError("more than a megabyte is no configuration")
-        root = yaml.compose(content, yaml.SafeLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UsageError(f"--config {file} cannot be read: {_problem(error)}", hint="Name a YAML file.") from None
+        root = composed(read_regular(file, WRITTEN))
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise UsageError(f"--config {file} cannot be read: {problem}", hint="Name a YAML file.") from None
     if not isinstance(root, yaml.MappingNode) or not root.value:
         raise UsageError(f"--config {file} holds no options", hint="Write one per line, as in 'limit: 500'.")
     return [(key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping", node) for key, node in root.value]
-
-
-def _problem(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    said = [getattr(error, "context", None), getattr(error, "problem", None)] if mark else []
-    where = f"line {mark.line + 1}: " if mark else ""
-    return where + (", ".join(filter(None, said)) or getattr(error, "strerror", None) or " ".join(str(error).split()))
 
 
 def _options(context: typer.Context) -> dict[str, tuple[Any, bool]]:
@@ -109,7 +101,7 @@ def _setting(context: typer.Context, parameter: Any, node: Any, inverse: bool) -
         meant = parameter.process_value(context, given)
     except VisprobeError as error:
         return None, f": {error.message}"
-    except (TyperException, TypeError, ValueError) as error:
+    except (TyperException, TypeError, ValueError, OSError) as error:
         return None, f": {getattr(error, 'message', error)}"
     if meant is False and parameter.default is None:  # "quiet: false" does not ask for more than usual
         return None, ""

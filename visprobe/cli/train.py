@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from visprobe.cli import options as o
 from visprobe.cli.origins import origins
-from visprobe.cli.output import Bars, print_notes
+from visprobe.cli.output import Bars, print_notes, printable
 from visprobe.training.extra import require_training
 from visprobe.training.launch import is_first_process, launch_note
 
@@ -154,7 +154,7 @@ def _print_done(folder: Path, stage: str, manifest: dict[str, Any]) -> None:
     if reward := manifest.get("reward"):
         alike = f"{reward['groups_alike']:.0%} of answers in groups that earn alike"
         state += f", mean reward {reward['mean']:.3g}, {alike}"
-    print(f"{folder}: {stage}, {manifest['seen']['steps']} steps, {state}")
+    print(f"{printable(str(folder))}: {stage}, {manifest['seen']['steps']} steps, {state}")
 
 
 @app.command("pivot")

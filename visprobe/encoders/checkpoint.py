@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from visprobe.io.json_object import read_object
 from visprobe.io.tensors import Tensors
 
 _NAME_BASE = f"Put the base model's folder, or its hub id, into base_model_name_or_path of {adapter.CONFIG}."
+_MOST_LABELS = 100_000  # the 21,843 of the whole ImageNet are the most in use
 # A directory of checkpoints holds one configuration many times, and each takes transformers 20 ms.
 _PARSED: dict[bytes, Any] = {}
 
@@ -183,6 +185,8 @@ def _base(folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
     config = adapter.adapter_config(folder)
     named, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision")
     try:
+        if "\0" in named:  # of which the system's functions make a ValueError
+            raise CheckpointError("no path and no hub id holds a NUL character", hint=_NAME_BASE)
         for place in _places(folder.path, named):
             if str(place.resolve()) in adapters and _holds_model(place):
                 return Checkpoint(str(place), place, _own_tensors(LocalFolder(place)))
@@ -201,7 +205,8 @@ def _places(own: Path, named: str) -> list[Path]:
     The adapter's own place comes before the current folder, where another model may have that name.
     """
     if named:
-        return [path for path in (own / named, Path(named).expanduser()) if path.is_dir()]
+        # not Path's is_dir: it raises for what no folder can be called
+        return [path for path in (own / named, Path(os.path.expanduser(named))) if os.path.isdir(path)]
     return [path for path in (own, own.resolve().parent) if _holds_model(path)]
 
 
@@ -227,6 +232,7 @@ def library_config(folder: Path, name: str = "config.json") -> Any:
     Raises:
         CheckpointError: If transformers does not.
     """
+    check_labels(read_config(folder, name), folder / name)
     try:
         return copy.deepcopy(_parsed(folder / name))
     except Exception as error:  # transformers raises many types on a configuration it cannot build
@@ -234,6 +240,20 @@ def library_config(folder: Path, name: str = "config.json") -> Any:
             f"transformers cannot read {folder / name}: {error}".splitlines()[0],
             hint="Check the configuration, or use the version of transformers that wrote it.",
         ) from error
+
+
+def check_labels(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a configuration of more classes than any model has: transformers makes a name for each, for hours.
+
+    Raises:
+        CheckpointError: If it is one.
+    """
+    count = config.get("num_labels")
+    if isinstance(count, int | float) and count > _MOST_LABELS:
+        raise CheckpointError(f"{path} says num_labels {count:,}", hint="Take that line out: no tower has classes.")
+    for part in config.values():
+        if isinstance(part, dict):
+            check_labels(part, path)
 
 
 def _parsed(path: Path) -> Any:

@@ -23,6 +23,8 @@ from visprobe.encoders.load import described, load_encoder
 from visprobe.encoders.processor import PROCESSORS, Resolution
 from visprobe.errors import CheckpointError
 from visprobe.io import atomic
+from visprobe.io.inert import markdown
+from visprobe.io.redact import redact, redacted
 from visprobe.io.safetensors_files import save_tensors
 
 
@@ -79,7 +81,7 @@ def _write_weights(folder: Path, checkpoint: Checkpoint, layout: Layout) -> bool
         _save(folder / PROJECTOR, projector)
         return False
     _save(folder / PROJECTOR, {key: tensors[key] for key in keys_of(layout.projector.values())})
-    atomic.write_json(folder / MLLM_CONFIG, checkpoint.raw)
+    atomic.write_json(folder / MLLM_CONFIG, redacted(checkpoint.raw))
     atomic.write_json(folder / NAMES, {key: name for name, key in layout.tower.items()})
     return True
 
@@ -94,7 +96,7 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 def _write_config(folder: Path, layout: Layout) -> None:
     config = json.loads(layout.config.to_json_string(use_diff=False))
     config |= {"model_type": layout.config.model_type, "architectures": [layout.family.cls.__name__]}
-    atomic.write_json(folder / "config.json", config)
+    atomic.write_json(folder / "config.json", redacted(config))
 
 
 def _write_processor(folder: Path, checkpoint: Checkpoint, layout: Layout) -> None:
@@ -121,7 +123,8 @@ def _checked(source: VisionEncoder, folder: Path, whole: bool) -> VisionEncoder:
 def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
     """The model card: where the tower comes from, how to load it, which state the MLLM reads."""
     made_from, cls = source.provenance, layout.family.cls
-    named = made_from.path if made_from.commit else Path(made_from.path).name  # the card is not for this machine alone
+    path = made_from.path if made_from.commit else Path(made_from.path).name  # the card is not for this machine alone
+    named = markdown(redact(path))
     at = f" at commit {made_from.commit}" if made_from.commit else ""
     module = "transformers" if ":" not in layout.family.tower_class else cls.__module__
     options = "".join(f", {name}={value}" for name, value in layout.family.options(set(layout.tower)).items())
@@ -135,7 +138,7 @@ def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
         "---",
         f"# Vision encoder of {named}",
         "",
-        f"Extracted by visprobe {__version__} from `{named}`{at}, weights bit for bit in stored dtype "
+        f"Extracted by visprobe {__version__} from {named}{at}, weights bit for bit in stored dtype "
         f"({made_from.dtype}).",
         "",
         "```python",
@@ -144,8 +147,8 @@ def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
         f'tower = {cls.__name__}.from_pretrained("path/to/this/folder"{options})',
         "```",
         "",
-        f"- Tower: {layout.tower_name}, layout {made_from.layout} of the checkpoint.",
-        f"- The MLLM reads {made_from.consumed} ({made_from.why}); blocks are counted from the input.",
+        f"- Tower: {markdown(redact(layout.tower_name))}, layout {made_from.layout} of the checkpoint.",
+        f"- The MLLM reads {made_from.consumed} ({markdown(made_from.why)}); blocks are counted from the input.",
         f"- SHA-256 of the tower's weights as visprobe counts it: `{source.tower_hash}`.",
     ]
     if source.has_projector:
@@ -156,5 +159,5 @@ def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
             "- visprobe reads this folder as a bare tower: its layout does not tell how the projector is used."
         )
     lines += [f"- `{part}` was not in the checkpoint, which never uses it." for part in absent]
-    lines += [f"- Note: {warning}." for warning in made_from.warnings]
+    lines += [f"- Note: {markdown(redact(warning))}." for warning in made_from.warnings]
     return "\n".join(lines) + "\n"

@@ -33,6 +33,7 @@ _CLASSES = {
     "SamImageProcessor": "SamImageProcessorPil",
 }
 _SQUASHING = ("SiglipImageProcessorPil", "ViTImageProcessorPil", "Gemma3ImageProcessorPil")
+_LONGEST_EDGE = 8192  # pixels; a tower of one size reads some hundred
 _SQUARE = (*_SQUASHING, "CLIPImageProcessorPil", "BitImageProcessorPil")
 _FIELDS = (
     "do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_pad", "pad_size",
@@ -171,6 +172,10 @@ def output_size(processor: Any) -> tuple[int, int]:
     Raises:
         CheckpointError: If the size depends on the image, or the processor makes nothing of it.
     """
+    described = processor.to_dict()
+    edges = [edge for name in ("size", "crop_size", "pad_size") for edge in _edges(described.get(name))]
+    if max(edges, default=0) > _LONGEST_EDGE:
+        raise _unusable(ValueError(f"images of {max(edges)} pixels a side"))
     sizes = set()
     for shape in ((64, 48), (40, 120)):
         try:
@@ -185,6 +190,11 @@ def output_size(processor: Any) -> tuple[int, int]:
         )
     height, width = sizes.pop()
     return height, width
+
+
+def _edges(size: Any) -> list[float]:
+    values = size.values() if isinstance(size, Mapping) else [size]
+    return [value for value in values if isinstance(value, int | float)]
 
 
 def _unusable(error: Exception) -> CheckpointError:

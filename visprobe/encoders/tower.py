@@ -13,6 +13,9 @@ from visprobe.encoders.family import Family
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError
 
+# A checkpoint may leave out a pooling head, which is less than two blocks; tiny towers may be all head.
+_TIMES, _FEW_WEIGHTS, _FEW_BLOCKS = 8, 10**7, 100
+
 
 def load_tower(
     family: Family, config: Any, tensors: Mapping[str, torch.Tensor], *, norm_needed: bool
@@ -34,6 +37,7 @@ def load_tower(
     """
     if family.depth(config) < 1:
         raise CheckpointError("config.json describes a tower without blocks", hint="Copy it again from the base model.")
+    _check_extent(family, config, tensors)
     names = set(tensors)
     beside = {name: tensor for name, tensor in tensors.items() if family.is_projection(name)}
     config = copy.deepcopy(config)
@@ -64,6 +68,28 @@ def load_tower(
         for name, parameter in tower.state_dict().items()
     }
     return tower, stored
+
+
+def _check_extent(family: Family, config: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a configuration of a tower so much larger than its weights that building it would fill the memory."""
+    there = sum(tensor.numel() for tensor in tensors.values())
+    if family.depth(config) > max(len(tensors), _FEW_BLOCKS):
+        said = f"{family.depth(config):,} blocks"
+    else:
+        try:
+            with quiet(), torch.device("meta"):
+                model = family.cls(copy.deepcopy(config), **family.options(set(tensors)))
+        except Exception:  # what makes no tower is said, with its reason, where the tower itself is built
+            return
+        needed = sum(parameter.numel() for parameter in model.parameters())
+        if needed <= _TIMES * there + _FEW_WEIGHTS:
+            return
+        said = f"{needed:,} weights"
+    raise CheckpointError(
+        f"config.json describes a tower of {said}, the checkpoint holds {there:,} weights of it in {len(tensors)} "
+        "tensors",
+        hint="Copy config.json again from the base model.",
+    )
 
 
 def placed(module: torch.nn.Module, device: str | torch.device, dtype: torch.dtype) -> torch.nn.Module:

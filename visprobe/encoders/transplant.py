@@ -17,6 +17,7 @@ from visprobe.encoders.processor import Resolution
 from visprobe.encoders.settings import first_difference, tower_settings
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io import atomic
+from visprobe.io.redact import redacted
 from visprobe.io.tensors import DTYPES, TensorEntry
 
 _PLANS = "For a tower of another architecture train a new projector: visprobe train pivot."
@@ -61,7 +62,7 @@ def transplant(tower: str | Path, into: str | Path, folder: Path) -> Transplante
             shutil.copyfile(path, partial / path.name)
         rounded = _overwrite(partial, giver, {receiver.tensors[key]: source for key, source in pairs.items()})
         origin = {"tower": giver.spec, "into": receiver.spec, "tensors": len(pairs), "rounded": rounded}
-        atomic.write_json(partial / "transplant.json", origin)
+        atomic.write_json(partial / "transplant.json", redacted(origin))
     return Transplanted(_checked(giver, receiver, folder), len(pairs), rounded)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,7 @@ class GgufFile(Tensors):
             self._types[name] = kind
             dtype = _FLOATS.get(kind, "F32")
             self._entries[name] = TensorEntry(name, dtype, shape, nbytes, str(self._file), start + offset)
+        _check_layout(self._entries.values(), start, alignment)
 
     def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
         ordered = sorted(entries, key=lambda entry: entry.offset)
@@ -153,6 +154,15 @@ def _tensor_info(header: _Header) -> tuple[str, tuple[int, ...], int, int]:
     shape = header.unpack(f"{dims}Q")
     kind, offset = header.unpack("IQ")
     return name, tuple(reversed(shape)), kind, offset
+
+
+def _check_layout(entries: Iterable[TensorEntry], start: int, alignment: int) -> None:
+    """The format wants each tensor to begin where the one before it ends, filled up to a multiple of the alignment."""
+    end = start
+    for entry in sorted(entries, key=lambda entry: (entry.offset, entry.nbytes)):
+        if entry.offset != end:
+            raise ValueError(f"tensor {entry.name!r} begins at byte {entry.offset}, not {end} as those before it ask")
+        end += -(-entry.nbytes // alignment) * alignment
 
 
 def _nbytes(shape: tuple[int, ...], kind: int) -> int:

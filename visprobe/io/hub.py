@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -17,7 +17,7 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin, urlsplit
 
 from huggingface_hub import (
     HfApi,
@@ -49,6 +49,7 @@ from visprobe.io.remote_file import RemoteAddress, RemoteFile, plain_etag
 _HUB_ID = re.compile(r"(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>\S+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_MOST_PAGES = 1000  # the hub's have a thousand models each
 _NOT_NEEDED = {"tokenizer.json", "vocab.json"}  # megabytes that no vision encoder needs
 
 
@@ -84,16 +85,44 @@ def list_models(author: str) -> list[str]:
     """Ids of all models of a user or an organisation on the hub that one may see, in the hub's order.
 
     Raises:
-        CheckpointError: If the hub cannot be asked.
+        CheckpointError: If the hub cannot be asked, or its pages lead to another server or never end.
     """
     ids: list[str] = []
-    url: str | None = f"{constants.ENDPOINT}/api/models?author={quote(author, safe='')}"
+    url = f"{constants.ENDPOINT}/api/models?author={quote(author, safe='')}"
+    asked: set[str] = set()
     with explained(f"the list of models of {author}", author):
         while url:
+            asked.add(url)
             page = patiently(lambda url=url: _get(url), time.sleep)  # type: ignore[misc]
             ids += [str(model["id"]) for model in page.json()]
-            url = page.links.get("next", {}).get("url")
+            url = _next_page(author, url, page.links.get("next", {}).get("url"), asked)
     return ids
+
+
+def _next_page(author: str, url: str, link: str | None, asked: Collection[str]) -> str:
+    """Where the page behind `url` says that the next one is, or "" after the last one.
+
+    The token goes along with each request, so that no answer may choose who gets it.
+    """
+    following = urljoin(url, link) if link else ""
+    if following and _origin(following) != _origin(constants.ENDPOINT):
+        raise CheckpointError(
+            f"{constants.ENDPOINT} continues the list of models of {author} on another server, "
+            f"{urlsplit(following).netloc.rpartition('@')[2]}, which is not asked",
+            hint="Name the models one by one, or set HF_ENDPOINT to the hub itself if it is a mirror.",
+        )
+    if following in asked or len(asked) >= _MOST_PAGES:
+        raise CheckpointError(
+            f"{constants.ENDPOINT} gives a list of models of {author} that does not end: after {len(asked)} pages it "
+            f"leads to {'a page that was there already' if following in asked else 'yet another one'}",
+            hint="Name the models one by one, and check HF_ENDPOINT.",
+        )
+    return following
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _get(url: str) -> Any:

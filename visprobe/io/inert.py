@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any
 
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # the wide ones too begin a formula in some languages
+
+_MARKS = re.compile(r"[\\`*\[\]#|~$!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # an underscore within a word is none
 
 
 def visible(text: str) -> str:
@@ -31,6 +34,12 @@ def inert(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
     return f"'{visible(cell)}" if cell.lstrip().startswith(_FORMULA_STARTS) else visible(cell)
+
+
+def markdown(text: str) -> str:
+    """`text` as Markdown, and HTML in it, that shows it as it is on one line: no link, image, heading, tag or code."""
+    escaped = _MARKS.sub(r"\\\g<0>", visible(text))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _escape(character: str) -> str:

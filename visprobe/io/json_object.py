@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from visprobe.errors import CheckpointError
+from visprobe.io.regular import read_regular
 from visprobe.io.tensors import DAMAGED
 
 _MAX_BYTES = 256 << 20  # the index of a model of a thousand shards has some megabytes
@@ -20,9 +21,7 @@ def read_object(path: Path) -> dict[str, Any]:
         CheckpointError: If the file cannot be read, is of an absurd size, is damaged, or holds something else.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it has {path.stat().st_size} bytes")
-        data = path.read_bytes()
+        data = read_regular(path, _MAX_BYTES)
         if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise CheckpointError(
                 f"{path} begins with a byte order mark (BOM), with which transformers does not read it either",
@@ -34,7 +33,9 @@ def read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", hint=DAMAGED) from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}", hint="Check its permissions.") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}", hint="Check its permissions."
+        ) from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds no JSON object", hint=DAMAGED)
     return found

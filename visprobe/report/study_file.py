@@ -60,7 +60,7 @@ def read_study(path: Path, output_dir: Path, *, overwrite: bool = False) -> Stud
     arms = _arms(values, faults)
     seeds = values.get("seeds", [0])
     if not _are_seeds(seeds):
-        faults.append("seeds: write a list of different whole numbers from 0 up, [0, 1, 2]")
+        faults.append("seeds: write a list of different whole numbers from 0 to 2**32 - 1, [0, 1, 2]")
     elif sources is not None:
         faults += _name_faults(arms, seeds, sources.base)
     if faults or sources is None or compared is None:
@@ -78,7 +78,7 @@ def read_study(path: Path, output_dir: Path, *, overwrite: bool = False) -> Stud
 
 def _are_seeds(seeds: Any) -> bool:
     """Whether these are seeds; the same one twice would be one run that counts as two."""
-    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     return whole and 0 < len(seeds) == len(set(seeds))
 
 

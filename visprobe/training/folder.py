@@ -17,6 +17,7 @@ from typing import Any
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io.atomic import write_json
 from visprobe.io.json_object import read_object
+from visprobe.io.redact import redacted
 from visprobe.training.by_step import ATTRIBUTION, CHECKPOINTS, COMPLETE, DYNAMICS, METRICS, SNAPSHOTS
 from visprobe.training.launch import process_count
 from visprobe.training.manifest import NAME, settings_hash, weights_hash
@@ -218,7 +219,7 @@ def _is_run_or_model(folder: Path) -> bool:
 
 
 def _settings(recipe: Recipe) -> Any:
-    return json.loads(recipe.model_dump_json())
+    return redacted(json.loads(recipe.model_dump_json()))  # written down, and compared with what was written
 
 
 def _is_own(path: Path) -> bool:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io.atomic import replacing, write_json
 from visprobe.io.lock import locked
+from visprobe.io.yaml_text import yaml_value
 from visprobe.training.folder import first_steps, listed, refuse_unknown, visible, way_out
 from visprobe.training.launch import process_count
 from visprobe.training.manifest import weights_hash
-from visprobe.training.recipe import Recipe, make_recipe, read_yaml
+from visprobe.training.recipe import MOST_ROWS, Recipe, make_recipe, read_yaml
 from visprobe.training.rows import Rows
 
 if TYPE_CHECKING:  # its libraries take seconds to import
@@ -54,7 +55,7 @@ class Sources(BaseModel):
     feature_layer: int | None = Field(default=None, ge=1)
     data: str = "digits"
     images: Path | None = None
-    rows: int | None = Field(default=None, ge=1)
+    rows: int | None = Field(default=None, ge=1, le=MOST_ROWS)
 
 
 class Job(BaseModel):
@@ -91,11 +92,13 @@ def make_job(
     values = {**from_file, **given, **assigned, "stage": stage}
     named = from_file.get("stage", stage)
     if named != stage:
-        raise UsageError(f"{config} is a recipe of stage {named}, not {stage}", hint=f"Run visprobe train {named}.")
-    if vision_learning_rate is not None:
-        values["part_learning_rates"] = {
-            **values.get("part_learning_rates", {}), "vision_tower": vision_learning_rate
-        }  # fmt: skip
+        raise UsageError(
+            f"{config} is a recipe of stage {str(named)[:80]!r}, not {stage}",
+            hint="Run visprobe train with that stage, or leave `stage` out of the recipe.",
+        )
+    rates = values.get("part_learning_rates", {})
+    if vision_learning_rate is not None and isinstance(rates, dict):  # what is none is refused with the other faults
+        values["part_learning_rates"] = {**rates, "vision_tower": vision_learning_rate}
     origins = {key: str(config) for key in from_file} | dict.fromkeys(given, "flag") | dict.fromkeys(assigned, "--set")
     sources = {key: values.pop(key) for key in list(values) if key in Sources.model_fields}
     recipe = make_recipe(values, str(config) if config else "the command line", known=list(Sources.model_fields))
@@ -128,9 +131,11 @@ def _assignment(text: str) -> tuple[str, Any]:
     if not equals:
         raise UsageError(f"--set {text}: not of the form key=value", hint="Write --set beta=0.3, for example.")
     try:
-        return key.strip().replace("-", "_"), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {text}: the value is not YAML", hint="Close every bracket and quote.") from error
+        return key.strip().replace("-", "_"), yaml_value(value)
+    except ValueError as error:
+        raise UsageError(
+            f"--set {text[:80]}: the value is not YAML: {error}", hint="Close every bracket and quote."
+        ) from error
 
 
 def check_sources(sources: Sources) -> Sources:
@@ -260,7 +265,7 @@ def _refuse_other_start(folder: Path, differ: Sequence[str], overwrite: bool) ->
 
 def _local(base: str) -> Path:
     """The folder of a checkpoint; one on the hub ("org/name", "org/name@revision") is downloaded first."""
-    if Path(base).exists() or base.count("/") != 1 or base.startswith((".", "/", "~")):
+    if os.path.exists(base) or base.count("/") != 1 or base.startswith((".", "/", "~")):
         return Path(base)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

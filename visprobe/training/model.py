@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
     AutoProcessor,
 )
 
+from visprobe.encoders.checkpoint import check_labels
 from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError, PrerequisiteError, UsageError
 from visprobe.training.recipe import Resample
@@ -64,7 +66,7 @@ def processor_for_training(path: str | Path, resample: Resample = "processor") -
     try:
         with quiet():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except _UNREADABLE as error:
+    except Exception as error:  # transformers raises many types on files it cannot use
         raise _cannot(path, f"its configuration does not load: {_first_line(error)}", _WHOLE) from error
     check_processor(path, processor, config)
     return processor, config
@@ -92,7 +94,7 @@ def read_processor(path: str | Path) -> Any:
             f"cannot load the processor of {path}: {_first_line(error)}",
             hint="Install the library it names: pip install torchvision, for example.",
         ) from error
-    except _UNREADABLE as error:
+    except Exception as error:  # as above
         raise _cannot(path, f"its processor does not load: {_first_line(error)}", _WHOLE) from error
 
 
@@ -172,10 +174,13 @@ def refuse_code(path: str | Path) -> None:
     file = Path(path) / "config.json"
     try:
         config = json.loads(file.read_text("utf-8-sig")) if file.is_file() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return  # said where the configuration is read
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if isinstance(config, dict) and config.get("auto_map") and kind not in CONFIG_MAPPING:
+    if not isinstance(config, dict):
+        return
+    check_labels(config, file)
+    kind = config.get("model_type")
+    if config.get("auto_map") and kind not in CONFIG_MAPPING:
         raise PrerequisiteError(
             f"{path} needs code of its own ({kind or 'a model of no known type'}), which is not run",
             hint="Convert it to a class of transformers, which the model's authors often offer as a repository ending "
@@ -185,7 +190,7 @@ def refuse_code(path: str | Path) -> None:
 
 def _check_folder(path: str | Path) -> None:
     folder = Path(path)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # not Path's is_dir: it raises for what no folder can be called
         if (folder / "adapter_config.json").is_file():
             raise _cannot(path, "it is a LoRA adapter", "Merge it into its base model and save that.")
         return

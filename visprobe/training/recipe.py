@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visprobe.errors import UsageError
 from visprobe.io.regular import read_text
+from visprobe.io.yaml_text import yaml_value
 
 Stage = Literal["projector", "full", "sft", "dpo", "grpo"]
 # Those of transformers that need no further settings.
@@ -51,6 +51,9 @@ _ONLY: Mapping[str, tuple[Stage, ...]] = {
 }
 
 
+MOST_ROWS = 10**12
+
+
 class Lora(BaseModel):
     """Low-rank adapters instead of full weights, merged into the checkpoint that is saved.
 
@@ -61,7 +64,7 @@ class Lora(BaseModel):
         dropout: Dropout on the adapters' input.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     parts: tuple[str, ...] = ("language_model",)
     rank: int = Field(default=16, ge=1)
@@ -114,14 +117,14 @@ class Recipe(BaseModel):
         seed: Seed of the row order and everything else that is random.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     stage: Stage
     steps: int | None = Field(default=None, ge=1)
     epochs: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=16, ge=1)
     gradient_accumulation: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=1e-5, ge=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-5, ge=0)
     part_learning_rates: dict[Part, Annotated[float, Field(ge=0)]] = {}
     warmup: float = Field(default=0.03, ge=0, lt=1)
     schedule: Schedule = "cosine"
@@ -151,7 +154,7 @@ class Recipe(BaseModel):
     attribution_every: int = Field(default=0, ge=0)
     log_every: int = Field(default=1, ge=1)
     report_to: tuple[str, ...] = ()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -179,7 +182,7 @@ def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = 
     except ValidationError as error:
         faults = [_fault(item["loc"], item["type"], item["msg"], known) for item in error.errors()]
     else:
-        faults = _loss_faults(recipe)
+        faults = [*_loss_faults(recipe), *_count_faults(recipe)]
     stage = values.get("stage")
     for key, stages in _ONLY.items():
         if key in values and stage not in stages and isinstance(stage, str):
@@ -207,6 +210,11 @@ def _loss_faults(recipe: Recipe) -> list[str]:
     return faults
 
 
+def _count_faults(recipe: Recipe) -> list[str]:
+    rows = (recipe.steps or 1) * recipe.batch_size * recipe.gradient_accumulation
+    return ["steps x batch_size x gradient_accumulation: no run sees so many rows"] if rows > MOST_ROWS else []
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -214,10 +222,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: If the file is missing, no YAML, or holds something else than a mapping.
     """
     try:
-        value = yaml.safe_load(read_text(path))
+        value = yaml_value(read_text(path))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="Check the path after --config.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}", hint="Mend that line.") from error
     if not isinstance(value, dict):
         raise UsageError(f"{path} holds no settings", hint="Write one `key: value` per line.")

@@ -27,6 +27,7 @@ from transformers.integrations import get_available_reporting_integrations
 from visprobe.data.allowed_bad import allowed_bad
 from visprobe.errors import TrainingError, UsageError
 from visprobe.io.disk import explained, lacks_room
+from visprobe.io.redact import redacted
 from visprobe.training.by_step import CHECKPOINTS
 from visprobe.training.callbacks import Snapshots, Watch, read_metrics
 from visprobe.training.collate import RowEncoder
@@ -136,7 +137,7 @@ def run(
         with _readable_failure(recipe):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.accelerator.wait_for_everyone()  # the first process has written its last metrics
-        manifest = {
+        about = {
             "inputs": inputs,
             "base": str(base),
             "origins": dict(origins or {}),
@@ -151,6 +152,7 @@ def run(
             **_about(trainer, recipe, len(fitted)),
             **clock.read(),
         }
+        manifest: dict[str, Any] = redacted(about)
         with _readable_failure(recipe):
             _save(trainer, processor, output_dir, manifest)
         trainer.accelerator.wait_for_everyone()

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from visprobe.errors import DataError, UsageError
 from visprobe.io.regular import read_text
+from visprobe.io.yaml_text import yaml_value
 from visprobe.training.readers.combine import Concatenated, Selected
 from visprobe.training.readers.llava import llava_json
 from visprobe.training.rows import Rows
@@ -57,8 +57,8 @@ def mixture(spec: str, images: Path | None = None, *, seed: int = 0) -> Concaten
 
 def _entries(path: Path) -> list[Any]:
     try:
-        content = yaml.safe_load(read_text(path))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = yaml_value(read_text(path))
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}", hint="Check the path and the YAML syntax.") from error
     entries = content.get("datasets") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
