@@ -69,6 +69,7 @@ class World:
             with quietly():
                 build_model(processor, seed=seed).save_pretrained(name)
                 processor.save_pretrained(name)
+        Path("longer.py").write_text("def length(completion, answer):\n    return min(1.0, len(completion) / 50)\n")
         draw = np.random.default_rng(0)
         for number in range(48):
             path = Path("images", f"class{number % 2}", f"{number:02d}.png")
@@ -99,6 +100,7 @@ def start(words, *, cache="cache", prepare=lambda: None, log="log"):
     from visprobe.cli.app import main
 
     os.setsid()
+    sys.path.insert(0, os.getcwd())  # for the reward
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -176,7 +178,9 @@ COMPARE = ["compare", "base", "sft", "--data", "digits", "--limit", "150", "-o",
 
 def train(stage, out="out"):
     """The command line of a small training run."""
-    rows = {"grpo": ["--rows", "6", "--steps", "3"]}.get(stage, ["--rows", "12", "--steps", "6"])
+    rows = ["--rows", "12", "--steps", "6"]
+    if stage == "grpo":  # a model without training earns nothing for answers, but some are longer than others
+        rows = ["--rows", "6", "--steps", "3", "--set", "reward=longer:length", "--set", "max_new_tokens=8"]
     return ["train", stage, "--base", "base", "--data", "digits", *rows, "--batch-size", "2", "--save-every", "1",
             "-o", out]  # fmt: skip
 
