@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from visprobe.features.store import ChunkKey, FeatureStore
 from visprobe.io.atomic import MARK, write_json
 from visprobe.io.cache import abandoned, cache_folder, remove
+from visprobe.io.sealed_array import save_sealed
 
 DAY = 86400
 CONTENT = b"tower and projector"
@@ -36,7 +37,7 @@ def filled(run, tmp_path):
     write_json(cache_folder("hub") / "models" / "org--name" / "main.json", listing)
     offsets = cache_folder("json-index") / f"{'ab' * 32}-lines-1.npy"
     offsets.parent.mkdir()
-    np.save(offsets, np.array([0, 5, 9]))
+    save_sealed(offsets, np.array([0, 5, 9]))
     for foreign in ("features/notes.txt", "features/ab/mine.safetensors", "hub/files/readme", "elsewhere/file"):
         path = cache_folder(foreign)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ def test_what_is_whole_verifies_and_a_flipped_byte_is_found_in_each_cache(filled
     faults = json.loads(ran.out)["faults"]
     assert set(faults) == {entry["id"] for entry in entries.values()}
     texts = " ".join(text for found in faults.values() for text in found)
-    assert "block_00: another hash than was noted" in texts and "ascending" in texts
+    assert "block_00: another hash than was noted" in texts and "numbers have another hash" in texts
     assert f"bytes 0 to {len(CONTENT)}: another hash than was noted" in texts
 
 

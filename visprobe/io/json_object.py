@@ -33,9 +33,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", hint=DAMAGED) from error
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}", hint="Check its permissions."
-        ) from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}", hint="Check its permissions.") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds no JSON object", hint=DAMAGED)
     return found

@@ -161,3 +161,19 @@ def test_rows_are_never_held_in_memory(tmp_path):
     # window of 4 MiB and its text; the rows as Python objects would be more than twice the file.
     assert size > 8_000_000
     assert peak < 3 * 8 * rows + 3 * json_index.WINDOW < 2 * size
+
+
+def test_flipped_bits_in_the_kept_offsets_are_found_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("VISPROBE_CACHE", str(tmp_path / "cache"))
+    rows = [{"id": number, "text": "x" * number} for number in range(40)]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    JsonIndex(path)
+    [kept] = (tmp_path / "cache").rglob("*.npy")
+    whole = kept.read_bytes()
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        kept.write_bytes(damaged)
+        index = JsonIndex(path)
+        assert [index.record(number) for number in range(len(index))] == rows

@@ -16,12 +16,13 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.errors import DataError
+from visprobe.errors import DataError, PrerequisiteError
 from visprobe.io.atomic import replacing
 from visprobe.io.cache import cache_folder
 from visprobe.io.regular import check_regular
+from visprobe.io.sealed_array import load_sealed, save_sealed
 
-VERSION = 1
+VERSION = 2
 WINDOW = 1 << 22
 MAX_RECORD = 1 << 26  # a damaged file must not be read into memory to its end in search of a closing brace
 BOM = b"\xef\xbb\xbf"
@@ -90,13 +91,13 @@ def _cached(path: Path, sha256: str) -> NDArray[np.int64]:
     kind = _kind(path)
     cache = cache_folder("json-index") / f"{sha256}-{kind}-{VERSION}.npy"
     try:
-        return np.load(cache, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return load_sealed(cache)
     except (OSError, ValueError):  # not there yet, or damaged
         starts = find_starts(path, kind)
     try:
         with replacing(cache) as temporary:
-            np.save(temporary, starts)
-    except OSError:  # a full or read-only home: the offsets are found again next time
+            save_sealed(temporary, starts)
+    except (OSError, PrerequisiteError):  # a full or read-only home: the offsets are found again next time
         pass
     return starts
 
