@@ -6,13 +6,14 @@
 # make docs   the documentation, into site/
 # make notebooks  docs/notebooks executed again, with their outputs stored in them
 # make bench  speed and memory against the alternatives
+# make reliability  kills, flipped bits, full disks, hostile files: the table of docs/guides/reliability.md, an hour
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # faiss-cpu and faiss-gpu install the same files: exactly one of them, by what the machine has.
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
 
-.PHONY: demo notebooks test test-fast test-slow test-thorough check docs bench clean
+.PHONY: demo notebooks test test-fast test-slow test-thorough check docs bench reliability clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -52,6 +53,9 @@ notebooks: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/all.py
+
+reliability: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/reliability.py
 
 # What figures/README.md shows, by the commands that stand there. Finished training runs in build/ are not done again.
 GALLERY := build/figures

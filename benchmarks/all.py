@@ -17,6 +17,7 @@ SMALLEST = {  # sizes at which a benchmark runs through in a minute, and its rat
     "imagenet": ["speed", "--images", "40", "--width", "64", "--blocks", "1"],
     "load": ["--layers", "1", "--repeats", "1"],
     "probe": ["--n", "400", "--d", "16", "--classes", "4"],
+    "store": ["--images", "200"],
     "train": ["--repeats", "1", "--steps", "1", "--layers", "1"],
 }
 

@@ -11,7 +11,6 @@ full-disk   every command on a disk that fills up at another point each time (ne
 processes   eight processes with one cold cache, one killed, one stopped for a while
 users       another user's cache that may only be read; files under umask 022 and 077
 memory      100 bad files of 100 MB and 8 images of 63 Mpx among others
-hashes      what comparing hashes costs a run that finds all features in the store
 
 Run: python benchmarks/reliability.py [PART ...] [--scale 1.0] [--folder DIR]
 """
@@ -32,7 +31,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from ratios import ratio
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent / "tests"
@@ -40,9 +38,13 @@ MARK = ".visprobe-tmp-"
 ENDS = 600  # seconds after which a process hangs
 
 
-def say(what, counted, bar):
-    """One line of the table."""
-    print(f"{what:64} {counted:44} bar: {bar}", flush=True)
+_missed = []
+
+
+def say(what, counted, bar, met):
+    """One line of the table; `met` says whether what was counted is what it has to be."""
+    _missed.extend([] if met else [what])
+    print(f"{what:52} {counted:60} bar: {bar}{'' if met else '  MISSED'}", flush=True)
 
 
 class World:
@@ -206,7 +208,8 @@ def kills(world):
             left += bool(leftovers("out", "cache"))
         of = world.count(count)
         say(f"kill -9 of {' '.join(words[:2]) if words[0] == 'train' else words[0]}",
-            f"{same} of {of} identical, {killed} hit, {left} with files left", f"{of} of {of}, 0 left")  # fmt: skip
+            f"{same} of {of} identical, {killed} hit, {left} with files left", f"{of} of {of}, 0 left",
+            same == of and not left)  # fmt: skip
 
 
 def flip(path, draw):
@@ -245,7 +248,7 @@ def _flips_of_files(what, words, folder, pattern, draw, of):
         path = draw.choice(sorted(Path(folder).rglob(pattern)))
         flip(path, draw)
         same += run(words) == 0 and fingerprint("out") == whole
-    say(f"flipped bits: {what}", f"{same} of {of} gave the same numbers", f"{of} of {of}")
+    say(f"flipped bits: {what}", f"{same} of {of} gave the same numbers", f"{of} of {of}", same == of)
 
 
 def _flips_of_snapshots(draw, of):
@@ -264,7 +267,8 @@ def _flips_of_snapshots(draw, of):
         except VisprobeError:
             noticed += 1
         undo()
-    say("flipped bits: snapshots", f"{noticed} noticed and {same} without effect of {of}", f"{of} of {of}")
+    counted = f"{noticed} noticed and {same} without effect of {of}"
+    say("flipped bits: snapshots", counted, f"{of} of {of}", noticed + same == of)
 
 
 def _flips_of_hub(draw, of):
@@ -292,7 +296,7 @@ def _flips_of_hub(draw, of):
         same += read == [data]
     logging.disable(logging.NOTSET)
     hub.close()
-    say("flipped bits: ranges kept from a hub", f"{same} of {of} gave the same bytes", f"{of} of {of}")
+    say("flipped bits: ranges kept from a hub", f"{same} of {of} gave the same bytes", f"{of} of {of}", same == of)
 
 
 def mutated(data, draw):
@@ -391,7 +395,8 @@ def _tried(folder, file, read, of):
         found = json.loads(os.fdopen(ours).read())
         end(child)
         counted = f"{of}: {found['refused']} refused, {found['tracebacks']} tracebacks"
-        return f"{counted}, longest {found['longest']:.1f} s, +{found['memory']} MB", "0 tracebacks, 10 s, +200 MB"
+        met = not found["tracebacks"] and found["longest"] < 10 and found["memory"] <= 200
+        return f"{counted}, longest {found['longest']:.1f} s, +{found['memory']} MB", "0 tracebacks, 10 s, +200 MB", met
     import logging
     import resource
     import traceback
@@ -448,7 +453,7 @@ def canaries(world):
         Runs(subprocess.Popen, touch), Runs(importlib.import_module, "this"), Runs(os.execv, "/bin/touch", touch),
     ]  # fmt: skip
     hit = tried = 0
-    for number, one in enumerate(bad):
+    for number, one in enumerate(bad[: world.count(len(bad))]):
         for where in ("legacy", "zip"):
             folder = Path("canaries") / f"{where}-{number}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -467,7 +472,7 @@ def canaries(world):
         f"!!python/object/apply:os.system ['touch {canary}']", f"!!python/object/new:os.system ['touch {canary}']",
         "!!python/name:os.system", "!!python/module:os", f"!!python/object/apply:builtins.exec [\"{canary}\"]",
     ]  # fmt: skip
-    for tag in tags:
+    for tag in tags[: world.count(len(tags))]:
         Path("hostile.yaml").write_text(f"steps: {tag}\nlearning_rate: {tag}\n")
         for words in ([*train("sft"), "--config", "hostile.yaml"], [*COMPARE, "--config", "hostile.yaml"]):
             code = run(words)
@@ -476,12 +481,12 @@ def canaries(world):
     escapes = ("''.__class__.__mro__[1].__subclasses__()", "cycler.__init__.__globals__.os.popen('touch %s').read()",
                "lipsum.__globals__['os'].system('touch %s')", "self.__init__.__globals__")  # fmt: skip
     shutil.copytree("base", "hostile-base", dirs_exist_ok=True)
-    for text in escapes:
+    for text in escapes[: world.count(len(escapes))]:
         Path("hostile-base/chat_template.jinja").write_text("{{ " + text.replace("%s", str(canary)) + " }}")
         code = run([word if word != "base" else "hostile-base" for word in train("sft")])
         tried, hit = tried + 1, hit + (canary.exists() or code not in (1, 2))
         afresh(canary, "out")
-    say("pickles, YAML tags and templates that run a command", f"{hit} canaries of {tried}", "0")
+    say("pickles, YAML tags and templates that run a command", f"{hit} canaries of {tried}", "0", not hit)
 
 
 COMMANDS = {
@@ -506,12 +511,13 @@ def full_disk(world):
         again = [sys.executable, __file__, "full-disk", "--scale", str(world.scale), "--folder", str(world.folder)]
         may = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
         if not may:
-            return say("full disk", "not run: unshare is not allowed here", "all resume")
-        subprocess.run(["unshare", "-rm", *again], check=True, env={**os.environ, "VISPROBE_MAY_MOUNT": "1"})
+            return say("full disk", "not run: unshare is not allowed here", "all resume", True)
+        ran = subprocess.run(["unshare", "-rm", *again], check=False, env={**os.environ, "VISPROBE_MAY_MOUNT": "1"})
+        _missed.extend(["full disk"] if ran.returncode else [])
         return None
     disk, of = Path("disk"), world.count(20)
     disk.mkdir(exist_ok=True)
-    for name, words in COMMANDS.items():
+    for name, words in list(COMMANDS.items())[: world.count(len(COMMANDS))]:
         afresh("out", "cache")
         assert run(words) == 0, Path("log").read_text()
         whole = fingerprint("out")
@@ -536,7 +542,7 @@ def full_disk(world):
             left += bool(leftovers(disk))
             subprocess.run(["umount", str(disk)], check=True)
         say(f"full disk: {name}", f"{same} of {of} same, {stopped} stopped, {messages} with one message, {left} left",
-            f"{of} of {of}")  # fmt: skip
+            f"{of} of {of}, 0 left", same == messages == of and not left)  # fmt: skip
     return None
 
 
@@ -556,7 +562,7 @@ def processes(world):
     same = sum(code == 0 and fingerprint(f"out-{number}") == whole for number, code in enumerate(codes))
     waited = sum(f"waiting for process {stopped} on" in Path(f"log-{number}").read_text() for number in range(8))
     say("8 processes, one cache, one killed, one stopped", f"{same} done with the same numbers, {waited} said the wait",
-        "7, at least 1")  # fmt: skip
+        "7, at least 1", same == 7 and waited)  # fmt: skip
 
 
 def _stopped_with_a_lock(children):
@@ -589,7 +595,9 @@ def users(world):
         code = fresh(words, umask=mask).wait()
         modes = {path.stat().st_mode & 0o777 for place in ("out", "cache") for path in Path(place).rglob("*")
                  if path.is_file() and "lock" not in path.name}  # fmt: skip
-        say(f"umask {mask:03o}", f"exit code {code}, files of {', '.join(map(oct, sorted(modes)))}", oct(0o666 & ~mask))
+        wanted = 0o666 & ~mask
+        counted = f"exit code {code}, files of {', '.join(map(oct, sorted(modes)))}"
+        say(f"umask {mask:03o}", counted, f"0, {oct(wanted)}", code == 0 and modes == {wanted})
     whole = fingerprint("out")
     afresh("out", "cache")
     run(words)
@@ -612,10 +620,14 @@ def users(world):
     other = [word if word != "out" else "theirs/out" for word in words]
     code = run(other, prepare=somebody_else, log="theirs-log")
     same = code == 0 and fingerprint("theirs/out") == whole
-    say("another user's whole cache, read-only", f"exit code {code}, {'same' if same else 'other'} numbers", "0, same")
+    counted = f"exit code {code}, {'same' if same else 'other'} numbers"
+    say("another user's whole cache, read-only", counted, "0, same", same)
     lacking = ["imagenet", "--ckpt", "sft", "--data", "images", "-o", "theirs/out2"]
     code, told = run(lacking, prepare=somebody_else, log="lacking-log"), Path("lacking-log").read_text()
-    say("another user's cache that lacks something", f"exit code {code}, {told.count('error: ')} message", "4, 1")
+    said = told.count("error: ")
+    say(
+        "another user's cache that lacks something", f"exit code {code}, {said} message", "4, 1", (code, said) == (4, 1)
+    )
     for path in (Path("cache"), *Path("cache").rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -645,43 +657,12 @@ def memory(world):
         named = sum(len(images["bad_items"]) for images in json.load(file)["data"])
     say(f"{bad} bad files of 100 MB and {large} images of 63 Mpx",
         f"{peaks['heavy'] - peaks['plain']:+.0f} MB over {peaks['plain']:.0f} MB, {named} named as bad",
-        f"+300 MB, {bad}")  # fmt: skip
-
-
-def hashes(world):
-    """The share of a run that finds everything in the store which goes into comparing hashes."""
-    from visprobe.data.open import open_images
-    from visprobe.encoders import load_encoder
-    from visprobe.features import store as module
-    from visprobe.features.extract import extract
-
-    afresh("cache")
-    encoder = load_encoder("base")
-    images = open_images("digits", limit=world.count(4000)).query
-    folder, real = Path("cache"), module.array_hash
-
-    def once():
-        began = time.perf_counter()
-        found = extract([encoder], images, lambda e: [site.name for site in e.sites], store=module.FeatureStore(folder))
-        for name in found.features[0].sites:
-            found.features[0].sites[name].sum()
-        return time.perf_counter() - began
-
-    once()
-    compared, believed, noted = [], [], {}
-    for _ in range(3):
-        compared.append(once())
-    module.array_hash = lambda array: noted.setdefault(id(array), "")
-    noting, module.noted_hashes = module.noted_hashes, lambda metadata: dict.fromkeys(noting(metadata), "")
-    for _ in range(3):
-        believed.append(once())
-    module.array_hash, module.noted_hashes = real, noting
-    ratio("time of a run that finds all features, hashes compared / not", min(compared) / min(believed))
+        f"+300 MB, {bad}", peaks["heavy"] - peaks["plain"] <= 300 and named == bad)  # fmt: skip
 
 
 PARTS = {
     "kills": kills, "flips": flips, "mutants": mutants, "canaries": canaries, "full-disk": full_disk,
-    "processes": processes, "users": users, "memory": memory, "hashes": hashes,
+    "processes": processes, "users": users, "memory": memory,
 }  # fmt: skip
 
 
@@ -703,6 +684,8 @@ def main():
         for part in asked.parts or PARTS:
             PARTS[part](world)
         os.chdir(HERE)
+    if _missed:
+        raise SystemExit(f"not as it has to be: {', '.join(_missed)}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ SMALLEST = __import__("all").SMALLEST
 
 
 def test_each_has_its_smallest_size():
-    scripts = {path.stem for path in FOLDER.glob("*.py")} - {"all", "ratios"}
+    scripts = {path.stem for path in FOLDER.glob("*.py")} - {"all", "ratios", "reliability"}
     assert scripts == set(SMALLEST)
 
 
