@@ -50,8 +50,8 @@ def say(what, counted, bar, met):
 class World:
     """A folder with two checkpoints and images, in which commands run."""
 
-    def __init__(self, folder, scale):
-        self.folder, self.scale = folder, scale
+    def __init__(self, folder, scale, commands=()):
+        self.folder, self.scale, self.commands = folder, scale, commands
         folder.mkdir(parents=True, exist_ok=True)
         os.chdir(folder)
         if not Path("sft/config.json").is_file():
@@ -509,6 +509,7 @@ def full_disk(world):
     """Fill a disk at many points of every command; then make room and run it again."""
     if os.environ.get("VISPROBE_MAY_MOUNT") is None:  # again, as root of a namespace of its own, where tmpfs mounts
         again = [sys.executable, __file__, "full-disk", "--scale", str(world.scale), "--folder", str(world.folder)]
+        again += ["--commands", *world.commands] if world.commands else []
         may = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
         if not may:
             return say("full disk", "not run: unshare is not allowed here", "all resume", True)
@@ -517,7 +518,8 @@ def full_disk(world):
         return None
     disk, of = Path("disk"), world.count(20)
     disk.mkdir(exist_ok=True)
-    for name, words in list(COMMANDS.items())[: world.count(len(COMMANDS))]:
+    names = world.commands or list(COMMANDS)[: world.count(len(COMMANDS))]
+    for name, words in [(name, COMMANDS[name]) for name in names]:
         afresh("out", "cache")
         assert run(words) == 0, Path("log").read_text()
         whole = fingerprint("out")
@@ -670,6 +672,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full counts")
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, help="those of full-disk; by default all")
     parser.add_argument("--folder", type=Path, help="where to work; by default a folder that is removed")
     asked = parser.parse_args()
     import datasets  # noqa: F401 -- imported once, before anything forks
@@ -680,7 +683,7 @@ def main():
     import visprobe.training.run  # noqa: F401
 
     with tempfile.TemporaryDirectory() as scratch:
-        world = World((asked.folder or Path(scratch)).absolute(), asked.scale)
+        world = World((asked.folder or Path(scratch)).absolute(), asked.scale, asked.commands or ())
         for part in asked.parts or PARTS:
             PARTS[part](world)
         os.chdir(HERE)

@@ -212,6 +212,10 @@ def test_matrices_that_do_not_fit(tmp_path, pair):
         ({"r": 3}, "the rank 3, its matrices have the rank 4"),
         ({"r": "four"}, "is damaged: a rank of 'four'"),
         ({"alpha_pattern": {"(": 2}}, "is damaged"),
+        ({"rank_pattern": {"(a+)+$": 2}}, "could take hours"),
+        ({"rank_pattern": {"(.|m)*.*x": 2}}, "could take hours"),
+        ({"alpha_pattern": {".*.*.*.*x": 2}}, "could take hours"),
+        ({"alpha_pattern": {"q" * 2000: 2}}, "could take hours"),
     ],
 )
 def test_settings_that_are_refused(tmp_path, pair, fields, message):

@@ -20,6 +20,9 @@ _VARIANTS = (
     "use_qalora", "arrow_config", "alora_invocation_tokens", "velora_config", "monteclora_config", "mica",
     "kasa_config", "layer_replication",
 )  # fmt: skip
+_LONGEST_PATTERN, _MOST_REPEATED = 1000, 3  # names of modules have some hundred characters
+_REPEATED = re.compile(r"[*+]|\{\d*,\d*\}")
+_NESTED = re.compile(r"\)[*+{]")  # a group that is repeated: what is in it may repeat too
 _CONV = {4: functional.conv2d, 5: functional.conv3d}
 
 
@@ -158,8 +161,12 @@ def _by_pattern(values: Mapping[str, Any], module: str, default: Any) -> Any:
 
 
 def _pattern(value: Any) -> str:
-    re.compile(rf"(.*\.)?({value})$")
-    return str(value)
+    """A key that stands for modules, which PEFT takes as a regular expression; some of those never end."""
+    text = str(value)
+    if len(text) > _LONGEST_PATTERN or len(_REPEATED.findall(text)) > _MOST_REPEATED or _NESTED.search(text):
+        raise ValueError(f"the pattern {text[:80]!r} could take hours to compare")
+    re.compile(rf"(.*\.)?({text})$")
+    return text
 
 
 def _positive(value: Any) -> int:
