@@ -52,7 +52,7 @@ EXIT_CODES = {
     2: "a flag, an argument or a configuration is wrong",
     3: "done and written, but more images were unusable than --max-bad allows, a checkpoint of a scan cannot be read, "
     "or a --fail-on condition was met",
-    4: "something must be installed, mounted or allowed first",
+    4: "something must be installed, mounted or allowed first, or a disk is full",
     130: "interrupted, and the same command goes on from there",
     143: "terminated, and the same command goes on from there",
 }
