@@ -291,8 +291,8 @@ def test_what_the_system_refuses_is_one_message(run, checkpoints, tmp_path, monk
     (tmp_path / "file").touch()
     monkeypatch.setenv("VISPROBE_CACHE", str(tmp_path / "file"))
     ran = run("imagenet", "--ckpt", checkpoints / "base", "--data", "digits", "--limit", 20, "--json")
-    assert ran.code == 1
-    assert "Not a directory" in json.loads(ran.out)["error"]["message"]
+    assert ran.code == 4
+    assert "is not there and cannot be made" in json.loads(ran.out)["error"]["message"]
     assert "Traceback" not in ran.err
 
 

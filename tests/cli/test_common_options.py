@@ -93,7 +93,7 @@ def test_all_faults_of_a_file_are_named_at_once(run, checkpoints, config):
         ("a: [", "cannot be read: line 1"),
         (None, "cannot be read"),
         ("split: " + 5000 * "[", "cannot be read"),
-        ("#" + 2**20 * "x", "more than a megabyte"),
+        ("#" + 2**20 * "x", "at most 1,048,576 are read"),
         ("limit: 1\nlimit: 2\n", "limit is given twice"),
         ("resume: on\nno-resume: on\n", "are one option"),
         ("split: {a: b}\n", "neither a value nor a list"),

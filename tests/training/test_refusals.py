@@ -2,6 +2,7 @@
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -84,7 +85,9 @@ def test_float16_without_a_gpu_is_refused(monkeypatch):
     ids=["python", "safetensors", "torch"],  # as they were raised on a full tmpfs
 )
 def test_a_full_disk_is_named(error):
-    with pytest.raises(PrerequisiteError, match="the disk is full"), module._readable_failure(Recipe(stage="sft")):
+    recipe = Recipe(stage="sft")
+    said = "the disk is full: out cannot be written"
+    with pytest.raises(PrerequisiteError, match=said), module._readable_failure(recipe, Path("out")):
         raise error
 
 

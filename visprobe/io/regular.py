@@ -33,7 +33,7 @@ def check_regular(path: Path, most: int | None = None) -> None:
 def check_size(size: int, path: Path, most: int = IMAGE) -> None:
     """Refuse what has more than `most` bytes; raises OSError as `check_regular` does."""
     if size > most:
-        raise Unfit(0, f"it has {size / 2**20:,.0f} MB, and at most {most >> 20} MB are read", str(path))
+        raise Unfit(0, f"it has {size:,} bytes, and at most {most:,} are read", str(path))
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:

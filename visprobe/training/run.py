@@ -125,7 +125,7 @@ def run(
         checkpoint = start.checkpoint
         watch = Watch(recipe, output_dir, progress)
         probe = Probe(recipe, base, output_dir, processor) if recipe.probe_every else None
-        with _readable_failure(recipe):
+        with _readable_failure(recipe, output_dir):
             trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
         if probe is not None:
             trainer.add_callback(probe)
@@ -134,7 +134,7 @@ def run(
         trainer.accelerator.wait_for_everyone()  # every process has looked into the folder
         if trainer.is_world_process_zero():
             claim(output_dir, inputs, start)
-        with _readable_failure(recipe):
+        with _readable_failure(recipe, output_dir):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.accelerator.wait_for_everyone()  # the first process has written its last metrics
         about = {
@@ -153,7 +153,7 @@ def run(
             **clock.read(),
         }
         manifest: dict[str, Any] = redacted(about)
-        with _readable_failure(recipe):
+        with _readable_failure(recipe, output_dir):
             _save(trainer, processor, output_dir, manifest)
         trainer.accelerator.wait_for_everyone()
     return manifest
@@ -304,7 +304,7 @@ def _save(trainer: Any, processor: Any, output_dir: Path, manifest: dict[str, An
 
 
 @contextlib.contextmanager
-def _readable_failure(recipe: Recipe) -> Iterator[None]:
+def _readable_failure(recipe: Recipe, output_dir: Path) -> Iterator[None]:
     """Out of memory and a full disk, said in a way that can be acted on."""
     try:
         yield
@@ -317,7 +317,7 @@ def _readable_failure(recipe: Recipe) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         # The libraries' own OSErrors have no number, and are not about the disk.
         if lacks_room(error) or (isinstance(error, OSError) and error.errno is not None):
-            raise explained(error) from error
+            raise explained(error, output_dir if lacks_room(error) else "") from error
         raise
 
 
