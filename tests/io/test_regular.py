@@ -6,6 +6,8 @@ import threading
 import pytest
 
 from visprobe.data.folder import ImageFolder
+from visprobe.errors import CheckpointError
+from visprobe.io.json_object import CONFIGURATION, INDEX, read_object
 from visprobe.io.regular import IMAGE, WRITTEN, check_regular, read_regular, read_text
 
 
@@ -60,3 +62,14 @@ def test_a_pipe_among_images_is_one_bad_image(tmp_path):
     thread.start()
     thread.join(10)
     assert failed == ["it is a pipe, a device or a socket, and no file"]
+
+
+def test_a_configuration_that_is_a_pipe_or_too_large_is_one_message(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match="a pipe, a device or a socket"):
+        read_object(tmp_path / "config.json")
+    large = tmp_path / "model.safetensors.index.json"
+    large.write_text('{"weight_map": {}, "metadata": "' + CONFIGURATION * "x" + '"}')
+    with pytest.raises(CheckpointError, match="at most 4,194,304 are read"):
+        read_object(large)
+    assert read_object(large, INDEX)["weight_map"] == {}

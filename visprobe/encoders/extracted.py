@@ -5,7 +5,7 @@ from __future__ import annotations
 from visprobe.errors import CheckpointError
 from visprobe.io.folder import Folder
 from visprobe.io.joined import Joined
-from visprobe.io.json_object import read_object
+from visprobe.io.json_object import INDEX, read_object
 from visprobe.io.safetensors_files import SafetensorsFiles
 from visprobe.io.tensors import DAMAGED, Tensors
 
@@ -26,7 +26,7 @@ def restored(folder: Folder, tower: Tensors) -> Tensors:
         CheckpointError: If the list of names is damaged, or names a tensor that is not there.
     """
     path = folder.fetch(NAMES)
-    names = {key: str(name) for key, name in read_object(path).items()}
+    names = {key: str(name) for key, name in read_object(path, INDEX).items()}
     if absent := sorted(set(names.values()) - set(tower)):
         raise CheckpointError(f"{path} names {absent[0]!r}, which the tower does not hold", hint=DAMAGED)
     return Joined(SafetensorsFiles(folder, PROJECTOR), tower, names)

@@ -11,17 +11,18 @@ from visprobe.errors import CheckpointError
 from visprobe.io.regular import read_regular
 from visprobe.io.tensors import DAMAGED
 
-_MAX_BYTES = 256 << 20  # the index of a model of a thousand shards has some megabytes
+CONFIGURATION = 4 << 20  # bytes; names of 21,000 classes take one million
+INDEX = 64 << 20  # bytes; the index of a model of a thousand shards has some ten million
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in file `path`.
+def read_object(path: Path, most: int = CONFIGURATION) -> dict[str, Any]:
+    """The object in file `path`, which has at most `most` bytes.
 
     Raises:
-        CheckpointError: If the file cannot be read, is of an absurd size, is damaged, or holds something else.
+        CheckpointError: If the file cannot be read, is larger, is damaged, or holds something else.
     """
     try:
-        data = read_regular(path, _MAX_BYTES)
+        data = read_regular(path, most)
         if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise CheckpointError(
                 f"{path} begins with a byte order mark (BOM), with which transformers does not read it either",

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from visprobe.errors import CheckpointError
 from visprobe.io.folder import Folder
-from visprobe.io.json_object import read_object
+from visprobe.io.json_object import INDEX, read_object
 from visprobe.io.tensors import DAMAGED
 
 SHARD_OF = re.compile(r"-(\d+)-of-(\d+)\.\w+$")
@@ -29,7 +29,7 @@ def read_index(folder: Folder, index: str) -> tuple[dict[str, set[str]], int]:
     """
     path, inside = folder.fetch(index), index[: index.rfind("/") + 1]
     try:
-        shard_of = {str(k): f"{inside}{v}" for k, v in read_object(path)["weight_map"].items()}
+        shard_of = {str(k): f"{inside}{v}" for k, v in read_object(path, INDEX)["weight_map"].items()}
     except (KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is not an index of shards: {error!r}", hint=DAMAGED) from error
     if not shard_of:

@@ -12,7 +12,7 @@ from visprobe.io.deepspeed import is_model_states
 from visprobe.io.distcp import METADATA
 from visprobe.io.folder import LocalFolder
 from visprobe.io.formats import is_trainer_state, known_formats
-from visprobe.io.json_object import read_object
+from visprobe.io.json_object import INDEX, read_object
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".gguf")
 _OPENED = (".safetensors", ".bin", ".pt", ".pth")
@@ -66,7 +66,7 @@ def _shard_folders(folder: Path, files: Iterable[str]) -> set[Path]:
     shards: set[str] = set()
     for index in (name for name in files if name in MODEL_FILES and name.endswith(".index.json")):
         try:
-            weight_map = read_object(folder / index).get("weight_map")
+            weight_map = read_object(folder / index, INDEX).get("weight_map")
         except CheckpointError:
             continue  # said when the checkpoint is read
         shards |= {str(shard) for shard in weight_map.values()} if isinstance(weight_map, dict) else set()
