@@ -8,15 +8,15 @@ import pytest
 from forked import HANGS
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "reliability.py"
-# The whole is `make reliability`. Memory and the lock of eight processes have tests of their own.
-PARTS = ("kills", "flips", "mutants", "canaries", "full-disk", "users")
+# The whole is `make reliability`. Kills, memory and locks have tests of their own.
+PARTS = ("flips", "mutants", "canaries", "full-disk", "users")
 
 
 @pytest.mark.slow
 def test_each_part_meets_its_bar():
-    command = [sys.executable, "-W", "ignore", str(SCRIPT), *PARTS, "--scale", "0.1"]
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), *PARTS, "--scale", "0.04"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    for said in ("kill -9 of compare", "kill -9 of train grpo", "feature store", "maps", "snapshots", "from a hub",
+    for said in ("feature store", "maps", "snapshots", "from a hub",
                  "GGUF", "YAML recipe", "canaries of", "full disk", "umask 077", "read-only"):  # fmt: skip
         assert said in ran.stdout

@@ -97,10 +97,10 @@ import torch
 from visprobe.training import callbacks
 from visprobe.training.by_step import snapshot_path
 from visprobe.training.model import load_for_training
-def torn(weights, path, **_):
+def torn(weights, path):
     Path(path).write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
-callbacks.save_file = torn
+callbacks.save_tensors = torn
 model, processor = load_for_training(sys.argv[1])
 callbacks.save_vision(model, processor, snapshot_path(Path(sys.argv[2]), 7), torch.bfloat16)
 """
