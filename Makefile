@@ -6,7 +6,7 @@
 # make docs   the documentation, into site/
 # make notebooks  docs/notebooks executed again, with their outputs stored in them
 # make bench  speed and memory against the alternatives
-# make reliability  kills, flipped bits, full disks, hostile files: the table of docs/guides/reliability.md, an hour
+# make reliability  kills, flipped bits, full disks, hostile files: the table of docs/guides/reliability.md; takes long
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -24,8 +24,13 @@ STARTS = {"a.weight": 0, "b.weight": 64, "c": 96}  # 48, 20 and 12 bytes, each f
 
 @pytest.fixture
 def file(tmp_path):
-    path = tmp_path / "x.gguf"
+    return written(tmp_path / "x.gguf")
+
+
+def written(path, alignment=None):
     writer = gguf.GGUFWriter(path, arch="clip")
+    if alignment:
+        writer.add_custom_alignment(alignment)
     for name, values in STATE.items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
@@ -80,14 +85,7 @@ def test_offsets_that_are_not_those_of_the_layout(file, name, offset):
 
 def test_another_alignment(file):
     """Said by the file itself, and kept: the same bytes under another alignment are another layout."""
-    writer = gguf.GGUFWriter(file, arch="clip")
-    writer.add_custom_alignment(64)
-    for name, values in STATE.items():
-        writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    written(file, 64)
     assert torch.equal(read(file)["c"], torch.from_numpy(STATE["c"]))
     data = file.read_bytes()
     at = data.index(b"general.alignment") + len("general.alignment") + 4

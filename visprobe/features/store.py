@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,7 @@ class FeatureStore:
             return
         if not self.folder.is_dir():
             raise self._cannot_be_written("the folder is not there and cannot be made")
-        logging.getLogger(__name__).warning(
-            "%s cannot be written: what lies there is used, and where something is missing the run ends; "
-            "VISPROBE_CACHE=FOLDER keeps features in a folder of your own",
-            self.folder,
-        )
+        _say_read_only(self.folder)
 
     def free(self) -> int:
         """Bytes that are free on the disk of the store."""
@@ -224,6 +221,16 @@ class FeatureStore:
     def _path(self, key: ChunkKey) -> Path:
         digest = key.digest()
         return self.folder / digest[:2] / f"{digest}.safetensors"
+
+
+@cache
+def _say_read_only(folder: Path) -> None:
+    """Once, however often encoders are opened in a run."""
+    logging.getLogger(__name__).warning(
+        "%s cannot be written: what lies there is used, and where something is missing the run ends; "
+        "VISPROBE_CACHE=FOLDER keeps features in a folder of your own",
+        folder,
+    )
 
 
 def _existing(folder: Path) -> Path:

@@ -39,8 +39,7 @@ def hub_faults(entry: Entry) -> list[str]:
     """
     data = next(path for path in entry.files if path.name == "data")
     try:
-        ranges = listed(data.parent / "ranges.json")
-        size = int(json.loads((data.parent / "ranges.json").read_bytes())["size"])
+        size, ranges = listed(data.parent / "ranges.json")
     except FileNotFoundError:
         return ["ranges.json is missing: nothing of it is believed"]
     except (ValueError, TypeError, KeyError) as error:

@@ -17,7 +17,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # How safetensors, and torch when it writes a .pt file, say the same.
 _NO_ROOM_IN_WORDS = re.compile(
-    r"os error (28|122|27)\b|No space left|quota exceeded|inline_container|PytorchStreamWriter|iostream error"
+    r"os error (28|122|27)\b|No space left|quota exceeded|unexpected pos \d+ vs|PytorchStreamWriter|iostream error"
 )
 _AGAIN = "the same command goes on from what is done."
 _P = ParamSpec("_P")

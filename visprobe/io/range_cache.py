@@ -143,7 +143,8 @@ class RangeCache:
 
     def _kept(self) -> list[Kept]:
         try:
-            return listed(self._list) if self._data.stat().st_size == self.size else []
+            size, ranges = listed(self._list)
+            return ranges if size == self.size == self._data.stat().st_size else []
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return []
 
@@ -158,8 +159,8 @@ class RangeCache:
         return self._compared[kept]
 
 
-def listed(path: Path) -> list[Kept]:
-    """The ranges that a list names.
+def listed(path: Path) -> tuple[int, list[Kept]]:
+    """The size of the remote file, and the ranges of it that a list names.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -167,9 +168,10 @@ def listed(path: Path) -> list[Kept]:
     """
     content = json.loads(path.read_bytes())
     ranges = [(int(start), int(end), str(noted)) for start, end, noted in content["ranges"]]
-    if any(not 0 <= start <= end <= int(content["size"]) for start, end, _ in ranges):
+    size = int(content["size"])
+    if any(not 0 <= start <= end <= size for start, end, _ in ranges):
         raise ValueError("it names bytes beyond the end")
-    return ranges
+    return size, ranges
 
 
 def hash_of(data: Path, span: Span) -> str:
