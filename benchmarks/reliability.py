@@ -9,7 +9,7 @@ mutants     files with random bytes changed: safetensors, .bin, GGUF, config.jso
 canaries    pickles, YAML and chat templates that would run a command where they are trusted
 full-disk   every command on a disk that fills up at another point each time (needs `unshare` and tmpfs)
 processes   eight processes with one cold cache, one killed, one stopped for a while
-users       another user's cache that may only be read; files under umask 022 and 077
+users       a cache that may only be read; files under umask 022 and 077
 memory      100 bad files of 100 MB and 8 images of 63 Mpx among others
 
 Run: python benchmarks/reliability.py [PART ...] [--scale 1.0] [--folder DIR]
@@ -632,13 +632,11 @@ def users(world):
     code = run(other, prepare=bound_by_permissions, log="theirs-log")
     same = code == 0 and fingerprint("theirs/out") == whole
     counted = f"exit code {code}, {'same' if same else 'other'} numbers"
-    say("another user's whole cache, read-only", counted, "0, same", same)
+    say("a whole cache that may only be read", counted, "0, same", same)
     lacking = ["imagenet", "--ckpt", "sft", "--data", "images", "-o", "theirs/out2"]
     code, told = run(lacking, prepare=bound_by_permissions, log="lacking-log"), Path("lacking-log").read_text()
     said = _messages(told)
-    say(
-        "another user's cache that lacks something", f"exit code {code}, {said} message", "4, 1", (code, said) == (4, 1)
-    )
+    say("one that lacks something", f"exit code {code}, {said} message", "4, 1", (code, said) == (4, 1))
     for path in (Path("cache"), *Path("cache").rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 

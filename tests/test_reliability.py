@@ -18,5 +18,5 @@ def test_each_part_meets_its_bar():
     ran = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for said in ("feature store", "maps", "snapshots", "from a hub",
-                 "GGUF", "YAML recipe", "canaries of", "full disk", "umask 077", "read-only"):  # fmt: skip
+                 "GGUF", "YAML recipe", "canaries of", "full disk", "umask 077", "may only be read"):  # fmt: skip
         assert said in ran.stdout
