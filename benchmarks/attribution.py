@@ -104,8 +104,8 @@ def difference(found, alone):
 
 
 def run(options):
-    from visprobe.attribution.methods import METHODS, maps
-    from visprobe.attribution.subject import TowerSubject
+    from visprobe.attribution.methods.by_name import METHODS, maps
+    from visprobe.attribution.targets.subject import TowerSubject
 
     loaded, pictures = encoder(options), noise(options.images)
     subject, captum = TowerSubject(loaded, target), captum_calls(loaded, options)

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from ratios import ratio
 
-from visprobe.metrics.cka_map import cka_map, unit_grams
-from visprobe.metrics.streaming_cka import cka_sums
+from visprobe.metrics.similarity.cka_map import cka_map, unit_grams
+from visprobe.metrics.similarity.streaming_cka import cka_sums
 
 N, D = 1024, 768
 
@@ -128,11 +128,11 @@ def streaming():
 
 def in_all(count, folder):
     """Seconds of the forward passes and of the analysis on what they gave."""
-    from visprobe.analyses.drift import representation_drift
+    from visprobe.analyses.drift.drift import representation_drift
+    from visprobe.demo.small_llava import build_model, build_processor
     from visprobe.encoders import load_encoder
-    from visprobe.encoders.quiet import quiet
+    from visprobe.encoders.checkpoint.quiet import quiet
     from visprobe.features.feature_set import FeatureSet
-    from visprobe.training.small_llava import build_model, build_processor
 
     processor = build_processor()
     with quiet():

@@ -34,22 +34,22 @@ import transformers
 from PIL import Image
 from ratios import ratio
 
-from visprobe.analyses.analysis import Inputs
-from visprobe.analyses.drift import representation_drift
-from visprobe.analyses.imagenet import prototype_accuracy
-from visprobe.analyses.knn import knn_accuracy
-from visprobe.analyses.probe import PROBE
-from visprobe.analyses.registry import available
+from visprobe.analyses.accuracy.imagenet import prototype_accuracy
+from visprobe.analyses.accuracy.knn import knn_accuracy
+from visprobe.analyses.core.analysis import Inputs
+from visprobe.analyses.core.registry import available
+from visprobe.analyses.drift.drift import representation_drift
+from visprobe.analyses.probes.probe import PROBE
 from visprobe.data.open import open_images
 from visprobe.encoders.load import load_encoder
 from visprobe.features.extract import extract
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.store import ChunkKey, FeatureStore, StoredSites
-from visprobe.metrics.intervals import wilson
-from visprobe.report.analysing import run_analyses
-from visprobe.report.measurement import Options
-from visprobe.report.questions import ASKED
-from visprobe.report.session import Session
+from visprobe.metrics.intervals.proportions import wilson
+from visprobe.pipelines.analysing import run_analyses
+from visprobe.pipelines.measurement import Options
+from visprobe.pipelines.session import Session
+from visprobe.pipelines.single import ASKED
 
 CLASSES, SIDE, BATCH = 20, 224, 64
 CS = (0.01, 0.03, 0.1, 0.316, 1.0, 3.16)

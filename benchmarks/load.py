@@ -60,8 +60,8 @@ REMOTE = ("by the byte", "again", "whole")
 REMOTE_PROBE = """
 import json, sys, time
 import torch, huggingface_hub
-from visprobe.io.containers import open_tensors
-from visprobe.io.hub import open_folder
+from visprobe.io.containers.kinds import open_tensors
+from visprobe.io.hub.repository import open_folder
 def peak():
     return int(dict(line.split(":") for line in open("/proc/self/status"))["VmHWM"].split()[0]) * 1024
 before, start = peak(), time.perf_counter()

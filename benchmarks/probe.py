@@ -51,7 +51,7 @@ def loss_of(weights, intercept, c, x, labels):
 
 
 def ours(x, labels, tolerance):
-    from visprobe.metrics.logistic import logistic_path
+    from visprobe.metrics.classifiers.logistic import logistic_path
 
     start = time.process_time()
     path = logistic_path(x, labels, CS, tolerance)

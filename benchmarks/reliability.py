@@ -64,7 +64,7 @@ class World:
     def _make(self):
         from PIL import Image
 
-        from visprobe.training.small_llava import build_model, build_processor
+        from visprobe.demo.small_llava import build_model, build_processor
 
         processor = build_processor()
         for name, seed in (("base", 0), ("sft", 1)):
@@ -286,8 +286,8 @@ def _flips_of_hub(draw, of):
     from hub_server import HubServer
     from huggingface_hub import constants
 
-    import visprobe.io.remote_file as remote
-    from visprobe.io.hub import open_folder
+    import visprobe.io.hub.remote_file as remote
+    from visprobe.io.hub.repository import open_folder
 
     afresh("hub-cache")
     data, hub, same = random.Random(1).randbytes(2_000_000), HubServer(), 0
@@ -332,9 +332,9 @@ def mutants(world):
     import yaml
 
     from visprobe.encoders import load_encoder
-    from visprobe.io.containers import open_tensors
-    from visprobe.io.folder import LocalFolder
-    from visprobe.io.gguf_file import GgufFile
+    from visprobe.io.containers.folder import LocalFolder
+    from visprobe.io.containers.gguf_file import GgufFile
+    from visprobe.io.containers.kinds import open_tensors
     from visprobe.training.recipe import make_recipe, read_yaml
 
     weights = {f"block.{n}.weight": torch.randn(8, 8) for n in range(20)}
@@ -355,7 +355,7 @@ def mutants(world):
         return folder, write(folder)
 
     def safetensors(folder):
-        from visprobe.io.safetensors_files import save_tensors
+        from visprobe.io.containers.safetensors_files import save_tensors
 
         save_tensors(weights, folder / "model.safetensors")
         return "model.safetensors"
@@ -685,7 +685,7 @@ def main():
     import trl  # noqa: F401
 
     import visprobe.cli.app
-    import visprobe.report.compare
+    import visprobe.pipelines.compare
     import visprobe.training.run  # noqa: F401
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -17,10 +17,10 @@ from unittest import mock
 from ratios import ratio
 
 from visprobe.data.open import open_images
+from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.encoders import load_encoder
 from visprobe.features.extract import extract
 from visprobe.features.store import FeatureStore
-from visprobe.training.small_llava import build_model, build_processor
 
 
 class InMemory:

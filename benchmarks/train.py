@@ -39,7 +39,7 @@ LARGE_BATCH = 2
 
 
 def save_model(folder, *, layers=0):
-    from visprobe.training.small_llava import build_model, build_processor
+    from visprobe.demo.small_llava import build_model, build_processor
 
     processor = build_processor()
     model = build_model(processor, seed=0)
@@ -63,8 +63,8 @@ def recipe_of(stage, **settings):
 
 def visprobe(base, folder, stage, rows, **settings):
     """Seconds of each step, those before the first one included in it, and the losses."""
+    from visprobe.demo.rows import DigitRows
     from visprobe.training.callbacks import read_metrics
-    from visprobe.training.digits import DigitRows
     from visprobe.training.run import run
 
     run(base, recipe_of(stage, **settings), DigitRows(rows), folder)
@@ -77,9 +77,9 @@ def trl(base, folder, stage, rows, **settings):
     from transformers import PrinterCallback
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    from visprobe.training.model import load_for_training
-    from visprobe.training.parts import train_only
-    from visprobe.training.trainers import trainer_settings
+    from visprobe.mllm.load import load_for_training
+    from visprobe.mllm.parts import train_only
+    from visprobe.training.stages.trainers import trainer_settings
 
     data = conversations(rows, stage)
     model, processor = load_for_training(base)
@@ -102,7 +102,7 @@ def conversations(count, stage):
     """The digit rows in trl's own format."""
     from datasets import Dataset
 
-    from visprobe.training.digits import DigitRows
+    from visprobe.demo.rows import DigitRows
 
     rows, columns = DigitRows(count), {"images": []}
     for row in (rows[index] for index in range(count)):
@@ -147,10 +147,10 @@ def bare_loop(base, folder, stage, rows, steps):
     """The steps of SFT with nothing around them."""
     import torch
 
-    from visprobe.training.collate import RowEncoder, SupervisedCollator
-    from visprobe.training.digits import DigitRows
-    from visprobe.training.fitted import Fitted
-    from visprobe.training.model import load_for_training
+    from visprobe.demo.rows import DigitRows
+    from visprobe.mllm.batches import RowEncoder, SupervisedCollator
+    from visprobe.mllm.load import load_for_training
+    from visprobe.training.rows.fitted import Fitted
 
     model, processor = load_for_training(base)
     collate = SupervisedCollator(RowEncoder(processor, Fitted(DigitRows(rows), "supervised")))

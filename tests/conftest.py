@@ -20,8 +20,8 @@ from planted_similarity import planted_similarity
 from planted_spectrum import planted_spectrum
 from planted_swap import planted_swap
 
-from visprobe.analyses.result import Estimate, Result, Role, Row
-from visprobe.analyses.runs import across_runs
+from visprobe.analyses.runs.runs import across_runs
+from visprobe.results.result import Estimate, Result, Role, Row
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests reach no network; read when huggingface_hub is imported
 

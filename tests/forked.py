@@ -20,8 +20,9 @@ _PARENT = """
 import json, os, signal, sys
 import datasets, peft, torch, transformers, trl
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, SiglipImageProcessorPil, Trainer
-import visprobe.data.digits, visprobe.features.extract, visprobe.report.maps_beside, visprobe.report.trajectory
-import visprobe.training.digits, visprobe.training.run
+import visprobe.demo.scenes, visprobe.features.extract, visprobe.pipelines.trajectory
+import visprobe.pipelines.attribution.during_training
+import visprobe.demo.rows, visprobe.training.run
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 for line in sys.stdin:

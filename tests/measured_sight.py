@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from visprobe.analyses.result import Result
+from visprobe.results.result import Result
 
 FILE = Path(__file__).with_suffix(".json")
 

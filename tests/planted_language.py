@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from planted_similarity import planted_features, without_norms
 
-from visprobe.analyses.align import alignment
-from visprobe.analyses.result import Result
-from visprobe.analyses.words import words_of_patches
-from visprobe.encoders.words import Words
+from visprobe.analyses.language.align import alignment
+from visprobe.analyses.language.words import words_of_patches
+from visprobe.encoders.text.words import Words
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.text import TextFeatures
+from visprobe.results.result import Result
 
 
 def with_tokens(name: str, noise: float, n: int = 24) -> FeatureSet:

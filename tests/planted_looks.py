@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.attribution.attributions import CENTRE, Attributions
-from visprobe.attribution.faithful import faithfulness
-from visprobe.attribution.faithfulness import Curves
+from visprobe.attribution.evidence.faithful import faithfulness
+from visprobe.attribution.evidence.faithfulness import Curves
+from visprobe.attribution.evidence.scores import score
+from visprobe.attribution.figures.contrast import contrast_sheet
+from visprobe.attribution.figures.difference import differences
+from visprobe.attribution.figures.sheet import Sheet
+from visprobe.attribution.figures.sheet_json import sheet_json
 from visprobe.attribution.map import Map
-from visprobe.attribution.scores import score
-from visprobe.figures.attribution_contrast import contrast_sheet
-from visprobe.figures.attribution_difference import differences
-from visprobe.figures.attribution_json import sheet_json
-from visprobe.figures.attribution_sheet import Sheet
+from visprobe.results.result import Estimate, Result, Row
 
 IMAGES, SIDE = 12, 4
 METHOD, SITE = "gradcam", "block_06"

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from visprobe.analyses.heads import head_drift
-from visprobe.analyses.images import image_changes
-from visprobe.analyses.result import Result
-from visprobe.analyses.sites import site_maps
-from visprobe.analyses.tokens import token_changes
+from visprobe.analyses.drift.heads import head_drift
+from visprobe.analyses.drift.images import image_changes
+from visprobe.analyses.drift.sites import site_maps
+from visprobe.analyses.drift.tokens import token_changes
 from visprobe.features.feature_set import FeatureSet
+from visprobe.results.result import Result
 
 IMAGES, BLOCKS, WIDTH, GRID = 80, 3, 8, (4, 5)
 

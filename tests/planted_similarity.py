@@ -4,10 +4,10 @@ from functools import cache
 
 import numpy as np
 
-from visprobe.analyses.geometry import geometry
-from visprobe.analyses.result import Result
-from visprobe.analyses.similarity import similarity
+from visprobe.analyses.similarity.geometry import geometry
+from visprobe.analyses.similarity.similarity import similarity
 from visprobe.features.feature_set import FeatureSet
+from visprobe.results.result import Result
 
 SITES = ("block_00", "block_01", "block_02", "projected")
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from visprobe.analyses.result import Result
-from visprobe.analyses.spectrum import weight_spectrum
+from visprobe.analyses.weights.spectrum import weight_spectrum
+from visprobe.results.result import Result
 
 BLOCKS = 4
 

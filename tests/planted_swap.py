@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from visprobe.analyses.result import Estimate, Result, Role, Row
-from visprobe.analyses.swap import DIRECTIONS, WHOLE, column
+from visprobe.analyses.swap.swap import DIRECTIONS, WHOLE, column
+from visprobe.results.result import Estimate, Result, Role, Row
 
 PARTS = ("embeddings", "block_01", "block_02", "block_03", "projector")
 

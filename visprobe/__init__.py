@@ -13,25 +13,25 @@ __all__ = [
 
 if TYPE_CHECKING:
     from visprobe.encoders.load import load_encoder
-    from visprobe.report.compare import compare
-    from visprobe.report.gradcam import Look, gradcam
-    from visprobe.report.measure import measure
-    from visprobe.report.measurement import Options, read_report
-    from visprobe.report.questions import align, imagenet, probe, robust, segment
-    from visprobe.report.swap import swap
-    from visprobe.report.train import train
-    from visprobe.report.trajectory import trajectory
+    from visprobe.pipelines.attribution.run import Look, gradcam
+    from visprobe.pipelines.compare import compare
+    from visprobe.pipelines.measure import measure
+    from visprobe.pipelines.measurement import Options, read_report
+    from visprobe.pipelines.single import align, imagenet, probe, robust, segment
+    from visprobe.pipelines.swap import swap
+    from visprobe.pipelines.train import train
+    from visprobe.pipelines.trajectory import trajectory
 
 _HOME = {
     "load_encoder": "visprobe.encoders.load",
-    "compare": "visprobe.report.compare",
-    "measure": "visprobe.report.measure",
-    **dict.fromkeys(("Options", "read_report"), "visprobe.report.measurement"),
-    **dict.fromkeys(("align", "imagenet", "probe", "robust", "segment"), "visprobe.report.questions"),
-    **dict.fromkeys(("Look", "gradcam"), "visprobe.report.gradcam"),
-    "swap": "visprobe.report.swap",
-    "train": "visprobe.report.train",
-    "trajectory": "visprobe.report.trajectory",
+    "compare": "visprobe.pipelines.compare",
+    "measure": "visprobe.pipelines.measure",
+    **dict.fromkeys(("Options", "read_report"), "visprobe.pipelines.measurement"),
+    **dict.fromkeys(("align", "imagenet", "probe", "robust", "segment"), "visprobe.pipelines.single"),
+    **dict.fromkeys(("Look", "gradcam"), "visprobe.pipelines.attribution.run"),
+    "swap": "visprobe.pipelines.swap",
+    "train": "visprobe.pipelines.train",
+    "trajectory": "visprobe.pipelines.trajectory",
 }
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 
 SIDE, BLOCKS, WIDTH, HEADS = 32, 4, 32, 4
 VISION = {

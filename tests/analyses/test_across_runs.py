@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from visprobe.analyses.result import Estimate, Result, Row
-from visprobe.analyses.runs import across_runs, runs_verdict
+from visprobe.analyses.runs.runs import across_runs, runs_verdict
+from visprobe.results.result import Estimate, Result, Row
 
 ARMS = {"sft": ["sft-0", "sft-1", "sft-2"], "dpo": ["dpo-0", "dpo-1", "dpo-2"]}
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from visprobe.analyses.align import align_analysis, alignment
-from visprobe.analyses.align_layers import Pairs, clamped, neighbour_lists, permutation_p
-from visprobe.analyses.analysis import Inputs
+from visprobe.analyses.core.analysis import Inputs
+from visprobe.analyses.language.align import align_analysis, alignment
+from visprobe.analyses.language.align_layers import Pairs, clamped, neighbour_lists, permutation_p
 from visprobe.data.image_set import Item
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.text import TextFeatures
-from visprobe.metrics.neighbour_overlap import mutual_knn
+from visprobe.metrics.similarity.neighbour_overlap import mutual_knn
 
 N, K = 80, 10
 IDS = tuple(f"image-{i:03d}" for i in range(N))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from visprobe.analyses.analysis import Inputs
-from visprobe.analyses.attributes import MAJORITY, READABLE, attributes
-from visprobe.data.attributes import ATTRIBUTES, NONE, QUARTER_ATTRIBUTES, labels_of, scenes_of
-from visprobe.data.digits import CELLS, COLOURS, DigitScenes
+from visprobe.analyses.core.analysis import Inputs
 from visprobe.data.image_set import Item
 from visprobe.data.subset import Subset
+from visprobe.demo.attributes.analysis import MAJORITY, READABLE, attributes
+from visprobe.demo.attributes.targets import ATTRIBUTES, NONE, QUARTER_ATTRIBUTES, labels_of, scenes_of
+from visprobe.demo.scenes import CELLS, COLOURS, DigitScenes
 from visprobe.errors import DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.requests import REDUCTIONS

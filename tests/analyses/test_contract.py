@@ -6,15 +6,15 @@ from functools import cache
 import numpy as np
 import pytest
 
-from visprobe.analyses.analysis import Analysis
-from visprobe.analyses.contract import check_analysis, planted_inputs
-from visprobe.analyses.drift import DRIFT
-from visprobe.analyses.registry import BUILT_IN
-from visprobe.analyses.result import Estimate, Result, Row
-from visprobe.analyses.segment import asking
-from visprobe.analyses.segment_setting import Asked
-from visprobe.data.digits import DigitScenes
-from visprobe.metrics import patch_head
+from visprobe.analyses.core.analysis import Analysis
+from visprobe.analyses.core.contract import check_analysis, planted_inputs
+from visprobe.analyses.core.registry import BUILT_IN
+from visprobe.analyses.drift.drift import DRIFT
+from visprobe.analyses.segmentation.config import Asked
+from visprobe.analyses.segmentation.segment import asking
+from visprobe.demo.scenes import DigitScenes
+from visprobe.metrics.segmentation import patch_head
+from visprobe.results.result import Estimate, Result, Row
 
 
 def kept():
@@ -31,11 +31,11 @@ def kept():
 def _short_trainings(monkeypatch):
     """Promises do not depend on how long heads are trained, how many penalties are tried, or how often a scene is
     drawn; time does."""
-    monkeypatch.setattr("visprobe.metrics.patch_head.LEAST_STEPS", 2)
-    monkeypatch.setattr("visprobe.metrics.patch_head.ROUNDS", 2)
+    monkeypatch.setattr("visprobe.metrics.segmentation.patch_head.LEAST_STEPS", 2)
+    monkeypatch.setattr("visprobe.metrics.segmentation.patch_head.ROUNDS", 2)
     monkeypatch.setitem(patch_head.RATES, 0, (1e-2, 1e-1))
-    monkeypatch.setattr("visprobe.analyses.attributes_probes.CS", (1e-3, 1e-2, 1e-1))
-    monkeypatch.setattr("visprobe.analyses.probe_classes.CS", (1e-3, 1e-2, 1e-1))
+    monkeypatch.setattr("visprobe.demo.attributes.probes.CS", (1e-3, 1e-2, 1e-1))
+    monkeypatch.setattr("visprobe.analyses.probes.classes.CS", (1e-3, 1e-2, 1e-1))
     monkeypatch.setattr(DigitScenes, "scene", cache(DigitScenes.scene))
 
 

@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from planted_features import feature_set, reordered
 
-from visprobe.analyses.drift import representation_drift
-from visprobe.analyses.result import Estimate, Result
+from visprobe.analyses.drift.drift import representation_drift
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.cka import debiased_cka
+from visprobe.metrics.similarity.cka import debiased_cka
+from visprobe.results.result import Estimate, Result
 
 SITES = ("block_00", "block_01", "block_02", "projected")
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from planted_features import feature_set
 
-from visprobe.analyses.few_labels import few_label_accuracy
+from visprobe.analyses.accuracy.few_labels import few_label_accuracy
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.label_draws import label_draws
+from visprobe.metrics.classifiers.label_draws import label_draws
 
 
 def planted(name: str, spread: float, seed: int = 0, images: str = "val", n: int = 80) -> FeatureSet:

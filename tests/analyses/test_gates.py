@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from visprobe.analyses.gates import Gate, judge, read_condition
-from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.analyses.core.gates import Gate, judge, read_condition
 from visprobe.errors import UsageError
-from visprobe.metrics.intervals import wilson
+from visprobe.metrics.intervals.proportions import wilson
+from visprobe.results.result import Estimate, Result, Row
 
 
 def row(checkpoint, site, measure, value, half, role="value", reference=None):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from planted_similarity import planted_features, without_norms
 
-from visprobe.analyses.geometry import geometry
-from visprobe.analyses.result import Estimate, Result
+from visprobe.analyses.similarity.geometry import geometry
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.effective_rank import effective_rank, participation_ratio, rankme
-from visprobe.metrics.intrinsic_dimension import two_nn
-from visprobe.metrics.uniformity import uniformity
+from visprobe.metrics.geometry.effective_rank import effective_rank, participation_ratio, rankme
+from visprobe.metrics.geometry.intrinsic_dimension import two_nn
+from visprobe.metrics.geometry.uniformity import uniformity
+from visprobe.results.result import Estimate, Result
 
 BASE = planted_features("base", 0.0, n=300, d=6)
 SFT = planted_features("sft", 0.1, n=300, d=6)

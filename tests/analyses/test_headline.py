@@ -2,8 +2,8 @@
 
 import pytest
 
-from visprobe.analyses.headline import SCOPE, headline
-from visprobe.analyses.result import Estimate, Result, Row
+from visprobe.analyses.verdict.headline import SCOPE, headline
+from visprobe.results.result import Estimate, Result, Row
 
 
 def cka(name, value, half=0.001, role="value"):

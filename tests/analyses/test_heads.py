@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from planted_features import feature_set
 
-from visprobe.analyses.heads import head_drift
-from visprobe.analyses.result import Result
+from visprobe.analyses.drift.heads import head_drift
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.cka import debiased_cka
+from visprobe.metrics.similarity.cka import debiased_cka
+from visprobe.results.result import Result
 
 N, HEADS, WIDTH, BLOCKS = 100, 8, 4, 4
 ROUNDING = 3e-3

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from planted_features import feature_set
 
-from visprobe.analyses.images import image_changes
-from visprobe.analyses.result import Result
+from visprobe.analyses.drift.images import image_changes
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
+from visprobe.results.result import Result
 
 N, WIDTH, CLASSES = 200, 6, 10
 LABELS = np.arange(N) % CLASSES

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from planted_features import feature_set, reordered
 from scipy.stats import binomtest
 
-from visprobe.analyses.accuracy import against_floors
-from visprobe.analyses.imagenet import prototype_accuracy
-from visprobe.analyses.result import Result
+from visprobe.analyses.accuracy.imagenet import prototype_accuracy
+from visprobe.analyses.accuracy.rows import against_floors
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
+from visprobe.results.result import Result
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen")
 

@@ -7,11 +7,11 @@ import pytest
 from planted_features import feature_set
 from sklearn.neighbors import KNeighborsClassifier
 
-from visprobe.analyses import knn
-from visprobe.analyses.knn import knn_accuracy
+from visprobe.analyses.accuracy import knn
+from visprobe.analyses.accuracy.knn import knn_accuracy
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.intervals import wilson
+from visprobe.metrics.intervals.proportions import wilson
 
 CLASSES = ("ant", "bee", "cat", "dog")
 

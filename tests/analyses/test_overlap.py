@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 from planted_features import feature_set
 
-from visprobe.analyses.overlap import Overlap, duplicates, overlap, overlap_settings, overlap_warnings
+from visprobe.analyses.accuracy.overlap import Overlap, duplicates, overlap, overlap_settings, overlap_warnings
 from visprobe.features.feature_set import FeatureSet
 
 

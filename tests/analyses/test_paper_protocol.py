@@ -5,9 +5,9 @@ import pytest
 from planted_features import feature_set
 from sklearn.linear_model import LogisticRegression
 
-from visprobe.analyses.paper_protocol import CS, paper_protocol
+from visprobe.analyses.accuracy.paper_protocol import CS, paper_protocol
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.intervals import wilson
+from visprobe.metrics.intervals.proportions import wilson
 
 
 def noise(images: str, seed: int, classes: int = 10, each: int = 20, d: int = 128, signal: float = 0.0) -> FeatureSet:

@@ -8,11 +8,11 @@ from planted_changes import blocks_swapped, collapsed, one_in_twenty, output_rot
 from planted_towers import BLOCKS, block, noise, of_tower, write_base, write_changed
 from safetensors.torch import load_file
 
-from visprobe.analyses.moved import has_moved
-from visprobe.analyses.result import Result
+from visprobe.analyses.drift.moved import has_moved
 from visprobe.errors import DataError
-from visprobe.report.compare import compare
-from visprobe.report.measurement import Measurement, Options
+from visprobe.pipelines.compare import compare
+from visprobe.pipelines.measurement import Measurement, Options
+from visprobe.results.result import Result
 
 CONSUMED = "block_03"  # the language model reads the layer before the last
 OFF_PATH = ("block_04", "final_norm")

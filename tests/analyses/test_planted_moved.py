@@ -11,14 +11,14 @@ from planted_features import feature_set
 from planted_towers import write_base
 from scipy.stats import t
 
-from visprobe.analyses.drift import representation_drift
-from visprobe.analyses.moved import LEVEL, MARGIN, adjusted, has_moved, p_beyond
-from visprobe.analyses.result import Result
+from visprobe.analyses.drift.drift import representation_drift
+from visprobe.analyses.drift.moved import LEVEL, MARGIN, adjusted, has_moved, p_beyond
 from visprobe.encoders import load_encoder
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.cka import cka_difference, replicate_cka, represent
-from visprobe.metrics.jackknife import Replicated
-from visprobe.metrics.multiplicity import holm
+from visprobe.metrics.intervals.jackknife import Replicated
+from visprobe.metrics.intervals.multiplicity import holm
+from visprobe.metrics.similarity.cka import cka_difference, replicate_cka, represent
+from visprobe.results.result import Result
 
 ROUNDED = "base (bfloat16)"
 SITES = tuple(f"block_{i:02d}" for i in range(8))

@@ -7,15 +7,15 @@ import pytest
 from planted_features import feature_set
 from sklearn.linear_model import LogisticRegression
 
-from visprobe.analyses.analysis import Inputs
-from visprobe.analyses.probe import probe_analysis
-from visprobe.analyses.probe_classes import macro_recall
-from visprobe.analyses.probe_how import How
-from visprobe.analyses.result import Result
+from visprobe.analyses.core.analysis import Inputs
+from visprobe.analyses.probes.classes import macro_recall
+from visprobe.analyses.probes.config import How
+from visprobe.analyses.probes.probe import probe_analysis
 from visprobe.errors import DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics import class_tallies
-from visprobe.metrics.intervals import wilson
+from visprobe.metrics.intervals.proportions import wilson
+from visprobe.metrics.segmentation import class_tallies
+from visprobe.results.result import Result
 
 CLASSES, WIDTH = 4, 16
 HOW = How(per_class=(1, 5), seeds=2)

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from planted_features import feature_set
 from sklearn.metrics import r2_score
 
-from visprobe.analyses.analysis import Inputs
-from visprobe.analyses.probe import probe_analysis
-from visprobe.analyses.probe_how import How
-from visprobe.analyses.probe_targets import r2
-from visprobe.analyses.result import Result
-from visprobe.data.annotated import Targets
+from visprobe.analyses.core.analysis import Inputs
+from visprobe.analyses.probes.config import How
+from visprobe.analyses.probes.probe import probe_analysis
+from visprobe.analyses.probes.targets import r2
 from visprobe.data.image_set import Item
+from visprobe.data.labels.annotated import Targets
 from visprobe.errors import DataError
-from visprobe.metrics.jackknife import jackknife
+from visprobe.metrics.intervals.jackknife import jackknife
+from visprobe.results.result import Result
 
 N, WIDTH = 160, 12
 READ = np.random.default_rng(3).standard_normal((WIDTH, 3))

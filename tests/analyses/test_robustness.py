@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprobe.analyses.analysis import Inputs
-from visprobe.analyses.robustness import ROBUSTNESS, robustness
-from visprobe.analyses.robustness_variants import ALL, FEW, Plan
+from visprobe.analyses.core.analysis import Inputs
+from visprobe.analyses.robustness.robustness import ROBUSTNESS, robustness
+from visprobe.analyses.robustness.variants import ALL, FEW, Plan
 from visprobe.data.image_set import Item, decode
 from visprobe.errors import DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.prototypes import ranks_leaving_one_out
+from visprobe.metrics.classifiers.prototypes import ranks_leaving_one_out
 
 SIDE, CLASSES, EACH = 112, 4, 6
 

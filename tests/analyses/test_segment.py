@@ -10,17 +10,17 @@ import transformers
 from PIL import Image
 from scipy.stats import ttest_1samp
 
-from visprobe.analyses.analysis import Inputs
-from visprobe.analyses.segment import segment
-from visprobe.analyses.segment_rows import difference_rows
-from visprobe.analyses.segment_setting import Asked, check_masks
-from visprobe.analyses.segment_view import UNCOUNTED, Box, View, grid_of, not_smaller, window
+from visprobe.analyses.core.analysis import Inputs
+from visprobe.analyses.segmentation.config import Asked, check_masks
+from visprobe.analyses.segmentation.rows import difference_rows
+from visprobe.analyses.segmentation.segment import segment
+from visprobe.analyses.segmentation.view import UNCOUNTED, Box, View, grid_of, not_smaller, window
 from visprobe.data.image_set import BadImage, Item
 from visprobe.encoders.pixels import Pixels
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.jackknife import replicate_mean
-from visprobe.metrics.segmentation import patch_counts
+from visprobe.metrics.intervals.jackknife import replicate_mean
+from visprobe.metrics.segmentation.pixels import patch_counts
 
 SQUASH = transformers.SiglipImageProcessorPil(size={"height": 64, "width": 64})
 CROP = transformers.CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})

@@ -7,12 +7,12 @@ import pytest
 from numpy.typing import NDArray
 from planted_similarity import SITES, planted_features, without_norms
 
-from visprobe.analyses.result import Estimate, Result
-from visprobe.analyses.similarity import similarity
-from visprobe.analyses.similarity_more import similarity_more
+from visprobe.analyses.similarity.similarity import similarity
+from visprobe.analyses.similarity.similarity_more import similarity_more
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.cca import pwcca
+from visprobe.metrics.similarity.cca import pwcca
+from visprobe.results.result import Estimate, Result
 
 BASE = without_norms(planted_features("base", 0.0, n=200, d=6))
 SFT = without_norms(planted_features("sft", 0.1, n=200, d=6))

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from visprobe.analyses.result import Result
-from visprobe.analyses.sparsity import update_sparsity
+from visprobe.analyses.weights.sparsity import update_sparsity
+from visprobe.results.result import Result
 
 N = 200
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from visprobe.analyses.result import Result
-from visprobe.analyses.spectrum import weight_spectrum
+from visprobe.analyses.weights.spectrum import weight_spectrum
+from visprobe.results.result import Result
 
 Q, QKV = "encoder.layers.0.self_attn.q_proj.weight", "blocks.0.attn.qkv.weight"
 

@@ -7,12 +7,12 @@ from PIL import Image
 from planted_features import feature_set
 from planted_towers import write_base
 
-from visprobe.analyses.result import Estimate, Result
-from visprobe.analyses.tokens import token_changes
+from visprobe.analyses.drift.tokens import token_changes
 from visprobe.encoders.load import load_encoder
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.requests import forwarded, to_array
+from visprobe.results.result import Estimate, Result
 
 N, GRID, WIDTH = 40, (8, 10), 16
 TOKENS = GRID[0] * GRID[1]

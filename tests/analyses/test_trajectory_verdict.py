@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from visprobe.analyses.drift import rounding_of
-from visprobe.analyses.moved import MARGIN, has_moved
-from visprobe.analyses.result import Estimate
-from visprobe.analyses.trajectory import State, measure_step, trajectory_result, trajectory_verdict
+from visprobe.analyses.drift.drift import rounding_of
+from visprobe.analyses.drift.moved import MARGIN, has_moved
+from visprobe.analyses.runs.trajectory import State, measure_step, trajectory_result, trajectory_verdict
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.multiplicity import holm
+from visprobe.metrics.intervals.multiplicity import holm
+from visprobe.results.result import Estimate
 
 N, WIDTH, CLASSES = 200, 12, 4
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from visprobe.analyses.result import Estimate, Result, Role, Row
-from visprobe.analyses.verdict import Statement, verdict
+from visprobe.analyses.verdict.verdict import Statement, verdict
+from visprobe.results.result import Estimate, Result, Role, Row
 
 ROUNDING = "base (bfloat16)"
 

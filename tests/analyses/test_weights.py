@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from visprobe.analyses.result import Result
-from visprobe.analyses.verdict import verdict
-from visprobe.analyses.weights import weight_drift
+from visprobe.analyses.verdict.verdict import verdict
+from visprobe.analyses.weights.weights import weight_drift
 from visprobe.errors import CheckpointError
+from visprobe.results.result import Result
 
 Weights = dict[str, Tensor]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from visprobe.analyses.contract import check_analysis
-from visprobe.analyses.words import WORDS, words_of_patches
-from visprobe.analyses.words_measures import (
+from visprobe.analyses.core.contract import check_analysis
+from visprobe.analyses.language.words import WORDS, words_of_patches
+from visprobe.analyses.language.words_measures import (
     Vocabulary,
     modality_gap,
     nearest_words,
@@ -18,7 +18,7 @@ from visprobe.analyses.words_measures import (
     separation,
     word_variety,
 )
-from visprobe.encoders.words import Words
+from visprobe.encoders.text.words import Words
 from visprobe.errors import DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.requests import REDUCTIONS

@@ -13,14 +13,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
 from tiny_checkpoints import llava, write_llava
 from tiny_two_tower import two_tower
 
-from visprobe.analyses.contract import check_analysis
-from visprobe.analyses.imagenet import IMAGENET
-from visprobe.analyses.zeroshot import Reader, class_embeddings, with_text_tower, zeroshot
+from visprobe.analyses.accuracy.imagenet import IMAGENET
+from visprobe.analyses.accuracy.zeroshot import Reader, class_embeddings, with_text_tower, zeroshot
+from visprobe.analyses.core.contract import check_analysis
 from visprobe.data.prompts import TEMPLATES, prompts, read_templates, spoken_names
-from visprobe.encoders.text_tower import load_text_tower
+from visprobe.encoders.text.text_tower import load_text_tower
 from visprobe.errors import DataError, UsageError
-from visprobe.report.measure import measure
-from visprobe.report.measurement import Options
+from visprobe.pipelines.measure import measure
+from visprobe.pipelines.measurement import Options
 
 NAMES = ("cat", "dog", "horse", "ship", "frog", "truck", "bird", "deer")
 LABELS = np.arange(400) % len(NAMES)

@@ -8,11 +8,11 @@ from towers import NO_ATTENTION, TOWERS, encoder_of, images, lit, mean_target, s
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from visprobe.attribution.attention_maps import attention_maps, recorded
-from visprobe.attribution.methods import maps
-from visprobe.attribution.subject import TowerSubject
-from visprobe.encoders.geometry import SQUARE
+from visprobe.attribution.methods.attention_maps import attention_maps, recorded
+from visprobe.attribution.methods.by_name import maps
+from visprobe.attribution.targets.subject import TowerSubject
 from visprobe.encoders.pixels import Pixels
+from visprobe.encoders.structure.geometry import SQUARE
 from visprobe.errors import DataError, UsageError
 
 

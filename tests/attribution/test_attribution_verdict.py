@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from planted_attributions import planted
 
-from visprobe.attribution.scores import score
-from visprobe.attribution.verdict import attribution_verdict, preferred
+from visprobe.attribution.evidence.scores import score
+from visprobe.attribution.evidence.verdict import attribution_verdict, preferred
 
 BEATS = "they beat all controls"
 SIDE, IMAGES, NULLS = 6, 10, 500

@@ -4,8 +4,8 @@ import torch
 from captum.attr import LayerGradCam
 from towers import encoder_of, images, mean_target
 
-from visprobe.attribution.methods import maps
-from visprobe.attribution.subject import TowerSubject
+from visprobe.attribution.methods.by_name import maps
+from visprobe.attribution.targets.subject import TowerSubject
 
 
 class OnGrid(torch.nn.Module):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from towers import images, mean_target, siglip
 
-from visprobe.attribution.controls import centre_map, randomised
-from visprobe.attribution.methods import maps
-from visprobe.attribution.subject import TowerSubject
+from visprobe.attribution.evidence.controls import centre_map, randomised
+from visprobe.attribution.methods.by_name import maps
+from visprobe.attribution.targets.subject import TowerSubject
 
 
 def test_the_centre_map_is_the_gaussian_of_its_source():

@@ -5,9 +5,9 @@ import pytest
 import torch
 from towers import TOWERS, encoder_of, images, shrink, siglip
 
-from visprobe.attribution.faithfulness import curves
-from visprobe.attribution.input_maps import BASELINES, occlusion
-from visprobe.attribution.subject import TowerSubject
+from visprobe.attribution.evidence.faithfulness import curves
+from visprobe.attribution.methods.input_maps import BASELINES, occlusion
+from visprobe.attribution.targets.subject import TowerSubject
 from visprobe.encoders.processor import Resolution
 from visprobe.errors import DataError, UsageError
 

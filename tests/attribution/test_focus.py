@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from visprobe.attribution.focus import (
+from visprobe.attribution.evidence.focus import (
     MEASURES,
     border_mass,
     border_share,

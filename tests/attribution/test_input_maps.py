@@ -4,8 +4,8 @@ import pytest
 import torch
 from towers import TOWERS, encoder_of, images, mean_target, shrink, siglip
 
-from visprobe.attribution.input_maps import BASELINES, integrated_gradients, occlusion, patches_of
-from visprobe.attribution.subject import TowerSubject
+from visprobe.attribution.methods.input_maps import BASELINES, integrated_gradients, occlusion, patches_of
+from visprobe.attribution.targets.subject import TowerSubject
 
 
 def linear(encoder):

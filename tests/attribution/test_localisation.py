@@ -5,15 +5,15 @@ import pytest
 from PIL import Image
 
 from visprobe.attribution.attributions import Attributions
-from visprobe.attribution.controls import randomised
-from visprobe.attribution.methods import maps
-from visprobe.attribution.regions import on_patches
-from visprobe.attribution.scores import score
-from visprobe.attribution.subject import TowerSubject
-from visprobe.attribution.targets import class_logit
-from visprobe.data.digits import DigitScenes
+from visprobe.attribution.evidence.controls import randomised
+from visprobe.attribution.evidence.regions import on_patches
+from visprobe.attribution.evidence.scores import score
+from visprobe.attribution.methods.by_name import maps
+from visprobe.attribution.targets.classes import class_logit
+from visprobe.attribution.targets.subject import TowerSubject
+from visprobe.demo.base import BASE
+from visprobe.demo.scenes import DigitScenes
 from visprobe.encoders import load_encoder
-from visprobe.training.base import BASE
 
 METHODS, CLEAR = ("gradcam", "gradient-norm"), ("gradcam@block_02", "gradcam@block_04", "gradient-norm@block_02")
 SCENES = 40

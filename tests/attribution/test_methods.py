@@ -4,8 +4,8 @@ import pytest
 import torch
 from towers import encoder_of, images, mean_target, siglip
 
-from visprobe.attribution.methods import METHODS, maps
-from visprobe.attribution.subject import TowerSubject
+from visprobe.attribution.methods.by_name import METHODS, maps
+from visprobe.attribution.targets.subject import TowerSubject
 from visprobe.errors import UsageError
 
 

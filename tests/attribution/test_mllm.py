@@ -4,14 +4,14 @@ import pytest
 import torch
 from tiny_mllms import ASKED, MLLMS, lit, picture, plain, written
 
-from visprobe.attribution.attention_maps import recorded
-from visprobe.attribution.image_features import projected
-from visprobe.attribution.methods import maps
-from visprobe.attribution.mllm import MllmSubject
-from visprobe.attribution.one_view import newlines
-from visprobe.attribution.subject import TowerSubject
-from visprobe.attribution.trace import trace
+from visprobe.attribution.methods.attention_maps import recorded
+from visprobe.attribution.methods.by_name import maps
+from visprobe.attribution.methods.trace import trace
+from visprobe.attribution.targets.answers import MllmSubject
+from visprobe.attribution.targets.subject import TowerSubject
 from visprobe.errors import CheckpointError
+from visprobe.mllm.image_features import projected
+from visprobe.mllm.one_view import newlines
 
 REFERENCE, BETA = (-3.0, -2.5), 0.3
 

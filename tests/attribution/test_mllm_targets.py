@@ -5,13 +5,13 @@ import torch
 from tiny_mllms import ASKED, MLLMS, picture, written
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from visprobe.attribution.methods import METHODS, maps
-from visprobe.attribution.mllm import MllmSubject, open_mllm
-from visprobe.attribution.question import Question
-from visprobe.attribution.trace import trace
+from visprobe.attribution.methods.by_name import METHODS, maps
+from visprobe.attribution.methods.trace import trace
+from visprobe.attribution.targets.answers import MllmSubject, open_mllm
 from visprobe.encoders.load import load_encoder
 from visprobe.encoders.processor import Resolution
 from visprobe.errors import CheckpointError, DataError, UsageError
+from visprobe.mllm.question import Question
 
 OTHER = Question("<image>\nis this two ?", "yes", "no one")
 

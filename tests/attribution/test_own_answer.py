@@ -4,10 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
-from visprobe.attribution.own_answer import OwnAnswer, own_answer
-from visprobe.data.digits import DigitScenes
-from visprobe.training.base import BASE
-from visprobe.training.model import load_for_training
+from visprobe.demo.base import BASE
+from visprobe.demo.scenes import DigitScenes
+from visprobe.mllm.load import load_for_training
+from visprobe.mllm.own_answer import OwnAnswer, own_answer
 
 PROMPT = "How many digits are there?"
 

@@ -5,7 +5,7 @@ import pytest
 from towers import TOWERS, encoder_of, shrink
 from transformers import CLIPImageProcessorPil
 
-from visprobe.attribution.regions import on_patches
+from visprobe.attribution.evidence.regions import on_patches
 from visprobe.errors import DataError
 
 SOFT = ["idefics3", "original sam"]

@@ -9,13 +9,13 @@ import torch
 from planted_attributions import KEY, noise, planted
 from scipy import stats
 
-from visprobe.analyses.result import Result
-from visprobe.attribution.controls import centre_map
-from visprobe.attribution.focus import MEASURES, mass_inside
-from visprobe.attribution.scores import score
+from visprobe.attribution.evidence.controls import centre_map
+from visprobe.attribution.evidence.focus import MEASURES, mass_inside
+from visprobe.attribution.evidence.scores import score
 from visprobe.errors import DataError
-from visprobe.metrics.intervals import mcnemar_exact, newcombe_paired, wilson
-from visprobe.metrics.multiplicity import holm
+from visprobe.metrics.intervals.multiplicity import holm
+from visprobe.metrics.intervals.proportions import mcnemar_exact, newcombe_paired, wilson
+from visprobe.results.result import Result
 
 SITE = "@".join(KEY)
 OF_REGION = {name for name, measure in MEASURES.items() if measure.needs_region}

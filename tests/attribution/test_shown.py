@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from towers import TOWERS, encoder_of, siglip
 
-from visprobe.attribution.regions import on_patches, patch_means
-from visprobe.attribution.shown import as_shown
+from visprobe.attribution.evidence.regions import on_patches, patch_means
+from visprobe.attribution.targets.shown import as_shown
 
 SOME = ["llava-C", "clip", "onevision", "gemma3", "Dinov2Model", "ViTModel", "original mlcd", "siglip2", "qwen2_5_vl",
         "internvl", "smolvlm tiles", "llava_onevision tiles"]  # fmt: skip

@@ -5,12 +5,12 @@ import pytest
 import torch
 from towers import images, siglip, two_tower
 
-from visprobe.analyses.zeroshot import Reader, class_embeddings
-from visprobe.attribution.methods import maps
-from visprobe.attribution.subject import TowerSubject
-from visprobe.attribution.targets import class_logit, class_similarity, text_similarity
+from visprobe.analyses.accuracy.zeroshot import Reader, class_embeddings
+from visprobe.attribution.methods.by_name import maps
+from visprobe.attribution.targets.classes import class_logit, class_similarity, text_similarity
+from visprobe.attribution.targets.subject import TowerSubject
 from visprobe.encoders import load_encoder
-from visprobe.encoders.text_tower import load_text_tower
+from visprobe.encoders.text.text_tower import load_text_tower
 from visprobe.errors import DataError
 
 LABELS = (2, 0, 1, 2)

@@ -3,10 +3,10 @@
 import torch
 from towers import images, mean_target, siglip
 
-from visprobe.attribution.methods import maps
-from visprobe.attribution.subject import TowerSubject
-from visprobe.attribution.token_maps import gradcam, gradient_norm, gradient_times_input
-from visprobe.attribution.trace import Trace, trace
+from visprobe.attribution.methods.by_name import maps
+from visprobe.attribution.methods.token_maps import gradcam, gradient_norm, gradient_times_input
+from visprobe.attribution.methods.trace import Trace, trace
+from visprobe.attribution.targets.subject import TowerSubject
 
 # Two patches above each other, three channels: channel weights are the means (2, 0, -1).
 BY_HAND = Trace(

@@ -4,8 +4,8 @@ import pytest
 import torch
 from towers import NO_ATTENTION, TOWERS, encoder_of, lit, mean_target, reading_the_lit_patch, shrink
 
-from visprobe.attribution.methods import METHODS, maps
-from visprobe.attribution.subject import TowerSubject
+from visprobe.attribution.methods.by_name import METHODS, maps
+from visprobe.attribution.targets.subject import TowerSubject
 
 
 @pytest.fixture(params=TOWERS)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from towers import images, mean_target, siglip
 
-from visprobe.attribution.subject import TowerSubject, in_float32
-from visprobe.attribution.trace import NotFinite, trace
+from visprobe.attribution.methods.trace import NotFinite, trace
+from visprobe.attribution.targets.subject import TowerSubject, in_float32
 from visprobe.errors import DataError
 
 

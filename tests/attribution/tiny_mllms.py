@@ -14,11 +14,11 @@ from tiny_families import PATCH, SIDE, SQUARE, VISION, ids, seeded, template, te
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from whole_models import bright_patch
 
-from visprobe.attribution.mllm import MllmSubject
-from visprobe.attribution.question import Question
+from visprobe.attribution.targets.answers import MllmSubject
 from visprobe.encoders import load_encoder
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.processor import Resolution
-from visprobe.encoders.quiet import quiet
+from visprobe.mllm.question import Question
 
 ASKED = Question("what is this ?", "one two", "yes")
 

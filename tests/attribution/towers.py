@@ -19,7 +19,7 @@ from tiny_qwen import KINDS as QWEN
 from whole_models import bright_patch, write_model
 from zoo import ZOO
 
-from visprobe.attribution.subject import TowerSubject
+from visprobe.attribution.targets.subject import TowerSubject
 from visprobe.encoders import load_encoder
 from visprobe.encoders.processor import Resolution
 

@@ -52,7 +52,7 @@ def conforms(arguments: Sequence[object]) -> None:
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
     """base, moved (one block of the tower perturbed), frozen (only the language model changed)."""
-    from visprobe.training.small_llava import build_model, build_processor
+    from visprobe.demo.small_llava import build_model, build_processor
 
     root = tmp_path_factory.mktemp("checkpoints")
     processor, model = build_processor(), None

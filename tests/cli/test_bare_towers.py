@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
 from tiny_two_tower import two_tower

@@ -195,12 +195,11 @@ def test_offline_asks_no_hub(tmp_path):
 
 def test_commands_pass_every_option_on():
     """A common option that a command takes and does not use would be a lie; all of them go through `run`."""
-    from visprobe.cli import measuring
+    from visprobe.cli import app
+    from visprobe.cli import common_options as measuring
 
     source = inspect.getsource(measuring._options) + inspect.getsource(measuring.run)
     eager = {"config", "offline", "asked"}  # act while the command line is read
-    commands = "".join(
-        inspect.getsource(__import__(f"visprobe.cli.{name}", fromlist=["command"])) for name in MEASURING
-    )
+    commands = "".join(inspect.getsource(module) for name, module in vars(app).items() if name in MEASURING)
     for name in set(measuring.Common.__dataclass_fields__) - eager:
         assert f"common.{name}" in source + commands

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from visprobe.attribution.own_answer import OwnAnswer
 from visprobe.attribution.storage import load
-from visprobe.data.digits import DigitScenes
-from visprobe.report import explained
-from visprobe.report import gradcam as report
-from visprobe.report.session import Session
-from visprobe.training.base import BASE
+from visprobe.demo.base import BASE
+from visprobe.demo.scenes import DigitScenes
+from visprobe.mllm.own_answer import OwnAnswer
+from visprobe.pipelines.attribution import run as report
+from visprobe.pipelines.attribution import target as explained
+from visprobe.pipelines.session import Session
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
 from tiny_two_tower import two_tower

@@ -42,7 +42,7 @@ def test_zero_shot_is_missed_only_by_who_asked_for_it(run, checkpoints, asked):
 
 
 def test_by_default_zero_shot_is_asked_of_two_towers_only(run, checkpoints, tmp_path, monkeypatch):
-    from visprobe.report import questions
+    from visprobe.pipelines import single as questions
 
     two_tower(tmp_path / "clip")
     seen = []

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from visprobe.cli.app import EXIT_CODES, app
 from visprobe.cli.environment import COMMON, assignments, read_environment, variable
-from visprobe.cli.list import What
+from visprobe.cli.utilities.list import What
 from visprobe.data.image_set import decode
 from visprobe.errors import PrerequisiteError, TooManyBadItems, UsageError, VisprobeError
 
@@ -88,8 +88,8 @@ def test_each_list_is_a_table_and_a_document(run, what):
 
 
 def test_lists_are_what_the_program_knows(run):
-    from visprobe.analyses.registry import available
-    from visprobe.figures.gallery import KINDS
+    from visprobe.analyses.core.registry import available
+    from visprobe.report.gallery import KINDS
 
     assert [line["analysis"] for line in json.loads(run("list", "analyses", "--json").out)["analyses"]] == [
         *available()
@@ -126,8 +126,8 @@ def test_report_and_figure_from_the_command_line(run, tmp_path, planted):
 
 
 def test_doctor_finds_a_change_where_it_was_planted_and_says_what_fails(run, monkeypatch):
-    from visprobe.cli import doctor
-    from visprobe.report import self_check
+    from visprobe.cli.utilities import doctor
+    from visprobe.demo import self_check
 
     checks = json.loads(run("doctor", "--json").out)["checks"]
     assert all(check["well"] for check in checks)

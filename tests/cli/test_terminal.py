@@ -42,7 +42,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def home(checkpoints, tmp_path_factory):
     """A folder with the checkpoints in it, and features that are there already."""
     # Each child would import these anew.
-    for module in ("analyses.registry", "encoders.load", "encoders.scan", "report.compare", "report.gradcam"):
+    for module in (
+        "analyses.core.registry",
+        "encoders.load",
+        "encoders.listing.scan",
+        "pipelines.compare",
+        "pipelines.attribution.run",
+    ):
         import_module(f"visprobe.{module}")
     home = tmp_path_factory.mktemp("terminal")
     for name in ("base", "moved"):

@@ -108,7 +108,7 @@ def test_a_folder_of_another_run_is_refused_unless_it_is_overwritten(run, checkp
 
 
 def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(run, pieces, tmp_path):
-    from visprobe.training.base import BASE
+    from visprobe.demo.base import BASE
 
     ran = run("train", "sft", "--base", BASE, *SMALL, "-o", tmp_path / "out", "--dry-run")
     assert ran.code == 0 and not (tmp_path / "out").exists()

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprobe.data.annotated import HasCaptions, HasMasks, HasTargets, HasTitles
-from visprobe.data.digits import DigitScenes
+from visprobe.data.labels.annotated import HasCaptions, HasMasks, HasTargets, HasTitles
 from visprobe.data.open import open_images
 from visprobe.data.subset import Subset, first_spread, per_class, take
+from visprobe.demo.scenes import DigitScenes
 from visprobe.errors import DataError, UsageError
 
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from visprobe.data.asked import Asked, read_asked, read_region
-from visprobe.data.files import open_named
 from visprobe.data.image_set import BadImage
+from visprobe.data.sources.files import open_named
 from visprobe.errors import DataError, UsageError
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from visprobe.analyses.accuracy_task import check_classes
+from visprobe.analyses.accuracy.task import check_classes
 from visprobe.data.open import open_images
 from visprobe.errors import DataError, UsageError
 

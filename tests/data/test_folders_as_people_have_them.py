@@ -7,10 +7,10 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from visprobe.data.files import open_named
 from visprobe.data.image_set import BadImage, decode
+from visprobe.data.layout.splits import role_of, with_role
 from visprobe.data.open import open_images
-from visprobe.data.splits import role_of, with_role
+from visprobe.data.sources.files import open_named
 from visprobe.errors import DataError
 
 

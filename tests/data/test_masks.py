@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprobe.data.annotated import HasMasks
 from visprobe.data.image_set import BadImage
+from visprobe.data.labels.annotated import HasMasks
 from visprobe.data.open import open_images
 from visprobe.errors import DataError
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from PIL import Image
 
-from visprobe.data.files import open_named
+from visprobe.data.layout.splits import likely_role, splits_among, with_role
 from visprobe.data.open import open_images
-from visprobe.data.splits import likely_role, splits_among, with_role
+from visprobe.data.sources.files import open_named
 from visprobe.errors import DataError
 
 

@@ -15,7 +15,7 @@ import pytest
 import world as worlds
 from documented import ROOT
 
-from visprobe.training.base import BASE
+from visprobe.demo.base import BASE
 
 sys.path.insert(0, str(ROOT / "tests" / "io"))
 
@@ -222,7 +222,7 @@ def test_every_help_shows_two_examples_of_its_command():
 
 
 def test_the_readme_names_every_command_and_analysis():
-    from visprobe.analyses.registry import available
+    from visprobe.analyses.core.registry import available
 
     text = (ROOT / "README.md").read_text()
     assert [words for words in {words[0] for words in COMMANDS} if f"visprobe {words}" not in text] == []

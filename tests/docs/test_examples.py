@@ -14,13 +14,13 @@ import yaml
 from PIL import Image
 from typer.main import get_command
 
-from visprobe.analyses.contract import check_analysis
-from visprobe.analyses.gates import read_condition
-from visprobe.analyses.registry import available
+from visprobe.analyses.core.contract import check_analysis
+from visprobe.analyses.core.gates import read_condition
+from visprobe.analyses.core.registry import available
 from visprobe.cli.app import app
 from visprobe.encoders import load_encoder
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.families import MODEL_OF, TOWER_OF
-from visprobe.encoders.quiet import quiet
 
 ROOT = Path(__file__).parents[2]
 VISION = {

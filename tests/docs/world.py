@@ -175,7 +175,7 @@ def _write(path, text):
 
 
 def _models(root):
-    from visprobe.training.small_llava import build_model, build_processor
+    from visprobe.demo.small_llava import build_model, build_processor
 
     processor = build_processor()
     processor.tokenizer.add_tokens(["dog", "cat", "describe", "image"])

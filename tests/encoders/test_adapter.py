@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import images, llava, spelled, write, write_llava, write_original
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.checkpoint import open_checkpoint
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.opened import open_checkpoint
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.errors import CheckpointError
 
 TOWER = r".*vision_tower.*\.{}"

@@ -21,8 +21,8 @@ from tiny_native import built, gemma4, pixtral
 from tiny_qwen import KINDS, qwen
 
 from visprobe.encoders import load_encoder
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.families import MODELS, TOWERS
-from visprobe.encoders.quiet import quiet
 
 DINO = {name: value for name, value in VISION.items() if name != "intermediate_size"}
 

@@ -8,9 +8,9 @@ import transformers
 from safetensors.torch import save_file
 from tiny_checkpoints import SIDE, TEXT, VISION, filled, images
 
-from visprobe.analyses.imagenet import needs_everywhere
+from visprobe.analyses.accuracy.imagenet import needs_everywhere
 from visprobe.encoders import load_encoder
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.watch import EMBEDDING
 from visprobe.features.requests import forwarded
 

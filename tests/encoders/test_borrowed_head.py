@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_checkpoints import images, llava, write, write_llava
 
-from visprobe.data.digits import DigitScenes
+from visprobe.demo.scenes import DigitScenes
 from visprobe.encoders import load_encoder
-from visprobe.encoders.borrowed_head import misfit, with_head_of
+from visprobe.encoders.text.borrowed_head import misfit, with_head_of
 from visprobe.features.extract import extract
 from visprobe.features.store import FeatureStore
 

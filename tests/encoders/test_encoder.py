@@ -12,8 +12,8 @@ from tiny_checkpoints import BLOCKS, PATCH, SIDE, filled, images, llava, spelled
 from tiny_native import pixtral
 
 from visprobe.encoders import load_encoder
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError, UsageError
 
 

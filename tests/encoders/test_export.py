@@ -17,10 +17,10 @@ from whole_models import write_model
 from zoo import ZOO
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.export import extract_encoder
+from visprobe.encoders.checkpoint.quiet import quiet
+from visprobe.encoders.exchange.export import extract_encoder
+from visprobe.encoders.exchange.transplant import transplant
 from visprobe.encoders.processor import Resolution
-from visprobe.encoders.quiet import quiet
-from visprobe.encoders.transplant import transplant
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io import atomic
 

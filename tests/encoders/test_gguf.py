@@ -16,11 +16,11 @@ from tiny_checkpoints import PATCH, SIDE, TEXT, VISION, filled, images, llava, w
 from tiny_qwen import qwen, write_qwen
 
 from visprobe.encoders import load_encoder
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.processor import Resolution
-from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError, PrerequisiteError
-from visprobe.io.folder import LocalFolder
-from visprobe.io.gguf_file import GgufFile
+from visprobe.io.containers.folder import LocalFolder
+from visprobe.io.containers.gguf_file import GgufFile
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 EPS = {"siglip": 1e-6, "clip": 1e-5}

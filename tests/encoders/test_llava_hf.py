@@ -6,7 +6,7 @@ import transformers
 from tiny_checkpoints import BLOCKS, SIDE, images, llava, write, write_llava
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.errors import CheckpointError
 
 MODELS = [("siglip", "llava"), ("clip", "llava"), ("siglip", "llava_onevision"), ("clip", "llava_onevision")]

@@ -7,7 +7,7 @@ from tiny_checkpoints import PATCH, SIDE, TEXT, filled, spelled, vision_config
 from whole_models import answering_token, from_pretrained, noise, parts, same_weights, write_model
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 
 SIZES = [(40, 50), (20, 90), (300, 200), (32, 32)]
 CLASSES = {"llava_next": "LlavaNext", "llava_next_video": "LlavaNextVideo", "vipllava": "VipLlava"}

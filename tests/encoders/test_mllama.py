@@ -7,7 +7,7 @@ from tiny_checkpoints import PATCH, SIDE, TEXT, filled
 from whole_models import answering_token, from_pretrained, noise, parts, same_weights, write_model
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 
 CLASS = "MllamaForConditionalGeneration"
 VISION = {

@@ -11,7 +11,7 @@ from tiny_original import HEADS, KINDS, SHAPE, TEXT, WIDTH, mlp, shrink, through
 from torch.nn.functional import gelu, interpolate, layer_norm
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.families.original_towers import original_tower
+from visprobe.encoders.layouts.original_towers import original_tower
 from visprobe.encoders.pixels import Pixels
 from visprobe.errors import CheckpointError
 

@@ -12,9 +12,9 @@ from tiny_original import shrink, tower, write_tower
 from zoo import ZOO
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.export import extract_encoder
-from visprobe.encoders.quiet import quiet
-from visprobe.encoders.scan import scan
+from visprobe.encoders.checkpoint.quiet import quiet
+from visprobe.encoders.exchange.export import extract_encoder
+from visprobe.encoders.listing.scan import scan
 from visprobe.errors import CheckpointError
 
 

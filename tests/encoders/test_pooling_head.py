@@ -10,11 +10,11 @@ from test_bare import CASES, PAIR, saved
 from tiny_checkpoints import SIDE, filled, images, llava, write, write_llava
 from tiny_native import VISION as NATIVE
 
-from visprobe.data.digits import DigitScenes
+from visprobe.demo.scenes import DigitScenes
 from visprobe.encoders import load_encoder
-from visprobe.encoders.export import extract_encoder
+from visprobe.encoders.checkpoint.quiet import quiet
+from visprobe.encoders.exchange.export import extract_encoder
 from visprobe.encoders.processor import Resolution
-from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.features.extract import extract
 from visprobe.features.requests import resolved

@@ -10,9 +10,9 @@ from tiny_checkpoints import llava, spelled, write, write_original
 from tiny_qwen import qwen, write_qwen
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.quantised import origin_of, scheme_of
+from visprobe.encoders.checkpoint.quantised import origin_of, scheme_of
 from visprobe.errors import CheckpointError
-from visprobe.io.tensors import TensorEntry, Tensors
+from visprobe.io.containers.tensors import TensorEntry, Tensors
 
 TOWER = "vision_tower.encoder.layers.1.self_attn.q_proj"
 PROJECTOR = "multi_modal_projector.linear_1"

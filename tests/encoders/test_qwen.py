@@ -12,8 +12,8 @@ from tiny_qwen import KINDS, MERGE, PATCH, PIXELS, processor, qwen, spelled, who
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from visprobe.encoders import load_encoder
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.processor import Resolution
-from visprobe.encoders.quiet import quiet
 from visprobe.errors import CheckpointError, DataError, UsageError
 
 BUDGET = Resolution(pixels=PIXELS)

@@ -10,12 +10,12 @@ from tiny_checkpoints import llava, write, write_llava
 from zoo import ZOO
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.families.original_towers import original_tower
-from visprobe.encoders.scan import Found, same_towers, scan
-from visprobe.encoders.table import MODEL_COLUMNS, NOT_YET, TOWER_COLUMNS, model_rows, tower_rows
+from visprobe.encoders.layouts.original_towers import original_tower
+from visprobe.encoders.listing.scan import Found, same_towers, scan
+from visprobe.encoders.listing.table import MODEL_COLUMNS, NOT_YET, TOWER_COLUMNS, model_rows, tower_rows
 from visprobe.errors import CheckpointError
+from visprobe.io.containers.tensors import Tensors
 from visprobe.io.rows import write_rows
-from visprobe.io.tensors import Tensors
 
 COPIES = 8
 

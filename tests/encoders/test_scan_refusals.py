@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import llava, spelled, write, write_llava
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.scan import scan
+from visprobe.encoders.listing.scan import scan
 from visprobe.errors import CheckpointError
 
 Q = "vision_tower.encoder.layers.1.self_attn.q_proj"

@@ -12,11 +12,11 @@ from torch import nn
 from zoo import ZOO
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.checkpoint import open_checkpoint
-from visprobe.encoders.connector import Connector, configured, of_class
-from visprobe.encoders.fields_read import fields_read
+from visprobe.encoders.checkpoint.fields_read import fields_read
+from visprobe.encoders.checkpoint.opened import open_checkpoint
 from visprobe.encoders.processor import Resolution
 from visprobe.encoders.settings import first_difference
+from visprobe.encoders.structure.connector import Connector, configured, of_class
 
 # one of each configuration; the other layouts of LLaVA differ in names of tensors alone
 FAMILIES = [name for name in ZOO if name not in {"llava-A", "llava-B", "llava-D", "llava-bin"}]

@@ -5,7 +5,7 @@ import torch
 from tiny_checkpoints import images, llava, write_llava
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.swap import Swap, parse_swap
+from visprobe.encoders.exchange.swap import Swap, parse_swap
 from visprobe.errors import UsageError
 
 

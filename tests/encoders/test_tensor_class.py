@@ -5,8 +5,8 @@ import torch
 from test_bare import CASES, saved
 from zoo import ZOO
 
-from visprobe.analyses.tensor_class import CLASSES, by_class, tensor_class
-from visprobe.analyses.weights import weight_drift
+from visprobe.analyses.weights.tensor_class import CLASSES, by_class, tensor_class
+from visprobe.analyses.weights.weights import weight_drift
 from visprobe.encoders import load_encoder
 
 ATTENTION = ("attention_q", "attention_k", "attention_v", "attention_out")

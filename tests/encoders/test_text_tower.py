@@ -8,7 +8,7 @@ from tiny_checkpoints import llava, write_llava
 from tiny_two_tower import LENGTH, clip_tokenizer, two_tower
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.text_tower import load_text_tower, own_text_tower
+from visprobe.encoders.text.text_tower import load_text_tower, own_text_tower
 from visprobe.errors import CheckpointError
 
 TEXTS = ["a picture of a cat.", "dog", "A Long Sentence that is cut - " + "x" * LENGTH]

@@ -22,9 +22,9 @@ from transformers.models.llava_next.modeling_llava_next import unpad_image
 from whole_models import bright_patch, noise, write_model
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.families.anyres import AnyRes
 from visprobe.encoders.pixels import Mosaic, Pixels
 from visprobe.encoders.processor import Resolution
+from visprobe.encoders.structure.anyres import AnyRes
 from visprobe.errors import CheckpointError, UsageError
 
 PINPOINTS = [[r * SIDE, c * SIDE] for r in (1, 2, 3) for c in (1, 2, 3)]

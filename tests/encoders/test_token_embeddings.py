@@ -11,8 +11,8 @@ from tiny_internvl import original, original_config, tiny
 from tiny_qwen import qwen, write_qwen
 from whole_models import from_pretrained
 
-from visprobe.encoders.checkpoint import open_checkpoint
-from visprobe.encoders.words import read_words
+from visprobe.encoders.checkpoint.opened import open_checkpoint
+from visprobe.encoders.text.words import read_words
 from visprobe.errors import CheckpointError
 
 
@@ -69,7 +69,7 @@ def test_of_tied_weights_either_name_may_be_stored(tmp_path):
 
 
 def test_words_of_a_tokenizer_are_spelled_and_special_ones_are_not_spoken(tmp_path):
-    from visprobe.training.small_llava import build_model, build_processor
+    from visprobe.demo.small_llava import build_model, build_processor
 
     processor = build_processor()
     build_model(processor, seed=0).save_pretrained(tmp_path)

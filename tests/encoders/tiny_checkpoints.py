@@ -8,7 +8,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import save_file
 
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 
 SIDE, PATCH, BLOCKS = 32, 8, 3
 VISION = {

@@ -5,7 +5,7 @@ import transformers
 from PIL import Image, ImageDraw
 from tiny_checkpoints import BLOCKS, PATCH, TEXT, filled, images
 
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 
 NARROW = {k: v for k, v in TEXT.items() if k != "model_type"}
 VISION = {

@@ -6,7 +6,7 @@ import torch
 import transformers
 from tiny_checkpoints import filled, write
 
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 
 PATCH, MERGE = 4, 2
 PIXELS = 32 * 56  # at patches of 4 and cells of 2 x 2: 4 x 7 cells

@@ -8,7 +8,7 @@ from tiny_checkpoints import SIDE, filled
 from tiny_native import VISION as NATIVE
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 
 LETTERS = string.ascii_lowercase + string.digits + ".,-"
 LENGTH = 40

@@ -8,7 +8,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import save_file
 
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 
 
 def write_model(folder, model, renamed=lambda name: name, processor=None, change=lambda config: None):

@@ -14,7 +14,7 @@ from tiny_internvl import tiny as internvl
 from tiny_native import gemma4, pixtral
 from tiny_qwen import KINDS, qwen, write_qwen
 
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 
 
 def saved(model):

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from visprobe.data.image_set import Item
+from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.encoders.load import load_encoder
 from visprobe.errors import CheckpointError, DataError, UsageError
 from visprobe.features import extract as module
 from visprobe.features import store as store_module
 from visprobe.features.extract import extract
 from visprobe.features.store import FeatureStore
-from visprobe.training.small_llava import build_model, build_processor
 
 
 @dataclass
@@ -291,7 +291,7 @@ def test_a_killed_pass_goes_on_and_ends_in_the_same_numbers(encoders, tmp_path, 
     script = textwrap.dedent(
         """
         import os, signal, sys
-        from visprobe.data.digits import DigitScenes
+        from visprobe.demo.scenes import DigitScenes
         from visprobe.encoders.load import load_encoder
         from visprobe.features import extract as module
         from visprobe.features.store import FeatureStore
@@ -304,7 +304,7 @@ def test_a_killed_pass_goes_on_and_ends_in_the_same_numbers(encoders, tmp_path, 
                        store=FeatureStore(__import__("pathlib").Path(sys.argv[2])), progress=progress)
         """
     )
-    from visprobe.data.digits import DigitScenes
+    from visprobe.demo.scenes import DigitScenes
 
     checkpoint = encoders[0].provenance.path
     store = tmp_path / "store"

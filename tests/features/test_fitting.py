@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from visprobe.data.open import open_images
+from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.encoders.load import load_encoder
 from visprobe.errors import PrerequisiteError
 from visprobe.features.extract import extract
 from visprobe.features.fitting import Fitting
 from visprobe.features.store import FeatureStore
-from visprobe.training.small_llava import build_model, build_processor
 
 
 def holding(most, tried):

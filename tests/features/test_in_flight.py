@@ -99,8 +99,8 @@ class Files:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
+    from visprobe.demo.small_llava import build_model, build_processor
     from visprobe.encoders.load import load_encoder
-    from visprobe.training.small_llava import build_model, build_processor
 
     folder, processor = tmp_path_factory.mktemp("checkpoint"), build_processor()
     build_model(processor, seed=0).save_pretrained(folder)

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from visprobe.data.image_set import Item
+from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.encoders.load import load_encoder
 from visprobe.errors import PrerequisiteError
 from visprobe.features.extract import extract
 from visprobe.features.plan import Pass, check_room, in_words, planned, row_bytes
 from visprobe.features.store import FeatureStore
-from visprobe.training.small_llava import build_model, build_processor
 
 SITES = [
     "block_00", "block_02", "consumed", "projected", "heads_01", "consumed:norms", "consumed:tokens",

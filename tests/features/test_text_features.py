@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.errors import CheckpointError, DataError
 from visprobe.features.store import FeatureStore
 from visprobe.features.text import LanguageModel
@@ -67,7 +67,7 @@ def test_what_is_stored_is_found_by_content_and_not_by_name(tmp_path):
 
 
 def test_the_language_model_of_a_multimodal_checkpoint_is_one_too(tmp_path):
-    from visprobe.training.small_llava import build_model, build_processor
+    from visprobe.demo.small_llava import build_model, build_processor
 
     processor = build_processor()
     model = build_model(processor, seed=0).eval()

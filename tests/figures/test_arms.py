@@ -2,10 +2,10 @@
 
 import pytest
 
-from visprobe.analyses.result import Estimate, Result, Row
-from visprobe.analyses.runs import across_runs
-from visprobe.figures.arms import caption, draw
+from visprobe.analyses.runs.runs import across_runs
+from visprobe.analyses.runs.runs_figure import caption, draw
 from visprobe.figures.style import looks
+from visprobe.results.result import Estimate, Result, Row
 
 ARMS = {"sft": ["sft-seed0", "sft-seed1", "sft-seed2"], "dpo": ["dpo-seed0", "dpo-seed1", "dpo-seed2"]}
 

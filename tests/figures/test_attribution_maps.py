@@ -9,16 +9,19 @@ import torch
 from legible import overlapping
 from PIL import Image
 
+from visprobe.attribution.figures import contrast as attribution_contrast
+from visprobe.attribution.figures import difference as attribution_difference
+from visprobe.attribution.figures import grid as attribution_grid
+from visprobe.attribution.figures import strip as attribution_strip
+from visprobe.attribution.figures.colours import Scale, bar, painted, scale_of
+from visprobe.attribution.figures.sheet import _MEANINGS, Sheet, sheet_rows
+from visprobe.attribution.figures.table import pages
 from visprobe.attribution.map import Map
-from visprobe.attribution.methods import METHODS
+from visprobe.attribution.methods.by_name import METHODS
 from visprobe.errors import DataError, UsageError
-from visprobe.figures import attribution_contrast, attribution_difference, attribution_grid, attribution_strip
-from visprobe.figures.attribution_colours import Scale, bar, painted, scale_of
-from visprobe.figures.attribution_sheet import _MEANINGS, Sheet, sheet_rows
-from visprobe.figures.attribution_table import pages
-from visprobe.figures.attribution_text import fitted, in_two_lines, short_number, width_of
 from visprobe.figures.save import save_figure, svg_text
 from visprobe.figures.style import ONE_COLUMN, TWO_COLUMNS
+from visprobe.figures.text import fitted, in_two_lines, short_number, width_of
 
 HOSTILE = ("base", "llava-1.5-7b-dpo-seed0", "猫" * 30, "x" * 200, "evil\u202egpj.exe", "$a_b^{", "W" * 14, "\x1b[31m")
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from test_attribution_maps import overlapping
 
-from visprobe.analyses.result import Estimate, Result, Row
-from visprobe.attribution.faithful import curve_rows, faithfulness
-from visprobe.attribution.faithfulness import Curves
+from visprobe.attribution.evidence.faithful import curve_rows, faithfulness
+from visprobe.attribution.evidence.faithfulness import Curves
+from visprobe.attribution.figures import curves as attribution_curves
+from visprobe.attribution.figures import scores as attribution_scores
 from visprobe.errors import DataError
-from visprobe.figures import attribution_curves, attribution_scores
 from visprobe.figures.save import svg_text
 from visprobe.figures.style import looks
-from visprobe.metrics.clustered import clustered_mean
+from visprobe.metrics.intervals.clustered import clustered_mean
+from visprobe.results.result import Estimate, Result, Row
 
 MEASURES = ("entropy", "gini", "border_mass", "pointing", "mass_inside", "rank_correlation")
 LONG = [f"llava-1.5-7b-instruct-number{i}" for i in range(8)]

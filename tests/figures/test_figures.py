@@ -6,11 +6,14 @@ import itertools
 import pytest
 from matplotlib.figure import Figure
 
-from visprobe.analyses.result import Estimate, Result, Row
-from visprobe.figures import answers, prototype_accuracy, representation_drift, weight_drift
-from visprobe.figures.gallery import KINDS
+from visprobe.analyses.accuracy import answers_figure as answers
+from visprobe.analyses.accuracy import imagenet_figure as prototype_accuracy
+from visprobe.analyses.drift import drift_figure as representation_drift
+from visprobe.analyses.weights import weights_figure as weight_drift
 from visprobe.figures.save import svg_text
 from visprobe.figures.style import looks
+from visprobe.report.gallery import KINDS
+from visprobe.results.result import Estimate, Result, Row
 
 NAMES = ["base", "sft", "dpo", "grpo"]
 SINGLE_MAPS = ("maps", "map_differences", "map_contrast", *(f"map_strip_{n}" for n in range(1, 5)))

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from visprobe.analyses.result import Estimate
-from visprobe.figures.gallery import KINDS
 from visprobe.figures.marks import tell, text
 from visprobe.figures.save import svg_text
+from visprobe.report.gallery import KINDS
+from visprobe.results.result import Estimate
 
 # Pictures and curves over images: they show no row of a table.
 SILENT = {"maps", "map_differences", "map_contrast", "words"}

@@ -13,13 +13,13 @@ from legible import overlapping, shown_texts
 from matplotlib.colors import to_rgb
 from typer.testing import CliRunner
 
+from visprobe.analyses.drift import drift_figure as representation_drift
 from visprobe.cli.app import app
-from visprobe.figures import representation_drift
 from visprobe.figures.embedded_font import with_font
-from visprobe.figures.gallery import KINDS
 from visprobe.figures.labels import told_apart
 from visprobe.figures.save import figure_bytes, svg_text
 from visprobe.figures.style import _COLOURS, _MARKERS, ONE_COLUMN, TWO_COLUMNS, looks
+from visprobe.report.gallery import KINDS
 
 LONG = ("llava-1.5-7b-base-checkpoint", "llava-1.5-7b-dpo-seed0-step-2000", "llava-1.5-7b-sft-seed0-step-2000")
 MANY = ("base", *(f"model-{number}" for number in range(7)))

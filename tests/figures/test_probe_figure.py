@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from visprobe.figures import probe
+from visprobe.analyses.probes import probe_figure as probe
 from visprobe.figures.style import looks
 
 

@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from visprobe.analyses.result import Estimate, Row
-from visprobe.figures import representation_drift
+from visprobe.analyses.drift import drift_figure as representation_drift
 from visprobe.figures.save import rows_csv, save_figure
 from visprobe.figures.style import TWO_COLUMNS
+from visprobe.results.result import Estimate, Row
 
 ESTIMATE = Estimate(0.1, 0.05, 0.2, 30, "fraction", "Wilson 95 %")
 

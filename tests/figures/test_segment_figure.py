@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from visprobe.figures import segment
+from visprobe.analyses.segmentation import segment_figure as segment
 from visprobe.figures.style import looks
 
 NAMES = ("base", "sft", "dpo")

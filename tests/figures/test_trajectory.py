@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from matplotlib.figure import Figure
 
+from visprobe.analyses.runs.trajectory_figure import caption, draw
 from visprobe.figures.save import svg_text
 from visprobe.figures.style import looks
-from visprobe.figures.trajectory import caption, draw
 
 RUNS = ["sft", "dpo", "grpo"]
 LOOK = looks(["base", *RUNS])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from visprobe.data.digits import DigitScenes
+from visprobe.demo.scenes import DigitScenes
 
 # As parts of paths: no slash and no NUL; at most 255 bytes of UTF-8 with an ending behind them.
 NAMES = (
@@ -99,7 +99,7 @@ def make_images(root):
 
 
 def make_models(root):
-    from visprobe.training.base import BASE
+    from visprobe.demo.base import BASE
 
     for number, name in enumerate((NAMES[1], NAMES[13] + NAMES[16], NAMES[5])):
         place = root / name

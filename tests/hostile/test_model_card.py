@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hostile_names import NAMES
 
-from visprobe.encoders.export import extract_encoder
+from visprobe.demo.base import BASE
+from visprobe.encoders.exchange.export import extract_encoder
 from visprobe.io.inert import markdown, visible
-from visprobe.training.base import BASE
 
 MARKED = (
     "[x](http:evil)",

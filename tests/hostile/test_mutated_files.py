@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 
 from visprobe.cli.app import app
 from visprobe.cli.config_file import read_config
+from visprobe.demo.base import BASE
 from visprobe.encoders import load_encoder
-from visprobe.encoders.words import load_tokenizer
+from visprobe.encoders.text.words import load_tokenizer
 from visprobe.errors import CheckpointError, UsageError, VisprobeError
-from visprobe.report.study_file import read_study
-from visprobe.training.base import BASE
+from visprobe.mllm.load import processor_for_training
+from visprobe.pipelines.study_file import read_study
 from visprobe.training.job import make_job
-from visprobe.training.model import processor_for_training
-from visprobe.training.readers.mixture import mixture
+from visprobe.training.rows.mixture import mixture
 
 RECIPE = {
     "stage": "dpo", "base": "b", "data": "d.json", "images": "i", "rows": 5, "steps": 4, "epochs": 1.0,

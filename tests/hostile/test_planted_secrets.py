@@ -11,9 +11,9 @@ from hostile_names import call, move
 from PIL import Image
 from pyarrow import parquet
 
-from visprobe.data.digits import DigitScenes
-from visprobe.report.names import distinct_names
-from visprobe.training.base import BASE
+from visprobe.demo.base import BASE
+from visprobe.demo.scenes import DigitScenes
+from visprobe.pipelines.names import distinct_names
 
 HUB, CLOUD, CHAT, GIT = (
     "hf_" + "Q7x" * 11 + "Z",

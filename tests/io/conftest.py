@@ -4,7 +4,7 @@ import pytest
 from hub_server import HubServer
 from huggingface_hub import close_session, constants
 
-from visprobe.io import hub_errors
+from visprobe.io.hub import errors as hub_errors
 
 
 @pytest.fixture

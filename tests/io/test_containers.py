@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from test_distcp import write as write_distcp
 
 from visprobe.errors import CheckpointError
-from visprobe.io.containers import open_file, open_tensors
-from visprobe.io.folder import LocalFolder
+from visprobe.io.containers.folder import LocalFolder
+from visprobe.io.containers.kinds import open_file, open_tensors
 
 SHARD = "{}-00001-of-00001.{}"
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from visprobe.errors import CheckpointError
-from visprobe.io.containers import open_tensors
-from visprobe.io.folder import LocalFolder
+from visprobe.io.containers.folder import LocalFolder
+from visprobe.io.containers.kinds import open_tensors
 
 BASE = torch.arange(40, dtype=torch.float32).reshape(5, 8)
 STATE = {

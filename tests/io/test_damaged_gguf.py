@@ -11,8 +11,8 @@ import torch
 from test_damaged_bin import mutated
 
 from visprobe.errors import CheckpointError
-from visprobe.io.folder import LocalFolder
-from visprobe.io.gguf_file import GgufFile
+from visprobe.io.containers.folder import LocalFolder
+from visprobe.io.containers.gguf_file import GgufFile
 
 STATE = {
     "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),

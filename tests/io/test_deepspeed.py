@@ -10,8 +10,8 @@ from test_damaged_bin import mutated, read, same
 from test_torch_files import equal
 
 from visprobe.errors import CheckpointError
-from visprobe.io.containers import open_tensors
-from visprobe.io.folder import LocalFolder
+from visprobe.io.containers.folder import LocalFolder
+from visprobe.io.containers.kinds import open_tensors
 
 STATE = OrderedDict(
     (("visual.weight", torch.arange(12.0).reshape(3, 4).bfloat16()), ("visual.bias", torch.ones(3).bfloat16()))

@@ -25,8 +25,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from visprobe.errors import CheckpointError
-from visprobe.io.containers import open_tensors
-from visprobe.io.folder import LocalFolder
+from visprobe.io.containers.folder import LocalFolder
+from visprobe.io.containers.kinds import open_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 STATE = {

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from visprobe.errors import CheckpointError
-from visprobe.io.containers import open_tensors
-from visprobe.io.hub import open_folder
+from visprobe.io.containers.kinds import open_tensors
+from visprobe.io.hub.repository import open_folder
 
 FIRST, SECOND = "0" * 40, "1" * 40
 

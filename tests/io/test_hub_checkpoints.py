@@ -9,8 +9,8 @@ from hub_server import SOON
 from huggingface_hub import close_session
 from safetensors.torch import save
 
-from visprobe.encoders.checkpoint import open_checkpoint
-from visprobe.encoders.scan import scan
+from visprobe.encoders.checkpoint.opened import open_checkpoint
+from visprobe.encoders.listing.scan import scan
 from visprobe.errors import CheckpointError
 
 MATRICES = {"a.lora_A.weight": torch.ones(2, 3), "a.lora_B.weight": torch.ones(3, 2)}

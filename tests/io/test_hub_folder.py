@@ -13,9 +13,9 @@ from huggingface_hub.utils import _detect_agent
 from safetensors.torch import save
 
 from visprobe.errors import CheckpointError, PrerequisiteError
-from visprobe.io.containers import open_tensors
-from visprobe.io.folder import LocalFile, LocalFolder
-from visprobe.io.hub import HubFolder, list_collection, list_models, open_folder
+from visprobe.io.containers.folder import LocalFile, LocalFolder
+from visprobe.io.containers.kinds import open_tensors
+from visprobe.io.hub.repository import HubFolder, list_collection, list_models, open_folder
 
 NAME = "model.safetensors"
 TENSORS = {"a": torch.arange(5000.0), "b": torch.arange(7.0), "c": torch.arange(6000.0)}
@@ -230,7 +230,7 @@ def test_a_list_of_models_leads_the_token_to_no_other_server(hub, monkeypatch, l
 
 @pytest.mark.parametrize("leads_to", ["?author=org", "/api/models?author=org", "?author=org&page={n}"])
 def test_a_list_of_models_that_does_not_end(hub, monkeypatch, leads_to):
-    monkeypatch.setattr("visprobe.io.hub._MOST_PAGES", 20)
+    monkeypatch.setattr("visprobe.io.hub.repository._MOST_PAGES", 20)
     hub.add("org/a", {"config.json": b"{}"})
     hub.faults.next_page = leads_to
     with pytest.raises(CheckpointError, match="a list of models of org that does not end"):
@@ -270,7 +270,7 @@ def test_a_cache_that_may_only_be_read_still_lists(hub, monkeypatch):
     def refuse(path, content):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("visprobe.io.hub.write_json", refuse)
+    monkeypatch.setattr("visprobe.io.hub.repository.write_json", refuse)
     assert open_folder("org/name").names() == first
     hub.add("org/other", FILES)
     assert open_folder("org/other").names() == first

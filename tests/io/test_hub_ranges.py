@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visprobe.errors import CheckpointError, PrerequisiteError
-from visprobe.io import range_cache, remote_file
-from visprobe.io.containers import open_tensors
-from visprobe.io.hub import open_folder
+from visprobe.io.containers.kinds import open_tensors
+from visprobe.io.hub import range_cache, remote_file
+from visprobe.io.hub.repository import open_folder
 
 NAME = "model.safetensors"
 DATA = random.Random(0).randbytes(3_000_000)
@@ -175,8 +175,9 @@ def test_a_server_without_ranges_is_read_from_the_start_and_says_so(hub, monkeyp
 
 CHILD = """
 import hashlib, sys
-from visprobe.io import range_cache, remote_file
-from visprobe.io.hub import open_folder
+from visprobe.io.hub import range_cache
+from visprobe.io.hub import remote_file
+from visprobe.io.hub.repository import open_folder
 remote_file._PIECE, range_cache._FLUSH_BYTES = 400_000, 1
 print(hashlib.sha256(open_folder("org/name").open("model.safetensors").read([(0, 3_000_000)])[0]).hexdigest())
 """
@@ -285,8 +286,8 @@ def test_flipped_bits_in_the_cache_are_fetched_again_and_nothing_else_is(hub, fi
 
 
 PEAK = """
-from visprobe.io.containers import open_tensors
-from visprobe.io.hub import open_folder
+from visprobe.io.containers.kinds import open_tensors
+from visprobe.io.hub.repository import open_folder
 def kib(name):
     return int(dict(line.split(":") for line in open("/proc/self/status"))[name].split()[0])
 tensors = open_tensors(open_folder("org/name"))

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 
 from visprobe.errors import CheckpointError
-from visprobe.io.containers import open_tensors
-from visprobe.io.folder import LocalFolder
-from visprobe.io.joined import Joined
+from visprobe.io.containers.folder import LocalFolder
+from visprobe.io.containers.joined import Joined
+from visprobe.io.containers.kinds import open_tensors
 
 
 def written(folder, tensors):

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from visprobe.errors import CheckpointError
-from visprobe.io.folder import LocalFolder
-from visprobe.io.safetensors_files import SINGLE_FILE, SafetensorsFiles, save_tensors
+from visprobe.io.containers.folder import LocalFolder
+from visprobe.io.containers.safetensors_files import SINGLE_FILE, SafetensorsFiles, save_tensors
 
 WEIGHTS = {
     "a": torch.arange(300.0).reshape(20, 15),

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from visprobe.data.folder import ImageFolder
+from visprobe.data.sources.folder import ImageFolder
 from visprobe.errors import CheckpointError
 from visprobe.io.json_object import CONFIGURATION, INDEX, read_object
 from visprobe.io.regular import IMAGE, WRITTEN, check_regular, read_regular, read_text

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from visprobe.errors import CheckpointError
-from visprobe.io.containers import open_tensors
-from visprobe.io.folder import LocalFolder
+from visprobe.io.containers.folder import LocalFolder
+from visprobe.io.containers.kinds import open_tensors
 
 TENSORS = {
     "a": torch.arange(6, dtype=torch.float32).reshape(2, 3),

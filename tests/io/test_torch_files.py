@@ -11,11 +11,11 @@ import torch
 from torch.serialization import set_crc32_options
 
 from visprobe.errors import CheckpointError
-from visprobe.io import torch_archive
-from visprobe.io.containers import open_file, open_tensors
-from visprobe.io.folder import LocalFolder
-from visprobe.io.hub import open_folder
-from visprobe.io.tensors import DTYPES
+from visprobe.io.containers import torch_archive
+from visprobe.io.containers.folder import LocalFolder
+from visprobe.io.containers.kinds import open_file, open_tensors
+from visprobe.io.containers.tensors import DTYPES
+from visprobe.io.hub.repository import open_folder
 
 BASE = torch.arange(24, dtype=torch.float32).reshape(4, 6)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss
 
-from visprobe.metrics.calibration import brier_scores, calibration_error, log_losses, probabilities
-from visprobe.metrics.half_sampling import half_interval, subtract_halved
-from visprobe.metrics.label_draws import control_labels, label_draws
+from visprobe.metrics.classifiers.calibration import brier_scores, calibration_error, log_losses, probabilities
+from visprobe.metrics.classifiers.label_draws import control_labels, label_draws
+from visprobe.metrics.intervals.half_sampling import half_interval, subtract_halved
 
 
 def test_calibration_error_by_hand() -> None:

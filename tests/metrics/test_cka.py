@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from visprobe.metrics import cka
-from visprobe.metrics.cka import Interval, debiased_cka, jackknife, replicate_cka, represent, subtract
+from visprobe.metrics.similarity import cka
+from visprobe.metrics.similarity.cka import Interval, debiased_cka, jackknife, replicate_cka, represent, subtract
 
 Array = NDArray[np.float64]
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from visprobe.metrics.cka import debiased_cka, replicate_cka, represent
-from visprobe.metrics.jackknife import jackknife, replicate_by_groups
+from visprobe.metrics.intervals.jackknife import jackknife, replicate_by_groups
 from visprobe.metrics.matrices import centred
-from visprobe.metrics.minibatch_cka import minibatch_cka
-from visprobe.metrics.rbf_cka import median_bandwidth, rbf_kernel, replicate_rbf_cka
-from visprobe.metrics.streaming_cka import CkaSums, cka_sums, replicate_streaming
+from visprobe.metrics.similarity.cka import debiased_cka, replicate_cka, represent
+from visprobe.metrics.similarity.minibatch_cka import minibatch_cka
+from visprobe.metrics.similarity.rbf_cka import median_bandwidth, rbf_kernel, replicate_rbf_cka
+from visprobe.metrics.similarity.streaming_cka import CkaSums, cka_sums, replicate_streaming
 
 Array = NDArray[np.float64]
 Batches = list[tuple[Array, Array]]
@@ -153,7 +153,7 @@ def test_rbf_golden_values_of_the_published_notebook() -> None:
 
 
 def test_rbf_replicates_equal_brute_force_over_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("visprobe.metrics.rbf_cka._CHUNK", 7)
+    monkeypatch.setattr("visprobe.metrics.similarity.rbf_cka._CHUNK", 7)
     x, y = pair(40, 4)
     k, m = whole_kernels(x, y)
     expected = [u_centred_cka(*(np.delete(np.delete(a, i, 0), i, 1) for a in (k, m))) for i in range(40)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from visprobe.metrics.clustered import clustered_mean
+from visprobe.metrics.intervals.clustered import clustered_mean
 
 
 def test_the_formula():

@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from visprobe.metrics.clustered import clustered_mean
-from visprobe.metrics.crossed import crossed_mean
-from visprobe.metrics.intervals import wilson
+from visprobe.metrics.intervals.clustered import clustered_mean
+from visprobe.metrics.intervals.crossed import crossed_mean
+from visprobe.metrics.intervals.proportions import wilson
 
 
 def answers(rng: np.random.Generator, threshold: float, draw: float, unit: float) -> NDArray[np.bool_]:

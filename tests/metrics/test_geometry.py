@@ -10,12 +10,12 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import Ridge
 
-from visprobe.metrics.cca import pwcca, svcca
-from visprobe.metrics.jackknife import jackknife, replicate_by_groups, replicate_mean
-from visprobe.metrics.linear_map import PENALTIES, fit_ridge, linear_map
-from visprobe.metrics.procrustes import procrustes, procrustes_held_out, replicate_procrustes
-from visprobe.metrics.rsa import rdm, replicate_rsa, rsa
-from visprobe.metrics.unaligned import unaligned
+from visprobe.metrics.intervals.jackknife import jackknife, replicate_by_groups, replicate_mean
+from visprobe.metrics.similarity.cca import pwcca, svcca
+from visprobe.metrics.similarity.linear_map import PENALTIES, fit_ridge, linear_map
+from visprobe.metrics.similarity.procrustes import procrustes, procrustes_held_out, replicate_procrustes
+from visprobe.metrics.similarity.rsa import rdm, replicate_rsa, rsa
+from visprobe.metrics.similarity.unaligned import unaligned
 
 Array = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest
 
-from visprobe.metrics.intervals import mcnemar_exact, newcombe_paired, wilson, z_quantile
+from visprobe.metrics.intervals.proportions import mcnemar_exact, newcombe_paired, wilson, z_quantile
 
 
 # Newcombe 1998 (Statistics in Medicine 17:857), table I, method 3, printed to 4 digits.

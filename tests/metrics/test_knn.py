@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
-from visprobe.metrics import neighbours
-from visprobe.metrics.intervals import wilson
-from visprobe.metrics.knn import knn_classes, knn_classes_leaving_one_out
-from visprobe.metrics.neighbours import nearest_scored
+from visprobe.metrics.classifiers import neighbours
+from visprobe.metrics.classifiers.knn import knn_classes, knn_classes_leaving_one_out
+from visprobe.metrics.classifiers.neighbours import nearest_scored
+from visprobe.metrics.intervals.proportions import wilson
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]

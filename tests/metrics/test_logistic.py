@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from visprobe.metrics import newton
-from visprobe.metrics.intervals import wilson
-from visprobe.metrics.logistic import NotConverged, logistic_fits, logistic_path, multilabel_path, prepared
-from visprobe.metrics.select_c import AtBoundary, select_c, stratified_split
+from visprobe.metrics.classifiers import newton
+from visprobe.metrics.classifiers.logistic import NotConverged, logistic_fits, logistic_path, multilabel_path, prepared
+from visprobe.metrics.classifiers.select_c import AtBoundary, select_c, stratified_split
+from visprobe.metrics.intervals.proportions import wilson
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from visprobe.metrics.cka import cka_difference, debiased_cka, replicate_cka, represent
-from visprobe.metrics.jackknife import influence, jackknife, replicate_by_groups, replicate_mean, variance_share
-from visprobe.metrics.multiplicity import holm, max_t, permutation_null
+from visprobe.metrics.intervals.jackknife import (
+    influence,
+    jackknife,
+    replicate_by_groups,
+    replicate_mean,
+    variance_share,
+)
+from visprobe.metrics.intervals.multiplicity import holm, max_t, permutation_null
+from visprobe.metrics.similarity.cka import cka_difference, debiased_cka, replicate_cka, represent
 
 Array = NDArray[np.float64]
 

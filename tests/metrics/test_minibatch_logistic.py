@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from visprobe.metrics.logistic import logistic_path
-from visprobe.metrics.minibatch_logistic import minibatch_logistic
-from visprobe.metrics.select_c import stratified_split
+from visprobe.metrics.classifiers.logistic import logistic_path
+from visprobe.metrics.classifiers.minibatch_logistic import minibatch_logistic
+from visprobe.metrics.classifiers.select_c import stratified_split
 
 
 def test_it_agrees_with_the_exact_solution_to_half_a_point() -> None:

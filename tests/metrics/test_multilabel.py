@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from visprobe.metrics.multilabel import auroc, average_precision, f1
+from visprobe.metrics.classifiers.multilabel import auroc, average_precision, f1
 
 
 def test_they_are_scikit_learns_label_by_label_with_ties() -> None:

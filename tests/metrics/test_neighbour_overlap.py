@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from visprobe.metrics import neighbours
-from visprobe.metrics.half_sampling import half_interval, half_splits, subtract_halved
-from visprobe.metrics.intrinsic_dimension import halve_two_nn, two_nn, two_nn_by_size
-from visprobe.metrics.neighbour_overlap import cknna, mutual_knn, shared_neighbours
-from visprobe.metrics.neighbours import first_within, nearest
+from visprobe.metrics.classifiers import neighbours
+from visprobe.metrics.classifiers.neighbours import first_within, nearest
+from visprobe.metrics.geometry.intrinsic_dimension import halve_two_nn, two_nn, two_nn_by_size
+from visprobe.metrics.intervals.half_sampling import half_interval, half_splits, subtract_halved
+from visprobe.metrics.similarity.neighbour_overlap import cknna, mutual_knn, shared_neighbours
 
 Array = NDArray[np.float64]
 

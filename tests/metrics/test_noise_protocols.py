@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from visprobe.metrics.intervals import wilson
-from visprobe.metrics.knn import knn_classes_leaving_one_out
-from visprobe.metrics.prototypes import ranks_from_support, ranks_leaving_one_out
-from visprobe.metrics.select_c import AtBoundary, select_c
+from visprobe.metrics.classifiers.knn import knn_classes_leaving_one_out
+from visprobe.metrics.classifiers.prototypes import ranks_from_support, ranks_leaving_one_out
+from visprobe.metrics.classifiers.select_c import AtBoundary, select_c
+from visprobe.metrics.intervals.proportions import wilson
 
 Bools = NDArray[np.bool_]
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from visprobe.metrics import patch_head
-from visprobe.metrics.head_stack import Kind, Stack
-from visprobe.metrics.patch_head import HIDDEN, head_logits, select_heads, step_count, train_heads
+from visprobe.metrics.segmentation import patch_head
+from visprobe.metrics.segmentation.head_stack import Kind, Stack
+from visprobe.metrics.segmentation.patch_head import HIDDEN, head_logits, select_heads, step_count, train_heads
 
 
 def planted(images=40, patches=16, classes=4, noise=0.0, seed=0):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from visprobe.metrics import prototypes
-from visprobe.metrics.intervals import wilson
-from visprobe.metrics.prototypes import ranks_from_support, ranks_leaving_one_out
+from visprobe.metrics.classifiers import prototypes
+from visprobe.metrics.classifiers.prototypes import ranks_from_support, ranks_leaving_one_out
+from visprobe.metrics.intervals.proportions import wilson
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]

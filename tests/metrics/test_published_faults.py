@@ -6,7 +6,7 @@ What each package does: see the card of drift (analyses/drift/card.md).
 import numpy as np
 import pytest
 
-from visprobe.metrics.cka import debiased_cka
+from visprobe.metrics.similarity.cka import debiased_cka
 
 N, D = 200, 64
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from visprobe.metrics.cka import replicate_cka, represent
-from visprobe.metrics.cka_map import cka_map, unit_grams
-from visprobe.metrics.quantiles import quantile, spearman
+from visprobe.metrics.intervals.quantiles import quantile, spearman
+from visprobe.metrics.similarity.cka import replicate_cka, represent
+from visprobe.metrics.similarity.cka_map import cka_map, unit_grams
 
 
 def test_a_quantile_lies_between_the_order_statistics_of_the_binomial_law() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.linear_model
 
-from visprobe.metrics.ridge import ridge
+from visprobe.metrics.classifiers.ridge import ridge
 
 
 @pytest.mark.parametrize(("n", "d"), [(120, 15), (30, 60)])

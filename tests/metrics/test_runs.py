@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from visprobe.metrics.runs import mean_over_runs, sign_flip_p
+from visprobe.metrics.intervals.runs import mean_over_runs, sign_flip_p
 
 
 def test_the_interval_is_that_of_a_one_sample_t_test():

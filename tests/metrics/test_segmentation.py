@@ -9,10 +9,17 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 
-from visprobe.metrics import segmentation
-from visprobe.metrics.class_tallies import Tallies, macro_f1, macro_recall, mean_iou, per_class, share_right
-from visprobe.metrics.jackknife import Replicated, jackknife
-from visprobe.metrics.segmentation import (
+from visprobe.metrics.intervals.jackknife import Replicated, jackknife
+from visprobe.metrics.segmentation import pixels as segmentation
+from visprobe.metrics.segmentation.class_tallies import (
+    Tallies,
+    macro_f1,
+    macro_recall,
+    mean_iou,
+    per_class,
+    share_right,
+)
+from visprobe.metrics.segmentation.pixels import (
     count_patches,
     count_pixels,
     interpolation,

@@ -8,16 +8,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
-from visprobe.metrics.effective_rank import (
+from visprobe.metrics.geometry.effective_rank import (
     effective_rank,
     participation_ratio,
     rankme,
     replicate_effective_rank,
     replicate_rankme,
 )
-from visprobe.metrics.jackknife import Replicated, jackknife, replicate_by_groups
-from visprobe.metrics.token_norms import tail_share, tail_threshold
-from visprobe.metrics.uniformity import alignment, uniformity
+from visprobe.metrics.geometry.token_norms import tail_share, tail_threshold
+from visprobe.metrics.geometry.uniformity import alignment, uniformity
+from visprobe.metrics.intervals.jackknife import Replicated, jackknife, replicate_by_groups
 
 Array = NDArray[np.float64]
 
@@ -115,7 +115,7 @@ def test_token_norm_tail_finds_planted_registers() -> None:
 
 
 def test_uniformity_is_the_published_code_and_its_replicates_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("visprobe.metrics.uniformity._CHUNK", 7)
+    monkeypatch.setattr("visprobe.metrics.geometry.uniformity._CHUNK", 7)
     x = published()[:40]
 
     def expected(rows: Array) -> float:

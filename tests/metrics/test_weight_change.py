@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from visprobe.metrics.weights import coarser, total, weight_change
+from visprobe.metrics.weights.difference import coarser, total, weight_change
 
 
 def test_closed_form() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from visprobe.metrics import spectral_change as module
-from visprobe.metrics.spectral_change import principal_angles, spectral_change, subspace_energy, top_singular
-from visprobe.metrics.update_sparsity import total_unchanged, unchanged
+from visprobe.metrics.weights import spectral_change as module
+from visprobe.metrics.weights.spectral_change import principal_angles, spectral_change, subspace_energy, top_singular
+from visprobe.metrics.weights.update_sparsity import total_unchanged, unchanged
 
 Array = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from visprobe.analyses.verdict import Statement
+from visprobe.analyses.verdict.verdict import Statement
 from visprobe.report.document import build_document
 from visprobe.report.write import write_report
 

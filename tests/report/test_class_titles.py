@@ -3,10 +3,10 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-from visprobe.analyses.result import Estimate, Result, Row
 from visprobe.report.class_titles import with_titles
-from visprobe.report.most_changed import most_changed
+from visprobe.report.page.most_changed import most_changed
 from visprobe.report.tables import tables
+from visprobe.results.result import Estimate, Result, Row
 
 TENCH, OTHER = "n01440764", "n99999999"
 IMAGES = SimpleNamespace(classes=(TENCH, OTHER), class_titles=("tench, Tinca tinca", OTHER), items=(), name="val")

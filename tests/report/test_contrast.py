@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-CSS = files("visprobe.report").joinpath("templates/report.css").read_text("utf-8")
+CSS = files("visprobe.report").joinpath("page/templates/report.css").read_text("utf-8")
 # The backgrounds on which each colour of a text stands: the page, the verdict and code, the cell a link led to.
 TEXTS = {"ink": ("paper", "faint", "mark"), "muted": ("paper", "faint", "mark"), "accent": ("paper", "faint"),
          "alarm": ("paper", "faint"), "paper": ("ink",)}  # fmt: skip

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from visprobe.analyses.result import Result
-from visprobe.figures.gallery import KINDS
 from visprobe.io import atomic
 from visprobe.report import write
+from visprobe.report.gallery import KINDS
 from visprobe.report.write import write_report
+from visprobe.results.result import Result
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from visprobe.errors import UsageError
 from visprobe.report.merge import apart, side_by_side
-from visprobe.report.merged_page import write_merged
+from visprobe.report.page.merged_page import write_merged
 from visprobe.report.rebuild import Run, read_runs
 from visprobe.report.write import write_report
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprobe.analyses.result import Result
 from visprobe.data.image_set import Item
-from visprobe.report.most_changed import most_changed, with_thumbnails
-from visprobe.report.page import render
+from visprobe.report.page.most_changed import most_changed, with_thumbnails
+from visprobe.report.page.render import render
+from visprobe.results.result import Result
 
 
 class Pictures:

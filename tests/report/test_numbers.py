@@ -1,7 +1,7 @@
 import pytest
 
-from visprobe.analyses.result import Estimate
 from visprobe.report.numbers import interval_text, value_text
+from visprobe.results.result import Estimate
 
 
 @pytest.mark.parametrize(

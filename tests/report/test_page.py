@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-from visprobe.analyses.result import Estimate, Result, Row
-from visprobe.analyses.verdict import Statement
+from visprobe.analyses.drift import sites_figure as sites
+from visprobe.analyses.verdict.verdict import Statement
 from visprobe.errors import DataError
-from visprobe.figures import sites
 from visprobe.figures.save import svg_text
 from visprobe.report import write
-from visprobe.report.inline_svg import inline_svg
-from visprobe.report.map_gallery import map_gallery
-from visprobe.report.page import render
+from visprobe.report.page.inline_svg import inline_svg
+from visprobe.report.page.map_gallery import map_gallery
+from visprobe.report.page.render import render
 from visprobe.report.tables import tables
 from visprobe.report.write import write_report
+from visprobe.results.result import Estimate, Result, Row
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = (
@@ -103,7 +103,7 @@ def test_the_policy_allows_the_one_script_by_its_hash_and_no_other(html: str) ->
     (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert re.findall(r"script-src ([^;]*);", html) == [f"'sha256-{digest}'"]
-    source = files("visprobe.report").joinpath("templates/report.js").read_text("utf-8")
+    source = files("visprobe.report").joinpath("page/templates/report.js").read_text("utf-8")
     assert script == source and "http" not in source.replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|eval\(|Function\(|fetch\(|XMLHttp|<!--", source)
 

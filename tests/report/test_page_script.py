@@ -16,10 +16,10 @@ import pytest
 from chromium import Chromium
 from test_page import HOSTILE, everywhere
 
-from visprobe.figures.gallery import KINDS
 from visprobe.figures.save import svg_text
-from visprobe.report.merged_page import merged_document, render_merged
-from visprobe.report.page import render
+from visprobe.report.gallery import KINDS
+from visprobe.report.page.merged_page import merged_document, render_merged
+from visprobe.report.page.render import render
 from visprobe.report.rebuild import Run, draw_figure
 
 BINARY = shutil.which("chromium") or shutil.which("google-chrome")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from visprobe.errors import DataError, UsageError
-from visprobe.figures.gallery import KINDS
 from visprobe.report import write
+from visprobe.report.gallery import KINDS
 from visprobe.report.rebuild import draw_figure, read_runs, rebuild
 from visprobe.report.write import write_report
 

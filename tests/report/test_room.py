@@ -4,10 +4,10 @@ import json
 import time
 from typing import Any
 
-from visprobe.analyses.result import Estimate, Result, Row
-from visprobe.report.page import Shown, fit_figures, render
-from visprobe.report.room import MOST_BYTES, fit_tables, fitting
+from visprobe.report.page.render import Shown, fit_figures, render
+from visprobe.report.page.size_limit import MOST_BYTES, fit_tables, fitting
 from visprobe.report.tables import Table
+from visprobe.results.result import Estimate, Result, Row
 
 
 def test_a_page_is_made_with_less_and_less_room_until_it_is_small_enough() -> None:

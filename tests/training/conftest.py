@@ -2,7 +2,7 @@
 
 import pytest
 
-from visprobe.training.small_llava import build_model, build_processor
+from visprobe.demo.small_llava import build_model, build_processor
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from visprobe.data.digits import DigitScenes
-from visprobe.data.questions import Question, questions_about
+from visprobe.demo.answers import Answers, answer, answer_blind, answers_result, evaluate_answers, exact_matches
+from visprobe.demo.base import BASE
+from visprobe.demo.packing import Packer, answer_logits, image_features
+from visprobe.demo.questions import Question, questions_about
+from visprobe.demo.scenes import DigitScenes
 from visprobe.errors import UsageError
-from visprobe.metrics.clustered import clustered_mean
-from visprobe.training.answers import Answers, answer, answer_blind, answers_result, evaluate_answers, exact_matches
-from visprobe.training.base import BASE
-from visprobe.training.packing import Packer, answer_logits, image_features
+from visprobe.metrics.intervals.clustered import clustered_mean
 
 
 @pytest.fixture(scope="module")

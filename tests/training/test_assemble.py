@@ -9,10 +9,10 @@ from tiny_pieces import BLOCKS, CHAT, WORD_COUNT, write_language_model, write_pa
 
 from visprobe.encoders import load_encoder
 from visprobe.errors import CheckpointError, UsageError
-from visprobe.training.assemble import assemble
-from visprobe.training.collate import RowEncoder, SupervisedCollator
-from visprobe.training.language import with_images
-from visprobe.training.model import load_for_training
+from visprobe.mllm.batches import RowEncoder, SupervisedCollator
+from visprobe.mllm.language import with_images
+from visprobe.mllm.load import load_for_training
+from visprobe.training.models.assemble import assemble
 
 READ = {"siglip": BLOCKS - 1, "clip": BLOCKS - 1, "dinov2": BLOCKS, "vit": BLOCKS}
 TURNS = [

@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from visprobe.analyses.result import Result
-from visprobe.data.digits import COLOURS, DigitScenes
-from visprobe.training import base as base_module
-from visprobe.training.answers import answer
-from visprobe.training.base import BASE, PatchHead, train_base
-from visprobe.training.manifest import weights_hash
-from visprobe.training.scene_pool import ScenePool, patch_labels
-from visprobe.training.small_llava import build_processor
+from visprobe.demo import base as base_module
+from visprobe.demo.answers import answer
+from visprobe.demo.base import BASE, PatchHead, train_base
+from visprobe.demo.scene_pool import ScenePool, patch_labels
+from visprobe.demo.scenes import COLOURS, DigitScenes
+from visprobe.demo.small_llava import build_processor
+from visprobe.results.result import Result
+from visprobe.training.run_folder.manifest import weights_hash
 
 
 def load(folder):

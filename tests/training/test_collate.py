@@ -4,10 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
+from visprobe.data.rows import Row, Turn
+from visprobe.demo.small_llava import build_processor
 from visprobe.errors import DataError
-from visprobe.training.collate import PreferenceCollator, RowEncoder, SupervisedCollator
-from visprobe.training.rows import Row, Turn
-from visprobe.training.small_llava import build_processor
+from visprobe.mllm.batches import PreferenceCollator, RowEncoder, SupervisedCollator
 
 
 class Made:

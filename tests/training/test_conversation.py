@@ -9,12 +9,12 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from visprobe.attribution.answer_tokens import asked
-from visprobe.attribution.question import Question
+from visprobe.data.rows import BadRow, Row, Turn
 from visprobe.errors import CheckpointError
-from visprobe.training.collate import PreferenceCollator, RowEncoder, SupervisedCollator
-from visprobe.training.conversation import Conversations, content_parts
-from visprobe.training.rows import BadRow, Row, Turn
+from visprobe.mllm.answer_tokens import asked
+from visprobe.mllm.batches import PreferenceCollator, RowEncoder, SupervisedCollator
+from visprobe.mllm.conversation import Conversations, content_parts
+from visprobe.mllm.question import Question
 
 SAID = (
     "a the cat dog is on under red green what how many there ? . , 3 17 2.5 yes no x=y — 🙂 A B C The it's don't "
@@ -346,7 +346,7 @@ def test_an_answer_that_is_not_to_be_learned_gets_no_loss():
     ],
 )
 def test_a_hostile_template_ends_in_one_message(template, error, words, monkeypatch):
-    monkeypatch.setattr("visprobe.training.conversation._SECONDS", 2)
+    monkeypatch.setattr("visprobe.mllm.conversation._SECONDS", 2)
     made = processor("byte-level BPE", False, "chatml")
     made.chat_template = template
     with pytest.raises(error, match=words):

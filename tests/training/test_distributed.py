@@ -17,14 +17,14 @@ from forked import HANGS
 from safetensors.torch import load_file
 from transformers import GradientCheckpointingLayer
 
+from visprobe.demo.rows import DigitRows
+from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.errors import TrainingError
 from visprobe.training.callbacks import Snapshots, Watch, read_metrics
-from visprobe.training.digits import DigitRows
 from visprobe.training.job import Sources, open_job_rows, start
 from visprobe.training.launch import ONE_STARTED, is_first_process, launch_note, process_count
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
-from visprobe.training.small_llava import build_model, build_processor
 
 ROWS = 24
 SETTINGS = {"steps": 3, "learning_rate": 1e-3, "precision": "float32"}
@@ -32,7 +32,7 @@ BIN = Path(sys.executable).parent
 DIES_IN_STEP = """
 import os, signal, sys
 from pathlib import Path
-from visprobe.training.digits import DigitRows
+from visprobe.demo.rows import DigitRows
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
 def progress(stage, done, total):
@@ -59,8 +59,8 @@ from torch.distributed import barrier
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from visprobe.training.callbacks import save_vision
-from visprobe.training.parts import check_gradients
-from visprobe.training.small_llava import build_model, build_processor
+from visprobe.mllm.parts import check_gradients
+from visprobe.demo.small_llava import build_model, build_processor
 PartialState(cpu=True)
 mesh = init_device_mesh("cpu", (2,))
 processor = build_processor()
@@ -190,7 +190,7 @@ def test_a_new_model_is_put_together_by_one_of_the_processes(monkeypatch, tmp_pa
         time.sleep(0.1)  # time enough for the other to find no folder
         return Saved(), Saved()
 
-    monkeypatch.setattr("visprobe.training.assemble.assemble", assemble)
+    monkeypatch.setattr("visprobe.training.models.assemble.assemble", assemble)
     sources = Sources(vision_tower="tower", language_model="llm")
     with ThreadPoolExecutor(2) as pool:
         folders = list(pool.map(lambda _: start(sources, 0, tmp_path / "runs" / "out"), range(2)))

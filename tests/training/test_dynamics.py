@@ -12,18 +12,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from visprobe.analyses.result import Result
+from visprobe.demo.rows import DigitRows
+from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.encoders.load import load_encoder
 from visprobe.errors import DataError, TrainingError
-from visprobe.report.measurement import Options
-from visprobe.report.trajectory import trajectory
-from visprobe.training.by_step import DYNAMICS, append_line, forget_after, read_lines, snapshots
+from visprobe.pipelines.measurement import Options
+from visprobe.pipelines.trajectory import trajectory
+from visprobe.results.result import Result
 from visprobe.training.callbacks import Snapshots, save_vision
-from visprobe.training.digits import DigitRows
 from visprobe.training.dynamics import Probe, line_of, random_state_kept
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
-from visprobe.training.small_llava import build_model, build_processor
+from visprobe.training.run_folder.by_step import DYNAMICS, append_line, forget_after, read_lines, snapshots
 
 SETTINGS = {"stage": "sft", "steps": 5, "batch_size": 4, "learning_rate": 1e-3, "seed": 3}
 ROWS = 20
@@ -95,8 +95,8 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from visprobe.training import callbacks
-from visprobe.training.by_step import snapshot_path
-from visprobe.training.model import load_for_training
+from visprobe.training.run_folder.by_step import snapshot_path
+from visprobe.mllm.load import load_for_training
 def torn(weights, path):
     Path(path).write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -190,7 +190,7 @@ def test_a_killed_run_resumes_with_one_line_per_step(base, probed, photos, tmp_p
     script = """
 import json, os, signal, sys
 from pathlib import Path
-from visprobe.training.digits import DigitRows
+from visprobe.demo.rows import DigitRows
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
 def progress(stage, done, total):

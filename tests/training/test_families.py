@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_families import ASKED, FAMILIES, Rows, llava, onevision
 
-from visprobe.training.collate import PreferenceCollator, RowEncoder, SupervisedCollator
-from visprobe.training.parts import PARTS, check_gradients, part_of, train_only
-from visprobe.training.rows import Row, Turn
+from visprobe.data.rows import Row, Turn
+from visprobe.mllm.batches import PreferenceCollator, RowEncoder, SupervisedCollator
+from visprobe.mllm.parts import PARTS, check_gradients, part_of, train_only
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

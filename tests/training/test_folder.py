@@ -8,23 +8,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from visprobe.demo.rows import DigitRows
 from visprobe.errors import CheckpointError, UsageError
-from visprobe.training.by_step import COMPLETE, snapshots
 from visprobe.training.callbacks import read_metrics
-from visprobe.training.digits import DigitRows
-from visprobe.training.folder import first_steps, inputs_of, start_of
 from visprobe.training.job import Sources, make_job, open_job_rows, run_job, run_pivot, start
-from visprobe.training.manifest import weights_hash
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
+from visprobe.training.run_folder.by_step import COMPLETE, snapshots
+from visprobe.training.run_folder.folder import first_steps, inputs_of, start_of
+from visprobe.training.run_folder.manifest import weights_hash
 
 SETTINGS = {"stage": "sft", "steps": 4, "batch_size": 4, "learning_rate": 1e-3, "seed": 5}
 ROWS = DigitRows(12)
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from visprobe.training import folder, run as module
-from visprobe.training.digits import DigitRows
+from visprobe.training import run as module
+from visprobe.training.run_folder import folder
+from visprobe.demo.rows import DigitRows
 from visprobe.training.recipe import Recipe
 moment, overwrite = sys.argv[4], sys.argv[5] == "overwrite"
 def die(*_, **__):
@@ -217,7 +218,7 @@ def test_a_torn_manifest_is_written_again_from_the_last_checkpoint(base, finishe
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
 def test_an_extended_run_is_the_one_with_more_steps_where_the_schedule_is_the_same(base, tmp_path, stage, monkeypatch):
-    from visprobe.training.rewards import REWARDS
+    from visprobe.training.stages.rewards import REWARDS
 
     monkeypatch.setitem(REWARDS, "exact", lambda completion, answer: float(len(completion) % 2))
     special = {"generations": 4, "max_new_tokens": 4, "temperature": 3.0} if stage == "grpo" else {}
@@ -371,7 +372,7 @@ class Saved:
 
 
 def test_the_model_that_a_run_starts_from_is_not_overwritten(monkeypatch, tmp_path):
-    monkeypatch.setattr("visprobe.training.assemble.assemble", lambda *_, **__: (Saved(), Saved()))
+    monkeypatch.setattr("visprobe.training.models.assemble.assemble", lambda *_, **__: (Saved(), Saved()))
     sources = Sources(vision_tower="tower", language_model="llm")
     folder = start(sources, 0, tmp_path / "out")
     before = contents(folder)
@@ -394,11 +395,11 @@ def test_the_model_that_a_run_starts_from_is_not_overwritten(monkeypatch, tmp_pa
 
 
 def test_a_pivot_overwrites_nothing_unasked(base, tmp_path, monkeypatch):
-    from visprobe.training.model import load_for_training
+    from visprobe.mllm.load import load_for_training
 
     made = []
     monkeypatch.setattr(
-        "visprobe.training.pivot.transplant", lambda *_, **__: made.append(1) or load_for_training(base)
+        "visprobe.training.models.pivot.transplant", lambda *_, **__: made.append(1) or load_for_training(base)
     )
     for name in ("a.yaml", "b.yaml"):
         (tmp_path / name).write_text("rows: 8\nsteps: 2\nbatch_size: 4\nlearning_rate: 1.0e-3\n")

@@ -9,16 +9,16 @@ from PIL import Image
 from tiny_families import ASKED, FAMILIES, Rows
 from transformers import LlavaForConditionalGeneration, TrainerCallback
 
+from visprobe.data.rows import BadRow, Row, Turn
+from visprobe.demo.rows import DigitRows
+from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.errors import TrainingError, UsageError
-from visprobe.training.digits import DigitRows
-from visprobe.training.fitted import Fitted
-from visprobe.training.grpo import QuestionCollator, distinct, grpo_trainer
-from visprobe.training.parts import part_of, train_only
-from visprobe.training.readers.check import survey
+from visprobe.mllm.parts import part_of, train_only
 from visprobe.training.recipe import DEFAULT_TRAIN, Recipe
-from visprobe.training.rewards import REWARDS
-from visprobe.training.rows import BadRow, Row, Turn
-from visprobe.training.small_llava import build_model, build_processor
+from visprobe.training.rows.check import survey
+from visprobe.training.rows.fitted import Fitted
+from visprobe.training.stages.grpo import QuestionCollator, distinct, grpo_trainer
+from visprobe.training.stages.rewards import REWARDS
 
 # Notes of the libraries on their own settings; `run` silences them too.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -8,9 +8,9 @@ from torch import nn
 
 from visprobe.encoders import load_encoder
 from visprobe.errors import UsageError
-from visprobe.training.collate import RowEncoder, SupervisedCollator
-from visprobe.training.lora import add_adapters, merge, merged_weights
-from visprobe.training.parts import PARTS, check_gradients, part_of, tower_block, train_only
+from visprobe.mllm.batches import RowEncoder, SupervisedCollator
+from visprobe.mllm.parts import PARTS, check_gradients, part_of, tower_block, train_only
+from visprobe.training.models.lora import add_adapters, merge, merged_weights
 from visprobe.training.recipe import Lora
 
 TOWER = Lora(parts=("vision_tower",), rank=2, alpha=4)

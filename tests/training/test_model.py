@@ -12,7 +12,7 @@ from tiny_pieces import write_language_model
 from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
 
 from visprobe.errors import CheckpointError, PrerequisiteError, UsageError
-from visprobe.training.model import check_processor, load_for_training, processor_for_training, read_processor
+from visprobe.mllm.load import check_processor, load_for_training, processor_for_training, read_processor
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_processor_that_needs_another_library(saved, monkeypatch):
     def without(*_, **__):
         raise ImportError("VideoProcessor requires the Torchvision library.\nSee the instructions.")
 
-    monkeypatch.setattr("visprobe.training.model.AutoProcessor.from_pretrained", without)
+    monkeypatch.setattr("visprobe.mllm.load.AutoProcessor.from_pretrained", without)
     with pytest.raises(PrerequisiteError, match="requires the Torchvision library") as error:
         load_for_training(saved)
     assert "pip install torchvision" in error.value.hint
@@ -174,6 +174,6 @@ def test_the_filter_of_images_is_the_one_asked_for_and_is_saved(name, tmp_path):
 def test_an_image_processor_that_takes_no_filter(saved, monkeypatch):
     processor = read_processor(saved)
     processor.image_processor = Pix2StructImageProcessorPil()
-    monkeypatch.setattr("visprobe.training.model.read_processor", lambda _: processor)
+    monkeypatch.setattr("visprobe.mllm.load.read_processor", lambda _: processor)
     with pytest.raises(UsageError, match=r"resample bicubic: .*Pix2StructImageProcessorPil, takes no filter"):
         processor_for_training(saved, "bicubic")

@@ -6,12 +6,12 @@ import shutil
 import pytest
 from transformers import LlavaForConditionalGeneration
 
+from visprobe.demo.rows import DigitRows
 from visprobe.errors import CheckpointError, UsageError
-from visprobe.training.digits import DigitRows
-from visprobe.training.parts import part_of
+from visprobe.mllm.parts import part_of
 from visprobe.training.recipe import Recipe
-from visprobe.training.rewards import REWARDS
 from visprobe.training.run import dry_run, run
+from visprobe.training.stages.rewards import REWARDS
 
 
 @pytest.mark.parametrize(

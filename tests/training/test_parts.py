@@ -6,8 +6,8 @@ import transformers
 from tiny_families import ASKED, FAMILIES, llava, onevision, text_config
 
 from visprobe.errors import TrainingError, UsageError
-from visprobe.training.collate import RowEncoder, SupervisedCollator
-from visprobe.training.parts import PARTS, off_path, part_of, tower_block, train_only
+from visprobe.mllm.batches import RowEncoder, SupervisedCollator
+from visprobe.mllm.parts import PARTS, off_path, part_of, tower_block, train_only
 
 
 def loss(model, processor):

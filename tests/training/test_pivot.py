@@ -7,7 +7,7 @@ from tiny_pieces import write_language_model, write_tower
 
 from visprobe.encoders import load_encoder
 from visprobe.errors import CheckpointError, UsageError
-from visprobe.training.pivot import transplant
+from visprobe.training.models.pivot import transplant
 
 WIDTH = 24  # of the tiny language models
 

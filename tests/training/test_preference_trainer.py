@@ -9,16 +9,16 @@ import torch
 import trl
 from torch.nn.functional import logsigmoid
 
+from visprobe.demo.rows import DigitRows
+from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.errors import UsageError
+from visprobe.mllm.batches import RowEncoder
 from visprobe.training import recipe as recipes
-from visprobe.training import trainers
-from visprobe.training.collate import RowEncoder
-from visprobe.training.digits import DigitRows
-from visprobe.training.fitted import Fitted
 from visprobe.training.recipe import Recipe, make_recipe
-from visprobe.training.reference import reference_log_probabilities
+from visprobe.training.rows.fitted import Fitted
 from visprobe.training.run import run
-from visprobe.training.small_llava import build_model, build_processor
+from visprobe.training.stages import trainers
+from visprobe.training.stages.reference import reference_log_probabilities
 
 # trl uses names that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")

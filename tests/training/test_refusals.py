@@ -8,18 +8,18 @@ import pytest
 from PIL import Image
 from safetensors import SafetensorError
 
+from visprobe.demo.rows import DigitRows
+from visprobe.demo.small_llava import build_processor
 from visprobe.errors import PrerequisiteError, TrainingError, UsageError
+from visprobe.mllm.batches import RowEncoder
 from visprobe.training import run as module
 from visprobe.training.callbacks import Watch
-from visprobe.training.collate import RowEncoder
-from visprobe.training.digits import DigitRows
-from visprobe.training.fitted import Fitted
 from visprobe.training.job import make_job
 from visprobe.training.on_paper import seen
 from visprobe.training.recipe import Recipe, make_recipe
+from visprobe.training.rows.fitted import Fitted
 from visprobe.training.run import run
-from visprobe.training.small_llava import build_processor
-from visprobe.training.trainers import resolved_precision
+from visprobe.training.stages.trainers import resolved_precision
 
 
 @pytest.mark.parametrize(

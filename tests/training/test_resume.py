@@ -7,18 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from visprobe.demo.rows import DigitRows
 from visprobe.errors import UsageError
-from visprobe.training.by_step import COMPLETE
 from visprobe.training.callbacks import read_metrics
-from visprobe.training.digits import DigitRows
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
+from visprobe.training.run_folder.by_step import COMPLETE
 
 SETTINGS = {"steps": 9, "batch_size": 4, "learning_rate": 1e-3, "save_every": 3, "seed": 5}
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
-from visprobe.training.digits import DigitRows
+from visprobe.demo.rows import DigitRows
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
 def progress(stage, done, total):

@@ -7,12 +7,12 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from visprobe.errors import UsageError
-from visprobe.training.collate import RowEncoder
+from visprobe.mllm.batches import RowEncoder
 from visprobe.training.job import make_job, run_job
-from visprobe.training.readers.llava import llava_json
 from visprobe.training.recipe import Recipe
-from visprobe.training.rewards import REWARDS
+from visprobe.training.rows.llava import llava_json
 from visprobe.training.run import run
+from visprobe.training.stages.rewards import REWARDS
 
 ROWS = 12
 

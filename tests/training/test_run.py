@@ -12,13 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from visprobe.demo.rows import DigitRows
 from visprobe.errors import CheckpointError, TrainingError, UsageError
-from visprobe.training.digits import DigitRows
-from visprobe.training.model import model_for_training, read_processor
-from visprobe.training.parts import check_gradients, part_of, train_only
+from visprobe.mllm.load import model_for_training, read_processor
+from visprobe.mllm.parts import check_gradients, part_of, train_only
 from visprobe.training.recipe import Recipe
-from visprobe.training.rewards import REWARDS
 from visprobe.training.run import run as train
+from visprobe.training.stages.rewards import REWARDS
 
 BATCH = 8
 
@@ -160,7 +160,7 @@ def test_unknown_parts_and_bases_are_refused(base, rows, tmp_path):
 
 
 def test_rewards_train_the_tower_too(rows, tmp_path):
-    from visprobe.training.base import BASE
+    from visprobe.demo.base import BASE
 
     settings = {"steps": 3, "batch_size": 4, "generations": 4, "max_new_tokens": 3, "temperature": 2.0}
     manifest = run(BASE, rows, tmp_path / "grpo", stage="grpo", **settings)
@@ -196,8 +196,8 @@ def test_a_learning_rate_of_zero_is_refused(base, rows, tmp_path):
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
 def test_adapters_change_their_part_alone_and_leave_an_ordinary_checkpoint(rows, tmp_path, stage):
+    from visprobe.demo.base import BASE
     from visprobe.encoders.load import load_encoder
-    from visprobe.training.base import BASE
 
     lora = {"parts": ("vision_tower.blocks[1:3]",), "rank": 4, "alpha": 64}
     settings = {"generations": 4, "max_new_tokens": 3, "batch_size": 8} if stage == "grpo" else {}

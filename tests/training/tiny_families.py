@@ -11,7 +11,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from visprobe.training.rows import Row, Turn
+from visprobe.data.rows import Row, Turn
 
 SIDE, PATCH = 32, 8
 SPECIAL = [

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from visprobe.attribution.focus import Floats
-from visprobe.attribution.methods import Maps
+from visprobe.attribution.evidence.focus import Floats
+from visprobe.attribution.methods.by_name import Maps
 from visprobe.encoders.pixels import Grid
 from visprobe.errors import DataError
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from visprobe.attribution.attributions import Attributions
-from visprobe.attribution.focus import Floats
+from visprobe.attribution.evidence.focus import Floats
 from visprobe.attribution.map import Map
 from visprobe.errors import DataError
 from visprobe.io.atomic import replacing

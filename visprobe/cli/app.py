@@ -18,30 +18,14 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from visprobe import __version__
-from visprobe.cli import (
-    align,
-    cache,
-    compare,
-    data,
-    demo,
-    doctor,
-    extract_encoder,
-    families,
-    figure,
-    gradcam,
-    imagenet,
-    probe,
-    report,
-    robust,
-    scan,
-    segment,
-    swap,
-    train,
-    transplant,
-)
-from visprobe.cli import list as list_
+from visprobe.cli.checkpoints import extract_encoder, families, scan, transplant
 from visprobe.cli.environment import COMMON, blamed, read_environment, variable
+from visprobe.cli.look import figure, gradcam, report
+from visprobe.cli.measure import align, compare, imagenet, probe, robust, segment, swap
 from visprobe.cli.output import print_error, print_error_document, print_traceback
+from visprobe.cli.training import data, demo, train
+from visprobe.cli.utilities import cache, doctor
+from visprobe.cli.utilities import list as list_
 from visprobe.errors import PrerequisiteError, UsageError, VisprobeError
 from visprobe.io.disk import explained
 

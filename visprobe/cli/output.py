@@ -17,13 +17,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from visprobe.analyses.result import Result
 from visprobe.cli.wrap import words, wrapped
 from visprobe.errors import VisprobeError
 from visprobe.io.atomic import to_json
 from visprobe.io.inert import visible
 from visprobe.io.redact import redact
 from visprobe.report.numbers import interval_text, value_text
+from visprobe.results.result import Result
 
 WIDE = 2  # more measures than this do not fit side by side
 UNBOUNDED = 1000  # characters of a line that goes to a file or a pipe

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprobe.data.image_set import BadImage, ImageSet
-from visprobe.data.masks import decode_mask
+from visprobe.data.labels.masks import decode_mask
 from visprobe.errors import DataError, UsageError
 from visprobe.io.regular import IMAGE, read_regular
 

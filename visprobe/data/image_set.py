@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from visprobe.data.formats import FORMATS, unreadable
+from visprobe.data.sources.formats import FORMATS, unreadable
 
 MAX_PIXELS = 64_000_000
 LARGE = 20_000_000  # pixels above which a decoded image, and what a processor makes of it, fill a machine's memory

@@ -6,15 +6,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from visprobe.data.annotated import no_classes
 from visprobe.data.image_set import ImageSet
-from visprobe.data.label_file import relabelled
-from visprobe.data.layouts import open_splits
-from visprobe.data.splits import role_of, with_role
+from visprobe.data.labels.annotated import no_classes
+from visprobe.data.labels.label_file import relabelled
+from visprobe.data.layout.find import open_splits
+from visprobe.data.layout.splits import role_of, with_role
+from visprobe.data.named import named_data
 from visprobe.data.subset import per_class, take
 from visprobe.errors import UsageError
-
-DIGITS_SIZE = 1000
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,15 @@ def open_images(
     """Open what a user named after --data.
 
     Args:
-        spec: "digits" (the built-in scenes), a folder of images, a folder with train/ and val/ inside, ImageNet as
-            Kaggle lays it out, a folder of parquet or WebDataset shards, a folder written by
+        spec: "digits" (the built-in scenes) or another registered name, a folder of images, a folder with train/ and
+            val/ inside, ImageNet as Kaggle lays it out, a folder of parquet or WebDataset shards, a folder written by
             `datasets.save_to_disk`, or a Hugging Face hub id.
         split: Name of the split to measure; by default the one for validation, else the one for tests, under any of
-            their usual names (`visprobe.data.splits`).
+            their usual names (`visprobe.data.layout.splits`).
         limit: At most so many images of each split, drawn evenly over the classes.
         seed: Seed of the draws, and of the built-in scenes.
-        labels: File with the classes of the images that are measured (`visprobe.data.label_file`), or the column of
-            their classes.
+        labels: File with the classes of the images that are measured (`visprobe.data.labels.label_file`), or the
+            column of their classes.
         subset_per_class: At most so many training images of each class.
         to_look_into: Whether they are pictures to look into: then `limit` says nothing of the training images, and
             images that lie beside folders of images are wanted more than those folders as classes.
@@ -67,8 +66,8 @@ def open_images(
     file = Path(labels) if labels is not None and Path(labels).is_file() else None
     column = str(labels) if labels is not None and file is None else None
     support_limit, keep_loose = None if to_look_into else limit, to_look_into or file is not None
-    if spec == "digits":
-        sets = _open_digits(limit, support_limit, seed)
+    if named := named_data(spec):
+        sets = named.images(limit, support_limit, seed)
     else:
         sets = open_splits(spec, column, keep_loose=keep_loose)
     query_name = _query_name(sets, split, spec)
@@ -129,15 +128,6 @@ def _left_out(sets: dict[str, ImageSet], query: str, support: str | None) -> lis
     """Splits that are neither measured nor made prototypes of."""
     others = [name for name in sets if name not in (query, support)]
     return [f"{sets[name].name} is left out; --split {name} measures it" for name in others]
-
-
-def _open_digits(val: int | None, train: int | None, seed: int) -> dict[str, ImageSet]:
-    from visprobe.data.digits import DigitScenes
-
-    return {
-        "train": DigitScenes("train", size=train or DIGITS_SIZE, seed=seed),
-        "val": DigitScenes("val", size=val or DIGITS_SIZE, seed=seed),
-    }
 
 
 def _name(spec: str) -> str:

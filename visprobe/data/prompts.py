@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from visprobe.data.annotated import HasTitles
 from visprobe.data.image_set import ImageSet
+from visprobe.data.labels.annotated import HasTitles
 from visprobe.errors import DataError
 from visprobe.io.regular import read_text
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.data.annotated import HasCaptions, HasMasks, HasTargets, no_classes
+from visprobe.data.asked import Asked
 from visprobe.data.image_set import ImageSet, Item
+from visprobe.data.labels.annotated import HasCaptions, HasMasks, HasTargets, no_classes
+from visprobe.data.named import HasPrompts
 from visprobe.errors import UsageError
 
 
@@ -41,6 +43,13 @@ class Subset:
                 return masked.mask(self.indices[index])
 
             self.mask = mask
+        if isinstance(whole, HasPrompts):
+            asking = whole
+
+            def prompts(index: int) -> Sequence[tuple[Asked, NDArray[np.bool_] | None]]:
+                return asking.prompts(self.indices[index])
+
+            self.prompts = prompts
 
     def read(self, index: int) -> bytes:
         """The encoded image file of `items[index]`; raises OSError if it cannot be read."""

@@ -13,17 +13,17 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from visprobe.encoders.borrowed_head import BorrowedHead
-from visprobe.encoders.family import Family
-from visprobe.encoders.geometry import Geometry, View, side
-from visprobe.encoders.hashing import tensors_hash
-from visprobe.encoders.layout import Layout
+from visprobe.encoders.checkpoint.hashing import tensors_hash
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import processor_hash
 from visprobe.encoders.provenance import Provenance
-from visprobe.encoders.quiet import quiet
 from visprobe.encoders.settings import tower_settings
-from visprobe.encoders.tiles import Tiled
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import Geometry, View, side
+from visprobe.encoders.structure.layout import Layout
+from visprobe.encoders.structure.tiles import Tiled
+from visprobe.encoders.text.borrowed_head import BorrowedHead
 from visprobe.encoders.watch import EMBEDDING, HEADS, attention_output, watched
 from visprobe.errors import CheckpointError, UsageError
 

@@ -14,7 +14,7 @@ import transformers
 from PIL import Image
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.errors import CheckpointError
 from visprobe.io.json_object import read_object
 

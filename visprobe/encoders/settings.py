@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from visprobe.encoders.fields_read import fields_read
+from visprobe.encoders.checkpoint.fields_read import fields_read
 
 # Fields of a configuration that no token depends on, wherever they stand.
 _INERT = re.compile(

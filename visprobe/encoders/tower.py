@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from visprobe.encoders.connector import widest
-from visprobe.encoders.family import Family
-from visprobe.encoders.quiet import quiet
+from visprobe.encoders.checkpoint.quiet import quiet
+from visprobe.encoders.structure.connector import widest
+from visprobe.encoders.structure.family import Family
 from visprobe.errors import CheckpointError
 
 # A checkpoint may leave out a pooling head, which is less than two blocks; tiny towers may be all head.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from visprobe.encoders.family import Family
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import View
 
 Keep = Callable[[str, torch.Tensor], None]
 HEADS = "heads"
@@ -20,6 +22,20 @@ _ATTENTION_OUTPUTS = (
     "attention.projection_layer",
     "attn.proj",
 )
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The tokens of one site as the model computed them, part of a graph.
+
+    Attributes:
+        leaves: Tensors that a gradient can be taken by.
+        views: From tensors of their shapes to one view per image: patch tokens (1, T, D) in raster order, with their
+            grid. Linear, so that it takes gradients as it takes states.
+    """
+
+    leaves: tuple[torch.Tensor, ...]
+    views: Callable[[Sequence[torch.Tensor]], list[View]]
 
 
 @contextmanager

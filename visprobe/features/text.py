@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel
 
-from visprobe.encoders.checkpoint import library_config
-from visprobe.encoders.quiet import quiet
-from visprobe.encoders.words import load_tokenizer
+from visprobe.encoders.checkpoint.opened import library_config
+from visprobe.encoders.checkpoint.quiet import quiet
+from visprobe.encoders.text.words import load_tokenizer
 from visprobe.errors import CheckpointError, DataError
 from visprobe.features.store import ChunkKey, FeatureStore, StoredSites
-from visprobe.io.folder import Folder
-from visprobe.io.hub import open_folder
+from visprobe.io.containers.folder import Folder
+from visprobe.io.hub.repository import open_folder
 
 Progress = Callable[[str, int, int], None]
 LONGEST = 512  # tokens of a caption that are read

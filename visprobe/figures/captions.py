@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from visprobe.analyses.result import Result, Row
+from visprobe.results.result import Result, Row
 
 
 def rests_on(rows: Iterable[Row], unit: str) -> str:

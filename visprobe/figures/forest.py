@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from visprobe.analyses.result import Estimate, Row
 from visprobe.figures.labels import shorten, told_apart
 from visprobe.figures.marks import tell, text
 from visprobe.figures.style import INK, MUTED, ONE_COLUMN, SMALL, TWO_COLUMNS, Look, paper_style, stacked
+from visprobe.results.result import Estimate, Row
 
 _ROW_INCHES = 0.17
 _FRAME_INCHES = 0.66

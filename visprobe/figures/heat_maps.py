@@ -12,10 +12,10 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from visprobe.figures.attribution_text import fitted
 from visprobe.figures.labels import told_apart
 from visprobe.figures.log_axis import log_ticks
 from visprobe.figures.style import TWO_COLUMNS, stacked
+from visprobe.figures.text import fitted
 
 Table = Sequence[Sequence[float]]
 

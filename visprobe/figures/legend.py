@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from visprobe.figures.attribution_text import width_of
 from visprobe.figures.labels import shorten, told_apart
 from visprobe.figures.style import SMALL
+from visprobe.figures.text import width_of
 
 _KEY, _GAP = 2.6, 1.6  # ems of a key with the space after it, and between columns
 _LINE = 1.55  # ems from line to line

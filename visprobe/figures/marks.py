@@ -11,8 +11,8 @@ from xml.sax.saxutils import escape
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from visprobe.analyses.result import Estimate, Row
 from visprobe.figures.labels import visible
+from visprobe.results.result import Estimate, Row
 
 _TOLD: WeakKeyDictionary[Artist, list[str]] = WeakKeyDictionary()
 # A group as matplotlib writes it: its end is the first that is indented as its start.

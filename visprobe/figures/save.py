@@ -14,12 +14,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from visprobe.analyses.result import Estimate, Row
 from visprobe.figures.embedded_font import with_font
 from visprobe.figures.marks import name_marks, with_titles
 from visprobe.figures.style import paper_style
 from visprobe.io import atomic
 from visprobe.io.inert import inert
+from visprobe.results.result import Estimate, Row
 
 PNG_DPI = 200
 FORMATS = ("svg", "png", "pdf")

@@ -8,11 +8,11 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 
-from visprobe.analyses.read_site import read_note
-from visprobe.analyses.result import Result
-from visprobe.figures.attribution_text import width_of
 from visprobe.figures.labels import block_number, on_two_lines, site_label
 from visprobe.figures.style import MUTED, SHADE, SMALL
+from visprobe.figures.text import width_of
+from visprobe.results.read_site import read_note
+from visprobe.results.result import Result
 
 _MOST_BLOCK_LABELS = 15
 _HALF_SLOT = 0.45

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from matplotlib import style
 
-from visprobe.analyses.result import Result
+from visprobe.results.result import Result
 
 # Of ICML and CVPR, in inches (CVPR's two columns are 6.875); one-column venues as ICLR and NeurIPS have 5.5.
 ONE_COLUMN = 3.25

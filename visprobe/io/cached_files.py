@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from visprobe.io.cache import Entry, cache_folder
-from visprobe.io.range_cache import has_address, hash_of, listed, union
+from visprobe.io.hub.range_cache import has_address, hash_of, listed, union
 from visprobe.io.sealed_array import load_sealed
 
 _ADDRESS = re.compile(r"[0-9a-f]{40,64}")

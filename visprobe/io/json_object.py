@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from visprobe.errors import CheckpointError
+from visprobe.io.containers.tensors import DAMAGED
 from visprobe.io.regular import read_regular
-from visprobe.io.tensors import DAMAGED
 
 CONFIGURATION = 4 << 20  # bytes; names of 21,000 classes take one million
 INDEX = 64 << 20  # bytes; the index of a model of a thousand shards has some ten million

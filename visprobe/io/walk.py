@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from visprobe.errors import CheckpointError
-from visprobe.io.containers import MODEL_FILES, open_file
-from visprobe.io.deepspeed import is_model_states
-from visprobe.io.distcp import METADATA
-from visprobe.io.folder import LocalFolder
-from visprobe.io.formats import is_trainer_state, known_formats
+from visprobe.io.containers.deepspeed import is_model_states
+from visprobe.io.containers.distcp import METADATA
+from visprobe.io.containers.folder import LocalFolder
+from visprobe.io.containers.formats import is_trainer_state, known_formats
+from visprobe.io.containers.kinds import MODEL_FILES, open_file
 from visprobe.io.json_object import INDEX, read_object
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".gguf")

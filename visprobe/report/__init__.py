@@ -1,1 +1,1 @@
-"""Results and figures into report.json and one self-contained HTML page."""
+"""Renders a measurement: report.json and its schema, tables, the page, the notebook view; nothing is measured here."""

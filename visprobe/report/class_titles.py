@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from visprobe.analyses.result import Result
-from visprobe.data.annotated import HasTitles
 from visprobe.data.image_set import ImageSet
+from visprobe.data.labels.annotated import HasTitles
 from visprobe.data.prompts import spoken_names
+from visprobe.results.result import Result
 
 _OF_A_CLASS = "class_change/"
 

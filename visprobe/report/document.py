@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import visprobe
-from visprobe.analyses.gates import Gate
-from visprobe.analyses.result import Result
-from visprobe.analyses.verdict import Statement
+from visprobe.analyses.core.gates import Gate
+from visprobe.analyses.verdict.verdict import Statement
 from visprobe.io.redact import redactor
+from visprobe.results.result import Result
 
 SCHEMA = "visprobe.report/1"
 _PACKAGES = (

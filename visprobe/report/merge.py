@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from visprobe.analyses.result import Result, Row
 from visprobe.report.rebuild import Run
+from visprobe.results.result import Result, Row
 
 # What is said of weights alone does not depend on the images.
 _OF_WEIGHTS = ("weights", "sparsity", "spectrum")

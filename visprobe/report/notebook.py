@@ -11,12 +11,12 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from visprobe.analyses.result import Result
 from visprobe.figures.labels import visible
 from visprobe.figures.save import figure_bytes
 from visprobe.io.redact import redact
-from visprobe.report.page import all_warnings, environment
+from visprobe.report.page.render import all_warnings, environment
 from visprobe.report.tables import Table, tables
+from visprobe.results.result import Result
 
 MOST_BESIDE = 24  # lines of tables of a result that stands beside others
 MOST_ALONE = 120

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from visprobe.analyses.result import Estimate, Role
+from visprobe.results.result import Estimate, Role
 
 _MINUS = "\N{MINUS SIGN}"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -13,13 +13,13 @@ from typing import Any
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
 
-from visprobe.analyses.result import Result, Row
 from visprobe.errors import DataError, UsageError, VisprobeError
-from visprobe.figures.gallery import KINDS
 from visprobe.io.redact import redacted
 from visprobe.report.document import SCHEMA
+from visprobe.report.gallery import KINDS
 from visprobe.report.schema import RUNS_SCHEMA, Report, Runs
 from visprobe.report.write import write_report
+from visprobe.results.result import Result, Row
 
 _SCHEMA = re.compile(r"visprobe\.(report|runs)/(\d+)")
 _FAULTS = 3  # named in a message

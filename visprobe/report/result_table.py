@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from visprobe.analyses.result import Estimate
 from visprobe.io import atomic
 from visprobe.io.inert import inert
+from visprobe.results.result import Estimate
 
 COLUMNS = (
     *("run", "analysis", "checkpoint", "site", "measure", "reference", "role"),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from visprobe.analyses.result import Result
+from visprobe.results.result import Result
 
 RUNS_SCHEMA = "visprobe.runs/1"
 

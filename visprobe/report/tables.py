@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from visprobe.analyses.read_site import WHERE_READ, where_read
-from visprobe.analyses.result import Result, Row
 from visprobe.report.numbers import interval_text, value_text
+from visprobe.results.read_site import WHERE_READ, where_read
+from visprobe.results.result import Result, Row
 
 TITLES = {
     "top1": "Top-1 accuracy",

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visprobe.analyses.result import Result
-from visprobe.figures.gallery import KINDS
 from visprobe.figures.save import save_figure, svg_text
 from visprobe.io import atomic
-from visprobe.report.page import render
+from visprobe.report.gallery import KINDS
+from visprobe.report.page.render import render
 from visprobe.report.result_table import write_result_table
+from visprobe.results.result import Result
 
 
 def write_report(folder: Path, document: Mapping[str, Any]) -> Path:

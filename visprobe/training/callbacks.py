@@ -16,12 +16,12 @@ from transformers import TrainerCallback
 
 from visprobe.errors import TrainingError
 from visprobe.io.atomic import replacing
-from visprobe.io.safetensors_files import save_tensors
-from visprobe.training.by_step import COMPLETE, METRICS, append_line, forget_after, read_lines, snapshot_path
+from visprobe.io.containers.safetensors_files import save_tensors
+from visprobe.mllm.parts import check_gradients, part_of, taught_nothing
 from visprobe.training.launch import process_count
-from visprobe.training.lora import merged_weights
-from visprobe.training.parts import check_gradients, part_of, taught_nothing
+from visprobe.training.models.lora import merged_weights
 from visprobe.training.recipe import Recipe
+from visprobe.training.run_folder.by_step import COMPLETE, METRICS, append_line, forget_after, read_lines, snapshot_path
 
 Progress = Callable[[str, int, int], None]
 _IDLE = 20  # steps without any gradient after which a run is given up

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from visprobe.analyses.result import Estimate, Result
-from visprobe.analyses.trajectory import State, measure_step
+from visprobe.analyses.runs.trajectory import State, measure_step
 from visprobe.data.image_set import ImageSet
 from visprobe.data.open import open_images
 from visprobe.encoders.encoder import VisionEncoder
@@ -24,9 +23,10 @@ from visprobe.encoders.load import load_encoder
 from visprobe.features.extract import extract
 from visprobe.features.feature_set import FeatureSet, first_of_each, with_rows
 from visprobe.features.store import FeatureStore
-from visprobe.training.by_step import DYNAMICS, append_line, read_lines
+from visprobe.results.result import Estimate, Result
 from visprobe.training.callbacks import refuse_zero3, save_vision
 from visprobe.training.recipe import Recipe
+from visprobe.training.run_folder.by_step import DYNAMICS, append_line, read_lines
 
 LIMIT = 256  # images per split: a probe then takes seconds, and CKA is known well enough to see it move
 NOW = "now"

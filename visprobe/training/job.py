@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from visprobe.data.named import named_data
+from visprobe.data.rows import Rows
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io.atomic import replacing, write_json
 from visprobe.io.lock import locked
 from visprobe.io.yaml_text import yaml_value
-from visprobe.training.folder import first_steps, listed, refuse_unknown, visible, way_out
 from visprobe.training.launch import process_count
-from visprobe.training.manifest import weights_hash
 from visprobe.training.recipe import MOST_ROWS, Recipe, make_recipe, read_yaml
-from visprobe.training.rows import Rows
+from visprobe.training.run_folder.folder import first_steps, listed, refuse_unknown, visible, way_out
+from visprobe.training.run_folder.manifest import weights_hash
 
 if TYPE_CHECKING:  # its libraries take seconds to import
     from visprobe.training.on_paper import Plan
     from visprobe.training.run import Manner
 
 Progress = Callable[[str, int, int], None]
-DIGIT_ROWS = 1600
 _NEW_MODEL = ("chat_template", "image_size", "feature_layer")  # they mean something for a new model alone
 MADE_OF = "made_of.json"  # in the folder of a new model: what it was put together from
 
@@ -109,8 +109,8 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
     """Refuse settings of one command of which one makes the other mean nothing; a recipe file may hold either."""
     if "steps" in given and "epochs" in given:
         raise UsageError("steps and epochs both say how long to train", hint="Give one of the two.")
-    if given.get("data") == "digits" and "images" in given:
-        raise UsageError("the built-in scenes have their own images", hint="Leave --images out.")
+    if "images" in given and named_data(str(given.get("data"))):
+        raise UsageError(f"{given['data']} has its own images", hint="Leave --images out.")
 
 
 def make_sources(values: Mapping[str, Any]) -> Sources:
@@ -159,14 +159,13 @@ def check_sources(sources: Sources) -> Sources:
 
 def open_job_rows(sources: Sources, recipe: Recipe, output_dir: Path, *, overwrite: bool = False) -> Rows:
     """The rows of a job; the built-in ones as many as the run will see, or would have seen before it was extended."""
-    from visprobe.training.digits import DigitRows
-    from visprobe.training.readers.combine import Selected
-    from visprobe.training.readers.open import open_rows
+    from visprobe.training.rows.combine import Selected
+    from visprobe.training.rows.open import open_rows
 
-    if sources.data == "digits":
+    if named := named_data(sources.data):
         steps = first_steps(output_dir, recipe, overwrite=overwrite) or recipe.steps or 0
         seen = steps * recipe.batch_size * recipe.gradient_accumulation * process_count()
-        return DigitRows(sources.rows or seen or DIGIT_ROWS, recipe.seed)
+        return named.rows(sources.rows or seen or None, recipe.seed)
     rows = open_rows(sources.data, sources.images, seed=recipe.seed)
     return Selected(rows, range(min(sources.rows, len(rows)))) if sources.rows else rows
 
@@ -206,8 +205,8 @@ def start(sources: Sources, seed: int, output_dir: Path, *, overwrite: bool = Fa
     """
     if sources.base is not None:
         return _local(sources.base)
-    from visprobe.training.assemble import assemble
-    from visprobe.training.language import read_template
+    from visprobe.mllm.language import read_template
+    from visprobe.training.models.assemble import assemble
 
     folder = output_dir.parent / f"{output_dir.name}-start"
     tower, language_model = sources.vision_tower, sources.language_model
@@ -312,7 +311,7 @@ def run_pivot(
     Source:
         "RL makes MLLMs see better than SFT" (2510.16333), section 6.
     """
-    from visprobe.training.pivot import transplant
+    from visprobe.training.models.pivot import transplant
 
     # Both recipes are read before anything is done, so that a fault in the second does not wait for the first.
     names = {"projector": output_dir / "start", "full": output_dir / "projector"}

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from visprobe.mllm.parts import PARTS, part_of, train_only
 from visprobe.training.launch import process_count
-from visprobe.training.lora import add_adapters
-from visprobe.training.parts import PARTS, part_of, train_only
-from visprobe.training.readers.check import Survey
+from visprobe.training.models.lora import add_adapters
 from visprobe.training.recipe import Recipe
+from visprobe.training.rows.check import Survey
 
 _WEIGHT, _GRADIENT, _ADAM = 4, 4, 8  # bytes per parameter: weights are kept in float32 whatever is computed in
 

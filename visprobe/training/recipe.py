@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from visprobe.errors import UsageError
 from visprobe.io.regular import read_text
 from visprobe.io.yaml_text import yaml_value
+from visprobe.mllm import Resample
 
 Stage = Literal["projector", "full", "sft", "dpo", "grpo"]
 # Those of transformers that need no further settings.
@@ -24,7 +25,6 @@ Schedule = Literal[
     "constant_with_warmup",
     "inverse_sqrt",
 ]
-Resample = Literal["processor", "bilinear", "bicubic"]
 Part = Literal["vision_tower", "projector", "language_model"]
 DEFAULT_TRAIN: tuple[str, ...] = get_args(Part)
 # Mixed preference optimization (arXiv 2411.10442): DPO, BCO and SFT losses at these weights. trl's BCO has no reward

@@ -2,7 +2,7 @@
 
 The folder holds, while the run goes on, checkpoints/ (to resume from), metrics.jsonl and snapshots/; at its end
 the model, its processor and, last of all, manifest.json. A folder with a manifest is finished. What may be there before
-is in `visprobe.training.folder`.
+is in `visprobe.training.run_folder.folder`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,23 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
 from visprobe.data.allowed_bad import allowed_bad
+from visprobe.data.rows import Rows
 from visprobe.errors import TrainingError, UsageError
 from visprobe.io.disk import explained, lacks_room
 from visprobe.io.redact import redacted
-from visprobe.training.by_step import CHECKPOINTS
+from visprobe.mllm.batches import RowEncoder
+from visprobe.mllm.conversation import Conversations
+from visprobe.mllm.load import model_for_training, processor_for_training
+from visprobe.mllm.parts import train_only
 from visprobe.training.callbacks import Snapshots, Watch, read_metrics
-from visprobe.training.collate import RowEncoder
-from visprobe.training.conversation import Conversations
 from visprobe.training.dynamics import Probe
-from visprobe.training.fitted import Fitted
-from visprobe.training.folder import claim, finish, inputs_of, refuse_folder, start_of, visible
-from visprobe.training.grpo import grpo_trainer
 from visprobe.training.launch import launch_note
-from visprobe.training.look_through import (
+from visprobe.training.models.lora import add_adapters, merge
+from visprobe.training.on_paper import Plan, plan, seen, steps_of
+from visprobe.training.recipe import Recipe
+from visprobe.training.rows.check import Survey, refuse_bad
+from visprobe.training.rows.fitted import Fitted
+from visprobe.training.rows.look_through import (
     MAX_BAD,
     conversations,
     in_manifest,
@@ -45,16 +49,12 @@ from visprobe.training.look_through import (
     need_of,
     notes,
 )
-from visprobe.training.lora import add_adapters, merge
-from visprobe.training.manifest import Clock, environment
-from visprobe.training.model import model_for_training, processor_for_training
-from visprobe.training.on_paper import Plan, plan, seen, steps_of
-from visprobe.training.parts import train_only
-from visprobe.training.readers.check import Survey, refuse_bad
-from visprobe.training.recipe import Recipe
-from visprobe.training.reference import reference_log_probabilities
-from visprobe.training.rows import Rows
-from visprobe.training.trainers import build_trainer, resolved_precision, warmup_steps
+from visprobe.training.run_folder.by_step import CHECKPOINTS
+from visprobe.training.run_folder.folder import claim, finish, inputs_of, refuse_folder, start_of, visible
+from visprobe.training.run_folder.manifest import Clock, environment
+from visprobe.training.stages.grpo import grpo_trainer
+from visprobe.training.stages.reference import reference_log_probabilities
+from visprobe.training.stages.trainers import build_trainer, resolved_precision, warmup_steps
 
 Progress = Callable[[str, int, int], None]
 Beside = Callable[[Recipe, Path, Fitted, Any, Path], TrainerCallback | None]
@@ -223,7 +223,7 @@ def _refuse_maps(recipe: Recipe, beside: Sequence[Beside]) -> None:
     if recipe.attribution_every and not beside:
         raise UsageError(
             "attribution_every: nobody is there to draw maps",
-            hint="Start visprobe train, or give run() beside=[visprobe.report.maps_beside.maps_beside()].",
+            hint="Start visprobe train, or give run() `maps_beside` of visprobe.pipelines.attribution.during_training.",
         )
 
 

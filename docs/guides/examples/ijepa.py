@@ -1,6 +1,6 @@
 """I-JEPA: a ViT without a class token, trained to predict the features of hidden patches."""
 
-from visprobe.encoders.family import Family
+from visprobe.encoders.structure.family import Family
 
 TOWERS = (
     Family(

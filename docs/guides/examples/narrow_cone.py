@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from numpy.typing import ArrayLike
 
-from visprobe.analyses.analysis import Analysis, Inputs
-from visprobe.analyses.pairing import align
-from visprobe.analyses.replicates import Scale, estimate, paired
-from visprobe.analyses.result import Result, Role, Row
+from visprobe.analyses.core.analysis import Analysis, Inputs
+from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.replicates import Scale, estimate, paired
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.jackknife import Replicated
+from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.matrices import unit_rows
+from visprobe.results.result import Result, Role, Row
 
 QUESTION = "Do the features of different images point the same way?"
 COSINE = Scale("cosine", -1, 1)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from transformers.models.vipllava.modeling_vipllava import VipLlavaMultiModalProjector
 
-from visprobe.encoders.connector import Connector, of_class
 from visprobe.encoders.families.llava import PROJECTOR, selected, spellings
-from visprobe.encoders.model import Model
 from visprobe.encoders.pixels import Grid
-from visprobe.io.tensors import TensorEntry
+from visprobe.encoders.structure.connector import Connector, of_class
+from visprobe.encoders.structure.model import Model
+from visprobe.io.containers.tensors import TensorEntry
 
 
 def side_by_side(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:

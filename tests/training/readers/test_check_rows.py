@@ -3,11 +3,11 @@
 import pytest
 
 from visprobe.data.allowed_bad import allowed_bad
+from visprobe.data.rows import BadRow, Row, Turn
 from visprobe.errors import DataError, UsageError
-from visprobe.training.fitted import Fitted
-from visprobe.training.readers.check import fit, merged, refuse_bad, survey
-from visprobe.training.readers.llava import llava_json
-from visprobe.training.rows import BadRow, Row, Turn
+from visprobe.training.rows.check import fit, merged, refuse_bad, survey
+from visprobe.training.rows.fitted import Fitted
+from visprobe.training.rows.llava import llava_json
 
 QUESTION, ANSWER = Turn("user", "<image>\nWhat?"), Turn("assistant", "A dog.")
 TALK = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A dog."}]

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from visprobe.errors import DataError
-from visprobe.training.readers import json_index
-from visprobe.training.readers.json_index import JsonIndex, find_starts
+from visprobe.training.rows import json_index
+from visprobe.training.rows.json_index import JsonIndex, find_starts
 
 TRICKY = [
     {"text": 'braces { } [ ] , and a "quote" and a backslash \\'},

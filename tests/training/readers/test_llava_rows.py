@@ -5,9 +5,9 @@ import os
 
 import pytest
 
+from visprobe.data.rows import BadRow
 from visprobe.errors import DataError
-from visprobe.training.readers.llava import llava_json
-from visprobe.training.rows import BadRow
+from visprobe.training.rows.llava import llava_json
 
 
 def talk(question="<image>\nWhat?", answer="A dog."):

@@ -3,10 +3,10 @@
 import pytest
 
 from visprobe.errors import DataError, UsageError
-from visprobe.training.readers.check import survey
-from visprobe.training.readers.combine import Concatenated, Selected
-from visprobe.training.readers.llava import llava_json
-from visprobe.training.readers.mixture import mixture
+from visprobe.training.rows.check import survey
+from visprobe.training.rows.combine import Concatenated, Selected
+from visprobe.training.rows.llava import llava_json
+from visprobe.training.rows.mixture import mixture
 
 
 @pytest.fixture

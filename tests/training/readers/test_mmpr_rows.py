@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from visprobe.errors import DataError, UsageError
-from visprobe.training.readers.llava import llava_json
-from visprobe.training.readers.mmpr import mmpr
-from visprobe.training.readers.mmpr_subset import NO_LIMIT, mmpr_subset
+from visprobe.training.rows.llava import llava_json
+from visprobe.training.rows.mmpr import mmpr
+from visprobe.training.rows.mmpr_subset import NO_LIMIT, mmpr_subset
 
 SIZE = 25
 

@@ -6,9 +6,9 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
-from visprobe.cli.data import app
+from visprobe.cli.training.data import app
 from visprobe.errors import DataError
-from visprobe.training.readers.open import open_rows
+from visprobe.training.rows.open import open_rows
 
 ROW = {"prompt": "q", "answer": "a"}
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from visprobe.training.readers.formats import nearest_format
-from visprobe.training.readers.records import image_cells, to_row
-from visprobe.training.rows import BadRow, Turn
+from visprobe.data.rows import BadRow, Turn
+from visprobe.training.rows.formats import nearest_format
+from visprobe.training.rows.records import image_cells, to_row
 
 LLAVA = {
     "id": 7,

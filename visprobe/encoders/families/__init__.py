@@ -15,8 +15,8 @@ from visprobe.encoders.families import (
     siglip2,
     squares,
 )
-from visprobe.encoders.family import Family
-from visprobe.encoders.model import Model
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.model import Model
 
 _MODULES = (squares, mlcd, llava, llava_next, qwen, gemma, idefics, internvl, mllama, siglip2, pixtral, gemma4, dinov3)
 TOWERS: tuple[Family, ...] = tuple(row for module in _MODULES for row in getattr(module, "TOWERS", ()))

@@ -10,10 +10,10 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from visprobe.encoders.family import Family
-from visprobe.encoders.geometry import Geometry, side
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import Geometry, side
 from visprobe.errors import CheckpointError
 
 _MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}

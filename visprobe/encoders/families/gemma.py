@@ -8,13 +8,13 @@ from typing import Any
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
 from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModalProjector
 
-from visprobe.encoders.connector import Connector, of_class
 from visprobe.encoders.families.llava import spellings
-from visprobe.encoders.family import Family
-from visprobe.encoders.model import Model
-from visprobe.encoders.tiles import Tiled
+from visprobe.encoders.structure.connector import Connector, of_class
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.model import Model
+from visprobe.encoders.structure.tiles import Tiled
 from visprobe.errors import UsageError
-from visprobe.io.tensors import TensorEntry
+from visprobe.io.containers.tensors import TensorEntry
 
 
 def _last(config: Any, family: Family) -> tuple[tuple[str, ...], str]:

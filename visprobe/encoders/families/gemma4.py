@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from visprobe.encoders.connector import Connector, Tap
 from visprobe.encoders.families.siglip2 import PaddedPatches
-from visprobe.encoders.family import Family
-from visprobe.encoders.geometry import side
-from visprobe.encoders.model import Model, Spelling
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.encoders.structure.connector import Connector, Tap
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import side
+from visprobe.encoders.structure.model import Model, Spelling
 from visprobe.errors import UsageError
-from visprobe.io.tensors import TensorEntry
+from visprobe.io.containers.tensors import TensorEntry
 
 _TOKENS = (70, 140, 280, 560, 1120)  # the only numbers of tokens that the model's processor accepts
 

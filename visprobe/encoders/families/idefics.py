@@ -12,14 +12,14 @@ from torch import nn
 from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
 
-from visprobe.encoders.connector import Connector, of_class
-from visprobe.encoders.family import Family
-from visprobe.encoders.geometry import Geometry, side
-from visprobe.encoders.model import Model, Spelling
 from visprobe.encoders.pixels import Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
-from visprobe.encoders.tiles import Tiled, arranged, tiles
-from visprobe.io.tensors import TensorEntry
+from visprobe.encoders.structure.connector import Connector, of_class
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import Geometry, side
+from visprobe.encoders.structure.model import Model, Spelling
+from visprobe.encoders.structure.tiles import Tiled, arranged, tiles
+from visprobe.io.containers.tensors import TensorEntry
 
 
 class GlobalView(Geometry):

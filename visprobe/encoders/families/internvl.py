@@ -15,17 +15,17 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 
-from visprobe.encoders.connector import Connector, of_class
 from visprobe.encoders.families.llava import spellings
-from visprobe.encoders.family import Family
-from visprobe.encoders.geometry import Geometry, side
-from visprobe.encoders.layout import Source, hidden_state
-from visprobe.encoders.model import Model
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
-from visprobe.encoders.tiles import Tiled, arranged, tiles
+from visprobe.encoders.structure.connector import Connector, of_class
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import Geometry, side
+from visprobe.encoders.structure.layout import Source, hidden_state
+from visprobe.encoders.structure.model import Model
+from visprobe.encoders.structure.tiles import Tiled, arranged, tiles
 from visprobe.errors import CheckpointError
-from visprobe.io.tensors import TensorEntry
+from visprobe.io.containers.tensors import TensorEntry
 
 # Names of the first conversions to transformers, made before InternVL was part of it.
 _FIRST_NAMES = (

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from visprobe.encoders.connector import Connector
-from visprobe.encoders.families.anyres import any_resolution
-from visprobe.encoders.family import Family
-from visprobe.encoders.layout import hidden_state
-from visprobe.encoders.model import Model, Spelling
-from visprobe.encoders.projector import chain
-from visprobe.io.tensors import TensorEntry
+from visprobe.encoders.structure.anyres import any_resolution
+from visprobe.encoders.structure.connector import Connector
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.layout import hidden_state
+from visprobe.encoders.structure.model import Model, Spelling
+from visprobe.encoders.structure.projector import chain
+from visprobe.io.containers.tensors import TensorEntry
 
 
 def spellings(connector: Mapping[str, str]) -> tuple[Spelling, ...]:

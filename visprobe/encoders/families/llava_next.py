@@ -9,8 +9,6 @@ import torch
 from torch import nn
 from transformers.models.vipllava.modeling_vipllava import VipLlavaMultiModalProjector
 
-from visprobe.encoders.connector import Connector, of_class
-from visprobe.encoders.families.anyres import any_resolution
 from visprobe.encoders.families.llava import (
     PROJECTOR,
     SQUARES,
@@ -20,11 +18,13 @@ from visprobe.encoders.families.llava import (
     selected,
     spellings,
 )
-from visprobe.encoders.geometry import Geometry, side
-from visprobe.encoders.model import Model
 from visprobe.encoders.pixels import Grid
 from visprobe.encoders.processor import Resolution, plain_fields
-from visprobe.io.tensors import TensorEntry
+from visprobe.encoders.structure.anyres import any_resolution
+from visprobe.encoders.structure.connector import Connector, of_class
+from visprobe.encoders.structure.geometry import Geometry, side
+from visprobe.encoders.structure.model import Model
+from visprobe.io.containers.tensors import TensorEntry
 
 
 class SquashedBase(Geometry):

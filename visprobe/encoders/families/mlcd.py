@@ -1,6 +1,6 @@
 """MLCD: CLIP's tower with rotary positions."""
 
-from visprobe.encoders.family import Family
+from visprobe.encoders.structure.family import Family
 
 TOWERS = (
     Family(

@@ -17,14 +17,14 @@ from transformers.models.mllama.image_processing_pil_mllama import (
     get_image_size_fit_to_canvas,
 )
 
-from visprobe.encoders.connector import Connector, of_class
-from visprobe.encoders.family import Family
-from visprobe.encoders.geometry import Geometry, View, side
-from visprobe.encoders.model import Model, Spelling
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
-from visprobe.encoders.tiles import Tiled, arranged
-from visprobe.io.tensors import TensorEntry
+from visprobe.encoders.structure.connector import Connector, of_class
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import Geometry, View, side
+from visprobe.encoders.structure.model import Model, Spelling
+from visprobe.encoders.structure.tiles import Tiled, arranged
+from visprobe.io.containers.tensors import TensorEntry
 
 
 class OneTile(Geometry):

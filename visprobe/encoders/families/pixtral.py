@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from visprobe.encoders.connector import Connector, Tap
 from visprobe.encoders.families.llava import selected, spellings
 from visprobe.encoders.families.siglip2 import fits
-from visprobe.encoders.family import Family
-from visprobe.encoders.geometry import Geometry, side
-from visprobe.encoders.model import Model
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.encoders.structure.connector import Connector, Tap
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import Geometry, side
+from visprobe.encoders.structure.model import Model
 from visprobe.errors import CheckpointError, UsageError
-from visprobe.io.tensors import TensorEntry
+from visprobe.io.containers.tensors import TensorEntry
 
 
 class Packed(Geometry):

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from visprobe.encoders.connector import Connector, Tap
-from visprobe.encoders.family import Family
-from visprobe.encoders.geometry import Geometry, View, side
-from visprobe.encoders.model import Model, Spelling
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.encoders.structure.connector import Connector, Tap
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import Geometry, View, side
+from visprobe.encoders.structure.model import Model, Spelling
 from visprobe.errors import CheckpointError, DataError
 
 _MAX_ASPECT = 200  # the processor's own limit

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from visprobe.encoders.family import Family
-from visprobe.encoders.geometry import Geometry, View, side
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import Geometry, View, side
 from visprobe.errors import CheckpointError, UsageError
 
 

@@ -1,6 +1,6 @@
 """Towers that read one square image: SigLIP, CLIP, DINOv2, ViT."""
 
-from visprobe.encoders.family import Family
+from visprobe.encoders.structure.family import Family
 
 TOWERS = (
     Family(

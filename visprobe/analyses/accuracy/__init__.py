@@ -1,0 +1,1 @@
+"""Does the encoder see better? Accuracy without training anything but prototypes."""

@@ -1,0 +1,144 @@
+"""Accuracy at every site from the input on, and the paired differences to the base where the language model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from visprobe.figures.end_labels import End, label_ends
+from visprobe.figures.labels import on_two_lines, site_label
+from visprobe.figures.marks import at_sites, tell
+from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
+from visprobe.figures.style import (
+    INK,
+    MUTED,
+    SMALL,
+    TWO_COLUMNS,
+    Look,
+    checkpoints_of,
+    looks,
+    paper_style,
+    stacked,
+)
+from visprobe.results.read_site import read_note
+from visprobe.results.result import Estimate, Result, Role, Row
+
+Lines = Mapping[str, Mapping[str, Estimate]]
+
+
+def draw_by_depth(
+    result: Result, measure: str, label: str, checkpoints: Sequence[str] = (), width: float | None = None
+) -> Figure:
+    """One line per checkpoint with its intervals, floor dashed and chance dotted; at the right differences to the base.
+
+    Args:
+        result: Rows of `measure` at many sites, with roles "value", "floor" and "difference".
+        measure: What is drawn.
+        label: What it is, for the axis.
+        checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures.
+        width: Inches; two columns of a paper if None. On a narrow figure the second panel lies below the first.
+    """
+    rows = [row for row in result.select(measure=measure) if ":" not in row.site]
+    names = [*dict.fromkeys([*checkpoints, *checkpoints_of(result)])]
+    matter = [str(result.settings.get("consumed")), "projected"]
+    read = [site for site in matter if any(row.site == site for row in rows)]
+    differences = _lines([row for row in rows if row.reference == names[0] and row.site in read], "difference")
+    with paper_style():
+        figure, panels = _panels(bool(differences), width or TWO_COLUMNS)
+        _draw_lines(panels[0], rows, looks(names), result)
+        panels[0].set_ylabel(label)
+        if differences:
+            _draw_differences(panels[1], differences, {site: _where(site, result) for site in read}, looks(names))
+    return figure
+
+
+def _panels(paired: bool, width: float) -> tuple[Figure, Sequence[Axes]]:
+    if stacked(width):
+        figure = Figure((width, 4.2 if paired else 2.4), layout="constrained")
+        panels = figure.subplots(1 + paired, 1, squeeze=False, height_ratios=[1.7, 1][: 1 + paired])[:, 0]
+    else:
+        figure = Figure((width, 2.7), layout="constrained")
+        panels = figure.subplots(1, 1 + paired, squeeze=False, width_ratios=[2.2, 1][: 1 + paired])[0]
+    return figure, list(panels)
+
+
+def _lines(rows: Sequence[Row], role: Role) -> dict[str, dict[str, Estimate]]:
+    """Estimates by checkpoint or floor, then by site."""
+    lines: dict[str, dict[str, Estimate]] = {}
+    for row in rows:
+        if row.role == role:
+            lines.setdefault(row.checkpoint, {})[row.site] = row.estimate
+    return lines
+
+
+def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], result: Result) -> None:
+    order = [site for site in result.settings.get("sites", []) if any(row.site == site for row in rows)]
+    positions = place_sites(order or [row.site for row in rows])
+    values, floors = _lines(rows, "value"), _lines(rows, "floor")
+    highest = max((e.high for line in (*values.values(), *floors.values()) for e in line.values()), default=1.0)
+    axes.set_ylim(0, min(1.005, 1.06 * highest))
+    label_sites(axes, positions, result)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.grid(axis="y")
+    ends = [*_floors(axes, floors, positions), *_values(axes, values, positions, look)]
+    chance = result.settings.get("chance")
+    if chance is not None:
+        axes.axhline(chance, color=MUTED, linestyle=":", linewidth=0.9)
+        # Below its line, where the lines of encoders begin just above it; unless there is no room.
+        below = "top" if chance > 0.1 * axes.get_ylim()[1] else "bottom"
+        axes.annotate("chance", (0.01, chance), xycoords=("axes fraction", "data"), va=below, size=SMALL, color=MUTED)
+    label_ends(axes, ends)
+
+
+def _values(axes: Axes, lines: Lines, positions: Mapping[str, float], look: Mapping[str, Look]) -> Iterator[End]:
+    for i, (name, estimates) in enumerate(lines.items()):
+        colour, marker = look[name]
+        last = 0.0
+        for run in runs([site for site in positions if site in estimates]):
+            x, shown = line_positions(run, positions, i, len(lines)), [estimates[site] for site in run]
+            low, high, last = [e.low for e in shown], [e.high for e in shown], shown[-1].value
+            axes.plot(x, [e.value for e in shown], color=colour, marker=marker, markeredgecolor="white",
+                      markeredgewidth=0.4, zorder=3)  # fmt: skip
+            tell(axes.lines[-1], at_sites(name, run, shown))
+            if len(run) > 1:
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
+            else:
+                axes.vlines(x, low, high, color=colour, linewidth=1, zorder=2)
+        yield End(name, last, colour, marker)
+
+
+def _floors(axes: Axes, lines: Lines, positions: Mapping[str, float]) -> Iterator[End]:
+    for name, estimates in lines.items():
+        y = [0.0]
+        for run in runs([site for site in positions if site in estimates]):
+            x, y = [positions[site] for site in run], [estimates[site].value for site in run]
+            if len(run) == 1:
+                x, y = [x[0] - 0.4, x[0] + 0.4], y * 2
+            axes.plot(x, y, color=MUTED, linestyle="--", linewidth=0.9)
+            tell(axes.lines[-1], at_sites(name, run, [estimates[site] for site in run]))
+        yield End(name, y[-1], MUTED, line="--")
+
+
+def _draw_differences(axes: Axes, lines: Lines, read: Mapping[str, str], look: Mapping[str, Look]) -> None:
+    for i, (name, estimates) in enumerate(lines.items()):
+        colour, marker = look[name]
+        for place, site in enumerate(read):
+            if estimate := estimates.get(site):
+                x = place + 0.5 * ((i + 0.5) / len(lines) - 0.5)
+                axes.vlines(x, estimate.low, estimate.high, color=colour, linewidth=1.3)
+                axes.plot([x], [estimate.value], color=colour, marker=marker, markersize=4.2, markeredgecolor="white")
+                tell(axes.lines[-1], at_sites(f"{name}, difference to the base", [site], [estimate], difference=True))
+    axes.axhline(0, color=INK, linewidth=0.7)
+    axes.set_xlim(-0.5, len(read) - 0.5)
+    axes.set_xticks(range(len(read)), labels=list(read.values()))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:+.3g}".replace("-", "−") if y else "0"))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.grid(axis="y")
+    axes.set_ylabel("Difference to the base, points")
+
+
+def _where(site: str, result: Result) -> str:
+    return "projected" if site == "projected" else f"{site_label(site)}\n({on_two_lines(read_note(result))})"

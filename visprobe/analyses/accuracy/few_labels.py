@@ -1,0 +1,125 @@
+"""How many labelled images does it take? Class prototypes of a few images per class, drawn several times."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from visprobe.analyses.accuracy.rows import Bools, needs_read
+from visprobe.analyses.accuracy.task import Task, check_task, make_task
+from visprobe.analyses.core.analysis import Analysis, Inputs
+from visprobe.analyses.core.estimates import naming
+from visprobe.data.image_set import ImageSet
+from visprobe.errors import DataError
+from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.classifiers.label_draws import PER_CLASS, label_draws
+from visprobe.metrics.classifiers.prototypes import ranks_from_support
+from visprobe.metrics.intervals.crossed import CrossedMean, crossed_mean
+from visprobe.results.result import Estimate, Result, Role, Row
+
+QUESTION = "How well does an encoder tell classes apart from few labelled images of each?"
+DRAWS = 5
+
+
+def few_label_accuracy(
+    query: Sequence[FeatureSet], support: Sequence[FeatureSet], floor: Collection[str] = ()
+) -> Result:
+    """Top-1 accuracy of prototypes of 1, 5, 10 and 50 images per class, mean over five draws of them.
+
+    Args:
+        query: Features of the labelled images to classify, one set per checkpoint; the first is the base.
+        support: Features of other labelled images, from which the draws are made: the same for every checkpoint.
+        floor: Names of the sets that are floors: they get no differences.
+
+    Returns:
+        Rows "top1_of_1" to "top1_of_50" and their paired differences for each pair of checkpoints. The intervals speak
+        of other draws from these support images and of other query images. A size that some class has no more
+        images than is left out and said.
+
+    Raises:
+        DataError: As `visprobe.analyses.accuracy.task.make_task`; if a class has a single support image.
+    """
+    task = make_task(query, support)
+    assert task.support_labels is not None  # there is a support
+    least = int(np.bincount(task.support_labels).min())
+    sizes = [size for size in PER_CLASS if size < least]
+    if not sizes:
+        raise DataError(
+            f"{support[0].images} has a class of a single image: there is nothing to draw",
+            hint="Give two images per class or more, or leave this analysis out.",
+        )
+    rows: list[Row] = []
+    right = {size: _right(task, size) for size in sizes}
+    for size, found in right.items():
+        rows += _rows(found, f"top1_of_{size}", floor)
+    for size, found in right.items():
+        rows += _differences(found, f"top1_of_{size}", floor)
+    warnings = [*task.warnings()]
+    if lacking := [size for size in PER_CLASS if size not in sizes]:
+        warnings.append(f"{', '.join(map(str, lacking))} per class left out: a class has {least} images")
+    settings = {**task.settings(), "draws": DRAWS, "per_class_drawn": sizes}
+    return Result("few_labels", QUESTION, tuple(rows), settings, tuple(warnings))
+
+
+def _right(task: Task, size: int) -> dict[str, dict[str, Bools]]:
+    """By checkpoint and site whether each image is right under each draw, bool of shape (draws, n)."""
+    assert task.support_labels is not None
+    labels = task.support_labels
+    draws = label_draws(labels, [size], DRAWS)[size]
+    found: dict[str, dict[str, Bools]] = {}
+    for features in task.query:
+        at = found.setdefault(features.encoder, {})
+        for site in features.sites:
+            rows, pool = features.sites[site], task.support[features.encoder].sites[site]
+            with naming(features, site, "prototype accuracy"):
+                at[site] = np.stack([ranks_from_support(rows, task.labels, pool[d], labels[d]) == 0 for d in draws])
+    return found
+
+
+def _rows(right: Mapping[str, Mapping[str, Bools]], measure: str, floor: Collection[str]) -> Iterator[Row]:
+    for name, sites in right.items():
+        role: Role = "floor" if name in floor else "value"
+        for site, found in sites.items():
+            yield Row(name, site, measure, _estimate(crossed_mean(found)), role=role)
+
+
+def _differences(right: Mapping[str, Mapping[str, Bools]], measure: str, floor: Collection[str]) -> Iterator[Row]:
+    for earlier, later in combinations([name for name in right if name not in floor], 2):
+        for site in (site for site in right[later] if site in right[earlier]):
+            change = right[later][site].astype(np.float64) - right[earlier][site]
+            yield Row(later, site, measure, _estimate(crossed_mean(change, bounds=(-1, 1))), earlier, "difference")
+
+
+def _estimate(mean: CrossedMean) -> Estimate:
+    method = f"t over {mean.draws} draws and the images 95 %"
+    return Estimate(mean.value, mean.low, mean.high, mean.n, "fraction", method)
+
+
+def check_support(images: ImageSet, support: ImageSet | None) -> None:
+    """Refuse images without classes, or without a second split to draw from.
+
+    Raises:
+        DataError: If classes or the second split are missing.
+    """
+    check_task(images, support)
+    if support is None:
+        raise DataError(f"{images.name} has no train split", hint="Draws of labelled images need train/ and val/.")
+
+
+def _run(inputs: Inputs) -> Result:
+    if not inputs.support:
+        raise DataError(f"{inputs.base.images} has no train split", hint="Draws of labelled images need one.")
+    return few_label_accuracy(inputs.all, inputs.support, [floor.encoder for floor in inputs.floors])
+
+
+FEW_LABELS = Analysis(
+    name="few_labels",
+    question=QUESTION,
+    needs=needs_read,
+    run=_run,
+    floors="untrained",
+    support=True,
+    check=check_support,
+)

@@ -1,0 +1,153 @@
+"""What does the published protocol find, and how much of it is the answer it was shown?"""
+
+from __future__ import annotations
+
+import warnings as python_warnings
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from visprobe.analyses.accuracy.rows import Bools, accuracy_rows, needs_read, paired_difference
+from visprobe.analyses.accuracy.task import Labels, Task, check_task, make_task
+from visprobe.analyses.core.analysis import Analysis, Inputs
+from visprobe.analyses.core.estimates import naming
+from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.classifiers.label_draws import label_draws
+from visprobe.metrics.classifiers.logistic import logistic_path
+from visprobe.metrics.classifiers.select_c import AtBoundary, select_c
+from visprobe.results.result import Result, Role, Row
+
+QUESTION = "What accuracy does the published protocol give, and how much of it comes from the test images themselves?"
+CS = (0.01, 0.03, 0.1, 0.316, 1.0, 3.16)
+FAST = 50  # training images per class
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class _Both:
+    """Which images a protocol gets right as published, and without a look at them."""
+
+    published: Bools
+    honest: Bools
+
+
+def paper_protocol(
+    query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None, floor: Collection[str] = ()
+) -> Result:
+    """The published ImageNet numbers with their leak, beside the same protocols without it.
+
+    - "prototype" ("Faster"): class means of the very images that are classified, not normalised again; honest: each
+      image is taken out of the mean of its class.
+    - "fast": logistic regression on 50 training images per class, C of 0.01 to 3.16 chosen on the test images; honest:
+      C chosen on a held-out fifth of the training images.
+    - "slow": as "fast" with all training images, where a class has more than 50.
+
+    Args:
+        query: Features of the labelled images to classify, one set per checkpoint.
+        support: Features of the training images; None leaves the regressions out.
+        floor: Names of the sets that are floors.
+
+    Returns:
+        Rows "paper_<protocol>" and "honest_<protocol>" with Wilson intervals, and "leak_<protocol>", the first less the
+        second on the same images, with a Newcombe interval.
+
+    Raises:
+        DataError: As `visprobe.analyses.accuracy.task.make_task`.
+
+    Source:
+        "RL makes MLLMs see better than SFT" (2510.16333), appendix E.3, and its script eval_vit/eval_imagenet.py.
+    Differs from source:
+        The 50 images per class are another random draw. Logistic regression is run to convergence, not 1000 steps.
+    """
+    task = make_task(query, support)
+    rows: list[Row] = []
+    for features in task.query:
+        for site in features.sites:
+            with naming(features, site, "the published protocol"):
+                found = dict(_protocols(features, site, task))
+            for name, both in found.items():
+                rows += _rows(features.encoder, site, name, both, floor)
+    settings = {**task.settings(), "protocol": "as published", "c": list(CS), "per_class_fast": FAST}
+    return Result("paper_protocol", QUESTION, tuple(rows), settings, (*task.warnings(), *_lacking(task)))
+
+
+def _lacking(task: Task) -> list[str]:
+    if task.support_labels is None:
+        return ["no train split: only prototypes can be had"]
+    least = int(np.bincount(task.support_labels).min())
+    return [f'"fast" with {least} training images per class: a class has no more'] if least < FAST else []
+
+
+def _protocols(features: FeatureSet, site: str, task: Task) -> Iterator[tuple[str, _Both]]:
+    rows = _units(features.sites[site])
+    yield "prototype", _prototypes(rows, task.labels)
+    if task.support_labels is None:
+        return
+    learned, labels = _units(task.support[features.encoder].sites[site]), task.support_labels
+    counts = np.bincount(labels)
+    size = min(FAST, int(counts.min()))
+    draw = label_draws(labels, [size], 1)[size][0]
+    if size > 1:
+        yield "fast", _regression(rows, task.labels, learned[draw], labels[draw])
+    if counts.max() > FAST:
+        yield "slow", _regression(rows, task.labels, learned, labels)
+
+
+def _units(features: ArrayLike) -> NDArray[np.float32]:
+    rows = np.asarray(features, dtype=np.float64)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not lengths.all():
+        raise ValueError("a feature is zero")
+    units: NDArray[np.float32] = (rows / lengths).astype(np.float32)
+    return units
+
+
+def _prototypes(rows: NDArray[np.float32], labels: Labels) -> _Both:
+    """Argmax of f·W with W the class means, which hold f, and the same with f taken out of its own class's mean."""
+    units, counts = rows.astype(np.float64), np.bincount(labels)
+    sums = np.zeros((len(counts), units.shape[1]))
+    np.add.at(sums, labels, units)
+    published, honest = np.empty(len(labels), np.bool_), np.empty(len(labels), np.bool_)
+    for start in range(0, len(labels), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        own, every = labels[part], np.arange(len(labels[part]))
+        scores = units[part] @ (sums / np.maximum(counts, 1)[:, None]).T
+        published[part] = scores.argmax(1) == own
+        # f·f is 1. A class of one image has no mean without it: it cannot be found.
+        total, others = scores[every, own] * counts[own], counts[own] - 1
+        scores[every, own] = np.divide(total - 1, others, out=np.full(len(own), -np.inf), where=others > 0)
+        honest[part] = scores.argmax(1) == own
+    return _Both(published, honest)
+
+
+def _regression(rows: NDArray[np.float32], labels: Labels, learned: NDArray[np.float32], classes: Labels) -> _Both:
+    right = [fit.classes(rows) == labels for fit in logistic_path(learned, classes, CS)]
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore", AtBoundary)  # the grid is the published one, ends and all
+        fit = select_c(learned, classes, CS).fit
+    return _Both(max(right, key=lambda found: int(found.sum())), fit.classes(rows) == labels)
+
+
+def _rows(name: str, site: str, protocol: str, both: _Both, floor: Collection[str]) -> Iterator[Row]:
+    for kind, found in (("paper", both.published), ("honest", both.honest)):
+        yield from accuracy_rows({name: {site: found}}, f"{kind}_{protocol}", floor)
+    role: Role = "floor" if name in floor else "value"
+    leak, _ = paired_difference(both.published, both.honest)
+    yield Row(name, site, f"leak_{protocol}", leak, role=role)
+
+
+def _run(inputs: Inputs) -> Result:
+    return paper_protocol(inputs.all, inputs.support or None, [floor.encoder for floor in inputs.floors])
+
+
+PAPER_PROTOCOL = Analysis(
+    name="paper_protocol",
+    question=QUESTION,
+    needs=needs_read,
+    run=_run,
+    floors="untrained",
+    support=True,
+    check=check_task,
+)

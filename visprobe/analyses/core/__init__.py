@@ -1,0 +1,1 @@
+"""What every analysis is made of: the contract, the registry, estimates and pairs of checkpoints."""

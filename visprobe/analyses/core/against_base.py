@@ -1,0 +1,173 @@
+"""Measures of every checkpoint's features against the base's, with floors and paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visprobe.analyses.core.pairing import align, same_tower
+from visprobe.analyses.core.replicates import Replicates, Scale, estimate, paired
+from visprobe.errors import DataError
+from visprobe.features.feature_set import FeatureSet
+from visprobe.results.result import Row
+
+LEAST = 50  # images; with fewer, neighbours and held-out fits say little
+Features = NDArray[np.floating[Any]]
+Key = tuple[str, str, str]  # checkpoint, site, measure
+
+
+class Measure(NamedTuple):
+    """How alike two representations of the same images are.
+
+    Attributes:
+        name: As in `Row.measure`.
+        scale: What its values are.
+        compute: From the base's features, the other's and a seed to the value with replicates.
+        most: It looks at no more than so many images, spread evenly over them: its cost grows with their square.
+        per_direction: It needs so many images per dimension of the features.
+    """
+
+    name: str
+    scale: Scale
+    compute: Callable[[Features, Features, int], Replicates]
+    most: int | None = None
+    per_direction: int = 0
+
+
+class Found(NamedTuple):
+    """The value of a measure with its replicates, and the number of images it rests on."""
+
+    replicates: Replicates
+    n: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What `against_base` found.
+
+    Attributes:
+        base: Features of the base.
+        names: The descendants.
+        identical: Those of them whose tower gives the base's features bit for bit.
+        found: Every number.
+        scales: The scale of each measure.
+        warnings: What was left out, and what few images mean.
+    """
+
+    base: FeatureSet
+    names: tuple[str, ...]
+    identical: tuple[str, ...]
+    found: Mapping[Key, Found]
+    scales: Mapping[str, Scale]
+    warnings: tuple[str, ...]
+
+    def rows(self) -> tuple[Row, ...]:
+        """Values of descendants and floors, then paired differences between descendants."""
+        return (*self._values(), *self._differences())
+
+    def settings(self) -> dict[str, Any]:
+        """What the numbers depend on."""
+        return {
+            "base": self.base.encoder,
+            "images": self.base.images,
+            "n": len(self.base.item_ids),
+            "sites": list(self.base.sites),
+            "consumed": self.base.consumed,
+            "identical": list(self.identical),
+        }
+
+    def _values(self) -> Iterator[Row]:
+        for (name, site, measure), (replicates, n) in self.found.items():
+            number = estimate(replicates, n, self.scales[measure])
+            yield Row(name, site, measure, number, self.base.encoder, "value" if name in self.names else "floor")
+
+    def _differences(self) -> Iterator[Row]:
+        places = dict.fromkeys((site, measure) for _, site, measure in self.found)
+        for earlier, later in combinations(self.names, 2):
+            for site, measure in places:
+                one, other = self.found.get((later, site, measure)), self.found.get((earlier, site, measure))
+                if one and other:
+                    difference = paired(one.replicates, other.replicates)
+                    number = estimate(difference, one.n, self.scales[measure].of_differences)
+                    yield Row(later, site, measure, number, earlier, "difference")
+
+
+def against_base(
+    base: FeatureSet,
+    others: Sequence[FeatureSet],
+    floors: Sequence[FeatureSet],
+    plan: Mapping[str, Sequence[Measure]],
+    seed: int,
+) -> Compared:
+    """Measure every checkpoint against the base, over the same images.
+
+    Args:
+        base: Features under the base.
+        others: The same images under its descendants.
+        floors: The same images under what the numbers are read against.
+        plan: From a site to what is measured there.
+        seed: Of every random split: the same for all, so that their values may be subtracted.
+
+    Returns:
+        The numbers, measure by measure in the order of `plan`. A descendant with the base's tower gets none where
+        its features equal the base's.
+
+    Raises:
+        DataError: If the images differ or are too few, or a measure is not defined for the features.
+    """
+    base, *rest = align([base, *others, *floors])
+    if len(base.item_ids) < LEAST:
+        raise DataError(
+            f"{base.images} has {len(base.item_ids)} usable images; this needs {LEAST}",
+            hint="Give more images, or leave this analysis out.",
+        )
+    names = tuple(features.encoder for features in others)
+    identical = tuple(features.encoder for features in rest[: len(names)] if same_tower(base, features))
+    found: dict[Key, Found] = {}
+    short: dict[str, str] = {}
+    for features in rest:
+        for site in plan:
+            told = features.encoder in identical and np.array_equal(features.sites.get(site, []), base.sites[site])
+            if site in features.sites and not told:
+                fitting = [one for one in plan[site] if _enough(one, base, site, short)]
+                found |= {(features.encoder, site, one.name): _measured(one, base, features, site, seed)
+                          for one in fitting}  # fmt: skip
+    scales = {measure.name: measure.scale for measures in plan.values() for measure in measures}
+    order = list(scales)
+    by_measure = dict(sorted(found.items(), key=lambda item: order.index(item[0][2])))  # stable
+    same = [f"{name}: features equal those of {base.encoder} bit for bit: the tower was not trained or not saved"
+            for name in identical]  # fmt: skip
+    return Compared(base, names, identical, by_measure, scales, (*same, *short.values()))
+
+
+def spread(n: int, most: int | None) -> NDArray[np.intp]:
+    """At most `most` of n indices, at equal distances."""
+    return np.arange(n) if most is None or most >= n else np.arange(most) * n // most
+
+
+def _enough(measure: Measure, base: FeatureSet, site: str, short: dict[str, str]) -> bool:
+    """Whether there are images enough for a measure; if not, why it is left out is put into `short`."""
+    n, d = base.sites[site].shape
+    if n < measure.per_direction * d:
+        short[f"{measure.name} {site}"] = (
+            f"{measure.name} was left out at {site}: {n} images are too few for {d} dimensions, "
+            f"it needs {measure.per_direction} times as many"
+        )
+        return False
+    return True
+
+
+def _measured(measure: Measure, base: FeatureSet, other: FeatureSet, site: str, seed: int) -> Found:
+    rows = spread(len(base.item_ids), measure.most)
+    try:
+        return Found(measure.compute(base.sites[site][rows], other.sites[site][rows], seed), len(rows))
+    except ValueError as error:
+        raise DataError(
+            f"{measure.name} is not defined for {other.encoder} and {base.encoder} at {site} on {base.images}: {error}",
+            hint="Give more and more varied images; if they vary, the encoder of this checkpoint has collapsed.",
+        ) from error

@@ -1,0 +1,204 @@
+"""Where in the encoder, and how far, did post-training move the representation of the same images?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from visprobe.analyses.core.analysis import Analysis
+from visprobe.analyses.core.pairing import align, same_tower
+from visprobe.analyses.drift.moved import adjusted, noise_floors, p_beyond
+from visprobe.errors import DataError
+from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.intervals.jackknife import variance_share
+from visprobe.metrics.similarity.cka import (
+    Interval,
+    Replicated,
+    Representation,
+    jackknife,
+    replicate_cka,
+    represent,
+    subtract,
+)
+from visprobe.results.result import Estimate, Result, Role, Row
+
+QUESTION = "Where in the encoder, and how far, did post-training move the representation of the same images?"
+
+_METHOD = "delete-one jackknife 95 %"
+
+# So few images that make up so much of the jackknife variance: the interval then describes those images.
+_FEW, _MOST = 0.01, 0.5
+
+# Coverage held down to 20 images in simulation (analyses/drift/card.md), but such intervals say little.
+_FEW_IMAGES = 50
+
+_Replicates = dict[tuple[str, str], Replicated]  # (checkpoint, site)
+
+
+def representation_drift(
+    base: FeatureSet,
+    others: Sequence[FeatureSet],
+    floors: Sequence[FeatureSet] = (),
+    rounding: Mapping[str, Replicated] | None = None,
+) -> Result:
+    """Debiased linear CKA of each checkpoint with the base, at every site that both have.
+
+    Args:
+        base: Pooled features of the images under the base checkpoint.
+        others: The same images under its descendants.
+        floors: The same images under what drift is read against: "untrained" (as far as can be) and
+            "<base> (bfloat16)" (rounding alone), "<base> (float32)" (arithmetic alone).
+        rounding: What `rounding_of` found over the same images, where the floors themselves are not given.
+
+    Returns:
+        Rows "cka" in [-1, 1] with jackknife intervals, 1 where nothing moved; and for each pair of descendants
+        the difference of their CKAs with the base, from the same leave-one-out replicates: negative where the
+        later one is further from the base. A descendant whose features equal the base's bit for bit at every site
+        before the projector gets no rows there; it is listed in settings["identical"]. settings["p_moved"] holds,
+        by descendant and site, the p-values by which a site counts as moved (`visprobe.analyses.drift.moved`),
+        adjusted over the descendant's sites; settings["p_beyond"] the same, each by itself.
+
+    Raises:
+        DataError: If there are fewer than five images, they are not the same for all, or a feature is not finite
+            or does not vary.
+
+    Source:
+        Kornblith et al. 2019 (1905.00414), debiased as in Nguyen et al. 2021 (2010.15327).
+    """
+    base, *rest = align([base, *others, *floors])
+    _check_count(base)
+    names = [features.encoder for features in others]
+    identical = [features.encoder for features in rest[: len(names)] if same_tower(base, features)]
+    replicates = _replicates(base, rest, identical)
+    rows = [_row(key, one, base.encoder, "value" if key[0] in names else "floor") for key, one in replicates.items()]
+    rounding = _furthest(base.encoder, replicates) if rounding is None else rounding
+    beyond = {name: p_beyond(_of(name, replicates), rounding) for name in names}
+    settings = {
+        "base": base.encoder,
+        "images": base.images,
+        "n": len(base.item_ids),
+        "sites": list(base.sites),
+        "consumed": base.consumed,
+        "identical": identical,
+        "p_moved": {name: adjusted(p) for name, p in beyond.items()},
+        "p_beyond": beyond,
+    }
+    warnings = tuple(_warnings(base, replicates, identical))
+    return Result("drift", QUESTION, (*rows, *_differences(names, list(base.sites), replicates)), settings, warnings)
+
+
+def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], identical: Sequence[str]) -> _Replicates:
+    """CKA with the base and its leave-one-out values; the base is prepared once per site."""
+    found: _Replicates = {}
+    for site in base.sites:
+        origin = _represent(base, site)
+        for features in rest:
+            told = features.encoder in identical and np.array_equal(features.sites.get(site, []), base.sites[site])
+            if site in features.sites and not told:
+                found[features.encoder, site] = _compare(origin, features, site)
+    order = [features.encoder for features in rest]
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))  # stable: sites stay in order
+
+
+def rounding_of(base: FeatureSet, floors: Sequence[FeatureSet]) -> dict[str, Replicated]:
+    """CKA with the base, by site, of the floor that number formats take furthest from it; see `representation_drift`.
+
+    Raises:
+        DataError: As `representation_drift`.
+    """
+    base, *rest = align([base, *floors])
+    _check_count(base)
+    return _furthest(base.encoder, _replicates(base, rest, []))
+
+
+def _furthest(base: str, replicates: _Replicates) -> dict[str, Replicated]:
+    floors = [_of(name, replicates) for name in noise_floors(base)]
+    return {
+        site: min((floor[site] for floor in floors if site in floor), key=lambda cka: cka.value)
+        for site in dict.fromkeys(site for floor in floors for site in floor)
+    }
+
+
+def _of(name: str, replicates: _Replicates) -> dict[str, Replicated]:
+    return {site: replicated for (checkpoint, site), replicated in replicates.items() if checkpoint == name}
+
+
+def _represent(features: FeatureSet, site: str) -> Representation:
+    try:
+        return represent(features.sites[site])
+    except ValueError as error:
+        raise _undefined(features, site, error) from error
+
+
+def _compare(origin: Representation, features: FeatureSet, site: str) -> Replicated:
+    try:
+        return replicate_cka(origin, represent(features.sites[site]))
+    except ValueError as error:
+        raise _undefined(features, site, error) from error
+
+
+def _undefined(features: FeatureSet, site: str, error: ValueError) -> DataError:
+    return DataError(
+        f"CKA is not defined for {features.encoder} at {site} on {features.images}: {error}",
+        hint="Give more and more varied images; if they vary, the encoder of this checkpoint has collapsed.",
+    )
+
+
+def _check_count(base: FeatureSet) -> None:
+    if len(base.item_ids) < 5:
+        raise DataError(
+            f"{base.images} has {len(base.item_ids)} usable images; CKA with an interval needs at least 5",
+            hint=f"Give more images; below {_FEW_IMAGES} the interval is wide.",
+        )
+
+
+def _row(key: tuple[str, str], replicated: Replicated, base: str, role: Role) -> Row:
+    return Row(key[0], key[1], "cka", _estimate(jackknife(replicated)), base, role)
+
+
+def _differences(names: Sequence[str], sites: Sequence[str], replicates: _Replicates) -> Iterator[Row]:
+    for earlier, later in combinations(names, 2):
+        for site in sites:
+            if (earlier, site) in replicates and (later, site) in replicates:
+                difference = subtract(replicates[later, site], replicates[earlier, site])
+                yield Row(later, site, "cka", _estimate(jackknife(difference, limit=2.0)), earlier, "difference")
+
+
+def _estimate(interval: Interval) -> Estimate:
+    return Estimate(interval.value, interval.low, interval.high, interval.n, "CKA", _METHOD)
+
+
+def _warnings(base: FeatureSet, replicates: _Replicates, identical: Sequence[str]) -> Iterator[str]:
+    for name in identical:
+        yield f"{name}: features equal those of {base.encoder} bit for bit: the tower was not trained or not saved"
+    if len(base.item_ids) < _FEW_IMAGES:
+        yield f"{len(base.item_ids)} images are few; intervals are wide and rest on the images chosen"
+        return  # of so few, one always carries much of the variance
+    for (checkpoint, site), replicated in replicates.items():
+        if few := _carried_by(replicated):
+            named = ", ".join(base.item_ids[i] for i in few[:3]) + (", …" if len(few) > 3 else "")
+            share = variance_share(replicated)[few].sum()
+            yield (
+                f"{checkpoint} at {site}: {share:.0%} of the variance behind the interval comes from {len(few)} of "
+                f"{len(base.item_ids)} images, {named}"
+            )
+
+
+def _carried_by(replicated: Replicated) -> list[int]:
+    """The fewest images that make up most of the jackknife variance, largest first, if they are few; else none."""
+    if jackknife(replicated).standard_error <= 1e-9:
+        return []
+    shares = variance_share(replicated)
+    order = np.argsort(-shares)[: max(1, int(_FEW * len(shares)))]
+    reached = np.flatnonzero(np.cumsum(shares[order]) > _MOST)
+    return [int(i) for i in order[: reached[0] + 1]] if len(reached) else []
+
+
+DRIFT = Analysis(
+    name="drift",
+    question=QUESTION,
+    needs=lambda encoder: [site.name for site in encoder.sites],
+    run=lambda inputs: representation_drift(inputs.base, inputs.others, inputs.floors),
+)

@@ -1,0 +1,174 @@
+"""Which attention heads moved, and does any of them move more than rounding can?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from visprobe.analyses.core.analysis import Analysis, Inputs
+from visprobe.analyses.core.estimates import JACKKNIFE, cka_estimate, estimate, naming, refuse_fewer
+from visprobe.analyses.core.pairing import align
+from visprobe.analyses.drift.moved import distance, noise_floors, p_larger
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.errors import DataError, UsageError
+from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.intervals.multiplicity import holm
+from visprobe.metrics.matrices import Array
+from visprobe.metrics.similarity.cka import Replicated, jackknife, replicate_cka, represent
+from visprobe.results.result import Estimate, Result, Role, Row
+
+QUESTION = "Which attention heads moved, and does any of them move more than rounding can?"
+
+# Rounding again, with other errors of the same size, moves the most moved head up to 1.5 times as far
+# (analyses/heads/card.md); a head has moved if it moved further than twice the floor's most moved head.
+_BEYOND_ROUNDING = 2.0
+_ERROR_RATE = 0.05
+_ALL = "all heads"
+
+_Heads = list[Replicated]  # the heads of one block
+_Blocks = dict[str, _Heads]
+
+
+def head_drift(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet], heads: int) -> Result:
+    """Debiased linear CKA with the base of every attention head's output.
+
+    Args:
+        base: Outputs of the heads side by side ("heads_01" …), float of shape (n, heads * width), under the base.
+        others: The same images under its descendants.
+        floors: The same images under "untrained" and "<base> (bfloat16)".
+        heads: Heads per block.
+
+    Returns:
+        Rows "least_head_cka" (the least similar head of a block, its interval valid for all heads of the block
+        together) and "median_head_cka" per block, in [-1, 1]; "heads_moved", the share of heads that moved further
+        than rounding moves any head; paired differences of the medians. The CKA of every head is in
+        settings["maps"], blocks by heads.
+
+    Raises:
+        DataError: If there are fewer than five images, they are not the same for all, the width is no multiple of
+            `heads`, or a head's output is not finite or does not vary.
+
+    Source:
+        CKA as in `visprobe.analyses.drift.drift`; Holm 1979 over all heads of a checkpoint.
+    """
+    base, *rest = align([base, *others, *floors])
+    refuse_fewer(base, 5, "CKA of heads with an interval")
+    found = _replicates(base, rest, heads)
+    names = [features.encoder for features in others]
+    rows: list[Row] = []
+    for name, blocks in found.items():
+        role: Role = "value" if name in names else "floor"
+        for site, block in blocks.items():
+            rows.append(Row(name, site, "least_head_cka", _least(block), base.encoder, role))
+            rows.append(Row(name, site, "median_head_cka", cka_estimate(_median(block)), base.encoder, role))
+    rounded = _furthest([found[name] for name in noise_floors(base.encoder) if name in found])
+    moved = {name: _moved(found[name], rounded) for name in names} if rounded else {}
+    rows += [_share_moved(name, flags, base) for name, flags in moved.items()]
+    settings = _settings(base, found, moved, heads)
+    return Result("heads", QUESTION, (*rows, *_differences(names, found)), settings, _warnings(moved))
+
+
+def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], heads: int) -> dict[str, _Blocks]:
+    """CKA of every head with the base and its leave-one-out values; the base's heads are prepared once per block."""
+    found: dict[str, _Blocks] = {features.encoder: {} for features in rest}
+    for site in base.sites:
+        with naming(base, site, "CKA of a head"):
+            origin = [represent(head) for head in _split(base, site, heads)]
+        for features in rest:
+            with naming(features, site, "CKA of a head"):
+                pairs = zip(origin, _split(features, site, heads), strict=True)
+                found[features.encoder][site] = [replicate_cka(x, represent(head)) for x, head in pairs]
+    return found
+
+
+def _split(features: FeatureSet, site: str, heads: int) -> list[Array]:
+    array = np.asarray(features.sites[site], dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] % heads:
+        raise DataError(
+            f"{features.encoder} at {site}: features of shape {array.shape} are not those of {heads} heads",
+            hint="Extract the features of all checkpoints again, in one run.",
+        )
+    return np.split(array, heads, axis=1)
+
+
+def _least(block: _Heads) -> Estimate:
+    level = 1 - _ERROR_RATE / len(block)  # the lowest of several: its interval must hold for each of them
+    method = f"{JACKKNIFE} over all {len(block)} heads (Bonferroni)"
+    return estimate(jackknife(min(block, key=lambda head: head.value), level), "CKA", method)
+
+
+def _median(block: _Heads) -> Replicated:
+    without = np.median([head.without for head in block], axis=0)
+    return Replicated(float(np.median([head.value for head in block])), without)
+
+
+def _furthest(floors: Sequence[_Blocks]) -> _Blocks | None:
+    """Of the floors that number formats make, the one whose most moved head moved most."""
+    return min(floors, key=lambda blocks: min(head.value for block in blocks.values() for head in block), default=None)
+
+
+def _moved(blocks: _Blocks, rounded: _Blocks) -> dict[str, list[bool]]:
+    """Which heads are further from the base than twice the head that rounding moved most; one error rate for all."""
+    most = min((head for block in rounded.values() for head in block), key=lambda head: head.value)
+    flat = [head for block in blocks.values() for head in block]
+    p = holm([p_larger(distance(head), [(_BEYOND_ROUNDING, distance(most))]) for head in flat])
+    flags = iter(p <= _ERROR_RATE)
+    return {site: [bool(next(flags)) for _ in block] for site, block in blocks.items()}
+
+
+def _share_moved(name: str, flags: Mapping[str, Sequence[bool]], base: FeatureSet) -> Row:
+    every = [flag for block in flags.values() for flag in block]
+    share = sum(every) / len(every)
+    method = f"Holm over {len(every)} heads at {_ERROR_RATE:.0%}: at least so many moved"
+    return Row(name, _ALL, "heads_moved", Estimate(share, share, 1.0, len(base.item_ids), "fraction", method))
+
+
+def _differences(names: Sequence[str], found: Mapping[str, _Blocks]) -> Iterator[Row]:
+    for earlier, later in combinations(names, 2):
+        for site in found[later]:
+            one, two = _median(found[later][site]), _median(found[earlier][site])
+            difference = Replicated(one.value - two.value, one.without - two.without)
+            yield Row(later, site, "median_head_cka", cka_estimate(difference, limit=2.0), earlier, "difference")
+
+
+def _settings(base: FeatureSet, found: Mapping[str, _Blocks], moved: Mapping[str, Any], heads: int) -> dict[str, Any]:
+    maps = {
+        name: [[round(head.value, 9) for head in block] for block in blocks.values()] for name, blocks in found.items()
+    }
+    return {
+        "base": base.encoder,
+        "images": base.images,
+        "n": len(base.item_ids),
+        "sites": list(base.sites),
+        "heads": heads,
+        "rule": f"moved: further than {_BEYOND_ROUNDING:g} times the head that the number format moves most",
+        "least_similar_head": {
+            name: {site: int(np.argmin(row)) for site, row in zip(base.sites, maps[name], strict=True)}
+            for name in moved or found
+        },
+        "maps": maps,
+        "moved": {name: list(flags.values()) for name, flags in moved.items()},
+    }
+
+
+def _warnings(moved: Mapping[str, object]) -> tuple[str, ...]:
+    return () if moved else ("the base was not rounded to bfloat16: which heads moved cannot be said",)
+
+
+def _needs(encoder: VisionEncoder) -> tuple[str, ...]:
+    if not encoder.head_sites:
+        raise UsageError(
+            f"the attention heads of {encoder.name} ({encoder.provenance.family}) cannot be read one by one",
+            hint="Leave heads out of --analyses for this family of towers.",
+        )
+    return encoder.head_sites
+
+
+def _run(inputs: Inputs) -> Result:
+    return head_drift(inputs.base, inputs.others, inputs.floors, inputs.encoders[0].heads)
+
+
+HEADS = Analysis(name="heads", question=QUESTION, needs=_needs, run=_run)

@@ -1,0 +1,113 @@
+"""When a site counts as moved: further from the base than rounding would put it, at one error rate for all sites."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+from scipy.special import stdtr
+
+from visprobe.metrics.intervals.jackknife import Replicated, jackknife
+from visprobe.metrics.intervals.multiplicity import holm
+from visprobe.results.result import Result, Row
+
+LEVEL = 0.05
+Key = TypeVar("Key", bound=Hashable)
+
+# Two roundings of the same weights differ in 1 - CKA by less than this factor at every site in 98 % of pairs or more,
+# on every tower tried (analyses/drift/card.md): one rounding is one draw, and its own interval knows nothing of that.
+MARGIN = 6.0
+
+# The floors that number formats make: weights rounded once, and, where towers run in another format than float32,
+# the same weights run in float32. The second is what the first is not: in bfloat16, rounded weights change nothing.
+NOISE = {"bfloat16": "bfloat16 rounding", "float32": "float32 arithmetic"}
+
+# Squared relative error of float32 arithmetic, with room: what lies nearer to 1 cannot be told from it.
+_ARITHMETIC = 1e-11
+RELATIVE_ARITHMETIC = math.sqrt(_ARITHMETIC)
+
+
+def noise_floors(base: str) -> list[str]:
+    """Names of the floors that number formats make of `base`."""
+    return [f"{base} ({number_format})" for number_format in NOISE]
+
+
+def furthest_floor(result: Result, base: str, **wanted: str) -> tuple[Row, str] | None:
+    """Of the "cka" floors that number formats make of `base`, the one further from it, and its name in words.
+
+    Args:
+        result: What has the floors.
+        base: Name of the base.
+        wanted: As `Result.select` takes it: site and measure.
+    """
+    floors = [(floor, words) for name, words in zip(noise_floors(base), NOISE.values(), strict=True)
+              for floor in result.select(checkpoint=name, role="floor", **wanted)]  # fmt: skip
+    return min(floors, key=lambda found: found[0].estimate.value, default=None)
+
+
+def p_beyond(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated]) -> dict[str, float]:
+    """p-values by site, each by itself, that a checkpoint is no further from the base than by rounding.
+
+    At each site the paired difference (1 - CKA) - MARGIN (1 - CKA of rounding) is tested against 0, one-sided, by its
+    jackknife standard error and t(n-1).
+
+    Args:
+        ckas: CKA of the checkpoint with the base by site.
+        rounding: That of the floor which number formats take furthest from the base, over the same images; a site
+            not in it is tested against 1.
+
+    Returns:
+        In [0, 1].
+
+    Source:
+        The t form of the jackknife is Tukey's (1958).
+    """
+    bars = {site: [(MARGIN, distance(floor))] for site, floor in rounding.items()}
+    return {site: p_larger(distance(cka), bars.get(site, [])) for site, cka in ckas.items()}
+
+
+def adjusted(p: Mapping[Key, float]) -> dict[Key, float]:
+    """p-values corrected so that the rate of any false alarm among them holds under any dependence.
+
+    Source:
+        Holm 1979.
+    """
+    return {key: float(value) for key, value in zip(p, holm(list(p.values())), strict=True)}
+
+
+def distance(cka: Replicated) -> Replicated:
+    """1 - CKA with its replicates."""
+    return Replicated(1 - cka.value, 1 - cka.without)
+
+
+def p_larger(change: Replicated, bars: Sequence[tuple[float, Replicated]], arithmetic: float = _ARITHMETIC) -> float:
+    """One-sided p that a change of CKA is no larger than what it is held against, over the same images.
+
+    Args:
+        change: A distance from 1, or a difference of two CKAs.
+        bars: Factors and distances whose sum it has to exceed.
+        arithmetic: What float32 arithmetic makes of no change: up to that it counts as none.
+
+    Returns:
+        In [0, 1], by the jackknife standard error of the paired difference and t(n-1).
+    """
+    if change.value <= arithmetic:
+        return 1.0
+    value = change.value - sum(factor * bar.value for factor, bar in bars)
+    without = change.without - sum(factor * bar.without for factor, bar in bars)
+    interval = jackknife(Replicated(value, without), limit=float("inf"))
+    if interval.standard_error == 0:
+        return float(value <= 0)
+    return float(stdtr(interval.n - 1, -value / interval.standard_error))
+
+
+def has_moved(drift: Result, row: Row) -> bool:
+    """Whether a row lies beyond rounding, by the p-values in the settings of its result.
+
+    Args:
+        drift: A drift or trajectory result, or a similarity result.
+        row: One of its rows of "cka", or of "relative_error".
+    """
+    p: float = drift.settings.get("p_moved", {}).get(row.checkpoint, {}).get(row.site, 1.0)
+    return p <= LEVEL

@@ -1,0 +1,158 @@
+"""Which site of the base is each site of a descendant most like: did what the language model reads change its depth?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from visprobe.analyses.core.analysis import Analysis
+from visprobe.analyses.core.estimates import cka_estimate, naming, refuse_fewer
+from visprobe.analyses.core.pairing import align
+from visprobe.features.feature_set import FeatureSet, of_tower
+from visprobe.metrics.matrices import Array
+from visprobe.metrics.similarity.cka import Replicated, Representation, replicate_cka, represent, subtract
+from visprobe.metrics.similarity.cka_map import cka_map, unit_grams
+from visprobe.results.result import Estimate, Result, Role, Row
+
+QUESTION = "Which site of the base is most like what each checkpoint passes on: did its depth shift?"
+
+_IMAGES = 1000  # a map of 30 sites by 30 then takes seconds and 240 MB per checkpoint
+_ERROR_RATE = 0.05
+
+
+class _Depth(NamedTuple):
+    """CKA of one consumed site with every tower site of the base."""
+
+    sites: tuple[str, ...]
+    values: tuple[Replicated, ...]
+
+
+def site_maps(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = ()) -> Result:
+    """Debiased linear CKA between all sites of the base and all sites of each checkpoint.
+
+    Args:
+        base: Pooled features at every site under the base, float of shape (n, d_i).
+        others: The same images under its descendants.
+        floors: The same images under "untrained" and "<base> (bfloat16)".
+
+    Returns:
+        For the site that the language model reads: "own_site_cka" and "best_site_cka", its CKA with the same site
+        and with the most similar tower site of the base; "best_minus_own", their paired difference (>= 0; its
+        interval is valid for all sites together); "depth_shift" in sites (positive: like a deeper site of the base),
+        whose interval holds every site that may be the most similar one. Maps, base downwards, in settings["maps"],
+        the base with itself first.
+
+    Raises:
+        DataError: If there are fewer than five images, they are not the same for all, or a feature is not finite or
+            does not vary.
+
+    Source:
+        Kornblith et al. 2019 (1905.00414), section 6: maps between layers. The set of sites that may be the best:
+        multiple comparisons with the best, Hsu 1981.
+    """
+    base, *rest = align([base, *others, *floors])
+    refuse_fewer(base, 5, "CKA with an interval")
+    names = [features.encoder for features in others]
+    rows: list[Row] = []
+    prepared = {site: _represent(base, site) for site in base.sites if of_tower(site)}
+    for features in rest:
+        role: Role = "value" if features.encoder in names else "floor"
+        depth = _depth(prepared, features)
+        rows += [
+            Row(features.encoder, base.consumed, measure, estimate, base.encoder, role)
+            for measure, estimate in _estimates(depth, base.consumed).items()
+        ]
+    settings = {
+        "base": base.encoder,
+        "images": base.images,
+        "n": len(base.item_ids),
+        "sites": list(base.sites),
+        "consumed": base.consumed,
+        "most_similar": _most_similar(rows, list(prepared), base.consumed),
+        "maps": _maps(base, rest[: len(names)]),
+    }
+    return Result("sites", QUESTION, tuple(rows), settings)
+
+
+def _represent(features: FeatureSet, site: str) -> Representation:
+    with naming(features, site, "CKA"):
+        return represent(features.sites[site])
+
+
+def _depth(prepared: dict[str, Representation], features: FeatureSet) -> _Depth:
+    own = _represent(features, features.consumed)
+    with naming(features, features.consumed, "CKA"):
+        return _Depth(tuple(prepared), tuple(replicate_cka(origin, own) for origin in prepared.values()))
+
+
+def _estimates(depth: _Depth, consumed: str) -> dict[str, Estimate]:
+    own = depth.values[depth.sites.index(consumed)]
+    best = max(depth.values, key=lambda one: one.value)
+    return {
+        "own_site_cka": cka_estimate(own),
+        "best_site_cka": cka_estimate(best),
+        "best_minus_own": _excess(best, own, len(depth.sites) - 1),
+        "depth_shift": _shift(depth, depth.sites.index(consumed)),
+    }
+
+
+def _excess(best: Replicated, own: Replicated, tries: int) -> Estimate:
+    difference = subtract(best, own)
+    n = len(difference.without)
+    half = _critical(n, tries, sides=2) * float(_error(difference.without))
+    value = difference.value
+    method = f"delete-one jackknife 95 % over {tries} other sites (Bonferroni)"
+    return Estimate(value, max(value - half, -2.0), min(value + half, 2.0), n, "CKA", method)
+
+
+def _shift(depth: _Depth, own: int) -> Estimate:
+    """Place of the most similar site against `own`; the interval covers every site that is not measurably worse."""
+    values = np.array([one.value for one in depth.values])
+    without = np.array([one.without for one in depth.values])
+    best, n = int(values.argmax()), without.shape[1]
+    critical = _critical(n, len(values) - 1, sides=1)
+    behind = values[None, :] - values[:, None]  # how far site i lies behind site j
+    errors = np.array([[_error(other - one) for other in without] for one in without])
+    worse = (behind > critical * errors) & (behind > 1e-11)
+    kept = np.flatnonzero(~worse.any(axis=1))
+    method = f"sites not measurably less similar than another, 95 % (Bonferroni over {len(values) - 1})"
+    return Estimate(float(best - own), float(kept.min() - own), float(kept.max() - own), n, "sites", method)
+
+
+def _critical(n: int, tries: int, sides: int) -> float:
+    return float(stats.t.isf(_ERROR_RATE / (sides * max(tries, 1)), n - 1))
+
+
+def _error(without: Array) -> float:
+    n = len(without)
+    return float(np.sqrt((n - 1) * without.var()))
+
+
+def _most_similar(rows: Sequence[Row], sites: Sequence[str], consumed: str) -> dict[str, str]:
+    own = sites.index(consumed)
+    return {row.checkpoint: sites[own + int(row.estimate.value)] for row in rows if row.measure == "depth_shift"}
+
+
+def _maps(base: FeatureSet, others: Sequence[FeatureSet]) -> dict[str, Any]:
+    origin = _grams(base)
+    maps = {base.encoder: cka_map(origin, origin)}
+    for features in others:
+        maps[features.encoder] = cka_map(origin, _grams(features))
+    return {name: [[round(float(value), 6) for value in row] for row in table] for name, table in maps.items()}
+
+
+def _grams(features: FeatureSet) -> Array:
+    with naming(features, "a site", "CKA"):
+        return unit_grams(list(features.sites.values()))
+
+
+SITES = Analysis(
+    name="sites",
+    question=QUESTION,
+    needs=lambda encoder: [site.name for site in encoder.sites],
+    run=lambda inputs: site_maps(inputs.base, inputs.others, inputs.floors),
+    images=_IMAGES,
+)

@@ -1,0 +1,1 @@
+"""How do vision features lie among language: captions, words of the model's own vocabulary?"""

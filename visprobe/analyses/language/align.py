@@ -1,0 +1,340 @@
+"""Do the images that an encoder finds alike have captions that a language model finds alike?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr
+
+from visprobe.analyses.core.analysis import Analysis, Inputs
+from visprobe.analyses.core.estimates import naming
+from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.replicates import Replicates, Scale, estimate, paired
+from visprobe.analyses.language.align_layers import DRAWS, Pairs, clamped, neighbour_lists, permutation_p
+from visprobe.data.image_set import ImageSet
+from visprobe.data.labels.annotated import HasCaptions
+from visprobe.errors import DataError
+from visprobe.features.feature_set import FeatureSet, of_tower
+from visprobe.features.text import TextFeatures
+from visprobe.metrics.intervals.half_sampling import Halved, half_interval, half_splits
+from visprobe.metrics.intervals.jackknife import jackknife
+from visprobe.metrics.intervals.multiplicity import holm
+from visprobe.metrics.similarity.cka import replicate_cka, represent
+from visprobe.metrics.similarity.neighbour_overlap import cknna, neighbours_in_half
+from visprobe.results.result import Estimate, Result, Role, Row
+
+QUESTION = "Do the images that an encoder finds alike have captions that a language model finds alike?"
+NEIGHBOURS = 10
+LEAST = 50  # pairs of image and caption; half of them must hold 10 neighbours, and fewer say little
+IMAGES = 1024  # as many pairs as the published measure takes; neighbour lists grow with the square
+SCALES = {
+    "text_knn": Scale("fraction", 0, 1),
+    "text_cknna": Scale("CKNNA", -1, 1),
+    "text_cka": Scale("CKA", -1, 1),
+    "text_best": Scale("fraction", 0, 1),
+    "text_excess": Scale("fraction", -1, 1),
+}
+_CKNNA_SPLITS = 20  # each searches the neighbours of both halves anew
+Protocol = Literal["fixed", "paper"]
+Features = NDArray[np.floating[Any]]
+Key = tuple[str, str, str]  # checkpoint, site, measure
+MakeTexts = Callable[[Sequence[str]], Sequence[TextFeatures]]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A language model's layers, prepared once for all encoders."""
+
+    name: str
+    layers: Mapping[str, Features]
+    lists: Mapping[str, NDArray[np.intp]]
+
+    @property
+    def fixed(self) -> dict[str, str]:
+        """The layers that are compared wherever the numbers fall: half way, and the last."""
+        names = list(self.layers)
+        return {"half depth": names[len(names) // 2], "last": names[-1]}
+
+
+def alignment(
+    base: FeatureSet,
+    others: Sequence[FeatureSet],
+    floors: Sequence[FeatureSet],
+    captions: Mapping[str, str],
+    texts: MakeTexts,
+    protocol: Protocol = "fixed",
+    seed: int = 0,
+) -> Result:
+    """Mutual kNN, CKNNA and CKA of an encoder with language models, and the largest mutual kNN over all layers.
+
+    Args:
+        base: Pooled features of the images, every site, under the base.
+        others: The same images under other checkpoints.
+        floors: The same images under untrained encoders.
+        captions: Item id to caption; images without one are left out.
+        texts: From the captions, in the order of the images, to their features under each language model.
+        protocol: "fixed": fixed sites and layers, and the largest over all of them against its permutation null;
+            "paper": the largest alone, after features are clamped as in the published code.
+        seed: Of random halves and permutations.
+
+    Returns:
+        Rows "text_knn/...", "text_cknna/...", "text_cka/..." by language model, layer and site; "text_best/..." and
+        "text_excess/...", the largest and how far it is above its mean over shuffled captions. All in [-1, 1].
+
+    Raises:
+        DataError: If fewer than 50 images have a caption, the images differ, or features do not vary.
+
+    Source:
+        Huh et al. 2024 (2405.07987), eq. 11 and appendix A.
+    """
+    sets = align([base, *others, *floors])
+    kept = [row for row, item in enumerate(sets[0].item_ids) if item in captions]
+    _refuse_few(base.images, len(kept))
+    told = [captions[sets[0].item_ids[row]] for row in kept]
+    sides = _sides(texts(told), protocol, base.images)
+    work = _Work([f.encoder for f in (base, *others)], sides, np.array(kept), protocol, seed)
+    for features in sets:
+        work.measure(features)
+    settings = work.settings | {
+        "base": base.encoder,
+        "images": base.images,
+        "consumed": base.consumed,
+        "distinct_captions": len(set(told)),
+        "without_caption": len(base.item_ids) - len(kept),
+    }
+    return Result("align", QUESTION, tuple(work.rows()), settings, tuple(_warnings(base, told, protocol)))
+
+
+class _Work:
+    def __init__(
+        self, names: Sequence[str], sides: Sequence[_Side], kept: NDArray[np.intp], protocol: Protocol, seed: int
+    ) -> None:
+        self.names, self.sides, self.kept, self.protocol, self.seed = names, sides, kept, protocol, seed
+        self.found: dict[Key, Replicates] = {}
+        self.p: dict[Key, float] = {}
+        self.shuffled: dict[str, NDArray[np.float64]] = {}  # language model to the largest value of each draw
+        self.best: list[dict[str, str]] = []
+
+    def measure(self, features: FeatureSet) -> None:
+        sites = {site: features.sites[site][self.kept] for site in features.sites}
+        if self.protocol == "paper":
+            sites = _clamped_alike(sites)
+        lists: dict[str, NDArray[np.intp]] = {}
+        for site, array in sites.items():
+            with naming(features, site, "a search for neighbours"):
+                lists |= neighbour_lists({site: array}, NEIGHBOURS)
+        for side in self.sides:
+            pairs = Pairs(lists, side.lists, NEIGHBOURS, self.seed)
+            null = pairs.null()
+            self._largest(features.encoder, side, pairs, null)
+            if self.protocol == "fixed":
+                for site in [features.consumed, *(site for site in sites if not of_tower(site))]:
+                    with naming(features, site, "alignment"):
+                        self._fixed(features.encoder, site, sites[site], side, pairs, null)
+
+    def _fixed(
+        self, name: str, site: str, array: Features, side: _Side, pairs: Pairs, null: NDArray[np.float64]
+    ) -> None:
+        row = list(pairs.sites).index(site)
+        for depth, layer in side.fixed.items():
+            about, text = f"/{side.name}, {depth}, {site}", side.layers[layer]
+            key, column = (name, site, f"text_knn{about}"), list(pairs.layers).index(layer)
+            self.found[key] = pairs.halved(site, layer)
+            self.p[key] = permutation_p(pairs.table[row, column], null[:, row, column])
+            self.found[name, site, f"text_cknna{about}"] = _halved_cknna(array, text, self.seed)
+            self.found[name, site, f"text_cka{about}"] = replicate_cka(represent(array), represent(text))
+
+    def _largest(self, name: str, side: _Side, pairs: Pairs, null: NDArray[np.float64]) -> None:
+        largest = null.max((1, 2))
+        self.shuffled.setdefault(side.name, largest)
+        row, column = np.unravel_index(int(pairs.table.argmax()), pairs.table.shape)
+        where = {"site": list(pairs.sites)[row], "layer": list(pairs.layers)[column]}
+        self.best.append({"checkpoint": name, "model": side.name, **where})
+        key = (name, "all sites", f"text_best/{side.name}")
+        self.found[key], self.p[key] = pairs.best, permutation_p(pairs.best.value, largest)
+        excess = pairs.best._replace(value=pairs.best.value - float(largest.mean()))
+        self.found[name, "all sites", f"text_excess/{side.name}"] = excess
+
+    def rows(self) -> Iterator[Row]:
+        order = list(SCALES)
+        found = dict(sorted(self.found.items(), key=lambda item: order.index(_measure(item[0]))))  # stable
+        for (name, site, measure), replicates in found.items():
+            role: Role = "value" if name in self.names else "floor"
+            yield Row(
+                name, site, measure, self._estimate(replicates, SCALES[_measure((name, site, measure))]), None, role
+            )
+        yield from self._chance(found)
+        for earlier, later in combinations(self.names, 2):
+            for name, site, measure in found:
+                if name == later and (earlier, site, measure) in found:
+                    difference = paired(found[later, site, measure], found[earlier, site, measure])
+                    scale = SCALES[_measure((name, site, measure))].of_differences
+                    yield Row(later, site, measure, self._estimate(difference, scale), earlier, "difference")
+
+    def _chance(self, found: Mapping[Key, Replicates]) -> Iterator[Row]:
+        n, share = len(self.kept), NEIGHBOURS / (len(self.kept) - 1)
+        exact = Estimate(share, share, share, n, "fraction", "exact")
+        for site, measure in dict.fromkeys((site, measure) for _, site, measure in found):
+            if measure.startswith("text_knn/"):
+                yield Row("chance", site, measure, exact, None, "floor")
+        for model, values in self.shuffled.items():
+            low, high = (float(end) for end in np.quantile(values, (0.025, 0.975)))
+            mean = float(values.mean())
+            drawn = Estimate(mean, min(low, mean), max(high, mean), n, "fraction", f"{DRAWS} permutations 95 %")
+            yield Row("shuffled", "all sites", f"text_best/{model}", drawn, None, "floor")
+
+    def _estimate(self, replicates: Replicates, scale: Scale) -> Estimate:
+        return estimate(replicates, len(self.kept), scale)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the numbers were made, and the p-values."""
+        return {
+            "n": len(self.kept),
+            "neighbours": NEIGHBOURS,
+            "chance": NEIGHBOURS / (len(self.kept) - 1),
+            "protocol": self.protocol,
+            "language_models": {side.name: len(side.layers) - 1 for side in self.sides},
+            "fixed_layers": {side.name: side.fixed for side in self.sides},
+            "best": self.best,
+            "tests": [*self._against_shuffled(), *self._between()],
+            "tests_are": f"p against {DRAWS} shuffles of the captions (one-sided), and of paired differences (two-"
+            "sided, from the standard error); p_holm is corrected over language models, layers and sites, for each "
+            "checkpoint and measure",
+        }
+
+    def _against_shuffled(self) -> Iterator[dict[str, Any]]:
+        for group in _grouped(self.p):
+            for key, adjusted in zip(group, holm([self.p[key] for key in group]), strict=True):
+                yield {"checkpoint": key[0], "measure": key[2], "p": self.p[key], "p_holm": float(adjusted)}
+
+    def _between(self) -> Iterator[dict[str, Any]]:
+        for earlier, later in combinations(self.names, 2):
+            for group in _grouped([key for key in self.found if key[0] == later and _measure(key) != "text_excess"]):
+                both = [key for key in group if (earlier, *key[1:]) in self.found]
+                p = [_two_sided(paired(self.found[key], self.found[earlier, key[1], key[2]])) for key in both]
+                for key, one, adjusted in zip(both, p, holm(p), strict=True):
+                    test = {"checkpoint": later, "reference": earlier, "measure": key[2]}
+                    yield {**test, "p": one, "p_holm": float(adjusted)}
+
+
+def _grouped(keys: Iterable[Key]) -> list[list[Key]]:
+    """Keys of one checkpoint and measure together: the tests that share one error rate."""
+    groups: dict[tuple[str, str], list[Key]] = {}
+    for key in keys:
+        groups.setdefault((key[0], _measure(key)), []).append(key)
+    return list(groups.values())
+
+
+def _measure(key: Key) -> str:
+    return key[2].partition("/")[0]
+
+
+def _two_sided(difference: Replicates) -> float:
+    if isinstance(difference, Halved):
+        error, freedom = half_interval(difference).standard_error, len(difference.differences)
+    else:
+        error, freedom = jackknife(difference).standard_error, len(difference.without) - 1
+    if error == 0:
+        return float(difference.value == 0)
+    return float(2 * stdtr(freedom, -abs(difference.value) / error))
+
+
+def _halved_cknna(x: Features, y: Features, seed: int) -> Halved:
+    def statistic(images: NDArray[np.intp]) -> float:
+        k = NEIGHBOURS if len(images) == len(x) else neighbours_in_half(NEIGHBOURS)
+        return cknna(x[images], y[images], k)
+
+    return half_splits(statistic, len(x), _CKNNA_SPLITS, seed)
+
+
+def _sides(texts: Sequence[TextFeatures], protocol: Protocol, images: str) -> list[_Side]:
+    sides = []
+    for text, name in zip(texts, _names([text.model for text in texts]), strict=True):
+        layers = {layer: text.layers[layer] for layer in text.layers}
+        if protocol == "paper":
+            layers = clamped(layers)
+        try:
+            sides.append(_Side(name, layers, neighbour_lists(layers, NEIGHBOURS)))
+        except ValueError as error:
+            raise DataError(
+                f"neighbours of the captions of {images} are not defined under {text.model}: {error}",
+                hint="Give other captions; if they vary, the language model is broken.",
+            ) from error
+    return sides
+
+
+def _names(specs: Sequence[str]) -> list[str]:
+    """Language models by the last part of their path, or by all of it where that is ambiguous."""
+    short = [spec.rstrip("/").rpartition("/")[2] for spec in specs]
+    return [one if short.count(one) == 1 else spec for one, spec in zip(short, specs, strict=True)]
+
+
+def _clamped_alike(sites: Mapping[str, Features]) -> dict[str, Features]:
+    """Sites of the tower clamped together, those after it each by itself: their scale has nothing to do with it."""
+    tower = clamped({site: sites[site] for site in sites if of_tower(site)})
+    return tower | {site: clamped({site: sites[site]})[site] for site in sites if not of_tower(site)}
+
+
+def _refuse_few(images: str, pairs: int) -> None:
+    if pairs < LEAST:
+        raise DataError(
+            f"{images} has {pairs} usable images with a caption; alignment with {NEIGHBOURS} neighbours needs "
+            f"{LEAST} or more",
+            hint="Give more images with captions.",
+        )
+
+
+def _warnings(base: FeatureSet, captions: Sequence[str], protocol: Protocol) -> Iterator[str]:
+    if missing := len(base.item_ids) - len(captions):
+        yield f"{missing} images of {base.images} have no caption and were left out"
+    if repeated := len(captions) - len(set(captions)):
+        yield f"{repeated} of {len(captions)} captions repeat another word for word: their images have equal neighbours"
+    if protocol == "paper":
+        yield "the largest value over all layers is above chance by selection: read it against shuffled captions"
+
+
+def _captions(images: ImageSet | None) -> dict[str, str]:
+    """Item id to the first caption."""
+    if not isinstance(images, HasCaptions):
+        name = images.name if images else "the image set"
+        raise DataError(
+            f"{name} has no captions",
+            hint="Give a folder with a metadata.csv that has a column caption, a data set with such a column, or "
+            "WebDataset shards with .txt.",
+        )
+    pairs = zip(images.items, images.captions, strict=True)
+    return {item.id: texts[0] for item, texts in pairs if texts and texts[0].strip()}
+
+
+def _check(images: ImageSet, support: ImageSet | None) -> None:
+    _refuse_few(images.name, len(_captions(images)))
+
+
+def _run(inputs: Inputs, texts: MakeTexts, protocol: Protocol) -> Result:
+    captions = _captions(inputs.images)
+    return alignment(inputs.base, inputs.others, inputs.floors, captions, texts, protocol, inputs.seed)
+
+
+def align_analysis(texts: MakeTexts, protocol: Protocol = "fixed") -> Analysis:
+    """The analysis of alignment with given language models.
+
+    Args:
+        texts: From captions to their features under each language model.
+        protocol: As `alignment`.
+    """
+    return Analysis(
+        name="align",
+        question=QUESTION,
+        needs=lambda encoder: [site.name for site in encoder.sites],
+        run=partial(_run, texts=texts, protocol=protocol),
+        images=IMAGES,
+        floors="untrained",
+        check=_check,
+    )

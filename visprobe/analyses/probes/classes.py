@@ -1,0 +1,302 @@
+"""Probes of classes: accuracy, few labels, log loss, calibration and control labels at each site."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visprobe.analyses.accuracy.rows import Bools, accuracy_rows, difference_rows, paired_difference, read_sites
+from visprobe.analyses.accuracy.task import Labels, Task
+from visprobe.analyses.core.estimates import estimate, mean_estimate, naming
+from visprobe.analyses.probes.config import How
+from visprobe.analyses.probes.tests import p_value
+from visprobe.features.feature_set import FeatureSet, parts_of
+from visprobe.metrics.classifiers.calibration import brier_scores, calibration_error, log_losses, probabilities
+from visprobe.metrics.classifiers.label_draws import control_labels, label_draws
+from visprobe.metrics.classifiers.logistic import Fit, NotConverged, logistic_fits, prepared
+from visprobe.metrics.classifiers.minibatch_logistic import minibatch_logistic
+from visprobe.metrics.classifiers.select_c import AtBoundary, select_c, select_prepared, stratified_split
+from visprobe.metrics.intervals.crossed import crossed_mean
+from visprobe.metrics.intervals.half_sampling import Halved, half_interval, subtract_halved
+from visprobe.metrics.intervals.jackknife import Replicated, jackknife, replicate_mean, subtract
+from visprobe.metrics.intervals.multiplicity import holm
+from visprobe.metrics.intervals.proportions import wilson
+from visprobe.results.result import Estimate, Result, Role, Row
+
+Array = NDArray[np.float64]
+# In units of features whose dimensions have a variance of 1 in the mean.
+CS = tuple(float(c) for c in 10.0 ** np.arange(-6, 3.1, 0.5))
+CS_MINIBATCH = tuple(float(c) for c in 10.0 ** np.arange(-5, 2.1, 1.0))
+C_OF_ONE = 1.0  # of one image per class nothing can be held out
+_HELD_OUT = 0.2
+_HALVES = "half-sampling 95 %"
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a probe says of the query images under one checkpoint at one site.
+
+    Attributes:
+        right: Whether each is put into its class, bool of shape (n,).
+        losses: Log loss of each, nats.
+        brier: Brier score of each.
+        error: Calibration error.
+        control: As `right`, of a probe that learned permuted labels; None where not asked.
+        fitted: Share of training images right, with the true and with the permuted labels.
+        few: By images per class, as `right` for each draw, shape (draws, n).
+        c: Chosen, in units of features of mean variance 1.
+    """
+
+    right: Bools
+    losses: Array
+    brier: Array
+    error: Halved
+    control: Bools | None
+    fitted: tuple[float, float] | None
+    few: Mapping[int, Bools]
+    c: float
+
+
+Found = dict[str, dict[str, Probed]]
+
+
+def class_probes(
+    task: Task, protocol: str, question: str, floor: Collection[str], how: How, seed: int, device: str
+) -> Result:
+    """Probes of every checkpoint at every site of `task`.
+
+    Args:
+        task: With training images.
+        protocol: Where these come from.
+        question: The question of the result.
+        floor: Names of the sets that are floors: they get no differences.
+        how: How probes are made.
+        seed: Of the part of the training images that C is chosen on, and of the permuted labels.
+        device: Where torch computes.
+
+    Returns:
+        Rows "probe_top1", "probe_log_loss", and where the language model reads also "probe_of_1", ... (few labels),
+        "probe_ece", "probe_brier", "probe_macro_recall", "probe_control", "probe_selectivity"; paired differences of
+        the first three and of the calibration error.
+    """
+    maker = _Maker(task, how, seed, device)
+    found: Found = {}
+    for features in task.query:
+        read = read_sites(features)
+        found[features.encoder] = {site: maker.probed(features, site, full=site in read) for site in features.sites}
+    right = {name: {site: one.right for site, one in sites.items()} for name, sites in found.items()}
+    differences, tests = difference_rows(right, "probe_top1", floor)
+    more, loss_tests = _differences(found, floor)
+    rows = [*accuracy_rows(right, "probe_top1", floor), *_rows(found, task, floor), *differences, *more]
+    settings = {
+        **task.settings(),
+        **maker.settings(),
+        "protocol": protocol,
+        "tests": [*tests, *loss_tests],
+        "c": {name: {site: one.c for site, one in sites.items()} for name, sites in found.items()},
+        "fitted_share": {name: {site: [*one.fitted] for site, one in sites.items() if one.fitted}
+                         for name, sites in found.items()},
+        "class_names": list(task.names),
+        "recall": _recalls(right, task.labels),
+    }  # fmt: skip
+    return Result("probe", question, tuple(rows), settings, (*task.warnings(), *maker.warnings()))
+
+
+class _Maker:
+    """Fits the probes of a task, and remembers what went wrong."""
+
+    def __init__(self, task: Task, how: How, seed: int, device: str) -> None:
+        assert task.support_labels is not None  # class_task sees to it
+        self._task, self._how, self._seed, self._device = task, how, seed, device
+        self._labels = task.support_labels
+        self._kept, self._out = stratified_split(self._labels, _HELD_OUT, seed)
+        self._order = np.concatenate([self._kept, self._out])
+        least = int(np.bincount(self._labels).min())
+        self._sizes = [size for size in how.per_class if size <= least]
+        self._lacking = [size for size in how.per_class if size > least]
+        self._least = least
+        self._draws = label_draws(self._labels, self._sizes, how.seeds) if self._sizes else {}
+        self._wrong: dict[str, list[str]] = {}
+
+    def probed(self, features: FeatureSet, site: str, *, full: bool) -> Probed:
+        """The probe at a site; with few labels and control labels where `full`."""
+        support = self._task.support[features.encoder]
+        with warnings.catch_warnings(record=True) as caught, naming(features, site, "a probe"):
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", NotConverged)
+            warnings.simplefilter("always", AtBoundary)
+            found = self._probed(features, support, site, full)
+        for one in caught:
+            self._wrong.setdefault(one.category.__name__, []).append(f"{features.encoder} at {site}")
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """What every probe of the task depends on."""
+        return {
+            "solver": self._how.solver,
+            "features": "as they are, centred, divided by one number: the root of their mean variance",
+            "cs": list(CS if self._how.solver == "exact" else CS_MINIBATCH),
+            "c_chosen_on": f"{_HELD_OUT:.0%} of each class of the training images, the smallest of the most accurate",
+            "c_of_one_image": C_OF_ONE,
+            "per_class_drawn": self._sizes,
+            "draws": self._how.seeds,
+        }
+
+    def warnings(self) -> Iterator[str]:
+        """What a reader must know of the fits."""
+        said = {
+            "AtBoundary": "the best C is at the end of the grid: a better one may lie outside",
+            "NotConverged": "a fit stopped before its gradient was small",
+        }
+        for kind, places in self._wrong.items():
+            where = list(dict.fromkeys(places))
+            yield f"{said[kind]}: {', '.join(where[:4])}{f' and {len(where) - 4} more' if len(where) > 4 else ''}"
+        if self._lacking:
+            yield f"{', '.join(map(str, self._lacking))} per class left out: a class has {self._least} training images"
+
+    def _probed(self, features: FeatureSet, support: FeatureSet, site: str, full: bool) -> Probed:
+        rows, labels = features.sites[site], self._task.labels
+        fit, c, control, fitted = self._fits(support, site, full)
+        logits = fit.logits(rows)
+        chances = probabilities(logits)
+        control_right = None if control is None else control.classes(rows) == labels
+        few = self._few(support.sites[site], rows) if full else {}
+        return Probed(
+            right=fit.classes(rows) == labels,
+            losses=log_losses(logits, labels),
+            brier=brier_scores(chances, labels),
+            error=calibration_error(chances, labels, bins=min(15, len(labels) // 2)),
+            control=control_right,
+            fitted=fitted,
+            few=few,
+            c=c,
+        )
+
+    def _fits(
+        self, support: FeatureSet, site: str, full: bool
+    ) -> tuple[Fit, float, Fit | None, tuple[float, float] | None]:
+        """The probe, its C, and the probe of permuted labels with both shares of the training images."""
+        if self._how.solver == "adamw":
+            return *self._minibatched(support, site), None, None
+        labels = self._labels[self._order]
+        array = support.sites[site][self._order]
+        path = prepared(array, self._device)
+        unit = path.variance or 1.0
+        fit = select_prepared(path, labels, len(self._kept), [c / unit for c in CS]).fit
+        if not full:
+            return fit, fit.c * unit, None, None
+        permuted = control_labels(labels, self._seed)
+        control = next(logistic_fits(path, permuted, [fit.c]))
+        shares = float((fit.classes(array) == labels).mean()), float((control.classes(array) == permuted).mean())
+        return fit, fit.c * unit, control, shares
+
+    def _minibatched(self, support: FeatureSet, site: str) -> tuple[Fit, float]:
+        found = minibatch_logistic(
+            parts_of(support.sites, site), self._labels, CS_MINIBATCH, self._out, self._seed, self._device
+        )
+        if found.boundary:
+            warnings.warn("the best C is at the end of the grid", AtBoundary, stacklevel=2)
+        return Fit(found.weights, found.intercept, found.c, float("nan"), float("nan"), True), found.c
+
+    def _few(self, array: NDArray[np.floating], rows: NDArray[np.floating]) -> dict[int, Bools]:
+        found = {}
+        for size, draws in self._draws.items():
+            classes = [self._of_few(array[draw], self._labels[draw], size).classes(rows) for draw in draws]
+            found[size] = np.stack(classes) == self._task.labels
+        return found
+
+    def _of_few(self, array: NDArray[np.floating], labels: Labels, size: int) -> Fit:
+        if size == 1:
+            path = prepared(array, self._device)
+            return next(logistic_fits(path, labels, [C_OF_ONE / (path.variance or 1.0)]))
+        unit = float(array.var(0, dtype=np.float64).mean()) or 1.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AtBoundary)  # of a handful held out the best C is often the first of many
+            return select_c(array, labels, [c / unit for c in CS], seed=self._seed, device=self._device).fit
+
+
+def _rows(found: Found, task: Task, floor: Collection[str]) -> Iterator[Row]:
+    for name, sites in found.items():
+        role: Role = "floor" if name in floor else "value"
+        for site, one in sites.items():
+            yield Row(name, site, "probe_log_loss", mean_estimate(one.losses, "nats"), role=role)
+            if one.few or one.control is not None:
+                yield from (Row(name, site, measure, value, role=role) for measure, value in _full(one, task))
+
+
+def _full(one: Probed, task: Task) -> Iterator[tuple[str, Estimate]]:
+    for size, right in one.few.items():
+        yield f"probe_of_{size}", _crossed(right)
+    yield "probe_macro_recall", estimate(jackknife(macro_recall(one.right, task.labels)), "fraction")
+    yield "probe_ece", estimate(half_interval(one.error), "fraction", _HALVES)
+    yield "probe_brier", mean_estimate(one.brier, "Brier score")
+    if one.control is not None:
+        hits, n = int(one.control.sum()), len(one.control)
+        yield "probe_control", Estimate(hits / n, *wilson(hits, n), n, "fraction", "Wilson 95 %")
+        yield "probe_selectivity", paired_difference(one.right, one.control)[0]
+
+
+def macro_recall(right: Bools, labels: Labels) -> Replicated:
+    """Mean over the classes that occur of the share right, and the same without each image in turn.
+
+    Args:
+        right: Bool of shape (n,).
+        labels: Class of each image, int64 of shape (n,).
+    """
+    counts = np.bincount(labels).astype(np.float64)
+    hits = np.bincount(labels, weights=right, minlength=len(counts))
+    occurs = int((counts > 0).sum())
+    recall = hits / np.maximum(counts, 1)
+    own, n = recall[labels], counts[labels]
+    alone = n == 1
+    without = np.where(alone, 0.0, (hits[labels] - right) / np.maximum(n - 1, 1))
+    classes = np.maximum(occurs - alone, 1)
+    return Replicated(float(recall.sum() / occurs), (recall.sum() - own + without) / classes)
+
+
+def _differences(found: Found, floor: Collection[str]) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Paired differences of everything but accuracy; tests of the log loss, adjusted over the sites of a pair."""
+    rows: list[Row] = []
+    tests: list[dict[str, Any]] = []
+    for earlier, later in combinations([name for name in found if name not in floor], 2):
+        pair = [(site, found[later][site], found[earlier][site]) for site in found[later] if site in found[earlier]]
+        said, p = [], []
+        for site, a, b in pair:
+            interval = jackknife(subtract(replicate_mean(a.losses), replicate_mean(b.losses)), limit=float("inf"))
+            rows.append(Row(later, site, "probe_log_loss", estimate(interval, "nats"), earlier, "difference"))
+            p.append(p_value(interval))
+            said.append({"checkpoint": later, "reference": earlier, "site": site, "measure": "probe_log_loss"})
+            for size in (size for size in a.few if size in b.few):
+                change = _crossed(a.few[size].astype(np.float64) - b.few[size], (-1, 1))
+                rows.append(Row(later, site, f"probe_of_{size}", change, earlier, "difference"))
+            if a.control is not None and b.control is not None:
+                ece = half_interval(subtract_halved(a.error, b.error))
+                rows.append(Row(later, site, "probe_ece", estimate(ece, "fraction", _HALVES), earlier, "difference"))
+        adjusted = holm(p) if p else ()
+        tests += [{**one, "p": q, "p_holm": float(h)} for one, q, h in zip(said, p, adjusted, strict=True)]
+    return rows, tests
+
+
+def _crossed(values: NDArray[Any], bounds: tuple[float, float] = (0, 1)) -> Estimate:
+    mean = crossed_mean(values, bounds=bounds)
+    method = f"t over {mean.draws} draws and the images 95 %"
+    return Estimate(mean.value, mean.low, mean.high, mean.n, "fraction", method)
+
+
+def _recalls(right: Mapping[str, Mapping[str, Bools]], labels: Labels) -> dict[str, dict[str, list[float | None]]]:
+    """Share right of each class, None where no image of it was asked."""
+    counts = np.bincount(labels)
+    return {
+        name: {
+            site: [round(float(h / n), 4) if n else None
+                   for h, n in zip(np.bincount(labels, weights=found, minlength=len(counts)), counts, strict=True)]
+            for site, found in sites.items()
+        }
+        for name, sites in right.items()
+    }  # fmt: skip

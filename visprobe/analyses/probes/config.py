@@ -1,0 +1,27 @@
+"""How probes are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from visprobe.metrics.classifiers.label_draws import PER_CLASS
+
+
+@dataclass(frozen=True)
+class How:
+    """How probes are made.
+
+    Attributes:
+        targets: "classes", "labels", "numbers", the name of one target, or "auto": classes where there are some.
+        sites: Where the language model reads, or at every site.
+        per_class: How many images of each class few-label probes see.
+        seeds: How many draws of these.
+        solver: "exact" (Newton), or "adamw" on minibatches, for what does not fit into memory.
+    """
+
+    targets: str = "auto"
+    sites: Literal["read", "all"] = "read"
+    per_class: tuple[int, ...] = PER_CLASS
+    seeds: int = 5
+    solver: Literal["exact", "adamw"] = "exact"

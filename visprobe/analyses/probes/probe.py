@@ -1,0 +1,80 @@
+"""Can a linear probe read it? Classes, labels or numbers of images from an encoder's features, floors beside them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from visprobe.analyses.accuracy.rows import needs_read
+from visprobe.analyses.accuracy.task import check_task
+from visprobe.analyses.core.analysis import Analysis, Inputs
+from visprobe.analyses.probes.classes import class_probes
+from visprobe.analyses.probes.config import How
+from visprobe.analyses.probes.data import class_task, target_task, targets_of
+from visprobe.analyses.probes.targets import target_probes
+from visprobe.data.image_set import ImageSet
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.errors import DataError, UsageError
+from visprobe.results.result import Result
+
+QUESTION = "What can a linear probe read from the encoder's features, and more than before post-training?"
+
+
+def probe_analysis(how: How) -> Analysis:
+    """The analysis "probe", made as `how` says.
+
+    Raises:
+        UsageError: If a number is out of range.
+    """
+    if how.seeds < 2 or not how.per_class or min(how.per_class) < 1:
+        raise UsageError(
+            f"{how.seeds} seeds of {', '.join(map(str, how.per_class))} images per class cannot be drawn",
+            hint="Give two seeds or more and numbers from 1 up, as --seeds 5 --per-class 1,5,10.",
+        )
+    return Analysis(
+        name="probe",
+        question=QUESTION,
+        needs=partial(_needs, how),
+        run=partial(_run, how),
+        floors="untrained",
+        support=True,
+        check=partial(_check, how),
+    )
+
+
+def _needs(how: How, encoder: VisionEncoder) -> list[str]:
+    sites = [site.name for site in encoder.sites] if how.sites == "all" else needs_read(encoder)
+    return [*sites, f"{encoder.consumed}:cls"] if encoder.has_class_token else sites
+
+
+def _check(how: How, images: ImageSet, support: ImageSet | None) -> None:
+    """Refuse images without what is to be read from them.
+
+    Raises:
+        DataError: If classes or targets are missing, not the same in both splits, or cannot be learned.
+        UsageError: If AdamW is asked for targets.
+    """
+    if _kind(how, images) == "classes":
+        return check_task(images, support)
+    names = [targets_of(part, how.targets).names for part in (images, support) if part is not None]
+    if names[0] != names[-1]:
+        raise DataError(f"{images.name} and its train split have other targets", hint="Give both the same columns.")
+    if how.solver == "adamw":
+        raise UsageError("--solver adamw is for classes", hint="Leave it out: targets are solved exactly.")
+
+
+def _kind(how: How, images: ImageSet | None) -> str:
+    if how.targets == "classes" or (how.targets == "auto" and (images is None or images.classes is not None)):
+        return "classes"
+    return "targets"
+
+
+def _run(how: How, inputs: Inputs) -> Result:
+    floor = [features.encoder for features in inputs.floors]
+    device = str(inputs.encoders[0].device)
+    if _kind(how, inputs.images) == "targets":
+        return target_probes(target_task(inputs, how.targets), QUESTION, floor, inputs.seed, device)
+    task, protocol = class_task(inputs)
+    return class_probes(task, protocol, QUESTION, floor, how, inputs.seed, device)
+
+
+PROBE = probe_analysis(How())

@@ -1,0 +1,245 @@
+"""Probes of several targets of an image: labels that each hold or not, and numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visprobe.analyses.core.estimates import estimate, naming
+from visprobe.analyses.probes.data import TargetTask
+from visprobe.analyses.probes.tests import p_value
+from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.classifiers.logistic import Fit, NotConverged, multilabel_fits, prepared
+from visprobe.metrics.classifiers.multilabel import auroc, average_precision, f1
+from visprobe.metrics.classifiers.ridge import ridge
+from visprobe.metrics.classifiers.select_c import AtBoundary, best_of
+from visprobe.metrics.intervals.jackknife import Indices, Interval, Replicated, jackknife, replicate_by_groups, subtract
+from visprobe.metrics.intervals.multiplicity import holm
+from visprobe.results.result import Result, Role, Row
+
+Array = NDArray[np.float64]
+CS = tuple(float(c) for c in 10.0 ** np.arange(-6, 3.1, 0.5))  # in units of features of mean variance 1
+PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-6, 4.1, 0.5))  # times images and mean variance
+GROUPS = 20
+LISTED = 10  # numbers that get rows of their own
+_HELD_OUT = 0.2
+_JACKKNIFE = f"jackknife over {GROUPS} groups of images 95 %"
+_MULTILABEL = {"probe_map": average_precision, "probe_macro_f1": f1, "probe_macro_auroc": auroc}
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Measures of a probe with what leaving out images makes of them, and its scores of each target."""
+
+    measures: dict[str, Replicated]
+    each: list[float | None]
+    method: str
+    n: int
+
+
+def target_probes(task: TargetTask, question: str, floor: Collection[str], seed: int, device: str) -> Result:
+    """Probes of every checkpoint at every site of `task`.
+
+    Returns:
+        Of labels rows "probe_map" (mean average precision), "probe_macro_f1" and "probe_macro_auroc"; of numbers
+        "probe_r2", the mean over targets, and "probe_r2_NAME" of each where there are ten or fewer. Paired differences
+        of each, p-values adjusted over the sites of a pair in the settings.
+
+    Raises:
+        DataError: If a probe is not defined.
+    """
+    wrong: dict[str, list[str]] = {}
+    found: dict[str, dict[str, Probed]] = {}
+    for features in task.query:
+        for site in features.sites:
+            with warnings.catch_warnings(record=True) as caught, naming(features, site, "a probe"):
+                warnings.simplefilter("always")
+                one = _labels(task, features, site, seed, device) if task.targets.kind == "labels" else _numbers(
+                    task, features, site)  # fmt: skip
+            found.setdefault(features.encoder, {})[site] = one
+            for warning in caught:
+                wrong.setdefault(warning.category.__name__, []).append(f"{features.encoder} at {site}")
+    rows = [*_rows(found, floor)]
+    differences, tests = _differences(found, floor)
+    each = {name: {site: one.each for site, one in sites.items()} for name, sites in found.items()}
+    settings = {**task.settings(), "tests": tests, "each_target": each, "cs": list(CS), "penalties": list(PENALTIES)}
+    return Result("probe", question, (*rows, *differences), settings, (*task.warnings(), *_said(wrong)))
+
+
+def _labels(task: TargetTask, features: FeatureSet, site: str, seed: int, device: str) -> Probed:
+    array, rows = task.support[features.encoder].sites[site], features.sites[site]
+    scores = np.full(task.targets.values.shape, np.nan)
+    for own in _of_one_pattern(task.support_values):
+        there = np.flatnonzero(~np.isnan(task.support_values[:, own[0]]))
+        scores[:, own] = _scores(array[there], task.support_values[there][:, own].astype(bool), rows, seed, device)
+    truth, known = task.targets.values == 1, ~np.isnan(task.targets.values)
+
+    def mean(of: Callable[[Array, NDArray[np.bool_]], Array]) -> Replicated:
+        return replicate_by_groups(
+            lambda images: _mean_over_labels(of, scores, truth, known, images), len(rows), GROUPS
+        )
+
+    each = _each(average_precision, scores, truth, known, np.arange(len(rows)))
+    return Probed({name: mean(of) for name, of in _MULTILABEL.items()}, _plain(each), _JACKKNIFE, len(rows))
+
+
+def _scores(
+    array: NDArray[np.floating], truth: NDArray[np.bool_], rows: NDArray[np.floating], seed: int, device: str
+) -> Array:
+    """Logits of the query rows, C chosen by the log loss of a held-out part of the training images."""
+    order = np.random.default_rng(seed).permutation(len(array))
+    kept = len(array) - max(1, round(_HELD_OUT * len(array)))
+    learnable = truth[order[:kept]].any(0) & ~truth[order[:kept]].all(0)
+    path = prepared(array[order], device)
+    held, known = path.features[kept:].cpu().numpy(), truth[order]
+    cs = [c / (path.variance or 1.0) for c in CS]
+
+    def score(fit: Fit) -> tuple[float, float]:
+        sign = np.where(known[kept:][:, learnable], 1.0, -1.0)
+        loss = float(np.logaddexp(0, -sign * fit.logits(held)).mean())
+        return -loss, loss
+
+    if not learnable.any():
+        raise ValueError("no label occurs in the part of the training images that C is chosen on")
+    best = best_of(multilabel_fits(path.first(kept), known[:kept][:, learnable], cs), score, cs)
+    return next(multilabel_fits(path, known, [best.fit.c])).logits(rows)
+
+
+def _numbers(task: TargetTask, features: FeatureSet, site: str) -> Probed:
+    array, rows = task.support[features.encoder].sites[site], features.sites[site]
+    unit = len(array) * (float(array.var(0, dtype=np.float64).mean()) or 1.0)
+    predicted = np.full(task.targets.values.shape, np.nan)
+    for own in _of_one_pattern(task.support_values):
+        there = np.flatnonzero(~np.isnan(task.support_values[:, own[0]]))
+        for k in own:  # each its own penalty: one that noise fills must not choose that of the others
+            fit = ridge(array[there], task.support_values[there][:, [k]], [p * unit for p in PENALTIES])
+            if fit.penalty in (PENALTIES[0] * unit, PENALTIES[-1] * unit):
+                warnings.warn("the best penalty is at the end of the grid", AtBoundary, stacklevel=2)
+            predicted[:, k] = fit.predict(rows)[:, 0]
+    each = [r2(predicted[:, k], truth) for k, truth in enumerate(task.targets.values.T)]
+    measures = {"probe_r2": _averaged(each)}
+    if 1 < len(each) <= LISTED:
+        measures |= {f"probe_r2_{name}": one for name, one in zip(task.targets.names, each, strict=True)}
+    return Probed(measures, [round(one.value, 4) for one in each], "delete-one jackknife 95 %", len(rows))
+
+
+def r2(predicted: Array, truth: Array) -> Replicated:
+    """Share of the variance of `truth` that `predicted` explains, and without each image in turn.
+
+    Args:
+        predicted: float64 of shape (n,).
+        truth: float64 of shape (n,), NaN where missing: such an image changes nothing.
+
+    Raises:
+        ValueError: If the truth does not vary, with or without some one image.
+    """
+    known = ~np.isnan(truth)
+    n, value = int(known.sum()), truth[known]
+    away = np.square(value - value.mean()) if n > 2 else np.zeros(0)
+    total_without = away.sum() - away * n / max(n - 1, 1)
+    if n < 3 or total_without.min() <= 1e-12 * away.sum():
+        raise ValueError("a target does not vary over the images")
+    errors = np.square(predicted[known] - value)
+    whole = 1 - errors.sum() / away.sum()
+    without = np.full(len(truth), whole)
+    without[known] = 1 - (errors.sum() - errors) / total_without
+    return Replicated(float(whole), without)
+
+
+def _averaged(each: Sequence[Replicated]) -> Replicated:
+    return Replicated(float(np.mean([one.value for one in each])), np.mean([one.without for one in each], axis=0))
+
+
+def _of_one_pattern(values: Array) -> list[list[int]]:
+    """Targets that are missing for the same images, together."""
+    groups: dict[bytes, list[int]] = {}
+    for k, column in enumerate(values.T):
+        groups.setdefault(np.isnan(column).tobytes(), []).append(k)
+    return list(groups.values())
+
+
+def _mean_over_labels(
+    of: Callable[[Array, NDArray[np.bool_]], Array],
+    scores: Array,
+    truth: NDArray[np.bool_],
+    known: NDArray[np.bool_],
+    images: Indices,
+) -> float:
+    each = _each(of, scores, truth, known, images)
+    if np.isnan(each).all():
+        raise ValueError("no label occurs in some part of the images")
+    return float(np.nanmean(each))
+
+
+def _each(
+    of: Callable[[Array, NDArray[np.bool_]], Array],
+    scores: Array,
+    truth: NDArray[np.bool_],
+    known: NDArray[np.bool_],
+    images: Indices,
+) -> Array:
+    if known[images].all():
+        return of(scores[images], truth[images])
+    found = []
+    for k in range(truth.shape[1]):
+        own = images[known[images, k]]
+        found.append(float(of(scores[own][:, [k]], truth[own][:, [k]])[0]) if len(own) else float("nan"))
+    return np.array(found)
+
+
+def _rows(found: dict[str, dict[str, Probed]], floor: Collection[str]) -> Iterator[Row]:
+    for name, sites in found.items():
+        role: Role = "floor" if name in floor else "value"
+        for site, one in sites.items():
+            for measure, value in one.measures.items():
+                interval = _interval(jackknife(value, limit=float("inf")), one.n, 1.0)
+                yield Row(name, site, measure, estimate(interval, _unit(measure), one.method), role=role)
+
+
+def _differences(found: dict[str, dict[str, Probed]], floor: Collection[str]) -> tuple[list[Row], list[dict[str, Any]]]:
+    rows: list[Row] = []
+    tests: list[dict[str, Any]] = []
+    for earlier, later in combinations([name for name in found if name not in floor], 2):
+        sites = [site for site in found[later] if site in found[earlier]]
+        for measure in next(iter(found[later].values())).measures:
+            p = []
+            for site in sites:
+                a, b = found[later][site], found[earlier][site]
+                interval = jackknife(subtract(a.measures[measure], b.measures[measure]), limit=float("inf"))
+                p.append(p_value(interval))
+                shown = estimate(_interval(interval, a.n, float("inf")), _unit(measure), a.method)
+                rows.append(Row(later, site, measure, shown, earlier, "difference"))
+            for site, one, adjusted in zip(sites, p, holm(p), strict=True):
+                tests.append({"checkpoint": later, "reference": earlier, "site": site, "measure": measure, "p": one,
+                              "p_holm": float(adjusted)})  # fmt: skip
+    return rows, tests
+
+
+def _interval(interval: Interval, n: int, most: float) -> Interval:
+    """The count is of images, not of the groups that were left out; the ends are cut where nothing can be higher."""
+    return interval._replace(n=n, high=min(interval.high, most))
+
+
+def _unit(measure: str) -> str:
+    return "R²" if measure.startswith("probe_r2") else "fraction"
+
+
+def _plain(values: Array) -> list[float | None]:
+    return [None if np.isnan(value) else round(float(value), 4) for value in values]
+
+
+def _said(wrong: dict[str, list[str]]) -> Iterator[str]:
+    said = {
+        AtBoundary.__name__: "the best penalty is at the end of the grid: a better one may lie outside",
+        NotConverged.__name__: "a fit stopped before its gradient was small",
+    }
+    for kind, places in wrong.items():
+        where = list(dict.fromkeys(places))
+        more = f" and {len(where) - 4} more" if len(where) > 4 else ""
+        yield f"{said.get(kind, kind)}: {', '.join(where[:4])}{more}"

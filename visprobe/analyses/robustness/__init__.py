@@ -1,0 +1,1 @@
+"""Does the encoder still see when images are damaged, small or cropped?"""

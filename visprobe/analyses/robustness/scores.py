@@ -1,0 +1,110 @@
+"""What each checkpoint makes of each changed image: whether its class is still found, how far its features moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from visprobe.analyses.accuracy.rows import read_sites
+from visprobe.analyses.accuracy.task import Task
+from visprobe.analyses.core.analysis import Inputs, Sets
+from visprobe.analyses.core.estimates import naming
+from visprobe.analyses.core.pairing import align
+from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.classifiers.prototypes import ranks_from_support, ranks_leaving_one_out
+from visprobe.metrics.similarity.cka import Replicated, replicate_cka, represent
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One checkpoint where features are read.
+
+    Attributes:
+        checkpoint: Its name, or that of a floor.
+        floor: Whether it is a floor.
+        site: Where.
+        clean: Score of each unchanged image, shape (n,); None where it is compared with itself.
+        changed: By variant the score of each image, shape (n,).
+        cka: By variant CKA with the unchanged images; for images without classes.
+    """
+
+    checkpoint: str
+    floor: bool
+    site: str
+    clean: Scores | None
+    changed: Mapping[str, Scores]
+    cka: Mapping[str, Replicated] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """What a reader calls the site: consumed or projected."""
+        return "projected" if self.site == "projected" else "consumed"
+
+
+def aligned(inputs: Inputs, base: FeatureSet) -> dict[str, dict[str, FeatureSet]]:
+    """By variant and checkpoint the features of the changed images, rows in the order of `base`.
+
+    Raises:
+        DataError: If a variant holds other images, or what is not finite.
+    """
+    found: dict[str, dict[str, FeatureSet]] = {}
+    for name, sets in inputs.variants.items():
+        found[name] = {features.encoder: features for features in align([base, *sets])[1:]}
+    return found
+
+
+def right_scores(inputs: Inputs, task: Task) -> list[Scored]:
+    """1 where the class of an image is found by prototypes of clean images, 0 where it is not."""
+    variants = aligned(inputs, task.base)
+    floors = {floor.encoder for floor in inputs.floors}
+    found = []
+    for features in task.query:
+        for site in read_sites(features):
+            with naming(features, site, "prototype accuracy of changed images"):
+                learned = task.support[features.encoder].sites[site] if task.support else features.sites[site]
+                own = features.sites[site]
+                changed = {
+                    name: _right(task, learned, sets[features.encoder].sites[site]) for name, sets in variants.items()
+                }
+                name = features.encoder
+                found.append(Scored(name, name in floors, site, _right(task, learned, own), changed))
+    return found
+
+
+def stability_scores(inputs: Inputs, sets: Sets) -> list[Scored]:
+    """Cosine of an image's features with those of its changed copy, both less the mean of the unchanged images."""
+    variants = aligned(inputs, sets[0])
+    floors = {floor.encoder for floor in inputs.floors}
+    found = []
+    for features in sets:
+        for site in read_sites(features):
+            with naming(features, site, "stability under changes of the images"):
+                clean = np.asarray(features.sites[site], np.float64)
+                origin, mean = represent(clean), clean.mean(0)
+                changed, cka = {}, {}
+                for name, copies in variants.items():
+                    copy = np.asarray(copies[features.encoder].sites[site], np.float64)
+                    changed[name] = _cosines(clean - mean, copy - mean)
+                    cka[name] = replicate_cka(origin, represent(copy))
+                name = features.encoder
+                found.append(Scored(name, name in floors, site, None, changed, cka))
+    return found
+
+
+def _right(task: Task, learned: ArrayLike, query: ArrayLike) -> Scores:
+    if task.support_labels is None:
+        ranks = ranks_leaving_one_out(learned, task.labels, query)
+    else:
+        ranks = ranks_from_support(query, task.labels, learned, task.support_labels)
+    return (ranks < 1).astype(np.float64)
+
+
+def _cosines(a: Scores, b: Scores) -> Scores:
+    products, squares = np.einsum("ij,ij->i", a, b), np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b)
+    cosines: Scores = np.divide(products, np.sqrt(squares), out=np.zeros(len(a)), where=squares > 0)
+    return cosines.clip(-1, 1)

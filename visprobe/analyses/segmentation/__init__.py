@@ -1,0 +1,1 @@
+"""What is where in an image? Small heads on frozen patch features."""

@@ -1,0 +1,219 @@
+"""Patch features and the classes of their pixels, image by image, as heads are trained and tried on them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import sparse
+
+from visprobe.analyses.segmentation.view import UNCOUNTED, View, not_smaller, window
+from visprobe.data.image_set import BadImage, ImageSet, decode
+from visprobe.data.labels.annotated import HasMasks
+from visprobe.encoders.pixels import Grid
+from visprobe.errors import DataError
+from visprobe.features.feature_set import FeatureSet, parts_of
+from visprobe.metrics.intervals.jackknife import Indices
+from visprobe.metrics.segmentation.pixels import patch_counts
+
+MOST_ACROSS = 512  # pixels of a mask's longer side that are counted
+
+Floats = NDArray[np.float32]
+
+
+class Patches:
+    """Patch features of some images of one set at one site, read when asked for.
+
+    Args:
+        features: The set.
+        request: What was asked for ("block_12:tokens").
+        ids: The images, in the order in which they are to be numbered.
+
+    Raises:
+        DataError: If the set repeats an id or lacks one of `ids`.
+
+    Attributes:
+        tokens: Patches per image.
+        width: Features per patch.
+    """
+
+    def __init__(self, features: FeatureSet, request: str, ids: Sequence[str]) -> None:
+        position = {item: row for row, item in enumerate(features.item_ids)}
+        lacking = [item for item in ids if item not in position]
+        if lacking or len(position) < len(features.item_ids):
+            raise DataError(
+                f"{features.encoder} was not given the same images of {features.images}"
+                + (f": {lacking[0]} is missing" if lacking else ": an image id is there more than once"),
+                hint="Extract the features of all checkpoints from the same image set in one run.",
+            )
+        self._features, self._request = features, request
+        self._parts = parts_of(features.sites, request)
+        self._starts = [0, *accumulate(len(part) for part in self._parts)]
+        self._rows = [position[item] for item in ids]
+        self.tokens, self.width = (int(size) for size in self._parts[0].shape[1:])
+
+    def __call__(self, images: Indices) -> Floats:
+        """Features of images by their numbers, float32 of shape (b, patches, d).
+
+        Raises:
+            DataError: If one is not finite.
+        """
+        found = np.stack([self._row(self._rows[image]) for image in images]).astype(np.float32)
+        if not np.isfinite(found).all():
+            raise DataError(
+                f"{self._features.encoder}: the features of {self._features.images} at {self._request} are not finite",
+                hint="Extract in float32; if it stays, the checkpoint holds NaN, or overflows the store's float16.",
+            )
+        return found
+
+    def _row(self, row: int) -> NDArray[np.floating]:
+        part = bisect_right(self._starts, row) - 1
+        found: NDArray[np.floating] = self._parts[part][row - self._starts[part]]
+        return found
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What one view shows of the masks of some images.
+
+    Attributes:
+        ids: The images with a mask in which at least one pixel counts.
+        counts: By grid, for each image the pixels of each class in each patch, sparse, shape (patches, classes).
+        windows: For each image the mask as it is seen; empty if they were not kept.
+        left_out: Images without a usable mask, and why.
+    """
+
+    ids: tuple[str, ...]
+    counts: Mapping[Grid, Sequence[sparse.csr_array]]
+    windows: tuple[NDArray[np.uint16], ...]
+    left_out: tuple[tuple[str, str], ...]
+
+    def only(self, ids: Sequence[str]) -> Labelled:
+        """The same of some of the images, in the order of `ids`."""
+        place = {item: number for number, item in enumerate(self.ids)}
+        rows = [place[item] for item in ids]
+        counts = {grid: [each[row] for row in rows] for grid, each in self.counts.items()}
+        return Labelled(tuple(ids), counts, tuple(self.windows[row] for row in rows) if self.windows else (), ())
+
+    def batch(self, grid: Grid, images: Indices) -> Floats:
+        """Pixels of each class in each patch, float32 of shape (b, patches, classes)."""
+        return np.stack([self.counts[grid][image].toarray() for image in images]).astype(np.float32)
+
+    def pixels(self) -> NDArray[np.int64]:
+        """Pixels of each class over all images."""
+        each = next(iter(self.counts.values()))
+        total: NDArray[np.int64] = np.sum([one.sum(0) for one in each], axis=0)
+        return total
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Which numbers of masks are classes.
+
+    Attributes:
+        classes: Names of the classes by number.
+        ignored: Numbers that count for no class.
+    """
+
+    classes: tuple[str, ...]
+    ignored: frozenset[int] = field(default_factory=frozenset)
+
+
+def labels_of(images: ImageSet, ignored: Collection[int], background: int | None) -> Labels:
+    """The classes of `images`, without what they or `ignored` say does not count; a `background` always counts.
+
+    Raises:
+        DataError: If the images have no masks, or no class, or `background` is none.
+    """
+    if not isinstance(images, HasMasks):
+        raise DataError(
+            f"{images.name} has no masks",
+            hint="Segmentation needs a class for every pixel: images/ and masks/ side by side, Pascal VOC, ADE20K, "
+            "COCO-stuff, a dataset with two image columns, or 'digits'.",
+        )
+    classes = images.mask_classes
+    if background is not None and not 0 <= background < len(classes):
+        raise DataError(f"{images.name} has no class {background} to be its background", hint="Leave --background out.")
+    left = frozenset({images.ignored, *ignored} - {background})
+    if len(set(range(len(classes))) - left) < 2:
+        raise DataError(
+            f"{images.name} has fewer than two classes of pixels", hint="Give other images, or ignore less."
+        )
+    return Labels(classes, left)
+
+
+def read_masks(
+    images: ImageSet, wanted: Collection[str], view: View, grids: Collection[Grid], labels: Labels, *, keep: bool
+) -> Labelled:
+    """Read the masks of `images`, each once.
+
+    Args:
+        images: With masks.
+        wanted: Ids of the images that there are features of.
+        view: How the tower sees them.
+        grids: At which grids pixels are counted.
+        labels: Which numbers are classes.
+        keep: Whether to keep the masks themselves.
+
+    Raises:
+        DataError: If a mask holds a number that is no class.
+    """
+    ids: list[str] = []
+    windows: list[NDArray[np.uint16]] = []
+    left_out: list[tuple[str, str]] = []
+    counts: dict[Grid, list[sparse.csr_array]] = {grid: [] for grid in grids}
+    for item, found in _read(images, frozenset(wanted), view, labels):
+        if isinstance(found, str):
+            left_out.append((item, found))
+            continue
+        ids.append(item)
+        for grid in grids:
+            own = patch_counts(not_smaller(found, grid), grid, len(labels.classes), UNCOUNTED)
+            counts[grid].append(sparse.csr_array(own.reshape(-1, len(labels.classes)).astype(np.int32)))
+        if keep:
+            step = -(-max(found.shape) // MOST_ACROSS)
+            windows.append(found[::step, ::step].copy())
+    return Labelled(tuple(ids), counts, tuple(windows), tuple(left_out))
+
+
+def _read(
+    images: ImageSet, wanted: frozenset[str], view: View, labels: Labels
+) -> Iterator[tuple[str, NDArray[np.uint16] | str]]:
+    """Every image with what is seen of its mask, or why there is nothing."""
+    assert isinstance(images, HasMasks)  # `labels_of` was asked first
+    ignored = np.array(sorted(labels.ignored))
+    for index, item in enumerate(images.items):
+        if item.id not in wanted:
+            continue
+        try:
+            mask = images.mask(index)
+        except (BadImage, OSError) as error:
+            yield item.id, str(error)
+            continue
+        counted = mask[~np.isin(mask, ignored)]
+        if counted.size and (counted.min() < 0 or counted.max() >= len(labels.classes)):
+            raise DataError(
+                f"the mask of {item.id} holds the numbers {counted.min()} to {counted.max()}; there are "
+                f"{len(labels.classes)} classes, from 0 on",
+                hint="If one of them means unlabelled, say --ignored N; else complete the list of class names.",
+            )
+        seen = window(mask, view.box(mask.shape[1], mask.shape[0]), lambda part: np.isin(part, ignored))
+        yield item.id, seen if (seen != UNCOUNTED).any() else "no pixel that is seen counts for a class"
+
+
+def picture(images: ImageSet, index: int, view: View, side: int) -> Image.Image:
+    """What `view` shows of an image, at most `side` pixels long.
+
+    Raises:
+        OSError: If it cannot be read.
+        BadImage: If it cannot be decoded.
+    """
+    whole = decode(images.read(index), reduced=True)
+    shown = whole.crop(view.box(*whole.size))
+    shown.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return shown

@@ -1,0 +1,1 @@
+"""How alike are two representations by other measures, and what shape has each?"""

@@ -1,0 +1,172 @@
+"""What shape has each checkpoint's representation: how many directions it uses, how evenly, with which outliers?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from visprobe.analyses.core.analysis import Analysis
+from visprobe.analyses.core.pairing import align, same_tower
+from visprobe.analyses.core.replicates import Replicates, Scale, estimate, paired
+from visprobe.analyses.similarity.similarity import read_sites
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.errors import DataError
+from visprobe.features.feature_set import FeatureSet, of_tower
+from visprobe.metrics.geometry.effective_rank import participation_ratio, replicate_effective_rank, replicate_rankme
+from visprobe.metrics.geometry.intrinsic_dimension import halve_two_nn
+from visprobe.metrics.geometry.token_norms import tail_share, tail_threshold
+from visprobe.metrics.geometry.uniformity import uniformity
+from visprobe.metrics.intervals.half_sampling import Halved
+from visprobe.metrics.matrices import Array
+from visprobe.results.result import Result, Role, Row
+
+QUESTION = "How many directions does each checkpoint's representation use, how evenly, and with which outliers?"
+LEAST = 50
+NORMS = ":norms"
+DEVIATIONS = 10.0  # MADs above the base's median norm
+_FEW_PER_DIRECTION = 10  # analyses/geometry/card.md: by how much ranks of fewer images are too low
+
+
+class _Shape(NamedTuple):
+    """A measure of one representation."""
+
+    scale: Scale
+    compute: Callable[[Array, int], Replicates]
+
+
+MEASURES = {
+    "effective_rank": _Shape(Scale("directions", low=1), lambda x, seed: replicate_effective_rank(x, seed=seed)),
+    "participation_ratio": _Shape(Scale("directions", low=1), lambda x, seed: participation_ratio(x)),
+    "rankme": _Shape(Scale("directions", low=1), lambda x, seed: replicate_rankme(x, seed=seed)),
+    "two_nn": _Shape(Scale("dimensions", low=0), lambda x, seed: halve_two_nn(x, seed=seed)[0]),
+    "uniformity": _Shape(Scale("log potential", -8, 0), lambda x, seed: uniformity(x)),
+}
+HIGH_NORM = "high_norm"
+
+_Found = dict[tuple[str, str, str], tuple[Replicates, Scale]]  # (measure, site, checkpoint)
+
+
+def geometry(
+    base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = (), seed: int = 0
+) -> Result:
+    """Ranks, intrinsic dimension and uniformity where features are read, and the share of high-norm patch tokens.
+
+    Args:
+        base: Pooled features of the images under the base at the consumed and the connector's sites, and, where all
+            images have one grid, the norms of the consumed patch tokens.
+        others: The same under its descendants.
+        floors: The same under "untrained" and "<base> (bfloat16)".
+        seed: Of the random groups and halves.
+
+    Returns:
+        Rows "effective_rank", "participation_ratio" and "rankme" (directions, >= 1), "two_nn" (dimensions, > 0) and
+        "uniformity" (in [-8, 0]) per site, and "high_norm" (share of patch tokens above the base's median + 10 MAD)
+        for the base, its descendants and the floors; paired differences of every two checkpoints. A descendant has
+        no row where its tower's features equal the base's; it is listed in settings["identical"].
+
+    Raises:
+        DataError: If the images differ or are fewer than 50, or a measure is not defined for the features.
+    """
+    base, *rest = align([base, *others, *floors])
+    if len(base.item_ids) < LEAST:
+        raise DataError(
+            f"{base.images} has {len(base.item_ids)} usable images; ranks and dimensions need {LEAST}",
+            hint="Give more images, or leave geometry out.",
+        )
+    names = [base.encoder, *(features.encoder for features in others)]
+    identical = [features.encoder for features in rest[: len(others)] if same_tower(base, features)]
+    threshold = _threshold(base)
+    found = _found([base, *rest], identical, threshold, seed)
+    settings = {
+        "base": base.encoder,
+        "images": base.images,
+        "n": len(base.item_ids),
+        "consumed": base.consumed,
+        "read_sites": read_sites(base),
+        "identical": identical,
+        "high_norm_threshold": threshold,
+    }
+    n = len(base.item_ids)
+    rows = (*_values(found, names, n), *_differences(found, names, n))
+    return Result("geometry", QUESTION, rows, settings, tuple(_warnings(base, identical)))
+
+
+def _threshold(base: FeatureSet) -> float | None:
+    norms = base.sites.get(base.consumed + NORMS)
+    return None if norms is None else tail_threshold(norms, DEVIATIONS)
+
+
+def _found(sets: Sequence[FeatureSet], identical: Sequence[str], threshold: float | None, seed: int) -> _Found:
+    base = sets[0]
+    shapes: dict[str, _Shape] = dict(MEASURES)
+    if threshold is not None:
+        shapes[HIGH_NORM] = _Shape(Scale("fraction", 0, 1), lambda x, seed: tail_share(x, threshold))
+    found: _Found = {}
+    for measure, shape in shapes.items():
+        sites = [base.consumed + NORMS] if measure == HIGH_NORM else read_sites(base)
+        for site in sites:
+            for features in sets:
+                if features.encoder in identical and np.array_equal(features.sites[site], base.sites[site]):
+                    continue
+                key = measure, site.removesuffix(NORMS), features.encoder
+                found[key] = _measured(measure, shape, features, site, seed), shape.scale
+    return found
+
+
+def _measured(measure: str, shape: _Shape, features: FeatureSet, site: str, seed: int) -> Replicates:
+    try:
+        return shape.compute(np.asarray(features.sites[site], dtype=np.float64), seed)
+    except ValueError as error:
+        raise DataError(
+            f"{measure} is not defined for {features.encoder} at {site} on {features.images}: {error}",
+            hint="Give more and more varied images; if they vary, the encoder of this checkpoint has collapsed.",
+        ) from error
+
+
+def _values(found: _Found, names: Sequence[str], n: int) -> Iterator[Row]:
+    for (measure, site, name), (replicates, scale) in found.items():
+        role: Role = "value" if name in names else "floor"
+        yield Row(name, site, measure, estimate(replicates, _counted(replicates, n), scale), role=role)
+
+
+def _differences(found: _Found, names: Sequence[str], n: int) -> Iterator[Row]:
+    for measure, site in dict.fromkeys((measure, site) for measure, site, _ in found):
+        for earlier, later in combinations(names, 2):
+            one, other = found.get((measure, site, later)), found.get((measure, site, earlier))
+            # Where one checkpoint gives two images equal features, their halves are not those of the other.
+            if one and other and _counted(one[0], n) == _counted(other[0], n):
+                number = estimate(paired(one[0], other[0]), _counted(one[0], n), one[1].of_differences)
+                yield Row(later, site, measure, number, earlier, "difference")
+
+
+def _counted(replicates: Replicates, n: int) -> int:
+    """The images that a statistic rests on: TwoNN leaves out duplicates."""
+    return replicates.n if isinstance(replicates, Halved) else n
+
+
+def _warnings(base: FeatureSet, identical: Sequence[str]) -> Iterator[str]:
+    for name in identical:
+        yield (f"{name}: features equal those of {base.encoder} bit for bit: the tower was not trained or not saved")
+    for site in read_sites(base):
+        n, d = base.sites[site].shape
+        if n < _FEW_PER_DIRECTION * d:
+            yield (
+                f"{n} images for {d} dimensions at {site}: ranks come out too low and grow with the number of images; "
+                f"compare checkpoints, do not quote them against other numbers of images"
+            )
+
+
+def _needs(encoder: VisionEncoder) -> list[str]:
+    connector = [site.name for site in encoder.sites if not of_tower(site.name)]
+    return ["consumed", *connector, *(["consumed" + NORMS] if encoder.grid else [])]
+
+
+GEOMETRY = Analysis(
+    name="geometry",
+    question=QUESTION,
+    needs=_needs,
+    run=lambda inputs: geometry(inputs.base, inputs.others, inputs.floors, inputs.seed),
+)

@@ -1,0 +1,1 @@
+"""Which part of the encoder carries the difference between two checkpoints?"""

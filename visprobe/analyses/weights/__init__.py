@@ -1,0 +1,1 @@
+"""Which weights changed, by how much, and in how many directions?"""

@@ -1,0 +1,198 @@
+"""In how many directions did the weights change, and were those the base's own strong directions?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from scipy.linalg import subspace_angles
+from torch import Tensor
+
+from visprobe.analyses.core.analysis import Analysis, Inputs
+from visprobe.analyses.weights.tensor_class import CLASSES, by_class
+from visprobe.analyses.weights.weights import shared_weights
+from visprobe.metrics.matrices import Array
+from visprobe.metrics.weights.spectral_change import top_singular
+from visprobe.results.result import Estimate, Result, Role, Row
+
+QUESTION = "In how many directions did the weights change, and were those the base's own strong directions?"
+TOP = 16
+
+Weights = Mapping[str, Tensor]
+_MATRICES = {
+    "patch_embedding", "attention_q", "attention_k", "attention_v", "attention_out", "mlp_in", "mlp_gate", "mlp_out",
+    "projector",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What is measured of the change of one matrix.
+
+    Attributes:
+        name: Canonical name of its weight.
+        kind: Its class (`tensor_class`).
+        group: Its weight group.
+        shape: Rows (output) and columns (input).
+        k: Number of the base's singular directions looked at.
+        squared_change: Squared Frobenius norm of the change.
+        spectral_change: Largest singular value of the change over that of the base.
+        stable_rank: Squared Frobenius over squared spectral norm of the change.
+        energy_left: Share of the change's energy within the base's top-k left directions.
+        energy_right: Within its top-k right directions.
+        energy_both: Within both.
+        angle_left: Largest principal angle between the top-k left subspaces before and after, in degrees.
+        angle_right: Likewise, right.
+    """
+
+    name: str
+    kind: str
+    group: str
+    shape: tuple[int, int]
+    k: int
+    squared_change: float
+    spectral_change: float
+    stable_rank: float
+    energy_left: float
+    energy_right: float
+    energy_both: float
+    angle_left: float
+    angle_right: float
+
+    def random(self) -> dict[str, float]:
+        """What a change of random direction gives: energies exactly, the stable rank in the limit of large sides."""
+        (m, n), k = self.shape, self.k
+        rank = m * n / (math.sqrt(m) + math.sqrt(n)) ** 2
+        return {"stable_rank": rank, "energy_left": k / m, "energy_right": k / n, "energy_both": k * k / (m * n)}
+
+
+def weight_spectrum(
+    base_name: str,
+    base: Weights,
+    others: Mapping[str, Weights],
+    group_of: Callable[[str], str],
+    k: int = TOP,
+) -> Result:
+    """Size, rank and direction of the change of every weight matrix, summed up by class.
+
+    Args:
+        base_name: Name of the base checkpoint.
+        base: Its weights by canonical name, as stored.
+        others: Name of each descendant and its weights.
+        group_of: Weight group of a canonical name.
+        k: Singular directions of the base that are looked at; at most a quarter of a matrix's smaller side.
+
+    Returns:
+        Rows by class: "spectral_change", "stable_rank", "angle_left" and "angle_right" (degrees), medians over the
+        matrices of the class; "energy_left", "energy_right" and "energy_both" in [0, 1], over all of them together.
+        Floor rows "<checkpoint> (random direction)". settings["matrices"] holds each matrix of each checkpoint.
+        Matrices that did not change have no direction and are left out.
+
+    Raises:
+        CheckpointError: As `weight_drift`.
+
+    Source:
+        Stable rank: Rudelson & Vershynin 2007 (math/0503442). New strong directions after fine-tuning: Shuttleworth
+        et al. 2024 (2410.21228).
+    """
+    matrices = {name: shared_weights(base_name, base, name, weights, group_of) for name, weights in others.items()}
+    found: dict[str, list[Spectrum]] = {name: [] for name in others}
+    skipped: list[str] = []
+    for key in base:
+        sides = {name: weights[key] for name, weights in others.items() if key in matrices[name]}
+        for name, spectra in _of_weight(key, group_of(key), base[key], sides, k, skipped):
+            found[name] += spectra
+    rows = [row for name, spectra in found.items() for row in _rows(name, spectra, base_name)]
+    settings: dict[str, Any] = {
+        "base": base_name,
+        "k": k,
+        "matrices": {name: [_plain(one) for one in spectra] for name, spectra in found.items()},
+    }
+    warnings = [f"{key} has fewer singular values above rounding than are looked at: it is left out" for key in skipped]
+    return Result("spectrum", QUESTION, tuple(rows), settings, tuple(warnings))
+
+
+def _of_weight(
+    key: str, group: str, tensor: Tensor, sides: Mapping[str, Tensor], k: int, skipped: list[str]
+) -> Iterator[tuple[str, list[Spectrum]]]:
+    """The spectra of one weight in every checkpoint; the base's directions are found once for all."""
+    for place, (kind, part) in enumerate(by_class(key, group, tensor)):
+        if kind not in _MATRICES or part.ndim < 2 or min(len(part), part[0].numel()) < 4:
+            continue
+        origin = _matrix(part)
+        changes = {name: _matrix(by_class(key, group, side)[place][1]) - origin for name, side in sides.items()}
+        changes = {name: change for name, change in changes.items() if change.any()}
+        try:
+            top = top_singular(origin, min(k, min(origin.shape) // 4)) if changes else None
+            for name, change in changes.items():
+                assert top is not None
+                yield name, [_spectrum(key, kind, group, origin, change, top)]
+        except ValueError:
+            skipped.append(key)
+
+
+def _matrix(tensor: Tensor) -> Array:
+    matrix: Array = tensor.double().reshape(len(tensor), -1).numpy()
+    return matrix
+
+
+def _spectrum(
+    key: str, kind: str, group: str, origin: Array, change: Array, top: tuple[Array, Array, Array]
+) -> Spectrum:
+    u, s, v = top
+    largest = float(top_singular(change, 1)[1][0])
+    after_u, _, after_v = top_singular(origin + change, len(s))
+    left, right = u.T @ change, change @ v
+    energy = float(np.vdot(change, change))
+    shares = [float(np.vdot(part, part)) / energy for part in (left, right, left @ v)]
+    angles = [math.degrees(subspace_angles(*pair)[0]) for pair in ((u, after_u), (v, after_v))]
+    shape = (origin.shape[0], origin.shape[1])
+    return Spectrum(
+        key, kind, group, shape, len(s), energy, largest / float(s[0]), energy / largest**2, *shares, *angles
+    )
+
+
+def _rows(name: str, spectra: Sequence[Spectrum], base: str) -> Iterator[Row]:
+    for kind in CLASSES:
+        same = [one for one in spectra if one.kind == kind]
+        if not same:
+            continue
+        own = [asdict(one) for one in same]
+        floors = [one.random() for one in same]
+        energy = [one.squared_change for one in same]
+        for measure, unit in (("spectral_change", "ratio"), ("stable_rank", "rank")):
+            yield _row(name, kind, measure, median(one[measure] for one in own), len(same), unit, base)
+        rank = median(one["stable_rank"] for one in floors)
+        yield _row(f"{name} (random direction)", kind, "stable_rank", rank, len(same), "rank", base, "floor")
+        for measure in ("energy_left", "energy_right", "energy_both"):
+            value, floor = (_weighted([one[measure] for one in each], energy) for each in (own, floors))
+            yield _row(name, kind, measure, value, len(same), "fraction", base)
+            yield _row(f"{name} (random direction)", kind, measure, floor, len(same), "fraction", base, "floor")
+        for measure in ("angle_left", "angle_right"):
+            yield _row(name, kind, measure, median(one[measure] for one in own), len(same), "degrees", base)
+
+
+def _row(name: str, kind: str, measure: str, value: float, n: int, unit: str, base: str, role: Role = "value") -> Row:
+    return Row(name, kind, measure, Estimate(value, value, value, n, unit, "exact"), base, role)
+
+
+def _weighted(values: Sequence[float], weights: Sequence[float]) -> float:
+    return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / math.fsum(weights)
+
+
+def _plain(spectrum: Spectrum) -> dict[str, Any]:
+    plain = asdict(spectrum) | {"shape": list(spectrum.shape)}
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in plain.items()}
+
+
+def _run(inputs: Inputs) -> Result:
+    base, *others = inputs.encoders
+    weights = {other.name: other.weights() for other in others}
+    return weight_spectrum(base.name, base.weights(), weights, base.weight_group)
+
+
+SPECTRUM = Analysis(name="spectrum", question=QUESTION, needs=lambda encoder: [], run=_run, floors="none")

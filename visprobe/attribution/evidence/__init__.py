@@ -1,0 +1,1 @@
+"""What maps are worth: focus, localisation, faithfulness, controls, and what may be said of them."""

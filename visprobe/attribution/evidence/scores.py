@@ -1,0 +1,194 @@
+"""How focused maps are, and whether on the right place: means over images, floors, paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+from visprobe.analyses.accuracy.rows import paired_difference
+from visprobe.attribution.attributions import CENTRE, Attributions
+from visprobe.attribution.evidence.focus import MEASURES, Floats
+from visprobe.attribution.evidence.per_image import (
+    OF_OTHERS,
+    RANKS,
+    SELECTIVITY,
+    Place,
+    lowest,
+    measured,
+    needs_region,
+    uniform,
+    unit,
+)
+from visprobe.errors import DataError
+from visprobe.metrics.intervals.clustered import clustered_mean
+from visprobe.metrics.intervals.multiplicity import holm
+from visprobe.metrics.intervals.proportions import wilson
+from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.statement import listed
+
+QUESTION = "Where does each checkpoint look, and is it where the answer lies?"
+UNIFORM = "uniform"
+_ROUNDING = 1e-12  # of a mean of equal float64
+Table = Mapping[str, Mapping[Place, Floats]]
+"""Of each checkpoint and control one number per image, NaN where a measure is not defined."""
+
+
+class Sample(NamedTuple):
+    """One number per image, NaN where there is none, and which images are the same."""
+
+    values: Floats
+    images: NDArray[np.int64]
+
+
+def score(attributions: Attributions) -> Result:
+    """Measures of every map, checkpoint by checkpoint, against controls and against each other.
+
+    Args:
+        attributions: Maps of the same images under all checkpoints and controls.
+
+    Returns:
+        Result "attribution"; the site of a row is "method@site". Means over images of every measure in
+        `focus.MEASURES` (those of a region over the images that have one), of "rank_correlation", Spearman's with
+        the base's map, and, where an image is asked about more than once, of "selectivity": by how much more mass a
+        map has in its region than the maps of the other questions about the image have there, from -1 to 1, 0 if
+        the map does not follow the question. Where no image is, "specificity": by how much more mass it has there
+        than the maps of other images, 0 if maps do not follow the image. Floors: the controls, and "uniform", the
+        value of a map without a preference. Paired differences over the same images between all checkpoints, later
+        minus earlier, and of each checkpoint and control minus each control. The unit is the image: questions about
+        one image go together in the intervals (t over images; for pointing with one question per image Wilson and
+        Newcombe). "tests" in the settings holds the p of each difference (t test, McNemar), adjusted by Holm over
+        all measures, methods and sites of its pair.
+
+    Raises:
+        DataError: If there are fewer than two images, or a measure is not defined for its map.
+    """
+    count = len(set(attributions.images))
+    if count < 2:
+        raise DataError(
+            f"{count} image is too few for an interval", hint="Give two images or more, or draw the maps unscored."
+        )
+    numbers = np.unique(np.asarray(attributions.images), return_inverse=True)[1]
+    table = {name: dict(measured(attributions, name)) for name in (*attributions.names, *attributions.controls)}
+    expected = dict(uniform(attributions))
+    values, warnings = _values(attributions, table, expected, numbers)
+    differences, tests = _differences(attributions, table, numbers)
+    settings: dict[str, Any] = {
+        "base": attributions.names[0],
+        "controls": list(attributions.controls),
+        "n": count,
+        "questions": len(attributions.images),
+        "with_region": sum(region is not None for region in attributions.regions),
+        "sites": ["@".join(key) for key in attributions.maps[attributions.names[0]]],
+        "units": {measure: unit(measure) for measure in (*MEASURES, RANKS, *OF_OTHERS)},
+        "tests": tests,
+    }
+    return Result("attribution", QUESTION, (*values, *differences), settings, (*_identical(attributions), *warnings))
+
+
+def _values(
+    attributions: Attributions, table: Table, expected: Mapping[Place, Floats], numbers: NDArray[np.int64]
+) -> tuple[list[Row], list[str]]:
+    rows: list[Row] = []
+    lacking: dict[tuple[str, str, int, int], list[str]] = {}
+    for name, places in {**table, UNIFORM: expected}.items():
+        role: Role = "value" if name in attributions.names else "floor"
+        for (site, measure), values in places.items():
+            asked = _with_region(attributions) if needs_region(measure) else np.ones(len(values), bool)
+            missing = int(np.isnan(values[asked]).sum())
+            if missing and measure != SELECTIVITY:  # an image that is asked about once has none
+                lacking.setdefault((name, site, missing, int(asked.sum())), []).append(measure)
+            sample = _defined(values, numbers)
+            if len(np.unique(sample.images)) >= 2:
+                reference = attributions.names[0] if measure == RANKS else None
+                rows.append(Row(name, site, measure, _mean(sample, measure), reference, role))
+    return rows, [
+        f"{name}, {site}: {missing} of {count} maps are left out of {listed(measures)}, which they do not have"
+        for (name, site, missing, count), measures in lacking.items()
+    ]
+
+
+def _differences(
+    attributions: Attributions, table: Table, numbers: NDArray[np.int64]
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    names = attributions.names
+    controls = sorted(attributions.controls, key=lambda name: name != CENTRE)  # the rest is also read against it
+    pairs = [*combinations(names, 2), *product(controls, names), *combinations(controls, 2)]
+    rows, tests = [], []
+    for reference, name in pairs:
+        own: list[tuple[Row, float]] = []
+        for place in table[name]:
+            if place not in table[reference]:
+                continue
+            after, before = table[name][place], table[reference][place]
+            sample = _defined(after - before, numbers)
+            if len(np.unique(sample.images)) >= 2:
+                found, p = _difference(sample, place[1], after, before)
+                own.append((Row(name, *place, found, reference, "difference"), p))
+        adjusted = holm([p for _, p in own]) if own else ()
+        for (row, p), p_holm in zip(own, adjusted, strict=True):
+            rows.append(row)
+            tests.append({"checkpoint": name, "reference": reference, "site": row.site, "measure": row.measure,
+                          "p": p, "p_holm": float(p_holm)})  # fmt: skip
+    return rows, tests
+
+
+def _defined(values: Floats, numbers: NDArray[np.int64]) -> Sample:
+    known = ~np.isnan(values)
+    return Sample(values[known], numbers[known])
+
+
+def _mean(sample: Sample, measure: str) -> Estimate:
+    if _counts(sample, measure, sample.values):
+        hits, n = int(sample.values.sum()), len(sample.values)
+        return Estimate(hits / n, *wilson(hits, n), n, unit(measure), "Wilson 95 %")
+    return _t_interval(sample, measure, lowest(measure), 1.0)[0]
+
+
+def _difference(sample: Sample, measure: str, after: Floats, before: Floats) -> tuple[Estimate, float]:
+    both = ~np.isnan(after - before)
+    if _counts(sample, measure, np.concatenate([after[both], before[both]])):
+        found, p = paired_difference(after[both] > 0, before[both] > 0)
+        return replace(found, unit=unit(measure)), p
+    reach = 1 - lowest(measure)
+    return _t_interval(sample, measure, -reach, reach)
+
+
+def _counts(sample: Sample, measure: str, values: Floats) -> bool:
+    """Whether `values` say yes or no, once for each image."""
+    yes_or_no = measure == "pointing" and bool(np.isin(values, (0, 1)).all())
+    return yes_or_no and len(np.unique(sample.images)) == len(sample.images)
+
+
+def _t_interval(sample: Sample, measure: str, low: float, high: float) -> tuple[Estimate, float]:
+    """The mean with its interval, cut at the ends of its scale, and the two-sided p of a mean of 0.
+
+    Where all images have one number, t says nothing: p is then that of flipping the signs of all of them.
+    """
+    found = clustered_mean(sample.values, sample.images, bounds=(-math.inf, math.inf))
+    freedom = found.clusters - 1
+    error = (found.high - found.low) / 2 / float(stdtrit(freedom, 0.975))
+    if error > abs(found.value) * _ROUNDING:
+        p = float(2 * stdtr(freedom, -abs(found.value) / error))
+    else:
+        p = 2.0**-freedom if found.value else 1.0
+    ends = max(low, found.low), min(high, found.high)
+    return Estimate(found.value, *ends, found.clusters, unit(measure), "t over images 95 %"), p
+
+
+def _with_region(attributions: Attributions) -> NDArray[np.bool_]:
+    return np.array([region is not None for region in attributions.regions])
+
+
+def _identical(attributions: Attributions) -> Iterator[str]:
+    base, *others = attributions.names
+    for name in others:
+        pairs = [zip(attributions.maps[name][key], own, strict=True) for key, own in attributions.maps[base].items()]
+        if all(bool((one.values == other.values).all()) for pair in pairs for one, other in pair):
+            yield f"{name}: maps equal those of {base} bit for bit"

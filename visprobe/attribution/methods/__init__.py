@@ -1,0 +1,1 @@
+"""How maps are made: Grad-CAM, gradients, integrated gradients, occlusion, attention."""

@@ -1,0 +1,165 @@
+"""What all commands that measure share: their common options, and the way from a measurement to the terminal."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import typer
+
+from visprobe.cli import options as o
+from visprobe.cli.origins import origins
+from visprobe.errors import UsageError
+
+if TYPE_CHECKING:
+    from visprobe.analyses.core.gates import Condition, Gate
+    from visprobe.results.result import Result
+
+_REQUIRED = "a command that takes it has to be given it"
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options of a measuring command that mean the same in all of them.
+
+    Attributes are as `visprobe.pipelines.measurement.Options` and the help of the options describe them.
+    """
+
+    data: o.Data = _REQUIRED
+    split: o.Split = None
+    limit: o.Limit = None
+    labels: o.Labels = None
+    subset_per_class: o.SubsetPerClass = None
+    max_bad: o.MaxBad = "1%"
+    batch_size: o.BatchSize = o.AUTO
+    device: o.Device = "auto"
+    dtype: o.Dtype = "float32"
+    pixels: o.Pixels = 448 * 448
+    tiles: o.Tiles = False
+    seed: o.Seed = 0
+    config: o.Config = None
+    resume: o.Resume = True
+    offline: o.Offline = False
+    output_dir: o.OutputDir = Path("visprobe-report")
+    fail_on: o.FailOn = None
+    json: o.Json = False
+    verbose: o.Verbose = None
+    asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # every option with its value and its origin
+
+
+def measuring(
+    *, without: tuple[str, ...] = (), **defaults: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the common options, which it receives as its first argument.
+
+    Args:
+        without: Common options that mean nothing to it.
+        defaults: Defaults of its own for common options.
+    """
+    hints = get_type_hints(Common, include_extras=True)
+    known = [one for one in fields(Common) if one.name not in ("asked", *without)]
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        own = [*inspect.signature(command, eval_str=True).parameters.values()][1:]
+        common = [_parameter(one.name, hints[one.name], defaults.get(one.name, one.default)) for one in known]
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+
+        @wraps(command)
+        def call(context: typer.Context, **values: Any) -> None:
+            shared = {one.name: values.pop(one.name) for one in known}
+            command(Common(**shared, asked=origins(context)), **values)
+
+        keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        signature = inspect.Signature([*keyword, *common, context])
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        call.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()}
+        del call.__wrapped__
+        return call
+
+    return decorated
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    wanted = inspect.Parameter.empty if default in (_REQUIRED, MISSING) else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=wanted, annotation=annotation)
+
+
+def run(
+    common: Common,
+    measure: Callable[[Any], Any],
+    *,
+    short: Callable[[Any], Any] | None = None,
+    show_as: Callable[[Any], None] | None = None,
+) -> None:
+    """Measure, write the report, show it, and leave with the exit code that the outcome deserves.
+
+    Args:
+        common: The common options.
+        measure: From `visprobe.Options` to a `Measurement`.
+        short: From a result to what of it a terminal has room for.
+        show_as: Prints the measurement in the command's own way, instead of `short` and the usual tables.
+
+    Raises:
+        TooManyBadItems, GateTripped, UsageError: After everything is written and shown.
+    """
+    from visprobe.analyses.core.gates import read_condition
+    from visprobe.cli.output import Bars
+    from visprobe.cli.present import command_line, finish, print_report, show, show_json
+    from visprobe.report.write import write_report
+
+    conditions = [read_condition(text) for text in common.fail_on or ()]
+    with Bars(common.verbose) as bars:
+        measured = measure(_options(common, bars))
+        gates, misfits = _held_against(conditions, measured.results)
+        document = measured.document(command_line(), common.asked, gates)
+        page = write_report(common.output_dir, document) if common.output_dir else None
+        bars.say(measured.told())
+    if common.json:
+        show_json(document)
+    elif show_as:
+        show_as(measured)
+        print_report(page)
+    else:
+        if short and not common.verbose:
+            measured = replace(measured, results=tuple(map(short, measured.results)))
+        show(measured, page=page, whole=bool(common.verbose))
+    finish(measured, common.max_bad, gates, misfits)
+
+
+def _held_against(conditions: Sequence[Condition], results: Sequence[Result]) -> tuple[list[Gate], list[UsageError]]:
+    """What became of each condition, and which speak of nothing: neither the others nor the numbers are lost for it."""
+    from visprobe.analyses.core.gates import judge
+
+    gates: list[Gate] = []
+    misfits: list[UsageError] = []
+    for condition in conditions:
+        try:
+            gates += judge([condition], results)
+        except UsageError as error:
+            error.results_shown = True
+            misfits.append(error)
+    return gates, misfits
+
+
+def _options(common: Common, bars: Any) -> Any:
+    from visprobe.pipelines.measurement import Options
+
+    return Options(
+        split=common.split,
+        limit=common.limit,
+        batch_size=None if common.batch_size == o.AUTO else int(common.batch_size),
+        device=common.device,
+        dtype=common.dtype,
+        seed=common.seed,
+        progress=bars,
+        note=bars.note,
+        pixels=common.pixels,
+        tiles=common.tiles,
+        labels=common.labels,
+        subset_per_class=common.subset_per_class,
+        resume=common.resume,
+    )

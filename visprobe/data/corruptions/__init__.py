@@ -1,0 +1,1 @@
+"""Images damaged, cropped or made small on purpose."""

@@ -1,0 +1,1 @@
+"""What stands beside images: classes, targets, captions, masks."""

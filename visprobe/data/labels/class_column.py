@@ -1,0 +1,172 @@
+"""Which column of a table beside its images is the class, and why none is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from visprobe.data.labels.class_names import NotClassesError, NumbersError, SeveralLabelsError, class_names
+from visprobe.errors import DataError
+
+LABEL = "label"  # the name that leaves no doubt
+# Names that people give to the column of the class, in lower case. With a digit at the end they are one of several.
+_NAMES = re.compile(
+    r"(fine|coarse)?labels?(id|idx|index|name)?|class(es)?(id|idx|index|name|label)?|cls|category(id|name)?|targets?|"
+    r"wnid|synset(id)?|groundtruth"
+)
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is known of the images of a set, one row each.
+
+    Attributes:
+        name: Name of the set, for messages.
+        ids: Of the images.
+        columns: Names of the columns, without that of the images.
+        column_of: From a column's name to its cells; asked of columns that may be the class.
+        declared: Class names of the columns whose type says that they hold numbers of classes.
+        word: What a column is called there.
+    """
+
+    name: str
+    ids: Sequence[str]
+    columns: Sequence[str]
+    column_of: Callable[[str], Sequence[Any]]
+    declared: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    word: str = "column"
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a set's images.
+
+    Attributes:
+        of: Class of each image; None if there are none.
+        names: All classes that the column declares, in order; None if it does not declare them.
+        column: Where they come from.
+        notes: What a reader must know of that choice.
+        why_none: Why there are none, and what to do; empty if nothing is known.
+    """
+
+    of: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
+    column: str | None = None
+    notes: tuple[str, ...] = ()
+    why_none: str = ""
+
+
+def may_be_class(column: str) -> bool:
+    """Whether people call the column of classes so: "label", "class_id", "Fine Label"."""
+    return _NAMES.fullmatch(re.sub(r"[^a-z0-9]", "", column.lower())) is not None
+
+
+def is_row_number(column: str) -> bool:
+    """Whether a column is the index that pandas writes beside a table."""
+    return re.fullmatch(r"|Unnamed: \d+|__index_level_\d+__", column) is not None
+
+
+def candidates(table: Table, chosen: str | None = None) -> list[str]:
+    """The columns that may be the class: one without doubt, or all that are called as classes are."""
+    if chosen is not None:
+        return [column for column in table.columns if column == chosen]
+    if LABEL in table.columns:
+        return [LABEL]
+    if table.declared:
+        return list(table.declared)[:1]
+    return [column for column in table.columns if may_be_class(column)]
+
+
+def find_classes(table: Table, chosen: str | None = None) -> Classes:
+    """The classes from the column that is the class without doubt.
+
+    That is the one called "label", or else the first whose type declares classes, or else the only one that is called
+    as classes are; of two that say the same, such as class and class_id, the one in words.
+
+    Args:
+        table: What there is.
+        chosen: The column that a user named.
+
+    Raises:
+        DataError: If only some of the images have a class.
+    """
+    asked = candidates(table, chosen)
+    if not asked:
+        return Classes(why_none=_no_column(table, chosen))
+    found, problems = {}, []
+    for column in asked:
+        try:
+            found[column] = _read(table, column)
+        except NotClassesError as error:
+            problems.append(_instead(column, error))
+    if not found:
+        return Classes(why_none="; ".join(problems))
+    if len(found) > 1 and not _say_the_same([names for names, _ in found.values()]):
+        return Classes(why_none=f"{_listed(list(found))} may each be the class: --labels NAME takes one of them")
+    column = min(found, key=lambda column: _is_number(found[column][0]))
+    names, with_point = found[column]
+    missing = names.count(None)
+    if missing == len(names):
+        return Classes(
+            why_none=f"{column} is -1 or empty for all {missing} images, as in test splits without published labels"
+        )
+    if missing:
+        raise DataError(
+            f"{missing} of {len(names)} images of {table.name} have no {column} (empty, NaN or -1), "
+            f"the first {table.ids[names.index(None)]}",
+            hint=f"Give each its {column}, or remove these rows; if -1 is a class, write another name for it.",
+        )
+    declared = tuple(table.declared[column]) if column in table.declared else None
+    notes = _notes(table, column, with_point, None if chosen else column)
+    return Classes(tuple(name for name in names if name is not None), declared, column, notes)
+
+
+def _notes(table: Table, column: str, with_point: bool, guessed: str | None) -> tuple[str, ...]:
+    notes = []
+    others = [other for other in table.declared if other != column]
+    if guessed not in (None, LABEL) and (others or column not in table.declared):
+        also = f"; --labels takes another: {_listed(others)}" if others else ""
+        notes.append(f"the classes of {table.name} are its {table.word} {column}{also}")
+    if with_point:
+        notes.append(f"{table.name}: {column} holds numbers with a decimal point, all of them whole: read as classes")
+    return tuple(notes)
+
+
+def _read(table: Table, column: str) -> tuple[list[str | None], bool]:
+    names, with_point = class_names(table.column_of(column))
+    if column not in table.declared:
+        return names, with_point
+    declared = table.declared[column]
+    if beyond := [name for name in names if name is not None and not 0 <= int(name) < len(declared)]:
+        raise NotClassesError(f"holds the class {beyond[0]}, and its type names {len(declared)} classes")
+    return [None if name is None else declared[int(name)] for name in names], with_point
+
+
+def _say_the_same(columns: Sequence[Sequence[str | None]]) -> bool:
+    """Whether each class of one column is one class of every other."""
+    together = len(set(zip(*columns, strict=True)))
+    return all(len(set(column)) == together for column in columns)
+
+
+def _is_number(names: Sequence[str | None]) -> bool:
+    return all(name is None or name.isdecimal() for name in names)
+
+
+def _instead(column: str, error: NotClassesError) -> str:
+    how = {SeveralLabelsError: "labels", NumbersError: "numbers"}.get(type(error))
+    return f"{column} {error}" + (f" (visprobe probe --targets {how} reads them)" if how else "")
+
+
+def _no_column(table: Table, chosen: str | None) -> str:
+    if not table.columns:
+        return ""
+    lacking = f"no {table.word} is called {chosen or LABEL}; there are {_listed(table.columns)}"
+    return lacking if chosen else f"{lacking} (--labels NAME takes one)"
+
+
+def _listed(columns: Sequence[str]) -> str:
+    shown = ", ".join(columns[:_LISTED])
+    return shown if len(columns) <= _LISTED else f"{shown} and {len(columns) - _LISTED} more"

@@ -1,0 +1,287 @@
+"""Images with a class for every pixel: folders of images and masks side by side, Pascal VOC, COCO-stuff, datasets."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from visprobe.data.image_set import MAX_PIXELS, BadImage, Item
+from visprobe.data.labels.mask_names import COCO_STUFF_NAMES, VOC_NAMES, stored_names
+from visprobe.data.layout.splits import files_in, role_of
+from visprobe.data.sources.folder import folders_in, image_paths
+from visprobe.data.sources.hf import HuggingFaceImages
+from visprobe.errors import DataError
+from visprobe.io.regular import IMAGE, read_regular
+
+PAIRS = (("images", "masks"), ("images", "annotations"), ("images", "labels"), ("img", "ann"), ("image", "mask"))
+COLUMNS = ("mask", "annotation", "label", "segmentation", "segmentation_mask", "labels", "annotations")
+IGNORED = 255
+_ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are exchanged
+
+
+class MaskedImages:
+    """Image files, each with the file of its mask.
+
+    Args:
+        name: Name of the set, for tables.
+        folder: What the ids are relative to.
+        pairs: Image and mask of each; None for a mask that is not there.
+        names: Gives the names of the pixel classes when they are first asked for.
+        ignored: Number of pixels that count for no class.
+    """
+
+    classes = None
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        pairs: Sequence[tuple[Path, Path | None]],
+        names: Callable[[], tuple[str, ...]],
+        ignored: int = IGNORED,
+    ) -> None:
+        self.name, self.ignored = name, ignored
+        self.pairs, self._names = tuple(pairs), names
+        self.items: Sequence[Item] = [Item(image.relative_to(folder).as_posix()) for image, _ in self.pairs]
+
+    @cached_property
+    def mask_classes(self) -> tuple[str, ...]:
+        """Names of the pixel classes; their numbers where no names lie beside the images."""
+        return self._names()
+
+    def read(self, index: int) -> bytes:
+        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+        return read_regular(self.pairs[index][0], IMAGE)
+
+    def mask(self, index: int) -> NDArray[np.int64]:
+        """Pixel classes of `items[index]`, of shape (height, width) of the decoded image.
+
+        Raises:
+            BadImage: If there is no mask, or it cannot be decoded, or it has another size than its image.
+            OSError: If it cannot be read.
+        """
+        image, mask = self.pairs[index]
+        if mask is None:
+            raise BadImage("there is no mask of this name")
+        return of_size(decode_mask(read_regular(mask, IMAGE)), read_regular(image, IMAGE))
+
+
+class MaskedRows(HuggingFaceImages):
+    """One split of a `datasets.Dataset` with a column of images and one of masks.
+
+    Args:
+        dataset: The split.
+        column: Name of the column of masks.
+        name: Name of the set, for tables.
+        names: Gives the names of the pixel classes when they are first asked for.
+    """
+
+    ignored = IGNORED
+
+    def __init__(self, dataset: Any, column: str, *, name: str, names: Callable[[], tuple[str, ...]]) -> None:
+        import datasets
+
+        super().__init__(dataset.remove_columns(column), name=name)
+        self._masks = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
+        self._mask_column, self._names = column, names
+
+    @cached_property
+    def mask_classes(self) -> tuple[str, ...]:
+        """The numbers of the pixel classes, as names."""
+        return self._names()
+
+    def mask(self, index: int) -> NDArray[np.int64]:
+        """As `MaskedImages.mask`."""
+        return of_size(self.stored_mask(index), self.read(index))
+
+    def stored_mask(self, index: int) -> NDArray[np.int64]:
+        """The mask, whatever size its image has."""
+        cell = self._masks[index][self._mask_column]
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+            raise BadImage("the cell of the mask is empty")
+        return decode_mask(cell["bytes"] if cell["bytes"] is not None else read_regular(Path(cell["path"]), IMAGE))
+
+
+def open_masks(folder: Path, name: str) -> dict[str, MaskedImages] | None:
+    """The splits of a folder of images with masks, or None if `folder` is not laid out as one.
+
+    Args:
+        folder: With `images/` and `masks/` (or `annotations/`, `labels/`; or `img/` and `ann/`), splits inside or
+            around them and masks named as their images; Pascal VOC; or COCO-stuff.
+        name: Name for tables.
+
+    Raises:
+        DataError: If no image has a mask.
+    """
+    found = _voc(folder) or _coco(folder) or _side_by_side(folder)
+    if not found:
+        return None
+    ade = (folder / "objectInfo150.txt").is_file() or folder.name.startswith("ADEChallenge")
+    known = VOC_NAMES if (folder / "SegmentationClass").is_dir() else COCO_STUFF_NAMES if _coco(folder) else None
+    named = stored_names(folder) or known
+    ignored = 0 if ade else IGNORED
+    masks = [mask for pairs in found.values() for _, mask in pairs if mask is not None]
+    if not masks:
+        raise DataError(f"{folder}: no image has a mask", hint="A mask is a PNG with the name of its image.")
+    names = _once(lambda: named or _numbers(map(_stored_mask, masks), ignored))
+    return {split: MaskedImages(f"{name}/{split}", folder, pairs, names, ignored) for split, pairs in found.items()}
+
+
+def open_masked_rows(splits: Mapping[str, Any], name: str) -> dict[str, MaskedRows] | None:
+    """The splits of a dataset with a column of images and one of masks, or None if it is not one."""
+    import datasets
+
+    found = {}
+    for split, rows in splits.items():
+        images = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+        column = next((column for column in COLUMNS if column in images), None)
+        if len(images) != 2 or column is None:
+            return None
+        found[split] = (rows, column)
+    opened: dict[str, MaskedRows] = {}
+
+    def read() -> Iterator[NDArray[np.int64]]:
+        return (_readable(rows.stored_mask, i) for rows in opened.values() for i in range(len(rows.items)))
+
+    names = _once(lambda: _numbers(read(), IGNORED))
+    for split, (rows, column) in found.items():
+        opened[split] = MaskedRows(rows, column, name=f"{name}/{split}", names=names)
+    return opened
+
+
+def decode_mask(data: bytes) -> NDArray[np.int64]:
+    """Class numbers of a mask file: grey values, or places in the palette.
+
+    Returns:
+        int64 of shape (height, width).
+
+    Raises:
+        BadImage: If it cannot be decoded or has colours instead of numbers.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as mask:
+            if mask.width * mask.height > MAX_PIXELS:
+                raise BadImage(f"the mask has more than {MAX_PIXELS // 1_000_000} Mpx")
+            if mask.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
+                raise BadImage(f"the mask has pixels of mode {mask.mode} and not class numbers")
+            return np.asarray(mask).astype(np.int64)
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage("the mask is not an image of a known format") from error
+    except Exception as error:  # Pillow raises many types on damaged files
+        raise BadImage(f"the mask: {type(error).__name__}: {error}".splitlines()[0][:200]) from error
+
+
+def of_size(mask: NDArray[np.int64], image: bytes) -> NDArray[np.int64]:
+    """`mask`, if it has as many pixels across and down as the image that the file `image` holds, shown upright.
+
+    Raises:
+        BadImage: If it has not.
+    """
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            turned = opened.getexif().get(_ORIENTATION, 1) >= 5
+            width, height = opened.size[::-1] if turned else opened.size
+    except Exception as error:
+        raise BadImage(f"the image of the mask: {error}".splitlines()[0][:200]) from error
+    if mask.shape != (height, width):
+        raise BadImage(f"the mask is {mask.shape[1]}x{mask.shape[0]}, its image {width}x{height}")
+    return mask
+
+
+Pairs = dict[str, list[tuple[Path, Path | None]]]
+
+
+def _side_by_side(folder: Path) -> Pairs:
+    for images, masks in PAIRS:
+        places = {s: (folder / images / s, folder / masks / s) for s in _splits_in(folder / images)}
+        places |= {
+            s: (folder / s / images, folder / s / masks) for s in _splits_in(folder) if (folder / s / masks).is_dir()
+        }
+        there = {split: place for split, place in places.items() if place[0].is_dir()}
+        if there and any(_may_hold_masks(mask) for _, mask in there.values()):
+            return {split: list(_paired(*place)) for split, place in there.items()}
+        if (folder / masks).is_dir() and (folder / images).is_dir() and not there:
+            pairs = list(_paired(folder / images, folder / masks))
+            if any(mask for _, mask in pairs):  # else two classes of these names
+                return {folder.name: pairs}
+    return {}
+
+
+def _may_hold_masks(folder: Path) -> bool:
+    """Whether a folder is one of masks: labels/ and annotations/ also hold boxes, in files that are no images."""
+    return folder.is_dir() and ("mask" in folder.parent.name + folder.name or any(image_paths(folder)))
+
+
+def _splits_in(folder: Path) -> list[str]:
+    return [path.name for path in folders_in(folder) if role_of(path.name)] if folder.is_dir() else []
+
+
+def _voc(folder: Path) -> Pairs:
+    lists, masks = folder / "ImageSets" / "Segmentation", folder / "SegmentationClass"
+    if not (lists.is_dir() and masks.is_dir()):
+        return {}
+    known = {Path(path).stem: folder / "JPEGImages" / path for path in image_paths(folder / "JPEGImages")}
+    found: Pairs = {}
+    for listed in (path for path in files_in(lists, ".txt") if role_of(path.stem)):
+        stems = [stem for stem in listed.read_text("utf-8").split() if stem in known]
+        found[listed.stem] = [(known[stem], _if_there(masks / f"{stem}.png")) for stem in stems]
+    return {split: pairs for split, pairs in found.items() if pairs}
+
+
+def _coco(folder: Path) -> Pairs:
+    maps = next((p for p in sorted(folder.glob("stuffthingmaps*")) if p.is_dir()), None)
+    found: Pairs = {}
+    for split in ("train", "val") if maps else ():
+        images = next((p for p in (folder / f"{split}2017", folder / "images" / f"{split}2017") if p.is_dir()), None)
+        if images is not None and maps is not None:
+            found[split] = list(_paired(images, maps / f"{split}2017"))
+    return found
+
+
+def _paired(images: Path, masks: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Each image with the mask of its path, up to the suffix."""
+    known = {str(Path(path).with_suffix("")): masks / path for path in image_paths(masks)} if masks.is_dir() else {}
+    for path in sorted(image_paths(images)):
+        yield images / path, known.get(str(Path(path).with_suffix("")))
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _stored_mask(path: Path) -> NDArray[np.int64]:
+    return _readable(lambda _: decode_mask(read_regular(path, IMAGE)), 0)
+
+
+def _readable(read: Callable[[int], NDArray[np.int64]], index: int) -> NDArray[np.int64]:
+    """A mask, or nothing if it is damaged: which ones are is said where they are used."""
+    try:
+        return read(index)
+    except (BadImage, OSError):
+        return np.zeros(0, np.int64)
+
+
+def _numbers(masks: Iterator[NDArray[np.int64]], ignored: int) -> tuple[str, ...]:
+    largest = max((int(mask[mask != ignored].max(initial=-1)) for mask in masks), default=-1)
+    return tuple(str(number) for number in range(largest + 1))
+
+
+def _once(names: Callable[[], tuple[str, ...]]) -> Callable[[], tuple[str, ...]]:
+    """`names`, asked once for all splits: without a list of names every mask has to be read."""
+    known: list[tuple[str, ...]] = []
+
+    def ask() -> tuple[str, ...]:
+        if not known:
+            known.append(names())
+        return known[0]
+
+    return ask

@@ -1,0 +1,1 @@
+"""From a folder as people have it to its splits and classes."""

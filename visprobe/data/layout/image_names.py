@@ -1,0 +1,63 @@
+"""Images by the names that lists give them: paths of any machine, with or without suffix, in any Unicode form."""
+
+from __future__ import annotations
+
+import os
+
+from visprobe.data.image_set import ImageSet
+from visprobe.data.labels.class_names import same_name
+from visprobe.data.sources.formats import LOOKS
+
+SEVERAL = -1  # a name that fits more than one image
+
+
+class ImageNames:
+    """The images of a set by every end of their paths, with and without suffix.
+
+    Args:
+        images: The set.
+    """
+
+    def __init__(self, images: ImageSet) -> None:
+        self._whole: dict[str, int] = {}
+        self._stems: dict[str, int] = {}
+        for index, item in enumerate(images.items):
+            for end in _ends(same_name(item.id)):
+                _add(self._whole, end, index)
+                _add(self._stems, _stem(end), index)
+        self._whole |= {same_name(item.id): index for index, item in enumerate(images.items)}
+
+    def find(self, name: object) -> int | None:
+        """The number of the image that `name` fits best, `SEVERAL`, or None."""
+        found = self.exactly(name)
+        if found is not None or not isinstance(name, (str, int)):
+            return found
+        return next((self._stems[stem] for end in _ends(_tidy(name)) if (stem := _stem(end)) in self._stems), None)
+
+    def exactly(self, name: object) -> int | None:
+        """As `find`, with the suffix that the name has."""
+        ends = _ends(_tidy(name)) if isinstance(name, str) else []
+        return next((self._whole[end] for end in ends if end in self._whole), None)
+
+
+def is_file_name(name: object) -> bool:
+    """Whether a cell ends in the suffix of an image."""
+    return isinstance(name, str) and os.path.splitext(name.lower())[1] in LOOKS
+
+
+def _tidy(name: str | int) -> str:
+    return same_name(str(name)).replace("\\", "/")
+
+
+def _ends(path: str) -> list[str]:
+    """The path, then without its first folder, and so on to the name of the file."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return ["/".join(parts[first:]) for first in range(len(parts))]
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0] if is_file_name(path) else path
+
+
+def _add(known: dict[str, int], name: str, index: int) -> None:
+    known[name] = index if known.setdefault(name, index) == index else SEVERAL

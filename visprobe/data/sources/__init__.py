@@ -1,0 +1,1 @@
+"""Images from folders, archives, parquet shards and Hugging Face datasets."""

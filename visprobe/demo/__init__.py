@@ -1,0 +1,1 @@
+"""The built-in digit scenes, and everything that is special to them."""

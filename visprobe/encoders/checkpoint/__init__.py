@@ -1,0 +1,1 @@
+"""An opened checkpoint, whatever wrapped, adapted, quantised or converted it."""

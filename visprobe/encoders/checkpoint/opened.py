@@ -1,0 +1,273 @@
+"""An opened checkpoint: its small files, its tensors by name, and nothing read of them yet."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from transformers import AutoConfig
+
+from visprobe.encoders.checkpoint import adapter
+from visprobe.encoders.checkpoint.extracted import MLLM_CONFIG, is_extracted, restored
+from visprobe.encoders.checkpoint.mmproj import mmproj_file, open_mmproj
+from visprobe.encoders.checkpoint.module_names import ModuleNames
+from visprobe.encoders.checkpoint.quantised import check_whole
+from visprobe.encoders.checkpoint.quiet import quiet
+from visprobe.encoders.checkpoint.unmerged import with_own_adapter
+from visprobe.encoders.checkpoint.wrappers import of_language_model, unwrapped
+from visprobe.errors import CheckpointError
+from visprobe.io.atomic import write_json
+from visprobe.io.containers.folder import Folder, LocalFolder
+from visprobe.io.containers.kinds import open_tensors
+from visprobe.io.containers.tensors import Tensors
+from visprobe.io.hub.repository import open_folder
+from visprobe.io.json_object import read_object
+
+_NAME_BASE = f"Put the base model's folder, or its hub id, into base_model_name_or_path of {adapter.CONFIG}."
+_MOST_LABELS = 100_000  # the 21,843 of the whole ImageNet are the most in use
+# A directory of checkpoints holds one configuration many times, and each takes transformers 20 ms.
+_PARSED: dict[bytes, Any] = {}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is open.
+
+    Attributes:
+        spec: What the user named.
+        folder: Where its small files (`*.json`) lie.
+        tensors: Its tensors.
+        notes: What a reader should know about how it was opened.
+        config_file: Name of its configuration in that folder.
+        commit: The commit that was read, for a checkpoint of the hub.
+        base: Its base model, for an adapter.
+    """
+
+    spec: str
+    folder: Path
+    tensors: Tensors
+    notes: list[str] = field(default_factory=list)
+    config_file: str = "config.json"
+    commit: str = ""
+    base: str = ""
+
+    @cached_property
+    def raw(self) -> dict[str, Any]:
+        """The configuration as it stands.
+
+        Raises:
+            CheckpointError: If it is missing or damaged.
+        """
+        return read_config(self.folder, self.config_file)
+
+    @cached_property
+    def config(self) -> Any:
+        """The configuration as transformers understands it.
+
+        Raises:
+            CheckpointError: If transformers does not.
+        """
+        return library_config(self.folder, self.config_file)
+
+    def check_whole(self, names: Iterable[str]) -> None:
+        """The tensors `names` are not quantised.
+
+        Raises:
+            CheckpointError: If they are.
+        """
+        check_whole(self.spec, self.base, self.raw, [self.tensors[name] for name in names])
+
+    def check_described(self, kind: str = "") -> None:
+        """The configuration describes the tower; where it does not, transformers would make up another one.
+
+        Args:
+            kind: What the checkpoint is, for the message.
+
+        Raises:
+            CheckpointError: If `vision_config` is missing, null or a name.
+        """
+        vision = self.raw.get("vision_config")
+        if isinstance(vision, dict):
+            return
+        said = f", only the name {vision!r}" if isinstance(vision, str) else ""
+        what = f" of {kind}" if kind else ""
+        raise CheckpointError(
+            f"{self.folder / self.config_file}{what} has no vision_config{said}: nothing says how its tower is built",
+            hint="Copy vision_config, whole, from the config.json of the base model into this one.",
+        )
+
+
+def open_checkpoint(spec: str | Path) -> Checkpoint:
+    """Open the checkpoint `spec`: a folder, a LoRA adapter's folder, a hub id of either, or llama.cpp's mmproj file.
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged, or the base model of an adapter cannot be found.
+    """
+    return _opened(str(spec), ())
+
+
+def _opened(spec: str, adapters: tuple[str, ...]) -> Checkpoint:
+    path = Path(spec).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return _from_llama_cpp(spec, LocalFolder(path.parent), path.name)
+    folder = open_folder(spec)
+    names, commit = folder.names(), folder.commit
+    if file := mmproj_file(folder):
+        return _from_llama_cpp(spec, folder, file)
+    if adapter.CONFIG in names and any(name in names for name in adapter.WEIGHTS):
+        own = str(folder.path.resolve())
+        if own in adapters:
+            raise CheckpointError(f"{spec} is an adapter whose base model leads back to itself", hint=_NAME_BASE)
+        return _adapted(spec, folder, (*adapters, own))
+    if is_extracted(names):
+        return Checkpoint(spec, folder.path, restored(folder, open_tensors(folder)), [], MLLM_CONFIG, commit)
+    return Checkpoint(spec, folder.path, _own_tensors(folder), commit=commit)
+
+
+def _from_llama_cpp(spec: str, folder: Folder, file: str) -> Checkpoint:
+    config, processor, tensors = open_mmproj(folder, file)
+    described = Path(mkdtemp(prefix="visprobe-"))
+    for name, fields in (("config.json", config), ("preprocessor_config.json", processor)):
+        write_json(described / name, fields)
+    notes = [f"read from llama.cpp's {file}, with the processor and the configuration that it describes"]
+    weakref.finalize(tensors, shutil.rmtree, described, ignore_errors=True)
+    return Checkpoint(spec, described, tensors, notes)
+
+
+def _own_tensors(folder: Folder) -> Tensors:
+    return with_own_adapter(folder, unwrapped(open_tensors(folder)))
+
+
+def _adapted(spec: str, folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
+    base = _base(folder, adapters)
+    try:
+        tensors = adapter.adapted(folder, base.tensors, _module_names(base))
+    except CheckpointError:
+        names = [name for name in base.tensors if not of_language_model(name)]
+        replace(base, spec=spec, base=base.spec).check_whole(names)
+        raise  # quantised weights are not the cause
+    described = "config.json" in folder.names() and not (base.folder / "preprocessor_config.json").is_file()
+    notes = [*base.notes, f"{spec} is an adapter of the base model {base.spec}"]
+    if described:
+        return Checkpoint(spec, folder.path, tensors, notes, base=base.spec)
+    return replace(base, spec=spec, tensors=tensors, notes=notes, base=base.spec)
+
+
+def _module_names(checkpoint: Checkpoint) -> ModuleNames:
+    """The names of a checkpoint's tensors, as far as transformers knows its classes."""
+    from visprobe.encoders.families import MODEL_OF, TOWER_OF  # families are read from checkpoints
+    from visprobe.encoders.layouts.original_towers import original_tower
+
+    if named := checkpoint.raw.get("mm_vision_tower"):
+        return ModuleNames(checkpoint.tensors, [original_tower(str(named)).config])
+    kind = str(checkpoint.raw.get("model_type"))
+    if kind not in MODEL_OF and kind not in TOWER_OF:
+        return ModuleNames(checkpoint.tensors)
+    config, model = checkpoint.config, MODEL_OF.get(kind)
+    tower = getattr(config, "vision_config", None)
+
+    def today(name: str) -> str:
+        return next(iter(model.renamed({name: name}, tower))) if model else name
+
+    return ModuleNames(checkpoint.tensors, [one for one in (config, tower) if one is not None], today)
+
+
+def _base(folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
+    """The base model that an adapter names; if it names none, the model in the same folder or in the one around it."""
+    config = adapter.adapter_config(folder)
+    named, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision")
+    try:
+        if "\0" in named:  # of which the system's functions make a ValueError
+            raise CheckpointError("no path and no hub id holds a NUL character", hint=_NAME_BASE)
+        for place in _places(folder.path, named):
+            if str(place.resolve()) in adapters and _holds_model(place):
+                return Checkpoint(str(place), place, _own_tensors(LocalFolder(place)))
+            return _opened(str(place), adapters)
+        return _opened(f"{named}@{revision}" if revision else named, adapters)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{folder} is an adapter of the base model {named!r}, which cannot be opened: {error.message}",
+            hint=_NAME_BASE,
+        ) from error
+
+
+def _places(own: Path, named: str) -> list[Path]:
+    """Folders on this machine that the adapter in `own` means by `named`, the first of them first.
+
+    The adapter's own place comes before the current folder, where another model may have that name.
+    """
+    if named:
+        # not Path's is_dir: it raises for what no folder can be called
+        return [path for path in (own / named, Path(os.path.expanduser(named))) if os.path.isdir(path)]
+    return [path for path in (own, own.resolve().parent) if _holds_model(path)]
+
+
+def _holds_model(path: Path) -> bool:
+    names = LocalFolder(path).names() if (path / "config.json").is_file() else []
+    return any(name.startswith(("model", "pytorch_model")) and "." in name and "/" not in name for name in names)
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """The configuration in file `name` of `folder`.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
+    if not (folder / name).exists():
+        raise CheckpointError(f"{folder} has no {name}", hint=_missing_config(folder))
+    return read_object(folder / name)
+
+
+def library_config(folder: Path, name: str = "config.json") -> Any:
+    """The configuration in file `name` of `folder` as transformers understands it.
+
+    Raises:
+        CheckpointError: If transformers does not.
+    """
+    check_labels(read_config(folder, name), folder / name)
+    try:
+        return copy.deepcopy(_parsed(folder / name))
+    except Exception as error:  # transformers raises many types on a configuration it cannot build
+        raise CheckpointError(
+            f"transformers cannot read {folder / name}: {error}".splitlines()[0],
+            hint="Check the configuration, or use the version of transformers that wrote it.",
+        ) from error
+
+
+def check_labels(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a configuration of more classes than any model has: transformers makes a name for each, for hours.
+
+    Raises:
+        CheckpointError: If it is one.
+    """
+    count = config.get("num_labels")
+    if isinstance(count, int | float) and count > _MOST_LABELS:
+        raise CheckpointError(f"{path} says num_labels {count:,}", hint="Take that line out: no tower has classes.")
+    for part in config.values():
+        if isinstance(part, dict):
+            check_labels(part, path)
+
+
+def _parsed(path: Path) -> Any:
+    content = path.read_bytes()
+    if content not in _PARSED:
+        with quiet():
+            _PARSED[content] = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    return _PARSED[content]
+
+
+def _missing_config(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return f"This is a LoRA adapter without its {adapter.WEIGHTS[0]}: copy it again, as a whole."
+    return (
+        "Give the folder that holds config.json and the weights, or copy config.json and preprocessor_config.json of "
+        "the base model beside these."
+    )

@@ -1,0 +1,1 @@
+"""Parts of checkpoints exchanged or taken out."""

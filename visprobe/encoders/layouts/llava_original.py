@@ -1,0 +1,236 @@
+"""Checkpoints of the original LLaVA and LLaVA-NeXT code, whose tower is named but not described."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from visprobe.encoders.checkpoint.opened import Checkpoint
+from visprobe.encoders.families.llava import base_only
+from visprobe.encoders.layouts.frozen_tower import TOWER, FrozenTower
+from visprobe.encoders.layouts.original_names import PROJECTOR, RESAMPLER, tower_places
+from visprobe.encoders.layouts.original_projectors import (
+    TYPES,
+    ProjectorType,
+    original_connector,
+    projector_type,
+    resampled,
+)
+from visprobe.encoders.layouts.original_towers import BaseScale, OriginalTower, original_tower
+from visprobe.encoders.layouts.sam import SAM
+from visprobe.encoders.processor import Resolution, make_processor, read_processor
+from visprobe.encoders.structure.anyres import original_tiles, tile_processor
+from visprobe.encoders.structure.connector import Connector
+from visprobe.encoders.structure.geometry import SQUARE, side
+from visprobe.encoders.structure.layout import (
+    Layout,
+    Source,
+    hidden_state,
+    keys_of,
+    no_projector,
+    no_tower,
+    twins,
+    under,
+)
+from visprobe.errors import CheckpointError
+
+_FIVE_LAYERS = (-2, -5, -8, -11, 6)
+_SLICES = ("", "slicefour", "slice_m25811_f6")
+_TILED = ("anyres", "highres", "crop_split")
+_PIXELS = ("size", "do_center_crop", "crop_size", "resample", "image_mean", "image_std")
+
+
+def original_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
+    """The layout of an original LLaVA checkpoint.
+
+    Args:
+        checkpoint: Its config.json names a tower in `mm_vision_tower`.
+        resolution: Whether tiles.
+
+    Raises:
+        CheckpointError: If tower or projector are absent or unknown, or the blocks are not those of the tower.
+    """
+    raw, names = checkpoint.raw, list(checkpoint.tensors)
+    named = str(raw["mm_vision_tower"])
+    outer = f"{TOWER}vision_model." if any(n.startswith(f"{TOWER}vision_model.") for n in names) else TOWER
+    saved = under(outer, names)
+    if not saved:
+        raise no_tower(checkpoint.spec, names)
+    tower = original_tower(named)
+    sources = tower.sources(saved)
+    reads, why = _reads(checkpoint, tower, tower.family.block_count(set(sources)))
+    if hasattr(tower.config, "vision_use_head"):
+        tower.config.vision_use_head = any(name.startswith("head.") for name in sources)
+    scales = _scales(checkpoint, tower)
+    projector = {} if scales else _projector(checkpoint, names)
+    processor = _processor(checkpoint, tower, scales)
+    tiled = resolution.tiles and tower.family.geometry is SQUARE and not scales
+    tiles = original_tiles(checkpoint, processor) if tiled else None
+    unused = set(saved.values()) - set(keys_of(sources.values()))
+    return Layout(
+        name="L",
+        family=tower.family,
+        config=tower.config,
+        tower_name=named,
+        tower=sources,
+        projector=projector,
+        connector=_connector(checkpoint, projector, tower, reads),
+        consumed=max(reads),
+        why=why,
+        processor=tile_processor(processor, tiles, tower.config) if tiles else processor,
+        geometry=tiles or (BaseScale() if scales else tower.family.geometry),
+        warnings=(*(tiles.notes if tiles else _untiled(checkpoint)), *_warnings(checkpoint, tower, scales, unused)),
+        twins=twins([outer, *(place + outer.removeprefix(TOWER) for place in tower_places(names)[1:])], names),
+    )
+
+
+def _reads(checkpoint: Checkpoint, tower: OriginalTower, saved: int) -> tuple[tuple[str, ...], str]:
+    """The sites that the MLLM reads, and why; the configuration gets the number of blocks that were saved."""
+    depth = tower.family.depth(tower.config)
+    if tower.rule == "siglip" and saved == depth - 1:
+        tower.config.num_hidden_layers = saved
+    elif saved != depth:
+        raise CheckpointError(
+            f"{checkpoint.spec} holds {saved} blocks of a tower that has {depth}",
+            hint="Check that mm_vision_tower names the tower of this checkpoint, and that the checkpoint is complete.",
+        )
+    if tower.rule == "siglip" and (saved < depth or isinstance(checkpoint.tensors, FrozenTower)):
+        why = f"LLaVA deletes the last of SigLIP's {depth} blocks and reads the one before it"
+        return (f"block_{depth - 1:02d}",), why
+    if tower.rule == "last":
+        return (f"block_{depth:02d}",), f"LLaVA reads the last of {depth} blocks, without the neck"
+    feature = _feature(checkpoint, tower)
+    if tower.rule == "final":
+        return ("final_norm",), "LLaVA reads last_hidden_state, whatever mm_vision_select_layer is"
+    return _selected(checkpoint, feature, depth)
+
+
+def _feature(checkpoint: Checkpoint, tower: OriginalTower) -> str:
+    """`mm_vision_select_feature` without what concerns the class token."""
+    feature = str(checkpoint.raw.get("mm_vision_select_feature", "patch"))
+    layers = feature.removesuffix("patch").removesuffix("cls_").rstrip("_")
+    if not feature.endswith("patch") or layers not in (_SLICES if tower.rule == "selected" else ("",)):
+        raise CheckpointError(
+            f"{checkpoint.spec} reads the features {feature!r} of its tower",
+            hint="mm_vision_select_feature may be patch or cls_patch, and slicefour_… or slice_m25811_f6_… of them "
+            "for CLIP.",
+        )
+    return layers
+
+
+def _selected(checkpoint: Checkpoint, feature: str, depth: int) -> tuple[tuple[str, ...], str]:
+    if feature == "slice_m25811_f6":
+        return tuple(hidden_state(n, depth) for n in _FIVE_LAYERS), f"LLaVA reads the layers {_FIVE_LAYERS}"
+    layer = checkpoint.raw.get("mm_vision_select_layer")
+    if not isinstance(layer, int):
+        raise CheckpointError(
+            f"{checkpoint.spec} selects vision layer {layer!r}",
+            hint="config.json must hold one integer mm_vision_select_layer.",
+        )
+    why = f"mm_vision_select_layer is {layer} of {depth} blocks"
+    if not feature:
+        return (hidden_state(layer, depth),), why
+    step = (depth + 1) // 4
+    reads = tuple(hidden_state(n, depth) for n in range(step + layer, depth + 1, step))
+    return reads, f"{why}, and every {step}th layer before it is read too"
+
+
+def _scales(checkpoint: Checkpoint, tower: OriginalTower) -> list[int]:
+    """Sides of the images that S2 reads, smallest first; empty where there is one scale."""
+    raw = checkpoint.raw
+    if not raw.get("s2") or tower.rule != "selected" or str(raw["mm_vision_tower"]).startswith("hf:"):
+        return []
+    scales = sorted(map(int, re.findall(r"\d+", str(raw.get("s2_scales", "336,672,1008")))))
+    if not scales or scales[0] != tower.config.image_size:
+        raise CheckpointError(
+            f"{checkpoint.spec} reads the scales {scales}, its tower {tower.config.image_size} pixels",
+            hint="Check s2_scales and mm_vision_tower in config.json.",
+        )
+    return scales
+
+
+def _projector(checkpoint: Checkpoint, names: list[str]) -> dict[str, Source]:
+    """Names of the projector's weights by canonical name."""
+    kind = _kind(checkpoint)
+    found = under(PROJECTOR, names)
+    if not found and kind.name != "identity":
+        raise no_projector(checkpoint.spec, names)
+    return {kind.canonical(name): key for name, key in found.items()}
+
+
+def _kind(checkpoint: Checkpoint) -> ProjectorType:
+    name = str(checkpoint.raw.get("mm_projector_type", "linear"))
+    kind = projector_type(name)
+    if kind is None:
+        raise CheckpointError(
+            f"{checkpoint.spec} has a projector of type {name}", hint=f"Supported projectors are {TYPES}."
+        )
+    return kind
+
+
+def _connector(
+    checkpoint: Checkpoint, projector: Mapping[str, Source], tower: OriginalTower, reads: tuple[str, ...]
+) -> Connector | None:
+    if not projector:
+        return None
+    entries = {name: checkpoint.tensors[str(key)] for name, key in projector.items()}
+    width = int(tower.config.hidden_size)
+    connector = original_connector(_kind(checkpoint), entries, tower_width=width, reads=reads)
+    return resampled(connector, tower.resampled) if tower.resampled else connector
+
+
+def _processor(checkpoint: Checkpoint, tower: OriginalTower, scales: list[int]) -> Any:
+    """The folder's processor, or the tower's, made to treat image sizes and shapes as LLaVA does."""
+    processor = _stored_processor(checkpoint, tower) or tower.processor()
+    values, ratio = processor.to_dict(), str(checkpoint.raw.get("image_aspect_ratio"))
+    fields = {name: values[name] for name in _PIXELS if values.get(name) is not None}
+    colours = {name: fields[name] for name in ("resample", "image_mean", "image_std")}
+    resized = max([*scales, tower.resolution or 0])
+    size = resized or side(tower.config.image_size)
+    square = {"height": size, "width": size}
+    if ratio.startswith(_TILED):
+        return make_processor("SiglipImageProcessorPil", {"size": square, **colours})
+    if resized:
+        fields |= {"size": {"shortest_edge": size}, "crop_size": square, "do_center_crop": True}
+    if ratio == "pad":
+        fields = {"do_center_crop": False, **fields, "do_pad": True}
+        fields |= {"size": square} if tower.family is SAM else {}
+        return make_processor("LlavaImageProcessorPil", fields)
+    return make_processor(type(processor).__name__, fields) if resized else processor
+
+
+def _stored_processor(checkpoint: Checkpoint, tower: OriginalTower) -> Any | None:
+    folders = [checkpoint.folder, Path(tower.name)]
+    if isinstance(checkpoint.tensors, FrozenTower) and tower.rule != "siglip":  # LLaVA makes SigLIP's processor itself
+        folders.append(checkpoint.tensors.folder)
+    return next((found for found in map(read_processor, folders) if found is not None), None)
+
+
+def _untiled(checkpoint: Checkpoint) -> tuple[str, ...]:
+    tiled = str(checkpoint.raw.get("image_aspect_ratio")).startswith(_TILED)
+    return (base_only("the MLLM"),) if tiled else ()
+
+
+def _warnings(checkpoint: Checkpoint, tower: OriginalTower, scales: list[int], unused: set[str]) -> Iterator[str]:
+    raw = checkpoint.raw
+    feature = str(raw.get("mm_vision_select_feature", "patch"))
+    if tower.family.has_cls and feature.endswith("cls_patch") and tower.timm != "mae":
+        yield "the MLLM also reads the class token; consumed and projected hold patch tokens only"
+    if tower.rule == "selected" and not tower.family.has_cls and not feature.endswith("cls_patch"):
+        yield "the MLLM drops the first patch of this tower, which has no class token; it is kept here"
+    if scales:
+        yield (
+            f"the MLLM reads this tower at the scales {', '.join(map(str, scales))} side by side; only the smallest is "
+            "read here, and the projector, which needs all of them, is left out"
+        )
+    if tower.resampled:
+        yield f"the MLLM resamples the tokens to {tower.resampled}x{tower.resampled}; consumed holds them before that"
+    if raw.get("mm_resampler_type") not in (None, "identity") or any(
+        n.startswith(RESAMPLER) for n in checkpoint.tensors
+    ):
+        yield f"the resampler {raw.get('mm_resampler_type')} is left out: the MLLM's code loads it and never calls it"
+    if unused:
+        parts = sorted({key.removeprefix(TOWER).split(".")[0] for key in unused})
+        yield f"{', '.join(parts)} of the tower are left out: the MLLM's code never uses them"

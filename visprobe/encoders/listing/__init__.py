@@ -1,0 +1,1 @@
+"""What lies in a folder of checkpoints, and what can be read at all."""

@@ -1,0 +1,157 @@
+"""What stands between a tower and the language model, and which states of the tower it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.initialization import no_init_weights
+
+from visprobe.encoders.checkpoint.quiet import quiet
+from visprobe.encoders.pixels import Grid
+from visprobe.encoders.settings import connector_settings
+from visprobe.errors import CheckpointError
+
+Project = Callable[[nn.Module, Sequence[torch.Tensor], Grid], torch.Tensor]
+_ANY_GRID = (24, 24)  # for towers of native resolution: squares of 2, 3 and 4 patches fit into it
+
+
+@dataclass(frozen=True)
+class Tap:
+    """An output of the connector, which is a site of the encoder.
+
+    Attributes:
+        name: "projected", or "deepstack_1", … where a language model reads more than one.
+        reads: Sites of the tower that it is made from.
+        width: Width of its tokens.
+        project: From the connector, patch tokens (B, T, D) of each site read, and their grid, to tokens (B, T', width)
+            in raster order.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    width: int
+    project: Project
+
+
+@dataclass(frozen=True)
+class Connector:
+    """A projector and everything else between tower and language model.
+
+    Attributes:
+        kind: For people: "mlp2x_gelu", "Qwen2_5_VLPatchMerger".
+        make: A module with fresh weights; its parameter names are the canonical names of the weights.
+        taps: Its outputs.
+        settings: What its output depends on beside weights and configuration, by name.
+        made_by: What made it of `config`, if it was made of one.
+        config: Configuration of the multimodal model, where it was made of one.
+    """
+
+    kind: str
+    make: Callable[[], nn.Module]
+    taps: tuple[Tap, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    made_by: Callable[[Any], Connector] | None = None
+    config: Any = None
+
+    def depends_on(self, width: int, grid: Grid | None) -> dict[str, Any]:
+        """What its output depends on beside weights and the tower's configuration, by name, as plain JSON.
+
+        It is made once more, and run, with a configuration that takes notes: no field that is read can be forgotten.
+
+        Args:
+            width: Width of the tower's tokens.
+            grid: Rows and columns of its patches, or None where they depend on the image.
+        """
+        made_by, shape = self.made_by, grid or _ANY_GRID
+        if made_by is None:
+            return dict(self.settings)
+        read = connector_settings(self.config, lambda config: made_by(config).try_out(width, shape))
+        return {**self.settings, **read}
+
+    def try_out(self, width: int, grid: Grid) -> None:
+        """Make the module and every output once, without memory; arguments as in `depends_on`."""
+        with quiet(), torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad(), no_init_weights():
+            module = self.make().eval()
+            for tap in self.taps:
+                tokens = [torch.empty(1, grid[0] * grid[1], width) for _ in tap.reads]
+                tap.project(module, tokens, grid)
+
+    def build(self, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+        """The module with the weights `tensors`, in their widest dtype.
+
+        Raises:
+            CheckpointError: If tensors are missing, unexpected or of another shape.
+        """
+        dtype = widest(tensors)
+        with no_init_weights():  # drawing weights that are replaced at once takes seconds for a large merger
+            module = self.make()
+        try:
+            module.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+        except RuntimeError as error:
+            faults = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+            raise CheckpointError(
+                f"the tensors do not make a {self.kind}: {faults}",
+                hint="Check that config.json belongs to these weights and that the checkpoint is complete.",
+            ) from error
+        return module.eval().requires_grad_(False)
+
+    def fresh(self) -> nn.Module:
+        """The module as at the start of a training: matrices from N(0, 0.02²), biases zero, norms at their identity."""
+        with torch.random.fork_rng(devices=[]):
+            module = self.make()
+        for name, parameter in module.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        return module
+
+
+def same_grid(project: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> Project:
+    """A projection that reads one site and treats every token alike."""
+    return lambda module, tokens, grid: project(module, tokens[0])
+
+
+def of_class(
+    cls: Callable[[Any], nn.Module],
+    config: Any,
+    *,
+    width: int,
+    reads: tuple[str, ...],
+    project: Project | None = None,
+) -> Connector:
+    """The connector that is one class of transformers, made from the model's configuration.
+
+    Args:
+        cls: The class; its constructor takes `config`.
+        config: Configuration of the multimodal model.
+        width: Width of its output.
+        reads: Sites of the tower that it reads.
+        project: As in `Tap`; by default the module is called with the tokens of the one site read.
+    """
+    tap = Tap("projected", reads, width, project or same_grid(lambda module, tokens: module(tokens)))
+    return Connector(getattr(cls, "__name__", str(cls)), partial(cls, config), (tap,))
+
+
+def configured(made_by: Callable[[Any], Connector], config: Any) -> Connector:
+    """The connector that `made_by` makes of `config`, whose settings are the fields that it reads.
+
+    Args:
+        made_by: From a configuration to the connector. It is called again when settings are asked for.
+        config: Configuration of the multimodal model.
+    """
+    return replace(made_by(config), made_by=made_by, config=config)
+
+
+def widest(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """The narrowest dtype that holds every tensor of `tensors` exactly."""
+    dtypes = [tensor.dtype for tensor in tensors.values()]
+    result = dtypes[0]
+    for dtype in dtypes[1:]:
+        result = torch.promote_types(result, dtype)
+    return result

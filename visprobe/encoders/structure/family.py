@@ -1,0 +1,144 @@
+"""What a family of vision towers is: where its blocks, norms and prefix tokens are in the transformers class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import torch
+import transformers
+
+from visprobe.encoders.structure.connector import Connector
+from visprobe.encoders.structure.geometry import SQUARE, Geometry
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of towers is built in transformers.
+
+    Attributes:
+        name: "siglip", "clip", "qwen2_5_vl", …
+        model_types: `model_type` values of the tower's configuration, and of the bare or two-tower models around it.
+        tower_class: Name of the class in transformers, or "module:Class" below `transformers.models`.
+        blocks: Attribute path of each list of blocks, in the order of the forward pass, with the field of the
+            configuration that holds its length.
+        norm: Attribute of the last norm, if there is one.
+        norm_on_tokens: Whether that norm is applied to every token; CLIP applies it to its class token only.
+        head: Attribute of the pooling head, if the family has one.
+        pools: Whether the class gives an embedding of the whole image (`pooler_output`), made by norm and head.
+        projection: Name of the linear map from it to the space shared with a text tower, in two-tower checkpoints.
+        has_cls: Whether a class token comes first.
+        outer_prefixes: What may stand before a tensor's name in a checkpoint of the bare model.
+        geometry: How images become inputs and states become tokens in raster order.
+        width: Field of the configuration that holds the width of the tokens.
+        detached: Attributes of parts of the tower's class that belong to the connector.
+        contained: From the tower's configuration to the connector that these parts make, where they are all of it.
+        groups: Weight group of parts that are neither blocks, norm nor head, where it is not "embeddings".
+        processor: transformers class of the image processor, Pillow backend, where a checkpoint names none.
+        processors: Classes to use for stored kinds of processor, beside the usual ones of square towers.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    tower_class: str
+    blocks: tuple[tuple[str, str], ...] = (("encoder.layers", "num_hidden_layers"),)
+    norm: str | None = None
+    norm_on_tokens: bool = False
+    head: str | None = None
+    pools: bool = False
+    projection: str | None = None
+    has_cls: bool = False
+    outer_prefixes: tuple[str, ...] = ()
+    geometry: Geometry = SQUARE
+    width: str = "hidden_size"
+    detached: tuple[str, ...] = ()
+    contained: Callable[[Any], Connector] | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    processor: str = ""
+    processors: Mapping[str, str] = field(default_factory=dict)
+
+    def prefix_tokens(self, config: Any) -> int:
+        """How many tokens (class token, registers) stand before the patch tokens."""
+        return int(self.has_cls) + int(getattr(config, "num_register_tokens", 0))
+
+    def depth(self, config: Any) -> int:
+        """Number of blocks."""
+        return sum(int(getattr(config, length)) for _, length in self.blocks)
+
+    def last_site(self, config: Any) -> str:
+        """The site of the tower's `last_hidden_state`."""
+        return "final_norm" if self.norm_on_tokens else f"block_{self.depth(config):02d}"
+
+    def build(self, config: Any, names: set[str]) -> torch.nn.Module:
+        """A tower with fresh weights that has the parts whose tensor `names` are given."""
+        return self.without_absent(self.cls(config, **self.options(names)), names)
+
+    @property
+    def cls(self) -> Any:
+        """The class in transformers."""
+        module, _, name = self.tower_class.rpartition(":")
+        return getattr(import_module(f"transformers.models.{module}") if module else transformers, name)
+
+    def options(self, names: set[str]) -> dict[str, bool]:
+        """Arguments of the class that depend on which tensors there are."""
+        return {"add_pooling_layer": _has(self.head, names)} if self.name == "vit" else {}
+
+    def without_absent(self, tower: torch.nn.Module, names: set[str]) -> torch.nn.Module:
+        """`tower` with the parts that the checkpoint saved.
+
+        Those of the connector go, and a last norm that was not saved; the projection to a shared space comes.
+        """
+        for part in self.detached:
+            _detach(tower, part)
+        if self.projection and _has(self.projection, names):
+            setattr(tower, self.projection, _fresh_projection(tower.config))
+        if self.norm and not _has(self.norm, names):
+            setattr(tower, self.norm, torch.nn.Identity())
+        return tower
+
+    def is_projection(self, name: str) -> bool:
+        """Whether the tensor `name` belongs to the projection to the space shared with a text tower."""
+        return self.projection is not None and name.startswith(f"{self.projection}.")
+
+    def block_count(self, names: set[str]) -> int:
+        """One more than the highest number of a block of the first list in `names` (0 without blocks)."""
+        pattern = _numbered(self.blocks[0][0])
+        return max((int(m[1]) + 1 for m in map(pattern.match, names) if m), default=0)
+
+    def weight_group(self, name: str, config: Any) -> str:
+        """The group of a canonical tensor name: "embeddings", "block_07", "final_norm" or "head"."""
+        before = 0
+        for path, length in self.blocks:
+            if found := _numbered(path).match(name):
+                return f"block_{before + int(found[1]) + 1:02d}"
+            before += int(getattr(config, length))
+        part = name.split(".")[0]
+        if part in (self.norm, self.head, self.projection):
+            return "final_norm" if part == self.norm else "head"
+        return self.groups.get(part, "embeddings")
+
+
+def _numbered(path: str) -> re.Pattern[str]:
+    return re.compile(re.escape(path) + r"\.(\d+)\.")
+
+
+def _has(part: str | None, names: set[str]) -> bool:
+    return any(name.startswith(f"{part}.") for name in names)
+
+
+def _fresh_projection(config: Any) -> torch.nn.Module:
+    """The projection as transformers initialises it."""
+    layer = torch.nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+    torch.nn.init.normal_(layer.weight, std=config.hidden_size**-0.5 * config.initializer_factor)
+    return layer
+
+
+def _detach(tower: torch.nn.Module, part: str) -> None:
+    module = getattr(tower, part, None)  # a part may depend on the configuration
+    if isinstance(module, torch.nn.ModuleList):
+        setattr(tower, part, torch.nn.ModuleList(torch.nn.Identity() for _ in module))
+    else:
+        setattr(tower, part, torch.nn.Identity())

@@ -1,0 +1,208 @@
+"""What a checkpoint turned out to hold: which tensors are tower and connector, and what the MLLM reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from visprobe.encoders.checkpoint.wrappers import of_language_model
+from visprobe.encoders.structure.connector import Connector
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import Geometry
+from visprobe.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A weight that is not a tensor of the file but made from tensors of it (one third of a fused qkv).
+
+    Attributes:
+        keys: Names in the file.
+        make: From those tensors to the weight.
+    """
+
+    keys: tuple[str, ...]
+    make: Callable[[Sequence[torch.Tensor]], torch.Tensor]
+
+
+Source = str | Piece
+NAMED = "the tower is named"  # how a note on an unusual place begins
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A checkpoint's tower and connector, not read yet.
+
+    Attributes:
+        name: "A", "B", "C", "D", "L", "bare", …
+        family: Family of the tower.
+        config: transformers configuration of the tower.
+        tower_name: Name of the tower, for people.
+        tower: Name relative to the tower to name in the file.
+        projector: Name relative to the connector to name in the file; empty without a connector.
+        connector: What stands between tower and language model, if anything.
+        consumed: Site that the MLLM reads; the deepest of them if it reads several.
+        why: Why it is that site.
+        processor: Image processor.
+        geometry: How images become inputs and states become tokens; that of the family unless tiles are asked for.
+        warnings: What a reader should know.
+        twins: For each other tower in the same files what it begins with, and names of the weights read to its own.
+    """
+
+    name: str
+    family: Family
+    config: Any
+    tower_name: str
+    tower: Mapping[str, Source]
+    projector: Mapping[str, Source]
+    connector: Connector | None
+    consumed: str
+    why: str
+    processor: Any
+    geometry: Geometry
+    warnings: tuple[str, ...] = ()
+    twins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def off_path(layout: Layout, names: Iterable[str]) -> tuple[str, ...]:
+    """Weight groups, among those of the tower's tensor `names`, that the MLLM's loss never reaches."""
+    groups = sorted({layout.family.weight_group(name, layout.config) for name in names})
+    if layout.consumed == "final_norm":
+        return ("head",) if "head" in groups else ()
+    beyond = {group for group in groups if group.startswith("block_") and group > layout.consumed}
+    return tuple(group for group in groups if group in {"final_norm", "head"} | beyond)
+
+
+def keys_of(sources: Iterable[Source]) -> list[str]:
+    """The names in the file that `sources` need, each once."""
+    return list(dict.fromkeys(key for s in sources for key in (s.keys if isinstance(s, Piece) else (s,))))
+
+
+def made(sources: Mapping[str, Source], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights that `sources` describe, from the file's `tensors`."""
+    return {
+        name: source.make([tensors[key] for key in source.keys]) if isinstance(source, Piece) else tensors[source]
+        for name, source in sources.items()
+    }
+
+
+def under(prefix: str, names: Iterable[str]) -> dict[str, str]:
+    """Names that begin with `prefix`, by what follows it; the buffer `position_ids` of old versions is left out."""
+    return {
+        name.removeprefix(prefix): name
+        for name in names
+        if name.startswith(prefix) and not name.endswith(".position_ids")
+    }
+
+
+def hidden_state(layer: int, blocks: int) -> str:
+    """The site of `hidden_states[layer]` in a tower of `blocks` blocks, counted from the input.
+
+    Raises:
+        CheckpointError: If there is no such layer.
+    """
+    if not -blocks - 1 <= layer <= blocks:
+        raise CheckpointError(
+            f"the configuration selects vision layer {layer}, the tower has {blocks} blocks",
+            hint="Check that config.json belongs to these weights.",
+        )
+    return f"block_{layer % (blocks + 1):02d}"
+
+
+def places(stem: str, names: Iterable[str]) -> list[str]:
+    """What `names` begin with up to and including `stem`: "model.language_model.visual." for "visual.".
+
+    Args:
+        stem: Whole parts of a name, with the dot after the last.
+        names: Names of tensors.
+
+    Returns:
+        Those beginnings below which blocks are numbered, the shortest first.
+    """
+    pattern = re.compile(rf"((?:[^.]+\.)*?{re.escape(stem)})(?:.*\.)?\d+\.")
+    found = {match[1] for match in map(pattern.match, names) if match}
+    return sorted(found, key=lambda place: (place.count("."), place))
+
+
+def block_places(path: str, usual: Sequence[str], names: Iterable[str]) -> list[str]:
+    """What stands before the numbered blocks of vision towers: "model.vision_model." for "encoder.layers".
+
+    Args:
+        path: Where the blocks lie in the tower.
+        usual: What is expected there; it comes first, in its order.
+        names: Names of tensors.
+    """
+    seen = [name for name in names if not of_language_model(name) and "text_model" not in name.split(".")]
+    for blocks in (re.escape(path), r"(?:encoder\.)?layers?"):  # the second as early versions of transformers had it
+        pattern = re.compile(rf"((?:[^.]+\.)*?){blocks}\.\d+\.")
+        if found := {match[1] for match in map(pattern.match, seen) if match}:
+            others = sorted(found - set(usual), key=lambda place: (place.count("."), place))
+            return [*(place for place in usual if place in found), *others]
+    return []
+
+
+def beside(outer: str, stem: str, names: Iterable[str]) -> str:
+    """Where the part `stem` of a model lies: beside a tower below `outer`, or else anywhere."""
+    found = {name[: at.end()] for name in names if (at := re.search(rf"(?:^|\.){re.escape(stem)}", name))}
+    return min(found, key=lambda place: (place != outer + stem, place.count("."), place), default=outer + stem)
+
+
+def apart(places: Iterable[str]) -> list[str]:
+    """`places` without those inside or around an earlier one."""
+    found: list[str] = []
+    for place in places:
+        if not any(place.startswith(one) or one.startswith(place) for one in found):
+            found.append(place)
+    return found
+
+
+def notes_on_places(found: Sequence[str], usual: Iterable[str]) -> list[str]:
+    """What a reader should know of where towers were found, the first of which is read."""
+    notes = [] if found[0] in usual else [f"{NAMED} {found[0]}* here"]
+    if len(found) > 1:
+        listed = ", ".join(f"{place}*" for place in found)
+        notes.append(f"these files hold {len(found)} vision towers, {listed}; the first of them is read")
+    return notes
+
+
+def twins(found: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The names of the first of the towers `found` to those of each other one."""
+    names = list(names)
+    first = under(found[0], names)
+    others = {place: under(place, names) for place in found[1:]}
+    return {place: {first[n]: key for n, key in inside.items() if n in first} for place, inside in others.items()}
+
+
+def no_tower(folder: object, keys: Iterable[str]) -> CheckpointError:
+    """The error for a checkpoint that holds no vision tensors."""
+    return CheckpointError(
+        f"there is no vision tower in the files of {folder}: their tensors begin with {', '.join(prefixes(keys))}",
+        hint="Saving, merging or exporting left it out: do it again from the trained model, with its vision part. Only "
+        "the language model was written here.",
+    )
+
+
+def frozen_tower(folder: object, named: str, keys: Iterable[str]) -> CheckpointError:
+    """The error for a checkpoint without the tower `named`, which its configuration says was not trained."""
+    return CheckpointError(
+        f"{folder} holds no vision tower: its tensors begin with {', '.join(prefixes(keys))}. Its configuration names "
+        f"the tower {named}, which was frozen and not saved",
+        hint="The tower is that of the base model: give the checkpoint of that tower itself.",
+    )
+
+
+def no_projector(folder: object, keys: Iterable[str]) -> CheckpointError:
+    """The error for a multimodal checkpoint that holds a tower and no projector."""
+    return CheckpointError(
+        f"there is no projector in the files of {folder}: their tensors begin with {', '.join(prefixes(keys))}",
+        hint="Saving, merging or exporting left it out: give the full checkpoint, with tower and projector.",
+    )
+
+
+def prefixes(keys: Iterable[str], limit: int = 5) -> list[str]:
+    """The first few distinct beginnings (two parts) of tensor names."""
+    return list(dict.fromkeys(".".join(key.split(".")[:2]) for key in sorted(keys)))[:limit]

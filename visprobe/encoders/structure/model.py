@@ -1,0 +1,191 @@
+"""A family of multimodal models as transformers saves it: one row says where its tower and connector are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from visprobe.encoders.checkpoint.opened import Checkpoint
+from visprobe.encoders.processor import Resolution, find_processor
+from visprobe.encoders.structure.connector import Connector, configured
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.geometry import Geometry
+from visprobe.encoders.structure.layout import (
+    Layout,
+    Source,
+    apart,
+    beside,
+    no_projector,
+    no_tower,
+    notes_on_places,
+    places,
+    twins,
+    under,
+)
+from visprobe.encoders.structure.tiles import Tiled
+from visprobe.errors import CheckpointError
+from visprobe.io.containers.tensors import TensorEntry
+
+Connect = Callable[[Any, Mapping[str, TensorEntry], tuple[str, ...]], Connector]
+
+
+def _none(config: Any, family: Family) -> list[str]:
+    return []
+
+
+def _as_it_is(names: Mapping[str, str], config: Any) -> Mapping[str, Source]:
+    return dict(names)
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """One of the ways in which a family's tensors are named on disk.
+
+    Attributes:
+        name: "A", "B", …
+        tower: What stands before the names of the tower.
+        connector: What stands before the names of each part of the connector, by the canonical prefix of that part.
+    """
+
+    name: str
+    tower: str
+    connector: Mapping[str, str]
+
+    def at(self, place: str, names: Sequence[str]) -> Spelling:
+        """This naming for a tower at `place`; the connector is looked for beside it, then anywhere."""
+        outer = place.removesuffix(_inner(self.tower))
+        return Spelling(self.name, place, {c: beside(outer, _inner(p), names) for c, p in self.connector.items()})
+
+
+def _inner(prefix: str) -> str:
+    return prefix.removeprefix("model.")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A family of multimodal models.
+
+    Attributes:
+        name: "Qwen2.5-VL", for people.
+        model_types: `model_type` of its configuration.
+        cls: Name of its class in transformers.
+        spellings: Its namings on disk, tried in order: longer prefixes before their own beginnings.
+        reads: From the model's configuration and the tower's family to the sites that the connector reads, and why.
+        connect: From the model's configuration, the connector's tensors by canonical name, and the sites read, to the
+            connector.
+        towers: Families of tower it may have; empty for any.
+        notes: From configuration and family to what a reader should know.
+        untiled: What a reader should know where tiles are not asked for.
+        renamed: From the tower's names (relative to the tower to full) and the tower's configuration to its sources,
+            where disk and class differ in more than transformers itself can rename.
+        geometry: From the model's configuration to how images become inputs, where that is not as for the tower alone.
+        tiles: From the model's configuration to how it cuts images into tiles, if it does.
+        processors: Classes to use for stored kinds of processor where only the base view is read.
+        processor: Class of the image processor where a checkpoint names none, if it is not that of the tower.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    cls: str
+    spellings: tuple[Spelling, ...]
+    reads: Callable[[Any, Family], tuple[tuple[str, ...], str]]
+    connect: Connect
+    towers: tuple[str, ...] = ()
+    notes: Callable[[Any, Family], list[str]] = _none
+    renamed: Callable[[Mapping[str, str], Any], Mapping[str, Source]] = _as_it_is
+    geometry: Callable[[Any], Geometry] | None = None
+    untiled: str = ""
+    tiles: Callable[[Any], Tiled] | None = None
+    processors: Mapping[str, str] = field(default_factory=dict)
+    processor: str = ""
+
+
+def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Family], resolution: Resolution) -> Layout:
+    """The layout of a checkpoint of the family `model`.
+
+    Args:
+        model: Row of the family.
+        checkpoint: The checkpoint.
+        towers: All families of towers by `model_type`.
+        resolution: How many pixels, and whether tiles.
+
+    Raises:
+        CheckpointError: If tower or connector are absent or unknown.
+    """
+    checkpoint.check_described()
+    config = checkpoint.config
+    vision = config.vision_config
+    family = towers.get(vision.model_type)
+    if family is None or (model.towers and family.name not in model.towers):
+        known = model.towers or sorted({row.name for row in towers.values()})
+        raise CheckpointError(
+            f"{checkpoint.spec} is a {config.model_type} with a tower of type {vision.model_type}",
+            hint=f"Supported towers in {model.name}: {', '.join(known)}.",
+        )
+    names = list(checkpoint.tensors)
+    spelling, found, named = _spelling(model, checkpoint.spec, names)
+    projector = _connector_names(spelling, names)
+    if not projector:
+        raise no_projector(checkpoint.spec, names)
+    tower = _own(under(spelling.tower, names), set(projector.values()), family)
+    reads, why = model.reads(config, family)
+    entries = {name: checkpoint.tensors[key] for name, key in projector.items()}
+    tiles = model.tiles(config) if resolution.tiles and model.tiles else None
+    geometry = tiles or (model.geometry(config) if model.geometry else family.geometry)
+    processor, assumed = find_processor(
+        checkpoint.folder,
+        replace(family, processor=(tiles and tiles.processor) or model.processor or family.processor),
+        vision,
+        geometry,
+        resolution,
+        {**model.processors, **(tiles.processors if tiles else {})},
+    )
+    if family.head and hasattr(vision, "vision_use_head"):
+        vision.vision_use_head = any(name.startswith(f"{family.head}.") for name in tower)
+    untiled = tiles.notes if tiles else filter(None, [model.untiled])
+    return Layout(
+        name=spelling.name,
+        family=family,
+        config=vision,
+        tower_name=vision.model_type,
+        tower=model.renamed(tower, vision),
+        projector=projector,
+        connector=configured(lambda config: model.connect(config, entries, reads), config),
+        consumed=max(reads),
+        why=why,
+        processor=processor,
+        geometry=geometry,
+        warnings=(*named, *model.notes(config, family), *untiled, *assumed),
+        twins=twins(found, names),
+    )
+
+
+def _spelling(model: Model, spec: str, names: Sequence[str]) -> tuple[Spelling, list[str], list[str]]:
+    """How tower and connector are named in a checkpoint, where its towers lie, and what a reader should know of it.
+
+    The names that the family is known by come first, then the same below any prefix.
+
+    Raises:
+        CheckpointError: If there is no tower.
+    """
+    known = [spelling for spelling in model.spellings if any(name.startswith(spelling.tower) for name in names)]
+    stems = {_inner(spelling.tower): spelling for spelling in reversed(model.spellings)}
+    spelled = [spelling.at(place, names) for stem, spelling in stems.items() for place in places(stem, names)]
+    found: dict[str, Spelling] = {}
+    for one in (*known, *sorted(spelled, key=lambda one: one.tower.count("."))):
+        found.setdefault(one.tower, one)
+    if not found:
+        raise no_tower(spec, names)
+    towers = apart(found)
+    return found[towers[0]], towers, notes_on_places(towers, [spelling.tower for spelling in known])
+
+
+def _connector_names(spelling: Spelling, names: list[str]) -> dict[str, str]:
+    parts = [(canonical, under(prefix, names)) for canonical, prefix in spelling.connector.items()]
+    return {canonical + name: key for canonical, found in parts for name, key in found.items()}
+
+
+def _own(tower: Mapping[str, str], taken: set[str], family: Family) -> dict[str, str]:
+    """Names of the tower alone: some classes hold the connector too."""
+    return {name: key for name, key in tower.items() if key not in taken and name.split(".")[0] not in family.detached}

@@ -1,0 +1,116 @@
+"""Images cut into tiles that a tower reads one by one: their tokens put together to one grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+
+from visprobe.encoders.pixels import Grid, Mosaic, Pixels
+from visprobe.encoders.structure.geometry import Geometry, View, side
+from visprobe.errors import CheckpointError
+
+NO_TILES = "this model has no tiles that make up one grid: each image is read as one view"
+
+LEFT_OUT = "the tiles of an image are read, and not the view of the whole image that the model reads beside them"
+
+
+class Tiled(Geometry):
+    """Tiles of one size, row by row; each image is forwarded by itself, its prefix tokens are dropped.
+
+    A subclass says in `cut` what its processor makes of an image. Views of the whole image that a model reads beside
+    the tiles are not among them.
+
+    Attributes:
+        notes: What a reader should know of the tiles.
+        processor: transformers class that cuts the tiles, where that is not the class that makes the base view.
+        processors: Classes to use for stored kinds of processor, where they are not those for the base view.
+    """
+
+    notes: tuple[str, ...] = (LEFT_OUT,)
+    processor: ClassVar[str] = ""
+    processors: ClassVar[Mapping[str, str]] = {}
+
+    def cut(self, processor: Any, config: Any, image: Image.Image) -> Pixels:
+        """One RGB image of any size as its tiles."""
+        raise NotImplementedError
+
+    def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
+        """RGB `images` of any sizes as their tiles."""
+        return Pixels.join([self.cut(processor, config, image) for image in images])
+
+    def grid(self, processor: Any, config: Any) -> Grid | None:
+        """None: the grid depends on the image.
+
+        Raises:
+            CheckpointError: If the processor does not fit the tower.
+        """
+        found = self.cut(processor, config, Image.new("RGB", (64, 48))).inputs["pixel_values"].shape[-2:]
+        if tuple(found) != (side(config.image_size),) * 2 and not config.model_type.startswith("dino"):
+            raise CheckpointError(
+                f"the image processor cuts tiles of {found[0]}x{found[1]} pixels, the tower reads "
+                f"{side(config.image_size)}x{side(config.image_size)}",
+                hint="Give the checkpoint the preprocessor_config.json of its base model.",
+            )
+        return None
+
+    def pieces(self, pixels: Pixels) -> Iterator[Pixels]:
+        """One image at a time: a batch may have hundreds of tiles."""
+        start = 0
+        for grid, mosaic in zip(pixels.grids, pixels.mosaics, strict=True):
+            stop = start + mosaic.rows * mosaic.columns
+            inputs = {name: tensor[start:stop] for name, tensor in pixels.inputs.items()}
+            yield Pixels(inputs, (grid,), (mosaic,))
+            start = stop
+
+    def views(self, state: torch.Tensor, pixels: Pixels, tower: torch.nn.Module) -> list[View]:
+        """The tiles of the one image."""
+        return [(state, pixels.mosaics[0].tile)]
+
+    def images(self, views: list[View], pixels: Pixels) -> list[View]:
+        """One grid of all tiles, without what shows padding."""
+        ((tokens, tile),), (mosaic,) = views, pixels.mosaics
+        rows, columns = mosaic.rows * tile[0], mosaic.columns * tile[1]
+        whole = tokens.reshape(mosaic.rows, mosaic.columns, *tile, -1).transpose(1, 2).reshape(rows, columns, -1)
+        top, left, bottom, right = _scaled(mosaic, tile)
+        shown = whole[top:bottom, left:right]
+        return [(shown.reshape(1, -1, shown.shape[-1]), (bottom - top, right - left))]
+
+
+def tiles(values: Any, mosaic: Mosaic) -> Pixels:
+    """Tiles of one image as the inputs of a tower.
+
+    Args:
+        values: Pixels of the tiles, row by row, shape (rows x columns, 3, height, width).
+        mosaic: How they lie.
+
+    Raises:
+        CheckpointError: If their number is another one.
+    """
+    tensor = torch.as_tensor(values, dtype=torch.float32)
+    if len(tensor) != mosaic.rows * mosaic.columns:
+        raise CheckpointError(
+            f"the image processor cuts {len(tensor)} tiles where the model expects {mosaic.rows}x{mosaic.columns}",
+            hint="Give the checkpoint the preprocessor_config.json of its base model.",
+        )
+    return Pixels({"pixel_values": tensor}, (mosaic.grid,), (mosaic,))
+
+
+def arranged(rows: int, columns: int, length: int, config: Any) -> Mosaic:
+    """`rows` x `columns` tiles of `length` x `length` pixels for a tower of configuration `config`, without padding."""
+    tile = (length // side(config.patch_size),) * 2
+    return Mosaic(rows, columns, tile, (0, 0, rows * tile[0], columns * tile[1]))
+
+
+def _scaled(mosaic: Mosaic, tile: Grid) -> tuple[int, int, int, int]:
+    """The window after a connector that leaves `tile` of each tile; a token that shows some of the image is kept."""
+    top, left, bottom, right = mosaic.window
+    (own_rows, own_columns), (rows, columns) = mosaic.tile, tile
+    return (
+        top * rows // own_rows,
+        left * columns // own_columns,
+        -(-bottom * rows // own_rows),
+        -(-right * columns // own_columns),
+    )

@@ -1,0 +1,1 @@
+"""What a checkpoint knows of language beside its vision tower: text tower, words."""

@@ -1,0 +1,191 @@
+"""The text tower of a two-tower checkpoint (CLIP, SigLIP, SigLIP 2): sentences to the space of image embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+from transformers import AutoTokenizer
+
+from visprobe.encoders.checkpoint.opened import Checkpoint, open_checkpoint
+from visprobe.encoders.checkpoint.quiet import quiet
+from visprobe.encoders.exchange.swap import parse_swap
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.layout import under
+from visprobe.encoders.tower import load_tower, placed
+from visprobe.errors import CheckpointError
+from visprobe.io.hub.repository import open_folder
+
+_PREFIX = "text_model."
+_TEXT_PROJECTION, _VISUAL_PROJECTION = "text_projection.weight", "visual_projection.weight"
+_KINDS = {
+    kind: Family(name=f"{kind}_text", model_types=(), tower_class=cls)
+    for kind, cls in (("clip", "CLIPTextModel"), ("siglip", "SiglipTextModel"), ("siglip2", "Siglip2TextModel"))
+}
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+_TOKENIZER_FILES = (
+    *_VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "config.json",
+)  # fmt: skip
+_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class TextTower:
+    """A text tower, in float32 on the CPU.
+
+    Attributes:
+        path: The checkpoint it was read from.
+        kind: "clip", "siglip" or "siglip2".
+        config: Its transformers configuration.
+        model: Its transformers class.
+        tokenizer: Its tokenizer.
+        projection: CLIP's map from the pooled state to the shared space, of shape (D, text width); SigLIP has none.
+        visual_projection: CLIP's map from the image tower's pooled state to that space, of shape (D, image width).
+        bytes_read: Bytes of the weight files that were read.
+    """
+
+    path: str
+    kind: str
+    config: Any
+    model: torch.nn.Module
+    tokenizer: Any
+    projection: torch.Tensor | None
+    visual_projection: torch.Tensor | None
+    bytes_read: int
+
+    @property
+    def dim(self) -> int:
+        """Width of the shared space."""
+        return int(self.config.projection_size if self.projection is None else self.projection.shape[0])
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Inputs of the text model, filled up to its full length, in lower case: so all these towers were trained.
+
+        Raises:
+            CheckpointError: If the tokenizer does not belong to the text tower.
+        """
+        made = self.tokenizer(
+            [text.lower() for text in texts],
+            padding="max_length", truncation=True, max_length=self.config.max_position_embeddings, return_tensors="pt",
+        )  # fmt: skip
+        ids, end = made["input_ids"], self.config.eos_token_id
+        ends = self.kind != "clip" or end == 2 or bool((ids == end).any(1).all())  # 2: the highest token ends the text
+        if int(ids.max()) >= self.config.vocab_size or not ends:
+            raise CheckpointError(
+                f"the tokenizer of {self.path} gives tokens that its text tower does not know",
+                hint="Copy the tokenizer's files again from the original model.",
+            )
+        # SigLIP attends to the filling too, and reads the last token.
+        return (
+            {"input_ids": ids, "attention_mask": made["attention_mask"]} if self.kind == "clip" else {"input_ids": ids}
+        )
+
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embeddings of `texts` as `get_text_features` gives them, float32 of shape (n, D), not normalised."""
+        rows = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), _BATCH):
+                pooled = self.model(**self.tokens(texts[start : start + _BATCH])).pooler_output
+                rows.append(pooled if self.projection is None else linear(pooled, self.projection))
+        return torch.cat(rows)
+
+
+def load_text_tower(spec: str | Path) -> TextTower:
+    """The text tower of the two-tower checkpoint `spec`; of its weights no others are read.
+
+    Raises:
+        CheckpointError: If there is none, its weights are incomplete, or its tokenizer is missing or of no use.
+    """
+    checkpoint = open_checkpoint(spec)
+    if not _is_two_tower(checkpoint):
+        raise CheckpointError(
+            f"{spec} holds no text tower (model_type {checkpoint.raw.get('model_type')!r})",
+            hint="Give the CLIP, SigLIP or SigLIP 2 model, with both towers, that the vision tower came from.",
+        )
+    return _loaded(checkpoint)
+
+
+def own_text_tower(spec: str) -> TextTower | None:
+    """The text tower of the checkpoint that an encoder was read from, or None if it holds none.
+
+    Args:
+        spec: As `Provenance.path`; of an expression `A[blocks 0-11 <- B]` the text tower is that of A.
+
+    Raises:
+        CheckpointError: As `load_text_tower`, if it holds one.
+    """
+    checkpoint = _own(spec)
+    return _loaded(checkpoint) if checkpoint else None
+
+
+def has_text_tower(spec: str) -> bool:
+    """Whether `own_text_tower` would find one; no weight is read, and what cannot be opened has none."""
+    return _own(spec) is not None
+
+
+def _own(spec: str) -> Checkpoint | None:
+    while swap := parse_swap(spec):
+        spec = swap.into
+    try:
+        checkpoint = open_checkpoint(spec)
+    except CheckpointError:  # an encoder that was made, and not read, has no text tower
+        return None
+    return checkpoint if _is_two_tower(checkpoint) else None
+
+
+def _is_two_tower(checkpoint: Checkpoint) -> bool:
+    return checkpoint.raw.get("model_type") in _KINDS and _outer(checkpoint) is not None
+
+
+def _outer(checkpoint: Checkpoint) -> str | None:
+    """What stands before the names of both towers' tensors, mostly nothing; None without a text tower."""
+    heads = {name.partition(_PREFIX)[0] for name in checkpoint.tensors if _PREFIX in name}
+    return min((head for head in heads if not head or head.endswith(".")), key=len, default=None)
+
+
+def _loaded(checkpoint: Checkpoint) -> TextTower:
+    kind, config = str(checkpoint.raw["model_type"]), checkpoint.config.text_config
+    before = checkpoint.tensors.bytes_read
+    outer = _outer(checkpoint) or ""
+    names = under(outer + _PREFIX, checkpoint.tensors)
+    beside = [outer + name for name in (_TEXT_PROJECTION, _VISUAL_PROJECTION)] if kind == "clip" else []
+    tensors = checkpoint.tensors.read_many([*names.values(), *beside])
+    model, _ = load_tower(_KINDS[kind], config, {n: tensors[key] for n, key in names.items()}, norm_needed=True)
+    projections = [tensors[name].float() if name in tensors else None for name in (*beside, None, None)[:2]]
+    return TextTower(
+        path=checkpoint.spec,
+        kind=kind,
+        config=config,
+        model=placed(model, "cpu", torch.float32),
+        tokenizer=_tokenizer(checkpoint),
+        projection=projections[0],
+        visual_projection=projections[1],
+        bytes_read=checkpoint.tensors.bytes_read - before,
+    )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Any:
+    folder = checkpoint.folder
+    if checkpoint.commit:  # of the hub only what an encoder needs has been fetched
+        remote = open_folder(checkpoint.spec)
+        fetched = [remote.fetch(name) for name in _TOKENIZER_FILES if name in remote.names()]
+        folder = fetched[0].parent if fetched else folder
+    # Without a vocabulary transformers makes an empty tokenizer, and says nothing.
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise CheckpointError(
+            f"{checkpoint.spec} has a text tower and no tokenizer",
+            hint="Copy the tokenizer's files beside the weights.",
+        )
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many types on what it cannot read
+        raise CheckpointError(
+            f"transformers cannot read the tokenizer of {checkpoint.spec}: {error}".splitlines()[0],
+            hint="Copy tokenizer.json from the original model; spiece.model alone needs: pip install sentencepiece.",
+        ) from error

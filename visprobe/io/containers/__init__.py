@@ -1,0 +1,1 @@
+"""Tensors by name from any container of weights."""

@@ -1,0 +1,142 @@
+"""Tensors of files of `torch.save`: `pytorch_model.bin`, its shards, `mm_projector.bin`, any `.pt` or `.pth`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from visprobe.errors import CheckpointError
+from visprobe.io.containers.folder import Folder
+from visprobe.io.containers.shard_index import check_promise, read_index
+from visprobe.io.containers.tensors import DAMAGED, NAME_OF_DTYPE, TensorEntry, Tensors
+from visprobe.io.containers.torch_archive import ZIP_MAGIC, TorchArchive, View
+from visprobe.io.containers.torch_legacy import LEGACY_MAGIC, LegacyArchive
+
+SINGLE_FILE = "pytorch_model.bin"
+INDEX_FILE = "pytorch_model.bin.index.json"
+_WRAPPERS = ("state_dict", "model", "module")
+Archive = TorchArchive | LegacyArchive
+
+
+class NoTensors(CheckpointError):
+    """A file of torch.save that holds something else than weights."""
+
+
+class TorchTensors(Tensors):
+    """Tensors in files of `torch.save`, of whichever layout.
+
+    Args:
+        folder: Where the files lie.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        super().__init__(str(folder))
+        self.notes = folder.notes
+        self._folder = folder
+        self._views: dict[str, tuple[Archive, View]] = {}
+
+    def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
+        wanted: dict[Archive, dict[str, View]] = {}
+        for entry in entries:
+            archive, view = self._views[entry.name]
+            wanted.setdefault(archive, {})[entry.name] = view
+        tensors: dict[str, torch.Tensor] = {}
+        for archive, views in wanted.items():
+            before = archive.bytes_read
+            tensors |= archive.read(views)
+            self.bytes_read += archive.bytes_read - before
+        return tensors
+
+    def _open(self, name: str) -> Archive:
+        """File `name`, in either format."""
+        file = self._folder.open(name)
+        magic = bytes(file.read([(0, min(len(LEGACY_MAGIC), file.size))])[0])
+        archive: Archive
+        if magic.startswith(ZIP_MAGIC):
+            archive = TorchArchive(file)
+        elif magic == LEGACY_MAGIC:
+            archive = LegacyArchive(file)
+        else:
+            raise CheckpointError(f"{file} is not a file of torch.save", hint=DAMAGED)
+        self.bytes_read += archive.bytes_read
+        if not archive.has_checksums:
+            self.notes.append(f"{name} has no checksums: damage of its weights would not be seen.")
+        return archive
+
+    def _add(self, name: str, archive: Archive, views: Mapping[str, View]) -> None:
+        for tensor, view in views.items():
+            dtype = NAME_OF_DTYPE.get(view.dtype, str(view.dtype))
+            self._entries[tensor] = TensorEntry(tensor, dtype, view.shape, view.nbytes, f"{self._folder}/{name}")
+            self._views[tensor] = archive, view
+
+
+class TorchFiles(TorchTensors):
+    """The tensors of one file of `torch.save`, or of the shards that an index names.
+
+    The state dict is the saved object itself, or lies in it under "state_dict", "model" or "module"; anything but
+    tensors is ignored.
+
+    Args:
+        folder: Where the files lie.
+        file: A single file or an index (`*.index.json`).
+
+    Raises:
+        CheckpointError: If a file is damaged or incomplete, has no tensors, or needs a class that is not safe to load.
+    """
+
+    container = "bin"
+
+    def __init__(self, folder: Folder, file: str = SINGLE_FILE) -> None:
+        super().__init__(folder)
+        if file.endswith(".index.json"):
+            shards, self.bytes_read = read_index(folder, file)
+            for shard, listed in shards.items():
+                self._add_file(shard, file, listed)
+        else:
+            self._add_file(file)
+
+    def _add_file(self, file: str, index: str = "", listed: Collection[str] | None = None) -> None:
+        archive = self._open(file)
+        tensors = state_dict(archive.root, f"{self._folder}/{file}")
+        if listed is not None:
+            check_promise(index, file, listed, tensors)
+            tensors = {name: tensors[name] for name in listed}
+        self._add(file, archive, tensors)
+
+
+def state_dict(root: Any, where: str) -> dict[str, View]:
+    """The tensors of a saved object by name.
+
+    Args:
+        root: The object.
+        where: Its file, for messages.
+
+    Returns:
+        The tensors under "state_dict", "model" or "module" if there are any, else those of the object itself.
+
+    Raises:
+        NoTensors: If there are none.
+        CheckpointError: If there are several dictionaries of weights.
+    """
+    if isinstance(root, Mapping):
+        for state in (*(root.get(key) for key in _WRAPPERS), root):
+            if tensors := tensors_of(state):
+                return tensors
+        if parts := [key for key, value in root.items() if any(name.endswith(".weight") for name in tensors_of(value))]:
+            raise CheckpointError(
+                f"{where} holds its weights in parts: {', '.join(map(str, parts))}",
+                hint="Save them as one dictionary, by their names in the model, with torch.save or as safetensors.",
+            )
+    raise NoTensors(
+        f"{where} holds no tensors by name",
+        hint="Save the model's state_dict() with torch.save or as safetensors.",
+    )
+
+
+def tensors_of(value: Any) -> dict[str, View]:
+    """The tensors in a dictionary; none if `value` is something else."""
+    if not isinstance(value, Mapping):
+        return {}
+    return {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, View)}

@@ -1,0 +1,1 @@
+"""What shape has one representation: rank, dimension, uniformity, outliers?"""

@@ -1,0 +1,59 @@
+"""Means over random draws and images at once: every draw is tried on the same images."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from visprobe.metrics.intervals.proportions import z_quantile
+
+
+class CrossedMean(NamedTuple):
+    """A mean with its interval, the number of draws and of units."""
+
+    value: float
+    low: float
+    high: float
+    draws: int
+    n: int
+
+
+def crossed_mean(
+    values: NDArray[np.floating] | NDArray[np.bool_], level: float = 0.95, bounds: tuple[float, float] = (0, 1)
+) -> CrossedMean:
+    """Mean over draws and units with an interval that speaks of other draws and other units.
+
+    Args:
+        values: Shape (draws, n), two or more of each: 1 for right and 0 for wrong, or the difference of two of these;
+            the same n units in every row.
+        level: Coverage of the interval.
+        bounds: What a mean can be; the interval is cut there.
+
+    Returns:
+        The mean and a Student t interval. The variance is that between draws plus that between units less what both
+        count twice; the degrees of freedom are Satterthwaite's. Where no unit differs from another the standard error
+        is z / n, which is as wide as Wilson's interval at 0 of n.
+
+    Raises:
+        ValueError: If there are fewer than two draws or units.
+
+    Source:
+        Cameron, Gelbach & Miller 2011, equation 2.11 (two-way clusters); Satterthwaite 1946.
+    """
+    array = np.asarray(values, np.float64)
+    if array.ndim != 2 or min(array.shape) < 2:
+        raise ValueError(f"need two draws and two units or more, got values of shape {array.shape}")
+    draws, n = array.shape
+    mean, by_draw, by_unit = float(array.mean()), array.mean(1), array.mean(0)
+    between_draws = float(by_draw.var(ddof=1)) / draws
+    between_units = max(float(by_unit.var(ddof=1)) / n, (z_quantile(level) / n) ** 2)
+    residual = array - by_draw[:, None] - by_unit + mean
+    twice = float(np.square(residual).sum()) / ((draws - 1) * (n - 1) * draws * n)
+    variance = max(between_draws + between_units - twice, between_draws, between_units)
+    freedom = (between_draws + between_units) ** 2 / (between_draws**2 / (draws - 1) + between_units**2 / (n - 1))
+    half = float(stdtrit(freedom, 0.5 + level / 2)) * math.sqrt(variance)
+    return CrossedMean(mean, max(bounds[0], mean - half), min(bounds[1], mean + half), draws, n)

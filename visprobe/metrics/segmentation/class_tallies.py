@@ -1,0 +1,111 @@
+"""How many pixels or patches of each class are found: IoU, recall, precision and F1, with intervals over images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visprobe.metrics.intervals.jackknife import Replicated
+from visprobe.metrics.matrices import Array
+
+Counts = NDArray[np.int64]
+
+
+class Tallies(NamedTuple):
+    """Numbers of pixels, or of patches, of each class in each image; each int64 of shape (n, classes).
+
+    Attributes:
+        right: Of the class and predicted as it.
+        predicted: Predicted as the class.
+        truth: Of the class.
+    """
+
+    right: Counts
+    predicted: Counts
+    truth: Counts
+
+
+class PerClass(NamedTuple):
+    """Scores of each class over all images, float64 of shape (classes,), in [0, 1]; NaN where not defined.
+
+    Attributes:
+        precision: Share of what is predicted as the class that is of it.
+        recall: Share of the class that is found.
+        f1: Harmonic mean of the two; 0 where a class occurs and is never found.
+        iou: Found over the union of what is of the class and what is predicted as it.
+    """
+
+    precision: Array
+    recall: Array
+    f1: Array
+    iou: Array
+
+
+def per_class(tallies: Tallies) -> PerClass:
+    """Precision, recall, F1 and IoU of each class, of the pixels of all images together."""
+    right, predicted, truth = (part.sum(0) for part in tallies)
+    both = predicted + truth
+    return PerClass(
+        precision=_share(right, predicted),
+        recall=_share(right, truth),
+        f1=_share(2 * right, both),
+        iou=_share(right, both - right),
+    )
+
+
+def mean_iou(tallies: Tallies) -> Replicated:
+    """IoU averaged over the classes that occur in the masks, and without each image in turn.
+
+    Returns:
+        In [0, 1]; for `visprobe.metrics.intervals.jackknife.jackknife`.
+
+    Raises:
+        ValueError: If fewer than two images, or those without some one image, have no class.
+    """
+    return _replicated(tallies, lambda right, predicted, truth: _mean(right, predicted + truth - right, truth))
+
+
+def macro_recall(tallies: Tallies) -> Replicated:
+    """Recall averaged over the classes that occur, as `mean_iou`. It does not see what is predicted wrongly."""
+    return _replicated(tallies, lambda right, predicted, truth: _mean(right, truth, truth))
+
+
+def macro_precision(tallies: Tallies) -> Replicated:
+    """Precision averaged over the classes that occur, as `mean_iou`; 0 for one that is never predicted."""
+    return _replicated(tallies, lambda right, predicted, truth: _mean(right, predicted, truth))
+
+
+def macro_f1(tallies: Tallies) -> Replicated:
+    """F1 averaged over the classes that occur, as `mean_iou`."""
+    return _replicated(tallies, lambda right, predicted, truth: _mean(2 * right, predicted + truth, truth))
+
+
+def share_right(tallies: Tallies) -> Replicated:
+    """Share of all pixels that have the right class, as `mean_iou`: pixel accuracy."""
+    return _replicated(tallies, lambda right, predicted, truth: _share(right.sum(-1), truth.sum(-1)))
+
+
+def _replicated(tallies: Tallies, statistic: Callable[[Counts, Counts, Counts], Array]) -> Replicated:
+    truth = tallies.truth
+    if len(truth) < 2 or (truth.sum() == truth.sum(1)).any():
+        raise ValueError("fewer than two of the images have a class to be found")
+    totals = [part.sum(0) for part in tallies]
+    value = statistic(*totals)
+    without = statistic(*(total - part for total, part in zip(totals, tallies, strict=True)))
+    return Replicated(float(value), without)
+
+
+def _mean(found: Counts, of: Counts, truth: Counts) -> Array:
+    """Mean over the last axis of found / of where the class occurs."""
+    occurs = truth > 0
+    shares = np.where(occurs, found / np.maximum(of, 1), 0.0)
+    mean: Array = shares.sum(-1) / occurs.sum(-1)
+    return mean
+
+
+def _share(found: Counts, of: Counts) -> Array:
+    shares: Array = np.divide(found, of, out=np.full(np.shape(of), np.nan), where=of > 0)
+    return shares

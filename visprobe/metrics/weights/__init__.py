@@ -1,0 +1,1 @@
+"""How do two weight tensors differ: size, spectrum, sparsity of the change?"""

@@ -1,0 +1,362 @@
+"""Conversations as the tokens that a model reads: rendered once, tokenised once as the library does, cut by characters.
+
+Whoever tokenises the pieces of a conversation one by one loses the token that a tokenizer puts in front of a text, and
+gets a mark for a space at each joint where the tokenizer writes one in front of every text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from PIL import Image
+
+from visprobe.data.rows import IMAGE, BadRow, Row, Turn
+from visprobe.errors import CheckpointError
+from visprobe.mllm.limits import TooLong, within
+
+_SECONDS, _MEMORY = 5, 1 << 30  # a template that works takes a thousandth of a second, and some thousands of bytes
+_ANSWER = "answer"  # any word: what a template writes behind it is what ends a turn
+_OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A conversation as the model reads it.
+
+    Attributes:
+        ids: Its tokens, those that stand for images expanded, as `processor.apply_chat_template(tokenize=True)`
+            gives them.
+        answered: Of each token whether it belongs to a turn of the model: the answer and what ends the turn.
+        images: What the processor made of the images, by name ("pixel_values", "image_grid_thw"), along dim 0.
+    """
+
+    ids: list[int]
+    answered: list[bool]
+    images: dict[str, torch.Tensor]
+
+
+class Conversations:
+    """Renders and tokenises conversations by a model's own chat template.
+
+    Args:
+        processor: A transformers processor with a chat template and a tokenizer of the tokenizers library.
+        end_turns: Whether an answer after which the template writes no end of turn gets the tokenizer's
+            end-of-sequence token.
+        positions: How many tokens the language model has places for, less those that it may still say; None for no
+            limit.
+
+    Raises:
+        CheckpointError: If the tokenizer does not say which characters a token is made of.
+    """
+
+    def __init__(self, processor: Any, *, end_turns: bool = True, positions: int | None = None) -> None:
+        tokenizer = processor.tokenizer
+        if not tokenizer.is_fast:
+            raise CheckpointError(
+                f"the tokenizer {type(tokenizer).__name__} does not say which characters a token is made of",
+                hint="Save the checkpoint's tokenizer as tokenizer.json: AutoTokenizer.from_pretrained(…) and "
+                "save_pretrained.",
+            )
+        self._processor, self._end_turns, self._positions = processor, end_turns, positions
+        self._text = lru_cache(maxsize=16)(self._render)  # the beginning of a conversation is asked for several times
+        self._image_tokens = lru_cache(maxsize=None)(self._count_image_tokens)
+
+    def text(self, turns: Sequence[Turn], *, ask: bool = False) -> str:
+        """`turns` by the chat template, with a generation prompt at the end if `ask`.
+
+        Raises:
+            BadRow: If the template refuses them.
+            CheckpointError: If the template does not come to an end.
+        """
+        return self._text(tuple(turns), ask)
+
+    def _render(self, turns: tuple[Turn, ...], ask: bool) -> str:
+        messages = [{"role": turn.role, "content": content_parts(turn.text)} for turn in turns]
+        try:
+            with within(_SECONDS, _MEMORY):
+                text: str = self._processor.apply_chat_template(messages, add_generation_prompt=ask)
+        except (TooLong, MemoryError) as error:
+            raise CheckpointError(
+                f"the chat template does not come to an end: one text took over {_SECONDS} s or {_MEMORY >> 30} GiB",
+                hint="Take the checkpoint's chat_template.jinja from its authors again.",
+            ) from error
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            said = str(error).splitlines() or [type(error).__name__]
+            raise BadRow(f"the chat template refuses the conversation: {said[0]}") from error
+        return text
+
+    def tokens(self, turns: Sequence[Turn], images: Sequence[Image.Image], *, ask: bool = False) -> Tokens:
+        """`turns` as tokens, and which of them the model has to say.
+
+        Args:
+            turns: The conversation.
+            images: RGB images, one for each mark in the turns.
+            ask: Whether the generation prompt follows, for a conversation that ends with a question.
+
+        Raises:
+            BadRow: If the template refuses the turns or rewrites earlier ones, or images and marks do not agree.
+        """
+        return self._tokens(self.text(turns, ask=ask), turns, images)[0]
+
+    def pair(self, turns: Sequence[Turn], answers: Sequence[str], images: Sequence[Image.Image]) -> list[Tokens]:
+        """`turns` with each of several answers to the last, as tokens; images are processed once, for the first.
+
+        Raises:
+            BadRow: As `tokens`.
+        """
+        told = [(*turns, Turn("assistant", answer)) for answer in answers]
+        texts = [self.text(one) for one in told]
+        first, read = self._tokens(texts[0], told[0], images)
+        others = zip(texts[1:], told[1:], strict=True)
+        return [first, *(self._tokens(text, one, images, read)[0] for text, one in others)]
+
+    def _tokens(
+        self, text: str, turns: Sequence[Turn], images: Sequence[Image.Image], like: _Read | None = None
+    ) -> tuple[Tokens, _Read]:
+        """Tokens of `text`, which is `turns`; `like` is what was read of a text that differs in its last turn alone."""
+        spans = list(self._answers(text, turns))
+        if (marks := text.count(self._processor.image_token)) != len(images):
+            raise BadRow(f"the chat template writes another number of images: {marks} of {len(images)}")
+        read = self._read(text, images) if like is None else like.with_end(text)
+        where = _Expanded(text, read.expanded, self._processor.image_token)
+        cut = [(where.at(start), where.at(stop)) for start, stop in spans]
+        # A token that holds the end of the prompt and the beginning of the answer is the answer's to say.
+        answered = [any(start < end <= stop for start, stop in cut) for _, end in read.offsets]
+        ids = read.ids
+        if turns[-1].role == "assistant" and self._end_turns and not self._ends_turns:
+            ids = [*ids, int(self._processor.tokenizer.eos_token_id)]
+            answered = [*answered, turns[-1].learned]
+        return Tokens(ids, answered, read.images), read
+
+    def check(self, row: Row, sizes: Sequence[tuple[int, int]]) -> str:
+        """The prompt of `row`: all that is said before the last answer, with the generation prompt.
+
+        Args:
+            row: The row in the shape that it is trained in.
+            sizes: Height and width of its images. They are not looked at, only the room that they take is.
+
+        Raises:
+            BadRow: If the model cannot be told the row, with the reason.
+        """
+        answers = [answer for answer in (row.chosen, row.rejected) if answer is not None]
+        asks = row.turns[-1].role != "assistant"
+        told = [(*row.turns, Turn("assistant", answer)) for answer in answers if asks] or [row.turns]
+        said = [turn.text for turns in told for turn in turns if turn.role == "assistant"]
+        if marks := [mark for mark in self._ends if any(mark in text for text in said)]:
+            raise BadRow(f"an answer holds the mark that ends a turn: {marks[0]}")
+        if marks := [mark for mark in self._ends if any(mark in turn.text for turn in row.turns)]:
+            raise BadRow(f"a question holds the mark that ends a turn: {marks[0]}")
+        texts = [self.text(turns, ask=asks and not answers) for turns in told]
+        if not all(map(_is_unicode, texts)):
+            raise BadRow("a text with half of a character, which no tokenizer takes")
+        for text, turns in zip(texts, told, strict=True):
+            list(self._answers(text, turns))
+            if (marks_in := text.count(self._processor.image_token)) != len(row.images):
+                raise BadRow(f"the chat template writes another number of images: {marks_in} of {len(row.images)}")
+        ids = [self._processor.tokenizer(text)["input_ids"] for text in texts]
+        if len(ids) > 1 and ids[0] == ids[1]:
+            raise BadRow(f"chosen equals rejected: {answers[0]!r} and {answers[1]!r} are the same tokens")
+        longest = max(map(len, ids)) + self._beyond_marks(sizes)
+        if self._positions is not None and longest > self._positions:
+            raise BadRow(f"longer than the language model's positions: {longest} tokens, room for {self._positions}")
+        return self.text(row.turns if asks else row.turns[:-1], ask=True)
+
+    def _beyond_marks(self, sizes: Sequence[tuple[int, int]]) -> int:
+        """How many tokens images of these sizes (height, width) take beside their marks."""
+        return 0 if self._positions is None else sum(map(self._image_tokens, sizes)) - len(sizes)
+
+    def _count_image_tokens(self, size: tuple[int, int]) -> int:
+        try:
+            return int(self._processor._get_num_multimodal_tokens(image_sizes=[list(size)]).num_image_tokens[0])
+        except (AttributeError, TypeError, KeyError):  # not every processor has it, LLaVA's only for some towers
+            blank = Image.new("RGB", size[::-1])
+            read = self._read(self.text([Turn("user", IMAGE)]), [blank])
+            return len(read.ids) - len(self._processor.tokenizer(read.text)["input_ids"]) + 1
+
+    @cached_property
+    def _ends(self) -> tuple[str, ...]:
+        """The special tokens that the template writes after an answer, and the tokenizer's own end."""
+        tokenizer = self._processor.tokenizer
+        text = self.text([Turn("user", "question"), Turn("assistant", _ANSWER)])
+        rest = tokenizer(text.rpartition(_ANSWER)[2], add_special_tokens=False)["input_ids"]
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        ends = [*tokenizer.convert_ids_to_tokens([one for one in rest if one in special]), tokenizer.eos_token]
+        return tuple(dict.fromkeys(end for end in ends if end))
+
+    @property
+    def end_of_turn(self) -> str:
+        """What ends an answer: a mark of the template's, "… added" where there is none, "none" if none is wanted."""
+        if self._ends_turns:
+            return self._ends[0]
+        return f"{self._processor.tokenizer.eos_token} added" if self._end_turns else "none"
+
+    @cached_property
+    def _ends_turns(self) -> bool:
+        """Whether the template writes a special token after an answer."""
+        text = self.text([Turn("user", "question"), Turn("assistant", _ANSWER)])
+        return any(end in text.rpartition(_ANSWER)[2] for end in self._ends)
+
+    def _answers(self, text: str, turns: Sequence[Turn]) -> Iterator[tuple[int, int]]:
+        """Where in `text` each of the model's turns that is to be learned begins and ends; `text` is all of them.
+
+        A turn begins where the generation prompt before it ends or, where that opens something which the finished turn
+        does not have, such as a thought, where the two part.
+        """
+        for number, turn in enumerate(turns):
+            if turn.role == "assistant" and turn.learned:
+                finished = text if number == len(turns) - 1 else self.text(turns[: number + 1])
+                start = self._begins(turns[:number], finished)
+                if start is None or not text.startswith(finished):
+                    raise BadRow("the chat template rewrites earlier turns, so the answers in it cannot be told apart")
+                yield start, len(finished)
+
+    def _begins(self, before: Sequence[Turn], finished: str) -> int | None:
+        """Where in `finished` the turn begins that follows `before`; None if `before` is not there as it was."""
+        if before:
+            start = _common(self.text(before, ask=True), finished)
+            return start if start >= len(self.text(before)) else None
+        question = [Turn("user", "question")]  # a template cannot be asked for its prompt alone
+        prompt = self.text(question, ask=True).removeprefix(self.text(question))
+        return finished.index(prompt) + len(prompt) if prompt in finished else 0
+
+    def _read(self, text: str, images: Sequence[Image.Image]) -> _Read:
+        tokenizer, special = self._processor.tokenizer, {}
+        if tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token):
+            special = {"add_special_tokens": False}  # as `apply_chat_template` does
+        given = {"images": [list(images)]} if images else {}
+        with _overheard(self._processor) as heard:
+            made = self._processor(text=[text], return_tensors="pt", **given, **special)
+        tensors = {name: value for name, value in made.items() if name not in _OF_TEXT}
+        ids, expanded = made["input_ids"][0].tolist(), heard.text
+        if len(heard.offsets) > len(ids):  # a processor may add something behind the text, and take it away again
+            expanded = expanded[: heard.offsets[len(ids)][0]]
+        return _Read(text, expanded, ids, heard.offsets[: len(ids)], tensors, heard.again)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a processor made of a text and its images.
+
+    Attributes:
+        text: The text.
+        expanded: The same, with what stands for each image in place of its mark.
+        ids: Its tokens.
+        offsets: Of each token the characters of `expanded` that it is made of.
+        images: Tensors of the images by name.
+        again: Tokenises another text in the same way.
+    """
+
+    text: str
+    expanded: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    images: dict[str, torch.Tensor]
+    again: Callable[[str], tuple[list[int], list[tuple[int, int]]]]
+
+    def with_end(self, text: str) -> _Read:
+        """The same of a text that has these images, and differs from this one behind them."""
+        kept = _common(self.text, text)
+        expanded = self.expanded[: len(self.expanded) - (len(self.text) - kept)] + text[kept:]
+        ids, offsets = self.again(expanded)
+        return _Read(text, expanded, ids, offsets, self.images, self.again)
+
+
+class _Overheard:
+    """A tokenizer that keeps what it was last asked, and the characters of each token that it gave."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer, self._how = tokenizer, dict[str, Any]()
+        self.text, self.offsets = "", list[tuple[int, int]]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, text: list[str], **how: Any) -> Any:
+        """As the tokenizer, for one text in a list."""
+        made = self._tokenizer(text, **{**how, "return_offsets_mapping": True})
+        (self.text,), self._how = text, how
+        self.offsets = _pairs(made.pop("offset_mapping"))
+        return made
+
+    def again(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokens of another text, tokenised as the last one was, and their characters."""
+        made = self._tokenizer([text], **{**self._how, "return_tensors": None, "return_offsets_mapping": True})
+        return list(made["input_ids"][0]), _pairs(made["offset_mapping"])
+
+
+def _pairs(offsets: Any) -> list[tuple[int, int]]:
+    return [(int(begin), int(end)) for begin, end in offsets[0]]
+
+
+@contextmanager
+def _overheard(processor: Any) -> Iterator[_Overheard]:
+    """Let the processor call a tokenizer that is listened to: it alone knows the text with its images expanded."""
+    tokenizer, listening = processor.tokenizer, _Overheard(processor.tokenizer)
+    processor.tokenizer = listening
+    try:
+        yield listening
+    finally:
+        processor.tokenizer = tokenizer
+
+
+class _Expanded:
+    """Where characters of a text lie once its marks for images are expanded.
+
+    Args:
+        text: The text, with one mark for each image.
+        expanded: The same, with what stands for each image in place of its mark.
+        mark: The mark.
+    """
+
+    def __init__(self, text: str, expanded: str, mark: str) -> None:
+        self._text, self._expanded, self._mark = text, expanded, mark
+
+    def at(self, place: int) -> int:
+        """Place in the expanded text.
+
+        Raises:
+            BadRow: If it lies between two images, and what is written there does not say where.
+        """
+        text, mark = self._text, self._mark
+        if mark not in text[:place]:
+            return place
+        if mark not in text[place:]:
+            return len(self._expanded) - (len(text) - place)
+        first = text.rindex(mark, 0, place) + len(mark)
+        between = text[first : text.index(mark, place)]
+        # Pieces of text between images are kept as they are; the one that holds the place has to be the only such one.
+        if text.count(between) != 1 or self._expanded.count(between) != 1:
+            raise BadRow("a turn between two images says too little to be found among their tokens")
+        return self._expanded.index(between) + place - first
+
+
+def content_parts(text: str) -> list[dict[str, str]]:
+    """The parts of a turn as chat templates want them: text, image, text."""
+    parts: list[dict[str, str]] = []
+    for number, piece in enumerate(text.split(IMAGE)):
+        if number:
+            parts.append({"type": "image"})
+        if piece.strip():
+            parts.append({"type": "text", "text": piece.strip("\n")})
+    return parts
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may hold one half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts share at their beginning."""
+    most = min(len(one), len(other))
+    return next((place for place in range(most) if one[place] != other[place]), most)

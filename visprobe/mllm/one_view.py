@@ -1,0 +1,142 @@
+"""One view of each image for models whose own processor may cut it into tiles or choose its size.
+
+A map shows the tokens of one view, so the score must be that of a model that sees the same view and no other. The
+tokens of the prompt come from the model's processor, which is told to make one view; the pixels are those of the
+encoder. InternVL, SmolVLM, Idefics3 and Gemma 3 have a switch for tiles. LLaVA-OneVision has none, but it reads each of
+several images as one view, so its image counts as one of two. Qwen gets as many pixels as the encoder makes.
+
+Design: docs/design/0003-maps-of-answers.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.pixels import Grid
+from visprobe.encoders.structure.geometry import side
+from visprobe.encoders.structure.tiles import Tiled
+from visprobe.errors import CheckpointError
+
+Options = Mapping[str, Any]
+_IN_PAIRS = "llava_onevision"
+_COLOUR = (200, 200, 200)  # an image that is all zeros after normalisation would count as padding
+_SAME = 0.05
+
+
+def _sized(area: int) -> Options:
+    return {"size": {"shortest_edge": area, "longest_edge": area}}
+
+
+_OPTIONS: Mapping[str, Callable[[int], Options]] = {
+    "llava": lambda area: {},
+    _IN_PAIRS: lambda area: {},
+    "qwen2_vl": _sized,
+    "qwen2_5_vl": _sized,
+    "qwen3_vl": _sized,
+    "internvl": lambda area: {"crop_to_patches": False},
+    "idefics3": lambda area: {"do_image_splitting": False},
+    "smolvlm": lambda area: {"do_image_splitting": False},
+    "gemma3": lambda area: {"do_pan_and_scan": False},
+}
+"""`model_type` to what its image processor is told, given the pixels of the view."""
+
+
+class OneView:
+    """A model's processor that makes one view of an image.
+
+    Args:
+        processor: The model's processor.
+        options: What its image processor is told.
+        in_pairs: Whether the image has to be given as one of two.
+    """
+
+    def __init__(self, processor: Any, options: Options, in_pairs: bool) -> None:
+        self._processor, self._options, self._in_pairs = processor, options, in_pairs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of the processor; who puts another one in its place puts it there."""
+        return self._processor.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self._processor.tokenizer = tokenizer
+
+    def __call__(self, images: list[list[Image.Image]], text: list[str], **options: Any) -> Any:
+        """What the processor makes of one text with one image."""
+        options = {**self._options, **options}
+        if not self._in_pairs:
+            return self._processor(images=images, text=text, **options)
+        mark = self._processor.image_token
+        made = self._processor(images=[images[0] * 2], text=[text[0] + mark], **options)
+        count = int((made["input_ids"] == self._processor.image_token_id).sum()) // 2
+        halved = {name: made[name][:1] for name in ("pixel_values", "image_sizes")}
+        return {**made, **halved, "input_ids": made["input_ids"][:, :-count]}
+
+
+def one_view(encoder: VisionEncoder, processor: Any, model_type: str, grid: Grid) -> tuple[OneView, Image.Image]:
+    """The processor for images of `grid` patches, and an image of no content that gives as many.
+
+    Args:
+        encoder: The encoder.
+        processor: The processor of the whole model.
+        model_type: Of the whole model.
+        grid: Rows and columns of patches.
+    """
+    patch = side(encoder.config.patch_size)
+    height, width = grid[0] * patch, grid[1] * patch
+    options = _OPTIONS[model_type](height * width)
+    return OneView(processor, options, model_type == _IN_PAIRS), Image.new("RGB", (width, height), _COLOUR)
+
+
+def newlines(model_type: str) -> int:
+    """How many tokens a model of `model_type` puts after those of a view."""
+    return int(model_type == _IN_PAIRS)
+
+
+def check_one_view(encoder: VisionEncoder, processor: Any, model_type: str) -> None:
+    """Refuse a model that cannot be given one view, or whose processor makes another one than the encoder's.
+
+    Raises:
+        CheckpointError: If it is so.
+    """
+    native = encoder.geometry.resolution == "native"
+    if model_type not in _OPTIONS or native != (_OPTIONS[model_type] is _sized):
+        raise CheckpointError(
+            f"{encoder.name}: there are no maps of the answers of a {model_type} with a {encoder.family.name} tower",
+            hint=f"There are for {', '.join(_OPTIONS)}; maps of the tower alone are there for every family.",
+        )
+    if isinstance(encoder.geometry, Tiled):
+        raise CheckpointError(
+            f"{encoder.name}: maps of answers are of one view of the image, and this encoder reads tiles",
+            hint="Load the encoder without tiles.",
+        )
+    wide = _ramp()
+    pixels = encoder.preprocess([wide])
+    _, blank = one_view(encoder, processor, model_type, pixels.grids[0])
+    (ours,) = [tensor for tensor in pixels.inputs.values() if tensor.is_floating_point()]
+    image = wide.resize(blank.size) if native else wide
+    options = _OPTIONS[model_type](blank.width * blank.height)
+    made = processor.image_processor([image], return_tensors="pt", **options)["pixel_values"]
+    theirs = torch.as_tensor(made).float().flatten()[: ours.numel()]  # OneVision's base view is the first
+    # Filters and the number of resizings differ a little; another crop or colour scale is several times as far away.
+    if theirs.numel() < ours.numel() or (theirs - ours.flatten()).abs().mean() > _SAME:
+        raise CheckpointError(
+            f"{encoder.name}: the processor of the model makes other pixels of an image than that of the encoder",
+            hint="Take the encoder and the processor from one checkpoint.",
+        )
+
+
+def _ramp() -> Image.Image:
+    """A smooth image, wider than high, that differs along both axes and in each colour."""
+    rows, columns = np.mgrid[0:1:64j, 0:1:96j]
+    return Image.fromarray((np.stack([columns, rows, 1 - columns * rows], axis=-1) * 255).astype(np.uint8))

@@ -1,0 +1,198 @@
+"""The pictures that are looked into: decoded, with what is asked of each and where in it the answer lies."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from visprobe.data.asked import Asked, read_asked, read_region
+from visprobe.data.image_set import BadImage, ImageSet, decode
+from visprobe.data.labels.annotated import HasMasks
+from visprobe.data.named import HasPrompts
+from visprobe.data.open import ImageData
+from visprobe.data.sources.files import open_named
+from visprobe.data.subset import Subset, take
+from visprobe.errors import DataError, UsageError
+from visprobe.features.extract import BadItem
+from visprobe.pipelines.measurement import Options
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image that is looked into.
+
+    Attributes:
+        id: Its id in the set.
+        row: Its place in the set.
+        image: RGB, upright.
+        label: Its class, if it has one.
+        asked: What is asked of it.
+        region: Where the answer lies, bool of shape (height, width); None if nobody says.
+    """
+
+    id: str
+    row: int
+    image: Image.Image
+    label: int | None
+    asked: Asked
+    region: Mask | None
+
+    @property
+    def content(self) -> str:
+        """Hash of what it shows, whatever it is called."""
+        return hashlib.sha256(repr(self.image.size).encode() + self.image.tobytes()).hexdigest()
+
+
+def images_of(pictures: Sequence[Picture]) -> list[str]:
+    """Which image each picture is of: the id of the first one that shows the same, for copies are no second witness."""
+    first: dict[str, str] = {}
+    return [first.setdefault(picture.content, picture.id) for picture in pictures]
+
+
+@dataclass(frozen=True)
+class ToLookInto:
+    """Images, and what is asked of them.
+
+    Attributes:
+        images: The images.
+        asked: By id what a file asks of each; None where there is no file.
+    """
+
+    images: ImageData
+    asked: Mapping[str, Sequence[Asked]] | None
+
+
+def open_to_look_into(named: Sequence[str], questions: Path | None, options: Options) -> ToLookInto:
+    """Open what was named; of a file of questions, the images that it is about.
+
+    Args:
+        named: Image files, folders, or one data set.
+        questions: File that `read_asked` understands.
+        options: Split, limit and seed.
+
+    Raises:
+        UsageError: If there is no such file.
+        DataError: If the images or the file cannot be used.
+    """
+    opened = open_named(
+        named,
+        split=options.split,
+        limit=options.limit if questions is None else None,
+        seed=options.seed,
+        subset_per_class=options.subset_per_class,
+    )
+    if questions is None:
+        return ToLookInto(opened, None)
+    asked = read_asked(questions, opened.query)
+    by_id = {opened.query.items[row].id: some for row, some in asked.items()}
+    query = take(Subset(opened.query, list(asked)), options.limit, options.seed)
+    return ToLookInto(replace(opened, query=query), by_id)
+
+
+def load_pictures(
+    images: ImageSet,
+    default: Asked,
+    questions: Mapping[str, Sequence[Asked]] | None = None,
+    region: str | None = None,
+) -> tuple[list[Picture], list[BadItem]]:
+    """Decode images and find out what is asked of them.
+
+    Where `default` asks nothing, images that come with questions (`visprobe.data.named.HasPrompts`) ask their own.
+
+    Args:
+        images: The images.
+        default: What is asked where nothing else says.
+        questions: By id what is asked of each image, once or several times.
+        region: Folder of masks, or the name of a class of the images' own masks.
+
+    Returns:
+        The pictures, one for each question; and the images that cannot be used, among them those whose mask or box does
+        not fit.
+
+    Raises:
+        UsageError: If `region` is neither, or none of its masks shows anything.
+        DataError: If no picture can be used.
+    """
+    source = _Source(images, default, questions, region)
+    pictures, bad = [], []
+    for row, item in enumerate(images.items):
+        try:
+            pictures += source.pictures(row)
+        except (OSError, BadImage) as error:
+            bad.append(BadItem(item.id, f"cannot be read: {error}" if isinstance(error, OSError) else str(error)))
+    if not pictures:
+        raise DataError(
+            f"none of {len(bad)} images can be used, the first because: {bad[0].reason}"
+            if bad
+            else "there is no image",
+            hint="Name other images.",
+        )
+    if region is not None and all(picture.region is None for picture in pictures):
+        raise UsageError(
+            f"--region {region}: no mask of {len(pictures)} pictures holds a pixel",
+            hint="A mask has the name of its image and ends in .png; all pixels that are not 0 are the region.",
+        )
+    return pictures, bad
+
+
+class _Source:
+    def __init__(
+        self, images: ImageSet, default: Asked, questions: Mapping[str, Sequence[Asked]] | None, region: str | None
+    ) -> None:
+        self._images, self._default, self._asked = images, default, questions
+        self._folder, self._number = _where(region, images)
+        self._own = images if default == Asked() and questions is None and isinstance(images, HasPrompts) else None
+
+    def pictures(self, row: int) -> list[Picture]:
+        """The picture in `row` of the set, once for each question.
+
+        Raises:
+            OSError, BadImage: If it cannot be used.
+        """
+        item, image = self._images.items[row], decode(self._images.read(row))
+        return [
+            Picture(item.id, row, image, item.label, asked, region if region is not None and region.any() else None)
+            for asked, region in self._asked_of(row, image)
+        ]
+
+    def _asked_of(self, row: int, image: Image.Image) -> list[tuple[Asked, Mask | None]]:
+        if self._own is not None:
+            return list(self._own.prompts(row))
+        given = self._asked[self._images.items[row].id] if self._asked is not None else [Asked()]
+        found = []
+        for asked in map(self._question, given):
+            region = asked.region(*image.size)
+            if self._folder is not None:
+                region = read_region(self._folder, self._images.items[row].id, image.size)
+            elif self._number is not None and isinstance(self._images, HasMasks):
+                region = self._images.mask(row) == self._number
+            found.append((asked, region))
+        return found
+
+    def _question(self, given: Asked) -> Asked:
+        default = self._default
+        texts = (given.prompt or default.prompt, given.answer or default.answer, given.rejected or default.rejected)
+        return Asked(*texts, given.box)
+
+
+def _where(region: str | None, images: ImageSet) -> tuple[Path | None, int | None]:
+    """Folder of masks, or number of the class in the images' own."""
+    if region is None:
+        return None, None
+    if isinstance(images, HasMasks) and region in images.mask_classes:
+        return None, images.mask_classes.index(region)
+    if Path(region).is_dir():
+        return Path(region), None
+    known = f"Its classes are {', '.join(images.mask_classes)}." if isinstance(images, HasMasks) else ""
+    raise UsageError(
+        f"--region {region} is no folder of masks" + (" and no class of the images' masks" if known else ""),
+        hint=known or "Name a folder with a PNG mask for each image: all pixels that are not 0 are the region.",
+    )

@@ -1,0 +1,101 @@
+"""Maps of the first few pictures as results, which hold what their figures are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from visprobe.attribution.attributions import Attributions
+from visprobe.attribution.figures.contrast import COLUMNS, contrast_sheet
+from visprobe.attribution.figures.difference import differences
+from visprobe.attribution.figures.sheet import Sheet
+from visprobe.attribution.figures.sheet_json import sheet_json
+from visprobe.attribution.map import Map
+from visprobe.attribution.methods.by_name import maps
+from visprobe.attribution.targets.shown import as_shown
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.pipelines.attribution.images import Picture
+from visprobe.pipelines.attribution.target import Explained
+from visprobe.results.result import Estimate, Result, Row
+
+SHOWN = 6  # pictures of a report's figures; all maps are in maps.npz
+
+
+def sheets(attributions: Attributions, explained: Explained, encoder: VisionEncoder) -> Iterator[Result]:
+    """Results "maps", with each checkpoint's score of every picture, and "map_differences" where there are two.
+
+    Args:
+        attributions: All maps; those of the first method and site are shown.
+        explained: Which number was explained, of which pictures.
+        encoder: The base's encoder, whose processor shows the pictures.
+    """
+    key = next(iter(attributions.maps[attributions.names[0]]))
+    found = {name: attributions.maps[name][key] for name in attributions.names}
+    places = spread(explained.pictures)
+    sheet = _sheet({name: [made[n] for n in places] for name, made in found.items()}, explained, places, encoder)
+    about = {"explains": explained.meaning, "target": explained.target, "base": attributions.names[0],
+             "of": len(explained.pictures)}  # fmt: skip
+    rows = tuple(_scores(found, explained))
+    yield Result("maps", "Where does each checkpoint look?", rows, {**about, "sheet": sheet_json(sheet)})
+    if len(attributions.names) > 1:
+        apart = {**about, "sheet": sheet_json(differences(sheet))}
+        yield Result(
+            "map_differences", "Where does each checkpoint look more, and where less, than the base?", (), apart
+        )
+
+
+def contrast(
+    checkpoint: str, encoder: VisionEncoder, explained: Sequence[Explained], method: str, site: str, of: int
+) -> Result:
+    """Result "map_contrast": maps under one checkpoint for the answer, the rejected one, and both.
+
+    Args:
+        checkpoint: The checkpoint as it was named.
+        encoder: Its encoder.
+        explained: The two answers' log-probabilities and their difference, of the pictures that are shown.
+        method: Name of the method.
+        site: Name of the site.
+        of: How many pictures there are.
+    """
+    pictures = explained[0].pictures
+    images = [picture.image for picture in pictures]
+    chosen, rejected, both = (
+        next(iter(maps(one.subjects(checkpoint, encoder), images, [method], [site]).values())) for one in explained
+    )
+    shown = [as_shown(image, encoder) for image in images]
+    titles = [f"{one.asked.prompt} {one.asked.answer} / {one.asked.rejected}" for one in pictures]
+    sheet = contrast_sheet(shown, titles, chosen, rejected, both, explained[0].unit)
+    question = f"What speaks for the {COLUMNS[0]} answer, what for the {COLUMNS[1]} one, and what tells them apart?"
+    return Result("map_contrast", question, (), {"checkpoint": encoder.name, "of": of, "sheet": sheet_json(sheet)})
+
+
+def title_of(picture: Picture, explained: Explained) -> str:
+    """What stands above a picture: what is asked of it, or, where nobody answers, its name."""
+    if explained.of_tower or picture.asked.prompt is None:
+        return picture.id
+    answer = picture.asked.answer
+    return f"{picture.asked.prompt} {answer}" if answer else picture.asked.prompt
+
+
+def spread(pictures: Sequence[Picture]) -> list[int]:
+    """Which pictures are shown: at most six, of images at equal distances in the set, each with all its questions."""
+    questions: dict[str, list[int]] = {}
+    for number, picture in enumerate(pictures):
+        questions.setdefault(picture.id, []).append(number)
+    ids, count = list(questions), max(1, SHOWN * len(questions) // len(pictures))
+    chosen = ids if count >= len(ids) else [ids[n * len(ids) // count] for n in range(count)]
+    return [number for one in chosen for number in questions[one]][:SHOWN]
+
+
+def _sheet(
+    found: Mapping[str, Sequence[Map]], explained: Explained, places: Sequence[int], encoder: VisionEncoder
+) -> Sheet:
+    pictures = [explained.pictures[place] for place in places]
+    shown = [as_shown(picture.image, encoder) for picture in pictures]
+    return Sheet(shown, [title_of(picture, explained) for picture in pictures], found, explained.unit)
+
+
+def _scores(found: Mapping[str, Sequence[Map]], explained: Explained) -> Iterator[Row]:
+    for name, made in found.items():
+        for picture, one in zip(explained.pictures, made, strict=True):
+            exact = Estimate(one.score, one.score, one.score, 1, explained.unit, "exact")
+            yield Row(name, f"{one.method}@{one.site}", f"score/{picture.id}", exact)

@@ -1,0 +1,382 @@
+"""Where checkpoints look: maps of every picture under every checkpoint, their scores, and controls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from visprobe import __version__
+from visprobe.attribution.attributions import CENTRE, Attributions
+from visprobe.attribution.evidence.controls import randomised
+from visprobe.attribution.evidence.faithful import faithfulness
+from visprobe.attribution.evidence.faithfulness import curves
+from visprobe.attribution.evidence.focus import Floats
+from visprobe.attribution.evidence.regions import on_patches
+from visprobe.attribution.evidence.scores import score
+from visprobe.attribution.evidence.verdict import attribution_verdict, preferred
+from visprobe.attribution.methods.by_name import Maps, maps
+from visprobe.attribution.storage import load, save
+from visprobe.attribution.targets.subject import Subject
+from visprobe.data.asked import Asked
+from visprobe.data.image_set import ImageSet
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.errors import DataError, UsageError
+from visprobe.features.extract import BadItem
+from visprobe.features.fitting import Fitting
+from visprobe.io.atomic import to_json
+from visprobe.io.disk import plain_errors
+from visprobe.pipelines.attribution.images import Picture, images_of, load_pictures, open_to_look_into
+from visprobe.pipelines.attribution.map_sheets import contrast, sheets, spread
+from visprobe.pipelines.attribution.not_used import not_used, refuse_what_cannot_be_asked
+from visprobe.pipelines.attribution.target import Explained, LastModel, explain, explain_answers
+from visprobe.pipelines.measurement import PYTHON, Measurement, Options, several
+from visprobe.pipelines.session import Session, open_encoders
+from visprobe.report.notebook import measurement_html
+from visprobe.results.result import Result
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RANDOMISED = "randomised"
+SCORES = ("attribution", "map_steps", "faithfulness")  # results that say something of all pictures
+BATCH = 8  # pictures at a time: gradients keep what a forward pass lets go
+# Grad-CAM weighs channels by their gradient's mean over patches. What a score reads of a few patches is lost in it, and
+# what it reads of their mean is all that a gradient's norm lacks (analyses/attribution/card.md has the numbers).
+OF_ANSWERS, OF_POOLED = ("gradient-norm", "gradcam"), ("gradcam",)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is looked for, and how; `gradcam` takes it.
+
+    Example:
+        `visprobe.Look(methods=("gradient-norm",), target="contrast", asked=Asked("Is there a dog?", "yes", "no"))` with
+        `from visprobe.data.asked import Asked`.
+
+    Attributes:
+        methods: Of `visprobe.attribution.methods.by_name.METHODS`; the first is drawn. If empty, `OF_ANSWERS` for what
+            a whole model answers and `OF_POOLED` for what is read of the mean token.
+        sites: Names of sites; the first is drawn.
+        target: Which number is explained (`visprobe.pipelines.attribution.target.MEANING`, or "token:N"); None chooses.
+        asked: What is asked of every image.
+        questions: File with what is asked of each (`visprobe.data.asked`).
+        region: Folder of masks, or class of the images' own masks: where the answers lie.
+        class_name: Class that is explained, instead of each image's own.
+        texts: The first is explained, against the others.
+        text_tower: Two-tower model that reads them; None for the checkpoint's own.
+        baseline: Image without content, for methods that change the input.
+        faithfulness: Of how many images patches are deleted and inserted in the order of the first maps; 0 leaves
+            that out.
+    """
+
+    methods: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ("consumed",)
+    target: str | None = None
+    asked: Asked = field(default_factory=Asked)
+    questions: str | Path | None = None
+    region: str | None = None
+    class_name: str | None = None
+    texts: tuple[str, ...] = ()
+    text_tower: str | None = None
+    baseline: str = "mean"
+    faithfulness: int = 0
+
+    def with_methods(self, explained: Explained) -> Look:
+        """With the methods that suit what is explained, where none were named."""
+        return replace(self, methods=self.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS))
+
+
+@dataclass(frozen=True, repr=False)
+class Looked:
+    """What was found. A notebook shows its verdict, the maps of a few pictures, and the scores.
+
+    Attributes:
+        measured: Scores with intervals, differences to the base and controls, as every command gives them.
+        attributions: All maps.
+        explained: Which number was explained, of which pictures.
+    """
+
+    measured: Measurement
+    attributions: Attributions
+    explained: Explained
+
+    def __repr__(self) -> str:
+        return repr(self.measured).replace("Measurement", "Looked", 1)
+
+    def _repr_html_(self) -> str:
+        """Verdict, maps and scores, for notebooks."""
+        maps = [name for name in self.figures if name == "maps" or name.startswith("map_strip")]
+        drawn = [self.measured.drawn(name) for name in maps[:1]]
+        document = self.measured.document(PYTHON)
+        document["results"] = [one for one in document["results"] if one["analysis"] in SCORES]
+        return measurement_html(document, [(one.figure, one.caption) for one in drawn])
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of the figures that `figure` draws, in the order of the report."""
+        return self.measured.figures
+
+    def figure(self, name: str, width: float | None = None) -> Figure:
+        """A figure as the report has it; see `Measurement.figure`."""
+        return self.measured.figure(name, width)
+
+    def to_pandas(self) -> DataFrame:
+        """All scores as one table; see `Measurement.to_pandas`."""
+        return self.measured.to_pandas()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write what the command writes: the report, and maps.npz with all values of all maps.
+
+        Args:
+            folder: Where to; made if missing. Files of an earlier report are replaced.
+
+        Returns:
+            The path of report.html.
+        """
+        page = self.measured.save(folder)
+        save(self.attributions, Path(folder) / "maps.npz")
+        return page
+
+
+@plain_errors
+def gradcam(
+    checkpoints: str | Path | Sequence[str | Path],
+    named: str | Path | Sequence[str | Path],
+    look: Look | None = None,
+    options: Options | None = None,
+    kept: str | Path | None = None,
+) -> Looked:
+    """Where each checkpoint looks: attribution maps of pictures on one scale, their scores, and controls.
+
+    Args:
+        checkpoints: Checkpoints, the base first: folders or hub ids.
+        named: Image files, folders, or one data set ("digits").
+        look: What is looked for; by default the answer that the base itself gives.
+        options: How to run; `limit` says of how many pictures.
+        kept: Folder where the maps of each checkpoint are kept as soon as they are made, and found again.
+
+    Returns:
+        Maps of every picture under every checkpoint and under random weights; scores of them with 95 % intervals over
+        pictures (shares as fractions of 1), paired differences to the base and floors; a verdict.
+
+    Raises:
+        UsageError: If options do not go together or name what is not there.
+        CheckpointError, DataError: If a checkpoint or the images cannot be used.
+
+    Example:
+        `visprobe.gradcam(["base", "dpo"], "digits", visprobe.Look(target="answer"), visprobe.Options(limit=8))`
+    """
+    look, options = look or Look(), options or Options()
+    specs, named = several(checkpoints), several(named)
+    encoders = open_encoders(specs, options)
+    opened = open_to_look_into(named, Path(look.questions) if look.questions else None, options)
+    images = opened.images
+    refuse_what_cannot_be_asked(look, encoders[0], images)
+    session = Session(encoders, [], images, options)
+    pictures, bad = load_pictures(images.query, look.asked, opened.asked, look.region)
+    asked, models = (look.texts, look.text_tower, look.class_name), LastModel()
+    explained = explain(look.target, pictures, session, specs, *asked, models)
+    look = look.with_methods(explained)
+    _refuse_other_maps(encoders, explained.pictures)
+    work = MapWork(look, options, explained, Path(kept) if kept else None)
+    random = work.maps(specs[0], encoders[0], random=True)
+    found = {encoder.name: work.maps(spec, encoder) for spec, encoder in zip(specs, encoders, strict=True)}
+    found[RANDOMISED] = random
+    regions, warnings = regions_of(explained.pictures, encoders[0])
+    names = tuple(encoder.name for encoder in encoders)
+    ids = [picture.id for picture in explained.pictures]
+    attributions = Attributions(names, (CENTRE, RANDOMISED), found, regions, images_of(explained.pictures), ids)
+    results = [*_scored(attributions, explained, look, warnings), *sheets(attributions, explained, encoders[0])]
+    if look.faithfulness:
+        results.append(work.faithfulness(specs, encoders, found))
+    if explained.target == "contrast":
+        shown = [explained.pictures[place] for place in spread(explained.pictures)]
+        three = [explain_answers(target, shown, specs, encoders, models)
+                 for target in ("answer", "rejected", "contrast")]  # fmt: skip
+        drawn = (look.methods[0], look.sites[0], len(explained.pictures))
+        results.append(contrast(specs[-1], encoders[-1], three, *drawn))
+    warnings += [*explained.notes, *not_used(look, options, explained), *notes(encoders, attributions)]
+    verdict = [one for result in results if result.analysis == "attribution" for one in attribution_verdict(result)]
+    if explained.target == "contrast":
+        verdict.insert(0, preferred(attributions))
+    measured = session.measurement(results, verdict, warnings)
+    return Looked(replace(measured, data=(listed(images.query, bad), *measured.data)), attributions, explained)
+
+
+class MapWork:
+    """Maps of one checkpoint after the other, each kept as soon as it is whole."""
+
+    def __init__(self, look: Look, options: Options, explained: Explained, kept: Path | None) -> None:
+        self._look, self._options, self._explained, self._kept = look, options, explained, kept
+
+    def maps(self, spec: str, encoder: VisionEncoder, *, random: bool = False) -> Maps:
+        """The maps of a checkpoint, or those of random weights in its place."""
+        name = RANDOMISED if random else encoder.name
+        file = self._kept / f"{self._key(spec, encoder, random)}.npz" if self._kept is not None else None
+        if file is not None and file.is_file() and self._options.resume:
+            with suppress(DataError):  # damaged, or of another layout: they are made again
+                return load(file).maps[name]
+        subject = self._explained.subjects(spec, encoder)
+        if random:
+            with randomised(subject, self._options.seed):
+                made = self._made(subject, name)
+        else:
+            made = self._made(subject, name)
+        if file is not None:
+            ids = [picture.id for picture in self._explained.pictures]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save(Attributions((name,), (), {name: made}, [None] * len(ids), ids), file)
+        return made
+
+    def faithfulness(
+        self, specs: Sequence[str], encoders: Sequence[VisionEncoder], found: Mapping[str, Maps]
+    ) -> Result:
+        """Deletion and insertion curves of each checkpoint's first maps."""
+        look, explained = self._look, self._explained
+        pictures = explained.pictures[: look.faithfulness]
+        made = {}
+        for number, (spec, encoder) in enumerate(zip(specs, encoders, strict=True), start=1):
+            (method, site), drawn = next(iter(found[encoder.name].items()))
+            made[encoder.name] = curves(
+                explained.subjects(spec, encoder),
+                [picture.image for picture in pictures],
+                [one.values for one in drawn[: len(pictures)]],
+                baseline=look.baseline,
+                seed=self._options.seed,
+                batch=self._options.batch_size or BATCH,
+            )
+            if self._options.progress:
+                self._options.progress("faithfulness", number, len(specs))
+        return faithfulness(made, images_of(pictures), method, site, explained.unit, look.baseline)
+
+    def _made(self, subject: Subject, name: str) -> Maps:
+        look, pictures = self._look, self._explained.pictures
+        images, made = [picture.image for picture in pictures], dict[tuple[str, str], list[Any]]()
+        fitting, done = Fitting(self._options.batch_size, BATCH), 0
+
+        def work(places: Sequence[int]) -> Maps:
+            some = [images[place] for place in places]
+            return maps(subject, some, look.methods, look.sites, batch=len(some), baseline=look.baseline,
+                        first=places[0])  # fmt: skip
+
+        for part in fitting.pieces(range(len(images)), work):
+            for key, some in part.items():
+                made.setdefault(key, []).extend(some)
+            done += len(next(iter(part.values())))
+            if self._options.progress:
+                self._options.progress(f"maps of {name}", done, len(images))
+        return made
+
+    def _key(self, spec: str, encoder: VisionEncoder, random: bool) -> str:
+        """Whatever the maps depend on, as a hash."""
+        pictures = [[picture.id, picture.content, picture.label, asdict(picture.asked)]
+                    for picture in self._explained.pictures]  # fmt: skip
+        look = self._look
+        depends = [__version__, encoder.name, encoder.tower_hash, encoder.projector_hash, encoder.settings_hash,
+                   encoder.processor_hash, str(encoder.dtype), _files(spec), encoder.provenance.commit,
+                   self._explained.target, self._explained.settings, pictures, look.methods, look.sites, look.baseline,
+                   [random, self._options.seed]]  # fmt: skip
+        return hashlib.sha256(to_json(depends).encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+def _refuse_other_maps(encoders: Sequence[VisionEncoder], pictures: Sequence[Picture]) -> None:
+    """Refuse checkpoints whose maps cannot be laid over each other, before any is made.
+
+    Raises:
+        UsageError: If one is read at another site than the base, or has another grid of patches.
+    """
+    base, *others = encoders
+    image = pictures[0].image
+    grid = base.preprocess([image]).grids[0]
+    for other in others:
+        found = other.preprocess([image]).grids[0]
+        if (other.consumed, found) != (base.consumed, grid):
+            raise UsageError(
+                f"{base.name} is read at {base.consumed} in {grid[0]}x{grid[1]} patches, {other.name} at "
+                f"{other.consumed} in {found[0]}x{found[1]}: their maps cannot be compared",
+                hint="Compare checkpoints that descend from one base, or look into each by itself.",
+            )
+
+
+def _files(spec: str) -> list[list[Any]]:
+    """Names, sizes and times of a checkpoint's files: the language model is not hashed."""
+    folder = Path(spec)
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def regions_of(pictures: Sequence[Picture], encoder: VisionEncoder) -> tuple[list[Floats | None], list[str]]:
+    """Every picture's region on the tower's patches, and why some have none."""
+    found: list[Floats | None] = []
+    lost: list[str] = []
+    for picture in pictures:
+        try:
+            region = picture.region
+            grid = encoder.preprocess([picture.image]).grids[0]
+            found.append(None if region is None else on_patches(region, grid, encoder, size=picture.image.size))
+        except DataError as error:
+            found.append(None)
+            lost.append(f"{picture.id}: {error.message}")
+    warnings = [f"{len(lost)} regions are left out, the first of {lost[0]}"] if lost else []
+    without = sum(picture.region is None for picture in pictures)
+    if 0 < without < len(pictures):
+        warnings.append(f"{without} of {len(pictures)} pictures have no region: measures of regions leave them out")
+    return found, warnings
+
+
+def _scored(attributions: Attributions, explained: Explained, look: Look, warnings: list[str]) -> list[Result]:
+    if len(set(attributions.images)) < 2:
+        warnings.append("one image has no interval: maps are drawn, and measures of focus left out")
+        return []
+    result = score(attributions)
+    about = {"target": explained.target, "explains": explained.meaning, "baseline": look.baseline}
+    return [replace(result, settings={**result.settings, **about, **explained.settings})]
+
+
+def notes(encoders: Sequence[VisionEncoder], attributions: Attributions) -> list[str]:
+    """What a reader must know of the encoders and of single maps.
+
+    Args:
+        encoders: The encoders, the base first.
+        attributions: All maps.
+    """
+    base, *others = encoders
+    said = [
+        f"{other.name} has another image processor than {base.name}: each sees the pictures through its own"
+        for other in others
+        if other.processor_hash != base.processor_hash
+    ]
+    for name, found in attributions.maps.items():
+        for (method, site), made in found.items():
+            noted = [one.note for one in made if one.note]
+            if noted:
+                said.append(f"{name}, {method}@{site}: {len(noted)} of {len(made)} maps: {noted[0]}")
+    return said
+
+
+def listed(images: ImageSet, bad: Sequence[BadItem]) -> dict[str, Any]:
+    """The images as a report lists them: name, n, classes, hash, and those that could not be used.
+
+    Args:
+        images: The images.
+        bad: Those of them that could not be used.
+    """
+    contents = hashlib.sha256()
+    left_out = {item.id for item in bad}
+    for row, item in enumerate(images.items):
+        if item.id not in left_out:
+            name = item.id.encode("utf-8", "backslashreplace")  # a file name need not be UTF-8
+            contents.update(name + hashlib.sha256(images.read(row)).digest())
+    return {
+        "name": images.name,
+        "n": len(images.items) - len(bad),
+        "classes": len(images.classes) if images.classes else None,
+        "hash": contents.hexdigest(),
+        "bad_items": [{"id": item.id, "reason": item.reason} for item in bad],
+    }

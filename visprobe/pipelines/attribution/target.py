@@ -1,0 +1,306 @@
+"""Which number is explained, and a subject for it of each checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from visprobe.analyses.accuracy.zeroshot import Reader, class_embeddings
+from visprobe.attribution.targets.answers import MllmSubject
+from visprobe.attribution.targets.classes import class_similarity, text_similarity
+from visprobe.attribution.targets.subject import Subject, TowerSubject
+from visprobe.data.asked import Asked
+from visprobe.data.open import ImageData
+from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.text.text_tower import TextTower, load_text_tower, own_text_tower
+from visprobe.encoders.watch import EMBEDDING
+from visprobe.errors import DataError, UsageError
+from visprobe.io.atomic import to_json
+from visprobe.mllm.answer_scores import TARGETS
+from visprobe.mllm.load import load_for_training
+from visprobe.mllm.own_answer import PROMPT, own_answer
+from visprobe.mllm.question import Question
+from visprobe.pipelines.attribution.images import Picture
+from visprobe.pipelines.attribution.prototypes import few_images, prototype_images, prototypes_of
+from visprobe.pipelines.session import Session
+
+Subjects = Callable[[str, VisionEncoder], Subject]
+"""From the checkpoint, as it was named, and its encoder."""
+
+MEANING = {
+    "answer": "log-probability of the answer",
+    "rejected": "log-probability of the rejected answer",
+    "contrast": "log-probability of the answer minus that of the rejected one",
+    "sft-loss": "loss of supervised fine-tuning on the answer",
+    "dpo-loss": "DPO's loss on the two answers",
+    "class": "cosine with the prototype of the image's class, minus the mean over the other classes",
+    "text": "cosine with the text, minus the mean over the other texts",
+}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A number that each checkpoint gives to each picture.
+
+    Attributes:
+        target: Its name, a key of `MEANING` or "token:N".
+        pictures: The pictures, with the questions that were really asked.
+        subjects: Makes the subject of a checkpoint.
+        settings: What it depends on beside checkpoints and pictures, as plain JSON: kept maps are found again by it.
+        notes: What a reader must know of it.
+    """
+
+    target: str
+    pictures: tuple[Picture, ...]
+    subjects: Subjects
+    settings: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def of_tower(self) -> bool:
+        """Whether the tower alone gives the number."""
+        return self.target in ("class", "text")
+
+    @property
+    def unit(self) -> str:
+        """Unit of the number."""
+        return "cosine" if self.of_tower else "nats"
+
+    @property
+    def meaning(self) -> str:
+        """The number in words."""
+        if self.target.startswith("token:"):
+            return f"log-probability of token {self.target.removeprefix('token:')} of the answer"
+        return MEANING[self.target]
+
+
+class LastModel:
+    """Whole models with their processors, one in memory at a time; asked for again, the last is not loaded again."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, Any, Any] | None = None
+
+    def __call__(self, checkpoint: str, encoder: VisionEncoder) -> tuple[Any, Any]:
+        """Model, in evaluation mode, and processor of a checkpoint, where and in what dtype its encoder runs."""
+        if self._last is None or self._last[0] != checkpoint:
+            self._last = None  # before the next is there
+            model, processor = load_for_training(checkpoint, str(encoder.dtype).removeprefix("torch."))
+            self._last = checkpoint, model.eval().to(encoder.device), processor
+        return self._last[1:]
+
+
+def explain(
+    target: str | None,
+    pictures: Sequence[Picture],
+    session: Session,
+    checkpoints: Sequence[str],
+    texts: Sequence[str] = (),
+    text_tower: str | Path | None = None,
+    class_name: str | None = None,
+    models: LastModel | None = None,
+) -> Explained:
+    """What is explained of `pictures` under the session's encoders.
+
+    Args:
+        target: Its name; None for what is meant where none is named: the texts or the class that are given; answers
+            where something is asked; classes where images have some, and others to make prototypes of; else what the
+            first checkpoint itself says of a picture.
+        pictures: The pictures.
+        session: Encoders and images.
+        checkpoints: The checkpoints as they were named, the base first.
+        texts: The first is explained, against the others.
+        text_tower: Two-tower model that reads them; None for the checkpoint's own.
+        class_name: One class for all pictures instead of their own.
+        models: Loads whole models.
+
+    Raises:
+        UsageError: If the target does not exist, options do not go together, or nothing can be explained.
+        CheckpointError, DataError: If a checkpoint or the pictures lack what the target needs.
+    """
+    if texts and class_name is not None:
+        raise UsageError("--text and --target class explain different things", hint="Leave one of them out.")
+    given = "text" if texts else "class" if class_name is not None else None
+    if target is not None and given is not None and target != given:
+        raise UsageError(f"--{given} does not go with --target {target}", hint="Leave one of them out.")
+    named = _target(target or given, pictures, session.images, session.encoders[0])
+    if named == "text":
+        return explain_texts(pictures, texts, text_tower)
+    if named == "class":
+        return explain_classes(pictures, session, class_name)
+    return explain_answers(named, pictures, checkpoints, session.encoders, models or LastModel())
+
+
+def _target(target: str | None, pictures: Sequence[Picture], images: ImageData, base: VisionEncoder) -> str:
+    """The target by name.
+
+    Raises:
+        UsageError: If it does not exist, or nothing can be explained.
+    """
+    known = (*TARGETS, "class", "text")
+    if target is not None:
+        if target not in known and not target.startswith("token:"):
+            raise UsageError(f"--target {target} is unknown", hint=f"There are {', '.join(known)} and token:N.")
+        return target
+    asked = [picture.asked for picture in pictures]
+    if any(one.prompt or one.answer or one.rejected for one in asked) and base.has_projector:
+        return "contrast" if all(one.rejected for one in asked) else "answer"
+    if images.query.classes is not None and images.support is not None:
+        return "class"
+    if base.has_projector:
+        return "answer"
+    raise UsageError(
+        f"{base.name} is a tower without a language model, and the images have no classes",
+        hint="Give a folder with train/ and val/ and one folder per class in them, or --text A --text B.",
+    )
+
+
+def explain_answers(
+    target: str,
+    pictures: Sequence[Picture],
+    checkpoints: Sequence[str],
+    encoders: Sequence[VisionEncoder],
+    models: LastModel,
+) -> Explained:
+    """The probability that the whole model gives to an answer.
+
+    Where no answer is given, the first checkpoint's own is taken, for all checkpoints.
+
+    Args:
+        target: Of `visprobe.attribution.targets.answers.TARGETS`, or "token:N".
+        pictures: The pictures.
+        checkpoints: The checkpoints as they were named, the base first; for DPO's loss it is the reference.
+        encoders: Their encoders.
+        models: Loads whole models.
+    """
+    unanswered = sum(picture.asked.answer is None for picture in pictures)
+    filled, notes = tuple(pictures), tuple[str, ...]()
+    if unanswered:
+        filled, notes = _answered(pictures, models(checkpoints[0], encoders[0]), encoders[0].name)
+    questions = [_question(picture.asked) for picture in filled]
+
+    def opened(checkpoint: str, encoder: VisionEncoder, target: str, reference: Any = None) -> MllmSubject:
+        return MllmSubject(*models(checkpoint, encoder), encoder, questions, target, reference=reference)
+
+    reference = None
+    if target == "dpo-loss":
+        images = [picture.image for picture in filled]
+        reference = opened(checkpoints[0], encoders[0], "contrast").log_probabilities(images)
+    settings = {"own_answers": unanswered, "reference": encoders[0].name if reference else None}
+    if reference:
+        settings["reference_hash"] = _hash(reference)
+    return Explained(target, filled, lambda path, encoder: opened(path, encoder, target, reference), settings, notes)
+
+
+def _question(asked: Asked) -> Question:
+    return Question(asked.prompt or PROMPT, asked.answer or "", asked.rejected)
+
+
+def _answered(
+    pictures: Sequence[Picture], loaded: tuple[Any, Any], name: str
+) -> tuple[tuple[Picture, ...], tuple[str, ...]]:
+    """The pictures, with the own answers of a model where they have none; and what to say of those answers.
+
+    Args:
+        pictures: The pictures.
+        loaded: The model with its processor.
+        name: What it is called.
+    """
+    filled, forced = [], []
+    for picture in pictures:
+        asked = replace(picture.asked, prompt=picture.asked.prompt or PROMPT)
+        if asked.answer is None:
+            said = own_answer(*loaded, picture.image, str(asked.prompt))
+            forced += [said.text] if said.forced else []
+            asked = replace(asked, answer=said.text)
+        filled.append(replace(picture, asked=asked))
+    if not forced:
+        return tuple(filled), ()
+    words = ", ".join(repr(word) for word, _ in Counter(forced).most_common(3))
+    note = (
+        f"{name} answers {len(forced)} of {len(pictures)} questions with nothing: explained there is the likeliest "
+        f"token other than the end of the turn, most often {words}; --chosen TEXT explains an answer"
+    )
+    return tuple(filled), (note,)
+
+
+def explain_classes(pictures: Sequence[Picture], session: Session, named: str | None = None) -> Explained:
+    """How much nearer a picture lies to its class's prototype than to the others.
+
+    Args:
+        pictures: The pictures.
+        session: Its images that are not measured make the prototypes, each checkpoint's by itself.
+        named: One class for all pictures instead of their own.
+
+    Raises:
+        UsageError: If there is no such class.
+        DataError: If the pictures have no class, or there are no other images to make a prototype of each class of.
+    """
+    support, classes, counts = prototype_images(session.images)
+    if named is not None and named not in classes:
+        raise UsageError(
+            f"--target class:{named} is no class of {session.images.name}", hint=f"There are {_some(classes)}."
+        )
+    labels = [classes.index(named) if named else picture.label for picture in pictures]
+    if any(label is None for label in labels):
+        raise DataError("some pictures have no class", hint="Name one class for all: --target class:NAME.")
+    features = session.extract(support, lambda encoder: [encoder.consumed], session.encoders)
+    prototypes = {one.encoder: prototypes_of(one, classes) for one in features}
+
+    def subject(checkpoint: str, encoder: VisionEncoder) -> TowerSubject:
+        return TowerSubject(encoder, class_similarity(prototypes[encoder.name], [int(label or 0) for label in labels]))
+
+    first = features[0]
+    made_of = [first.item_ids, first.contents, None if first.labels is None else first.labels.tolist(), list(classes)]
+    settings = {"prototypes_from": support.name, "prototypes_hash": _hash(made_of), "class": named,
+                "prototype_images": counts}  # fmt: skip
+    return Explained("class", tuple(pictures), subject, settings, tuple(few_images(counts)))
+
+
+def explain_texts(pictures: Sequence[Picture], texts: Sequence[str], text_tower: str | Path | None) -> Explained:
+    """How much nearer a picture's embedding lies to the first text than to the others.
+
+    Raises:
+        UsageError: If there are fewer than two texts.
+        CheckpointError: If there is no text tower.
+        DataError: If a checkpoint has no embedding that can be read with it.
+    """
+    if len(texts) < 2:
+        raise UsageError(
+            "--target text needs a text and others to tell it apart from", hint="--text 'a cat' --text 'a dog'"
+        )
+    given = load_text_tower(text_tower) if text_tower is not None else None
+
+    def subject(checkpoint: str, encoder: VisionEncoder) -> TowerSubject:
+        target = text_similarity(_reader(encoder, given), list(texts), [0] * len(pictures), ["{}"])
+        return TowerSubject(encoder, target, EMBEDDING)
+
+    settings: dict[str, Any] = {"texts": list(texts)}
+    if given is not None:
+        held = given.visual_projection
+        read = class_embeddings(given, texts, ["{}"]).tolist(), None if held is None else held.tolist()
+        settings |= {"text_tower": given.path, "text_tower_hash": _hash(read)}
+    return Explained("text", tuple(pictures), subject, settings)
+
+
+def _reader(encoder: VisionEncoder, given: TextTower | None) -> Reader:
+    if not encoder.embeds:
+        raise DataError(
+            f"{encoder.name} holds no pooling head, so it has no embedding that a text could be near to",
+            hint="Explain an answer or a class, or name the two-tower model itself as checkpoint.",
+        )
+    tower = given or own_text_tower(encoder.provenance.path)
+    if tower is None:
+        raise DataError(f"{encoder.name} has no text tower", hint="Name the model it came from: --target text:MODEL.")
+    return Reader(tower, tower.visual_projection is not None and encoder.projection_hash is None)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(to_json(value).encode()).hexdigest()[:32]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

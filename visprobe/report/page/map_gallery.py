@@ -1,0 +1,57 @@
+"""Maps of a result for the page's gallery: a picture at a time, and a slider over the checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from visprobe.attribution.figures.colours import scale_of, shades
+from visprobe.attribution.figures.sheet_json import sheet_of
+from visprobe.data.thumbnail import PREFIX
+from visprobe.errors import DataError
+from visprobe.figures.labels import shorten, visible
+from visprobe.results.result import Result
+
+_SHADES = 64
+_NAME, _TITLE = 40, 160  # characters
+
+
+def map_gallery(result: Result) -> str | None:
+    """What the gallery shows, as JSON in ASCII; None for a result without maps of several checkpoints or steps.
+
+    Args:
+        result: A "maps" or "map_strip_…" result, its maps in settings["sheet"]; any other has no gallery.
+
+    Raises:
+        DataError: If a picture is none.
+    """
+    if result.analysis != "maps" and not result.analysis.startswith("map_strip_"):
+        return None
+    value = result.settings["sheet"]
+    names = [shorten(name, _NAME) for name in value["maps"]]
+    if len(names) < 2:
+        return None
+    sheet = sheet_of(value)
+    shown = {
+        "names": names,
+        "unit": visible(sheet.unit),
+        "mapUnit": visible(sheet.map_unit),
+        "shades": shades(_SHADES),
+        "pictures": [_picture(value, row, _limit(sheet.maps, row)) for row in range(len(sheet.pictures))],
+    }
+    return json.dumps(shown, separators=(",", ":"))
+
+
+def _limit(maps: Mapping[str, Any], row: int) -> float:
+    """The end of the scale that all checkpoints share."""
+    return scale_of((every[row] for every in maps.values()), signed=False).limit
+
+
+def _picture(value: Mapping[str, Any], row: int, limit: float) -> dict[str, Any]:
+    source = value["pictures"][row]
+    if not source.startswith(PREFIX):  # a page must load nothing from elsewhere
+        raise DataError("a picture of the report is damaged", hint="Make the report again.")
+    title = shorten(value["titles"][row], _TITLE)
+    maps = [maps[row] for maps in value["maps"].values()]
+    return {"title": title, "source": source, "limit": limit, "maps": maps}

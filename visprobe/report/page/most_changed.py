@@ -1,0 +1,59 @@
+"""The images that moved most, small enough to stand in the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from visprobe.data.image_set import ImageSet
+from visprobe.data.thumbnail import PREFIX, thumbnail
+from visprobe.results.result import Result
+
+_MOST = 24  # thumbnails of a page
+
+
+class Thumbnail(NamedTuple):
+    """One image of the page: its id, class and change as text, and the picture as a data URI."""
+
+    id: str
+    label: str
+    change: str
+    source: str
+
+
+def with_thumbnails(result: Result, images: ImageSet) -> Result:
+    """`result` with small pictures of its most changed images in settings["thumbnails"], by id; at most 24 in all.
+
+    Args:
+        result: Any result; one without "most_changed" in its settings is given back as it is.
+        images: The images it is about.
+    """
+    most = result.settings.get("most_changed", {})
+    wanted = {one["id"] for ones in _shown(most).values() for one in ones}
+    if not wanted:
+        return result
+    rows = {item.id: row for row, item in enumerate(images.items) if item.id in wanted}
+    pictures = {item: picture for item, row in rows.items() if (picture := thumbnail(images, row))}
+    return replace(result, settings={**result.settings, "thumbnails": pictures})
+
+
+def most_changed(results: Sequence[Result]) -> Iterator[tuple[str, list[Thumbnail]]]:
+    """Each checkpoint with thumbnails of the images that it moved most."""
+    for result in results:
+        pictures = result.settings.get("thumbnails", {})
+        for checkpoint, ones in _shown(result.settings.get("most_changed", {}) if pictures else {}).items():
+            shown = [
+                Thumbnail(
+                    one["id"], one.get("title") or one["class"] or "", f"{one['change']:.3g}", pictures[one["id"]]
+                )
+                for one in ones
+                if pictures.get(one["id"], "").startswith(PREFIX)
+            ]
+            if shown:
+                yield checkpoint, shown
+
+
+def _shown(most: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Sequence[dict[str, Any]]]:
+    each = max(1, _MOST // max(len(most), 1))
+    return {checkpoint: ones[:each] for checkpoint, ones in list(most.items())[:_MOST]}

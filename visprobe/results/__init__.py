@@ -1,0 +1,1 @@
+"""What measurements return: numbers with their intervals, and the sentences that rest on them."""

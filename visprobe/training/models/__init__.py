@@ -1,0 +1,1 @@
+"""Models made of the parts of others: assembled, transplanted, adapted."""

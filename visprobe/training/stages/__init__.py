@@ -1,0 +1,1 @@
+"""The stages of post-training, on trl's trainers."""
