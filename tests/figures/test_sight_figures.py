@@ -8,7 +8,7 @@ import pytest
 from visprobe.analyses.accuracy import zeroshot_figure as zeroshot
 from visprobe.analyses.language import align_figure as align
 from visprobe.analyses.robustness import robustness_figure as robustness
-from visprobe.demo import attributes_figure as attributes
+from visprobe.demo.attributes import figure as attributes
 from visprobe.figures.forest import _sides
 from visprobe.figures.legend import legend_columns
 from visprobe.figures.style import TWO_COLUMNS, looks, paper_style
