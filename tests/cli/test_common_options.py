@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -197,9 +198,14 @@ def test_commands_pass_every_option_on():
     """A common option that a command takes and does not use would be a lie; all of them go through `run`."""
     from visprobe.cli import app
     from visprobe.cli import common_options as measuring
+    from visprobe.pipelines.measurement import Options
 
     source = inspect.getsource(measuring._options) + inspect.getsource(measuring.run)
     eager = {"config", "offline", "asked"}  # act while the command line is read
+    values = {name: f"{name} given" for name in set(Options.__dataclass_fields__) - {"batch_size", "progress", "note"}}
+    given = {name: value for name, value in values.items() if name in measuring.Common.__dataclass_fields__}
+    options = measuring._options(measuring.Common(**given, batch_size="7"), SimpleNamespace(note=None))
+    assert options.batch_size == 7 and all(getattr(options, name) == value for name, value in given.items())
     commands = "".join(inspect.getsource(module) for name, module in vars(app).items() if name in MEASURING)
-    for name in set(measuring.Common.__dataclass_fields__) - eager:
+    for name in set(measuring.Common.__dataclass_fields__) - eager - set(given):
         assert f"common.{name}" in source + commands

@@ -148,18 +148,7 @@ def _held_against(conditions: Sequence[Condition], results: Sequence[Result]) ->
 def _options(common: Common, bars: Any) -> Any:
     from visprobe.pipelines.measurement import Options
 
-    return Options(
-        split=common.split,
-        limit=common.limit,
-        batch_size=None if common.batch_size == o.AUTO else int(common.batch_size),
-        device=common.device,
-        dtype=common.dtype,
-        seed=common.seed,
-        progress=bars,
-        note=bars.note,
-        pixels=common.pixels,
-        tiles=common.tiles,
-        labels=common.labels,
-        subset_per_class=common.subset_per_class,
-        resume=common.resume,
-    )
+    named_alike = {one.name for one in fields(Options)} & {one.name for one in fields(Common)}
+    given = {name: getattr(common, name) for name in named_alike}
+    batch_size = None if common.batch_size == o.AUTO else int(common.batch_size)
+    return Options(**{**given, "batch_size": batch_size, "progress": bars, "note": bars.note})

@@ -63,8 +63,8 @@ def open_images(
         DataError: If nothing can be read there, or the labels do not fit.
         UsageError: If the split does not exist, or `subset_per_class` has nothing to be drawn from.
     """
-    file = Path(labels) if labels is not None and Path(labels).is_file() else None
-    column = str(labels) if labels is not None and file is None else None
+    file = Path(labels) if labels and Path(labels).is_file() else None
+    column = str(labels) if labels and file is None else None
     support_limit, keep_loose = None if to_look_into else limit, to_look_into or file is not None
     if named := named_data(spec):
         sets = named.images(limit, support_limit, seed)

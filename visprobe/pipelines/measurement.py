@@ -76,6 +76,12 @@ class Options:
     subset_per_class: int | None = None
     resume: bool = True
 
+    @property
+    def images(self) -> dict[str, Any]:
+        """What of this is about the choice of images, as `visprobe.data.open.open_images` takes it."""
+        names = ("split", "limit", "seed", "labels", "subset_per_class")
+        return {name: getattr(self, name) for name in names}
+
     def feature_store(self) -> FeatureStore:
         """Where features of this run are kept and found."""
         return FeatureStore(Path(self.store) if self.store else default_folder(), fresh=not self.resume)

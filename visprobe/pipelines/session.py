@@ -128,7 +128,7 @@ class Session:
         options: Options,
     ) -> None:
         self.encoders, self.floors = list(encoders), list(floors)
-        self.images = _opened(str(data), options) if isinstance(data, str | Path) else data
+        self.images = open_images(str(data), **options.images) if isinstance(data, str | Path) else data
         self.warnings: list[str] = list(self.images.notes)
         self.seed = options.seed
         self._options = options
@@ -240,17 +240,6 @@ class Session:
                 "bad_items": [{"id": item.id, "reason": item.reason} for item in extraction.bad],
             }
         )
-
-
-def _opened(data: str, options: Options) -> ImageData:
-    return open_images(
-        data,
-        split=options.split,
-        limit=options.limit,
-        seed=options.seed,
-        labels=options.labels or None,
-        subset_per_class=options.subset_per_class,
-    )
 
 
 def provenance_of(encoder: VisionEncoder) -> dict[str, Any]:
