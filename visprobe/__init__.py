@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Look", "Options", "align", "compare", "gradcam", "imagenet", "load_encoder", "measure", "probe", "read_report",
-    "robust", "segment", "swap", "train", "trajectory",
+    "AttributionConfig", "Options", "align", "compare", "gradcam", "imagenet", "load_encoder", "measure", "probe",
+    "read_report", "robust", "segment", "swap", "train", "trajectory",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from visprobe.encoders.load import load_encoder
-    from visprobe.pipelines.attribution.run import Look, gradcam
+    from visprobe.pipelines.attribution.run import AttributionConfig, gradcam
     from visprobe.pipelines.compare import compare
     from visprobe.pipelines.measure import measure
     from visprobe.pipelines.measurement import Options, read_report
@@ -28,7 +28,7 @@ _HOME = {
     "measure": "visprobe.pipelines.measure",
     **dict.fromkeys(("Options", "read_report"), "visprobe.pipelines.measurement"),
     **dict.fromkeys(("align", "imagenet", "probe", "robust", "segment"), "visprobe.pipelines.single"),
-    **dict.fromkeys(("Look", "gradcam"), "visprobe.pipelines.attribution.run"),
+    **dict.fromkeys(("AttributionConfig", "gradcam"), "visprobe.pipelines.attribution.run"),
     "swap": "visprobe.pipelines.swap",
     "train": "visprobe.pipelines.train",
     "trajectory": "visprobe.pipelines.trajectory",

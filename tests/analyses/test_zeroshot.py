@@ -16,7 +16,7 @@ from tiny_two_tower import two_tower
 from visprobe.analyses.accuracy.imagenet import IMAGENET
 from visprobe.analyses.accuracy.zeroshot import Reader, class_embeddings, with_text_tower, zeroshot
 from visprobe.analyses.core.contract import check_analysis
-from visprobe.data.prompts import TEMPLATES, prompts, read_templates, spoken_names
+from visprobe.data.templates import TEMPLATES, prompts, read_templates, spoken_names
 from visprobe.encoders.text.text_tower import load_text_tower
 from visprobe.errors import DataError, UsageError
 from visprobe.pipelines.measure import measure

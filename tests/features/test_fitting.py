@@ -11,7 +11,7 @@ from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.encoders.load import load_encoder
 from visprobe.errors import PrerequisiteError
 from visprobe.features.extract import extract
-from visprobe.features.fitting import Fitting
+from visprobe.features.fitting import AdaptiveBatches
 from visprobe.features.store import FeatureStore
 
 
@@ -26,7 +26,7 @@ def holding(most, tried):
 
 
 def test_every_item_once_and_in_order_at_the_size_that_fits():
-    fitting, tried = Fitting(None, 64), []
+    fitting, tried = AdaptiveBatches(None, 64), []
     made = [item for piece in fitting.pieces(range(100), holding(20, tried)) for item in piece]
     assert made == [10 * n for n in range(100)]
     assert tried[:3] == [64, 32, 16] and fitting.size == 16
@@ -37,13 +37,13 @@ def test_every_item_once_and_in_order_at_the_size_that_fits():
 
 def test_a_batch_size_that_was_asked_for_is_not_changed():
     with pytest.raises(PrerequisiteError, match="32 images at a time do not fit") as refused:
-        list(Fitting(32, 64).pieces(range(40), holding(20, [])))
+        list(AdaptiveBatches(32, 64).pieces(range(40), holding(20, [])))
     assert "auto" in refused.value.hint
 
 
 def test_one_image_that_does_not_fit_is_the_end():
     with pytest.raises(PrerequisiteError, match="one image does not fit"):
-        list(Fitting(None, 8).pieces(range(40), holding(0, [])))
+        list(AdaptiveBatches(None, 8).pieces(range(40), holding(0, [])))
 
 
 def test_what_did_not_fit_is_let_go_before_the_next_try():
@@ -57,7 +57,7 @@ def test_what_did_not_fit_is_let_go_before_the_next_try():
             raise torch.OutOfMemoryError("no room")
         return len(piece)
 
-    assert list(Fitting(None, 8).pieces(range(4), work)) == [2, 2]
+    assert list(AdaptiveBatches(None, 8).pieces(range(4), work)) == [2, 2]
 
 
 def test_features_are_the_same_at_every_size_that_memory_forces(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.encoders.load import load_encoder
 from visprobe.errors import PrerequisiteError
 from visprobe.features.extract import extract
-from visprobe.features.plan import Pass, check_room, in_words, planned, row_bytes
+from visprobe.features.plan import Pass, check_room, describe, planned, row_bytes
 from visprobe.features.store import FeatureStore
 
 SITES = [
@@ -62,7 +62,7 @@ def test_the_plan_is_a_line_with_the_room_that_there_is(encoders, tmp_path, monk
     store = FeatureStore(tmp_path / "not" / "yet" / "there")
     monkeypatch.setattr(store, "free", lambda: 3 << 30)
     plan = planned([Pass(Images(1_000), lambda _: ["consumed"], encoders, encoders)])
-    said = in_words(plan, store)
+    said = describe(plan, store)
     assert said.startswith("at most 1,000 images are decoded, 2,000 times forwarded and ")
     assert f"features written to {store.folder} (3.0 GiB free there)" in said
 

@@ -2,7 +2,8 @@ import unicodedata
 
 import pytest
 
-from visprobe.figures.labels import block_number, shorten, site_label, visible
+from visprobe.figures.labels import block_number, shorten, site_label
+from visprobe.io.inert import escape_control_characters
 
 
 @pytest.mark.parametrize(
@@ -18,12 +19,12 @@ from visprobe.figures.labels import block_number, shorten, site_label, visible
     ],
 )
 def test_invisible_characters_are_spelled_out(hostile: str, shown: str) -> None:
-    assert visible(hostile) == shown
+    assert escape_control_characters(hostile) == shown
 
 
 def test_visible_text_stays_as_it_is_when_shown_again() -> None:
-    once = visible("".join(map(chr, range(0x3000))))
-    assert visible(once) == once
+    once = escape_control_characters("".join(map(chr, range(0x3000))))
+    assert escape_control_characters(once) == once
     assert not {unicodedata.category(c) for c in once} & {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}
 
 

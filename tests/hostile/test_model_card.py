@@ -9,7 +9,7 @@ from hostile_names import NAMES
 
 from visprobe.demo.base import BASE
 from visprobe.encoders.exchange.export import extract_encoder
-from visprobe.io.inert import markdown, visible
+from visprobe.io.inert import escape_control_characters, escape_markdown
 
 MARKED = (
     "[x](http:evil)",
@@ -45,8 +45,8 @@ def shown(text):
 
 @pytest.mark.parametrize("name", [*NAMES, *MARKED])
 def test_names_are_shown_and_do_nothing(name):
-    written = markdown(name)
-    assert shown(written) == visible(name)
+    written = escape_markdown(name)
+    assert shown(written) == escape_control_characters(name)
     assert not tags(written) and "\n" not in written
     assert not re.search(r"(?<!\\)(?:\\\\)*[`*\[\]#|~$!]", written)
 
@@ -62,5 +62,5 @@ def test_a_card_of_a_model_with_a_hostile_name(tmp_path, name):
     assert not tags(card)
     lines = card.splitlines()
     assert [number for number, line in enumerate(lines) if line == "---"] == [0, 3]
-    assert [line for line in lines if line.startswith("#")] == [f"# Vision encoder of {markdown(folder.name)}"]
+    assert [line for line in lines if line.startswith("#")] == [f"# Vision encoder of {escape_markdown(folder.name)}"]
     assert "license" not in lines[1] + lines[2]

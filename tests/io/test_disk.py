@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 import visprobe
 from visprobe.errors import PrerequisiteError, UsageError, VisprobeError
 from visprobe.io.atomic import filling, replacing, write_bytes
-from visprobe.io.disk import explained, lacks_room, plain_errors, size_text
+from visprobe.io.disk import is_disk_full, plain_errors, size_text, translate_os_error
 
 FULL = [  # as they were raised on a full tmpfs
     OSError(errno.ENOSPC, "No space left on device", "out"),
@@ -37,7 +37,7 @@ def test_a_full_disk_is_one_message_with_exit_code_4_and_leaves_nothing(tmp_path
 
 @pytest.mark.parametrize("error", [ValueError("no room in the model"), RuntimeError("shapes differ"), KeyError("a")])
 def test_other_errors_pass_as_they_are(tmp_path, error):
-    assert not lacks_room(error)
+    assert not is_disk_full(error)
     with pytest.raises(type(error)), replacing(tmp_path / "file"):
         raise error
 
@@ -48,9 +48,9 @@ def test_a_usage_error_inside_is_not_a_full_disk(tmp_path):
 
 
 def test_what_may_not_be_written_is_a_matter_of_permission():
-    assert explained(PermissionError(errno.EACCES, "Permission denied", "out")).exit_code == 4
-    assert explained(OSError(errno.EROFS, "Read-only file system", "out")).exit_code == 4
-    missing = explained(FileNotFoundError(errno.ENOENT, "No such file or directory", "out"))
+    assert translate_os_error(PermissionError(errno.EACCES, "Permission denied", "out")).exit_code == 4
+    assert translate_os_error(OSError(errno.EROFS, "Read-only file system", "out")).exit_code == 4
+    missing = translate_os_error(FileNotFoundError(errno.ENOENT, "No such file or directory", "out"))
     assert missing.exit_code == 1 and missing.message == "out: No such file or directory"
 
 

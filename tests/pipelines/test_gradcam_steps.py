@@ -11,8 +11,8 @@ from visprobe.demo.rows import DigitRows
 from visprobe.encoders.load import load_encoder
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.mllm.load import load_for_training
-from visprobe.pipelines.attribution.run import Look, gradcam
-from visprobe.pipelines.attribution.snapshots import UnderOneModel, put, vision_weights
+from visprobe.pipelines.attribution.run import AttributionConfig, gradcam
+from visprobe.pipelines.attribution.snapshots import SnapshotsInOneLLM, load_vision_weights, vision_weights
 from visprobe.pipelines.attribution.steps import gradcam_steps, steps_verdict
 from visprobe.pipelines.measurement import Options
 from visprobe.pipelines.trajectory import read_run
@@ -48,7 +48,7 @@ def same(ours, theirs):
 @pytest.mark.parametrize("target", ["class", "contrast"])
 def test_first_and_last_columns_are_the_maps_of_base_and_finished_run(trained, tmp_path, target):
     """Also for answers, where the run's language model is the base's."""
-    look = Look(methods=("gradcam",), target=target)
+    look = AttributionConfig(methods=("gradcam",), target=target)
     folder = trained / "sight"
     how = options(tmp_path, 10 if target == "class" else 2)  # prototypes want an image of each class
     steps = gradcam_steps(folder, ["digits"], look, how)
@@ -67,9 +67,9 @@ def test_first_and_last_columns_are_the_maps_of_base_and_finished_run(trained, t
 
 def test_answers_are_those_of_the_finished_runs_language_model_and_the_report_says_so(trained, tmp_path):
     folder = trained / "all"
-    looked = gradcam_steps(folder, ["digits"], Look(methods=("gradcam",)), options(tmp_path))
+    looked = gradcam_steps(folder, ["digits"], AttributionConfig(methods=("gradcam",)), options(tmp_path))
     names = looked.attributions.names
-    finished = gradcam([folder], ["digits"], Look(methods=("gradcam",)), options(tmp_path))
+    finished = gradcam([folder], ["digits"], AttributionConfig(methods=("gradcam",)), options(tmp_path))
     assert same(values(looked, names[-1]), values(finished, finished.attributions.names[0]))
     [result] = [one for one in looked.measured.results if one.analysis == "map_steps"]
     assert result.settings["language_model"] == "all"
@@ -79,7 +79,7 @@ def test_answers_are_those_of_the_finished_runs_language_model_and_the_report_sa
 
 
 def test_scores_and_measures_have_differences_to_the_base_alone(trained, tmp_path):
-    looked = gradcam_steps(trained / "all", ["digits"], Look(target="class"), options(tmp_path, 10))
+    looked = gradcam_steps(trained / "all", ["digits"], AttributionConfig(target="class"), options(tmp_path, 10))
     [result] = [one for one in looked.measured.results if one.analysis == "map_steps"]
     base, *later = looked.attributions.names
     assert result.settings["steps"] == {base: 0, later[0]: 2, later[1]: 4}
@@ -100,9 +100,9 @@ def test_while_a_run_goes_on_its_base_is_named_and_lends_the_language_model(trai
     (unfinished / "checkpoints").mkdir(parents=True)
     (unfinished / "snapshots").symlink_to(trained / "all" / "snapshots")
     with pytest.raises(UsageError, match="is not finished") as caught:
-        gradcam_steps(unfinished, ["digits"], Look(), options(tmp_path))
+        gradcam_steps(unfinished, ["digits"], AttributionConfig(), options(tmp_path))
     assert "--ckpt BASE" in caught.value.hint
-    look = Look(methods=("gradcam",))
+    look = AttributionConfig(methods=("gradcam",))
     looked = gradcam_steps(unfinished, ["digits"], look, options(tmp_path), base=BASE)
     whole = gradcam([BASE], ["digits"], look, options(tmp_path))
     assert same(values(looked, looked.attributions.names[0]), values(whole, whole.attributions.names[0]))
@@ -119,7 +119,7 @@ def test_a_moment_is_the_copys_tower_under_the_runs_language_model(trained):
         made.append(open_mllm(checkpoint, [], "answer"))
         return made[-1]
 
-    moments = UnderOneModel(whole, read_run(folder), BASE)
+    moments = SnapshotsInOneLLM(whole, read_run(folder), BASE)
     subject = moments(str(copy), load_encoder(copy))
     state, own = subject.modules[0].state_dict(), load_file(copy / "model.safetensors")
     finished = load_for_training(folder)[0].state_dict()
@@ -138,14 +138,14 @@ def test_other_shapes_are_refused_and_change_nothing(trained):
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     first, *_, last = weights
     with pytest.raises(CheckpointError, match=r"elsewhere: .* in the run's model"):
-        put(model, {**weights, last: weights[last][..., :-1]}, "elsewhere")
+        load_vision_weights(model, {**weights, last: weights[last][..., :-1]}, "elsewhere")
     with pytest.raises(CheckpointError, match="do not have the same tensors"):
-        put(model, {name: weight for name, weight in weights.items() if name != first}, "elsewhere")
+        load_vision_weights(model, {name: weight for name, weight in weights.items() if name != first}, "elsewhere")
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
 def test_kept_maps_are_found_again_and_belong_to_their_language_model(trained, tmp_path, monkeypatch):
-    arguments = (["digits"], Look(methods=("gradcam",)), options(tmp_path), tmp_path / "kept")
+    arguments = (["digits"], AttributionConfig(methods=("gradcam",)), options(tmp_path), tmp_path / "kept")
     first = gradcam_steps(trained / "sight", *arguments)
     monkeypatch.setattr("visprobe.pipelines.attribution.run.maps", None)  # needed for a map that is not there
     again = gradcam_steps(trained / "sight", *arguments)

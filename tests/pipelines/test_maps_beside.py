@@ -19,7 +19,7 @@ from visprobe.demo.rows import DigitRows
 from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.errors import TrainingError, UsageError
 from visprobe.pipelines.attribution import during_training as maps_beside_module
-from visprobe.pipelines.attribution.during_training import held_of, maps_beside
+from visprobe.pipelines.attribution.during_training import maps_beside, pick_examples
 from visprobe.training import maps as during_training
 from visprobe.training.maps import MapsDuringTraining, name_of, refuse_shards, step_of, undisturbed
 from visprobe.training.recipe import Recipe
@@ -79,7 +79,7 @@ def test_maps_of_the_start_are_those_of_the_base_and_of_the_end_those_of_the_sav
     folder, _ = looked
     found = load(folder / "attribution.npz")
     assert [step_of(name) for name in found.names] == [0, 2, 4, 5]
-    held = held_of(Recipe(stage="dpo"), base, Fitted(DigitRows(ROWS), "preference"), build_processor())
+    held = pick_examples(Recipe(stage="dpo"), base, Fitted(DigitRows(ROWS), "preference"), build_processor())
     for name, checkpoint in ((name_of(0), base), (name_of(5), folder)):
         subject = open_mllm(checkpoint, held.questions, "contrast")
         [expected] = maps(subject, held.images, [held.method]).values()
@@ -228,7 +228,7 @@ class Talk:
 
 
 def test_other_rows_give_their_own_pictures_and_first_questions(base):
-    held = held_of(Recipe(stage="sft"), base, Fitted(Talk(), "supervised"), build_processor())
+    held = pick_examples(Recipe(stage="sft"), base, Fitted(Talk(), "supervised"), build_processor())
     assert list(held.ids) == ["wanted"] and held.target == "answer" and list(held.regions) == [None]
     assert held.questions[0].prompt == "<image>\nwhat ?" and held.questions[0].answer == "a cat"
     assert held.images[0].getpixel((0, 0)) == (255, 0, 0)

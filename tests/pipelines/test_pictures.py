@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprobe.data.asked import Asked
+from visprobe.data.prompts import Prompt
 from visprobe.data.sources.files import open_named
 from visprobe.errors import UsageError
 from visprobe.pipelines.attribution.images import images_of, load_pictures
@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 
 def loaded(folder, region=None):
-    return load_pictures(open_named([str(folder / "photos")]).query, Asked("what ?"), region=region)[0]
+    return load_pictures(open_named([str(folder / "photos")]).query, Prompt("what ?"), region=region)[0]
 
 
 def test_copies_are_of_one_image(folder):

@@ -229,8 +229,8 @@ def test_a_command_and_its_function_give_the_same_results(command, pair, tmp_pat
     if command == "swap":
         found = visprobe.swap(*pair, "digits", how, **keywords)
     elif command == "gradcam":
-        found = visprobe.gradcam(pair, "digits", visprobe.Look(methods=("gradient-norm",)), how)
-        assert "<img " in found._repr_html_() and repr(found).startswith("<Looked of base, moved")
+        found = visprobe.gradcam(pair, "digits", visprobe.AttributionConfig(methods=("gradient-norm",)), how)
+        assert "<img " in found._repr_html_() and repr(found).startswith("<AttributionResult of base, moved")
         found.save(tmp_path / "saved")
         assert (tmp_path / "saved" / "maps.npz").read_bytes() == (tmp_path / "out" / "maps.npz").read_bytes()
         found = found.measured

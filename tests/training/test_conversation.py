@@ -11,7 +11,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from visprobe.data.rows import BadRow, Row, Turn
 from visprobe.errors import CheckpointError
-from visprobe.mllm.answer_tokens import asked
+from visprobe.mllm.answer_tokens import tokenized
 from visprobe.mllm.batches import PreferenceCollator, RowEncoder, SupervisedCollator
 from visprobe.mllm.conversation import Conversations, content_parts
 from visprobe.mllm.question import Question
@@ -189,7 +189,7 @@ def test_all_arms_read_what_the_librarys_own_call_gives(kind, bos, template):
 def test_gradcam_asks_with_the_same_tokens(kind):
     made = processor(kind, True, "vicuna")
     question = Question("<image>\nwhat is there ?", "red cat", "green dog")
-    found = asked(question, made, Image.new("RGB", (16, 16)), "q")
+    found = tokenized(question, made, Image.new("RGB", (16, 16)), "q")
     rows = Held(Row("q", (Turn("user", question.turn),), ("0",)))
     for answer, text in zip(found.answers, question.answers, strict=True):
         wanted = by_the_library(made, rows, (Turn("user", question.turn), Turn("assistant", text)))
@@ -355,11 +355,11 @@ def test_a_hostile_template_ends_in_one_message(template, error, words, monkeypa
 
 def test_a_mark_that_ends_a_turn_belongs_into_no_text():
     made = processor("byte-level BPE", False, "chatml")
-    asked = Turn("user", "what ?")
+    tokenized = Turn("user", "what ?")
     for turns, word in (
-        ((asked, Turn("assistant", "red<|im_end|> no")), "an answer holds the mark"),
+        ((tokenized, Turn("assistant", "red<|im_end|> no")), "an answer holds the mark"),
         ((Turn("user", "what ?<|im_end|> no"), Turn("assistant", "red")), "a question holds the mark"),
-        ((Turn("system", "be</s> kind"), asked, Turn("assistant", "red")), "a question holds the mark"),
+        ((Turn("system", "be</s> kind"), tokenized, Turn("assistant", "red")), "a question holds the mark"),
     ):
         with pytest.raises(BadRow, match=word):
             checked(made, Row("r", turns))

@@ -19,7 +19,7 @@ from typer.main import get_command
 
 from visprobe import __version__
 from visprobe.cli.checkpoints import extract_encoder, families, scan, transplant
-from visprobe.cli.environment import COMMON, blamed, read_environment, variable
+from visprobe.cli.environment import COMMON, mention_env_var, read_environment, variable
 from visprobe.cli.look import figure, gradcam, report
 from visprobe.cli.measure import align, compare, imagenet, probe, robust, segment, swap
 from visprobe.cli.output import print_error, print_error_document, print_traceback
@@ -27,7 +27,7 @@ from visprobe.cli.training import data, demo, train
 from visprobe.cli.utilities import cache, doctor
 from visprobe.cli.utilities import list as list_
 from visprobe.errors import PrerequisiteError, UsageError, VisprobeError
-from visprobe.io.disk import explained
+from visprobe.io.disk import translate_os_error
 
 MEASURE, LOOK, TRAIN, CHECKPOINTS, UTILITIES = "Measure", "Look", "Train", "Checkpoints", "Utilities"
 EXIT_CODES = {
@@ -191,9 +191,9 @@ def _explained(problem: Exception, command: str) -> VisprobeError:
         said = re.sub(r" \(env var: '(\w+)'\)", lambda found: found[0] if found[1] in os.environ else "", said)
         return UsageError(said, hint=f"{_MISSING.get(said, '')}{command} --help shows what there is.")
     if isinstance(problem, OSError):
-        return explained(problem)
+        return translate_os_error(problem)
     assert isinstance(problem, VisprobeError)
-    problem.message = blamed(problem.message)
+    problem.message = mention_env_var(problem.message)
     return problem
 
 

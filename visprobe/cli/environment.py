@@ -35,7 +35,7 @@ def assignments() -> list[str]:
     return [f"{name}={os.environ[name]}" for name in map(variable, COMMON) if os.environ.get(name)]
 
 
-def blamed(message: str) -> str:
+def mention_env_var(message: str) -> str:
     """`message`, with the variable that is to blame where it refuses a value that a variable gives to an option."""
     for name in COMMON:
         value = os.environ.get(variable(name))

@@ -20,7 +20,7 @@ from rich.table import Table
 from visprobe.cli.wrap import words, wrapped
 from visprobe.errors import VisprobeError
 from visprobe.io.atomic import to_json
-from visprobe.io.inert import visible
+from visprobe.io.inert import escape_control_characters
 from visprobe.io.redact import redact
 from visprobe.report.numbers import interval_text, value_text
 from visprobe.results.result import Result
@@ -110,7 +110,7 @@ def print_traceback(kind: type[BaseException], error: BaseException, trace: Trac
 
 def printable(text: str) -> str:
     """`text` without secrets, its control characters spelled out, so that a file name cannot steer the terminal."""
-    return visible(redact(text))
+    return escape_control_characters(redact(text))
 
 
 def print_statements(statements: Sequence[str]) -> None:

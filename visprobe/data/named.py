@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.data.asked import Asked
 from visprobe.data.image_set import ImageSet
+from visprobe.data.prompts import Prompt
 from visprobe.data.rows import Rows
 
 ENTRY_POINTS = "visprobe.data"
@@ -34,7 +34,7 @@ class NamedData(Protocol):
 class HasPrompts(Protocol):
     """Images that come with questions."""
 
-    def prompts(self, index: int) -> Sequence[tuple[Asked, NDArray[np.bool_] | None]]:
+    def prompts(self, index: int) -> Sequence[tuple[Prompt, NDArray[np.bool_] | None]]:
         """What is asked of `items[index]`, each with the pixels (height, width) where the answer lies, if known."""
 
 

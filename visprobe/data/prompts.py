@@ -1,67 +1,151 @@
-"""Sentences about classes: what a text tower is given in the place of a class name."""
+"""What is asked of each image, and where in it the answer lies, from a file of lines or a folder of masks."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from visprobe.data.image_set import ImageSet
-from visprobe.data.labels.annotated import HasTitles
-from visprobe.errors import DataError
-from visprobe.io.regular import read_text
+import numpy as np
+from numpy.typing import NDArray
 
-# Plain words of our own; the 80 sentences published with CLIP can be given as a file.
-TEMPLATES = (
-    "{}",
-    "a picture of {}.",
-    "a picture that shows {}.",
-    "there is {} in this picture.",
-    "{}, seen from close by.",
-    "{}, seen from far away.",
-)
-_SLOT = "{}"
+from visprobe.data.image_set import BadImage, ImageSet
+from visprobe.data.labels.masks import decode_mask
+from visprobe.errors import DataError, UsageError
+from visprobe.io.regular import IMAGE, read_regular
+
+_TEXTS = ("prompt", "answer", "rejected")
+_FIELDS = ("image", *_TEXTS, "box")
+_FORM = 'One JSON object per line: {"image": "a.png", "prompt": "…", "answer": "…"}; "rejected" and "box" as well.'
 
 
-def read_templates(path: Path) -> tuple[str, ...]:
-    """The templates in a text file, one per line, with {} where the class name goes; empty lines are left out.
+@dataclass(frozen=True)
+class Prompt:
+    """One image's question.
 
-    Raises:
-        DataError: If the file cannot be read, holds none, or has lines without exactly one {}; all are listed.
+    Attributes:
+        text: What is asked; None if the file does not say.
+        answer: The answer that is explained.
+        rejected: Another answer, to be told apart from it.
+        box: Left, top, right and bottom in pixels of the upright image, right and bottom exclusive: where the answer
+            lies.
     """
-    try:
-        lines = [line.strip() for line in read_text(path).splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", hint="Give a text file with one template per line."
-        ) from None
-    found = tuple(line for line in lines if line)
-    wrong = [number for number, line in enumerate(lines, start=1) if line and line.count(_SLOT) != 1]
-    if wrong or not found:
-        where = f"lines {', '.join(map(str, wrong))} without exactly one {{}}" if wrong else "no template"
-        raise DataError(f"{path} has {where}", hint="Write one sentence per line, such as: a picture of {}.")
-    return found
+
+    text: str | None = None
+    answer: str | None = None
+    rejected: str | None = None
+    box: tuple[int, int, int, int] | None = None
+
+    def region(self, width: int, height: int) -> NDArray[np.bool_] | None:
+        """The box as a mask of shape (height, width), or None.
+
+        Raises:
+            BadImage: If no pixel of the image lies in the box, or part of the box outside the image.
+        """
+        if self.box is None:
+            return None
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            raise BadImage(f"the box {[*self.box]} does not lie in the image of {width}x{height}")
+        mask = np.zeros((height, width), bool)
+        mask[top:bottom, left:right] = True
+        return mask
 
 
-def prompts(name: str, templates: Sequence[str]) -> list[str]:
-    """The sentences about one class."""
-    return [template.replace(_SLOT, name) for template in templates]
-
-
-def spoken_names(classes: Sequence[str], images: ImageSet | None) -> tuple[str, ...]:
-    """What to call each class in a sentence.
+def read_prompts(file: Path, images: ImageSet) -> dict[int, list[Prompt]]:
+    """What the lines of `file` ask, by the row of the image that they are about, in the order of the lines.
 
     Args:
-        classes: Class names.
-        images: Their images, which may know readable titles.
+        file: JSON lines with "image" (the id of an image, or the end of its path where that tells it from the others)
+            and any of "prompt", "answer", "rejected" and "box". Several lines may ask of one image.
+        images: The images; those of which nothing is asked are left out.
+
+    Raises:
+        UsageError: If there is no such file.
+        DataError: If a line is no such object, names no image of the set or one answer twice, or there is no line.
+    """
+    if not file.is_file():
+        raise UsageError(f"the file of questions {file} does not exist", hint="Check its path.")
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except ValueError as error:
+        raise DataError(f"{file} is no text file", hint=_FORM) from error
+    rows = _rows_by_name(images)
+    found: dict[int, list[Prompt]] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            name, asked = _parsed(line, f"{file}, line {number}")
+            if name not in rows:
+                raise DataError(
+                    f"{file}, line {number}: {images.name} has no one image {name!r}",
+                    hint="Name each image by its path below the folder that is given.",
+                )
+            found.setdefault(rows[name], []).append(asked)
+    if not found:
+        raise DataError(f"{file} asks nothing", hint=_FORM)
+    return dict(sorted(found.items()))
+
+
+def read_region(folder: Path, image_id: str, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Where in an image something lies: the pixels that are not 0 in the mask of its name.
+
+    Args:
+        folder: Masks as PNG files at the images' paths or, with the file name alone, at its top.
+        image_id: Id of the image.
+        size: Width and height of the upright image.
 
     Returns:
-        The first of a title's synonyms, or the whole title where two classes share that; without titles the class
-        names with spaces for underscores.
+        bool of shape (height, width); None if there is no mask of this name.
+
+    Raises:
+        BadImage: If the mask cannot be decoded or has another size.
     """
-    titles = images.class_titles if isinstance(images, HasTitles) else None
-    known: dict[str, str] = dict(zip((images and images.classes) or (), titles or (), strict=False))
-    full = [known.get(name, name).replace("_", " ") for name in classes]
-    short = [title.split(",")[0].strip() for title in full]
-    shared = Counter(short)
-    return tuple(first if first and shared[first] == 1 else title for first, title in zip(short, full, strict=True))
+    path = PurePosixPath(image_id)
+    for inside in (path.with_suffix(".png"), PurePosixPath(path.with_suffix(".png").name)):
+        file = folder / inside.relative_to(inside.anchor)
+        if file.is_file():
+            mask = decode_mask(read_regular(file, IMAGE))
+            if mask.shape != size[::-1]:
+                raise BadImage(f"the mask is {mask.shape[1]}x{mask.shape[0]}, its image {size[0]}x{size[1]}")
+            return mask > 0
+    return None
+
+
+def _rows_by_name(images: ImageSet) -> Mapping[str, int]:
+    """Rows by id, and by every end of an id's path that no other id has."""
+    ends: dict[str, set[int]] = defaultdict(set)
+    for row, item in enumerate(images.items):
+        parts = PurePosixPath(images.name, item.id).parts  # a split is part of the folder that was named
+        for first in range(len(parts)):
+            ends["/".join(parts[first:])].add(row)
+    short = {name: next(iter(rows)) for name, rows in ends.items() if len(rows) == 1}
+    return {**short, **{item.id: row for row, item in enumerate(images.items)}}
+
+
+def _parsed(line: str, where: str) -> tuple[str, Prompt]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where} is no JSON: {error}", hint=_FORM) from error
+    if not isinstance(value, dict) or not isinstance(value.get("image"), str):
+        raise DataError(f"{where} names no image", hint=_FORM)
+    if unknown := [key for key in value if key not in _FIELDS]:
+        raise DataError(f"{where} has an unknown field {unknown[0]!r}", hint=f"Known are {', '.join(_FIELDS)}.")
+    if wrong := [key for key in _TEXTS if not isinstance(value.get(key, ""), str)]:
+        raise DataError(f"{where}: {wrong[0]!r} is no text", hint=_FORM)
+    texts = {key: value.get(key) for key in _TEXTS}
+    if texts["answer"] and texts["answer"] == texts["rejected"]:
+        raise DataError(f"{where}: answer and rejected are both {texts['answer']!r}", hint="Name two answers, or one.")
+    return value["image"], Prompt(**texts, box=_box(value.get("box"), where))
+
+
+def _box(value: Any, where: str) -> tuple[int, int, int, int] | None:
+    if value is None:
+        return None
+    if not (isinstance(value, Sequence) and len(value) == 4 and all(type(number) is int for number in value)):
+        raise DataError(f"{where}: 'box' is not four whole numbers", hint='Write "box": [left, top, right, bottom].')
+    left, top, right, bottom = value
+    return left, top, right, bottom

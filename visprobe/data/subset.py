@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.data.asked import Asked
 from visprobe.data.image_set import ImageSet, Item
 from visprobe.data.labels.annotated import HasCaptions, HasMasks, HasTargets, no_classes
 from visprobe.data.named import HasPrompts
+from visprobe.data.prompts import Prompt
 from visprobe.errors import UsageError
 
 
@@ -46,7 +46,7 @@ class Subset:
         if isinstance(whole, HasPrompts):
             asking = whole
 
-            def prompts(index: int) -> Sequence[tuple[Asked, NDArray[np.bool_] | None]]:
+            def prompts(index: int) -> Sequence[tuple[Prompt, NDArray[np.bool_] | None]]:
                 return asking.prompts(self.indices[index])
 
             self.prompts = prompts

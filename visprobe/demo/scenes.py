@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visprobe.data.asked import Asked
 from visprobe.data.image_set import Item
 from visprobe.data.labels.annotated import Targets
+from visprobe.data.prompts import Prompt
 from visprobe.errors import UsageError
 
 Split = Literal["train", "val"]
@@ -125,14 +125,14 @@ class DigitScenes:
         scene = self.scene(index)
         return np.array([0, *(placed.digit + 1 for placed in scene.digits)], np.int64)[scene.masks]
 
-    def prompts(self, index: int) -> Sequence[tuple[Asked, NDArray[np.bool_] | None]]:
+    def prompts(self, index: int) -> Sequence[tuple[Prompt, NDArray[np.bool_] | None]]:
         """Two questions about two digits, so that a map that ignores the question is found out; one about a lone digit.
 
         Each with the pixels of its digit. Kinds of questions take turns.
         """
         from visprobe.demo.questions import about_different_digits
 
-        return [(Asked(q.text, q.answer, q.wrong), region) for q, region in about_different_digits(self, index)][:2]
+        return [(Prompt(q.text, q.answer, q.wrong), region) for q, region in about_different_digits(self, index)][:2]
 
     @property
     def targets(self) -> Targets:

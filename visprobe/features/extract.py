@@ -23,7 +23,7 @@ from visprobe.encoders.pixels import Pixels
 from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, in_tower
-from visprobe.features.fitting import Fitting
+from visprobe.features.fitting import AdaptiveBatches
 from visprobe.features.in_flight import ROOM, Room, memory_of
 from visprobe.features.requests import forwarded, resolved, to_array
 from visprobe.features.store import ChunkKey, FeatureStore, StoredSites
@@ -94,7 +94,7 @@ def extract(
         PrerequisiteError: If a batch does not fit into the accelerator's memory.
     """
     jobs = [Job(e, p, sites(e)) for e, p in zip(encoders, processors or encoders, strict=True)]
-    work = _Pass(images, store, jobs, Fitting(batch_size, BATCH))
+    work = _Pass(images, store, jobs, AdaptiveBatches(batch_size, BATCH))
     for done in work.run():
         if progress:
             progress(images.name, done, len(images.items))
@@ -178,7 +178,7 @@ class _Chunk:
 
 
 class _Pass:
-    def __init__(self, images: ImageSet, store: FeatureStore, jobs: list[Job], fitting: Fitting) -> None:
+    def __init__(self, images: ImageSet, store: FeatureStore, jobs: list[Job], fitting: AdaptiveBatches) -> None:
         self.images, self.store, self.jobs, self.fitting = images, store, jobs, fitting
         self.chunks: list[tuple[int, tuple[str, ...]]] = []
         self.decoded = self.forwarded = 0

@@ -30,7 +30,7 @@ def parts_of(sites: Mapping[str, NDArray[np.floating]], name: str) -> Sequence[N
     return sites.parts(name) if isinstance(sites, _InParts) else [sites[name]]
 
 
-class Chosen(Mapping[str, NDArray[np.floating]]):
+class RequestView(Mapping[str, NDArray[np.floating]]):
     """Some arrays of a mapping, which reads them only when they are asked for."""
 
     def __init__(self, whole: Mapping[str, NDArray[np.floating]], names: Sequence[str]) -> None:

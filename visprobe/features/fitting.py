@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-class Fitting:
+class AdaptiveBatches:
     """Work on batches, in pieces that fit into memory.
 
     Args:

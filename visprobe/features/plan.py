@@ -80,7 +80,7 @@ def _width(encoder: VisionEncoder, site: str) -> int:
     return widths["block_00"] if site.startswith(HEADS) else widths[site]
 
 
-def in_words(plan: Plan, store: FeatureStore) -> str:
+def describe(plan: Plan, store: FeatureStore) -> str:
     """The plan as a line for people."""
     return (
         f"at most {plan.decoded:,} images are decoded, {plan.forwarded:,} times forwarded and "

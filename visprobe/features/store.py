@@ -28,7 +28,7 @@ from safetensors.numpy import save_file
 from visprobe.errors import PrerequisiteError
 from visprobe.io.atomic import replacing
 from visprobe.io.cache import cache_folder
-from visprobe.io.disk import explained, lacks_room
+from visprobe.io.disk import is_disk_full, translate_os_error
 from visprobe.io.lock import locked
 from visprobe.io.redact import redact
 
@@ -131,7 +131,7 @@ class FeatureStore:
                 self._add(key, path, arrays, owner, images)
         except OSError as error:
             why = error.strerror or str(error)
-            raise (explained(error, path) if lacks_room(error) else self._cannot_be_written(why)) from error
+            raise (translate_os_error(error, path) if is_disk_full(error) else self._cannot_be_written(why)) from error
         self._written |= {(key.digest(), name) for name in arrays}
 
     def _add(self, key: ChunkKey, path: Path, arrays: Mapping[str, NDArray[Any]], owner: str, images: str) -> None:

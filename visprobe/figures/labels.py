@@ -6,15 +6,15 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 
-from visprobe.io.inert import visible as visible  # what every label needs
+from visprobe.io.inert import escape_control_characters
 
 _BLOCK = re.compile(r"block_0*(\d+)")
 _SITES = {"final_norm": "norm", "embeddings": "embed.", "projected": "projected", "projector": "projector"}
 
 
 def shorten(text: str, length: int = 24) -> str:
-    """`visible(text)` in at most `length` characters, with an ellipsis in the middle (both ends tell names apart)."""
-    shown = visible(text)
+    """`text` on one line in at most `length` characters, with an ellipsis in the middle: both ends tell names apart."""
+    shown = escape_control_characters(text)
     if len(shown) <= length:
         return shown
     head = (length - 1) // 2

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from visprobe.figures.labels import visible
+from visprobe.io.inert import escape_control_characters
 from visprobe.results.result import Estimate, Row
 
 _TOLD: WeakKeyDictionary[Artist, list[str]] = WeakKeyDictionary()
@@ -29,7 +29,7 @@ def tell(artist: Artist, texts: Iterable[str]) -> None:
         artist: Points (`axes.lines[-1]`), or the cells of a map (`axes.collections[0]`), row by row.
         texts: One text per mark, in order; for a line without marks they are told together.
     """
-    _TOLD[artist] = [visible(text) for text in texts]
+    _TOLD[artist] = [escape_control_characters(text) for text in texts]
 
 
 def of_rows(rows: Iterable[Row]) -> Iterator[str]:

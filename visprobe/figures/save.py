@@ -18,7 +18,7 @@ from visprobe.figures.embedded_font import with_font
 from visprobe.figures.marks import name_marks, with_titles
 from visprobe.figures.style import paper_style
 from visprobe.io import atomic
-from visprobe.io.inert import inert
+from visprobe.io.inert import csv_safe
 from visprobe.results.result import Estimate, Row
 
 PNG_DPI = 200
@@ -69,7 +69,7 @@ def rows_csv(rows: Iterable[Row]) -> str:
     writer.writerow(_COLUMNS)
     for row in rows:
         cells = (row.checkpoint, row.site, row.measure, row.reference, row.role, *astuple(row.estimate))
-        writer.writerow([inert(cell) for cell in cells])
+        writer.writerow([csv_safe(cell) for cell in cells])
     return text.getvalue()
 
 

@@ -6,7 +6,8 @@ from functools import cache
 
 from matplotlib.font_manager import findfont, get_font
 
-from visprobe.figures.labels import shorten, visible
+from visprobe.figures.labels import shorten
+from visprobe.io.inert import escape_control_characters
 
 _BREAKS = "-_/. :@"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -14,7 +15,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def fitted(text: str, points: float, size: float) -> str:
     """`text` shortened in the middle until it is at most `points` wide at font size `size`."""
-    shown = visible(text)
+    shown = escape_control_characters(text)
     length = len(shown)
     while length > 2 and width_of(shorten(shown, length)) * size > points:
         length -= 1
@@ -23,7 +24,7 @@ def fitted(text: str, points: float, size: float) -> str:
 
 def in_two_lines(text: str, points: float, size: float) -> str:
     """`text` on one line of that width if it fits, else on two, broken where words end if possible."""
-    shown = visible(text)
+    shown = escape_control_characters(text)
     if width_of(shown) * size <= points:
         return shown
     fits = max((i for i in range(1, len(shown)) if width_of(shown[:i]) * size <= points), default=1)

@@ -47,7 +47,7 @@ class Entry:
     @property
     def bytes(self) -> int:
         """Room that its files take on the disk, holes of sparse files aside."""
-        return sum(room(path) for path in self.files)
+        return sum(size_on_disk(path) for path in self.files)
 
     @property
     def written(self) -> float:
@@ -55,7 +55,7 @@ class Entry:
         return max((path.stat().st_mtime for path in self.files if path.exists()), default=0.0)
 
 
-def room(path: Path) -> int:
+def size_on_disk(path: Path) -> int:
     """Bytes that a file takes on the disk; 0 if it is gone."""
     try:
         status = path.stat()
@@ -93,7 +93,7 @@ def remove(paths: Sequence[Path], folder: Path) -> Removed:
         raise ValueError(f"{outside[0]} does not lie in {folder}")
     removed = Removed()
     for path in paths:
-        freed = 0 if path.is_symlink() else room(path)
+        freed = 0 if path.is_symlink() else size_on_disk(path)
         try:
             with _right_to_write(path.parent):
                 path.unlink(missing_ok=True)

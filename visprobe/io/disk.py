@@ -24,22 +24,22 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def lacks_room(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether `error` says that a disk is full, whichever library raised it."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _NO_ROOM
     return isinstance(error, Exception) and bool(_NO_ROOM_IN_WORDS.search(str(error)))
 
 
-def explained(error: Exception, where: str | Path = "") -> VisprobeError:
+def translate_os_error(error: Exception, where: str | Path = "") -> VisprobeError:
     """An error of the system as one that a user can act on.
 
     Args:
-        error: An `OSError`, or what `lacks_room` is true of.
+        error: An `OSError`, or what `is_disk_full` is true of.
         where: What was being written, if the error does not say it.
     """
     name = str(where or getattr(error, "filename", None) or "")
-    if lacks_room(error):
+    if is_disk_full(error):
         return PrerequisiteError(
             f"the disk is full: {name} cannot be written" if name else f"the disk is full ({error})",
             hint=f"Make room there, or name a folder on another disk (VISPROBE_CACHE for the caches); {_AGAIN}",
@@ -64,8 +64,8 @@ def writing(where: Path) -> Iterator[None]:
     except VisprobeError:
         raise
     except Exception as error:
-        if lacks_room(error):
-            raise explained(error, where) from error
+        if is_disk_full(error):
+            raise translate_os_error(error, where) from error
         raise
 
 
@@ -77,7 +77,7 @@ def plain_errors(function: Callable[_P, _T]) -> Callable[_P, _T]:
         try:
             return function(*args, **kwargs)
         except OSError as error:
-            raise explained(error) from error
+            raise translate_os_error(error) from error
 
     return call
 

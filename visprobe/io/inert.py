@@ -12,7 +12,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # the wide o
 _MARKS = re.compile(r"[\\`*\[\]#|~$!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # an underscore within a word is none
 
 
-def visible(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     r"""`text` with every control character, bidirectional mark and lone surrogate written out as an escape.
 
     Names of files, classes and checkpoints come from outside: an escape sequence could repaint a terminal, a
@@ -29,16 +29,17 @@ def visible(text: str) -> str:
     return "".join(_escape(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
 
 
-def inert(cell: Any) -> Any:
+def csv_safe(cell: Any) -> Any:
     """`cell` of a CSV file: text is made visible, and what a spreadsheet would run as a formula gets an apostrophe."""
     if not isinstance(cell, str):
         return cell
-    return f"'{visible(cell)}" if cell.lstrip().startswith(_FORMULA_STARTS) else visible(cell)
+    safe = escape_control_characters(cell)
+    return f"'{safe}" if cell.lstrip().startswith(_FORMULA_STARTS) else safe
 
 
-def markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """`text` as Markdown, and HTML in it, that shows it as it is on one line: no link, image, heading, tag or code."""
-    escaped = _MARKS.sub(r"\\\g<0>", visible(text))
+    escaped = _MARKS.sub(r"\\\g<0>", escape_control_characters(text))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from visprobe.errors import UsageError
 from visprobe.io import atomic
-from visprobe.io.inert import inert
+from visprobe.io.inert import csv_safe
 from visprobe.io.redact import redacted
 
 _SUFFIXES = (".json", ".csv")
@@ -44,4 +44,4 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    return inert(redacted("; ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value))
+    return csv_safe(redacted("; ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value))

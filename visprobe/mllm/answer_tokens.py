@@ -32,7 +32,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TokenizedPrompt:
     """A question as tokens.
 
     Attributes:
@@ -49,7 +49,7 @@ class Asked:
     token_types: Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
 
-def asked(question: Question, processor: Any, blank: Image.Image, where: str) -> Asked:
+def tokenized(question: Question, processor: Any, blank: Image.Image, where: str) -> TokenizedPrompt:
     """`question` as tokens, by the model's own chat template.
 
     Args:
@@ -75,7 +75,7 @@ def asked(question: Question, processor: Any, blank: Image.Image, where: str) ->
         for text, ids in zip(question.answers, (row.chosen, row.rejected), strict=False)
     )
     shapes = {name: _shape_only(tensor) for name, tensor in row.images.items()}
-    return Asked(tuple(token for part in row.prompt for token in part.ids), answers, shapes, rows.token_types)
+    return TokenizedPrompt(tuple(token for part in row.prompt for token in part.ids), answers, shapes, rows.token_types)
 
 
 class OneImage:

@@ -13,7 +13,7 @@ from visprobe.encoders.settings import first_difference, tower_settings
 from visprobe.encoders.structure.geometry import View
 from visprobe.encoders.watch import Captured
 from visprobe.errors import CheckpointError
-from visprobe.mllm.answer_tokens import Asked
+from visprobe.mllm.answer_tokens import TokenizedPrompt
 
 
 def tower_of(model: Any, encoder: VisionEncoder) -> torch.nn.Module:
@@ -37,7 +37,7 @@ def tower_of(model: Any, encoder: VisionEncoder) -> torch.nn.Module:
     return tower
 
 
-def image_features(model: Any, question: Asked, pixels: Pixels) -> Any:
+def image_features(model: Any, question: TokenizedPrompt, pixels: Pixels) -> Any:
     """What the language model of `model` reads of one image, as its class gives it; one run of the tower.
 
     Args:

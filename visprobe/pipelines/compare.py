@@ -13,7 +13,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
 from visprobe.io.disk import plain_errors
 from visprobe.pipelines.analysing import run_analyses
-from visprobe.pipelines.measurement import Measurement, Options, several
+from visprobe.pipelines.measurement import Measurement, Options, as_list
 from visprobe.pipelines.session import Session, all_sites, format_floors, open_encoders
 from visprobe.results.result import Result
 
@@ -45,7 +45,7 @@ def compare(
     Example:
         `visprobe.compare(["base", "sft", "dpo"], "digits", visprobe.Options(limit=200)).figure("drift")`
     """
-    options, checkpoints = options or Options(), several(checkpoints)
+    options, checkpoints = options or Options(), as_list(checkpoints)
     if len(checkpoints) < 2:
         raise UsageError(
             "compare needs two checkpoints or more",

@@ -10,7 +10,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError
 from visprobe.io.disk import plain_errors
 from visprobe.pipelines.analysing import run_analyses
-from visprobe.pipelines.measurement import Measurement, Options, several
+from visprobe.pipelines.measurement import Measurement, Options, as_list
 from visprobe.pipelines.session import Session, open_encoders
 
 
@@ -40,7 +40,7 @@ def measure(
         (`visprobe.analyses.core.analysis.Analysis`).
     """
     options = options or Options()
-    encoders = open_encoders(several(checkpoints), options)
+    encoders = open_encoders(as_list(checkpoints), options)
     for equip in (analysis.equip for analysis in analyses if analysis.equip):
         encoders = [equip(encoder) for encoder in encoders]
     session = Session(encoders, _untrained_of_each_shape(encoders, options.seed), data, options)

@@ -15,9 +15,9 @@ from visprobe.analyses.core.registry import DEFAULT
 from visprobe.analyses.verdict.verdict import Statement
 from visprobe.errors import UsageError
 from visprobe.features.store import FeatureStore, default_folder
-from visprobe.figures.labels import visible
 from visprobe.figures.save import figure_bytes
 from visprobe.io.disk import plain_errors
+from visprobe.io.inert import escape_control_characters
 from visprobe.report.document import build_document
 from visprobe.report.gallery import KINDS
 from visprobe.report.notebook import measurement_html
@@ -162,7 +162,7 @@ class Measurement:
         return (result.analysis for result in self.results)
 
     def __repr__(self) -> str:
-        names = visible(", ".join(str(checkpoint["name"]) for checkpoint in self.checkpoints))
+        names = escape_control_characters(", ".join(str(checkpoint["name"]) for checkpoint in self.checkpoints))
         numbers = sum(len(result.rows) for result in self.results)
         return f"<Measurement of {names}: {', '.join(self)}; {numbers} numbers>"
 
@@ -255,7 +255,7 @@ class Measurement:
         )
 
 
-def several(given: str | Path | Sequence[str | Path]) -> list[str]:
+def as_list(given: str | Path | Sequence[str | Path]) -> list[str]:
     """Checkpoints, images or runs as a list of names, one by itself too."""
     return [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
 

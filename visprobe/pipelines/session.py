@@ -19,7 +19,7 @@ from visprobe.encoders.processor import Resolution
 from visprobe.errors import PrerequisiteError, UsageError
 from visprobe.features.extract import Extraction, extract
 from visprobe.features.feature_set import FeatureSet, first_of_each, with_rows
-from visprobe.features.plan import Pass, check_room, in_words, planned
+from visprobe.features.plan import Pass, check_room, describe, planned
 from visprobe.pipelines.measurement import Measurement, Options
 from visprobe.pipelines.names import distinct_names
 from visprobe.pipelines.trained import training_of, unlike_prompts
@@ -152,7 +152,7 @@ class Session:
         self._expected = True
         plan = planned(passes)
         if self._options.note:
-            self._options.note(in_words(plan, self._store))
+            self._options.note(describe(plan, self._store))
         check_room(plan, self._store)
 
     def extract(

@@ -17,13 +17,13 @@ from visprobe.analyses.robustness.robustness import robustness
 from visprobe.analyses.robustness.variants import FEW, Plan
 from visprobe.analyses.segmentation.config import Asked
 from visprobe.analyses.segmentation.segment import asking
-from visprobe.data.prompts import TEMPLATES
+from visprobe.data.templates import TEMPLATES
 from visprobe.encoders.text.text_tower import has_text_tower
 from visprobe.features.text import LanguageModel, TextFeatures
 from visprobe.io.disk import plain_errors
 from visprobe.metrics.classifiers.label_draws import PER_CLASS
 from visprobe.pipelines.measure import measure
-from visprobe.pipelines.measurement import Measurement, Options, several
+from visprobe.pipelines.measurement import Measurement, Options, as_list
 from visprobe.pipelines.session import run_on
 
 ASKED = ("imagenet", "knn", "probe")  # by `imagenet`; and zero-shot where there is a text tower
@@ -64,7 +64,7 @@ def imagenet(
     """
     names = list(analyses) if analyses is not None else [name for name in ASKED if name in available()]
     own_text = text_tower is not None or tuple(templates) != tuple(TEMPLATES)
-    if analyses is None and (own_text or any(has_text_tower(one) for one in several(checkpoints))):
+    if analyses is None and (own_text or any(has_text_tower(one) for one in as_list(checkpoints))):
         names.append("zeroshot")
     asked = chosen([*names, *(["paper_protocol"] if paper else [])])
     if own_text:

@@ -15,7 +15,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
 from visprobe.io.disk import plain_errors
 from visprobe.pipelines.compare import refuse_other_shapes
-from visprobe.pipelines.measurement import Measurement, Options, several
+from visprobe.pipelines.measurement import Measurement, Options, as_list
 from visprobe.pipelines.names import distinct_names
 from visprobe.pipelines.session import Session, format_floors, open_encoders, provenance_of, read_sites
 from visprobe.results.result import Result
@@ -67,12 +67,12 @@ def trajectory(
         `visprobe.trajectory(["checkpoints/sft", "checkpoints/dpo"], "digits")`
     """
     options = options or Options()
-    folders = [Path(folder) for folder in several(runs)]
+    folders = [Path(folder) for folder in as_list(runs)]
     found = [read_run(folder) for folder in folders]
     start = Path(base) if base is not None else base_of(found)
     warnings = list(run_warnings(found, start))
     names = distinct_names([start, *folders])
-    following = _Following(start, names[0], data, options)
+    following = TrajectoryRunner(start, names[0], data, options)
     for run, name in zip(found, names[1:], strict=True):
         following.follow(run, name)
     return following.measurement(warnings)
@@ -147,7 +147,7 @@ def run_warnings(runs: Sequence[Run], start: Path) -> Iterator[str]:
     )
 
 
-class _Following:
+class TrajectoryRunner:
     """The base and its floors, seen once, and every moment of every run beside them."""
 
     def __init__(self, base: Path, name: str, data: str | Path, options: Options) -> None:

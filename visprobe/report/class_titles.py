@@ -8,7 +8,7 @@ from typing import Any
 
 from visprobe.data.image_set import ImageSet
 from visprobe.data.labels.annotated import HasTitles
-from visprobe.data.prompts import spoken_names
+from visprobe.data.templates import spoken_names
 from visprobe.results.result import Result
 
 _OF_A_CLASS = "class_change/"

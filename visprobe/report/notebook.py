@@ -11,8 +11,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from visprobe.figures.labels import visible
 from visprobe.figures.save import figure_bytes
+from visprobe.io.inert import escape_control_characters
 from visprobe.io.redact import redact
 from visprobe.report.page.render import all_warnings, environment
 from visprobe.report.tables import Table, tables
@@ -87,7 +87,7 @@ class _Address:
 
 
 def _shown(value: Any) -> Any:
-    return visible(redact(value)) if type(value) is str else value
+    return escape_control_characters(redact(value)) if type(value) is str else value
 
 
 def _section(result: Result, most: int) -> Section:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from visprobe.io import atomic
-from visprobe.io.inert import inert
+from visprobe.io.inert import csv_safe
 from visprobe.results.result import Estimate
 
 COLUMNS = (
@@ -48,5 +48,5 @@ def _csv(columns: Sequence[str], records: Sequence[Record]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for record in records:
-        writer.writerow([inert(record.get(name)) for name in columns])
+        writer.writerow([csv_safe(record.get(name)) for name in columns])
     return text.getvalue()

@@ -38,7 +38,7 @@ _FEATURES = "get_image_features"  # preference trainers let it give the features
 
 
 @dataclass(frozen=True)
-class Held:
+class TrackedExamples:
     """What is looked at, the same at every step.
 
     Attributes:
@@ -62,7 +62,7 @@ class Held:
     processor: Any
 
 
-Draw = Callable[[Held, Attributions], bytes]
+Draw = Callable[[TrackedExamples, Attributions], bytes]
 """From the pictures and the maps of all steps so far to a PNG."""
 
 
@@ -80,10 +80,10 @@ class MapsDuringTraining(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, every: int, folder: Path, held: Callable[[], Held], draw: Draw, warn: Callable[[str], None]
+        self, every: int, folder: Path, held: Callable[[], TrackedExamples], draw: Draw, warn: Callable[[str], None]
     ) -> None:
         self._every, self._folder, self._open, self._draw, self._warn = every, folder, held, draw, warn
-        self._held: Held | None = None
+        self._held: TrackedExamples | None = None
         self._said: set[str] = set()
         self._last: int | None = None
 
@@ -140,7 +140,7 @@ class MapsDuringTraining(TrainerCallback):  # type: ignore[misc]
                 },
             )
 
-    def _joined(self, held: Held, step: int, found: Maps) -> Attributions:
+    def _joined(self, held: TrackedExamples, step: int, found: Maps) -> Attributions:
         """The maps of all steps up to `step`; later ones are of before a resume."""
         path = self._folder / f"{ATTRIBUTION}.npz"
         before = load(path).maps if path.is_file() else {}

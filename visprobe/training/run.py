@@ -27,7 +27,7 @@ from transformers.integrations import get_available_reporting_integrations
 from visprobe.data.allowed_bad import allowed_bad
 from visprobe.data.rows import Rows
 from visprobe.errors import TrainingError, UsageError
-from visprobe.io.disk import explained, lacks_room
+from visprobe.io.disk import is_disk_full, translate_os_error
 from visprobe.io.redact import redacted
 from visprobe.mllm.batches import RowEncoder
 from visprobe.mllm.conversation import Conversations
@@ -316,8 +316,8 @@ def _readable_failure(recipe: Recipe, output_dir: Path) -> Iterator[None]:
         ) from error
     except (OSError, SafetensorError, RuntimeError) as error:
         # The libraries' own OSErrors have no number, and are not about the disk.
-        if lacks_room(error) or (isinstance(error, OSError) and error.errno is not None):
-            raise explained(error, output_dir if lacks_room(error) else "") from error
+        if is_disk_full(error) or (isinstance(error, OSError) and error.errno is not None):
+            raise translate_os_error(error, output_dir if is_disk_full(error) else "") from error
         raise
 
 

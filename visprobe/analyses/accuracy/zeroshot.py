@@ -18,7 +18,7 @@ from visprobe.analyses.accuracy.task import check_classes, some
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.estimates import refuse_fewer
 from visprobe.analyses.core.pairing import align
-from visprobe.data.prompts import TEMPLATES, prompts, spoken_names
+from visprobe.data.templates import TEMPLATES, prompts, spoken_names
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import load_encoder
 from visprobe.encoders.text.borrowed_head import misfit, with_head_of

@@ -8,7 +8,7 @@ from typing import Literal
 
 from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.features.feature_set import Chosen, FeatureSet
+from visprobe.features.feature_set import FeatureSet, RequestView
 from visprobe.results.result import Result
 
 Sets = tuple[FeatureSet, ...]
@@ -81,4 +81,4 @@ class Analysis:
 
 def only(features: FeatureSet, requests: Sequence[str]) -> FeatureSet:
     """`features` with nothing but `requests`."""
-    return replace(features, sites=Chosen(features.sites, requests))
+    return replace(features, sites=RequestView(features.sites, requests))

@@ -21,7 +21,7 @@ from visprobe.encoders.processor import Resolution
 from visprobe.encoders.watch import watched
 from visprobe.errors import UsageError
 from visprobe.mllm.answer_scores import answer_score, check_answers, check_target
-from visprobe.mllm.answer_tokens import Answer, Asked, asked
+from visprobe.mllm.answer_tokens import Answer, TokenizedPrompt, tokenized
 from visprobe.mllm.image_features import image_features, on_device, projected, tower_of
 from visprobe.mllm.load import load_for_training
 from visprobe.mllm.one_view import check_one_view, newlines, one_view
@@ -76,7 +76,7 @@ class MllmSubject:
         self._kind = str(model.config.model_type)
         check_one_view(encoder, processor, self._kind)
         self.encoder = encoder.inside(tower_of(model, encoder))
-        self._asked: dict[tuple[int, Grid], Asked] = {}
+        self._asked: dict[tuple[int, Grid], TokenizedPrompt] = {}
         for number in range(self.count):
             check_answers(target, self._question(number, encoder.grid or _TRIED).answers, self._where(number))
         self._reference, self._beta = self._checked(reference), beta
@@ -150,7 +150,7 @@ class MllmSubject:
             found[_PROJECTED] = projected(self.encoder, features, pixels.grids[0], newlines(self._kind))
         return Graph(score[None], found, pixels)
 
-    def _terms(self, question: Asked, features: Any, answer: Answer) -> torch.Tensor:
+    def _terms(self, question: TokenizedPrompt, features: Any, answer: Answer) -> torch.Tensor:
         """Log p of each token of an answer given those before it, float32 of shape (tokens,)."""
         ids = torch.tensor([[*question.prompt, *answer.ids]])
         beside = {name: tensor for name, tensor in question.images.items() if name != "pixel_values"}
@@ -177,11 +177,11 @@ class MllmSubject:
         for place, grid in enumerate(pixels.grids):
             yield first + place, Pixels({name: part[place] for name, part in parts.items()}, (grid,))
 
-    def _question(self, number: int, grid: Grid) -> Asked:
+    def _question(self, number: int, grid: Grid) -> TokenizedPrompt:
         """Question `number` about an image of `grid` patches, as tokens."""
         if (number, grid) not in self._asked:
             processor, blank = one_view(self.encoder, self._processor, self._kind, grid)
-            self._asked[number, grid] = asked(self._questions[number], processor, blank, self._where(number))
+            self._asked[number, grid] = tokenized(self._questions[number], processor, blank, self._where(number))
         return self._asked[number, grid]
 
     def _not_as_many(self, images: int) -> UsageError:

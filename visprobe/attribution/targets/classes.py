@@ -14,7 +14,7 @@ from torch.nn.functional import normalize, one_hot
 
 from visprobe.analyses.accuracy.zeroshot import Reader, class_embeddings
 from visprobe.attribution.targets.subject import Target
-from visprobe.data.prompts import TEMPLATES
+from visprobe.data.templates import TEMPLATES
 from visprobe.errors import DataError
 
 _NO_CLASSES = "Give the classes that the labels count, two or more of them."

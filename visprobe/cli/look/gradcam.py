@@ -15,7 +15,7 @@ from visprobe.errors import UsageError
 from visprobe.results.result import Result
 
 if TYPE_CHECKING:
-    from visprobe.pipelines.attribution.run import Look
+    from visprobe.pipelines.attribution.run import AttributionConfig
     from visprobe.pipelines.measurement import Measurement, Options
 
 QUESTIONS = (".jsonl", ".json")
@@ -96,22 +96,27 @@ def command(
 
     Example: visprobe gradcam a.jpg b.jpg --ckpt google/siglip2-base-patch16-224 --text "a cat" --text "a dog"
     """
-    from visprobe.data.asked import Asked
-    from visprobe.pipelines.attribution.run import Look
+    from visprobe.data.prompts import Prompt
+    from visprobe.pipelines.attribution.run import AttributionConfig
 
     checkpoints = ckpt or []
     _check(checkpoints, trajectory, faithfulness)
     named, questions = _questions(images)
     explained, class_name, text_tower = _aim(target)
-    look = Look(
-        tuple(method or ()), tuple(site or ["consumed"]), explained, Asked(prompt, answer, rejected), questions,
+    config = AttributionConfig(
+        tuple(method or ()), tuple(site or ["consumed"]), explained, Prompt(prompt, answer, rejected), questions,
         region, class_name, tuple(text or ()), text_tower, baseline, faithfulness,
     )  # fmt: skip
-    run(common, lambda how: _look(checkpoints, trajectory, named, look, how, common.output_dir), short=_short)
+    run(common, lambda how: _look(checkpoints, trajectory, named, config, how, common.output_dir), short=_short)
 
 
 def _look(
-    checkpoints: Sequence[str], trajectory: Path | None, named: Sequence[str], look: Look, how: Options, folder: Path
+    checkpoints: Sequence[str],
+    trajectory: Path | None,
+    named: Sequence[str],
+    config: AttributionConfig,
+    how: Options,
+    folder: Path,
 ) -> Measurement:
     """Make the maps, and keep them beside where the report will be."""
     from visprobe.attribution.storage import save
@@ -119,10 +124,10 @@ def _look(
     from visprobe.pipelines.attribution.steps import gradcam_steps
 
     if trajectory is None:
-        looked = gradcam(checkpoints, named, look, how, folder / "kept")
+        looked = gradcam(checkpoints, named, config, how, folder / "kept")
     else:
         start = Path(checkpoints[0]) if checkpoints else None
-        looked = gradcam_steps(trajectory, named, look, how, folder / "kept", start)
+        looked = gradcam_steps(trajectory, named, config, how, folder / "kept", start)
     save(looked.attributions, folder / "maps.npz")
     return looked.measured
 

@@ -66,7 +66,7 @@ def command(
 
     Example: visprobe imagenet --ckpt checkpoints/sft --data digits --json
     """
-    from visprobe.data.prompts import TEMPLATES, read_templates
+    from visprobe.data.templates import TEMPLATES, read_templates
     from visprobe.pipelines.single import imagenet
 
     def show(measured: Measurement) -> None:

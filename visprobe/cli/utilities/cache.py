@@ -153,9 +153,9 @@ def _amount(text: str, option: str, units: dict[str, int], example: str) -> floa
 
 def _delete(entries: Sequence[Entry], left: Sequence[Path], yes: bool, json: bool) -> None:
     from visprobe.io.atomic import to_json
-    from visprobe.io.cache import CACHES, Removed, cache_folder, remove, room
+    from visprobe.io.cache import CACHES, Removed, cache_folder, remove, size_on_disk
 
-    size = sum(entry.bytes for entry in entries) + sum(map(room, left))
+    size = sum(entry.bytes for entry in entries) + sum(map(size_on_disk, left))
     what = f"{len(entries)} entries and {len(left)} temporary files, {size_text(size)}"
     removed = Removed()
     if entries or left:

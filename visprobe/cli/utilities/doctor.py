@@ -120,12 +120,12 @@ def _gguf() -> Check:
 
 
 def _caches() -> Check:
-    from visprobe.io.cache import CACHES, abandoned, cache_folder, room
+    from visprobe.io.cache import CACHES, abandoned, cache_folder, size_on_disk
 
     root = cache_folder(".")
     existing = next(parent for parent in [root, *root.absolute().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
-    sizes = [f"{name} {size_text(sum(map(room, cache_folder(name).rglob('*'))))}" for name in CACHES]
+    sizes = [f"{name} {size_text(sum(map(size_on_disk, cache_folder(name).rglob('*'))))}" for name in CACHES]
     left = sum(len(abandoned(cache_folder(name))) for name in CACHES)
     advice = "visprobe cache prune removes temporary files of killed runs." if left else ""
     found = f"caches in {root}: {', '.join(sizes)}; {size_text(free)} free on their disk"

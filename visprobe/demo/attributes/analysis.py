@@ -15,7 +15,7 @@ from visprobe.analyses.core.estimates import refuse_fewer
 from visprobe.analyses.core.pairing import align
 from visprobe.analyses.probes.tests import p_value
 from visprobe.data.image_set import ImageSet
-from visprobe.demo.attributes.probes import CS, Asked, Bools, Probes, asked_of, probed
+from visprobe.demo.attributes.probes import CS, AttributeTarget, Bools, Probes, asked_of, probed
 from visprobe.demo.attributes.targets import NONE, scenes_of
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError
@@ -66,7 +66,7 @@ def attributes(inputs: Inputs) -> Result:
     return Result("attributes", QUESTION, (*rows, *differences), settings, warnings)
 
 
-def _rows(probes: Probes, asked: list[Asked], floors: set[str]) -> Iterator[Row]:
+def _rows(probes: Probes, asked: list[AttributeTarget], floors: set[str]) -> Iterator[Row]:
     by_name = {one.name: one for one in asked}
     for (name, place), found in probes.right.items():
         one, site, measure = by_name[name], probes.sites[place], f"attribute_{place}/{name}"
@@ -77,7 +77,7 @@ def _rows(probes: Probes, asked: list[Asked], floors: set[str]) -> Iterator[Row]
         yield Row(MAJORITY, site, measure, _share(majority, one), role="floor")
 
 
-def _share(right: Bools, one: Asked) -> Estimate:
+def _share(right: Bools, one: AttributeTarget) -> Estimate:
     if one.quarters:
         found = clustered_mean(right.astype(np.float64), one.images)
         return Estimate(found.value, found.low, found.high, found.clusters, "fraction", "t over images 95 %")
@@ -85,7 +85,9 @@ def _share(right: Bools, one: Asked) -> Estimate:
     return Estimate(hits / n, *wilson(hits, n), n, "fraction", "Wilson 95 %")
 
 
-def _differences(probes: Probes, asked: list[Asked], floors: set[str]) -> tuple[list[Row], list[dict[str, Any]]]:
+def _differences(
+    probes: Probes, asked: list[AttributeTarget], floors: set[str]
+) -> tuple[list[Row], list[dict[str, Any]]]:
     by_name = {one.name: one for one in asked}
     rows: list[Row] = []
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -102,7 +104,7 @@ def _differences(probes: Probes, asked: list[Asked], floors: set[str]) -> tuple[
     return rows, [test for group in groups.values() for test in group]
 
 
-def _difference(later: Bools, earlier: Bools, one: Asked) -> tuple[Estimate, float]:
+def _difference(later: Bools, earlier: Bools, one: AttributeTarget) -> tuple[Estimate, float]:
     if not one.quarters:
         return paired_difference(later, earlier)
     change = later.astype(np.float64) - earlier
@@ -113,7 +115,7 @@ def _difference(later: Bools, earlier: Bools, one: Asked) -> tuple[Estimate, flo
     return Estimate(found.value, found.low, found.high, found.clusters, "fraction", "t over images 95 %"), p
 
 
-def _warnings(probes: Probes, asked: list[Asked]) -> Iterator[str]:
+def _warnings(probes: Probes, asked: list[AttributeTarget]) -> Iterator[str]:
     made = sum(len(found) for found in probes.right.values())
     if count := probes.wrong[NotConverged.__name__]:
         yield f"{count} of {made} probes did not converge"

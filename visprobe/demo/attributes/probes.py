@@ -34,7 +34,7 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Asked:
+class AttributeTarget:
     """One attribute of the images and of the training images: answers, and which rows of the features have one.
 
     Attributes:
@@ -73,7 +73,7 @@ class Probes:
     wrong: Counter[str] = field(default_factory=Counter)
 
 
-def asked_of(test: FeatureSet, train: FeatureSet, images: ImageSet, support: ImageSet) -> list[Asked]:
+def asked_of(test: FeatureSet, train: FeatureSet, images: ImageSet, support: ImageSet) -> list[AttributeTarget]:
     """Every attribute that can be learned from the training scenes.
 
     Args:
@@ -96,7 +96,9 @@ def asked_of(test: FeatureSet, train: FeatureSet, images: ImageSet, support: Ima
     return found
 
 
-def _ask(attribute: Attribute | QuarterAttribute, answers: Labels, truth: Labels, quarters: bool) -> Asked | None:
+def _ask(
+    attribute: Attribute | QuarterAttribute, answers: Labels, truth: Labels, quarters: bool
+) -> AttributeTarget | None:
     images = np.arange(len(truth)).repeat(truth[0].size)
     answers, truth = answers.ravel(), truth.ravel()
     counts = np.bincount(answers[answers != NONE], minlength=len(attribute.classes))
@@ -107,10 +109,12 @@ def _ask(attribute: Attribute | QuarterAttribute, answers: Labels, truth: Labels
     if learnable.sum() < 2 or not test.size:
         return None
     kept = int(learnable.sum())
-    return Asked(attribute.name, kept, quarters, train, test, number[answers[train]], number[truth[test]], images[test])
+    return AttributeTarget(
+        attribute.name, kept, quarters, train, test, number[answers[train]], number[truth[test]], images[test]
+    )
 
 
-def probed(sets: list[FeatureSet], support: list[FeatureSet], asked: list[Asked], seed: int) -> Probes:
+def probed(sets: list[FeatureSet], support: list[FeatureSet], asked: list[AttributeTarget], seed: int) -> Probes:
     """Probes of every attribute at every place of every checkpoint.
 
     Args:
@@ -138,7 +142,7 @@ def probed(sets: list[FeatureSet], support: list[FeatureSet], asked: list[Asked]
     return probes
 
 
-def _right(train: Array, test: Array, one: Asked, seed: int, wrong: Counter[str]) -> Bools:
+def _right(train: Array, test: Array, one: AttributeTarget, seed: int, wrong: Counter[str]) -> Bools:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", NotConverged)

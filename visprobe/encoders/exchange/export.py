@@ -24,7 +24,7 @@ from visprobe.encoders.structure.layout import Layout, Piece, keys_of, made
 from visprobe.errors import CheckpointError
 from visprobe.io import atomic
 from visprobe.io.containers.safetensors_files import save_tensors
-from visprobe.io.inert import markdown
+from visprobe.io.inert import escape_markdown
 from visprobe.io.redact import redact, redacted
 
 
@@ -124,7 +124,7 @@ def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
     """The model card: where the tower comes from, how to load it, which state the MLLM reads."""
     made_from, cls = source.provenance, layout.family.cls
     path = made_from.path if made_from.commit else Path(made_from.path).name  # the card is not for this machine alone
-    named = markdown(redact(path))
+    named = escape_markdown(redact(path))
     at = f" at commit {made_from.commit}" if made_from.commit else ""
     module = "transformers" if ":" not in layout.family.tower_class else cls.__module__
     options = "".join(f", {name}={value}" for name, value in layout.family.options(set(layout.tower)).items())
@@ -147,8 +147,8 @@ def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
         f'tower = {cls.__name__}.from_pretrained("path/to/this/folder"{options})',
         "```",
         "",
-        f"- Tower: {markdown(redact(layout.tower_name))}, layout {made_from.layout} of the checkpoint.",
-        f"- The MLLM reads {made_from.consumed} ({markdown(made_from.why)}); blocks are counted from the input.",
+        f"- Tower: {escape_markdown(redact(layout.tower_name))}, layout {made_from.layout} of the checkpoint.",
+        f"- The MLLM reads {made_from.consumed} ({escape_markdown(made_from.why)}); blocks are counted from the input.",
         f"- SHA-256 of the tower's weights as visprobe counts it: `{source.tower_hash}`.",
     ]
     if source.has_projector:
@@ -159,5 +159,5 @@ def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
             "- visprobe reads this folder as a bare tower: its layout does not tell how the projector is used."
         )
     lines += [f"- `{part}` was not in the checkpoint, which never uses it." for part in absent]
-    lines += [f"- Note: {markdown(redact(warning))}." for warning in made_from.warnings]
+    lines += [f"- Note: {escape_markdown(redact(warning))}." for warning in made_from.warnings]
     return "\n".join(lines) + "\n"

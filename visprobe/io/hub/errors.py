@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from huggingface_hub import constants, errors
 
 from visprobe.errors import CheckpointError, PrerequisiteError, VisprobeError
-from visprobe.io.disk import lacks_room
+from visprobe.io.disk import is_disk_full
 
 TransportError: Any = errors.HfHubHTTPError.__mro__[1]  # httpx.HTTPError, or httpx2's from huggingface_hub 2 on
 
@@ -57,7 +57,7 @@ def _asked_wait(headers: Mapping[str, str]) -> float | None:
     return float(limit[1]) + 1 if limit else None
 
 
-def patiently(call: Callable[[], _Answer], sleep: Callable[[float], object]) -> _Answer:
+def retry(call: Callable[[], _Answer], sleep: Callable[[float], object]) -> _Answer:
     """`call()`, again after a wait as long as the server answers that it is overloaded; a dead network ends it."""
     for failures in range(1, _TRIES + 1):
         try:
@@ -68,7 +68,7 @@ def patiently(call: Callable[[], _Answer], sleep: Callable[[float], object]) -> 
 
 
 @contextmanager
-def explained(what: str, repo: str) -> Iterator[None]:
+def translate_hub_errors(what: str, repo: str) -> Iterator[None]:
     """Turn every fault of the hub, the network or the cache into one message.
 
     Args:
@@ -106,7 +106,7 @@ def _explain(error: BaseException, what: str, repo: str) -> VisprobeError:
             hint="If a folder was meant, check its path: there is none of that name here. Otherwise check the network, "
             "HTTPS_PROXY and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what is on this machine.",
         )
-    if lacks_room(error):
+    if is_disk_full(error):
         return PrerequisiteError(
             f"the disk is full while reading {what}",
             hint="Make room, or set VISPROBE_CACHE and HF_HOME to a larger disk; what was read is kept.",

@@ -14,7 +14,7 @@ from huggingface_hub import constants, get_session, hf_raise_for_status
 from huggingface_hub.utils import build_hf_headers, tqdm  # type: ignore[attr-defined]
 
 from visprobe.errors import CheckpointError
-from visprobe.io.hub.errors import TransportError, explained, offline, seconds_to_wait
+from visprobe.io.hub.errors import TransportError, offline, seconds_to_wait, translate_hub_errors
 from visprobe.io.hub.range_cache import RangeCache, Span, coalesce, split
 
 _CONNECTIONS = 4
@@ -80,7 +80,7 @@ class RemoteFile:
         wanted = [(offset, offset + count) for offset, count in ranges]
         if any(start < 0 or end > self.size for start, end in wanted):
             raise CheckpointError(f"{self} has only {self.size} bytes", hint="The checkpoint is damaged or incomplete.")
-        with explained(str(self), self._address.repo):
+        with translate_hub_errors(str(self), self._address.repo):
             if self._cache.missing(wanted):
                 with self._cache.locked():
                     self._fetch(coalesce(self._cache.missing(wanted)))

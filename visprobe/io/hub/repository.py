@@ -41,7 +41,7 @@ from visprobe.errors import CheckpointError
 from visprobe.io.atomic import write_json
 from visprobe.io.cache import cache_folder
 from visprobe.io.containers.folder import ByteFile, Folder, LocalFile, LocalFolder
-from visprobe.io.hub.errors import explained, offline, patiently
+from visprobe.io.hub.errors import offline, retry, translate_hub_errors
 from visprobe.io.hub.range_cache import RangeCache, has_address
 from visprobe.io.hub.remote_file import RemoteAddress, RemoteFile, plain_etag
 from visprobe.io.hub.snapshots import open_local
@@ -90,10 +90,10 @@ def list_models(author: str) -> list[str]:
     ids: list[str] = []
     url = f"{constants.ENDPOINT}/api/models?author={quote(author, safe='')}"
     asked: set[str] = set()
-    with explained(f"the list of models of {author}", author):
+    with translate_hub_errors(f"the list of models of {author}", author):
         while url:
             asked.add(url)
-            page = patiently(lambda url=url: _get(url), time.sleep)  # type: ignore[misc]
+            page = retry(lambda url=url: _get(url), time.sleep)  # type: ignore[misc]
             ids += [str(model["id"]) for model in page.json()]
             url = _next_page(author, url, page.links.get("next", {}).get("url"), asked)
     return ids
@@ -143,8 +143,8 @@ def list_collection(slug: str) -> list[str]:
     Raises:
         CheckpointError: If there is no such collection, or the hub cannot be asked.
     """
-    with explained(f"the collection {slug}", f"collections/{slug}"):
-        items = patiently(lambda: _api().get_collection(slug).items, time.sleep)
+    with translate_hub_errors(f"the collection {slug}", f"collections/{slug}"):
+        items = retry(lambda: _api().get_collection(slug).items, time.sleep)
         return [str(item.item_id) for item in items if item.item_type == "model"]
 
 
@@ -177,7 +177,7 @@ class HubFolder:
         self._spec = spec
         self._repo = repo
         self._compared: set[Path] = set()
-        with explained(spec, repo):
+        with translate_hub_errors(spec, repo):
             self._listing = _list_files(spec, repo, revision)
         self.commit = self._listing.commit
 
@@ -204,7 +204,7 @@ class HubFolder:
         whole = try_to_load_from_cache(self._repo, name, revision=self.commit)
         if isinstance(whole, str):
             return LocalFile(Path(whole))
-        with explained(f"{name} of {self}", self._repo):
+        with translate_hub_errors(f"{name} of {self}", self._repo):
             address = self._address(name)
         key = (
             address.etag
@@ -218,7 +218,7 @@ class HubFolder:
     def fetch(self, name: str) -> Path:
         """File `name` as a whole, in huggingface_hub's cache."""
         self._check(name)
-        with explained(f"{name} of {self}", self._repo):
+        with translate_hub_errors(f"{name} of {self}", self._repo):
             _api()
             path = Path(hf_hub_download(self._repo, name, revision=self.commit, library_name="visprobe"))
         self._compare(name, path)
@@ -246,7 +246,7 @@ class HubFolder:
             if constants.HF_HUB_OFFLINE:
                 raise offline(f"{name} of {self}")
             _api()
-            asked = patiently(lambda: get_hf_file_metadata(url, library_name="visprobe"), time.sleep)
+            asked = retry(lambda: get_hf_file_metadata(url, library_name="visprobe"), time.sleep)
             size, etag = asked.size, asked.etag
         if not isinstance(size, int) or not isinstance(etag, str):
             raise ValueError(f"no size or no ETag for {name}")
@@ -270,7 +270,7 @@ def _list_files(spec: str, repo: str, revision: str) -> _Listing:
             return _in_hub_cache(spec, repo, revision)
     ask = _api().model_info
     timeout = constants.HF_HUB_ETAG_TIMEOUT
-    info = patiently(lambda: ask(repo, revision=revision, files_metadata=True, timeout=timeout), time.sleep)
+    info = retry(lambda: ask(repo, revision=revision, files_metadata=True, timeout=timeout), time.sleep)
     if info.sha is None or not _COMMIT.fullmatch(info.sha):
         raise ValueError(f"{info.sha!r} is no commit")
     listing = _Listing(info.sha)

@@ -17,8 +17,8 @@ from visprobe.attribution.figures import grid as attribution_grid
 from visprobe.attribution.figures.sheet import MOST_CHECKPOINTS, Sheet
 from visprobe.attribution.figures.strip import spread
 from visprobe.attribution.targets.shown import as_shown
-from visprobe.data.asked import Asked
 from visprobe.data.named import HasHeldOut
+from visprobe.data.prompts import Prompt
 from visprobe.data.rows import IMAGE, Row
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import load_encoder
@@ -27,7 +27,7 @@ from visprobe.figures.save import figure_bytes
 from visprobe.mllm.question import Question
 from visprobe.pipelines.attribution.images import Picture, load_pictures
 from visprobe.pipelines.attribution.run import OF_ANSWERS
-from visprobe.training.maps import Held, MapsDuringTraining
+from visprobe.training.maps import MapsDuringTraining, TrackedExamples
 from visprobe.training.recipe import Recipe
 from visprobe.training.rows.fitted import Fitted
 from visprobe.training.run import Beside
@@ -50,13 +50,13 @@ def maps_beside(warn: Callable[[str], None]) -> Beside:
     def make(recipe: Recipe, base: Path, rows: Fitted, processor: Any, folder: Path) -> MapsDuringTraining | None:
         if not recipe.attribution_every:
             return None
-        held = partial(held_of, recipe, base, rows, processor)
+        held = partial(pick_examples, recipe, base, rows, processor)
         return MapsDuringTraining(recipe.attribution_every, folder, held, draw, warn)
 
     return make
 
 
-def held_of(recipe: Recipe, base: Path, rows: Fitted, processor: Any) -> Held:
+def pick_examples(recipe: Recipe, base: Path, rows: Fitted, processor: Any) -> TrackedExamples:
     """The pictures of a run.
 
     Args:
@@ -72,11 +72,11 @@ def held_of(recipe: Recipe, base: Path, rows: Fitted, processor: Any) -> Held:
     encoder = load_encoder(base)
     regions: list[Floats | None]
     if isinstance(rows.source, HasHeldOut):
-        every, _ = load_pictures(rows.source.held_out(PICTURES), Asked())
+        every, _ = load_pictures(rows.source.held_out(PICTURES), Prompt())
         pictures = list({picture.id: picture for picture in reversed(every)}.values())[::-1]  # one question each
         ids, images = [picture.id for picture in pictures], [picture.image for picture in pictures]
-        asked = [picture.asked for picture in pictures]
-        questions = [Question(one.prompt or "", one.answer or "", one.rejected) for one in asked]
+        prompts = [picture.prompt for picture in pictures]
+        questions = [Question(one.text or "", one.answer or "", one.rejected) for one in prompts]
         regions = [_region(picture, encoder) for picture in pictures]
     else:
         found = list(islice(_asking(rows), PICTURES))
@@ -86,7 +86,7 @@ def held_of(recipe: Recipe, base: Path, rows: Fitted, processor: Any) -> Held:
         regions = [None] * len(found)
     two = recipe.stage == "dpo" and all(question.rejected for question in questions)
     target = "contrast" if two else "answer"
-    return Held(ids, images, questions, regions, target, OF_ANSWERS[0], encoder, processor)
+    return TrackedExamples(ids, images, questions, regions, target, OF_ANSWERS[0], encoder, processor)
 
 
 def _region(picture: Picture, encoder: VisionEncoder) -> Floats | None:
@@ -115,7 +115,7 @@ def _question(row: Row) -> Question | None:
     return Question(row.turns[0].text, answer, row.rejected) if answer else None
 
 
-def draw(held: Held, found: Attributions) -> bytes:
+def draw(held: TrackedExamples, found: Attributions) -> bytes:
     """The pictures and their maps at some steps spread over training so far, as a PNG."""
     [key] = found.maps[found.names[0]]
     names = [found.names[place] for place in spread(len(found.names), MOST_CHECKPOINTS)]

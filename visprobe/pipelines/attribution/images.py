@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visprobe.data.asked import Asked, read_asked, read_region
 from visprobe.data.image_set import BadImage, ImageSet, decode
 from visprobe.data.labels.annotated import HasMasks
 from visprobe.data.named import HasPrompts
 from visprobe.data.open import ImageData
+from visprobe.data.prompts import Prompt, read_prompts, read_region
 from visprobe.data.sources.files import open_named
 from visprobe.data.subset import Subset, take
 from visprobe.errors import DataError, UsageError
@@ -34,7 +34,7 @@ class Picture:
         row: Its place in the set.
         image: RGB, upright.
         label: Its class, if it has one.
-        asked: What is asked of it.
+        prompt: What is asked of it.
         region: Where the answer lies, bool of shape (height, width); None if nobody says.
     """
 
@@ -42,7 +42,7 @@ class Picture:
     row: int
     image: Image.Image
     label: int | None
-    asked: Asked
+    prompt: Prompt
     region: Mask | None
 
     @property
@@ -58,24 +58,24 @@ def images_of(pictures: Sequence[Picture]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class ToLookInto:
+class AttributionImages:
     """Images, and what is asked of them.
 
     Attributes:
         images: The images.
-        asked: By id what a file asks of each; None where there is no file.
+        prompts: By id what a file asks of each; None where there is no file.
     """
 
     images: ImageData
-    asked: Mapping[str, Sequence[Asked]] | None
+    prompts: Mapping[str, Sequence[Prompt]] | None
 
 
-def open_to_look_into(named: Sequence[str], questions: Path | None, options: Options) -> ToLookInto:
+def open_attribution_images(named: Sequence[str], questions: Path | None, options: Options) -> AttributionImages:
     """Open what was named; of a file of questions, the images that it is about.
 
     Args:
         named: Image files, folders, or one data set.
-        questions: File that `read_asked` understands.
+        questions: File that `read_prompts` understands.
         options: Split, limit and seed.
 
     Raises:
@@ -90,17 +90,17 @@ def open_to_look_into(named: Sequence[str], questions: Path | None, options: Opt
         subset_per_class=options.subset_per_class,
     )
     if questions is None:
-        return ToLookInto(opened, None)
-    asked = read_asked(questions, opened.query)
+        return AttributionImages(opened, None)
+    asked = read_prompts(questions, opened.query)
     by_id = {opened.query.items[row].id: some for row, some in asked.items()}
     query = take(Subset(opened.query, list(asked)), options.limit, options.seed)
-    return ToLookInto(replace(opened, query=query), by_id)
+    return AttributionImages(replace(opened, query=query), by_id)
 
 
 def load_pictures(
     images: ImageSet,
-    default: Asked,
-    questions: Mapping[str, Sequence[Asked]] | None = None,
+    default: Prompt,
+    questions: Mapping[str, Sequence[Prompt]] | None = None,
     region: str | None = None,
 ) -> tuple[list[Picture], list[BadItem]]:
     """Decode images and find out what is asked of them.
@@ -145,11 +145,11 @@ def load_pictures(
 
 class _Source:
     def __init__(
-        self, images: ImageSet, default: Asked, questions: Mapping[str, Sequence[Asked]] | None, region: str | None
+        self, images: ImageSet, default: Prompt, questions: Mapping[str, Sequence[Prompt]] | None, region: str | None
     ) -> None:
         self._images, self._default, self._asked = images, default, questions
         self._folder, self._number = _where(region, images)
-        self._own = images if default == Asked() and questions is None and isinstance(images, HasPrompts) else None
+        self._own = images if default == Prompt() and questions is None and isinstance(images, HasPrompts) else None
 
     def pictures(self, row: int) -> list[Picture]:
         """The picture in `row` of the set, once for each question.
@@ -159,28 +159,28 @@ class _Source:
         """
         item, image = self._images.items[row], decode(self._images.read(row))
         return [
-            Picture(item.id, row, image, item.label, asked, region if region is not None and region.any() else None)
-            for asked, region in self._asked_of(row, image)
+            Picture(item.id, row, image, item.label, prompt, region if region is not None and region.any() else None)
+            for prompt, region in self._prompts_of(row, image)
         ]
 
-    def _asked_of(self, row: int, image: Image.Image) -> list[tuple[Asked, Mask | None]]:
+    def _prompts_of(self, row: int, image: Image.Image) -> list[tuple[Prompt, Mask | None]]:
         if self._own is not None:
             return list(self._own.prompts(row))
-        given = self._asked[self._images.items[row].id] if self._asked is not None else [Asked()]
+        given = self._asked[self._images.items[row].id] if self._asked is not None else [Prompt()]
         found = []
-        for asked in map(self._question, given):
-            region = asked.region(*image.size)
+        for prompt in map(self._with_default, given):
+            region = prompt.region(*image.size)
             if self._folder is not None:
                 region = read_region(self._folder, self._images.items[row].id, image.size)
             elif self._number is not None and isinstance(self._images, HasMasks):
                 region = self._images.mask(row) == self._number
-            found.append((asked, region))
+            found.append((prompt, region))
         return found
 
-    def _question(self, given: Asked) -> Asked:
+    def _with_default(self, given: Prompt) -> Prompt:
         default = self._default
-        texts = (given.prompt or default.prompt, given.answer or default.answer, given.rejected or default.rejected)
-        return Asked(*texts, given.box)
+        texts = (given.text or default.text, given.answer or default.answer, given.rejected or default.rejected)
+        return Prompt(*texts, given.box)
 
 
 def _where(region: str | None, images: ImageSet) -> tuple[Path | None, int | None]:

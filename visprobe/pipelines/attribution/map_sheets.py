@@ -14,13 +14,13 @@ from visprobe.attribution.methods.by_name import maps
 from visprobe.attribution.targets.shown import as_shown
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.pipelines.attribution.images import Picture
-from visprobe.pipelines.attribution.target import Explained
+from visprobe.pipelines.attribution.target import AttributionTarget
 from visprobe.results.result import Estimate, Result, Row
 
 SHOWN = 6  # pictures of a report's figures; all maps are in maps.npz
 
 
-def sheets(attributions: Attributions, explained: Explained, encoder: VisionEncoder) -> Iterator[Result]:
+def sheets(attributions: Attributions, explained: AttributionTarget, encoder: VisionEncoder) -> Iterator[Result]:
     """Results "maps", with each checkpoint's score of every picture, and "map_differences" where there are two.
 
     Args:
@@ -44,7 +44,7 @@ def sheets(attributions: Attributions, explained: Explained, encoder: VisionEnco
 
 
 def contrast(
-    checkpoint: str, encoder: VisionEncoder, explained: Sequence[Explained], method: str, site: str, of: int
+    checkpoint: str, encoder: VisionEncoder, explained: Sequence[AttributionTarget], method: str, site: str, of: int
 ) -> Result:
     """Result "map_contrast": maps under one checkpoint for the answer, the rejected one, and both.
 
@@ -62,18 +62,18 @@ def contrast(
         next(iter(maps(one.subjects(checkpoint, encoder), images, [method], [site]).values())) for one in explained
     )
     shown = [as_shown(image, encoder) for image in images]
-    titles = [f"{one.asked.prompt} {one.asked.answer} / {one.asked.rejected}" for one in pictures]
+    titles = [f"{one.prompt.text} {one.prompt.answer} / {one.prompt.rejected}" for one in pictures]
     sheet = contrast_sheet(shown, titles, chosen, rejected, both, explained[0].unit)
     question = f"What speaks for the {COLUMNS[0]} answer, what for the {COLUMNS[1]} one, and what tells them apart?"
     return Result("map_contrast", question, (), {"checkpoint": encoder.name, "of": of, "sheet": sheet_json(sheet)})
 
 
-def title_of(picture: Picture, explained: Explained) -> str:
+def title_of(picture: Picture, explained: AttributionTarget) -> str:
     """What stands above a picture: what is asked of it, or, where nobody answers, its name."""
-    if explained.of_tower or picture.asked.prompt is None:
+    if explained.of_tower or picture.prompt.text is None:
         return picture.id
-    answer = picture.asked.answer
-    return f"{picture.asked.prompt} {answer}" if answer else picture.asked.prompt
+    answer = picture.prompt.answer
+    return f"{picture.prompt.text} {answer}" if answer else picture.prompt.text
 
 
 def spread(pictures: Sequence[Picture]) -> list[int]:
@@ -87,14 +87,14 @@ def spread(pictures: Sequence[Picture]) -> list[int]:
 
 
 def _sheet(
-    found: Mapping[str, Sequence[Map]], explained: Explained, places: Sequence[int], encoder: VisionEncoder
+    found: Mapping[str, Sequence[Map]], explained: AttributionTarget, places: Sequence[int], encoder: VisionEncoder
 ) -> Sheet:
     pictures = [explained.pictures[place] for place in places]
     shown = [as_shown(picture.image, encoder) for picture in pictures]
     return Sheet(shown, [title_of(picture, explained) for picture in pictures], found, explained.unit)
 
 
-def _scores(found: Mapping[str, Sequence[Map]], explained: Explained) -> Iterator[Row]:
+def _scores(found: Mapping[str, Sequence[Map]], explained: AttributionTarget) -> Iterator[Row]:
     for name, made in found.items():
         for picture, one in zip(explained.pictures, made, strict=True):
             exact = Estimate(one.score, one.score, one.score, 1, explained.unit, "exact")

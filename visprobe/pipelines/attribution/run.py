@@ -23,19 +23,19 @@ from visprobe.attribution.evidence.verdict import attribution_verdict, preferred
 from visprobe.attribution.methods.by_name import Maps, maps
 from visprobe.attribution.storage import load, save
 from visprobe.attribution.targets.subject import Subject
-from visprobe.data.asked import Asked
 from visprobe.data.image_set import ImageSet
+from visprobe.data.prompts import Prompt
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
 from visprobe.features.extract import BadItem
-from visprobe.features.fitting import Fitting
+from visprobe.features.fitting import AdaptiveBatches
 from visprobe.io.atomic import to_json
 from visprobe.io.disk import plain_errors
-from visprobe.pipelines.attribution.images import Picture, images_of, load_pictures, open_to_look_into
+from visprobe.pipelines.attribution.images import Picture, images_of, load_pictures, open_attribution_images
 from visprobe.pipelines.attribution.map_sheets import contrast, sheets, spread
 from visprobe.pipelines.attribution.not_used import not_used, refuse_what_cannot_be_asked
-from visprobe.pipelines.attribution.target import Explained, LastModel, explain, explain_answers
-from visprobe.pipelines.measurement import PYTHON, Measurement, Options, several
+from visprobe.pipelines.attribution.target import AttributionTarget, LastModel, answer_target, resolve_target
+from visprobe.pipelines.measurement import PYTHON, Measurement, Options, as_list
 from visprobe.pipelines.session import Session, open_encoders
 from visprobe.report.notebook import measurement_html
 from visprobe.results.result import Result
@@ -52,20 +52,20 @@ OF_ANSWERS, OF_POOLED = ("gradient-norm", "gradcam"), ("gradcam",)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is looked for, and how; `gradcam` takes it.
+class AttributionConfig:
+    """Which maps are made of what; `gradcam` takes it.
 
     Example:
-        `visprobe.Look(methods=("gradient-norm",), target="contrast", asked=Asked("Is there a dog?", "yes", "no"))` with
-        `from visprobe.data.asked import Asked`.
+        `visprobe.AttributionConfig(target="contrast", prompt=Prompt("Is there a dog?", "yes", "no"))` with
+        `from visprobe.data.prompts import Prompt`.
 
     Attributes:
         methods: Of `visprobe.attribution.methods.by_name.METHODS`; the first is drawn. If empty, `OF_ANSWERS` for what
             a whole model answers and `OF_POOLED` for what is read of the mean token.
         sites: Names of sites; the first is drawn.
         target: Which number is explained (`visprobe.pipelines.attribution.target.MEANING`, or "token:N"); None chooses.
-        asked: What is asked of every image.
-        questions: File with what is asked of each (`visprobe.data.asked`).
+        prompt: What is asked of every image.
+        questions: File with what is asked of each (`visprobe.data.prompts`).
         region: Folder of masks, or class of the images' own masks: where the answers lie.
         class_name: Class that is explained, instead of each image's own.
         texts: The first is explained, against the others.
@@ -78,7 +78,7 @@ class Look:
     methods: tuple[str, ...] = ()
     sites: tuple[str, ...] = ("consumed",)
     target: str | None = None
-    asked: Asked = field(default_factory=Asked)
+    prompt: Prompt = field(default_factory=Prompt)
     questions: str | Path | None = None
     region: str | None = None
     class_name: str | None = None
@@ -87,14 +87,14 @@ class Look:
     baseline: str = "mean"
     faithfulness: int = 0
 
-    def with_methods(self, explained: Explained) -> Look:
+    def with_methods(self, explained: AttributionTarget) -> AttributionConfig:
         """With the methods that suit what is explained, where none were named."""
         return replace(self, methods=self.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS))
 
 
 @dataclass(frozen=True, repr=False)
-class Looked:
-    """What was found. A notebook shows its verdict, the maps of a few pictures, and the scores.
+class AttributionResult:
+    """Maps and what they say. A notebook shows the verdict, the maps of a few pictures, and the scores.
 
     Attributes:
         measured: Scores with intervals, differences to the base and controls, as every command gives them.
@@ -104,10 +104,10 @@ class Looked:
 
     measured: Measurement
     attributions: Attributions
-    explained: Explained
+    explained: AttributionTarget
 
     def __repr__(self) -> str:
-        return repr(self.measured).replace("Measurement", "Looked", 1)
+        return repr(self.measured).replace("Measurement", "AttributionResult", 1)
 
     def _repr_html_(self) -> str:
         """Verdict, maps and scores, for notebooks."""
@@ -148,16 +148,16 @@ class Looked:
 def gradcam(
     checkpoints: str | Path | Sequence[str | Path],
     named: str | Path | Sequence[str | Path],
-    look: Look | None = None,
+    config: AttributionConfig | None = None,
     options: Options | None = None,
     kept: str | Path | None = None,
-) -> Looked:
+) -> AttributionResult:
     """Where each checkpoint looks: attribution maps of pictures on one scale, their scores, and controls.
 
     Args:
         checkpoints: Checkpoints, the base first: folders or hub ids.
         named: Image files, folders, or one data set ("digits").
-        look: What is looked for; by default the answer that the base itself gives.
+        config: What is looked for; by default the answer that the base itself gives.
         options: How to run; `limit` says of how many pictures.
         kept: Folder where the maps of each checkpoint are kept as soon as they are made, and found again.
 
@@ -170,21 +170,21 @@ def gradcam(
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
 
     Example:
-        `visprobe.gradcam(["base", "dpo"], "digits", visprobe.Look(target="answer"), visprobe.Options(limit=8))`
+        `visprobe.gradcam(["base", "dpo"], "digits", visprobe.AttributionConfig(target="answer"))`
     """
-    look, options = look or Look(), options or Options()
-    specs, named = several(checkpoints), several(named)
+    config, options = config or AttributionConfig(), options or Options()
+    specs, named = as_list(checkpoints), as_list(named)
     encoders = open_encoders(specs, options)
-    opened = open_to_look_into(named, Path(look.questions) if look.questions else None, options)
+    opened = open_attribution_images(named, Path(config.questions) if config.questions else None, options)
     images = opened.images
-    refuse_what_cannot_be_asked(look, encoders[0], images)
+    refuse_what_cannot_be_asked(config, encoders[0], images)
     session = Session(encoders, [], images, options)
-    pictures, bad = load_pictures(images.query, look.asked, opened.asked, look.region)
-    asked, models = (look.texts, look.text_tower, look.class_name), LastModel()
-    explained = explain(look.target, pictures, session, specs, *asked, models)
-    look = look.with_methods(explained)
+    pictures, bad = load_pictures(images.query, config.prompt, opened.prompts, config.region)
+    asked, models = (config.texts, config.text_tower, config.class_name), LastModel()
+    explained = resolve_target(config.target, pictures, session, specs, *asked, models)
+    config = config.with_methods(explained)
     _refuse_other_maps(encoders, explained.pictures)
-    work = MapWork(look, options, explained, Path(kept) if kept else None)
+    work = MapMaker(config, options, explained, Path(kept) if kept else None)
     random = work.maps(specs[0], encoders[0], random=True)
     found = {encoder.name: work.maps(spec, encoder) for spec, encoder in zip(specs, encoders, strict=True)}
     found[RANDOMISED] = random
@@ -192,28 +192,32 @@ def gradcam(
     names = tuple(encoder.name for encoder in encoders)
     ids = [picture.id for picture in explained.pictures]
     attributions = Attributions(names, (CENTRE, RANDOMISED), found, regions, images_of(explained.pictures), ids)
-    results = [*_scored(attributions, explained, look, warnings), *sheets(attributions, explained, encoders[0])]
-    if look.faithfulness:
+    results = [*_scored(attributions, explained, config, warnings), *sheets(attributions, explained, encoders[0])]
+    if config.faithfulness:
         results.append(work.faithfulness(specs, encoders, found))
     if explained.target == "contrast":
         shown = [explained.pictures[place] for place in spread(explained.pictures)]
-        three = [explain_answers(target, shown, specs, encoders, models)
+        three = [answer_target(target, shown, specs, encoders, models)
                  for target in ("answer", "rejected", "contrast")]  # fmt: skip
-        drawn = (look.methods[0], look.sites[0], len(explained.pictures))
+        drawn = (config.methods[0], config.sites[0], len(explained.pictures))
         results.append(contrast(specs[-1], encoders[-1], three, *drawn))
-    warnings += [*explained.notes, *not_used(look, options, explained), *notes(encoders, attributions)]
+    warnings += [*explained.notes, *not_used(config, options, explained), *notes(encoders, attributions)]
     verdict = [one for result in results if result.analysis == "attribution" for one in attribution_verdict(result)]
     if explained.target == "contrast":
         verdict.insert(0, preferred(attributions))
     measured = session.measurement(results, verdict, warnings)
-    return Looked(replace(measured, data=(listed(images.query, bad), *measured.data)), attributions, explained)
+    return AttributionResult(
+        replace(measured, data=(listed(images.query, bad), *measured.data)), attributions, explained
+    )
 
 
-class MapWork:
+class MapMaker:
     """Maps of one checkpoint after the other, each kept as soon as it is whole."""
 
-    def __init__(self, look: Look, options: Options, explained: Explained, kept: Path | None) -> None:
-        self._look, self._options, self._explained, self._kept = look, options, explained, kept
+    def __init__(
+        self, config: AttributionConfig, options: Options, explained: AttributionTarget, kept: Path | None
+    ) -> None:
+        self._config, self._options, self._explained, self._kept = config, options, explained, kept
 
     def maps(self, spec: str, encoder: VisionEncoder, *, random: bool = False) -> Maps:
         """The maps of a checkpoint, or those of random weights in its place."""
@@ -238,8 +242,8 @@ class MapWork:
         self, specs: Sequence[str], encoders: Sequence[VisionEncoder], found: Mapping[str, Maps]
     ) -> Result:
         """Deletion and insertion curves of each checkpoint's first maps."""
-        look, explained = self._look, self._explained
-        pictures = explained.pictures[: look.faithfulness]
+        config, explained = self._config, self._explained
+        pictures = explained.pictures[: config.faithfulness]
         made = {}
         for number, (spec, encoder) in enumerate(zip(specs, encoders, strict=True), start=1):
             (method, site), drawn = next(iter(found[encoder.name].items()))
@@ -247,22 +251,22 @@ class MapWork:
                 explained.subjects(spec, encoder),
                 [picture.image for picture in pictures],
                 [one.values for one in drawn[: len(pictures)]],
-                baseline=look.baseline,
+                baseline=config.baseline,
                 seed=self._options.seed,
                 batch=self._options.batch_size or BATCH,
             )
             if self._options.progress:
                 self._options.progress("faithfulness", number, len(specs))
-        return faithfulness(made, images_of(pictures), method, site, explained.unit, look.baseline)
+        return faithfulness(made, images_of(pictures), method, site, explained.unit, config.baseline)
 
     def _made(self, subject: Subject, name: str) -> Maps:
-        look, pictures = self._look, self._explained.pictures
+        config, pictures = self._config, self._explained.pictures
         images, made = [picture.image for picture in pictures], dict[tuple[str, str], list[Any]]()
-        fitting, done = Fitting(self._options.batch_size, BATCH), 0
+        fitting, done = AdaptiveBatches(self._options.batch_size, BATCH), 0
 
         def work(places: Sequence[int]) -> Maps:
             some = [images[place] for place in places]
-            return maps(subject, some, look.methods, look.sites, batch=len(some), baseline=look.baseline,
+            return maps(subject, some, config.methods, config.sites, batch=len(some), baseline=config.baseline,
                         first=places[0])  # fmt: skip
 
         for part in fitting.pieces(range(len(images)), work):
@@ -275,13 +279,13 @@ class MapWork:
 
     def _key(self, spec: str, encoder: VisionEncoder, random: bool) -> str:
         """Whatever the maps depend on, as a hash."""
-        pictures = [[picture.id, picture.content, picture.label, asdict(picture.asked)]
+        pictures = [[picture.id, picture.content, picture.label, asdict(picture.prompt)]
                     for picture in self._explained.pictures]  # fmt: skip
-        look = self._look
+        config = self._config
         depends = [__version__, encoder.name, encoder.tower_hash, encoder.projector_hash, encoder.settings_hash,
                    encoder.processor_hash, str(encoder.dtype), _files(spec), encoder.provenance.commit,
-                   self._explained.target, self._explained.settings, pictures, look.methods, look.sites, look.baseline,
-                   [random, self._options.seed]]  # fmt: skip
+                   self._explained.target, self._explained.settings, pictures, config.methods, config.sites,
+                   config.baseline, [random, self._options.seed]]  # fmt: skip
         return hashlib.sha256(to_json(depends).encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
@@ -330,12 +334,14 @@ def regions_of(pictures: Sequence[Picture], encoder: VisionEncoder) -> tuple[lis
     return found, warnings
 
 
-def _scored(attributions: Attributions, explained: Explained, look: Look, warnings: list[str]) -> list[Result]:
+def _scored(
+    attributions: Attributions, explained: AttributionTarget, config: AttributionConfig, warnings: list[str]
+) -> list[Result]:
     if len(set(attributions.images)) < 2:
         warnings.append("one image has no interval: maps are drawn, and measures of focus left out")
         return []
     result = score(attributions)
-    about = {"target": explained.target, "explains": explained.meaning, "baseline": look.baseline}
+    about = {"target": explained.target, "explains": explained.meaning, "baseline": config.baseline}
     return [replace(result, settings={**result.settings, **about, **explained.settings})]
 
 

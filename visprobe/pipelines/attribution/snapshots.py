@@ -24,7 +24,7 @@ from visprobe.pipelines.trajectory import Run
 Weights = Mapping[str, torch.Tensor]
 
 
-class UnderOneModel:
+class SnapshotsInOneLLM:
     """Makes subjects of the moments of a run: one model's language model, each moment's tower and projector.
 
     There is one model in memory, so a subject is that of its moment until the next one is asked for.
@@ -60,7 +60,7 @@ class UnderOneModel:
             self._subject = self._subjects(str(self.model), encoder)
             self._whole[self.model] = {name: own.clone() for name, own in vision_weights(self._model).items()}
         path = Path(checkpoint)
-        put(self._model, self._whole.get(path) or load_file(path / "model.safetensors"), checkpoint)
+        load_vision_weights(self._model, self._whole.get(path) or load_file(path / "model.safetensors"), checkpoint)
         self._subject.name = encoder.name
         return self._subject
 
@@ -76,7 +76,7 @@ def vision_weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: weight for name, weight in model.state_dict().items() if part_of(name) != "language_model"}
 
 
-def put(model: Any, weights: Weights, where: str) -> None:
+def load_vision_weights(model: Any, weights: Weights, where: str) -> None:
     """Give `model` the tower and projector `weights`, in place, in its own dtype.
 
     Args:

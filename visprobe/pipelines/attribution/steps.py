@@ -19,12 +19,20 @@ from visprobe.attribution.targets.shown import as_shown
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.metrics.intervals.clustered import clustered_mean
 from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.pipelines.attribution.images import images_of, load_pictures, open_to_look_into
+from visprobe.pipelines.attribution.images import images_of, load_pictures, open_attribution_images
 from visprobe.pipelines.attribution.map_sheets import title_of
 from visprobe.pipelines.attribution.not_used import not_used, refuse_what_cannot_be_asked
-from visprobe.pipelines.attribution.run import RANDOMISED, Look, Looked, MapWork, listed, notes, regions_of
-from visprobe.pipelines.attribution.snapshots import UnderOneModel
-from visprobe.pipelines.attribution.target import Explained, explain
+from visprobe.pipelines.attribution.run import (
+    RANDOMISED,
+    AttributionConfig,
+    AttributionResult,
+    MapMaker,
+    listed,
+    notes,
+    regions_of,
+)
+from visprobe.pipelines.attribution.snapshots import SnapshotsInOneLLM
+from visprobe.pipelines.attribution.target import AttributionTarget, resolve_target
 from visprobe.pipelines.compare import refuse_other_shapes
 from visprobe.pipelines.measurement import Options
 from visprobe.pipelines.names import distinct_names
@@ -41,11 +49,11 @@ _LEVEL = 0.05
 def gradcam_steps(
     folder: Path,
     named: Sequence[str],
-    look: Look | None = None,
+    config: AttributionConfig | None = None,
     options: Options | None = None,
     kept: Path | None = None,
     base: Path | None = None,
-) -> Looked:
+) -> AttributionResult:
     """Attribution maps of pictures under the base and each copy of the tower that a training run kept.
 
     What a whole model answers is explained under one language model, that of the finished run, or of the base while
@@ -54,7 +62,7 @@ def gradcam_steps(
     Args:
         folder: The run's folder.
         named: Image files, folders, or one data set.
-        look: What is looked for.
+        config: What is looked for.
         options: How to run.
         kept: Folder where the maps of each moment are kept as soon as they are made, and found again.
         base: The checkpoint that the run started from; by default the one that its manifest names.
@@ -67,37 +75,37 @@ def gradcam_steps(
         UsageError: If the run has no copies, its base is not known, or options do not go together.
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
     """
-    look, options = look or Look(), options or Options()
+    config, options = config or AttributionConfig(), options or Options()
     run = read_run(folder)
     start = base if base is not None else base_of([run])
-    opened = open_to_look_into(named, Path(look.questions) if look.questions else None, options)
+    opened = open_attribution_images(named, Path(config.questions) if config.questions else None, options)
     images = opened.images
-    following = _Following(run, start, look, options, kept)
+    following = _RunAttribution(run, start, config, options, kept)
     session = Session([following.base], [], images, options)
-    refuse_what_cannot_be_asked(look, following.base, images)
-    pictures, bad = load_pictures(images.query, look.asked, opened.asked, look.region)
-    following.look(session, pictures)
+    refuse_what_cannot_be_asked(config, following.base, images)
+    pictures, bad = load_pictures(images.query, config.prompt, opened.prompts, config.region)
+    following.make_maps(session, pictures)
     measured = session.measurement(*following.found(list(run_warnings([run], start))))
     data = (listed(images.query, bad), *measured.data)
     measured = replace(measured, checkpoints=tuple(following.checkpoints), data=data)
-    return Looked(measured, following.attributions, following.explained)
+    return AttributionResult(measured, following.attributions, following.explained)
 
 
-class _Following:
+class _RunAttribution:
     """The base, and every moment of a run after it, one encoder in memory beside the base's."""
 
-    explained: Explained
+    explained: AttributionTarget
     attributions: Attributions
 
-    def __init__(self, run: Run, start: Path, look: Look, options: Options, kept: Path | None) -> None:
-        self._run, self._start, self._look, self._options, self._kept = run, start, look, options, kept
+    def __init__(self, run: Run, start: Path, config: AttributionConfig, options: Options, kept: Path | None) -> None:
+        self._run, self._start, self._config, self._options, self._kept = run, start, config, options, kept
         [self.base] = open_encoders([start], options)
         self.base.name, self._name = distinct_names([start, run.folder])
         self.checkpoints = [provenance_of(self.base)]
         self.steps = {self.base.name: 0}
         self._notes: list[str] = []
 
-    def look(self, session: Session, pictures: Sequence[Any]) -> None:
+    def make_maps(self, session: Session, pictures: Sequence[Any]) -> None:
         """Make the maps of every moment."""
         self.explained = self._under_one_model(self._explain(session, pictures))
         work = self._work(self.explained)
@@ -112,7 +120,7 @@ class _Following:
         pictures = self.explained.pictures
         images, ids = images_of(pictures), [picture.id for picture in pictures]
         self.attributions = Attributions(tuple(self.steps), (CENTRE, RANDOMISED), found, regions, images, ids)
-        unused = not_used(self._look.with_methods(self.explained), self._options, self.explained)
+        unused = not_used(self._config.with_methods(self.explained), self._options, self.explained)
         self._notes += [*lost, *self.explained.notes, *unused, *notes([self.base], self.attributions)]
 
     def found(self, warnings: list[str]) -> tuple[list[Result], list[Statement], list[str]]:
@@ -120,7 +128,7 @@ class _Following:
         about = {
             "target": self.explained.target,
             "explains": self.explained.meaning,
-            "baseline": self._look.baseline,
+            "baseline": self._config.baseline,
             **self.explained.settings,
         }
         warnings += self._notes
@@ -146,15 +154,15 @@ class _Following:
             explained = self._explain(own, explained.pictures, "class")
         return self._work(explained).maps(str(path), encoder)
 
-    def _explain(self, session: Session, pictures: Sequence[Any], target: str | None = None) -> Explained:
-        look = self._look
-        asked = (look.texts, look.text_tower, look.class_name)
-        return explain(target or look.target, pictures, session, [str(self._start)], *asked)
+    def _explain(self, session: Session, pictures: Sequence[Any], target: str | None = None) -> AttributionTarget:
+        config = self._config
+        asked = (config.texts, config.text_tower, config.class_name)
+        return resolve_target(target or config.target, pictures, session, [str(self._start)], *asked)
 
-    def _under_one_model(self, explained: Explained) -> Explained:
+    def _under_one_model(self, explained: AttributionTarget) -> AttributionTarget:
         if explained.of_tower:
             return explained
-        subjects = UnderOneModel(explained.subjects, self._run, self._start)
+        subjects = SnapshotsInOneLLM(explained.subjects, self._run, self._start)
         name = self.base.name if subjects.model == self._start else self._name
         about = {"language_model": name, "language_model_hash": weights_hash(subjects.model)}
         self._notes.append(
@@ -163,14 +171,14 @@ class _Following:
         )
         return replace(explained, subjects=subjects, settings={**explained.settings, **about})
 
-    def _work(self, explained: Explained) -> MapWork:
+    def _work(self, explained: AttributionTarget) -> MapMaker:
         options = replace(self._options, progress=None, note=None)
-        return MapWork(self._look.with_methods(explained), options, explained, self._kept)
+        return MapMaker(self._config.with_methods(explained), options, explained, self._kept)
 
 
 def strips(
     attributions: Attributions,
-    explained: Explained,
+    explained: AttributionTarget,
     encoder: VisionEncoder,
     steps: Sequence[int],
     about: Mapping[str, Any],

@@ -13,8 +13,8 @@ from visprobe.analyses.accuracy.zeroshot import Reader, class_embeddings
 from visprobe.attribution.targets.answers import MllmSubject
 from visprobe.attribution.targets.classes import class_similarity, text_similarity
 from visprobe.attribution.targets.subject import Subject, TowerSubject
-from visprobe.data.asked import Asked
 from visprobe.data.open import ImageData
+from visprobe.data.prompts import Prompt
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.text.text_tower import TextTower, load_text_tower, own_text_tower
 from visprobe.encoders.watch import EMBEDDING
@@ -43,7 +43,7 @@ MEANING = {
 
 
 @dataclass(frozen=True)
-class Explained:
+class AttributionTarget:
     """A number that each checkpoint gives to each picture.
 
     Attributes:
@@ -93,7 +93,7 @@ class LastModel:
         return self._last[1:]
 
 
-def explain(
+def resolve_target(
     target: str | None,
     pictures: Sequence[Picture],
     session: Session,
@@ -102,7 +102,7 @@ def explain(
     text_tower: str | Path | None = None,
     class_name: str | None = None,
     models: LastModel | None = None,
-) -> Explained:
+) -> AttributionTarget:
     """What is explained of `pictures` under the session's encoders.
 
     Args:
@@ -128,10 +128,10 @@ def explain(
         raise UsageError(f"--{given} does not go with --target {target}", hint="Leave one of them out.")
     named = _target(target or given, pictures, session.images, session.encoders[0])
     if named == "text":
-        return explain_texts(pictures, texts, text_tower)
+        return text_target(pictures, texts, text_tower)
     if named == "class":
-        return explain_classes(pictures, session, class_name)
-    return explain_answers(named, pictures, checkpoints, session.encoders, models or LastModel())
+        return class_target(pictures, session, class_name)
+    return answer_target(named, pictures, checkpoints, session.encoders, models or LastModel())
 
 
 def _target(target: str | None, pictures: Sequence[Picture], images: ImageData, base: VisionEncoder) -> str:
@@ -145,9 +145,9 @@ def _target(target: str | None, pictures: Sequence[Picture], images: ImageData, 
         if target not in known and not target.startswith("token:"):
             raise UsageError(f"--target {target} is unknown", hint=f"There are {', '.join(known)} and token:N.")
         return target
-    asked = [picture.asked for picture in pictures]
-    if any(one.prompt or one.answer or one.rejected for one in asked) and base.has_projector:
-        return "contrast" if all(one.rejected for one in asked) else "answer"
+    prompts = [picture.prompt for picture in pictures]
+    if any(one.text or one.answer or one.rejected for one in prompts) and base.has_projector:
+        return "contrast" if all(one.rejected for one in prompts) else "answer"
     if images.query.classes is not None and images.support is not None:
         return "class"
     if base.has_projector:
@@ -158,13 +158,13 @@ def _target(target: str | None, pictures: Sequence[Picture], images: ImageData, 
     )
 
 
-def explain_answers(
+def answer_target(
     target: str,
     pictures: Sequence[Picture],
     checkpoints: Sequence[str],
     encoders: Sequence[VisionEncoder],
     models: LastModel,
-) -> Explained:
+) -> AttributionTarget:
     """The probability that the whole model gives to an answer.
 
     Where no answer is given, the first checkpoint's own is taken, for all checkpoints.
@@ -176,11 +176,11 @@ def explain_answers(
         encoders: Their encoders.
         models: Loads whole models.
     """
-    unanswered = sum(picture.asked.answer is None for picture in pictures)
+    unanswered = sum(picture.prompt.answer is None for picture in pictures)
     filled, notes = tuple(pictures), tuple[str, ...]()
     if unanswered:
         filled, notes = _answered(pictures, models(checkpoints[0], encoders[0]), encoders[0].name)
-    questions = [_question(picture.asked) for picture in filled]
+    questions = [_question(picture.prompt) for picture in filled]
 
     def opened(checkpoint: str, encoder: VisionEncoder, target: str, reference: Any = None) -> MllmSubject:
         return MllmSubject(*models(checkpoint, encoder), encoder, questions, target, reference=reference)
@@ -192,11 +192,13 @@ def explain_answers(
     settings = {"own_answers": unanswered, "reference": encoders[0].name if reference else None}
     if reference:
         settings["reference_hash"] = _hash(reference)
-    return Explained(target, filled, lambda path, encoder: opened(path, encoder, target, reference), settings, notes)
+    return AttributionTarget(
+        target, filled, lambda path, encoder: opened(path, encoder, target, reference), settings, notes
+    )
 
 
-def _question(asked: Asked) -> Question:
-    return Question(asked.prompt or PROMPT, asked.answer or "", asked.rejected)
+def _question(prompt: Prompt) -> Question:
+    return Question(prompt.text or PROMPT, prompt.answer or "", prompt.rejected)
 
 
 def _answered(
@@ -211,12 +213,12 @@ def _answered(
     """
     filled, forced = [], []
     for picture in pictures:
-        asked = replace(picture.asked, prompt=picture.asked.prompt or PROMPT)
-        if asked.answer is None:
-            said = own_answer(*loaded, picture.image, str(asked.prompt))
+        prompt = replace(picture.prompt, text=picture.prompt.text or PROMPT)
+        if prompt.answer is None:
+            said = own_answer(*loaded, picture.image, str(prompt.text))
             forced += [said.text] if said.forced else []
-            asked = replace(asked, answer=said.text)
-        filled.append(replace(picture, asked=asked))
+            prompt = replace(prompt, answer=said.text)
+        filled.append(replace(picture, prompt=prompt))
     if not forced:
         return tuple(filled), ()
     words = ", ".join(repr(word) for word, _ in Counter(forced).most_common(3))
@@ -227,7 +229,7 @@ def _answered(
     return tuple(filled), (note,)
 
 
-def explain_classes(pictures: Sequence[Picture], session: Session, named: str | None = None) -> Explained:
+def class_target(pictures: Sequence[Picture], session: Session, named: str | None = None) -> AttributionTarget:
     """How much nearer a picture lies to its class's prototype than to the others.
 
     Args:
@@ -257,10 +259,10 @@ def explain_classes(pictures: Sequence[Picture], session: Session, named: str | 
     made_of = [first.item_ids, first.contents, None if first.labels is None else first.labels.tolist(), list(classes)]
     settings = {"prototypes_from": support.name, "prototypes_hash": _hash(made_of), "class": named,
                 "prototype_images": counts}  # fmt: skip
-    return Explained("class", tuple(pictures), subject, settings, tuple(few_images(counts)))
+    return AttributionTarget("class", tuple(pictures), subject, settings, tuple(few_images(counts)))
 
 
-def explain_texts(pictures: Sequence[Picture], texts: Sequence[str], text_tower: str | Path | None) -> Explained:
+def text_target(pictures: Sequence[Picture], texts: Sequence[str], text_tower: str | Path | None) -> AttributionTarget:
     """How much nearer a picture's embedding lies to the first text than to the others.
 
     Raises:
@@ -283,7 +285,7 @@ def explain_texts(pictures: Sequence[Picture], texts: Sequence[str], text_tower:
         held = given.visual_projection
         read = class_embeddings(given, texts, ["{}"]).tolist(), None if held is None else held.tolist()
         settings |= {"text_tower": given.path, "text_tower_hash": _hash(read)}
-    return Explained("text", tuple(pictures), subject, settings)
+    return AttributionTarget("text", tuple(pictures), subject, settings)
 
 
 def _reader(encoder: VisionEncoder, given: TextTower | None) -> Reader:

@@ -10,7 +10,8 @@ from visprobe.attribution.figures.colours import scale_of, shades
 from visprobe.attribution.figures.sheet_json import sheet_of
 from visprobe.data.thumbnail import PREFIX
 from visprobe.errors import DataError
-from visprobe.figures.labels import shorten, visible
+from visprobe.figures.labels import shorten
+from visprobe.io.inert import escape_control_characters
 from visprobe.results.result import Result
 
 _SHADES = 64
@@ -35,8 +36,8 @@ def map_gallery(result: Result) -> str | None:
     sheet = sheet_of(value)
     shown = {
         "names": names,
-        "unit": visible(sheet.unit),
-        "mapUnit": visible(sheet.map_unit),
+        "unit": escape_control_characters(sheet.unit),
+        "mapUnit": escape_control_characters(sheet.map_unit),
         "shades": shades(_SHADES),
         "pictures": [_picture(value, row, _limit(sheet.maps, row)) for row in range(len(sheet.pictures))],
     }

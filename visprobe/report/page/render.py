@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from visprobe.figures.labels import shorten, visible
+from visprobe.figures.labels import shorten
+from visprobe.io.inert import escape_control_characters
 from visprobe.report.gallery import KINDS
 from visprobe.report.page.inline_svg import inline_svg
 from visprobe.report.page.map_gallery import map_gallery
@@ -129,7 +130,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,
+        finalize=lambda value: escape_control_characters(value) if type(value) is str else value,
     )
     environment.filters["plain"] = _plain
     environment.filters["short"] = shorten
@@ -150,7 +151,7 @@ def shown_figures(results: Sequence[Result], figures: Mapping[str, str], prefix:
         if analysis in by_analysis and kind.name in figures:
             result = by_analysis[analysis]
             caption = kind.caption(result)
-            svg = inline_svg(figures[kind.name], prefix + kind.name, visible(caption))
+            svg = inline_svg(figures[kind.name], prefix + kind.name, escape_control_characters(caption))
             yield Shown(kind.name, result.question, caption, Markup(svg), map_gallery(result))
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprobe.data.asked import Asked, read_asked, read_region
 from visprobe.data.image_set import BadImage
+from visprobe.data.prompts import Prompt, read_prompts, read_region
 from visprobe.data.sources.files import open_named
 from visprobe.errors import DataError, UsageError
 
@@ -49,8 +49,8 @@ def test_lines_are_found_by_the_row_of_their_image(pictures, tmp_path):
         {"image": "b.png", "box": [1, 0, 3, 4]},
         {"image": "x/a.png"},
     ]
-    asked = read_asked(written(tmp_path / "q", *lines[:2], "", lines[2]), open_named([str(pictures)]).query)
-    assert asked == {0: [Asked(box=(1, 0, 3, 4))], 1: [Asked()], 2: [Asked("q1", "1", "2")]}
+    asked = read_prompts(written(tmp_path / "q", *lines[:2], "", lines[2]), open_named([str(pictures)]).query)
+    assert asked == {0: [Prompt(box=(1, 0, 3, 4))], 1: [Prompt()], 2: [Prompt("q1", "1", "2")]}
     region = asked[0][0].region(6, 4)
     assert region.shape == (4, 6) and region.sum() == 8 and region[:, 1:3].all() and asked[1][0].region(6, 4) is None
 
@@ -69,26 +69,26 @@ def test_lines_are_found_by_the_row_of_their_image(pictures, tmp_path):
 )
 def test_lines_that_cannot_be(pictures, tmp_path, line, message):
     with pytest.raises(DataError, match=message):
-        read_asked(written(tmp_path / "q", line), open_named([str(pictures)]).query)
+        read_prompts(written(tmp_path / "q", line), open_named([str(pictures)]).query)
 
 
 def test_several_questions_of_one_image_and_none_of_another(pictures, tmp_path):
     named = [str(pictures / name) for name in ("b.png", "x/a.png", "y/a.png")]  # ids are whole paths
     lines = [{"image": "x/a.png", "prompt": one} for one in ("q1", "q2")]
     file = written(tmp_path / "q", *lines, {"image": "b.png"})
-    assert read_asked(file, open_named(named).query) == {0: [Asked()], 1: [Asked("q1"), Asked("q2")]}
+    assert read_prompts(file, open_named(named).query) == {0: [Prompt()], 1: [Prompt("q1"), Prompt("q2")]}
 
 
 def test_no_file(pictures, tmp_path):
     images = open_named([str(pictures)]).query
     with pytest.raises(UsageError, match="does not exist"):
-        read_asked(tmp_path / "none", images)
+        read_prompts(tmp_path / "none", images)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 0, 4), (0, 0, 7, 4), (-1, 0, 2, 4), (0, 3, 2, 3)])
 def test_boxes_outside_of_the_image(box):
     with pytest.raises(BadImage, match="does not lie in the image of 6x4"):
-        Asked(box=box).region(6, 4)
+        Prompt(box=box).region(6, 4)
 
 
 def test_masks_are_found_by_path_or_by_name(tmp_path):
