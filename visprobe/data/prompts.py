@@ -136,10 +136,10 @@ def _parsed(line: str, where: str) -> tuple[str, Prompt]:
         raise DataError(f"{where} has an unknown field {unknown[0]!r}", hint=f"Known are {', '.join(_FIELDS)}.")
     if wrong := [key for key in _TEXTS if not isinstance(value.get(key, ""), str)]:
         raise DataError(f"{where}: {wrong[0]!r} is no text", hint=_FORM)
-    texts = {key: value.get(key) for key in _TEXTS}
-    if texts["answer"] and texts["answer"] == texts["rejected"]:
-        raise DataError(f"{where}: answer and rejected are both {texts['answer']!r}", hint="Name two answers, or one.")
-    return value["image"], Prompt(**texts, box=_box(value.get("box"), where))
+    text, answer, rejected = (value.get(key) for key in _TEXTS)
+    if answer and answer == rejected:
+        raise DataError(f"{where}: answer and rejected are both {answer!r}", hint="Name two answers, or one.")
+    return value["image"], Prompt(text, answer, rejected, _box(value.get("box"), where))
 
 
 def _box(value: Any, where: str) -> tuple[int, int, int, int] | None:
