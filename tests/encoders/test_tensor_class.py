@@ -5,9 +5,11 @@ import torch
 from test_bare import CASES, saved
 from zoo import ZOO
 
-from visprobe.analyses.weights.tensor_class import CLASSES, by_class, tensor_class
 from visprobe.analyses.weights.weights import weight_drift
 from visprobe.encoders import load_encoder
+from visprobe.encoders.families import TOWER_OF, TOWERS
+from visprobe.encoders.layouts.sam import SAM
+from visprobe.encoders.structure.tensor_class import CLASSES, by_class
 
 ATTENTION = ("attention_q", "attention_k", "attention_v", "attention_out")
 IN_A_BLOCK = {*ATTENTION, "mlp_in", "mlp_gate", "mlp_out", "norm", "scale"}
@@ -17,7 +19,7 @@ def check(encoder):
     found = {}
     for name, tensor in encoder.weights().items():
         group = encoder.weight_group(name)
-        parts = by_class(name, group, tensor)
+        parts = by_class(encoder.family.tensor_class(name, group), tensor)
         assert {kind for kind, _ in parts} <= set(CLASSES) - {"other"}, name
         assert torch.equal(torch.cat([part for _, part in parts]) if len(parts) > 1 else parts[0][1], tensor)
         if group.startswith("block_"):
@@ -48,19 +50,19 @@ def test_every_weight_of_bare_towers_has_a_class(tmp_path, case):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("family", "name", "kind"),
     [
-        ("layers.0.attn.rel_pos_h", "position_embedding"),
-        ("layers.0.mlp.lin2.weight", "mlp_out"),
-        ("class_pos_emb", "position_embedding"),
-        ("embeddings.register_tokens", "class_token"),
-        ("model.layer.0.layer_scale1.lambda1", "scale"),
-        ("encoder.layer.0.attention.q_norm.weight", "norm"),
-        ("something.new", "other"),
+        (SAM, "layers.0.attn.rel_pos_h", "position_embedding"),
+        (SAM, "layers.0.mlp.lin2.weight", "mlp_out"),
+        (TOWER_OF["mlcd"], "class_pos_emb", "position_embedding"),
+        (TOWER_OF["dinov3_vit"], "embeddings.register_tokens", "class_token"),
+        (TOWER_OF["dinov3_vit"], "model.layer.0.layer_scale1.lambda1", "scale"),
+        (TOWER_OF["internvl_vision"], "encoder.layer.0.attention.q_norm.weight", "norm"),
+        *((family, "something.new", "other") for family in (SAM, *TOWERS)),
     ],
 )
-def test_names_of_towers_that_are_not_in_the_zoo(name, kind):
-    assert tensor_class(name, "block_01") == kind
+def test_names_of_towers_that_are_not_in_the_zoo(family, name, kind):
+    assert family.tensor_class(name, "block_01") == kind
 
 
 def test_a_changed_query_in_a_fused_tensor_is_found_as_a_query():

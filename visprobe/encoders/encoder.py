@@ -24,7 +24,7 @@ from visprobe.encoders.structure.geometry import Geometry, View, side
 from visprobe.encoders.structure.layout import Layout
 from visprobe.encoders.structure.tiles import Tiled
 from visprobe.encoders.text.borrowed_head import BorrowedHead
-from visprobe.encoders.watch import EMBEDDING, HEADS, attention_output, watched
+from visprobe.encoders.watch import EMBEDDING, HEADS, watched
 from visprobe.errors import CheckpointError, UsageError
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -218,9 +218,8 @@ class VisionEncoder:
     @cached_property
     def head_sites(self) -> tuple[str, ...]:
         """Sites "heads_01" … of the attention heads' outputs side by side, `heads` of them, before their projection."""
-        blocks = [block for path, _ in self._family.blocks for block in self._tower.get_submodule(path).children()]
-        found = self._geometry.flat_attention and all(attention_output(block) is not None for block in blocks)
-        return tuple(f"{HEADS}_{number:02d}" for number in range(1, len(blocks) + 1)) if found else ()
+        depth = self._family.depth(self._config) if self._family.attention_output else 0
+        return tuple(f"{HEADS}_{number:02d}" for number in range(1, depth + 1))
 
     @property
     def heads(self) -> int:
@@ -393,7 +392,7 @@ class VisionEncoder:
     def _find_grid(self) -> Grid | None:
         grid = self._geometry.grid(self.processor, self._config)
         size = getattr(self._config, "image_size", None)
-        if grid is None or size is None or self._family.name.startswith("dino"):
+        if grid is None or size is None or self._family.any_size(self._config):
             return grid
         patch = side(self._config.patch_size)
         if grid != (side(size) // patch,) * 2:

@@ -21,7 +21,7 @@ from visprobe.encoders.layouts.llava_original import original_layout
 from visprobe.encoders.layouts.original_names import with_usual_names
 from visprobe.encoders.processor import Resolution
 from visprobe.encoders.provenance import Provenance
-from visprobe.encoders.structure.layout import NAMED, Layout, keys_of, made, off_path, prefixes
+from visprobe.encoders.structure.layout import NAMED, Layout, keys_of, made, prefixes
 from visprobe.encoders.structure.model import model_layout
 from visprobe.encoders.structure.tiles import NO_TILES, Tiled
 from visprobe.encoders.tower import load_tower, placed
@@ -202,7 +202,7 @@ def _provenance(checkpoint: Checkpoint, layout: Layout, stored: Mapping[str, tor
         bytes_read=checkpoint.tensors.bytes_read,
         consumed=layout.consumed,
         why=layout.why,
-        off_path=off_path(layout, (name for name in stored if not name.startswith("projector."))),
+        off_path=layout.off_path(name for name in stored if not name.startswith("projector.")),
         warnings=(*checkpoint.notes, *checkpoint.tensors.notes, *layout.warnings),
         commit=checkpoint.commit,
     )

@@ -12,29 +12,18 @@ from typing import Any, Protocol
 
 import transformers
 from PIL import Image
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.errors import CheckpointError
 from visprobe.io.json_object import read_object
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # files that may describe one
-# LLaVA-OneVision's processor makes tiles beside a squashed base view; SigLIP's makes exactly that base view.
-_CLASSES = {
-    "SiglipImageProcessor": "SiglipImageProcessorPil",
-    "CLIPImageProcessor": "CLIPImageProcessorPil",
-    "CLIPFeatureExtractor": "CLIPImageProcessorPil",
-    "LlavaImageProcessor": "LlavaImageProcessorPil",
-    "LlavaOnevisionImageProcessor": "SiglipImageProcessorPil",
-    "Gemma3ImageProcessor": "Gemma3ImageProcessorPil",
-    "BitImageProcessor": "BitImageProcessorPil",
-    "ViTImageProcessor": "ViTImageProcessorPil",
-    "ViTFeatureExtractor": "ViTImageProcessorPil",
-    "SamImageProcessor": "SamImageProcessorPil",
-}
-_SQUASHING = ("SiglipImageProcessorPil", "ViTImageProcessorPil", "Gemma3ImageProcessorPil")
+# Kinds that make one view of an image, with which any tower may be saved.
+_PLAIN = (
+    "SiglipImageProcessor", "CLIPImageProcessor", "CLIPFeatureExtractor", "LlavaImageProcessor", "BitImageProcessor",
+    "ViTImageProcessor", "ViTFeatureExtractor",
+)  # fmt: skip
 _LONGEST_EDGE = 8192  # pixels; a tower of one size reads some hundred
-_SQUARE = (*_SQUASHING, "CLIPImageProcessorPil", "BitImageProcessorPil")
 _FIELDS = (
     "do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_pad", "pad_size",
     "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
@@ -82,7 +71,7 @@ def read_processor(
 
     Args:
         folder: Where `preprocessor_config.json` or `processor_config.json` lies.
-        kinds: Classes to use for stored kinds of processor, beside those known here.
+        kinds: Classes to use for stored kinds of processor, beside the plain ones.
         shape: From the stored fields to the arguments of the class; by default `plain_fields`.
 
     Raises:
@@ -92,7 +81,7 @@ def read_processor(
     if fields is None:
         return None
     kind = str(fields.get("image_processor_type") or fields.get("feature_extractor_type") or "CLIPImageProcessor")
-    known = {**_CLASSES, **(kinds or {})}
+    known = {kind: kind.replace("FeatureExtractor", "ImageProcessor") + "Pil" for kind in _PLAIN} | dict(kinds or {})
     name = known.get(kind.removesuffix("Pil").removesuffix("Fast"))
     if name is None:
         raise CheckpointError(
@@ -135,20 +124,18 @@ def find_processor(
     if processor is not None:
         return processor, []
     warning = "the folder has no preprocessor_config.json: the default image processor of the tower is used"
-    if (size := getattr(config, "image_size", None)) and family.processor.endswith(_SQUARE):
-        return default_processor(family.processor, int(size if isinstance(size, int) else size[0])), [warning]
-    return make_processor(family.processor, shape({})), [warning]
+    fields, size = shape({}), getattr(config, "image_size", None)
+    if fields or not size:
+        return make_processor(family.processor, fields), [warning]
+    return default_processor(family, int(size if isinstance(size, int) else size[0])), [warning]
 
 
-def default_processor(name: str, image_size: int) -> Any:
-    """The processor class `name` with the fields of its class, set to square images of `image_size` pixels."""
+def default_processor(family: Any, image_size: int) -> Any:
+    """The processor of the `Family` of a tower that reads square images of `image_size` pixels."""
     square = {"height": image_size, "width": image_size}
-    if name in _SQUASHING:
-        return make_processor(name, {"size": square})
-    fields: dict[str, Any] = {"size": {"shortest_edge": image_size}, "crop_size": square}
-    if name == "BitImageProcessorPil":  # DINOv2's; the class itself starts from CLIP's mean and deviation
-        fields |= {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
-    return make_processor(name, fields)
+    squashes = "height" in (_class(family.processor).size or {})
+    sizes = {"size": square} if squashes else {"size": {"shortest_edge": image_size}, "crop_size": square}
+    return make_processor(family.processor, {**sizes, **family.processor_fields})
 
 
 def make_processor(name: str, fields: Mapping[str, Any]) -> Any:
@@ -157,13 +144,16 @@ def make_processor(name: str, fields: Mapping[str, Any]) -> Any:
     Raises:
         CheckpointError: If they make no processor.
     """
-    module, _, cls = name.rpartition(":")
     try:
         with quiet():
-            found = getattr(import_module(f"transformers.models.{module}") if module else transformers, cls)
-            return found(**fields)
+            return _class(name)(**fields)
     except Exception as error:  # transformers raises many types on fields it cannot use
         raise _unusable(error) from error
+
+
+def _class(name: str) -> Any:
+    module, _, cls = name.rpartition(":")
+    return getattr(import_module(f"transformers.models.{module}") if module else transformers, cls)
 
 
 def output_size(processor: Any) -> tuple[int, int]:

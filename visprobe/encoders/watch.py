@@ -15,13 +15,6 @@ from visprobe.encoders.structure.geometry import View
 Keep = Callable[[str, torch.Tensor], None]
 HEADS = "heads"
 EMBEDDING = "embedding"
-_ATTENTION_OUTPUTS = (
-    "self_attn.out_proj",
-    "self_attn.o_proj",
-    "attention.o_proj",
-    "attention.projection_layer",
-    "attn.proj",
-)
 
 
 @dataclass(frozen=True)
@@ -41,29 +34,21 @@ class Captured:
 @contextmanager
 def watched(tower: torch.nn.Module, family: Family, sites: set[str], keep: Keep) -> Iterator[None]:
     """Call `keep(site, state)` for each of `sites` as soon as `tower` has computed it, inside the block."""
-    blocks = [block for path, _ in family.blocks for block in tower.get_submodule(path).children()]
     with ExitStack() as stack:
         for site in sites:
-            stack.enter_context(_hook(tower, family, blocks, site, keep))
+            stack.enter_context(_hook(tower, family, site, keep))
         yield
 
 
-def attention_output(block: torch.nn.Module) -> torch.nn.Module | None:
-    """The projection of `block` whose input holds the outputs of all attention heads side by side, if there is one."""
-    parts = dict(block.named_modules())
-    return next((parts[path] for path in _ATTENTION_OUTPUTS if path in parts), None)
-
-
-def _hook(tower: torch.nn.Module, family: Family, blocks: list[torch.nn.Module], site: str, keep: Keep) -> Any:
+def _hook(tower: torch.nn.Module, family: Family, site: str, keep: Keep) -> Any:
     if site == "final_norm":
         return _after(tower.get_submodule(str(family.norm)), site, keep)
     if site == EMBEDDING:
         return tower.register_forward_hook(lambda *call: keep(site, _embedding(tower, family, call[-1])[:, None]))
     kind, number = site.rsplit("_", 1)
+    blocks = family.tower_blocks(tower)
     if kind == HEADS:
-        module = attention_output(blocks[int(number) - 1])
-        assert module is not None  # the encoder lists such sites only where there is one
-        return _before(module, site, keep)
+        return _before(blocks[int(number) - 1].get_submodule(family.attention_output), site, keep)
     return _after(blocks[int(number) - 1], site, keep) if int(number) else _before(blocks[0], site, keep)
 
 

@@ -1,16 +1,15 @@
 """One view of each image for models whose own processor may cut it into tiles or choose its size.
 
 A map shows the tokens of one view, so the score must be that of a model that sees the same view and no other. The
-tokens of the prompt come from the model's processor, which is told to make one view; the pixels are those of the
-encoder. InternVL, SmolVLM, Idefics3 and Gemma 3 have a switch for tiles. LLaVA-OneVision has none, but it reads each of
-several images as one view, so its image counts as one of two. Qwen gets as many pixels as the encoder makes.
+tokens of the prompt come from the model's processor, which is told to make one view, as its family says
+(`Model.single_view`); the pixels are those of the encoder.
 
 Design: docs/design/0003-maps-of-answers.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,33 +17,15 @@ import torch
 from PIL import Image
 
 from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.families import MODEL_OF, MODELS
 from visprobe.encoders.pixels import Grid
 from visprobe.encoders.structure.geometry import side
+from visprobe.encoders.structure.model import SingleView
 from visprobe.encoders.structure.tiles import Tiled
 from visprobe.errors import CheckpointError
 
-Options = Mapping[str, Any]
-_IN_PAIRS = "llava_onevision"
 _COLOUR = (200, 200, 200)  # an image that is all zeros after normalisation would count as padding
 _SAME = 0.05
-
-
-def _sized(area: int) -> Options:
-    return {"size": {"shortest_edge": area, "longest_edge": area}}
-
-
-_OPTIONS: Mapping[str, Callable[[int], Options]] = {
-    "llava": lambda area: {},
-    _IN_PAIRS: lambda area: {},
-    "qwen2_vl": _sized,
-    "qwen2_5_vl": _sized,
-    "qwen3_vl": _sized,
-    "internvl": lambda area: {"crop_to_patches": False},
-    "idefics3": lambda area: {"do_image_splitting": False},
-    "smolvlm": lambda area: {"do_image_splitting": False},
-    "gemma3": lambda area: {"do_pan_and_scan": False},
-}
-"""`model_type` to what its image processor is told, given the pixels of the view."""
 
 
 class OneView:
@@ -56,7 +37,7 @@ class OneView:
         in_pairs: Whether the image has to be given as one of two.
     """
 
-    def __init__(self, processor: Any, options: Options, in_pairs: bool) -> None:
+    def __init__(self, processor: Any, options: Mapping[str, Any], in_pairs: bool) -> None:
         self._processor, self._options, self._in_pairs = processor, options, in_pairs
 
     def __getattr__(self, name: str) -> Any:
@@ -94,13 +75,20 @@ def one_view(encoder: VisionEncoder, processor: Any, model_type: str, grid: Grid
     """
     patch = side(encoder.config.patch_size)
     height, width = grid[0] * patch, grid[1] * patch
-    options = _OPTIONS[model_type](height * width)
-    return OneView(processor, options, model_type == _IN_PAIRS), Image.new("RGB", (width, height), _COLOUR)
+    view = _single_view(model_type)
+    blank = Image.new("RGB", (width, height), _COLOUR)
+    return OneView(processor, view.told(height * width), view.in_pairs), blank
 
 
 def newlines(model_type: str) -> int:
     """How many tokens a model of `model_type` puts after those of a view."""
-    return int(model_type == _IN_PAIRS)
+    return int(_single_view(model_type).in_pairs)
+
+
+def _single_view(model_type: str) -> SingleView:
+    view = MODEL_OF[model_type].single_view
+    assert view is not None  # `check_one_view` refuses models without
+    return view
 
 
 def check_one_view(encoder: VisionEncoder, processor: Any, model_type: str) -> None:
@@ -110,10 +98,12 @@ def check_one_view(encoder: VisionEncoder, processor: Any, model_type: str) -> N
         CheckpointError: If it is so.
     """
     native = encoder.geometry.resolution == "native"
-    if model_type not in _OPTIONS or native != (_OPTIONS[model_type] is _sized):
+    view = model.single_view if (model := MODEL_OF.get(model_type)) else None
+    if view is None or native != view.sized:
+        mapped = (name for known in MODELS if known.single_view for name in known.model_types)
         raise CheckpointError(
             f"{encoder.name}: there are no maps of the answers of a {model_type} with a {encoder.family.name} tower",
-            hint=f"There are for {', '.join(_OPTIONS)}; maps of the tower alone are there for every family.",
+            hint=f"There are for {', '.join(mapped)}; maps of the tower alone are there for every family.",
         )
     if isinstance(encoder.geometry, Tiled):
         raise CheckpointError(
@@ -125,7 +115,7 @@ def check_one_view(encoder: VisionEncoder, processor: Any, model_type: str) -> N
     _, blank = one_view(encoder, processor, model_type, pixels.grids[0])
     (ours,) = [tensor for tensor in pixels.inputs.values() if tensor.is_floating_point()]
     image = wide.resize(blank.size) if native else wide
-    options = _OPTIONS[model_type](blank.width * blank.height)
+    options = view.told(blank.width * blank.height)
     made = processor.image_processor([image], return_tensors="pt", **options)["pixel_values"]
     theirs = torch.as_tensor(made).float().flatten()[: ours.numel()]  # OneVision's base view is the first
     # Filters and the number of resizings differ a little; another crop or colour scale is several times as far away.

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from visprobe.encoders.families import MODEL_OF, MODELS, TOWER_OF, TOWERS
 from visprobe.errors import TrainingError, UsageError
 
-# The projectors come first: in the Qwen models they lie inside the tower.
-_PREFIXES: Mapping[str, tuple[str, ...]] = {
-    "projector": (
-        "model.multi_modal_projector.",
-        "model.image_newline",
-        "model.connector.",
-        "model.visual.merger.",
-        "model.visual.deepstack_merger_list.",
-    ),
-    "vision_tower": ("model.vision_tower.", "model.vision_model.", "model.visual."),
-    "language_model": ("model.language_model.", "model.text_model.", "lm_head."),
-}
 PARTS = ("vision_tower", "projector", "language_model")
-_TOWER_BLOCK = re.compile(r"(?:encoder\.layers?|transformer\.layers|layers|blocks)\.(\d+)\.")
 _RANGE = re.compile(r"vision_tower\.blocks\[(\d*):(\d*)\]")
 # What wrappers (DDP, compile, FSDP, PEFT) put into names.
 _WRAPPERS = re.compile(r"(?:^base_model\.model\.|^module\.|_orig_mod\.|_fsdp_wrapped_module\.)")
-# These models read hidden_states[vision_feature_layer], which is taken before the tower's last norm.
-_READ_HIDDEN_STATES = {"llava", "llava_next", "llava_onevision", "vipllava"}
-_LAST_NORMS = ("post_layernorm.", "layernorm.")
-_NEVER_READ = ("head.", "pooler.", "embeddings.mask_token")
+
+
+@cache
+def _prefixes() -> Mapping[str, tuple[str, ...]]:
+    """What the names of each part begin with in any family; projectors first, since those of Qwen lie in the tower."""
+    spelled = [model.in_memory for model in MODELS]
+    return {
+        "projector": tuple(
+            {p for one in spelled for p in one.connector.values()} | {p for m in MODELS for p in m.beside}
+        ),
+        "vision_tower": tuple({one.tower for one in spelled}),
+        "language_model": tuple({prefix for model in MODELS for prefix in model.language}),
+    }
+
+
+@cache
+def _tower_block() -> re.Pattern[str]:
+    paths = "|".join(re.escape(family.blocks[0][0]) for family in TOWERS)
+    return re.compile(rf"(?:{paths})\.(\d+)\.")
 
 
 def part_of(parameter: str) -> str:
@@ -41,18 +45,18 @@ def part_of(parameter: str) -> str:
         TrainingError: If the name belongs to no known part.
     """
     name = _unwrapped(parameter)
-    for part, prefixes in _PREFIXES.items():
+    for part, prefixes in _prefixes().items():
         if name.startswith(prefixes):
             return part
     raise TrainingError(
         f"the parameter {parameter} belongs to no known part",
-        hint="visprobe trains models of transformers with the parts of LLaVA, Qwen-VL, Idefics3, Gemma 3 or InternVL.",
+        hint=f"visprobe trains models of transformers of these families: {', '.join(model.name for model in MODELS)}.",
     )
 
 
 def tower_block(parameter: str) -> int | None:
     """The index, from 0, of the tower's block that a parameter belongs to; None outside the tower's blocks."""
-    found = _TOWER_BLOCK.match(_in_tower(parameter)) if part_of(parameter) == "vision_tower" else None
+    found = _tower_block().match(_in_tower(parameter)) if part_of(parameter) == "vision_tower" else None
     return int(found[1]) if found else None
 
 
@@ -110,25 +114,22 @@ def off_path(model: Any) -> list[str]:
     """Names of the tower's parameters that lie behind what the model reads, so that no loss can reach them, sorted.
 
     They have to be frozen before training: distributed training waits for the gradient of every trainable parameter.
+
+    Raises:
+        TrainingError: If visprobe knows no family that the model is of.
     """
-    tower = [name for name, _ in model.named_parameters() if part_of(name) == "vision_tower"]
-    read = _blocks_read(model.config, tower)
-    unread = _NEVER_READ if read is None else (*_NEVER_READ, *_LAST_NORMS)
-    return sorted(
-        name
-        for name in tower
-        if _in_tower(name).startswith(unread)
-        or (read is not None and (block := tower_block(name)) is not None and block >= read)
-    )
-
-
-def _blocks_read(config: Any, tower: Iterable[str]) -> int | None:
-    """How many blocks the hidden state that the model reads has passed; None if it reads the tower's output."""
-    if config.model_type not in _READ_HIDDEN_STATES:
-        return None
-    layer = config.vision_feature_layer
-    states = _block_count(tower) + 1
-    return max(number % states for number in ([layer] if isinstance(layer, int) else layer))
+    row, vision = MODEL_OF.get(model.config.model_type), getattr(model.config, "vision_config", None)
+    kind = getattr(vision, "model_type", "")
+    family = TOWER_OF.get(kind)
+    if row is None or family is None:
+        raise TrainingError(
+            f"no family is known of a {model.config.model_type} with a tower of type {kind or 'none'}",
+            hint="visprobe families lists those that can be trained and measured.",
+        )
+    names = [name for name, _ in model.named_parameters() if part_of(name) == "vision_tower"]
+    groups = {name: family.weight_group(_in_tower(name), vision) for name in names}
+    unread = family.off_path(groups.values(), max(row.reads(model.config, family)[0]))
+    return sorted(name for name in names if groups[name] in unread or _in_tower(name).startswith(family.unread))
 
 
 def _block_count(names: Iterable[str]) -> int:
@@ -141,7 +142,7 @@ def _unwrapped(parameter: str) -> str:
 
 def _in_tower(parameter: str) -> str:
     name = _unwrapped(parameter)
-    for prefix in _PREFIXES["vision_tower"]:
+    for prefix in _prefixes()["vision_tower"]:
         name = name.removeprefix(prefix)
     return name
 

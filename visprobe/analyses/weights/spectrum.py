@@ -13,8 +13,8 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.weights.tensor_class import CLASSES, by_class
 from visprobe.analyses.weights.weights import shared_weights
+from visprobe.encoders.structure.tensor_class import CLASSES, by_class, tensor_class
 from visprobe.metrics.matrices import Array
 from visprobe.metrics.weights.spectral_change import top_singular
 from visprobe.results.result import Estimate, Result, Role, Row
@@ -76,6 +76,7 @@ def weight_spectrum(
     others: Mapping[str, Weights],
     group_of: Callable[[str], str],
     k: int = TOP,
+    class_of: Callable[[str, str], str] = tensor_class,
 ) -> Result:
     """Size, rank and direction of the change of every weight matrix, summed up by class.
 
@@ -85,6 +86,7 @@ def weight_spectrum(
         others: Name of each descendant and its weights.
         group_of: Weight group of a canonical name.
         k: Singular directions of the base that are looked at; at most a quarter of a matrix's smaller side.
+        class_of: Class of a weight by its name and group (`Family.tensor_class`).
 
     Returns:
         Rows by class: "spectral_change", "stable_rank", "angle_left" and "angle_right" (degrees), medians over the
@@ -104,7 +106,8 @@ def weight_spectrum(
     skipped: list[str] = []
     for key in base:
         sides = {name: weights[key] for name, weights in others.items() if key in matrices[name]}
-        for name, spectra in _of_weight(key, group_of(key), base[key], sides, k, skipped):
+        group = group_of(key)
+        for name, spectra in _of_weight(key, group, class_of(key, group), base[key], sides, k, skipped):
             found[name] += spectra
     rows = [row for name, spectra in found.items() for row in _rows(name, spectra, base_name)]
     settings: dict[str, Any] = {
@@ -117,14 +120,14 @@ def weight_spectrum(
 
 
 def _of_weight(
-    key: str, group: str, tensor: Tensor, sides: Mapping[str, Tensor], k: int, skipped: list[str]
+    key: str, group: str, whole: str, tensor: Tensor, sides: Mapping[str, Tensor], k: int, skipped: list[str]
 ) -> Iterator[tuple[str, list[Spectrum]]]:
     """The spectra of one weight in every checkpoint; the base's directions are found once for all."""
-    for place, (kind, part) in enumerate(by_class(key, group, tensor)):
+    for place, (kind, part) in enumerate(by_class(whole, tensor)):
         if kind not in _MATRICES or part.ndim < 2 or min(len(part), part[0].numel()) < 4:
             continue
         origin = _matrix(part)
-        changes = {name: _matrix(by_class(key, group, side)[place][1]) - origin for name, side in sides.items()}
+        changes = {name: _matrix(by_class(whole, side)[place][1]) - origin for name, side in sides.items()}
         changes = {name: change for name, change in changes.items() if change.any()}
         try:
             top = top_singular(origin, min(k, min(origin.shape) // 4)) if changes else None
@@ -192,7 +195,7 @@ def _plain(spectrum: Spectrum) -> dict[str, Any]:
 def _run(inputs: Inputs) -> Result:
     base, *others = inputs.encoders
     weights = {other.name: other.weights() for other in others}
-    return weight_spectrum(base.name, base.weights(), weights, base.weight_group)
+    return weight_spectrum(base.name, base.weights(), weights, base.weight_group, class_of=base.family.tensor_class)
 
 
 SPECTRUM = Analysis(name="spectrum", question=QUESTION, needs=lambda encoder: [], run=_run, floors="none")

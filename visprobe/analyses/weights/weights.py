@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.weights.tensor_class import CLASSES, by_class, tensor_class
 from visprobe.encoders.checkpoint.rounding import all_roundings
+from visprobe.encoders.structure.tensor_class import CLASSES, by_class, tensor_class
 from visprobe.errors import CheckpointError
 from visprobe.metrics.weights.difference import WeightChange, coarser, total, weight_change
 from visprobe.results.result import Estimate, Result, Row
@@ -29,6 +29,7 @@ def weight_drift(
     others: Mapping[str, Weights],
     group_of: Callable[[str], str],
     off_path: Collection[str] = (),
+    class_of: Callable[[str, str], str] = tensor_class,
 ) -> Result:
     """Relative change and share of exactly equal weights, by depth, for the whole tower, and by what a weight does.
 
@@ -38,6 +39,7 @@ def weight_drift(
         others: Name of each descendant and its weights.
         group_of: Weight group of a canonical name ("embeddings", "block_01", "final_norm", "head", "projector").
         off_path: Groups that the MLLM's loss never reaches.
+        class_of: Class of a weight by its name and group (`Family.tensor_class`).
 
     Returns:
         Exact rows per group: "matrices_changed" (in [0, 1], of n weight matrices), "matrix_change" (>= 0, the median of
@@ -60,7 +62,7 @@ def weight_drift(
     dtypes: dict[str, list[str]] = {}
     for name, weights in others.items():
         shared = shared_weights(base_name, base, name, weights, group_of)
-        changes = _changes(base, weights, shared, group_of)
+        changes = _changes(base, weights, shared, group_of, class_of)
         rows += [row for part, own in changes.items() for row in _rows(name, part, own, base_name)]
         tower = [key for key in shared if group_of(key) != "projector"]
         kind = all_roundings((base[key], weights[key]) for key in tower) if tower else None
@@ -128,14 +130,18 @@ class _Part(NamedTuple):
 
 
 def _changes(
-    base: Weights, weights: Weights, shared: Sequence[str], group_of: Callable[[str], str]
+    base: Weights,
+    weights: Weights,
+    shared: Sequence[str],
+    group_of: Callable[[str], str],
+    class_of: Callable[[str, str], str],
 ) -> dict[str, list[_Part]]:
     """Changes of weights by weight group, of the whole "tower", and by class of the tower's weights."""
     groups: dict[str, list[_Part]] = {}
     classes: dict[str, list[_Part]] = {}
     for key in shared:
         group = group_of(key)
-        mine, theirs = (by_class(key, group, side[key]) for side in (base, weights))
+        mine, theirs = (by_class(class_of(key, group), side[key]) for side in (base, weights))
         for (name, part), (_, other) in zip(mine, theirs, strict=True):
             one = _Part(weight_change(part, other), is_matrix(part))
             groups.setdefault(group, []).append(one)
@@ -194,6 +200,7 @@ def _run(inputs: Inputs) -> Result:
         {other.name: other.weights() for other in others},
         base.weight_group,
         off_path=base.provenance.off_path,
+        class_of=base.family.tensor_class,
     )
 
 

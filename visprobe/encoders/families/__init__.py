@@ -1,25 +1,52 @@
-"""Every family that visprobe reads: one module each, with rows for its towers and its multimodal models."""
+"""Every family that visprobe reads: one module each, with rows for its towers and its multimodal models.
 
-from visprobe.encoders.families import (
-    dinov3,
-    gemma,
-    gemma4,
-    idefics,
-    internvl,
-    llava,
-    llava_next,
-    mlcd,
-    mllama,
-    pixtral,
-    qwen,
-    siglip2,
-    squares,
-)
+A module of this folder, or one that an installed package names in the entry point group `visprobe.families`, is found
+by what it defines: `TOWERS`, `MODELS` or both. `ORDER` is its place in lists; modules without one come last, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import TypeVar
+
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.model import Model
+from visprobe.errors import UsageError
 
-_MODULES = (squares, mlcd, llava, llava_next, qwen, gemma, idefics, internvl, mllama, siglip2, pixtral, gemma4, dinov3)
+ENTRY_POINTS = "visprobe.families"
+Row = TypeVar("Row", Family, Model)
+
+
+def _modules() -> Iterator[ModuleType]:
+    own = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
+    yield from sorted(own, key=lambda module: (getattr(module, "ORDER", len(own)), module.__name__))
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.value):
+        try:
+            module: ModuleType = entry.load()
+        except Exception as error:  # code of others may raise anything
+            raise _unusable(f"the family {entry.value} cannot be loaded: {error}") from error
+        yield module
+
+
+def _by_type(rows: Sequence[Row]) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for row in rows:
+        for model_type in row.model_types:
+            if found.setdefault(model_type, row) is not row:
+                raise _unusable(f"two families read {model_type}: {found[model_type].name} and {row.name}")
+    return found
+
+
+def _unusable(problem: str) -> UsageError:
+    return UsageError(problem, hint="Repair or uninstall the package that brings it.")
+
+
+_MODULES = tuple(_modules())
 TOWERS: tuple[Family, ...] = tuple(row for module in _MODULES for row in getattr(module, "TOWERS", ()))
 MODELS: tuple[Model, ...] = tuple(row for module in _MODULES for row in getattr(module, "MODELS", ()))
-TOWER_OF = {model_type: family for family in TOWERS for model_type in family.model_types}
-MODEL_OF = {model_type: model for model in MODELS for model_type in model.model_types}
+TOWER_OF = _by_type(TOWERS)
+MODEL_OF = _by_type(MODELS)

@@ -16,6 +16,8 @@ from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, side
 from visprobe.errors import CheckpointError
 
+ORDER = 12
+
 _MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
 
@@ -89,6 +91,9 @@ TOWERS = (
         pools=True,
         has_cls=True,
         geometry=FloatSquares(),
+        attention_output="attention.o_proj",
+        unread=("embeddings.mask_token",),
+        any_size=lambda config: True,
         processor="PvtImageProcessorPil",  # plain steps in the usual order; DINOv3 has no Pillow class of its own
         processors=dict.fromkeys(("DINOv3ViTImageProcessor", "PvtImageProcessor"), "PvtImageProcessorPil"),
     ),

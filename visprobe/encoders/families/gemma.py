@@ -11,10 +11,12 @@ from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModal
 from visprobe.encoders.families.llava import spellings
 from visprobe.encoders.structure.connector import Connector, of_class
 from visprobe.encoders.structure.family import Family
-from visprobe.encoders.structure.model import Model
+from visprobe.encoders.structure.model import Model, SingleView
 from visprobe.encoders.structure.tiles import Tiled
 from visprobe.errors import UsageError
 from visprobe.io.containers.tensors import TensorEntry
+
+ORDER = 5
 
 
 def _last(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
@@ -60,5 +62,6 @@ MODELS = (
         untiled="images are read whole, without the crops of pan and scan",
         tiles=_pan_and_scan,
         processor="Gemma3ImageProcessorPil",
+        single_view=SingleView({"do_pan_and_scan": False}),
     ),
 )

@@ -19,6 +19,8 @@ from visprobe.encoders.structure.model import Model, Spelling
 from visprobe.errors import UsageError
 from visprobe.io.containers.tensors import TensorEntry
 
+ORDER = 11
+
 _TOKENS = (70, 140, 280, 560, 1120)  # the only numbers of tokens that the model's processor accepts
 
 
@@ -122,6 +124,7 @@ TOWERS = (
         model_types=("gemma4_vision",),
         tower_class="Gemma4VisionModel",
         detached=("pooler", "std_bias", "std_scale"),
+        attention_output="self_attn.o_proj",
         geometry=SoftTokens(),
         processor="Gemma4ImageProcessorPil",
         processors={"Gemma4ImageProcessor": "Gemma4ImageProcessorPil"},

@@ -17,9 +17,11 @@ from visprobe.encoders.processor import Resolution, plain_fields
 from visprobe.encoders.structure.connector import Connector, of_class
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, side
-from visprobe.encoders.structure.model import Model, Spelling
+from visprobe.encoders.structure.model import Model, SingleView, Spelling
 from visprobe.encoders.structure.tiles import Tiled, arranged, tiles
 from visprobe.io.containers.tensors import TensorEntry
+
+ORDER = 6
 
 
 class GlobalView(Geometry):
@@ -104,6 +106,8 @@ def _model(name: str, cls: str, connector: Callable[[Any], nn.Module], tower: st
         towers=(tower,),
         untiled="only the squashed whole image is used, not the tiles that the model reads beside it",
         tiles=lambda config: SplitImages(),
+        single_view=SingleView({"do_image_splitting": False}),
+        language=("model.text_model.", "lm_head."),
     )
 
 

@@ -22,10 +22,12 @@ from visprobe.encoders.structure.connector import Connector, of_class
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, side
 from visprobe.encoders.structure.layout import Source, hidden_state
-from visprobe.encoders.structure.model import Model
+from visprobe.encoders.structure.model import Model, SingleView
 from visprobe.encoders.structure.tiles import Tiled, arranged, tiles
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.tensors import TensorEntry
+
+ORDER = 7
 
 # Names of the first conversions to transformers, made before InternVL was part of it.
 _FIRST_NAMES = (
@@ -98,6 +100,9 @@ INTERNVIT = InternViT(
     norm_on_tokens=True,
     has_cls=True,
     geometry=SquashedView(),
+    attention_output="attention.projection_layer",
+    tensor_classes={r"\.projection_layer\.": "attention_out"},
+    unread=("embeddings.mask_token",),
     processor="GotOcr2ImageProcessorPil",
     processors={
         kind: "GotOcr2ImageProcessorPil"
@@ -179,6 +184,7 @@ MODELS = (
         towers=("internvl",),
         untiled="only the squashed whole image is used, not the tiles that the model may read beside it",
         tiles=lambda config: Crops(),
+        single_view=SingleView({"crop_to_patches": False}),
         renamed=_renamed,
     ),
 )

@@ -9,9 +9,11 @@ from visprobe.encoders.structure.anyres import any_resolution
 from visprobe.encoders.structure.connector import Connector
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.layout import hidden_state
-from visprobe.encoders.structure.model import Model, Spelling
+from visprobe.encoders.structure.model import Model, SingleView, Spelling
 from visprobe.encoders.structure.projector import chain
 from visprobe.io.containers.tensors import TensorEntry
+
+ORDER = 2
 
 
 def spellings(connector: Mapping[str, str]) -> tuple[Spelling, ...]:
@@ -69,6 +71,8 @@ MODELS = (
         connect=mlp,
         towers=(*SQUARES, "pixtral"),
         notes=class_token_notes,
+        single_view=SingleView(),
+        encoded_once=True,
     ),
     Model(
         name="LLaVA-OneVision",
@@ -81,5 +85,7 @@ MODELS = (
         notes=class_token_notes,
         untiled=base_only("LLaVA-OneVision"),
         tiles=any_resolution,
+        single_view=SingleView(in_pairs=True),
+        beside=("model.image_newline",),
     ),
 )

@@ -26,6 +26,8 @@ from visprobe.encoders.structure.geometry import Geometry, side
 from visprobe.encoders.structure.model import Model
 from visprobe.io.containers.tensors import TensorEntry
 
+ORDER = 3
+
 
 class SquashedBase(Geometry):
     """The whole image squeezed into one square, as LLaVA-NeXT reads it before the tiles."""
@@ -65,6 +67,7 @@ MODELS = (
         geometry=lambda config: SquashedBase(),
         untiled=base_only("LLaVA-NeXT"),
         tiles=any_resolution,
+        beside=("model.image_newline",),
         processors=dict.fromkeys(("LlavaNextImageProcessor", "GotOcr2ImageProcessor"), "GotOcr2ImageProcessorPil"),
         processor="GotOcr2ImageProcessorPil",  # a square of any image, and no more
     ),

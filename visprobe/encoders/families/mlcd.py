@@ -1,7 +1,9 @@
 """MLCD: CLIP's tower with rotary positions."""
 
+from visprobe.encoders.families.squares import BASE_VIEWS
 from visprobe.encoders.structure.family import Family
 
+ORDER = 1
 TOWERS = (
     Family(
         name="mlcd",
@@ -12,5 +14,6 @@ TOWERS = (
         has_cls=True,
         outer_prefixes=("vision_model.",),
         processor="CLIPImageProcessorPil",
+        processors=BASE_VIEWS,
     ),
 )

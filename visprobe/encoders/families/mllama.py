@@ -26,6 +26,8 @@ from visprobe.encoders.structure.model import Model, Spelling
 from visprobe.encoders.structure.tiles import Tiled, arranged
 from visprobe.io.containers.tensors import TensorEntry
 
+ORDER = 8
+
 
 class OneTile(Geometry):
     """Images fitted into the first of the tower's tiles; the others are empty, as for any image of one tile."""
@@ -134,6 +136,8 @@ TOWERS = (
         has_cls=True,
         geometry=OneTile(),
         groups={"layernorm_post": "layernorm_post"},
+        attention_output="self_attn.o_proj",
+        tensor_classes={r"(?:^|\.)gate(?:_attn|_ffn)?$": "scale", "tile_embedding": "position_embedding"},
         processor="MllamaImageProcessorPil",
         processors={"MllamaImageProcessor": "MllamaImageProcessorPil"},
     ),

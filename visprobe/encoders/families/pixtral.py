@@ -22,6 +22,8 @@ from visprobe.encoders.structure.model import Model
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io.containers.tensors import TensorEntry
 
+ORDER = 10
+
 
 class Packed(Geometry):
     """Images in their own proportions, each forwarded by itself.
@@ -131,6 +133,7 @@ TOWERS = (
         tower_class="PixtralVisionModel",
         blocks=(("transformer.layers", "num_hidden_layers"),),
         geometry=Packed(),
+        attention_output="attention.o_proj",
         processor="PixtralImageProcessorPil",
         processors={"PixtralImageProcessor": "PixtralImageProcessorPil"},
     ),

@@ -19,8 +19,10 @@ from visprobe.encoders.processor import Resolution, plain_fields
 from visprobe.encoders.structure.connector import Connector, Tap
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, View, side
-from visprobe.encoders.structure.model import Model, Spelling
+from visprobe.encoders.structure.model import Model, SingleView, Spelling
 from visprobe.errors import CheckpointError, DataError
+
+ORDER = 4
 
 _MAX_ASPECT = 200  # the processor's own limit
 _PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor")  # the second was written by early checkpoints
@@ -170,6 +172,8 @@ def _family(
         blocks=(("blocks", "depth"),),
         geometry=geometry,
         width=width,
+        attention_output="attn.proj",
+        tensor_classes={r"\.linear_fc1\.": "mlp_in", r"\.linear_fc2\.": "mlp_out"},
         detached=("merger", "deepstack_merger_list") if deep else ("merger",),
         contained=connector,
         processor="Qwen2VLImageProcessorPil",
@@ -189,9 +193,11 @@ def _model(name: str, family: Family, cls: str) -> Model:
         reads=_reads,
         connect=lambda config, entries, reads: connector(config.vision_config),
         towers=(family.name,),
+        single_view=SingleView(sized=True) if family.name in _MAPPED else None,
     )
 
 
+_MAPPED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # whose maps of answers are tried
 _QWEN2 = "qwen2_vl.modeling_qwen2_vl:Qwen2VisionTransformerPretrainedModel"
 TOWERS = (
     _family("qwen2_vl", _QWEN2, MergeOrder(), width="embed_dim"),

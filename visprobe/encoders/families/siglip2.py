@@ -14,6 +14,8 @@ from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, View, side
 from visprobe.errors import CheckpointError, UsageError
 
+ORDER = 9
+
 
 class PaddedPatches(Geometry):
     """Images in their own proportions as lists of patches, filled up to one length; the filling is never a token.

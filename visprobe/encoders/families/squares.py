@@ -1,6 +1,36 @@
 """Towers that read one square image: SigLIP, CLIP, DINOv2, ViT."""
 
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
 from visprobe.encoders.structure.family import Family
+
+ORDER = 0
+# Processors of MLLMs, of which a tower by itself may be saved with one, and the classes that make their base view.
+BASE_VIEWS = {
+    "Gemma3ImageProcessor": "Gemma3ImageProcessorPil",
+    "LlavaOnevisionImageProcessor": "SiglipImageProcessorPil",
+}
+
+
+def _dinov2(name: str, cls: str) -> Family:
+    return Family(
+        name=name,
+        model_types=(name,),
+        tower_class=cls,
+        blocks=(("encoder.layer", "num_hidden_layers"),),
+        norm="layernorm",
+        norm_on_tokens=True,
+        pools=True,
+        has_cls=True,
+        outer_prefixes=(f"{name}.",),
+        attention_output="attention.o_proj",
+        unread=("embeddings.mask_token",),
+        any_size=lambda config: True,
+        processor="BitImageProcessorPil",
+        processors=BASE_VIEWS,
+        processor_fields={"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD},
+    )
+
 
 TOWERS = (
     Family(
@@ -13,6 +43,7 @@ TOWERS = (
         pools=True,
         outer_prefixes=("vision_model.",),
         processor="SiglipImageProcessorPil",
+        processors=BASE_VIEWS,
     ),
     Family(
         name="clip",
@@ -24,31 +55,10 @@ TOWERS = (
         has_cls=True,
         outer_prefixes=("vision_model.",),
         processor="CLIPImageProcessorPil",
+        processors=BASE_VIEWS,
     ),
-    Family(
-        name="dinov2",
-        model_types=("dinov2",),
-        tower_class="Dinov2Model",
-        blocks=(("encoder.layer", "num_hidden_layers"),),
-        norm="layernorm",
-        norm_on_tokens=True,
-        pools=True,
-        has_cls=True,
-        outer_prefixes=("dinov2.",),
-        processor="BitImageProcessorPil",
-    ),
-    Family(
-        name="dinov2_with_registers",
-        model_types=("dinov2_with_registers",),
-        tower_class="Dinov2WithRegistersModel",
-        blocks=(("encoder.layer", "num_hidden_layers"),),
-        norm="layernorm",
-        norm_on_tokens=True,
-        pools=True,
-        has_cls=True,
-        outer_prefixes=("dinov2_with_registers.",),
-        processor="BitImageProcessorPil",
-    ),
+    _dinov2("dinov2", "Dinov2Model"),
+    _dinov2("dinov2_with_registers", "Dinov2WithRegistersModel"),
     Family(
         name="vit",
         model_types=("vit",),
@@ -60,6 +70,9 @@ TOWERS = (
         pools=True,
         has_cls=True,
         outer_prefixes=("vit.",),
+        attention_output="attention.o_proj",
+        head_option="add_pooling_layer",
         processor="ViTImageProcessorPil",
+        processors=BASE_VIEWS,
     ),
 )

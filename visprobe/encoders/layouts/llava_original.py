@@ -205,7 +205,8 @@ def _stored_processor(checkpoint: Checkpoint, tower: OriginalTower) -> Any | Non
     folders = [checkpoint.folder, Path(tower.name)]
     if isinstance(checkpoint.tensors, FrozenTower) and tower.rule != "siglip":  # LLaVA makes SigLIP's processor itself
         folders.append(checkpoint.tensors.folder)
-    return next((found for found in map(read_processor, folders) if found is not None), None)
+    stored = (read_processor(folder, tower.family.processors) for folder in folders)
+    return next((found for found in stored if found is not None), None)
 
 
 def _untiled(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ class OriginalTower:
             return make_processor("CLIPImageProcessorPil", {**fields, "image_mean": list(mean), "image_std": list(std)})
         if self.family is SAM:
             return make_processor(self.family.processor, {"size": {"longest_edge": size}, "pad_size": square})
-        return default_processor(self.family.processor, self.resolution or size)
+        return default_processor(self.family, self.resolution or size)
 
 
 def original_tower(named: str) -> OriginalTower:

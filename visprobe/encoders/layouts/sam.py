@@ -27,8 +27,6 @@ _UNUSED = ("downsamples.", "neck_hd.", "hd_alpha_downsamplers")
 class SamGeometry(Geometry):
     """Square pixels; hidden states are (B, rows, columns, D) and have no prefix tokens."""
 
-    flat_attention = False
-
     def views(self, state: torch.Tensor, pixels: Pixels, tower: torch.nn.Module) -> list[View]:
         """As `Geometry.views`."""
         return [(state.flatten(1, 2), pixels.grids[0])]
@@ -41,7 +39,10 @@ SAM = Family(
     blocks=(("layers", "num_hidden_layers"),),
     head="neck",
     geometry=SamGeometry(),
+    attention_output="",  # they have rows and columns
+    tensor_classes={"rel_pos": "position_embedding", r"\.lin1\.": "mlp_in", r"\.lin2\.": "mlp_out"},
     processor="SamImageProcessorPil",
+    processors={"SamImageProcessor": "SamImageProcessorPil"},
 )
 
 

@@ -14,7 +14,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.families import MODEL_OF
 from visprobe.encoders.load import check_headers, described, load_encoder
 from visprobe.encoders.processor import Resolution
-from visprobe.encoders.structure.layout import Layout, keys_of, off_path
+from visprobe.encoders.structure.layout import Layout, keys_of
 from visprobe.errors import CheckpointError, VisprobeError
 from visprobe.io.hub.repository import list_collection, list_models, open_folder
 from visprobe.io.walk import model_folders
@@ -160,9 +160,8 @@ def _row(spec: str, *, hashes: bool, base: VisionEncoder | None) -> Found:
 def _described(checkpoint: Checkpoint, layout: Layout) -> Found:
     tower, connector = keys_of(layout.tower.values()), keys_of(layout.projector.values())
     needed = [checkpoint.tensors[key] for key in dict.fromkeys((*tower, *connector))]
-    beyond = off_path(layout, layout.tower)
-    groups = {name: layout.family.weight_group(name, layout.config) for name in layout.tower}
-    unused = keys_of(source for name, source in layout.tower.items() if groups[name] in beyond)
+    beyond, group_of = layout.off_path(layout.tower), layout.family.weight_group
+    unused = keys_of(source for name, source in layout.tower.items() if group_of(name, layout.config) in beyond)
     return Found(
         path=checkpoint.spec,
         family=_family(checkpoint, layout),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -13,6 +13,7 @@ import transformers
 
 from visprobe.encoders.structure.connector import Connector
 from visprobe.encoders.structure.geometry import SQUARE, Geometry
+from visprobe.encoders.structure.tensor_class import tensor_class
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,16 @@ class Family:
         detached: Attributes of parts of the tower's class that belong to the connector.
         contained: From the tower's configuration to the connector that these parts make, where they are all of it.
         groups: Weight group of parts that are neither blocks, norm nor head, where it is not "embeddings".
+        tensor_classes: What weights do whose names say it otherwise than most (`structure.tensor_class`): regular
+            expressions to classes.
+        attention_output: Where in a block the projection is whose input holds the outputs of all heads side by side;
+            empty where they lie otherwise, so that heads cannot be read one by one.
+        unread: What the names of weights begin with that no forward pass reads, but for the head.
+        any_size: From the configuration to whether the tower reads images of other sizes than it was built for.
+        head_option: Argument of the class that says whether it has the head, where the configuration does not.
         processor: transformers class of the image processor, Pillow backend, where a checkpoint names none.
-        processors: Classes to use for stored kinds of processor, beside the usual ones of square towers.
+        processors: Classes to use for stored kinds of processor, beside the plain ones (`encoders.processor`).
+        processor_fields: Fields of that class where a checkpoint names none, if they are not the class's own.
     """
 
     name: str
@@ -57,8 +66,14 @@ class Family:
     detached: tuple[str, ...] = ()
     contained: Callable[[Any], Connector] | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+    tensor_classes: Mapping[str, str] = field(default_factory=dict)
+    attention_output: str = "self_attn.out_proj"
+    unread: tuple[str, ...] = ()
+    any_size: Callable[[Any], bool] = lambda config: False
+    head_option: str = ""
     processor: str = ""
     processors: Mapping[str, str] = field(default_factory=dict)
+    processor_fields: Mapping[str, Any] = field(default_factory=dict)
 
     def prefix_tokens(self, config: Any) -> int:
         """How many tokens (class token, registers) stand before the patch tokens."""
@@ -84,7 +99,7 @@ class Family:
 
     def options(self, names: set[str]) -> dict[str, bool]:
         """Arguments of the class that depend on which tensors there are."""
-        return {"add_pooling_layer": _has(self.head, names)} if self.name == "vit" else {}
+        return {self.head_option: _has(self.head, names)} if self.head_option else {}
 
     def without_absent(self, tower: torch.nn.Module, names: set[str]) -> torch.nn.Module:
         """`tower` with the parts that the checkpoint saved.
@@ -119,6 +134,24 @@ class Family:
         if part in (self.norm, self.head, self.projection):
             return "final_norm" if part == self.norm else "head"
         return self.groups.get(part, "embeddings")
+
+    def off_path(self, groups: Iterable[str], consumed: str) -> tuple[str, ...]:
+        """Those of the weight `groups` that no loss on the tokens of the site `consumed` reaches, sorted."""
+        return tuple(group for group in sorted(set(groups)) if _beyond(group, consumed))
+
+    def tensor_class(self, name: str, group: str) -> str:
+        """What weight `name` of a group does; see `structure.tensor_class`."""
+        return tensor_class(name, group, self.tensor_classes)
+
+    def tower_blocks(self, tower: torch.nn.Module) -> list[torch.nn.Module]:
+        """The blocks of `tower` in the order of the forward pass."""
+        return [block for path, _ in self.blocks for block in tower.get_submodule(path).children()]
+
+
+def _beyond(group: str, consumed: str) -> bool:
+    if group == "final_norm" or group.startswith("block_"):
+        return consumed != "final_norm" and (group == "final_norm" or group > consumed)
+    return group == "head"
 
 
 def _numbered(path: str) -> re.Pattern[str]:

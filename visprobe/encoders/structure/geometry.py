@@ -26,7 +26,6 @@ class Geometry:
 
     resolution = "fixed"
     plain = True
-    flat_attention = True  # whether what the attention heads give has the shape of a block's state
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
         """Arguments of the image processor's class.

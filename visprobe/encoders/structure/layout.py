@@ -67,14 +67,9 @@ class Layout:
     warnings: tuple[str, ...] = ()
     twins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
-
-def off_path(layout: Layout, names: Iterable[str]) -> tuple[str, ...]:
-    """Weight groups, among those of the tower's tensor `names`, that the MLLM's loss never reaches."""
-    groups = sorted({layout.family.weight_group(name, layout.config) for name in names})
-    if layout.consumed == "final_norm":
-        return ("head",) if "head" in groups else ()
-    beyond = {group for group in groups if group.startswith("block_") and group > layout.consumed}
-    return tuple(group for group in groups if group in {"final_norm", "head"} | beyond)
+    def off_path(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Weight groups, among those of the tower's tensor `names`, that the MLLM's loss never reaches."""
+        return self.family.off_path((self.family.weight_group(name, self.config) for name in names), self.consumed)
 
 
 def keys_of(sources: Iterable[Source]) -> list[str]:

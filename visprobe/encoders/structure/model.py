@@ -63,6 +63,27 @@ def _inner(prefix: str) -> str:
 
 
 @dataclass(frozen=True)
+class SingleView:
+    """How a model's own processor is made to give one view of an image, as maps of answers need it.
+
+    Attributes:
+        options: What its image processor is told, so that it makes no tiles.
+        sized: Whether it is also told how many pixels, for towers of native resolution.
+        in_pairs: Whether it has no such option but reads each of several images as one view with a line break after it,
+            so that the image has to be given as one of two.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sized: bool = False
+    in_pairs: bool = False
+
+    def told(self, area: int) -> dict[str, Any]:
+        """All options of the image processor for a view of `area` pixels."""
+        sized = {"size": {"shortest_edge": area, "longest_edge": area}} if self.sized else {}
+        return {**self.options, **sized}
+
+
+@dataclass(frozen=True)
 class Model:
     """A family of multimodal models.
 
@@ -83,6 +104,11 @@ class Model:
         tiles: From the model's configuration to how it cuts images into tiles, if it does.
         processors: Classes to use for stored kinds of processor where only the base view is read.
         processor: Class of the image processor where a checkpoint names none, if it is not that of the tower.
+        single_view: How its processor makes one view of an image; None where answers cannot be mapped.
+        encoded_once: Whether one encoding of an image can serve both answers of a preference pair: its
+            `get_image_features` gives a list of images.
+        language: What the names of the language model's parameters begin with in memory.
+        beside: The same of parameters that are trained with the connector, though it does not hold them.
     """
 
     name: str
@@ -99,6 +125,15 @@ class Model:
     tiles: Callable[[Any], Tiled] | None = None
     processors: Mapping[str, str] = field(default_factory=dict)
     processor: str = ""
+    single_view: SingleView | None = None
+    encoded_once: bool = False
+    language: tuple[str, ...] = ("model.language_model.", "lm_head.")
+    beside: tuple[str, ...] = ()
+
+    @property
+    def in_memory(self) -> Spelling:
+        """How its parameters are named in memory: as below "model.", with no outer class around the tower."""
+        return min((s for s in self.spellings if s.tower.startswith("model.")), key=lambda s: len(s.tower))
 
 
 def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Family], resolution: Resolution) -> Layout:

@@ -17,6 +17,7 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from visprobe.encoders.families import MODEL_OF
 from visprobe.errors import UsageError
 from visprobe.mllm.batches import PreferenceCollator, RowEncoder, SupervisedCollator
 from visprobe.mllm.parts import PartLearningRates
@@ -111,8 +112,9 @@ class WithReference:
 
 
 def images_are_encoded_once(model: Any) -> bool:
-    """Whether `encode_images_once` works for this model: LLaVA, whose image features are a list of images."""
-    return bool(getattr(model.config, "model_type", "") == "llava")
+    """Whether `encode_images_once` works for this model, as its family says."""
+    family = MODEL_OF.get(getattr(model.config, "model_type", ""))
+    return family is not None and family.encoded_once
 
 
 def encode_images_once(model: Any) -> None:
