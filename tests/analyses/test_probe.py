@@ -118,13 +118,6 @@ def test_one_split_is_cut_in_two_by_class() -> None:
     assert top1.estimate.value > 0.8
 
 
-def test_minibatches_give_the_accuracy_of_the_exact_solution() -> None:
-    given = inputs({"base": 0.7}, n=400)
-    found = [run(given, replace(HOW, solver=solver)).select(site="block_02", measure="probe_top1")[0].estimate.value
-             for solver in ("exact", "adamw")]  # fmt: skip
-    assert abs(found[0] - found[1]) <= 0.005  # two of 400 images: the two choose among other C
-
-
 def test_a_mean_of_recalls_is_that_of_the_tallies() -> None:
     rng = np.random.default_rng(0)
     labels, found = np.r_[rng.integers(0, 5, 40), 6], rng.integers(0, 7, 41)

@@ -75,12 +75,11 @@ def test_modules_save_their_state_with_metadata_and_attributes(tmp_path):
     equal(opened(tmp_path / "a.pt").read_many(module.state_dict()), module.state_dict())
 
 
-@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("key", ["state_dict", "model", "module", None])
-def test_the_state_dict_may_be_wrapped_and_the_rest_is_ignored(tmp_path, key, old):
+def test_the_state_dict_may_be_wrapped_and_the_rest_is_ignored(tmp_path, key):
     state = {"w": BASE, "epoch": 3, "name": "x", 5: BASE}
     root = {key: state, "step": torch.tensor(9), "args": {"lr": 0.1}} if key else state
-    torch.save(root, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
+    torch.save(root, tmp_path / "a.pth")
     index = opened(tmp_path / "a.pth")
     assert list(index) == ["w"] and torch.equal(index.read("w"), BASE)
 
@@ -151,15 +150,9 @@ def test_an_index_that_does_not_fit(tmp_path, weight_map, message):
     refused(tmp_path / "pytorch_model.bin.index.json", message)
 
 
-def test_the_format_before_zip_is_read_by_range_too(tmp_path):
-    path = tmp_path / "a.bin"
-    torch.save({**tensors(), "big": torch.ones(100_000)}, path, _use_new_zipfile_serialization=False)
-    index = opened(path)
-    assert index.bytes_read < 70_000  # the pickles, fetched by 64 KiB, and the counts of elements
-    before = index.bytes_read
-    equal(index.read_many(tensors()), tensors())
-    assert index.bytes_read < before + 5_000 and "no checksums" in index.notes[0]
-    assert all(t.untyped_storage().nbytes() == t.nbytes for t in index.read_many(index).values())
+def test_the_format_before_zip_is_refused_with_the_step_that_converts_it(tmp_path):
+    torch.save(tensors(), tmp_path / "a.bin", _use_new_zipfile_serialization=False)
+    assert "save_file" in refused(tmp_path / "a.bin", r"a\.bin is in the format that torch\.save wrote before").hint
 
 
 class Evil:
@@ -167,9 +160,8 @@ class Evil:
         return exec, ("import visprobe; visprobe.was_run = True",)
 
 
-@pytest.mark.parametrize("old", [False, True])
-def test_a_class_outside_the_list_is_named_and_never_run(tmp_path, old):
-    torch.save({"w": BASE, "x": Evil()}, tmp_path / "a.bin", _use_new_zipfile_serialization=not old)
+def test_a_class_outside_the_list_is_named_and_never_run(tmp_path):
+    torch.save({"w": BASE, "x": Evil()}, tmp_path / "a.bin")
     error = refused(tmp_path / "a.bin", r"a\.bin needs (__builtin__|builtins)\.exec, which is not safe")
     assert "weights_only=False" in error.hint
     import visprobe
@@ -255,12 +247,11 @@ def test_files_saved_without_checksums_are_read_and_said(tmp_path):
     assert torch.equal(index.read("w"), BASE) and "a.bin has no checksums" in index.notes[0]
 
 
-@pytest.mark.parametrize("old", [False, True])
-def test_of_a_file_on_the_hub_only_the_records_asked_for_travel(hub, old):
+def test_of_a_file_on_the_hub_only_the_records_asked_for_travel(hub):
     state = {"small": torch.arange(1000.0), "big": torch.zeros(500_000)}
     stream = io.BytesIO()
-    torch.save(state, stream, _use_new_zipfile_serialization=not old)
+    torch.save(state, stream)
     hub.add("org/name", {"config.json": b"{}", "pytorch_model.bin": stream.getvalue()})
     index = open_tensors(open_folder("org/name"))
     assert torch.equal(index.read("small"), state["small"])
-    assert hub.served["pytorch_model.bin"] < (75_000 if old else 10_000)  # of 2 MB; the old format's head is 64 KiB
+    assert hub.served["pytorch_model.bin"] < 10_000  # of 2 MB

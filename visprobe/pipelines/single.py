@@ -85,7 +85,6 @@ def probe(
     sites: Literal["read", "all"] = "read",
     per_class: Sequence[int] = PER_CLASS,
     seeds: int = 5,
-    solver: Literal["exact", "adamw"] = "exact",
 ) -> Measurement:
     """What linear probes read from the features of encoders.
 
@@ -97,7 +96,6 @@ def probe(
         sites: Where the language model reads, or at every site.
         per_class: Labelled images of each class for few-label probes.
         seeds: Draws of these.
-        solver: "exact" (Newton), or "adamw" on minibatches.
 
     Returns:
         Accuracies, F1 and recall as fractions of 1, log loss in nats and R², each with a 95 % interval over images, an
@@ -109,7 +107,7 @@ def probe(
     Example:
         `visprobe.probe(["base", "dpo"], "digits", targets="classes")`
     """
-    how = How(targets, sites, tuple(sorted({*per_class})), seeds, solver)
+    how = How(targets, sites, tuple(sorted({*per_class})), seeds)
     return measure(checkpoints, data, [probe_analysis(how)], options)
 
 

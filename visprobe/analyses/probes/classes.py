@@ -16,11 +16,10 @@ from visprobe.analyses.accuracy.task import Labels, Task
 from visprobe.analyses.core.estimates import estimate, mean_estimate, naming
 from visprobe.analyses.probes.config import How
 from visprobe.analyses.probes.tests import p_value
-from visprobe.features.feature_set import FeatureSet, parts_of
+from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.classifiers.calibration import brier_scores, calibration_error, log_losses, probabilities
 from visprobe.metrics.classifiers.label_draws import control_labels, label_draws
 from visprobe.metrics.classifiers.logistic import Fit, NotConverged, logistic_fits, prepared
-from visprobe.metrics.classifiers.minibatch_logistic import minibatch_logistic
 from visprobe.metrics.classifiers.select_c import AtBoundary, select_c, select_prepared, stratified_split
 from visprobe.metrics.intervals.crossed import crossed_mean
 from visprobe.metrics.intervals.half_sampling import Halved, half_interval, subtract_halved
@@ -32,7 +31,6 @@ from visprobe.results.result import Estimate, Result, Role, Row
 Array = NDArray[np.float64]
 # In units of features whose dimensions have a variance of 1 in the mean.
 CS = tuple(float(c) for c in 10.0 ** np.arange(-6, 3.1, 0.5))
-CS_MINIBATCH = tuple(float(c) for c in 10.0 ** np.arange(-5, 2.1, 1.0))
 C_OF_ONE = 1.0  # of one image per class nothing can be held out
 _HELD_OUT = 0.2
 _HALVES = "half-sampling 95 %"
@@ -115,8 +113,8 @@ class _Maker:
         assert task.support_labels is not None  # class_task sees to it
         self._task, self._how, self._seed, self._device = task, how, seed, device
         self._labels = task.support_labels
-        self._kept, self._out = stratified_split(self._labels, _HELD_OUT, seed)
-        self._order = np.concatenate([self._kept, self._out])
+        self._kept, held_out = stratified_split(self._labels, _HELD_OUT, seed)
+        self._order = np.concatenate([self._kept, held_out])
         least = int(np.bincount(self._labels).min())
         self._sizes = [size for size in how.per_class if size <= least]
         self._lacking = [size for size in how.per_class if size > least]
@@ -139,9 +137,9 @@ class _Maker:
     def settings(self) -> dict[str, Any]:
         """What every probe of the task depends on."""
         return {
-            "solver": self._how.solver,
+            "solver": "exact",
             "features": "as they are, centred, divided by one number: the root of their mean variance",
-            "cs": list(CS if self._how.solver == "exact" else CS_MINIBATCH),
+            "cs": list(CS),
             "c_chosen_on": f"{_HELD_OUT:.0%} of each class of the training images, the smallest of the most accurate",
             "c_of_one_image": C_OF_ONE,
             "per_class_drawn": self._sizes,
@@ -182,8 +180,6 @@ class _Maker:
         self, support: FeatureSet, site: str, full: bool
     ) -> tuple[Fit, float, Fit | None, tuple[float, float] | None]:
         """The probe, its C, and the probe of permuted labels with both shares of the training images."""
-        if self._how.solver == "adamw":
-            return *self._minibatched(support, site), None, None
         labels = self._labels[self._order]
         array = support.sites[site][self._order]
         path = prepared(array, self._device)
@@ -195,14 +191,6 @@ class _Maker:
         control = next(logistic_fits(path, permuted, [fit.c]))
         shares = float((fit.classes(array) == labels).mean()), float((control.classes(array) == permuted).mean())
         return fit, fit.c * unit, control, shares
-
-    def _minibatched(self, support: FeatureSet, site: str) -> tuple[Fit, float]:
-        found = minibatch_logistic(
-            parts_of(support.sites, site), self._labels, CS_MINIBATCH, self._out, self._seed, self._device
-        )
-        if found.boundary:
-            warnings.warn("the best C is at the end of the grid", AtBoundary, stacklevel=2)
-        return Fit(found.weights, found.intercept, found.c, float("nan"), float("nan"), True), found.c
 
     def _few(self, array: NDArray[np.floating], rows: NDArray[np.floating]) -> dict[int, Bools]:
         found = {}

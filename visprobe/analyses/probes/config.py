@@ -17,11 +17,9 @@ class How:
         sites: Where the language model reads, or at every site.
         per_class: How many images of each class few-label probes see.
         seeds: How many draws of these.
-        solver: "exact" (Newton), or "adamw" on minibatches, for what does not fit into memory.
     """
 
     targets: str = "auto"
     sites: Literal["read", "all"] = "read"
     per_class: tuple[int, ...] = PER_CLASS
     seeds: int = 5
-    solver: Literal["exact", "adamw"] = "exact"

@@ -51,15 +51,12 @@ def _check(how: How, images: ImageSet, support: ImageSet | None) -> None:
 
     Raises:
         DataError: If classes or targets are missing, not the same in both splits, or cannot be learned.
-        UsageError: If AdamW is asked for targets.
     """
     if _kind(how, images) == "classes":
         return check_task(images, support)
     names = [targets_of(part, how.targets).names for part in (images, support) if part is not None]
     if names[0] != names[-1]:
         raise DataError(f"{images.name} and its train split have other targets", hint="Give both the same columns.")
-    if how.solver == "adamw":
-        raise UsageError("--solver adamw is for classes", hint="Leave it out: targets are solved exactly.")
 
 
 def _kind(how: How, images: ImageSet | None) -> str:

@@ -29,9 +29,6 @@ def command(
     ] = "read",
     per_class: Annotated[str, typer.Option(help="Labelled images per class, with commas.")] = "1,5,10,50",
     seeds: Annotated[int, typer.Option(min=2, help="Draws of these.")] = 5,
-    solver: Annotated[
-        Literal["exact", "adamw"], typer.Option(help="adamw: minibatches, for features that do not fit into memory.")
-    ] = "exact",
 ) -> None:
     """What a linear probe reads from encoders: classes, labels or numbers.
 
@@ -49,9 +46,7 @@ def command(
     numbers = _numbers(per_class)
     run(
         common,
-        lambda how: probe(
-            ckpt, common.data, how, targets=targets, sites=sites, per_class=numbers, seeds=seeds, solver=solver
-        ),
+        lambda how: probe(ckpt, common.data, how, targets=targets, sites=sites, per_class=numbers, seeds=seeds),
         short=_short,
     )
 

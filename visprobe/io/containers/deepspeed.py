@@ -11,8 +11,8 @@ from typing import Any
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import Folder
 from visprobe.io.containers.tensors import DAMAGED
-from visprobe.io.containers.torch_archive import View
-from visprobe.io.containers.torch_files import Archive, TorchTensors, tensors_of
+from visprobe.io.containers.torch_archive import TorchArchive, View
+from visprobe.io.containers.torch_files import TorchTensors, tensors_of
 
 _MODEL = re.compile(r"(?:zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt")
 _MASTER = re.compile(r"zero/([^/]+)/fp32\.pt")
@@ -67,7 +67,7 @@ class DeepSpeed(TorchTensors):
         if len(models) != 1:
             raise CheckpointError(f"{where} holds a model split over {len(models)} ranks", hint=_GATHER)
 
-    def _open_states(self, name: str) -> Archive:
+    def _open_states(self, name: str) -> TorchArchive:
         try:
             return self._open(name)
         except CheckpointError as error:

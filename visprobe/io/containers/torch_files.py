@@ -12,12 +12,11 @@ from visprobe.io.containers.folder import Folder
 from visprobe.io.containers.shard_index import check_promise, read_index
 from visprobe.io.containers.tensors import DAMAGED, NAME_OF_DTYPE, TensorEntry, Tensors
 from visprobe.io.containers.torch_archive import ZIP_MAGIC, TorchArchive, View
-from visprobe.io.containers.torch_legacy import LEGACY_MAGIC, LegacyArchive
 
 SINGLE_FILE = "pytorch_model.bin"
 INDEX_FILE = "pytorch_model.bin.index.json"
 _WRAPPERS = ("state_dict", "model", "module")
-Archive = TorchArchive | LegacyArchive
+_BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch.save began before 1.6
 
 
 class NoTensors(CheckpointError):
@@ -25,7 +24,7 @@ class NoTensors(CheckpointError):
 
 
 class TorchTensors(Tensors):
-    """Tensors in files of `torch.save`, of whichever layout.
+    """Tensors in files of `torch.save`.
 
     Args:
         folder: Where the files lie.
@@ -35,10 +34,10 @@ class TorchTensors(Tensors):
         super().__init__(str(folder))
         self.notes = folder.notes
         self._folder = folder
-        self._views: dict[str, tuple[Archive, View]] = {}
+        self._views: dict[str, tuple[TorchArchive, View]] = {}
 
     def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
-        wanted: dict[Archive, dict[str, View]] = {}
+        wanted: dict[TorchArchive, dict[str, View]] = {}
         for entry in entries:
             archive, view = self._views[entry.name]
             wanted.setdefault(archive, {})[entry.name] = view
@@ -49,23 +48,23 @@ class TorchTensors(Tensors):
             self.bytes_read += archive.bytes_read - before
         return tensors
 
-    def _open(self, name: str) -> Archive:
-        """File `name`, in either format."""
+    def _open(self, name: str) -> TorchArchive:
         file = self._folder.open(name)
-        magic = bytes(file.read([(0, min(len(LEGACY_MAGIC), file.size))])[0])
-        archive: Archive
-        if magic.startswith(ZIP_MAGIC):
-            archive = TorchArchive(file)
-        elif magic == LEGACY_MAGIC:
-            archive = LegacyArchive(file)
-        else:
+        magic = bytes(file.read([(0, min(len(_BEFORE_ZIP), file.size))])[0])
+        if magic == _BEFORE_ZIP:
+            raise CheckpointError(
+                f"{file} is in the format that torch.save wrote before torch 1.6",
+                hint="Convert it once: safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW_FILE).",
+            )
+        if not magic.startswith(ZIP_MAGIC):
             raise CheckpointError(f"{file} is not a file of torch.save", hint=DAMAGED)
+        archive = TorchArchive(file)
         self.bytes_read += archive.bytes_read
         if not archive.has_checksums:
             self.notes.append(f"{name} has no checksums: damage of its weights would not be seen.")
         return archive
 
-    def _add(self, name: str, archive: Archive, views: Mapping[str, View]) -> None:
+    def _add(self, name: str, archive: TorchArchive, views: Mapping[str, View]) -> None:
         for tensor, view in views.items():
             dtype = NAME_OF_DTYPE.get(view.dtype, str(view.dtype))
             self._entries[tensor] = TensorEntry(tensor, dtype, view.shape, view.nbytes, f"{self._folder}/{name}")
