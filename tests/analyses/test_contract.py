@@ -8,7 +8,7 @@ import pytest
 
 from visprobe.analyses.core.analysis import Analysis
 from visprobe.analyses.core.contract import check_analysis, planted_inputs
-from visprobe.analyses.core.registry import BUILT_IN
+from visprobe.analyses.core.registry import built_in
 from visprobe.analyses.drift.drift import DRIFT
 from visprobe.analyses.segmentation.config import Asked
 from visprobe.analyses.segmentation.segment import asking
@@ -20,7 +20,7 @@ from visprobe.results.result import Estimate, Result, Row
 def kept():
     """The built-in analyses but zeroshot: the planted model has no text tower (test_zeroshot.py gives it one)."""
     slow = {"segment", "probe", "robustness", "attributes"}  # they train, or look at many variants of the images
-    for analysis in BUILT_IN:
+    for analysis in built_in():
         if analysis.name == "segment":
             analysis = asking(Asked(seeds=2))
         if analysis.name != "zeroshot":

@@ -88,14 +88,15 @@ def test_each_list_is_a_table_and_a_document(run, what):
 
 
 def test_lists_are_what_the_program_knows(run):
+    from figure_specs import FIGURES
+
     from visprobe.analyses.core.registry import available
-    from visprobe.report.gallery import KINDS
 
     assert [line["analysis"] for line in json.loads(run("list", "analyses", "--json").out)["analyses"]] == [
         *available()
     ]
     figures = json.loads(run("list", "figures", "--json").out)["figures"]
-    assert {line["figure"]: line["analysis"] for line in figures} == {kind.name: key for key, kind in KINDS.items()}
+    assert {line["figure"]: line["analysis"] for line in figures} == {kind.name: key for key, kind in FIGURES.items()}
 
 
 def test_report_and_figure_from_the_command_line(run, tmp_path, planted):

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import pytest
+from figure_specs import FIGURES
 from matplotlib.figure import Figure
 
 from visprobe.analyses.accuracy import answers_figure as answers
@@ -12,7 +13,6 @@ from visprobe.analyses.drift import drift_figure as representation_drift
 from visprobe.analyses.weights import weights_figure as weight_drift
 from visprobe.figures.save import svg_text
 from visprobe.figures.style import looks
-from visprobe.report.gallery import KINDS
 from visprobe.results.result import Estimate, Result, Row
 
 NAMES = ["base", "sft", "dpo", "grpo"]
@@ -55,7 +55,7 @@ def test_drift_names_its_floors_and_the_consumed_site(planted) -> None:
 @pytest.mark.parametrize("analysis", ["drift", "weights"])
 def test_an_identical_tower_is_said_and_not_drawn_as_zero(planted, analysis: str) -> None:
     result = planted(identical=("dpo",))[analysis]
-    figure = KINDS[analysis].draw(result, NAMES)
+    figure = FIGURES[analysis].draw(result, NAMES)
     assert "dpo: tower identical to the base (not trained or not saved)" in texts(figure)
     drawn = heights(figure.axes[0], looks(NAMES)["dpo"].colour)
     assert len(drawn) == 1 and drawn[0] > 1e-4  # the projector alone, which did move
@@ -64,7 +64,7 @@ def test_an_identical_tower_is_said_and_not_drawn_as_zero(planted, analysis: str
 def test_a_tower_equal_to_the_rounded_base_is_said_and_not_drawn_as_zero(planted) -> None:
     result = planted(identical=("dpo",))["weights"]
     settings = {**result.settings, "identical": [], "rounded": {"dpo": "bfloat16"}}
-    figure = KINDS["weights"].draw(dataclasses.replace(result, settings=settings), NAMES)
+    figure = FIGURES["weights"].draw(dataclasses.replace(result, settings=settings), NAMES)
     assert "dpo: tower equal to the base rounded to bfloat16" in texts(figure)
     assert len(heights(figure.axes[0], looks(NAMES)["dpo"].colour)) == 1
 
@@ -72,7 +72,7 @@ def test_a_tower_equal_to_the_rounded_base_is_said_and_not_drawn_as_zero(planted
 def test_all_towers_identical_still_makes_a_figure(planted) -> None:
     for analysis in ("drift", "weights"):
         result = planted(("base", "sft"), identical=("sft",))[analysis]
-        assert "<svg" in svg_text(KINDS[analysis].draw(result, ()))
+        assert "<svg" in svg_text(FIGURES[analysis].draw(result, ()))
 
 
 def test_weights_show_change_above_and_equality_below(planted) -> None:
@@ -123,25 +123,25 @@ def test_answers_have_a_section_per_group_all_first(planted) -> None:
     assert shown.count("blind") == 3 and {"all", "count", "where"} <= set(shown)
 
 
-@pytest.mark.parametrize("analysis", list(KINDS))
+@pytest.mark.parametrize("analysis", list(FIGURES))
 def test_captions_state_n_and_method(planted, analysis: str) -> None:
     result = planted()[analysis]
-    caption = KINDS[analysis].caption(result)
+    caption = FIGURES[analysis].caption(result)
     said = {"weights": "Exact", "spectrum": "Exact", **dict.fromkeys(SINGLE_MAPS, "no interval")}
     assert said.get(analysis, "95 %") in caption and "n = " in caption and "Floor" in caption
 
 
-@pytest.mark.parametrize("analysis", list(KINDS))
+@pytest.mark.parametrize("analysis", list(FIGURES))
 def test_the_same_result_gives_the_same_bytes(planted, analysis: str) -> None:
     result = planted()[analysis]
-    first, second = (svg_text(KINDS[analysis].draw(result, NAMES)) for _ in range(2))
+    first, second = (svg_text(FIGURES[analysis].draw(result, NAMES)) for _ in range(2))
     assert first == second and "<dc:date>" not in first and "<text" in first
 
 
-@pytest.mark.parametrize("analysis", list(KINDS))
+@pytest.mark.parametrize("analysis", list(FIGURES))
 def test_hostile_names_are_drawn_as_text(planted, analysis: str) -> None:
     names = ("$\\frac{$", "<script>alert(1)</script>", "\x1b[31m\u202e", "猫" * 85)
-    svg = svg_text(KINDS[analysis].draw(planted(names)[analysis], names))
+    svg = svg_text(FIGURES[analysis].draw(planted(names)[analysis], names))
     assert "<script" not in svg and "\x1b" not in svg and "\u202e" not in svg
     assert "\\x1b[31m\\u202e" in svg
 

@@ -6,11 +6,11 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from figure_specs import FIGURES
 from matplotlib.figure import Figure
 
 from visprobe.figures.marks import tell, text
 from visprobe.figures.save import svg_text
-from visprobe.report.gallery import KINDS
 from visprobe.results.result import Estimate
 
 # Pictures and curves over images: they show no row of a table.
@@ -24,13 +24,13 @@ def titles(svg: str) -> list[tuple[ElementTree.Element, str]]:
 
 
 def drawn(result, name: str) -> str:
-    return svg_text(KINDS[name].draw(result, NAMES))
+    return svg_text(FIGURES[name].draw(result, NAMES))
 
 
 @pytest.mark.slow  # every figure
 def test_every_figure_of_estimates_tells_its_numbers(planted) -> None:
     for name, result in planted(NAMES).items():
-        if name not in KINDS:
+        if name not in FIGURES:
             continue
         found = titles(drawn(result, name))
         assert bool(found) == (name not in SILENT), name

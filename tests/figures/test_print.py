@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from figure_specs import FIGURES
 from fontTools.ttLib import TTFont
 from legible import overlapping, shown_texts
 from matplotlib.colors import to_rgb
@@ -19,12 +20,11 @@ from visprobe.figures.embedded_font import with_font
 from visprobe.figures.labels import told_apart
 from visprobe.figures.save import figure_bytes, svg_text
 from visprobe.figures.style import _COLOURS, _MARKERS, ONE_COLUMN, TWO_COLUMNS, looks
-from visprobe.report.gallery import KINDS
 
 LONG = ("llava-1.5-7b-base-checkpoint", "llava-1.5-7b-dpo-seed0-step-2000", "llava-1.5-7b-sft-seed0-step-2000")
 MANY = ("base", *(f"model-{number}" for number in range(7)))
 FOUR = ("base", "sft", "dpo", "grpo")
-EACH = [kind for kind in KINDS if not re.fullmatch(r"map_strip_[2-4]", kind)]  # strips are drawn alike
+EACH = [kind for kind in FIGURES if not re.fullmatch(r"map_strip_[2-4]", kind)]  # strips are drawn alike
 # Machado, Oliveira and Fernandes (2009), a whole deficiency (severity 1.0), for linear RGB.
 VISIONS = {
     "normal": np.eye(3),
@@ -56,7 +56,7 @@ def drawn_from(planted):
 def test_nothing_is_cut_or_covered_at_either_width_and_type_has_7_to_9_points(drawn_from, analysis, names) -> None:
     result = drawn_from[names][analysis]
     for width in (ONE_COLUMN, TWO_COLUMNS):
-        figure = KINDS[analysis].draw(result, names, width)
+        figure = FIGURES[analysis].draw(result, names, width)
         assert figure.get_figwidth() == width
         assert overlapping(figure) == []
         assert all(7 <= text.get_fontsize() <= 9 for text in shown_texts(figure))
@@ -88,7 +88,7 @@ def test_every_series_has_a_marker_of_its_own_beside_its_colour() -> None:
 
 @pytest.mark.parametrize("analysis", EACH)
 def test_lines_of_different_checkpoints_differ_by_more_than_colour(drawn_from, analysis) -> None:
-    figure = KINDS[analysis].draw(drawn_from[FOUR][analysis], FOUR)
+    figure = FIGURES[analysis].draw(drawn_from[FOUR][analysis], FOUR)
     lines = [line for axes in figure.axes for line in axes.lines]
     for look in looks(FOUR).values():
         own_colour = [line for line in lines if str(line.get_color()) == look.colour]
@@ -101,12 +101,12 @@ def test_lines_of_different_checkpoints_differ_by_more_than_colour(drawn_from, a
 
 
 def test_a_pdf_holds_truetype_outlines_of_its_font(planted) -> None:
-    pdf = figure_bytes(KINDS["imagenet"].draw(planted()["imagenet"]), "pdf")
+    pdf = figure_bytes(FIGURES["imagenet"].draw(planted()["imagenet"]), "pdf")
     assert pdf.count(b"/FontFile2") >= 2 and b"/Type3" not in pdf  # regular and bold; no bitmaps or drawn glyphs
 
 
 def test_an_svg_holds_every_glyph_of_its_texts_and_is_the_same_each_time(planted) -> None:
-    figure = KINDS["imagenet"].draw(planted(("base", "σ−猫"))["imagenet"])
+    figure = FIGURES["imagenet"].draw(planted(("base", "σ−猫"))["imagenet"])
     svg = figure_bytes(figure, "svg").decode()
     assert svg == with_font(svg_text(figure)) and "<text" in svg
     faces = re.findall(r"font-weight:(\w+);src:url\(data:font/woff;base64,([^)]*)\)", svg)

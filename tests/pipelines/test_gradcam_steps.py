@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from figure_specs import FIGURES
 from safetensors.torch import load_file
 
 from visprobe.attribution.targets.answers import open_mllm
@@ -16,7 +17,6 @@ from visprobe.pipelines.attribution.snapshots import SnapshotsInOneLLM, load_vis
 from visprobe.pipelines.attribution.steps import gradcam_steps, steps_verdict
 from visprobe.pipelines.measurement import Options
 from visprobe.pipelines.trajectory import read_run
-from visprobe.report.gallery import KINDS
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run
 from visprobe.training.run_folder.by_step import snapshots
@@ -75,7 +75,7 @@ def test_answers_are_those_of_the_finished_runs_language_model_and_the_report_sa
     assert result.settings["language_model"] == "all"
     assert any("language model is that of all at every step" in text for text in looked.measured.warnings)
     strip = next(one for one in looked.measured.results if one.analysis == "map_strip_1")
-    assert "The language model is that of all at every step" in KINDS["map_strip_1"].caption(strip)
+    assert "The language model is that of all at every step" in FIGURES["map_strip_1"].caption(strip)
 
 
 def test_scores_and_measures_have_differences_to_the_base_alone(trained, tmp_path):

@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from figure_specs import FIGURES
 
 from visprobe.io import atomic
 from visprobe.report import write
-from visprobe.report.gallery import KINDS
 from visprobe.report.write import write_report
 from visprobe.results.result import Result
 
@@ -75,7 +75,7 @@ def test_report_json_page_and_figures_are_written(documented, whole: Path) -> No
     document = documented()
     assert sorted(os.listdir(whole)) == ["figures", "report.html", "report.json", "results.csv", "results.parquet"]
     assert json.loads((whole / "report.json").read_text()) == document
-    stems = sorted(KINDS[result["analysis"]].name for result in document["results"])
+    stems = sorted(FIGURES[result["analysis"]].name for result in document["results"])
     assert sorted(os.listdir(whole / "figures")) == [f"{s}.{kind}" for s in stems for kind in ("csv", "png", "svg")]
 
 

@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 
 import pytest
 from chromium import Chromium
+from figure_specs import FIGURES
 from test_page import HOSTILE, everywhere
 
 from visprobe.figures.save import svg_text
-from visprobe.report.gallery import KINDS
 from visprobe.report.page.merged_page import merged_document, render_merged
 from visprobe.report.page.render import render
 from visprobe.report.rebuild import Run, draw_figure
@@ -43,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
 def path(documented, planted, folder: Path) -> Path:
     results = planted(NAMES)
     figures = {
-        KINDS[name].name: svg_text(KINDS[name].draw(results[name], NAMES)) for name in ("drift", "sites", "maps")
+        FIGURES[name].name: svg_text(FIGURES[name].draw(results[name], NAMES)) for name in ("drift", "sites", "maps")
     }
     data = [{"name": "d", "n": 14, "classes": 2, "hash": "0", "bad_items": BAD}]
     (folder / "report.html").write_text(render({**documented(NAMES, data=data), "gates": [GATE]}, figures), "utf-8")
@@ -210,7 +210,7 @@ def test_a_page_of_several_runs_is_quiet_and_fits(started: Chromium, documented,
     document = documented(NAMES)
     document["results"] = [one for one in document["results"] if one["analysis"] in ("drift", "maps")]
     runs = [Run(name, document) for name in ("first", "n" * 200)]
-    drawn = [{KINDS[r.analysis].name: svg_text(draw_figure(run, r.analysis)) for r in run.results} for run in runs]
+    drawn = [{FIGURES[r.analysis].name: svg_text(draw_figure(run, r.analysis)) for r in run.results} for run in runs]
     merged = folder / "merged.html"
     merged.write_text(render_merged(merged_document(runs, "visprobe report"), runs, drawn), "utf-8")
     started.open(merged, width)

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from figure_specs import FIGURES
 
 from visprobe.errors import DataError, UsageError
 from visprobe.report import write
-from visprobe.report.gallery import KINDS
 from visprobe.report.rebuild import draw_figure, read_runs, rebuild
 from visprobe.report.write import write_report
 
@@ -38,7 +38,7 @@ def test_every_planted_figure_can_be_drawn_again_from_its_document(documented, t
     (tmp_path / "report.json").write_text(json.dumps(documented()))
     [run] = read_runs([tmp_path / "report.json"])
     for result in run.results:
-        if result.analysis in KINDS:
+        if result.analysis in FIGURES:
             assert draw_figure(run, result.analysis).axes
 
 
@@ -108,7 +108,7 @@ def test_a_missing_and_a_doubled_report_are_refused(written, tmp_path):
 def test_the_table_holds_every_number_and_no_formula(documented, tmp_path, monkeypatch):
     from pyarrow import parquet
 
-    monkeypatch.setattr(write, "KINDS", {})  # no figures, which take twenty seconds
+    monkeypatch.setattr(write, "figures_of", lambda results: [])  # no figures, which take twenty seconds
     document = documented(("=base()", "sft\x1b[2J"))
     write_report(tmp_path, document)
     rows = parquet.read_table(tmp_path / "results.parquet").to_pylist()

@@ -15,6 +15,7 @@ from visprobe.data.allowed_bad import allowed_bad
 from visprobe.errors import GateTripped, TooManyBadItems, UsageError, VisprobeError
 from visprobe.io.atomic import to_json
 from visprobe.pipelines.measurement import Measurement
+from visprobe.report.presentations import presentation_of
 from visprobe.results.result import Result
 
 NAMED = 10
@@ -40,7 +41,7 @@ def show(measured: Measurement, *, page: Path | None = None, whole: bool = False
         whole: Whether nothing is cut.
     """
     # Single runs of a study, and analyses of every tensor, fill hundreds of lines: they are in the report.
-    results = [result for result in measured.results if result.analysis == "runs"] or measured.results
+    results = [result for result in measured.results if presentation_of(result.analysis).sums_up] or measured.results
     shown = [result if page is None or whole else _short(result) for result in results]
     print_results([result for result in shown if result.rows])
     print_notes([*measured.warnings, *(warning for result in measured.results for warning in result.warnings)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from visprobe.results.result import Result, Row
+from visprobe.results.result import Row
 
 
 def rests_on(rows: Iterable[Row], unit: str) -> str:
@@ -23,11 +23,3 @@ def rests_on(rows: Iterable[Row], unit: str) -> str:
     if methods == ["exact"]:
         return f"Exact over n = {span} {unit}."
     return f"n = {span} {unit}; intervals: {', '.join(methods)}."
-
-
-def floors_of(result: Result) -> str:
-    """One sentence that names what the numbers of `result` are read against, such as "Floors: untrained, chance."."""
-    names = list(dict.fromkeys(row.checkpoint for row in result.rows if row.role == "floor"))
-    if result.settings.get("chance") is not None and "chance" not in names:
-        names.append("chance")
-    return f"Floor{'s' * (len(names) > 1)}: {', '.join(names)}." if names else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from visprobe.analyses.core.analysis import Analysis, Inputs, Sets, only
-from visprobe.analyses.core.registry import REQUIRED
 from visprobe.data.image_set import ImageSet
 from visprobe.data.subset import first_spread
 from visprobe.encoders.encoder import VisionEncoder
@@ -149,7 +148,7 @@ class _Runner:
 
     def _leave_out(self, analysis: Analysis, error: VisprobeError) -> None:
         """One question without an answer is no reason to lose the others."""
-        if self._alone or analysis.name in REQUIRED:
+        if self._alone or analysis.required:
             raise error
         self.left_out.append(error)
         self._session.warnings.append(f"{analysis.name} was left out: {error.message}")

@@ -19,8 +19,8 @@ from visprobe.figures.save import figure_bytes
 from visprobe.io.disk import plain_errors
 from visprobe.io.inert import escape_control_characters
 from visprobe.report.document import build_document
-from visprobe.report.gallery import KINDS
 from visprobe.report.notebook import measurement_html
+from visprobe.report.presentations import figures_of
 from visprobe.report.rebuild import Drawn, Run, read_runs, rebuild, redraw
 from visprobe.report.write import write_report
 from visprobe.results.result import Result
@@ -185,7 +185,7 @@ class Measurement:
     @property
     def figures(self) -> list[str]:
         """Names of the figures that `figure` draws, in the order of the report."""
-        return [kind.name for analysis, kind in KINDS.items() if analysis in self]
+        return [figure.name for _, figure in figures_of(self.results)]
 
     def figure(self, name: str, width: float | None = None) -> Figure:
         """A figure as the report has it; a notebook shows it.

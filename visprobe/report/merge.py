@@ -6,11 +6,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from visprobe.report.presentations import presentations
 from visprobe.report.rebuild import Run
 from visprobe.results.result import Result, Row
 
-# What is said of weights alone does not depend on the images.
-_OF_WEIGHTS = ("weights", "sparsity", "spectrum")
 _Member = tuple[Run, Result]
 
 
@@ -29,9 +28,11 @@ class Together(NamedTuple):
 def side_by_side(runs: Sequence[Run]) -> list[Together]:
     """The results of all runs, joined where base and images are the same, in the order of the first run."""
     groups: dict[tuple[object, ...], list[_Member]] = {}
+    shown = presentations()
     for run in runs:
         for result in run.results:
-            images = () if result.analysis in _OF_WEIGHTS else _images(run)
+            about_weights = result.analysis in shown and shown[result.analysis].about_weights
+            images = () if about_weights else _images(run)
             groups.setdefault((result.analysis, _base(run), images), []).append((run, result))
     ordered = sorted(groups.values(), key=lambda members: [g[0] for g in groups].index(members[0][1].analysis))
     return [Together(_joined(members), tuple(run.name for run, _ in members)) for members in ordered]

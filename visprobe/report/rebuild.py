@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from visprobe.errors import DataError, UsageError, VisprobeError
 from visprobe.io.redact import redacted
 from visprobe.report.document import SCHEMA
-from visprobe.report.gallery import KINDS
+from visprobe.report.presentations import figures_of
 from visprobe.report.schema import RUNS_SCHEMA, Report, Runs
 from visprobe.report.write import write_report
 from visprobe.results.result import Result, Row
@@ -117,14 +117,14 @@ def redraw(run: Run, name: str, width: float | None = None) -> Drawn:
         DataError: If its settings are damaged.
     """
     names = [checkpoint["name"] for checkpoint in run.document["checkpoints"]]
-    results = {result.analysis: result for result in run.results if result.analysis in KINDS}
-    found = next((analysis for analysis in results if name in (analysis, KINDS[analysis].name)), None)
-    if found is None:
-        known = ", ".join(KINDS[analysis].name for analysis in results)
-        raise UsageError(f"{run.name} has no figure {name!r}", hint=f"It has: {known or 'none'}.")
+    known = list(figures_of(run.results))
+    found = [(result, figure) for result, figure in known if name in (result.analysis, figure.name)]
+    if not found:
+        listed = ", ".join(figure.name for _, figure in known)
+        raise UsageError(f"{run.name} has no figure {name!r}", hint=f"It has: {listed or 'none'}.")
     try:
-        kind, result = KINDS[found], results[found]
-        return Drawn(kind.draw(result, names, width), kind.caption(result), result.rows)
+        result, figure = found[0]
+        return Drawn(figure.draw(result, names, width), figure.caption(result), result.rows)
     except Exception as error:  # as above
         raise unusable(run, f"the figure {name} cannot be drawn", error) from error
 

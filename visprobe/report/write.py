@@ -8,8 +8,8 @@ from typing import Any
 
 from visprobe.figures.save import save_figure, svg_text
 from visprobe.io import atomic
-from visprobe.report.gallery import KINDS
 from visprobe.report.page.render import render
+from visprobe.report.presentations import figures_of, presentations
 from visprobe.report.result_table import write_result_table
 from visprobe.results.result import Result
 
@@ -32,16 +32,13 @@ def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
     text = atomic.to_json(document)
     names = [checkpoint["name"] for checkpoint in document["checkpoints"]]
     results = [Result.from_json(result) for result in document["results"]]
-    drawn = {}
-    for result in results:
-        if kind := KINDS.get(result.analysis):
-            drawn[kind.name] = kind.draw(result, names), result.rows
+    drawn = {figure.name: (figure.draw(result, names), result.rows) for result, figure in figures_of(results)}
     texts = {name: svg_text(figure) for name, (figure, _) in drawn.items()}
     page = render(document, texts)
     (folder / "report.html").unlink(missing_ok=True)
-    for kind in KINDS.values():  # a figure of an earlier report would pass for one of this
-        for suffix in ("svg", "png", "csv"):
-            (folder / "figures" / f"{kind.name}.{suffix}").unlink(missing_ok=True)
+    for old in (figure.name for shown in presentations().values() for figure in shown.figures):
+        for suffix in ("svg", "png", "csv"):  # a figure of an earlier report would pass for one of this
+            (folder / "figures" / f"{old}.{suffix}").unlink(missing_ok=True)
     for name, (figure, rows) in drawn.items():
         save_figure(figure, folder / "figures", name, rows, texts[name])
     write_result_table(folder, [record for result in results for record in result.to_table()])

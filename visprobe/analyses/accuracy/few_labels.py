@@ -17,6 +17,7 @@ from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.classifiers.label_draws import PER_CLASS, label_draws
 from visprobe.metrics.classifiers.prototypes import ranks_from_support
 from visprobe.metrics.intervals.crossed import CrossedMean, crossed_mean
+from visprobe.results.presentation import Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "How well does an encoder tell classes apart from few labelled images of each?"
@@ -122,4 +123,10 @@ FEW_LABELS = Analysis(
     floors="untrained",
     support=True,
     check=check_support,
+    presentation=Presentation(
+        titles={
+            f"top1_of_{n}": f"Top-1 accuracy of prototypes of {n} image{'s' * (n > 1)} per class" for n in PER_CLASS
+        },
+        place=72,
+    ),
 )

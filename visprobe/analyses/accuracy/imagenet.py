@@ -22,6 +22,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.watch import EMBEDDING
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.classifiers.prototypes import ranks_from_support, ranks_leaving_one_out
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result, Role, Row
 
 QUESTION = "Can the class of an image be read from the encoder's features, and better than before post-training?"
@@ -150,4 +151,16 @@ IMAGENET = Analysis(
     floors="untrained",
     support=True,
     check=check_task,
+    presentation=Presentation(
+        titles={
+            "top1": "Top-1 accuracy",
+            "top5": "Top-5 accuracy",
+            "top1_by_class": "Top-1 accuracy, interval over classes",
+            "projector_cost": "Top-1 accuracy after the projector less that before it",
+        },
+        figures=(FigureSpec("prototype_accuracy", "visprobe.analyses.accuracy.imagenet_figure"),),
+        place=40,
+        columns={"top1": "prototype"},
+        drawn_settings=("mcnemar", "against_floors", "classes_changed"),
+    ),
 )

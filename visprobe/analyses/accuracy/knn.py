@@ -12,6 +12,7 @@ from visprobe.analyses.core.estimates import naming
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.classifiers.knn import KS, knn_classes, knn_classes_leaving_one_out
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.read_site import WHERE_READ
 from visprobe.results.result import Result, Row
 
@@ -107,4 +108,11 @@ KNN = Analysis(
     floors="untrained",
     support=True,
     check=check_task,
+    presentation=Presentation(
+        titles={f"knn_{k}": f"kNN accuracy (k = {k})" for k in KS},
+        figures=(FigureSpec("knn_accuracy", "visprobe.analyses.accuracy.knn_figure"),),
+        place=70,
+        columns={"knn_20": "kNN"},
+        drawn_settings=("mcnemar",),
+    ),
 )

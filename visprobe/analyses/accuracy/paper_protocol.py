@@ -17,6 +17,7 @@ from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.classifiers.label_draws import label_draws
 from visprobe.metrics.classifiers.logistic import logistic_path
 from visprobe.metrics.classifiers.select_c import AtBoundary, select_c
+from visprobe.results.presentation import Presentation
 from visprobe.results.result import Result, Role, Row
 
 QUESTION = "What accuracy does the published protocol give, and how much of it comes from the test images themselves?"
@@ -150,4 +151,26 @@ PAPER_PROTOCOL = Analysis(
     floors="untrained",
     support=True,
     check=check_task,
+    presentation=Presentation(
+        titles={
+            f"{kind}_{name}": f"{title}{said}"
+            for name, title in {
+                "prototype": "Prototypes",
+                "fast": "Probe on 50 images per class",
+                "slow": "Probe on all training images",
+            }.items()
+            for kind, said in {
+                "paper": ", as published",
+                "honest": ", without a look at the test images",
+                "leak": ": size of the leak",
+            }.items()
+        },
+        place=74,
+        columns={
+            f"{kind}_{name}": f"{name}, {said}"
+            for name in ("prototype", "fast", "slow")
+            for kind, said in (("paper", "published"), ("honest", "honest"), ("leak", "leak"))
+        },
+        apart=True,
+    ),
 )

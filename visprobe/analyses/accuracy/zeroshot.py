@@ -26,6 +26,7 @@ from visprobe.encoders.text.text_tower import TextTower, load_text_tower, own_te
 from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result, Row
 
 QUESTION = "Do images lie beside the sentences that name them, as before post-training?"
@@ -148,7 +149,25 @@ def with_text_tower(path: str | Path | None = None, templates: Sequence[str] = T
         return zeroshot(inputs.all, _readers(inputs, given), names, templates, floors, lacking)
 
     lend = equip if path is not None else None
-    return Analysis("zeroshot", QUESTION, _needs, run, floors="untrained", check=check_classes, equip=lend)
+    return Analysis(
+        "zeroshot",
+        QUESTION,
+        _needs,
+        run,
+        floors="untrained",
+        check=check_classes,
+        equip=lend,
+        presentation=Presentation(
+            titles={
+                "zeroshot_top1": "Zero-shot top-1 accuracy",
+                "zeroshot_top5": "Zero-shot top-5 accuracy",
+            },
+            figures=(FigureSpec("zeroshot_accuracy", "visprobe.analyses.accuracy.zeroshot_figure"),),
+            place=60,
+            columns={"zeroshot": "zero-shot", "zeroshot_top1": "zero-shot"},
+            drawn_settings=("mcnemar",),
+        ),
+    )
 
 
 def _needs(encoder: VisionEncoder) -> list[str]:

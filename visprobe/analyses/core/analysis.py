@@ -9,6 +9,7 @@ from typing import Literal
 from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.features.feature_set import FeatureSet, RequestView
+from visprobe.results.presentation import Presentation
 from visprobe.results.result import Result
 
 Sets = tuple[FeatureSet, ...]
@@ -64,6 +65,8 @@ class Analysis:
         equip: From an encoder to one that has what its checkpoint lacks and this analysis alone asks for; called once,
             before floors are made.
         check: Raises DataError if images (and support images) lack what it needs; called before any image is read.
+        required: Whether a run fails where this analysis cannot answer; any other is left out and said.
+        presentation: Titles of its measures, its figures, and the sentences that it adds to a verdict.
     """
 
     name: str
@@ -77,6 +80,8 @@ class Analysis:
     variants: Callable[[ImageSet, int], Mapping[str, ImageSet]] | None = None
     check: Callable[[ImageSet, ImageSet | None], None] | None = None
     equip: Callable[[VisionEncoder], VisionEncoder] | None = None
+    required: bool = False
+    presentation: Presentation = field(default_factory=Presentation)
 
 
 def only(features: FeatureSet, requests: Sequence[str]) -> FeatureSet:

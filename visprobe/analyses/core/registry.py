@@ -1,59 +1,31 @@
-"""The analyses that `visprobe compare` can run, those of other packages among them."""
+"""The analyses that `visprobe compare` can run and how results are shown, those of other packages among them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pkgutil
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
+from types import ModuleType
 
-from visprobe.analyses.accuracy.few_labels import FEW_LABELS
-from visprobe.analyses.accuracy.imagenet import IMAGENET
-from visprobe.analyses.accuracy.knn import KNN
-from visprobe.analyses.accuracy.paper_protocol import PAPER_PROTOCOL
-from visprobe.analyses.accuracy.zeroshot import ZEROSHOT
+from visprobe import analyses
 from visprobe.analyses.core.analysis import Analysis
-from visprobe.analyses.drift.drift import DRIFT
-from visprobe.analyses.drift.heads import HEADS
-from visprobe.analyses.drift.images import IMAGES
-from visprobe.analyses.drift.sites import SITES
-from visprobe.analyses.drift.tokens import TOKENS
-from visprobe.analyses.language.words import WORDS
-from visprobe.analyses.probes.probe import PROBE
-from visprobe.analyses.robustness.robustness import ROBUSTNESS
-from visprobe.analyses.segmentation.segment import SEGMENT
-from visprobe.analyses.similarity.geometry import GEOMETRY
-from visprobe.analyses.similarity.similarity import SIMILARITY
-from visprobe.analyses.similarity.similarity_more import SIMILARITY_MORE
-from visprobe.analyses.weights.sparsity import SPARSITY
-from visprobe.analyses.weights.spectrum import SPECTRUM
-from visprobe.analyses.weights.weights import WEIGHTS
 from visprobe.errors import UsageError
+from visprobe.results.presentation import Presentation
 
 ENTRY_POINTS = "visprobe.analyses"
-BUILT_IN: tuple[Analysis, ...] = (
-    IMAGENET,
-    DRIFT,
-    WEIGHTS,
-    SPARSITY,
-    SPECTRUM,
-    HEADS,
-    SITES,
-    IMAGES,
-    TOKENS,
-    SIMILARITY,
-    SIMILARITY_MORE,
-    GEOMETRY,
-    KNN,
-    FEW_LABELS,
-    PAPER_PROTOCOL,
-    ROBUSTNESS,
-    ZEROSHOT,
-    PROBE,
-    WORDS,
-    SEGMENT,
-)
 DEFAULT = ("imagenet", "drift", "weights")
-# What compare, and align with a language model, are for; any other analysis that cannot answer is left out and said.
-REQUIRED = ("drift", "weights", "align")
+_FIGURE = "_figure"  # ends the names of modules that import matplotlib and hold no analysis
+
+
+@cache
+def built_in() -> tuple[Analysis, ...]:
+    """Every `Analysis` that a module in a folder of `visprobe/analyses/` holds, in the order of reports."""
+    found = {
+        value.name: value for module in _modules() for value in vars(module).values() if isinstance(value, Analysis)
+    }
+    return tuple(sorted(found.values(), key=lambda analysis: analysis.presentation.place))
 
 
 def available() -> dict[str, Analysis]:
@@ -62,7 +34,7 @@ def available() -> dict[str, Analysis]:
     Raises:
         UsageError: If another package's analysis cannot be loaded or has the name of another one.
     """
-    found = {analysis.name: analysis for analysis in BUILT_IN}
+    found = {analysis.name: analysis for analysis in built_in()}
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             analysis = entry.load()
@@ -78,6 +50,20 @@ def available() -> dict[str, Analysis]:
     return found
 
 
+def presentations() -> dict[str, Presentation]:
+    """By the name of a result how it is shown: results of all analyses, and those that no `Analysis` makes.
+
+    The latter stand in a dict `PRESENTATIONS` of their module. A package that cannot be loaded is passed over: a report
+    with its numbers still opens.
+    """
+    try:
+        known = tuple(available().values())
+    except UsageError:
+        known = built_in()
+    others = {name: one for module in _modules() for name, one in getattr(module, "PRESENTATIONS", {}).items()}
+    return others | {analysis.name: analysis.presentation for analysis in known}
+
+
 def chosen(names: Sequence[str]) -> list[Analysis]:
     """The analyses called `names`, in that order.
 
@@ -88,3 +74,16 @@ def chosen(names: Sequence[str]) -> list[Analysis]:
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"there is no analysis {', '.join(map(repr, unknown))}", hint=f"There are {', '.join(known)}.")
     return [known[name] for name in dict.fromkeys(names)]
+
+
+@cache
+def _modules() -> list[ModuleType]:
+    return [import_module(name) for name in _names()]
+
+
+def _names() -> Iterator[str]:
+    for folder in pkgutil.iter_modules(analyses.__path__, f"{analyses.__name__}."):
+        if folder.ispkg and folder.name != __package__:
+            for module in pkgutil.iter_modules(import_module(folder.name).__path__, f"{folder.name}."):
+                if not module.name.endswith(_FIGURE):
+                    yield module.name

@@ -22,6 +22,7 @@ from visprobe.metrics.similarity.cka import (
     represent,
     subtract,
 )
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "Where in the encoder, and how far, did post-training move the representation of the same images?"
@@ -201,4 +202,12 @@ DRIFT = Analysis(
     question=QUESTION,
     needs=lambda encoder: [site.name for site in encoder.sites],
     run=lambda inputs: representation_drift(inputs.base, inputs.others, inputs.floors),
+    required=True,
+    presentation=Presentation(
+        titles={
+            "cka": "Debiased linear CKA",
+        },
+        figures=(FigureSpec("representation_drift", "visprobe.analyses.drift.drift_figure"),),
+        place=110,
+    ),
 )

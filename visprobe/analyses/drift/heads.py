@@ -18,6 +18,7 @@ from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.multiplicity import holm
 from visprobe.metrics.matrices import Array
 from visprobe.metrics.similarity.cka import Replicated, jackknife, replicate_cka, represent
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "Which attention heads moved, and does any of them move more than rounding can?"
@@ -171,4 +172,19 @@ def _run(inputs: Inputs) -> Result:
     return head_drift(inputs.base, inputs.others, inputs.floors, inputs.encoders[0].heads)
 
 
-HEADS = Analysis(name="heads", question=QUESTION, needs=_needs, run=_run)
+HEADS = Analysis(
+    name="heads",
+    question=QUESTION,
+    needs=_needs,
+    run=_run,
+    presentation=Presentation(
+        titles={
+            "least_head_cka": "Debiased linear CKA of the least similar head of each block",
+            "median_head_cka": "Debiased linear CKA of the median head of each block",
+            "heads_moved": "Share of heads that moved further than rounding moves any head",
+        },
+        figures=(FigureSpec("heads", "visprobe.analyses.drift.heads_figure"),),
+        place=140,
+        drawn_settings=("maps", "moved"),
+    ),
+)

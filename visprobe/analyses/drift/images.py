@@ -16,6 +16,7 @@ from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.quantiles import Ends, quantile, spearman
 from visprobe.metrics.matrices import Array
 from visprobe.metrics.similarity.unaligned import Moved, unaligned
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Row
 
 QUESTION = "Which images moved most, does any class stand out, and do the checkpoints move the same images?"
@@ -163,4 +164,15 @@ IMAGES = Analysis(
     question=QUESTION,
     needs=lambda encoder: ["consumed"],
     run=lambda inputs: image_changes(inputs.base, inputs.others, inputs.floors),
+    presentation=Presentation(
+        titles={
+            "image_change": "Relative change of an image's features",
+            "image_cosine": "Cosine of an image's features with the base's",
+            "class_change": "Mean relative change of classes that stand out",
+            "image_agreement": "Rank correlation of two checkpoints' changes over images",
+        },
+        figures=(FigureSpec("image_change", "visprobe.analyses.drift.images_figure"),),
+        place=160,
+        drawn_settings=("distribution", "most_changed", "per_class", "thumbnails"),
+    ),
 )

@@ -15,6 +15,7 @@ from visprobe.features.feature_set import FeatureSet, of_tower
 from visprobe.metrics.matrices import Array
 from visprobe.metrics.similarity.cka import Replicated, Representation, replicate_cka, represent, subtract
 from visprobe.metrics.similarity.cka_map import cka_map, unit_grams
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "Which site of the base is most like what each checkpoint passes on: did its depth shift?"
@@ -155,4 +156,15 @@ SITES = Analysis(
     needs=lambda encoder: [site.name for site in encoder.sites],
     run=lambda inputs: site_maps(inputs.base, inputs.others, inputs.floors),
     images=_IMAGES,
+    presentation=Presentation(
+        titles={
+            "own_site_cka": "Debiased linear CKA with the same site of the base",
+            "best_site_cka": "Debiased linear CKA with the most similar site of the base",
+            "best_minus_own": "Most similar site less same site",
+            "depth_shift": "Place of the most similar site, from the same site (positive: deeper)",
+        },
+        figures=(FigureSpec("site_maps", "visprobe.analyses.drift.sites_figure"),),
+        place=150,
+        drawn_settings=("maps",),
+    ),
 )

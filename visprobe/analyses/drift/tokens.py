@@ -15,6 +15,7 @@ from visprobe.analyses.core.pairing import align
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.matrices import Array
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result, Row
 
 QUESTION = "Where in the image did patch tokens move: at the border, in a few places, or all over?"
@@ -179,4 +180,15 @@ TOKENS = Analysis(
     run=_run,
     images=_IMAGES,
     fixed_grid=True,
+    presentation=Presentation(
+        titles={
+            "token_change": "Mean relative change of a patch token",
+            "border_minus_centre": "Relative change at the border less that in the centre",
+            "top_places": "Share of the change at the tenth of places that changed most in other images",
+            "top_tokens": "Share of the change in the tenth of tokens that changed most",
+        },
+        figures=(FigureSpec("token_change", "visprobe.analyses.drift.tokens_figure"),),
+        place=170,
+        drawn_settings=("maps", "norms"),
+    ),
 )

@@ -27,6 +27,7 @@ from visprobe.metrics.intervals.jackknife import jackknife
 from visprobe.metrics.intervals.multiplicity import holm
 from visprobe.metrics.similarity.cka import replicate_cka, represent
 from visprobe.metrics.similarity.neighbour_overlap import cknna, neighbours_in_half
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "Do the images that an encoder finds alike have captions that a language model finds alike?"
@@ -322,6 +323,22 @@ def _run(inputs: Inputs, texts: MakeTexts, protocol: Protocol) -> Result:
     return alignment(inputs.base, inputs.others, inputs.floors, captions, texts, protocol, inputs.seed)
 
 
+PRESENTATIONS = {
+    "align": Presentation(
+        titles={
+            "text_knn": "Neighbours shared with a language model (mutual kNN, k = 10)",
+            "text_cknna": "CKNNA with a language model (k = 10)",
+            "text_cka": "Debiased linear CKA with a language model",
+            "text_best": "Neighbours shared with a language model, largest over all sites and layers",
+            "text_excess": "Largest share of shared neighbours, less its mean over shuffled captions",
+        },
+        heading="Language model",
+        figures=(FigureSpec("text_alignment", "visprobe.analyses.language.align_figure"),),
+        place=200,
+    )
+}
+
+
 def align_analysis(texts: MakeTexts, protocol: Protocol = "fixed") -> Analysis:
     """The analysis of alignment with given language models.
 
@@ -337,4 +354,6 @@ def align_analysis(texts: MakeTexts, protocol: Protocol = "fixed") -> Analysis:
         images=IMAGES,
         floors="untrained",
         check=_check,
+        required=True,
+        presentation=PRESENTATIONS["align"],
     )

@@ -31,6 +31,7 @@ from visprobe.encoders.text.words import Words, read_words
 from visprobe.errors import CheckpointError, DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.jackknife import Replicated, replicate_mean
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "Where do the projected patches lie among the words of the checkpoint's own language model?"
@@ -251,4 +252,24 @@ def _read(encoder: VisionEncoder) -> Words:
         raise DataError(error.message, hint=error.hint) from error
 
 
-WORDS = Analysis(name="words", question=QUESTION, needs=_needs, run=_run, images=IMAGES)
+WORDS = Analysis(
+    name="words",
+    question=QUESTION,
+    needs=_needs,
+    run=_run,
+    images=IMAGES,
+    presentation=Presentation(
+        titles={
+            "word_cosine": "Cosine of a patch with its nearest word",
+            "word_norm_ratio": "Length of patch tokens over that of words (medians)",
+            "word_gap": "Distance between the mean directions of patches and words",
+            "word_separation": "Patches told from words by a held-out direction (area under ROC)",
+            "word_variety": "Effective number of different nearest words",
+            "word_rank_share": "Participation ratio of the patch tokens over their width",
+            "word_changed": "Share of patches with another nearest word than under the base",
+        },
+        figures=(FigureSpec("nearest_words", "visprobe.analyses.language.words_figure"),),
+        place=210,
+        drawn_settings=("picture",),
+    ),
+)

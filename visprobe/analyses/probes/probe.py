@@ -14,6 +14,8 @@ from visprobe.analyses.probes.targets import target_probes
 from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
+from visprobe.metrics.classifiers.label_draws import PER_CLASS
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result
 
 QUESTION = "What can a linear probe read from the encoder's features, and more than before post-training?"
@@ -38,6 +40,28 @@ def probe_analysis(how: How) -> Analysis:
         floors="untrained",
         support=True,
         check=partial(_check, how),
+        presentation=Presentation(
+            titles={
+                "probe_top1": "Top-1 accuracy of a linear probe",
+                "probe_log_loss": "Log loss of a linear probe, nats",
+                **{
+                    f"probe_of_{n}": f"Top-1 accuracy of a linear probe that saw {n} image{'s' * (n > 1)} per class"
+                    for n in PER_CLASS
+                },
+                "probe_macro_recall": "Recall of a linear probe, mean over classes",
+                "probe_ece": "Calibration error of a linear probe",
+                "probe_brier": "Brier score of a linear probe",
+                "probe_control": "Top-1 accuracy of a linear probe that learned random labels",
+                "probe_selectivity": "Selectivity: top-1 of a linear probe less that of random labels",
+                "probe_map": "Mean average precision of linear probes",
+                "probe_macro_f1": "F1 of linear probes, mean over labels",
+                "probe_macro_auroc": "Area under the ROC curve of linear probes, mean over labels",
+                "probe_r2": "Held-out R² of a linear probe",
+            },
+            figures=(FigureSpec("linear_probe", "visprobe.analyses.probes.probe_figure"),),
+            place=50,
+            columns={"probe": "probe", "probe_top1": "probe"},
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from visprobe.analyses.robustness.rows import curves, difference_rows, error_row
 from visprobe.analyses.robustness.scores import Scored, right_scores, stability_scores
 from visprobe.analyses.robustness.variants import Plan
 from visprobe.data.labels.annotated import no_classes
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result
 
 QUESTION = "How much of what the encoder sees is left when images are damaged, and more than before post-training?"
@@ -38,6 +39,22 @@ def robustness(plan: Plan | None = None) -> Analysis:
         floors="untrained",
         support=True,
         variants=chosen.variants,
+        presentation=Presentation(
+            titles={
+                "top1_clean": "Top-1 accuracy on clean images",
+                "error_consumed": "Top-1 error on changed images, where the language model reads",
+                "error_projected": "Top-1 error on changed images, after the projector",
+                "kept_consumed": "Share of the clean accuracy that is kept, where the language model reads",
+                "kept_projected": "Share of the clean accuracy that is kept, after the projector",
+                "steady_consumed": "Cosine of changed and unchanged images' features, where the language model reads",
+                "steady_projected": "Cosine of changed and unchanged images' features, after the projector",
+                "steady_cka_consumed": "CKA of changed and unchanged images, where the language model reads",
+                "steady_cka_projected": "CKA of changed and unchanged images, after the projector",
+            },
+            heading="Change",
+            figures=(FigureSpec("robustness", "visprobe.analyses.robustness.robustness_figure"),),
+            place=80,
+        ),
     )
 
 

@@ -8,11 +8,21 @@ from typing import Any
 
 from visprobe.analyses.verdict.verdict import Statement, evidence
 from visprobe.metrics.intervals.runs import Mean, mean_over_runs, sign_flip_p
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "Over runs with different seeds, how do the arms differ from the base and from each other?"
 MEASURES = ("top1", "cka", "accuracy/all")
 UNITS = {"top1": "fraction", "accuracy/all": "fraction", "cka": "CKA"}
+PRESENTATIONS = {
+    "runs": Presentation(
+        figures=(
+            FigureSpec("arms_over_runs", "visprobe.analyses.runs.runs_figure", baseline="Floor: 0, no difference."),
+        ),
+        place=10,
+        sums_up=True,
+    )
+}
 
 
 def across_runs(results: Sequence[Result], arms: Mapping[str, Sequence[str]], base: str) -> Result:

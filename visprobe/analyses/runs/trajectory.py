@@ -15,6 +15,7 @@ from visprobe.analyses.verdict.verdict import Statement, cka_interval, cka_text,
 from visprobe.analyses.weights.weights import weight_drift
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.jackknife import Replicated
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Row
 
 _OF_WEIGHTS = ("relative_change", "matrix_change", "matrices_changed")
@@ -22,6 +23,14 @@ QUESTION = "When during training did the encoder move, and does it see better fo
 
 # Run name to its moments in order: {"step": 100, "checkpoint": "sft step 100"}.
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
+PRESENTATIONS = {
+    "trajectory": Presentation(
+        heading="Checkpoint",
+        figures=(FigureSpec("trajectory", "visprobe.analyses.runs.trajectory_figure"),),
+        place=20,
+        checkpoints_downwards=True,
+    )
+}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from visprobe.analyses.segmentation.rows import (
 )
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.metrics.segmentation.patch_head import BATCH, RATES, ROUNDS, step_count
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result
 
 QUESTION = "Can a small head on frozen patch features say what is where in an image, better than before post-training?"
@@ -126,6 +127,26 @@ SEGMENT = Analysis(
     fixed_grid=True,
     support=True,
     check=check_masks,
+    presentation=Presentation(
+        titles={
+            **{
+                measure + suffix: f"{title}, {head} head on frozen patches"
+                for suffix, head in (("", "linear"), ("_mlp", "two-layer"))
+                for measure, title in {
+                    "miou": "Mean IoU",
+                    "pixel_accuracy": "Pixel accuracy",
+                    "patch_recall": "Macro recall of patches",
+                    "patch_precision": "Macro precision of patches",
+                    "patch_f1": "Macro F1 of patches",
+                }.items()
+            },
+            "paper_patch_recall": "Macro recall of patches as published: best epoch on the images reported",
+            "honest_patch_recall": "Macro recall of patches as published, but after the last epoch",
+            "leak_patch_recall": "What choosing the epoch on the images reported adds to recall",
+        },
+        figures=(FigureSpec("segmentation", "visprobe.analyses.segmentation.segment_figure"),),
+        place=90,
+    ),
 )
 
 

@@ -21,6 +21,7 @@ from visprobe.metrics.geometry.token_norms import tail_share, tail_threshold
 from visprobe.metrics.geometry.uniformity import uniformity
 from visprobe.metrics.intervals.half_sampling import Halved
 from visprobe.metrics.matrices import Array
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result, Role, Row
 
 QUESTION = "How many directions does each checkpoint's representation use, how evenly, and with which outliers?"
@@ -169,4 +170,16 @@ GEOMETRY = Analysis(
     question=QUESTION,
     needs=_needs,
     run=lambda inputs: geometry(inputs.base, inputs.others, inputs.floors, inputs.seed),
+    presentation=Presentation(
+        titles={
+            "effective_rank": "Effective rank",
+            "participation_ratio": "Participation ratio",
+            "rankme": "RankMe",
+            "two_nn": "Intrinsic dimension (TwoNN)",
+            "uniformity": "Uniformity (lower: more evenly spread)",
+            "high_norm": "Share of patch tokens of outlying norm",
+        },
+        figures=(FigureSpec("geometry", "visprobe.analyses.similarity.geometry_figure"),),
+        place=190,
+    ),
 )

@@ -20,6 +20,7 @@ from visprobe.metrics.similarity.procrustes import replicate_procrustes
 from visprobe.metrics.similarity.rbf_cka import replicate_rbf_cka
 from visprobe.metrics.similarity.unaligned import unaligned
 from visprobe.metrics.weights.difference import total, weight_change
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result
 
 QUESTION = (
@@ -164,4 +165,17 @@ SIMILARITY = Analysis(
     question=QUESTION,
     needs=lambda encoder: [site.name for site in encoder.sites],
     run=_run,
+    presentation=Presentation(
+        titles={
+            "relative_error": "Relative change of the features",
+            "cosine": "Cosine with the base's features",
+            "procrustes": "Held-out Procrustes similarity",
+            "linear_r2": "Held-out R² of a linear map from the base's features",
+            "rbf_cka": "Debiased RBF CKA",
+            "mutual_knn": "Shared nearest neighbours (mutual kNN, k = 10)",
+            "change_per_weight_change": "Relative change of the features per relative change of the tower's weights",
+        },
+        figures=(FigureSpec("similarity", "visprobe.analyses.similarity.similarity_figure"),),
+        place=180,
+    ),
 )

@@ -12,6 +12,7 @@ from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.jackknife import replicate_by_groups
 from visprobe.metrics.similarity.cca import pwcca
 from visprobe.metrics.similarity.rsa import replicate_rsa
+from visprobe.results.presentation import Presentation
 from visprobe.results.result import Result
 
 QUESTION = "How alike are a checkpoint's features and the base's, by other measures that papers report?"
@@ -59,4 +60,11 @@ SIMILARITY_MORE = Analysis(
     question=QUESTION,
     needs=lambda encoder: ["consumed"],
     run=lambda inputs: similarity_more(inputs.base, inputs.others, inputs.floors, inputs.seed),
+    presentation=Presentation(
+        titles={
+            "rsa": "RSA: correlation of the distances between images",
+            "pwcca": "PWCCA",
+        },
+        place=185,
+    ),
 )

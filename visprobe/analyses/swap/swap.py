@@ -19,6 +19,7 @@ from visprobe.metrics.intervals.jackknife import Replicated, jackknife, subtract
 from visprobe.metrics.intervals.multiplicity import holm
 from visprobe.metrics.intervals.proportions import wilson
 from visprobe.metrics.similarity.cka import replicate_cka, represent
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "Which part of the encoder carries the difference between two checkpoints?"
@@ -27,6 +28,19 @@ LEVEL = 0.05
 
 # A part that makes up less of the distance does not "carry" it, however surely it is measured.
 LEAST = 0.05
+PRESENTATIONS = {
+    "swap": Presentation(
+        titles={
+            "cka_consumed": "CKA to the other checkpoint, where the language model reads",
+            "cka_projected": "CKA to the other checkpoint, after the projector",
+            "top1_consumed": "Top-1 accuracy, where the language model reads",
+            "top1_projected": "Top-1 accuracy, after the projector",
+        },
+        heading="Part",
+        figures=(FigureSpec("swap", "visprobe.analyses.swap.swap_figure"),),
+        place=30,
+    )
+}
 
 Direction = Literal["sufficient", "necessary", "cumulative"]
 DIRECTIONS: tuple[Direction, ...] = ("sufficient", "necessary", "cumulative")

@@ -15,6 +15,7 @@ from visprobe.analyses.weights.weights import shared_weights
 from visprobe.metrics.intervals.proportions import wilson
 from visprobe.metrics.weights.difference import coarser, total, weight_change
 from visprobe.metrics.weights.update_sparsity import RELATIVE_TOLERANCES, Unchanged, total_unchanged, unchanged
+from visprobe.results.presentation import Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "How many weights did post-training leave as they were, against an update of that size in every weight?"
@@ -142,4 +143,21 @@ def _run(inputs: Inputs) -> Result:
     return update_sparsity(base.name, base.weights(), weights, base.weight_group, inputs.seed)
 
 
-SPARSITY = Analysis(name="sparsity", question=QUESTION, needs=lambda encoder: [], run=_run, floors="none")
+SPARSITY = Analysis(
+    name="sparsity",
+    question=QUESTION,
+    needs=lambda encoder: [],
+    run=_run,
+    floors="none",
+    presentation=Presentation(
+        titles={
+            "share_equal_bfloat16": "Share of weights equal to the base after rounding both to bfloat16",
+            "share_within_1e-05": "Share of weights changed by at most 10⁻⁵ of themselves",
+            "share_within_1e-04": "Share of weights changed by at most 10⁻⁴ of themselves",
+            "share_within_1e-03": "Share of weights changed by at most 10⁻³ of themselves",
+        },
+        heading="Part",
+        place=125,
+        about_weights=True,
+    ),
+)

@@ -17,6 +17,7 @@ from visprobe.analyses.weights.weights import shared_weights
 from visprobe.encoders.structure.tensor_class import CLASSES, by_class, tensor_class
 from visprobe.metrics.matrices import Array
 from visprobe.metrics.weights.spectral_change import top_singular
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "In how many directions did the weights change, and were those the base's own strong directions?"
@@ -198,4 +199,31 @@ def _run(inputs: Inputs) -> Result:
     return weight_spectrum(base.name, base.weights(), weights, base.weight_group, class_of=base.family.tensor_class)
 
 
-SPECTRUM = Analysis(name="spectrum", question=QUESTION, needs=lambda encoder: [], run=_run, floors="none")
+SPECTRUM = Analysis(
+    name="spectrum",
+    question=QUESTION,
+    needs=lambda encoder: [],
+    run=_run,
+    floors="none",
+    presentation=Presentation(
+        titles={
+            "spectral_change": "Largest singular value of the change over that of the base, median over matrices",
+            "stable_rank": "Stable rank of the change, median over matrices",
+            "energy_left": "Energy of the change in the base's top left singular directions",
+            "energy_right": "Energy of the change in the base's top right singular directions",
+            "energy_both": "Energy of the change in both",
+            "angle_left": "Largest principal angle of the top left subspace in degrees, median over matrices",
+            "angle_right": "Largest principal angle of the top right subspace in degrees, median over matrices",
+        },
+        heading="Weights",
+        figures=(
+            FigureSpec(
+                "weight_spectrum",
+                "visprobe.analyses.weights.spectrum_figure",
+                baseline="Floor: a change of random direction, 1 in the middle and on the right.",
+            ),
+        ),
+        place=130,
+        about_weights=True,
+    ),
+)

@@ -14,6 +14,7 @@ from visprobe.encoders.checkpoint.rounding import all_roundings
 from visprobe.encoders.structure.tensor_class import CLASSES, by_class, tensor_class
 from visprobe.errors import CheckpointError
 from visprobe.metrics.weights.difference import WeightChange, coarser, total, weight_change
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Row
 
 QUESTION = "Which weights of the encoder did post-training change, and by how much?"
@@ -204,4 +205,28 @@ def _run(inputs: Inputs) -> Result:
     )
 
 
-WEIGHTS = Analysis(name="weights", question=QUESTION, needs=lambda encoder: [], run=_run, floors="none")
+WEIGHTS = Analysis(
+    name="weights",
+    question=QUESTION,
+    needs=lambda encoder: [],
+    run=_run,
+    floors="none",
+    required=True,
+    presentation=Presentation(
+        titles={
+            "matrices_changed": "Share of weight matrices that changed",
+            "matrix_change": "Relative change of the weight matrices that changed (median of ‖ΔW‖ / ‖W‖)",
+            "relative_change": "Relative change of all weights as one vector, gains and biases included",
+            "share_equal": "Share of weights exactly equal to the base",
+        },
+        heading="Weights",
+        figures=(
+            FigureSpec(
+                "weight_drift", "visprobe.analyses.weights.weights_figure", baseline="Floor: 0, no weight moved."
+            ),
+        ),
+        place=120,
+        about_weights=True,
+        drawn_settings=("groups",),
+    ),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,24 +12,12 @@ from visprobe.cli import options as o
 from visprobe.cli.common_options import Common, measuring, run
 from visprobe.cli.output import print_notes, print_results, print_table
 from visprobe.report.numbers import interval_text, value_text
+from visprobe.results.presentation import Presentation
 from visprobe.results.read_site import read_note
 from visprobe.results.result import Result, Row
 
 if TYPE_CHECKING:
     from visprobe.pipelines.measurement import Measurement
-
-# The one measure per analysis that the short table shows.
-_SHOWN = {
-    "imagenet": {"top1": "prototype"},
-    "knn": {"knn_20": "kNN"},
-    "probe": {"probe": "probe", "probe_top1": "probe"},
-    "zeroshot": {"zeroshot": "zero-shot", "zeroshot_top1": "zero-shot"},
-    "paper_protocol": {
-        f"{kind}_{name}": f"{name}, {said}"
-        for name in ("prototype", "fast", "slow")
-        for kind, said in (("paper", "published"), ("honest", "honest"), ("leak", "leak"))
-    },
-}
 
 
 @measuring(output_dir=None)
@@ -68,10 +56,12 @@ def command(
     """
     from visprobe.data.templates import TEMPLATES, read_templates
     from visprobe.pipelines.single import imagenet
+    from visprobe.report.presentations import presentation_of
 
     def show(measured: Measurement) -> None:
-        _print_short([result for result in measured.results if result.analysis != "paper_protocol"])
-        _print_short([result for result in measured.results if result.analysis == "paper_protocol"])
+        shown = {result.analysis: presentation_of(result.analysis) for result in measured.results}
+        for apart in (False, True):
+            _print_short([result for result in measured.results if shown[result.analysis].apart == apart], shown)
         said = [*measured.warnings, *(warning for result in measured.results for warning in result.warnings)]
         print_notes([*dict.fromkeys(said)])  # several analyses say the same of the same images
 
@@ -92,16 +82,17 @@ def _at(row: Row, site: str | None) -> bool:
     return row.site == site or (site == "embedding" and row.site.startswith("embedding ("))
 
 
-def _print_short(results: Sequence[Result]) -> None:
+def _print_short(results: Sequence[Result], presentations: Mapping[str, Presentation]) -> None:
     """Per site that matters one table: checkpoints, floors and differences down, one number per analysis across."""
-    print_results([result for result in results if result.analysis not in _SHOWN])
+    columns_of = {name: shown.columns for name, shown in presentations.items()}
+    print_results([result for result in results if not columns_of[result.analysis]])
     consumed = next((r.settings["consumed"] for r in results if "consumed" in r.settings), None)
     note = next((read_note(r) for r in results if "consumed" in r.settings), "")
     places = {consumed: f"{consumed} ({note})", "projected": "after the projector"}
     for site, where in {**places, "embedding": "the tower's own embedding of an image"}.items():
         lines: dict[str, dict[str, str]] = {}
         for result in results:
-            shown = _SHOWN.get(result.analysis, {})
+            shown = columns_of[result.analysis]
             for row in (row for row in result.rows if _at(row, site) and row.measure in shown):
                 name = row.checkpoint + (f" − {row.reference}" if row.reference else "")
                 name += row.site.removeprefix(str(site))

@@ -11,7 +11,6 @@ from visprobe.cli.common_options import Common, measuring, run
 from visprobe.cli.output import print_notes, print_statements, print_table
 from visprobe.errors import UsageError
 from visprobe.report.numbers import interval_text, value_text
-from visprobe.report.tables import TITLES
 from visprobe.results.result import Result
 
 if TYPE_CHECKING:
@@ -58,7 +57,10 @@ def command(
 
 def _print_parts(result: Result) -> None:
     """One table per measure: a line per part, a column per way of exchanging it; the report has the rest."""
+    from visprobe.report.presentations import presentation_of
+
     base, other = result.settings["base"], result.settings["other"]
+    titles = presentation_of(result.analysis).titles
     for measure in dict.fromkeys(row.measure for row in result.rows):
         steps = [
             row for row in result.select(measure=measure, role="difference") if row.site in result.settings["parts"]
@@ -69,7 +71,7 @@ def _print_parts(result: Result) -> None:
             for row in steps
         }
         print_table(
-            f"{TITLES[measure]}: {other} against {base}",
+            f"{titles[measure]}: {other} against {base}",
             [
                 "part",
                 *(f"{HEADINGS[way]} − {reference}" for way, (_, reference) in zip(HEADINGS, columns, strict=True)),

@@ -101,9 +101,10 @@ def _recipes() -> Known:
 
 
 def _figures() -> Known:
-    from visprobe.report.gallery import KINDS
+    from visprobe.report.presentations import presentations
 
-    return Known(("figure", "analysis"), [(kind.name, analysis) for analysis, kind in KINDS.items()])
+    known = [(figure.name, name) for name, shown in presentations().items() for figure in shown.figures]
+    return Known(("figure", "analysis"), known)
 
 
 def _corruptions() -> Known:
@@ -125,9 +126,9 @@ def _methods() -> Known:
 
 
 def _measures() -> Known:
-    from visprobe.report.tables import TITLES
+    from visprobe.report.presentations import titles
 
-    return Known(("measure", "what it is"), list(TITLES.items()))
+    return Known(("measure", "what it is"), list(titles().items()))
 
 
 _TABLES: dict[What, Callable[[], Known]] = {

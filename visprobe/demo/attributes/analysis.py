@@ -25,6 +25,7 @@ from visprobe.metrics.intervals.clustered import clustered_mean
 from visprobe.metrics.intervals.jackknife import jackknife, replicate_mean
 from visprobe.metrics.intervals.multiplicity import holm
 from visprobe.metrics.intervals.proportions import wilson
+from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "Which details of a scene can be read linearly from the encoder's features, and better than before?"
@@ -153,4 +154,14 @@ READABLE = Analysis(
     floors="untrained",
     support=True,
     check=_check,
+    presentation=Presentation(
+        titles={
+            "attribute_consumed": "Attributes read linearly, where the language model reads",
+            "attribute_projected": "Attributes read linearly, after the projector",
+            "attribute_quarters": "Attributes of a quarter read linearly from its tokens",
+        },
+        heading="Attribute",
+        figures=(FigureSpec("attributes", "visprobe.demo.attributes.figure"),),
+        place=100,
+    ),
 )

@@ -15,6 +15,7 @@ from visprobe.attribution.evidence.scores import score
 from visprobe.attribution.figures.sheet import Sheet
 from visprobe.attribution.figures.sheet_json import sheet_json
 from visprobe.attribution.methods.by_name import Maps
+from visprobe.attribution.presentation import STRIPS
 from visprobe.attribution.targets.shown import as_shown
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.metrics.intervals.clustered import clustered_mean
@@ -38,7 +39,6 @@ from visprobe.pipelines.measurement import Options
 from visprobe.pipelines.names import distinct_names
 from visprobe.pipelines.session import Session, open_encoders, provenance_of
 from visprobe.pipelines.trajectory import Run, base_of, read_run, run_warnings
-from visprobe.report.gallery import STRIPS
 from visprobe.results.result import Estimate, Result, Role, Row
 from visprobe.training.run_folder.manifest import weights_hash
 

@@ -12,6 +12,7 @@ from visprobe.data.thumbnail import PREFIX
 from visprobe.errors import DataError
 from visprobe.figures.labels import shorten
 from visprobe.io.inert import escape_control_characters
+from visprobe.report.presentations import presentation_of
 from visprobe.results.result import Result
 
 _SHADES = 64
@@ -22,12 +23,12 @@ def map_gallery(result: Result) -> str | None:
     """What the gallery shows, as JSON in ASCII; None for a result without maps of several checkpoints or steps.
 
     Args:
-        result: A "maps" or "map_strip_…" result, its maps in settings["sheet"]; any other has no gallery.
+        result: Any result; one whose presentation has a gallery holds its maps in settings["sheet"].
 
     Raises:
         DataError: If a picture is none.
     """
-    if result.analysis != "maps" and not result.analysis.startswith("map_strip_"):
+    if not presentation_of(result.analysis).has_gallery:
         return None
     value = result.settings["sheet"]
     names = [shorten(name, _NAME) for name in value["maps"]]

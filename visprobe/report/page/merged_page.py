@@ -11,7 +11,6 @@ import visprobe
 from visprobe.errors import UsageError
 from visprobe.figures.save import save_figure, svg_text
 from visprobe.io import atomic
-from visprobe.report.gallery import KINDS
 from visprobe.report.merge import apart, side_by_side
 from visprobe.report.page.render import (
     Shown,
@@ -24,6 +23,7 @@ from visprobe.report.page.render import (
     shown_figures,
 )
 from visprobe.report.page.size_limit import fit_tables, fitting
+from visprobe.report.presentations import figures_of
 from visprobe.report.rebuild import Run, draw_figure, unusable
 from visprobe.report.result_table import write_result_table
 from visprobe.report.schema import RUNS_SCHEMA
@@ -55,17 +55,14 @@ def write_merged(folder: Path, runs: Sequence[Run], command: str) -> Path:
     """
     _refuse_single(folder)
     document = merged_document(runs, command)
-    drawn = [
-        {KINDS[r.analysis].name: draw_figure(run, r.analysis) for r in run.results if r.analysis in KINDS}
-        for run in runs
-    ]
+    drawn = [{figure.name: draw_figure(run, figure.name) for _, figure in figures_of(run.results)} for run in runs]
     texts = [{name: svg_text(figure) for name, figure in figures.items()} for figures in drawn]
     page = render_merged(document, runs, texts)
     (folder / "report.html").unlink(missing_ok=True)
     for old in folder.glob("figures/[0-9]*_*"):  # a figure of an earlier report would pass for one of this
         old.unlink()
     for number, (run, figures, svgs) in enumerate(zip(runs, drawn, texts, strict=True), start=1):
-        rows = {KINDS[result.analysis].name: result.rows for result in run.results if result.analysis in KINDS}
+        rows = {figure.name: result.rows for result, figure in figures_of(run.results)}
         for name, figure in figures.items():
             save_figure(figure, folder / "figures", f"{number}_{name}", rows[name], svgs[name])
     records = [{"run": run.name, **record} for run in runs for result in run.results for record in result.to_table()]

@@ -14,7 +14,6 @@ from markupsafe import Markup
 
 from visprobe.figures.labels import shorten
 from visprobe.io.inert import escape_control_characters
-from visprobe.report.gallery import KINDS
 from visprobe.report.page.inline_svg import inline_svg
 from visprobe.report.page.map_gallery import map_gallery
 from visprobe.report.page.most_changed import most_changed
@@ -27,27 +26,11 @@ from visprobe.report.page.size_limit import (
     fit_tables,
     fitting,
 )
+from visprobe.report.presentations import figures_of, presentation_of
 from visprobe.report.tables import anchor, tables
 from visprobe.results.result import Result
 
-# Settings that tables, figures and the gallery show; all of them are in report.json.
-_SHOWN_ELSEWHERE = {
-    "sites",
-    "groups",
-    "maps",
-    "norms",
-    "moved",
-    "distribution",
-    "per_class",
-    "mcnemar",
-    "against_floors",
-    "classes_changed",
-    "most_changed",
-    "thumbnails",
-    "picture",
-    "tests",
-    "sheet",
-}
+_ONLY_IN_JSON = {"sites", "tests"}  # settings that the page does not list, whatever they are of
 # What a reader calls the fields of a checkpoint and of an image set.
 _FIELDS = {
     "layout": "layout on disk",
@@ -145,14 +128,12 @@ def environment() -> Environment:
 
 
 def shown_figures(results: Sequence[Result], figures: Mapping[str, str], prefix: str = "") -> Iterator[Shown]:
-    """Every figure, in the order of the gallery; `prefix` tells its ids from those of another run on the same page."""
-    by_analysis = {result.analysis: result for result in results}
-    for analysis, kind in KINDS.items():
-        if analysis in by_analysis and kind.name in figures:
-            result = by_analysis[analysis]
-            caption = kind.caption(result)
-            svg = inline_svg(figures[kind.name], prefix + kind.name, escape_control_characters(caption))
-            yield Shown(kind.name, result.question, caption, Markup(svg), map_gallery(result))
+    """Every figure, in the order of the report; `prefix` tells its ids from those of another run on the same page."""
+    for result, figure in figures_of(results):
+        if figure.name in figures:
+            caption = figure.caption(result)
+            svg = inline_svg(figures[figure.name], prefix + figure.name, escape_control_characters(caption))
+            yield Shown(figure.name, result.question, caption, Markup(svg), map_gallery(result))
 
 
 def fit_figures(figures: Sequence[Shown], room: int) -> list[Shown]:
@@ -177,7 +158,8 @@ def options_of(document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def _settings(result: Result) -> dict[str, Any]:
-    return {key: value for key, value in result.settings.items() if key not in _SHOWN_ELSEWHERE}
+    left_out = _ONLY_IN_JSON.union(presentation_of(result.analysis).drawn_settings)
+    return {key: value for key, value in result.settings.items() if key not in left_out}
 
 
 def _anchors(results: Sequence[Result], evidence: Sequence[Mapping[str, Any]]) -> list[str]:
