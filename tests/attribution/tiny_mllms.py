@@ -90,7 +90,7 @@ def plain(name, processor, image, turn):
     text = processor.apply_chat_template([{"role": "user", "content": content}])
     area = image.width * image.height
     options = {
-        "internvl": {"crop_to_patches": False},
+        **{kind: {"crop_to_patches": False} for kind in ("internvl", "aya_vision")},
         **{kind: {"do_image_splitting": False} for kind in ("idefics3", "smolvlm")},
         **{f"qwen{n}_vl": {"size": {"shortest_edge": area, "longest_edge": area}} for n in ("2", "2_5", "3")},
     }

@@ -66,7 +66,7 @@ def _square(written):
 TOWERS = {
     **{name: _square(_of_zoo(name)) for name in (
         "llava-C", "llava-bin", "onevision", "gemma3", "paligemma", "idefics3", "smolvlm", "internvl",
-        "internvl-original", "mllama", "clip", "siglip",
+        "internvl-original", "mllama", "clip", "siglip", "aimv2", "aya-vision",
     )},
     **{case: _square(_bare(case)) for case in ("Dinov2Model", "Dinov2WithRegistersModel", "ViTModel")},
     **{f"original {kind}": _square(_original(kind)) for kind in ("mlcd", "sam")},

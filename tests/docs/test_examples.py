@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -18,18 +19,15 @@ from visprobe.analyses.core.contract import check_analysis
 from visprobe.analyses.core.gates import read_condition
 from visprobe.analyses.core.registry import available
 from visprobe.cli.app import app
-from visprobe.encoders import load_encoder
+from visprobe.encoders import families, load_encoder
 from visprobe.encoders.checkpoint.quiet import quiet
-from visprobe.encoders.families import MODEL_OF, TOWER_OF
+from visprobe.encoders.families import TOWER_OF
+from visprobe.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 VISION = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 32,
     "patch_size": 8,
-}  # fmt: skip
-TEXT = {
-    "model_type": "llama", "hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "vocab_size": 50,
 }  # fmt: skip
 
 
@@ -37,7 +35,7 @@ TEXT = {
 def _examples(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "guides" / "examples"))
     yield
-    for name in ("narrow_cone", "ijepa", "vip_llava"):
+    for name in ("narrow_cone", "ijepa"):
         sys.modules.pop(name, None)
 
 
@@ -78,12 +76,17 @@ def test_the_mean_cosine_is_that_of_all_pairs():
     assert found.without == pytest.approx([by_pairs(np.delete(x, i, axis=0)) for i in range(9)], abs=1e-14)
 
 
-def test_the_analysis_is_found_once_its_package_is_installed(tmp_path, monkeypatch):
-    package = tmp_path / "narrow_cone-1.dist-info"
+def installed(folder, monkeypatch, group, entry):
+    """A package with one entry point, on the path."""
+    package = folder / "example-1.dist-info"
     package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: narrow-cone\nVersion: 1\n")
-    (package / "entry_points.txt").write_text("[visprobe.analyses]\nnarrow_cone = narrow_cone:NARROW_CONE\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: example\nVersion: 1\n")
+    (package / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_the_analysis_is_found_once_its_package_is_installed(tmp_path, monkeypatch):
+    installed(tmp_path, monkeypatch, "visprobe.analyses", "narrow_cone = narrow_cone:NARROW_CONE")
     assert available()["narrow_cone"].name == "narrow_cone"
 
 
@@ -114,42 +117,22 @@ def test_a_lit_patch_answers_at_its_place(tmp_path, monkeypatch):
     assert int((bright - dark).norm(dim=-1).argmax()) == 1 * 4 + 2
 
 
-def test_the_model_is_read_as_transformers_runs_it(tmp_path, monkeypatch):
-    from vip_llava import MODELS
-
-    monkeypatch.setitem(MODEL_OF, "vipllava", MODELS[0])
-    vision = transformers.CLIPVisionConfig(**VISION)
-    config = transformers.VipLlavaConfig(
-        vision_config=vision.to_dict(), text_config=TEXT, image_token_index=49, vision_feature_layer=[-2, -3, 1]
-    )
-    with quiet():
-        model = saved(tmp_path, transformers.VipLlavaForConditionalGeneration(config))
-    encoder, images = load_encoder(tmp_path), pictures()
-    values = encoder.preprocess(images).inputs["pixel_values"]
-    with torch.no_grad():
-        features = model.model.get_image_features(values, vision_feature_layer=[-2, -3, 1], output_hidden_states=True)
-    assert encoder.consumed == "block_02"
-    assert torch.equal(encoder(images)["projected"], features.pooler_output)
-    own = model.model.multi_modal_projector.state_dict()
-    stored = {n.removeprefix("projector."): w for n, w in encoder.weights().items() if n.startswith("projector.")}
-    assert stored.keys() == own.keys()
-    assert all(torch.equal(stored[name], own[name]) for name in own)
+def test_the_family_is_found_once_its_package_is_installed(tmp_path, monkeypatch):
+    installed(tmp_path, monkeypatch, "visprobe.families", "ijepa = ijepa")
+    *own, last = families.modules()
+    assert [family.name for family in last.TOWERS] == ["ijepa"]
+    assert [row for module in own for row in getattr(module, "TOWERS", ())] == list(families.TOWERS)
 
 
-def test_a_field_that_the_models_author_did_not_name_is_a_setting_all_the_same(tmp_path, monkeypatch):
-    from vip_llava import MODELS
+def test_a_family_that_cannot_be_loaded_is_one_message(tmp_path, monkeypatch):
+    installed(tmp_path, monkeypatch, "visprobe.families", "lost = no_such_module")
+    with pytest.raises(UsageError, match="the family no_such_module cannot be loaded"):
+        list(families.modules())
 
-    monkeypatch.setitem(MODEL_OF, "vipllava", MODELS[0])
-    hashes = set()
-    for epsilon in (1e-5, 1e-3):
-        config = transformers.VipLlavaConfig(
-            vision_config=transformers.CLIPVisionConfig(**VISION).to_dict(), text_config=TEXT, image_token_index=49,
-            vision_feature_layer=[-2, -3], projector_layernorm_eps=epsilon,
-        )  # fmt: skip
-        with quiet():
-            saved(tmp_path / str(epsilon), transformers.VipLlavaForConditionalGeneration(config))
-        hashes.add(load_encoder(tmp_path / str(epsilon)).settings_hash)
-    assert len(hashes) == 2
+
+def test_two_families_of_one_model_type_are_one_message():
+    with pytest.raises(UsageError, match="two families read vit: vit and vit"):
+        families.by_type([TOWER_OF["vit"], replace(TOWER_OF["vit"])])
 
 
 def test_the_workflow_pins_its_actions_and_calls_visprobe_as_it_is():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from test_aya_vision import tiny as aya_vision
 from test_gemma import tiny as gemma
 from test_idefics import tiny as idefics
 from test_llava_next import tiny as llava_next
@@ -57,6 +58,7 @@ FAMILIES = {
     **{kind: lambda kind=kind: gemma(kind) for kind in ("gemma3", "paligemma")},
     **{kind: lambda kind=kind: idefics(kind) for kind in ("idefics3", "smolvlm")},
     **{kind: lambda kind=kind: qwen(kind) for kind in KINDS},
+    "aya_vision": aya_vision,
     "gemma4": gemma4,
     "internvl": internvl,
     "mistral3": pixtral,
@@ -64,6 +66,7 @@ FAMILIES = {
     "siglip": lambda: bare("SiglipVision", **VISION),
     "siglip2": lambda: bare("Siglip2Vision", **NATIVE, num_patches=16),
     "clip": lambda: bare("CLIPVision", **VISION),
+    "aimv2": lambda: bare("Aimv2Vision", **VISION),
     "mlcd": lambda: bare("MLCDVision", **VISION),
     "vit": lambda: bare("ViT", **VISION),
     "dinov2": lambda: bare("Dinov2", **DINO),

@@ -27,6 +27,8 @@ CASES = {
     "Dinov2Model swiglu": (transformers.Dinov2Config(**DINO, use_swiglu_ffn=True), {}, None),
     "Dinov2ForImageClassification": (transformers.Dinov2Config(**DINO), {}, "dinov2"),
     "Dinov2WithRegistersModel": (transformers.Dinov2WithRegistersConfig(**DINO, num_register_tokens=3), {}, None),
+    "Aimv2VisionModel": (transformers.Aimv2VisionConfig(**VISION), {}, None),
+    "Aimv2Model": (transformers.Aimv2Config(**PAIR), {}, "vision_model"),
     "ViTModel": (transformers.ViTConfig(**VISION), {}, None),
     "ViTModel plain": (transformers.ViTConfig(**VISION), {"add_pooling_layer": False}, None),
     "ViTForImageClassification": (transformers.ViTConfig(**VISION), {}, "vit"),
@@ -34,6 +36,8 @@ CASES = {
 PREFIX = {
     "SiglipV": 0,
     "SiglipM": 0,
+    "Aimv2Vi": 0,
+    "Aimv2Mo": 0,
     "CLIPVis": 1,
     "CLIPMod": 1,
     "Dinov2M": 1,

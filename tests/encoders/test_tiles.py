@@ -8,6 +8,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from test_aya_vision import processor as aya_processor
+from test_aya_vision import tiny as aya_vision
 from test_gemma import tiny as gemma
 from test_idefics import processor as idefics_processor
 from test_idefics import tiny as idefics
@@ -47,6 +49,7 @@ KINDS = {
     "llava_onevision": (lambda: llava("siglip", "llava_onevision", vision_aspect_ratio="anyres_max_9"),
                         onevision_processor),
     "internvl": (internvl, internvl_processor),
+    "aya_vision": (aya_vision, aya_processor),
     "idefics3": (lambda: idefics("idefics3"), lambda: idefics_processor("idefics3")),
     "smolvlm": (lambda: idefics("smolvlm"), lambda: idefics_processor("smolvlm")),
     "mllama": (mllama, mllama_processor),
@@ -84,7 +87,7 @@ def encoder(folder):
 
 def own_views(kind, image):
     """What the model's own processor makes of one image, by the names of its outputs."""
-    options = {"crop_to_patches": True} if kind == "internvl" else {}
+    options = {"crop_to_patches": True} if kind in ("internvl", "aya_vision") else {}
     options |= {"return_row_col_info": True} if kind in ("idefics3", "smolvlm") else {}
     return KINDS[kind][1]()([[image]] if kind in ("idefics3", "smolvlm", "mllama") else image,
                             return_tensors="pt", **options)  # fmt: skip
@@ -93,7 +96,7 @@ def own_views(kind, image):
 def own_tiles(kind, made):
     """The tiles among them, without the view of the whole image."""
     values = made["pixel_values"]
-    if kind == "internvl":
+    if kind in ("internvl", "aya_vision"):
         return values[: max(1, len(values) - 1)]
     if kind.startswith("llava"):
         return values[0][1:]
@@ -119,7 +122,7 @@ def projected(kind, model, made, size, mosaic):
             inputs = {name: made[name] for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")}
             states = model.model.vision_model(**inputs).last_hidden_state
             tokens = model.model.multi_modal_projector(states)[0, 0, : mosaic.rows * mosaic.columns, 1:]
-        elif kind == "internvl":
+        elif kind in ("internvl", "aya_vision"):
             tokens = model.get_image_features(made["pixel_values"]).pooler_output
         else:
             (tokens,) = model.model.get_image_features(made["pixel_values"]).pooler_output

@@ -4,10 +4,11 @@ import json
 
 import torch
 import transformers
+from test_aya_vision import tiny as aya_vision
 from test_gemma import tiny as gemma
 from test_idefics import tiny as idefics
 from test_mllama import tiny as mllama
-from tiny_checkpoints import filled, llava, vision_config, write, write_llava, write_original
+from tiny_checkpoints import VISION, filled, llava, vision_config, write, write_llava, write_original
 from tiny_internvl import original as internvl_original
 from tiny_internvl import original_config
 from tiny_internvl import tiny as internvl
@@ -57,6 +58,7 @@ ZOO = {
     "original": (original, "LLaVA (original)", "block_03"),
     "pixtral": (saved(lambda: pixtral("llava")), "LLaVA", "block_03"),
     "mistral3": (saved(pixtral), "Mistral 3", "block_03"),
+    "aya-vision": (saved(aya_vision), "Aya Vision", "block_03"),
     "gemma4": (saved(gemma4), "Gemma 4", "block_03"),
     "gemma3": (saved(lambda: gemma("gemma3")), "Gemma 3", "final_norm"),
     "paligemma": (saved(lambda: gemma("paligemma")), "PaliGemma", "final_norm"),
@@ -67,5 +69,10 @@ ZOO = {
     "mllama": (saved(mllama), "Llama 3.2 Vision", None),
     "clip": (bare(transformers.CLIPVisionModel, lambda: vision_config("clip")), "clip", "block_03"),
     "siglip": (bare(transformers.SiglipVisionModel, lambda: vision_config("siglip")), "siglip", "final_norm"),
+    "aimv2": (
+        bare(transformers.Aimv2VisionModel, lambda: transformers.Aimv2VisionConfig(**VISION)),
+        "aimv2",
+        "final_norm",
+    ),
     **{kind: (lambda f, kind=kind: write_qwen(f, qwen(kind)), None, "block_04") for kind in KINDS},
 }

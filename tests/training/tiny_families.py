@@ -6,6 +6,7 @@ import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -198,6 +199,27 @@ def gemma3():
     return model, processor
 
 
+def aya_vision():
+    config = transformers.AyaVisionConfig(
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **VISION, **SQUARE},
+        text_config={**text_config("cohere2"), "sliding_window": 64},
+        image_token_index=ids("<image_soft_token>")[0],
+    )
+    processor = transformers.AyaVisionProcessor(
+        GotOcr2ImageProcessorPil(size={"height": SIDE, "width": SIDE}),
+        tokenizer(),
+        patch_size=2 * PATCH,
+        img_size=SIDE,
+        start_of_img_token="<start_of_image>",
+        end_of_img_token="<end_of_image>",
+        img_patch_token="<image_soft_token>",
+        tile_token="<row_1_col_1>",
+        tile_global_token="<global-img>",
+        chat_template=template("<image>"),
+    )
+    return seeded(transformers.AyaVisionForConditionalGeneration, config), processor
+
+
 class Rows:
     """Rows in memory; the image key "40x30" is a picture of noise of that width and height."""
 
@@ -236,4 +258,5 @@ FAMILIES = {
     "idefics3": lambda: idefics("Idefics3"),
     "smolvlm": lambda: idefics("SmolVLM"),
     "gemma3": gemma3,
+    "aya_vision": aya_vision,
 }

@@ -20,6 +20,7 @@ from transformers import (
 
 from visprobe.encoders.checkpoint.opened import check_labels
 from visprobe.encoders.checkpoint.quiet import quiet
+from visprobe.encoders.families import MODEL_OF
 from visprobe.errors import CheckpointError, PrerequisiteError, UsageError
 from visprobe.mllm import Resample
 
@@ -149,7 +150,9 @@ def check_processor(path: str | Path, processor: Any, config: Any) -> None:
     """
     if not hasattr(processor, "image_processor"):
         raise _cannot(path, "it has a tokenizer but no processor for images", _WHOLE)
-    token, tokenizer = getattr(processor, "image_token", None), processor.tokenizer
+    family = MODEL_OF.get(config.model_type)
+    token = getattr(processor, family.image_token if family else "image_token", None)
+    tokenizer = processor.tokenizer
     known = tokenizer.convert_tokens_to_ids(token) if token else None
     if known is None or known == tokenizer.unk_token_id or token not in tokenizer.get_vocab():
         raise _cannot(path, f"its tokenizer has no image token {token!r}", "Add it to the tokenizer and save that.")

@@ -8,6 +8,7 @@ TOWERS = (
         model_types=("ijepa",),
         tower_class="IJepaModel",
         blocks=(("layers", "num_hidden_layers"),),
+        attention_output="attention.o_proj",
         norm="layernorm",
         norm_on_tokens=True,
         outer_prefixes=("ijepa.",),

@@ -21,7 +21,12 @@ ENTRY_POINTS = "visprobe.families"
 Row = TypeVar("Row", Family, Model)
 
 
-def _modules() -> Iterator[ModuleType]:
+def modules() -> Iterator[ModuleType]:
+    """All modules of families: those of this folder in their order, then those of other packages by name.
+
+    Raises:
+        UsageError: If one of another package cannot be loaded.
+    """
     own = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
     yield from sorted(own, key=lambda module: (getattr(module, "ORDER", len(own)), module.__name__))
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.value):
@@ -32,7 +37,12 @@ def _modules() -> Iterator[ModuleType]:
         yield module
 
 
-def _by_type(rows: Sequence[Row]) -> dict[str, Row]:
+def by_type(rows: Sequence[Row]) -> dict[str, Row]:
+    """Each of `rows` by its `model_types`.
+
+    Raises:
+        UsageError: If two have one in common.
+    """
     found: dict[str, Row] = {}
     for row in rows:
         for model_type in row.model_types:
@@ -45,8 +55,8 @@ def _unusable(problem: str) -> UsageError:
     return UsageError(problem, hint="Repair or uninstall the package that brings it.")
 
 
-_MODULES = tuple(_modules())
+_MODULES = tuple(modules())
 TOWERS: tuple[Family, ...] = tuple(row for module in _MODULES for row in getattr(module, "TOWERS", ()))
 MODELS: tuple[Model, ...] = tuple(row for module in _MODULES for row in getattr(module, "MODELS", ()))
-TOWER_OF = _by_type(TOWERS)
-MODEL_OF = _by_type(MODELS)
+TOWER_OF = by_type(TOWERS)
+MODEL_OF = by_type(MODELS)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -43,13 +43,22 @@ _FIRST_NAMES = (
 
 
 class SquashedView(Geometry):
-    """Images squeezed into one square, with ImageNet's mean, as InternVL makes its thumbnail."""
+    """Images squeezed into one square, as InternVL makes its thumbnail.
+
+    Attributes:
+        normalisation: Mean and deviation where the processor stores none.
+    """
+
+    normalisation: ClassVar[Mapping[str, Any]] = {
+        "image_mean": IMAGENET_DEFAULT_MEAN,
+        "image_std": IMAGENET_DEFAULT_STD,
+    }
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
         """The stored fields without crops: old checkpoints store a crop that InternVL's code never makes."""
         kept = {k: v for k, v in plain_fields(stored).items() if k not in {"do_center_crop", "crop_size", "size"}}
         square = {"height": side(config.image_size), "width": side(config.image_size)}
-        return {"size": square, "image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD, **kept}
+        return {"size": square, **self.normalisation, **kept}
 
 
 @dataclass(frozen=True)

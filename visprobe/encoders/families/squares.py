@@ -52,6 +52,7 @@ TOWERS = (
         norm="post_layernorm",
         pools=True,
         projection="visual_projection",
+        projection_std=lambda config: float(config.hidden_size**-0.5 * config.initializer_factor),
         has_cls=True,
         outer_prefixes=("vision_model.",),
         processor="CLIPImageProcessorPil",

@@ -36,8 +36,7 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
     processor, warnings = find_processor(checkpoint.folder, family, vision, family.geometry, resolution)
     for name in filter(family.is_projection, tower):  # the two-tower model has its own width beside the tower's
         vision.projection_dim = checkpoint.tensors[tower[name]].shape[0]
-    if family.head and hasattr(vision, "vision_use_head"):
-        vision.vision_use_head = any(name.startswith(f"{family.head}.") for name in tower)
+    family.say_head(vision, tower)
     return Layout(
         name="bare",
         family=family,

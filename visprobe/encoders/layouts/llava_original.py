@@ -61,8 +61,7 @@ def original_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
     tower = original_tower(named)
     sources = tower.sources(saved)
     reads, why = _reads(checkpoint, tower, tower.family.block_count(set(sources)))
-    if hasattr(tower.config, "vision_use_head"):
-        tower.config.vision_use_head = any(name.startswith("head.") for name in sources)
+    tower.family.say_head(tower.config, sources)
     scales = _scales(checkpoint, tower)
     projector = {} if scales else _projector(checkpoint, names)
     processor = _processor(checkpoint, tower, scales)

@@ -29,8 +29,11 @@ class Family:
         norm: Attribute of the last norm, if there is one.
         norm_on_tokens: Whether that norm is applied to every token; CLIP applies it to its class token only.
         head: Attribute of the pooling head, if the family has one.
+        head_field: Field of the configuration that says whether a tower has it, if there is such a field.
+        head_option: Argument of the class that says so, where the configuration does not.
         pools: Whether the class gives an embedding of the whole image (`pooler_output`), made by norm and head.
         projection: Name of the linear map from it to the space shared with a text tower, in two-tower checkpoints.
+        projection_std: From the configuration to the deviation that transformers draws the map's weights with.
         has_cls: Whether a class token comes first.
         outer_prefixes: What may stand before a tensor's name in a checkpoint of the bare model.
         geometry: How images become inputs and states become tokens in raster order.
@@ -44,7 +47,6 @@ class Family:
             empty where they lie otherwise, so that heads cannot be read one by one.
         unread: What the names of weights begin with that no forward pass reads, but for the head.
         any_size: From the configuration to whether the tower reads images of other sizes than it was built for.
-        head_option: Argument of the class that says whether it has the head, where the configuration does not.
         processor: transformers class of the image processor, Pillow backend, where a checkpoint names none.
         processors: Classes to use for stored kinds of processor, beside the plain ones (`encoders.processor`).
         processor_fields: Fields of that class where a checkpoint names none, if they are not the class's own.
@@ -57,8 +59,11 @@ class Family:
     norm: str | None = None
     norm_on_tokens: bool = False
     head: str | None = None
+    head_field: str = "vision_use_head"
+    head_option: str = ""
     pools: bool = False
     projection: str | None = None
+    projection_std: Callable[[Any], float] = lambda config: float(config.initializer_range)
     has_cls: bool = False
     outer_prefixes: tuple[str, ...] = ()
     geometry: Geometry = SQUARE
@@ -70,7 +75,6 @@ class Family:
     attention_output: str = "self_attn.out_proj"
     unread: tuple[str, ...] = ()
     any_size: Callable[[Any], bool] = lambda config: False
-    head_option: str = ""
     processor: str = ""
     processors: Mapping[str, str] = field(default_factory=dict)
     processor_fields: Mapping[str, Any] = field(default_factory=dict)
@@ -97,6 +101,11 @@ class Family:
         module, _, name = self.tower_class.rpartition(":")
         return getattr(import_module(f"transformers.models.{module}") if module else transformers, name)
 
+    def say_head(self, config: Any, names: Iterable[str]) -> None:
+        """Let `config` say whether there is a head, as the names of the tensors do."""
+        if self.head and hasattr(config, self.head_field):
+            setattr(config, self.head_field, _has(self.head, names))
+
     def options(self, names: set[str]) -> dict[str, bool]:
         """Arguments of the class that depend on which tensors there are."""
         return {self.head_option: _has(self.head, names)} if self.head_option else {}
@@ -109,10 +118,15 @@ class Family:
         for part in self.detached:
             _detach(tower, part)
         if self.projection and _has(self.projection, names):
-            setattr(tower, self.projection, _fresh_projection(tower.config))
+            setattr(tower, self.projection, self._fresh_projection(tower.config))
         if self.norm and not _has(self.norm, names):
             setattr(tower, self.norm, torch.nn.Identity())
         return tower
+
+    def _fresh_projection(self, config: Any) -> torch.nn.Module:
+        layer = torch.nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+        torch.nn.init.normal_(layer.weight, std=self.projection_std(config))
+        return layer
 
     def is_projection(self, name: str) -> bool:
         """Whether the tensor `name` belongs to the projection to the space shared with a text tower."""
@@ -158,15 +172,8 @@ def _numbered(path: str) -> re.Pattern[str]:
     return re.compile(re.escape(path) + r"\.(\d+)\.")
 
 
-def _has(part: str | None, names: set[str]) -> bool:
+def _has(part: str | None, names: Iterable[str]) -> bool:
     return any(name.startswith(f"{part}.") for name in names)
-
-
-def _fresh_projection(config: Any) -> torch.nn.Module:
-    """The projection as transformers initialises it."""
-    layer = torch.nn.Linear(config.hidden_size, config.projection_dim, bias=False)
-    torch.nn.init.normal_(layer.weight, std=config.hidden_size**-0.5 * config.initializer_factor)
-    return layer
 
 
 def _detach(tower: torch.nn.Module, part: str) -> None:

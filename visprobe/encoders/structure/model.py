@@ -109,6 +109,7 @@ class Model:
             `get_image_features` gives a list of images.
         language: What the names of the language model's parameters begin with in memory.
         beside: The same of parameters that are trained with the connector, though it does not hold them.
+        image_token: Attribute of its processor that holds the token which stands for a piece of an image.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Model:
     encoded_once: bool = False
     language: tuple[str, ...] = ("model.language_model.", "lm_head.")
     beside: tuple[str, ...] = ()
+    image_token: str = "image_token"
 
     @property
     def in_memory(self) -> Spelling:
@@ -176,8 +178,7 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
         resolution,
         {**model.processors, **(tiles.processors if tiles else {})},
     )
-    if family.head and hasattr(vision, "vision_use_head"):
-        vision.vision_use_head = any(name.startswith(f"{family.head}.") for name in tower)
+    family.say_head(vision, tower)
     untiled = tiles.notes if tiles else filter(None, [model.untiled])
     return Layout(
         name=spelling.name,
