@@ -2,7 +2,7 @@
 
 import pytest
 
-from visprobe.analyses.verdict.headline import SCOPE, headline
+from visprobe.analyses.core.verdict import SCOPE, headline
 from visprobe.results.result import Estimate, Result, Row
 
 

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
-from visprobe.analyses.verdict.verdict import Statement, verdict
+from visprobe.analyses.core.verdict import verdict
 from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.statement import Statement
 
 ROUNDING = "base (bfloat16)"
 

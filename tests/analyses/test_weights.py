@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from visprobe.analyses.verdict.verdict import verdict
+from visprobe.analyses.core.verdict import verdict
 from visprobe.analyses.weights.weights import weight_drift
 from visprobe.errors import CheckpointError
 from visprobe.results.result import Result

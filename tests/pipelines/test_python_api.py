@@ -16,13 +16,13 @@ import pytest
 import torch
 
 import visprobe
-from visprobe.analyses.verdict.verdict import Statement
 from visprobe.errors import PrerequisiteError, UsageError
 from visprobe.figures.save import figure_bytes, svg_text
 from visprobe.pipelines.measurement import Measurement
 from visprobe.report.notebook import MOST_ALONE
 from visprobe.report.numbers import interval_text, value_text
 from visprobe.results.result import Estimate, Result, Row
+from visprobe.results.statement import Statement
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "evil\u202egpj", "{{ 7 * 7 }}", "\x1b[31mred")
 

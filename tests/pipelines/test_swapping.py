@@ -5,8 +5,8 @@ import pytest
 import torch
 import transformers
 
+from visprobe.analyses.swap.sentences import carrying, listed, swap_verdict
 from visprobe.analyses.swap.swap import TESTED, Hybrid, Pair, column, layer_swap
-from visprobe.analyses.swap.swap_verdict import carrying, listed, swap_verdict
 from visprobe.cli.app import main
 from visprobe.encoders import load_encoder
 from visprobe.encoders.checkpoint.quiet import quiet

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from visprobe.analyses.verdict.verdict import Statement
 from visprobe.report.document import build_document
 from visprobe.report.write import write_report
+from visprobe.results.statement import Statement
 
 Documented = Callable[..., dict[str, Any]]
 

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from visprobe.analyses.drift import sites_figure as sites
-from visprobe.analyses.verdict.verdict import Statement
 from visprobe.errors import DataError
 from visprobe.figures.save import svg_text
 from visprobe.report import write
@@ -26,6 +25,7 @@ from visprobe.report.page.render import render
 from visprobe.report.tables import tables
 from visprobe.report.write import write_report
 from visprobe.results.result import Estimate, Result, Row
+from visprobe.results.statement import Statement
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = (

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visprobe.analyses.core.registry import chosen
-from visprobe.analyses.runs.same_recipe import SAME_RECIPE, same_recipe
-from visprobe.analyses.verdict.headline import headline
-from visprobe.analyses.verdict.verdict import verdict
+from visprobe.analyses.core.verdict import headline, verdict
+from visprobe.analyses.drift.sentences import SAME_RECIPE
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
 from visprobe.io.disk import plain_errors
@@ -62,7 +61,7 @@ def compare(
     floors = [untrained, *format_floors(checkpoints[0], base, options), *again]
     session = Session(encoders, floors, data, options)
     results = [*run_analyses(session, analyses), *also]
-    said = [*headline(results, base.name), *verdict(results, base.name), *same_recipe(results, base.name)]
+    said = [*headline(results, base.name), *verdict(results, base.name)]
     return session.measurement(results, said)
 
 

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from visprobe.analyses.core.gates import Gate
 from visprobe.analyses.core.registry import DEFAULT
-from visprobe.analyses.verdict.verdict import Statement
 from visprobe.errors import UsageError
 from visprobe.features.store import FeatureStore, default_folder
 from visprobe.figures.save import figure_bytes
@@ -24,6 +23,7 @@ from visprobe.report.presentations import figures_of
 from visprobe.report.rebuild import Drawn, Run, read_runs, rebuild, redraw
 from visprobe.report.write import write_report
 from visprobe.results.result import Result
+from visprobe.results.statement import Statement
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from visprobe.analyses.verdict.verdict import Statement
 from visprobe.data.image_set import ImageSet
 from visprobe.data.open import ImageData, open_images
 from visprobe.encoders.encoder import VisionEncoder
@@ -24,6 +23,7 @@ from visprobe.pipelines.measurement import Measurement, Options
 from visprobe.pipelines.names import distinct_names
 from visprobe.pipelines.trained import training_of, unlike_prompts
 from visprobe.results.result import Result
+from visprobe.results.statement import Statement
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Sites = Callable[[VisionEncoder], Sequence[str]]

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from visprobe.analyses.swap.sentences import swap_verdict
 from visprobe.analyses.swap.swap import DIRECTIONS, Direction, Hybrid, Pair, layer_swap
-from visprobe.analyses.swap.swap_verdict import swap_verdict
 from visprobe.data.image_set import ImageSet
 from visprobe.data.labels.annotated import no_classes
 from visprobe.encoders.encoder import VisionEncoder

@@ -14,9 +14,9 @@ from typing import Any
 
 import visprobe
 from visprobe.analyses.core.gates import Gate
-from visprobe.analyses.verdict.verdict import Statement
 from visprobe.io.redact import redactor
 from visprobe.results.result import Result
+from visprobe.results.statement import Statement
 
 SCHEMA = "visprobe.report/1"
 _PACKAGES = (

@@ -8,13 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from visprobe.results.result import Result
+from visprobe.results.rules import LAST, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.figure import Figure
-
-LAST = 1000
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ class Presentation:
         sums_up: Whether a terminal shows it in place of the other results.
         has_gallery: Whether the page shows the maps in its settings as a gallery too.
         drawn_settings: Settings that its figures, tables or gallery show, so that the page does not list them.
+        rules: What it says in a verdict.
     """
 
     titles: Mapping[str, str] = field(default_factory=dict)
@@ -78,6 +78,7 @@ class Presentation:
     sums_up: bool = False
     has_gallery: bool = False
     drawn_settings: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
 
 def floors_of(result: Result) -> str:

@@ -15,6 +15,7 @@ from visprobe.analyses.accuracy.rows import (
     paired_difference,
     read_sites,
 )
+from visprobe.analyses.accuracy.sentences import RULES
 from visprobe.analyses.accuracy.task import Labels, Task, check_task, make_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.estimates import naming
@@ -160,6 +161,7 @@ IMAGENET = Analysis(
         },
         figures=(FigureSpec("prototype_accuracy", "visprobe.analyses.accuracy.imagenet_figure"),),
         place=40,
+        rules=RULES,
         columns={"top1": "prototype"},
         drawn_settings=("mcnemar", "against_floors", "classes_changed"),
     ),

@@ -10,6 +10,7 @@ import numpy as np
 from visprobe.analyses.core.analysis import Analysis
 from visprobe.analyses.core.pairing import align, same_tower
 from visprobe.analyses.drift.moved import adjusted, noise_floors, p_beyond
+from visprobe.analyses.drift.sentences import RULES
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.jackknife import variance_share
@@ -209,5 +210,6 @@ DRIFT = Analysis(
         },
         figures=(FigureSpec("representation_drift", "visprobe.analyses.drift.drift_figure"),),
         place=110,
+        rules=RULES,
     ),
 )

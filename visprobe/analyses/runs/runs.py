@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from visprobe.analyses.verdict.verdict import Statement, evidence
 from visprobe.metrics.intervals.runs import Mean, mean_over_runs, sign_flip_p
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.statement import Statement, evidence
 
 QUESTION = "Over runs with different seeds, how do the arms differ from the base and from each other?"
 MEASURES = ("top1", "cka", "accuracy/all")

@@ -11,12 +11,12 @@ from torch import Tensor
 from visprobe.analyses.accuracy.imagenet import prototype_accuracy
 from visprobe.analyses.drift.drift import representation_drift
 from visprobe.analyses.drift.moved import adjusted, furthest_floor, has_moved
-from visprobe.analyses.verdict.verdict import Statement, cka_interval, cka_text, compared, evidence, share, sign_of
 from visprobe.analyses.weights.weights import weight_drift
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Row
+from visprobe.results.statement import Statement, cka_interval, cka_text, compared, evidence, share, sign_of
 
 _OF_WEIGHTS = ("relative_change", "matrix_change", "matrices_changed")
 QUESTION = "When during training did the encoder move, and does it see better for it?"

@@ -10,6 +10,7 @@ from visprobe.analyses.core.against_base import Compared, Features, Found, Measu
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.replicates import Replicates, Scale
 from visprobe.analyses.drift.moved import MARGIN, RELATIVE_ARITHMETIC, adjusted, noise_floors, p_larger
+from visprobe.analyses.similarity.sentences import RULES
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import CheckpointError
 from visprobe.features.feature_set import FeatureSet, of_tower
@@ -177,5 +178,6 @@ SIMILARITY = Analysis(
         },
         figures=(FigureSpec("similarity", "visprobe.analyses.similarity.similarity_figure"),),
         place=180,
+        rules=RULES,
     ),
 )

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from visprobe.analyses.swap.sentences import carrying
 from visprobe.analyses.swap.swap import TESTED, WHOLE, Direction, column
-from visprobe.analyses.swap.swap_verdict import carrying
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.labels import shorten

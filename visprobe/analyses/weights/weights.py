@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
+from visprobe.analyses.weights.sentences import RULES
 from visprobe.encoders.checkpoint.rounding import all_roundings
 from visprobe.encoders.structure.tensor_class import CLASSES, by_class, tensor_class
 from visprobe.errors import CheckpointError
@@ -226,6 +227,7 @@ WEIGHTS = Analysis(
             ),
         ),
         place=120,
+        rules=RULES,
         about_weights=True,
         drawn_settings=("groups",),
     ),

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from visprobe.analyses.verdict.verdict import Statement, evidence
 from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.evidence.scores import score
 from visprobe.attribution.figures.sheet import Sheet
@@ -40,6 +39,7 @@ from visprobe.pipelines.names import distinct_names
 from visprobe.pipelines.session import Session, open_encoders, provenance_of
 from visprobe.pipelines.trajectory import Run, base_of, read_run, run_warnings
 from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.statement import Statement, evidence
 from visprobe.training.run_folder.manifest import weights_hash
 
 QUESTION = "When during training did it begin to look where it looks?"

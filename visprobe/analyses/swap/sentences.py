@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from visprobe.analyses.drift.moved import furthest_floor
 from visprobe.analyses.swap.swap import WHOLE, Direction, column
-from visprobe.analyses.verdict.verdict import Statement, cka_text, compared, evidence
 from visprobe.results.result import Result, Row
+from visprobe.results.statement import Statement, cka_text, compared, evidence
 
 _BLOCK = re.compile(r"block_0*(\d+)")
 _SAID = {

@@ -1,0 +1,53 @@
+"""Where units changed although CKA did not, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from visprobe.analyses.core.grouped import ranged
+from visprobe.analyses.drift.moved import has_moved, noise_floors
+from visprobe.results.result import Row
+from visprobe.results.rules import Findings, Rule
+from visprobe.results.statement import Statement, cka_text, evidence
+
+
+def _unseen(findings: Findings, name: str) -> Iterator[tuple[Row, Row, Row]]:
+    """Where units changed although CKA did not: rows of relative error, of its floor, and of CKA.
+
+    At the site the language model reads and after the projector: CKA has not moved, and the relative error, which sees
+    rotations, is larger than that of rounding times the root of the margin of CKA
+    (`visprobe.analyses.similarity.similarity`).
+    """
+    drift, similarity, base = findings["drift"], findings["similarity"], findings.base
+    for site in (drift.settings.get("consumed"), "projected"):
+        wanted = {"site": site, "measure": "relative_error"}
+        for row in similarity.select(**wanted, checkpoint=name, role="value"):
+            ckas = drift.select(checkpoint=name, site=site, measure="cka", role="value")
+            floors = [floor for noise in noise_floors(base)
+                      for floor in similarity.select(**wanted, checkpoint=noise, role="floor")]  # fmt: skip
+            floor = max(floors, key=lambda floor: floor.estimate.high, default=None)
+            if ckas and floor and not has_moved(drift, ckas[0]) and has_moved(similarity, row):
+                yield row, floor, ckas[0]
+
+
+def _rotation(findings: Findings, name: str) -> Iterator[Statement]:
+    for row, floor, cka in _unseen(findings, name):
+        error, rounding = row.estimate, floor.estimate
+        text = (
+            f"{name}: at {row.site} units were permuted, rotated, scaled or shifted, which CKA does not see: relative "
+            f"error {error.value:.3g} [{error.low:.3g}, {error.high:.3g}] against {rounding.value:.2g} of the "
+            f"number format, CKA {cka_text(cka.estimate.value)}."
+        )
+        refs = (*evidence(findings["similarity"], [row, floor]), *evidence(findings["drift"], [cka]))
+        yield Statement(text, refs)
+
+
+def _rotations(findings: Findings) -> Iterator[Statement]:
+    unseen = [one for name in findings.descendants for one in _unseen(findings, name)]
+    for site in dict.fromkeys(row.site for row, _, _ in unseen):
+        rows = [row for row, _, _ in unseen if row.site == site]
+        words = f"at {site} units were permuted, rotated, scaled or shifted, which CKA does not see; relative error"
+        yield ranged(findings["similarity"], rows, words, lambda row: f"{row.estimate.value:.3g}")
+
+
+RULES = (Rule(22, many=_rotations), Rule(50, each=_rotation))
