@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from forked import HANGS
 from safetensors.torch import load_file
 from transformers import GradientCheckpointingLayer
@@ -20,6 +20,7 @@ from transformers import GradientCheckpointingLayer
 from visprobe.demo.rows import DigitRows
 from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.errors import TrainingError
+from visprobe.mllm.parts import blocks_to_shard
 from visprobe.training.callbacks import Snapshots, Watch, read_metrics
 from visprobe.training.job import Sources, open_job_rows, start
 from visprobe.training.launch import ONE_STARTED, is_first_process, launch_note, process_count
@@ -234,6 +235,10 @@ def test_launch_files_are_read_by_accelerate():
 def test_fsdp2_shards_layers_that_exist():
     config = load_config_from_file(str(CONFIGS / "fsdp2.yaml")).fsdp_config
     assert config["fsdp_version"] == 2 and config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
-    names = config["fsdp_transformer_layer_cls_to_wrap"].split(",")
     model = build_model(build_processor(), seed=0)
-    assert set(names) == {type(m).__name__ for m in model.modules() if isinstance(m, GradientCheckpointingLayer)}
+    blocks = {type(m) for m in model.modules() if isinstance(m, GradientCheckpointingLayer)}
+    model._no_split_modules = blocks_to_shard(model)
+    policy = config["fsdp_auto_wrap_policy"].lower()
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy=policy)
+    plugin.set_auto_wrap_policy(model)
+    assert plugin.auto_wrap_policy.keywords["transformer_layer_cls"] == blocks

@@ -1,5 +1,7 @@
 """Which parameters are trained, against the gradients that really arrive."""
 
+import re
+
 import pytest
 import torch
 import transformers
@@ -7,7 +9,7 @@ from tiny_families import ASKED, FAMILIES, llava, onevision, text_config
 
 from visprobe.errors import TrainingError, UsageError
 from visprobe.mllm.batches import RowEncoder, SupervisedCollator
-from visprobe.mllm.parts import PARTS, off_path, part_of, tower_block, train_only
+from visprobe.mllm.parts import PARTS, blocks_to_shard, off_path, part_of, tower_block, train_only
 
 
 def loss(model, processor):
@@ -50,6 +52,13 @@ def test_every_parameter_of_every_family_has_a_part(family):
     assert set(parts.values()) == set(PARTS)
     blocks = {tower_block(name) for name in parts} - {None}
     assert blocks == {0, 1, 2}
+
+
+def test_the_blocks_to_shard_are_those_of_tower_and_language_model(family):
+    model, _ = family
+    third = {match[1] for name, _ in model.named_parameters() if (match := re.match(r"(.+?\.2)\.", name))}
+    blocks = {type(model.get_submodule(name)).__name__ for name in third if "merger" not in name}
+    assert set(blocks_to_shard(model)) == blocks and len(blocks) == 2
 
 
 def test_parts_of_internvl():

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from visprobe.encoders.families import MODEL_OF, MODELS, TOWER_OF, TOWERS
+from visprobe.encoders.structure.family import Family
+from visprobe.encoders.structure.model import Model
 from visprobe.errors import TrainingError, UsageError
 
 PARTS = ("vision_tower", "projector", "language_model")
@@ -118,6 +120,26 @@ def off_path(model: Any) -> list[str]:
     Raises:
         TrainingError: If visprobe knows no family that the model is of.
     """
+    row, family = _family(model)
+    vision = model.config.vision_config
+    names = [name for name, _ in model.named_parameters() if part_of(name) == "vision_tower"]
+    groups = {name: family.weight_group(_in_tower(name), vision) for name in names}
+    unread = family.off_path(groups.values(), max(row.reads(model.config, family)[0]))
+    return sorted(name for name in names if groups[name] in unread or _in_tower(name).startswith(family.unread))
+
+
+def blocks_to_shard(model: Any) -> list[str]:
+    """Names of the classes of the blocks of tower and language model, which FSDP wraps one by one.
+
+    Raises:
+        TrainingError: As `off_path`.
+    """
+    row, family = _family(model)
+    tower = family.tower_blocks(model.get_submodule(row.in_memory.tower.removesuffix(".")))
+    return sorted({type(block).__name__ for block in (*tower, *model.get_decoder().layers)})
+
+
+def _family(model: Any) -> tuple[Model, Family]:
     row, vision = MODEL_OF.get(model.config.model_type), getattr(model.config, "vision_config", None)
     kind = getattr(vision, "model_type", "")
     family = TOWER_OF.get(kind)
@@ -126,10 +148,7 @@ def off_path(model: Any) -> list[str]:
             f"no family is known of a {model.config.model_type} with a tower of type {kind or 'none'}",
             hint="visprobe families lists those that can be trained and measured.",
         )
-    names = [name for name, _ in model.named_parameters() if part_of(name) == "vision_tower"]
-    groups = {name: family.weight_group(_in_tower(name), vision) for name in names}
-    unread = family.off_path(groups.values(), max(row.reads(model.config, family)[0]))
-    return sorted(name for name in names if groups[name] in unread or _in_tower(name).startswith(family.unread))
+    return row, family
 
 
 def _block_count(names: Iterable[str]) -> int:

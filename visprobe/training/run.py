@@ -32,7 +32,7 @@ from visprobe.io.redact import redacted
 from visprobe.mllm.batches import RowEncoder
 from visprobe.mllm.conversation import Conversations
 from visprobe.mllm.load import model_for_training, processor_for_training
-from visprobe.mllm.parts import train_only
+from visprobe.mllm.parts import blocks_to_shard, train_only
 from visprobe.training.callbacks import Snapshots, Watch, read_metrics
 from visprobe.training.dynamics import Probe
 from visprobe.training.launch import launch_note
@@ -122,6 +122,7 @@ def run(
         fitted, processor = Fitted(rows, need_of(recipe), ready.found.usable), ready.processor
         model = model_for_training(base)
         off_path = train_only(model, recipe.train)
+        model._no_split_modules = blocks_to_shard(model)  # what FSDP wraps where its configuration names nothing else
         checkpoint = start.checkpoint
         watch = Watch(recipe, output_dir, progress)
         probe = Probe(recipe, base, output_dir, processor) if recipe.probe_every else None
