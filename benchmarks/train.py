@@ -79,14 +79,14 @@ def trl(base, folder, stage, rows, **settings):
 
     from visprobe.mllm.load import load_for_training
     from visprobe.mllm.parts import train_only
-    from visprobe.training.stages.trainers import trainer_settings
+    from visprobe.training.trainers.common import trainer_settings
 
     data = conversations(rows, stage)
     model, processor = load_for_training(base)
     train_only(model, ("vision_tower", "projector", "language_model"))
     clock = ticking()
     arguments = {"train_dataset": data, "processing_class": processor, "callbacks": [clock]}
-    common = trainer_settings(recipe_of(stage, **settings), str(folder))
+    common = {**trainer_settings(recipe_of(stage, **settings), str(folder)), "max_length": None}
     clock.tick()
     if stage == "sft":
         trainer = SFTTrainer(model, SFTConfig(assistant_only_loss=True, **common), **arguments)
@@ -150,10 +150,10 @@ def bare_loop(base, folder, stage, rows, steps):
     from visprobe.demo.rows import DigitRows
     from visprobe.mllm.batches import RowEncoder, SupervisedCollator
     from visprobe.mllm.load import load_for_training
-    from visprobe.training.rows.fitted import Fitted
+    from visprobe.training.rows.fitted import Fitted, supervised
 
     model, processor = load_for_training(base)
-    collate = SupervisedCollator(RowEncoder(processor, Fitted(DigitRows(rows), "supervised")))
+    collate = SupervisedCollator(RowEncoder(processor, Fitted(DigitRows(rows), supervised)))
     starts = range(0, rows, BATCH)
     batches = [collate([{"row": number} for number in range(start, start + BATCH)]) for start in starts]
     optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS["learning_rate"], weight_decay=0)

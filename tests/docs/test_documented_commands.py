@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "io"))
 
 # Blocks that nobody runs: page and the reason that stands above them there.
 NOT_RUN = [
+    ("docs/guides/adding-a-stage.md", "needs the package above"),
     ("docs/guides/adding-an-analysis.md", "needs the package above"),
     ("docs/guides/gpus-and-clusters.md", "needs a GPU"),
     ("docs/guides/gpus-and-clusters.md", "needs two GPUs"),

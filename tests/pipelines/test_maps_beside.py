@@ -23,7 +23,7 @@ from visprobe.pipelines.attribution.during_training import maps_beside, pick_exa
 from visprobe.training import maps as during_training
 from visprobe.training.maps import MapsDuringTraining, name_of, refuse_shards, step_of, undisturbed
 from visprobe.training.recipe import Recipe
-from visprobe.training.rows.fitted import Fitted
+from visprobe.training.rows.fitted import Fitted, preference, supervised
 from visprobe.training.run import run
 from visprobe.training.run_folder.by_step import append_line, forget_after, read_lines
 
@@ -79,7 +79,7 @@ def test_maps_of_the_start_are_those_of_the_base_and_of_the_end_those_of_the_sav
     folder, _ = looked
     found = load(folder / "attribution.npz")
     assert [step_of(name) for name in found.names] == [0, 2, 4, 5]
-    held = pick_examples(Recipe(stage="dpo"), base, Fitted(DigitRows(ROWS), "preference"), build_processor())
+    held = pick_examples(Recipe(stage="dpo"), base, Fitted(DigitRows(ROWS), preference), build_processor())
     for name, checkpoint in ((name_of(0), base), (name_of(5), folder)):
         subject = open_mllm(checkpoint, held.questions, "contrast")
         [expected] = maps(subject, held.images, [held.method]).values()
@@ -107,7 +107,7 @@ def test_each_look_is_a_line_and_a_figure(looked):
 
 
 SCRIPT = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from visprobe.training import maps as during_training
 from visprobe.pipelines.attribution import during_training as module
@@ -124,7 +124,7 @@ def torn(path, line):
     real(path, line)
 during_training.append_line = torn
 base, out, recipe = sys.argv[1:]
-run(Path(base), Recipe.model_validate_json(recipe), DigitRows(20), Path(out), beside=[module.maps_beside(print)])
+run(Path(base), Recipe(**json.loads(recipe)), DigitRows(20), Path(out), beside=[module.maps_beside(print)])
 """
 
 
@@ -228,7 +228,7 @@ class Talk:
 
 
 def test_other_rows_give_their_own_pictures_and_first_questions(base):
-    held = pick_examples(Recipe(stage="sft"), base, Fitted(Talk(), "supervised"), build_processor())
+    held = pick_examples(Recipe(stage="sft"), base, Fitted(Talk(), supervised), build_processor())
     assert list(held.ids) == ["wanted"] and held.target == "answer" and list(held.regions) == [None]
     assert held.questions[0].prompt == "<image>\nwhat ?" and held.questions[0].answer == "a cat"
     assert held.images[0].getpixel((0, 0)) == (255, 0, 0)

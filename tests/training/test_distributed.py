@@ -31,7 +31,7 @@ ROWS = 24
 SETTINGS = {"steps": 3, "learning_rate": 1e-3, "precision": "float32"}
 BIN = Path(sys.executable).parent
 DIES_IN_STEP = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from visprobe.demo.rows import DigitRows
 from visprobe.training.recipe import Recipe
@@ -39,7 +39,7 @@ from visprobe.training.run import run
 def progress(stage, done, total):
     if stage.startswith("train") and done == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-run(Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[3]), DigitRows(24), Path(sys.argv[2]), progress=progress,
+run(Path(sys.argv[1]), Recipe(**json.loads(sys.argv[3])), DigitRows(24), Path(sys.argv[2]), progress=progress,
     overwrite=True)
 """
 COMMAND = """

@@ -208,6 +208,14 @@ def test_records_of_another_version_or_of_none_are_no_traceback(base, finished, 
     refused("holds a run whose settings cannot be read", base, recipe(save_every=2), torn)
 
 
+def test_settings_of_other_stages_in_records_of_an_earlier_version_are_no_difference(base, plain, copied):
+    folder = copied(plain)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["inputs"]["recipe"] |= {"beta": 0.1, "losses": {"sigmoid": 1.0}, "reward": ["exact"], "generations": 8}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert run(base, recipe(), ROWS, folder)["reused"]
+
+
 def test_a_torn_manifest_is_written_again_from_the_last_checkpoint(base, finished, copied):
     torn = copied(finished)
     (torn / "manifest.json").write_text('{"inp')
@@ -218,7 +226,7 @@ def test_a_torn_manifest_is_written_again_from_the_last_checkpoint(base, finishe
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
 def test_an_extended_run_is_the_one_with_more_steps_where_the_schedule_is_the_same(base, tmp_path, stage, monkeypatch):
-    from visprobe.training.stages.rewards import REWARDS
+    from visprobe.training.trainers.rewards import REWARDS
 
     monkeypatch.setitem(REWARDS, "exact", lambda completion, answer: float(len(completion) % 2))
     special = {"generations": 4, "max_new_tokens": 4, "temperature": 3.0} if stage == "grpo" else {}

@@ -16,9 +16,10 @@ from visprobe.errors import TrainingError, UsageError
 from visprobe.mllm.parts import part_of, train_only
 from visprobe.training.recipe import DEFAULT_TRAIN, Recipe
 from visprobe.training.rows.check import survey
-from visprobe.training.rows.fitted import Fitted
-from visprobe.training.stages.grpo import QuestionCollator, distinct, grpo_trainer
-from visprobe.training.stages.rewards import REWARDS
+from visprobe.training.rows.fitted import Fitted, verifiable
+from visprobe.training.stages import TrainerInputs
+from visprobe.training.trainers.group import QuestionCollator, distinct, group_trainer
+from visprobe.training.trainers.rewards import REWARDS
 
 # Notes of the libraries on their own settings; `run` silences them too.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -78,7 +79,8 @@ def make(base, folder, rows=None, *, train=DEFAULT_TRAIN, callbacks=(), **settin
     model = LlavaForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     train_only(model, train)
     rows = rows or DigitRows(24)
-    return grpo_trainer(model, PROCESSOR, Recipe(stage="grpo", **recipe), rows, str(folder), callbacks)
+    recipe = Recipe(stage="grpo", **recipe)
+    return group_trainer(TrainerInputs(model, PROCESSOR, recipe, rows, str(folder), callbacks))
 
 
 def trained(*args, **settings):
@@ -217,7 +219,7 @@ def test_every_part_of_every_family_learns_from_questions_with_and_without_image
     recipe = Recipe(
         stage="grpo", steps=2, batch_size=3, generations=4, max_new_tokens=4, learning_rate=1e-3, reward=("length",)
     )
-    grpo_trainer(model, processor, recipe, Rows(*answered), str(tmp_path)).train()
+    group_trainer(TrainerInputs(model, processor, recipe, Rows(*answered), str(tmp_path))).train()
     after = dict(model.named_parameters())
     assert {part_of(n) for n, p in before.named_parameters() if not torch.equal(p, after[n])} == set(DEFAULT_TRAIN)
 
@@ -245,9 +247,9 @@ def test_another_reference_is_refused(base, tmp_path):
     with torch.no_grad():
         model.lm_head.weight += 1
     with pytest.raises(TrainingError, match="is another model than the one that training starts from"):
-        grpo_trainer(model, PROCESSOR, recipe, DigitRows(4), str(tmp_path))
+        group_trainer(TrainerInputs(model, PROCESSOR, recipe, DigitRows(4), str(tmp_path)))
     with pytest.raises(TrainingError, match="nowhere: the model was not loaded"):
-        grpo_trainer(build_model(PROCESSOR, 0), PROCESSOR, recipe, DigitRows(4), str(tmp_path))
+        group_trainer(TrainerInputs(build_model(PROCESSOR, 0), PROCESSOR, recipe, DigitRows(4), str(tmp_path)))
 
 
 def test_fewer_rows_than_a_step_takes_are_refused(base, tmp_path):
@@ -266,9 +268,9 @@ def test_conversations_and_any_number_of_images(base, tmp_path):
             asked("even or odd ?", answer=" "),
         ]
     )
-    found = survey(rows, "reward", lambda row, sizes: "", image_required=False)
+    found = survey(rows, verifiable, lambda row, sizes: "", image_required=False)
     assert found.reasons == {"missing image": 1, "no reference answer": 1}
-    rows = Fitted(rows, "reward", found.usable)
+    rows = Fitted(rows, verifiable, found.usable)
     (conversation, *_) = QuestionCollator(rows)([{"row": i} for i in (0, 0, 1)])
     assert [message["role"] for message in conversation["prompt"]] == ["user", "assistant", "user"]
     assert conversation["prompt"][2]["content"] == [

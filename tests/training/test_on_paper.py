@@ -11,7 +11,7 @@ from visprobe.errors import CheckpointError, UsageError
 from visprobe.mllm.parts import part_of
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import dry_run, run
-from visprobe.training.stages.rewards import REWARDS
+from visprobe.training.trainers.rewards import REWARDS
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from visprobe.demo.rows import DigitRows
 from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.errors import UsageError
 from visprobe.mllm.batches import RowEncoder
-from visprobe.training import recipe as recipes
 from visprobe.training.recipe import Recipe, make_recipe
-from visprobe.training.rows.fitted import Fitted
+from visprobe.training.rows.fitted import Fitted, preference
 from visprobe.training.run import run
-from visprobe.training.stages import trainers
-from visprobe.training.stages.reference import reference_log_probabilities
+from visprobe.training.stages import TrainerInputs, dpo, stages
+from visprobe.training.trainers import preference as trainers
+from visprobe.training.trainers.preference import reference_log_probabilities
 
 # trl uses names that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
@@ -28,7 +28,7 @@ BETA = 0.3
 
 @pytest.fixture(scope="module")
 def rows():
-    return Fitted(DigitRows(BATCH), "preference")
+    return Fitted(DigitRows(BATCH), preference)
 
 
 def plain_log_probabilities(model, processor, rows, which):
@@ -69,13 +69,11 @@ def trainer_of(model, rows, folder, *, reference=None, **settings):
     """A trainer, the batch of all rows that its own loader makes, and its loss on it."""
     processor = build_processor()
     settings = {"stage": "dpo", "steps": 1, "batch_size": len(rows), "beta": BETA, "precision": "float32", **settings}
-    recipe = make_recipe(settings, "test")
-    encoder = RowEncoder(processor, rows)
-    numbers = list(range(len(rows)))
     if reference is None:
+        encoder, numbers = RowEncoder(processor, rows), list(range(len(rows)))
         reference = reference_log_probabilities(build_model(processor, 0), encoder, numbers, batch_size=4)
-    arguments = {"reference": reference, "callbacks": []}
-    return trainers.build_trainer(model, processor, recipe, encoder, numbers, str(folder), **arguments)
+    inputs = TrainerInputs(model, processor, make_recipe(settings, "test"), rows, str(folder))
+    return trainers.preference_trainer(inputs, reference)
 
 
 def loss_of(trainer):
@@ -127,14 +125,14 @@ def test_known_losses_are_those_of_trl(rows, tmp_path):
     trainer.loss_types = ["none of them"]
     with pytest.raises(ValueError, match="Unknown loss type") as error:
         loss_of(trainer)
-    assert set(re.findall(r"'(\w+)'", str(error.value))) == set(recipes._LOSSES)
+    assert set(re.findall(r"'(\w+)'", str(error.value))) == set(dpo.LOSSES)
     source = Path(trl.trainer.dpo_trainer.__file__).read_text()
     smoothed = {
         block.split('"')[0]
         for block in source.split('loss_type == "')[1:]
         if "self.label_smoothing" in block.split("elif loss_type")[0]
     }
-    assert smoothed == set(recipes._SMOOTHED)
+    assert smoothed == set(dpo.SMOOTHED)
 
 
 @pytest.mark.parametrize("reference", ["precomputed", "model"])
@@ -180,15 +178,15 @@ def test_a_precomputed_reference_gives_the_losses_of_a_reference_in_memory(base,
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_batches_of_like_length(stage, tmp_path):
     count, size = 96, 4
-    rows = Fitted(DigitRows(count), "preference" if stage == "dpo" else "supervised")
-    encoder, model = RowEncoder(build_processor(), rows), build_model(build_processor(), 0)
+    rows = Fitted(DigitRows(count), stages()[stage].need)
+    model = build_model(build_processor(), 0)
     numbers, reference = list(range(count)), dict.fromkeys(range(count), (0, 0))
     lengths = [rows.length(number) for number in numbers]
     spread = {}
     for grouped in (True, False):
         recipe = make_recipe({"stage": stage, "batch_size": size, "group_by_length": grouped}, "test")
-        arguments = {"reference": reference, "callbacks": [], "lengths": lengths if grouped else None}
-        trainer = trainers.build_trainer(model, build_processor(), recipe, encoder, numbers, str(tmp_path), **arguments)
+        inputs = TrainerInputs(model, build_processor(), recipe, rows, str(tmp_path))
+        trainer = stages()[stage].trainer(inputs, reference)
         order = list(trainer._get_train_sampler())
         assert sorted(order) == numbers
         batches = [[lengths[row] for row in order[k : k + size]] for k in range(0, count, size)]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visprobe.errors import TrainingError, UsageError
-from visprobe.training.stages.rewards import REWARDS, as_trl, choice, exact, find_reward, numeric
+from visprobe.training.trainers.rewards import REWARDS, as_trl, choice, exact, find_reward, numeric
 
 
 @pytest.mark.parametrize(

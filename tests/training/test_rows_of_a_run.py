@@ -12,7 +12,7 @@ from visprobe.training.job import make_job, run_job
 from visprobe.training.recipe import Recipe
 from visprobe.training.rows.llava import llava_json
 from visprobe.training.run import run
-from visprobe.training.stages.rewards import REWARDS
+from visprobe.training.trainers.rewards import REWARDS
 
 ROWS = 12
 

@@ -18,7 +18,7 @@ from visprobe.mllm.load import model_for_training, read_processor
 from visprobe.mllm.parts import check_gradients, part_of, train_only
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run as train
-from visprobe.training.stages.rewards import REWARDS
+from visprobe.training.trainers.rewards import REWARDS
 
 BATCH = 8
 

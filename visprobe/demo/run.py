@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from visprobe.demo.rows import DigitRows
 from visprobe.errors import UsageError
@@ -16,6 +17,7 @@ from visprobe.pipelines.measurement import Measurement, Options
 from visprobe.pipelines.study import Study, run_study
 from visprobe.training.recipe import Recipe
 from visprobe.training.run_folder.folder import listed, visible
+from visprobe.training.stages import stages
 
 Progress = Callable[[str, int, int], None]
 MADE_OF = "base-made-of.json"  # in a demo's folder, and only there
@@ -53,7 +55,7 @@ def demo(
 
     Args:
         output_dir: Gets a checkpoint folder for the base and for each run.
-        arms: Among "sft", "dpo" and "grpo".
+        arms: Names of stages that have settings for the demo.
         seeds: Runs per arm.
         fast: A smoke run of under a minute.
         from_scratch: Train the base too, instead of copying the one that ships.
@@ -99,9 +101,9 @@ def demo(
 
 def arm_recipes(size: Size) -> dict[str, Recipe]:
     """The demo's arms: the same rows, steps and learning rate, and what belongs to each stage."""
-    common = Recipe(stage="sft", steps=size.steps, batch_size=size.batch_size, learning_rate=5e-5)
-    grpo = {"stage": "grpo", "beta": 0.0, "max_new_tokens": 3, "generations": 8}
-    return {"sft": common, "dpo": common.model_copy(update={"stage": "dpo"}), "grpo": common.model_copy(update=grpo)}
+    common: dict[str, Any] = {"steps": size.steps, "batch_size": size.batch_size, "learning_rate": 5e-5}
+    demos = {name: stage.demo for name, stage in stages().items() if stage.demo is not None}
+    return {name: Recipe(stage=name, **common, **own) for name, own in demos.items()}
 
 
 def _base(folder: Path, from_scratch: bool, seed: int, progress: Progress | None) -> Path:

@@ -25,7 +25,7 @@ def train(
     """Train one stage from a checkpoint, as `visprobe train STAGE` does: a checkpoint to compare.
 
     Args:
-        stage: "projector", "full", "sft", "dpo" or "grpo".
+        stage: "projector", "full", "sft", "dpo", "grpo", or one of an installed package.
         output_dir: Folder of the new checkpoint. A finished run of the same settings there is not repeated, a stopped
             one goes on, and so does one that is given more steps.
         config: Recipe file (YAML); settings win over it.

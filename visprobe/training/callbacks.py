@@ -22,6 +22,7 @@ from visprobe.training.launch import process_count
 from visprobe.training.models.lora import merged_weights
 from visprobe.training.recipe import Recipe
 from visprobe.training.run_folder.by_step import COMPLETE, METRICS, append_line, forget_after, read_lines, snapshot_path
+from visprobe.training.stages import stage_of
 
 Progress = Callable[[str, int, int], None]
 _IDLE = 20  # steps without any gradient after which a run is given up
@@ -69,19 +70,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             raise self._nothing_learned()
 
     def _nothing_learned(self) -> TrainingError:
-        if self._recipe.stage != "grpo":
-            return TrainingError(
-                f"none of the first {self._idle} steps has a gradient: nothing is learned",
-                hint="Look at the rows: whether there is anything in their answers that a loss could be on.",
-            )
-        lines = read_metrics(self._folder)
-        reward = sum(line.get("reward", 0) for line in lines) / max(1, len(lines))
-        return TrainingError(
-            f"none of the first {self._idle} steps taught anything: all answers to a question earned the same reward "
-            f"({', '.join(self._recipe.reward)}, {reward:.3g} on average)",
-            hint="Look at a few answers: raise max_new_tokens if they are cut off, generations or temperature if they "
-            "are all alike, and take a reward that fits the reference answers (--set reward=exact, numeric or choice).",
-        )
+        return stage_of(self._recipe).nothing_learned(self._recipe, self._idle, read_metrics(self._folder))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show how far training is, and have the last step logged whatever `log_every` is."""

@@ -15,6 +15,7 @@ from visprobe.training.launch import process_count
 from visprobe.training.models.lora import add_adapters
 from visprobe.training.recipe import Recipe
 from visprobe.training.rows.check import Survey
+from visprobe.training.stages import stage_of
 
 _WEIGHT, _GRADIENT, _ADAM = 4, 4, 8  # bytes per parameter: weights are kept in float32 whatever is computed in
 
@@ -71,7 +72,6 @@ def plan(model: Any, recipe: Recipe, found: Survey, rows: str) -> Plan:
         size = parameter.numel()
         parameters[part_of(name)] = (trained + size * parameter.requires_grad, there + size)
     trained, there = (sum(numbers) for numbers in zip(*parameters.values(), strict=True))
-    copied = (recipe.stage == "dpo" and recipe.reference == "model") or (recipe.stage == "grpo" and recipe.beta > 0)
     memory = {"weights": there * _WEIGHT, "gradients": trained * _GRADIENT, "optimizer": trained * _ADAM}
     device, room = _device()
     steps = steps_of(recipe, len(found.prompts), process_count())
@@ -84,16 +84,16 @@ def plan(model: Any, recipe: Recipe, found: Survey, rows: str) -> Plan:
         rows_per_step=recipe.batch_size * recipe.gradient_accumulation * process_count(),
         seen=seen(recipe, steps, len(found.prompts), process_count())["rows"],
         parameters=parameters,
-        memory={**memory, "reference": there * _WEIGHT} if copied else memory,
+        memory={**memory, "reference": there * _WEIGHT} if stage_of(recipe).copies_model(recipe) else memory,
         room=room,
         device=device,
     )
 
 
 def rows_per_pass(recipe: Recipe, count: int, processes: int) -> int:
-    """How many of `count` rows a pass trains on: "grpo" leaves out what fills no batch, `drop_last` what no step."""
+    """How many of `count` rows a pass trains on: a stage may leave out what fills no batch, drop_last what no step."""
     batch = recipe.batch_size * processes
-    if recipe.stage == "grpo":
+    if stage_of(recipe).whole_batches:
         count -= count % batch
     if recipe.drop_last:
         count -= count % (batch * recipe.gradient_accumulation)
@@ -111,16 +111,15 @@ def steps_of(recipe: Recipe, count: int, processes: int) -> int:
 def seen(recipe: Recipe, steps: int, count: int, processes: int) -> dict[str, int]:
     """How many rows, how many different ones of them, and how many answers went into `steps` steps over `count` rows.
 
-    The last step of each pass over the rows has what is left of them, unless `drop_last`; "grpo" leaves out what fills
-    no batch. What is left out is different in each pass, so that of several passes the different rows are at least so
-    many.
+    The last step of each pass over the rows has what is left of them, unless they are left out. What is left out is
+    different in each pass, so that of several passes the different rows are at least so many.
     """
     per_step = recipe.batch_size * processes * recipe.gradient_accumulation
     count = rows_per_pass(recipe, count, processes)
     passes, rest = divmod(steps, math.ceil(count / per_step))
     rows = passes * count + min(rest * per_step, count)
-    answers = {"dpo": 2, "grpo": recipe.generations}.get(recipe.stage, 1)
-    return {"steps": steps, "rows": rows, "different_rows": min(rows, count), "responses": rows * answers}
+    responses = rows * stage_of(recipe).responses(recipe)
+    return {"steps": steps, "rows": rows, "different_rows": min(rows, count), "responses": responses}
 
 
 def _device() -> tuple[str, int]:

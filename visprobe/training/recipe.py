@@ -5,16 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from visprobe.errors import UsageError
 from visprobe.io.regular import read_text
 from visprobe.io.yaml_text import yaml_value
 from visprobe.mllm import Resample
+from visprobe.training.stages import stages
 
-Stage = Literal["projector", "full", "sft", "dpo", "grpo"]
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 # Those of transformers that need no further settings.
 Schedule = Literal[
     "linear",
@@ -27,30 +30,6 @@ Schedule = Literal[
 ]
 Part = Literal["vision_tower", "projector", "language_model"]
 DEFAULT_TRAIN: tuple[str, ...] = get_args(Part)
-# Mixed preference optimization (arXiv 2411.10442): DPO, BCO and SFT losses at these weights. trl's BCO has no reward
-# shift, which in the paper is a running mean of the rewards.
-MPO = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
-_SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")  # trl's other losses ignore label_smoothing
-_LOSSES = (
-    *("sigmoid", "sigmoid_norm", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down"),
-    *("discopop", "sft"),
-    *_SMOOTHED,
-)
-_ONLY: Mapping[str, tuple[Stage, ...]] = {
-    "beta": ("dpo", "grpo"),
-    "losses": ("dpo",),
-    "label_smoothing": ("dpo",),
-    "reference": ("dpo",),
-    "reward": ("grpo",),
-    "generations": ("grpo",),
-    "max_new_tokens": ("grpo",),
-    "temperature": ("grpo",),
-    "group_by_length": ("projector", "full", "sft", "dpo"),
-    "drop_last": ("projector", "full", "sft", "dpo"),
-    "end_of_turn": ("projector", "full", "sft", "dpo"),
-}
-
-
 MOST_ROWS = 10**12
 
 
@@ -75,9 +54,10 @@ class Lora(BaseModel):
 class Recipe(BaseModel):
     """Settings of one training run. Two arms of a study should differ in `stage` and what belongs to it.
 
+    `Recipe(stage="dpo", beta=0.3)` is a recipe of the stage's own class, which has the settings that are only its own.
+
     Attributes:
-        stage: "projector" (projector only), "full" (everything), "sft" (cross-entropy on the answers), "dpo"
-            (chosen against rejected answers), "grpo" (verifiable rewards).
+        stage: Name of the stage, one of `visprobe.training.stages.stages`.
         steps: Optimizer steps; None to go by epochs.
         epochs: Passes over the rows, where `steps` is None.
         batch_size: Rows per step and process.
@@ -90,14 +70,6 @@ class Recipe(BaseModel):
         max_gradient_norm: Gradients longer than this are shortened to it.
         train: What is trained: parts, or a range of the tower's blocks, "vision_tower.blocks[8:12]".
         lora: Adapters instead of full weights.
-        beta: Temperature of DPO; weight of the KL penalty of GRPO, where the default is 0.
-        losses: DPO loss types and their weights, as trl names them; "mpo" for the mixed preset.
-        label_smoothing: Probability that a preference is wrong, for the losses that allow for it ("robust", ...).
-        reference: "model" keeps a copy of the start in memory; "precomputed" runs it once over the rows.
-        reward: GRPO's rewards, by name: "exact", "numeric", "choice", or "module:function".
-        generations: GRPO's answers per question.
-        max_new_tokens: GRPO's longest answer.
-        temperature: GRPO's sampling temperature.
         precision: "auto" is bfloat16 where the device has it, else float32.
         gradient_checkpointing: Recompute activations to save memory.
         group_by_length: Batches of rows of like length.
@@ -119,7 +91,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    stage: Stage
+    stage: str
     steps: int | None = Field(default=None, ge=1)
     epochs: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=16, ge=1)
@@ -132,14 +104,6 @@ class Recipe(BaseModel):
     max_gradient_norm: float = Field(default=1.0, gt=0)
     train: tuple[str, ...] = Field(default=DEFAULT_TRAIN, min_length=1)
     lora: Lora | None = None
-    beta: float = Field(default=0.1, ge=0)
-    losses: dict[str, float] | Literal["mpo"] = {"sigmoid": 1.0}
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    reference: Literal["model", "precomputed"] = "precomputed"
-    reward: tuple[str, ...] = Field(default=("exact",), min_length=1)
-    generations: int = Field(default=8, ge=2)
-    max_new_tokens: int = Field(default=64, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gradient_checkpointing: bool = False
     group_by_length: bool = False
@@ -156,10 +120,23 @@ class Recipe(BaseModel):
     report_to: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**32)
 
-    @property
-    def loss_weights(self) -> dict[str, float]:
-        """DPO loss types and their weights, presets written out."""
-        return MPO if self.losses == "mpo" else dict(self.losses)
+    def __new__(cls, **settings: Any) -> Self:
+        """A recipe of the class of its stage; a stage that does not exist is refused by `__init__`."""
+        stage = stages().get(str(settings.get("stage"))) if cls is Recipe else None
+        return super().__new__(stage.recipe if stage else cls)  # type: ignore[return-value]
+
+    @field_validator("stage")
+    @classmethod
+    def _exists(cls, stage: str) -> str:
+        if stage not in stages():
+            *names, last = map(repr, stages())
+            raise ValueError(f"stage: input should be {', '.join(names)} or {last}")
+        return stage
+
+    def faults(self) -> list[str]:
+        """What is wrong beside single settings."""
+        rows = (self.steps or 1) * self.batch_size * self.gradient_accumulation
+        return ["steps x batch_size x gradient_accumulation: no run sees so many rows"] if rows > MOST_ROWS else []
 
 
 def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = ()) -> Recipe:
@@ -174,45 +151,36 @@ def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = 
         UsageError: If a key is unknown (the nearest known one is named), a value does not fit, or a setting has
             no meaning for the stage.
     """
+    stage = settings.get("stage")
     values = {key: _listed(key, value) for key, value in settings.items()}
-    if values.get("stage") == "grpo":
-        values.setdefault("beta", 0.0)  # without a KL penalty no reference is needed, and it is what people use
+    idle = {key: names for key in values if (names := _only(key)) and stage not in names}
     try:
         recipe = Recipe(**values)
+        faults = recipe.faults()
     except ValidationError as error:
-        faults = [_fault(item["loc"], item["type"], item["msg"], known) for item in error.errors()]
-    else:
-        faults = [*_loss_faults(recipe), *_count_faults(recipe)]
-    stage = values.get("stage")
-    for key, stages in _ONLY.items():
-        if key in values and stage not in stages and isinstance(stage, str):
-            faults.append(f"{key} has no meaning for stage {stage} (only {', '.join(stages)})")
+        faults = [_fault(item, known) for item in error.errors() if not idle.keys() & item["loc"][:1]]
+    if isinstance(stage, str):
+        faults += [f"{key} has no meaning for stage {stage} (only {', '.join(names)})" for key, names in idle.items()]
     if "probe_images" in values and not values.get("probe_every"):
         faults.append("probe_images has no meaning without probe_every")
     if "warmup" in values and values.get("schedule") == "constant":
         faults.append("warmup has no meaning for schedule constant (constant_with_warmup has one)")
-    if values.get("stage") == "projector" and values.get("train", ("projector",)) != ("projector",):
-        faults.append("stage projector trains the projector alone; leave `train` out")
     if faults:
         raise UsageError(f"{where}: " + "; ".join(faults), hint="visprobe train STAGE --help lists the settings.")
-    return recipe if recipe.stage != "projector" else recipe.model_copy(update={"train": ("projector",)})
+    return recipe
 
 
-def _loss_faults(recipe: Recipe) -> list[str]:
-    faults = [] if recipe.loss_weights else ["losses: name at least one"]
-    faults += [f"losses: no such loss: {n}{nearest(n, list(_LOSSES))}" for n in recipe.loss_weights if n not in _LOSSES]
-    if recipe.label_smoothing and not set(_SMOOTHED) & set(recipe.loss_weights):
-        faults.append(
-            f"label_smoothing has no meaning for losses {', '.join(recipe.loss_weights)} (only {', '.join(_SMOOTHED)})"
-        )
-    if "exo_pair" in recipe.loss_weights and not recipe.label_smoothing:
-        faults.append("exo_pair needs a label_smoothing above 0, 1e-3 for example")
-    return faults
+def _only(setting: str) -> list[str]:
+    """The stages that have a setting which others have not."""
+    names = [name for name, stage in stages().items() if stage.takes(setting)]
+    return names if len(names) < len(stages()) else []
 
 
-def _count_faults(recipe: Recipe) -> list[str]:
-    rows = (recipe.steps or 1) * recipe.batch_size * recipe.gradient_accumulation
-    return ["steps x batch_size x gradient_accumulation: no run sees so many rows"] if rows > MOST_ROWS else []
+def own_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A written recipe without what belongs to other stages; earlier versions wrote the settings of all of them."""
+    stage = stages().get(str(recipe.get("stage")))
+    own = set(stage.recipe.model_fields) if stage else recipe.keys()
+    return {key: value for key, value in recipe.items() if key in own or not _only(key)}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -239,13 +207,17 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def _listed(key: str, value: Any) -> Any:
-    if key in {"train", "reward", "report_to"} and isinstance(value, str):
+    fields = (stage.recipe.model_fields.get(key) for stage in stages().values())
+    if isinstance(value, str) and any(field and get_origin(field.annotation) is tuple for field in fields):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return tuple(value) if isinstance(value, list) else value
 
 
-def _fault(where: tuple[int | str, ...], kind: str, text: str, known: Sequence[str]) -> str:
-    name = ".".join(map(str, where))
-    if kind == "extra_forbidden":
-        return f"unknown key {name}" + nearest(str(where[-1]), [*Recipe.model_fields, *known])
-    return f"{name}: {text[0].lower()}{text[1:]}"
+def _fault(item: ErrorDetails, known: Sequence[str]) -> str:
+    where, text = item["loc"], item["msg"]
+    if item["type"] == "extra_forbidden":
+        fields = [*Recipe.model_fields, *(key for stage in stages().values() for key in stage.recipe.model_fields)]
+        return f"unknown key {'.'.join(map(str, where))}" + nearest(str(where[-1]), [*dict.fromkeys(fields), *known])
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    return f"{'.'.join(map(str, where))}: {text[0].lower()}{text[1:]}"

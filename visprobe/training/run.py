@@ -8,7 +8,6 @@ is in `visprobe.training.run_folder.folder`.
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import os
 import warnings
@@ -29,7 +28,6 @@ from visprobe.data.rows import Rows
 from visprobe.errors import TrainingError, UsageError
 from visprobe.io.disk import is_disk_full, translate_os_error
 from visprobe.io.redact import redacted
-from visprobe.mllm.batches import RowEncoder
 from visprobe.mllm.conversation import Conversations
 from visprobe.mllm.load import model_for_training, processor_for_training
 from visprobe.mllm.parts import blocks_to_shard, train_only
@@ -46,15 +44,13 @@ from visprobe.training.rows.look_through import (
     conversations,
     in_manifest,
     look_through,
-    need_of,
     notes,
 )
 from visprobe.training.run_folder.by_step import CHECKPOINTS
 from visprobe.training.run_folder.folder import claim, finish, inputs_of, refuse_folder, start_of, visible
 from visprobe.training.run_folder.manifest import Clock, environment
-from visprobe.training.stages.grpo import grpo_trainer
-from visprobe.training.stages.reference import reference_log_probabilities
-from visprobe.training.stages.trainers import build_trainer, resolved_precision, warmup_steps
+from visprobe.training.stages import TrainerInputs, stage_of
+from visprobe.training.trainers.common import resolved_precision, warmup_steps
 
 Progress = Callable[[str, int, int], None]
 Beside = Callable[[Recipe, Path, Fitted, Any, Path], TrainerCallback | None]
@@ -119,7 +115,7 @@ def run(
     with _quiet():
         set_seed(recipe.seed)
         ready = _get_ready(base, recipe, rows, manner)
-        fitted, processor = Fitted(rows, need_of(recipe), ready.found.usable), ready.processor
+        fitted, processor = Fitted(rows, stage_of(recipe).need, ready.found.usable), ready.processor
         model = model_for_training(base)
         off_path = train_only(model, recipe.train)
         model._no_split_modules = blocks_to_shard(model)  # what FSDP wraps where its configuration names nothing else
@@ -249,34 +245,15 @@ def _trainer(
     callbacks: list[Any] = [watch]
     if recipe.snapshot_tower_every:
         callbacks.append(Snapshots(recipe.snapshot_tower_every, output_dir, processor))
-    folder = str(output_dir / CHECKPOINTS)
-    encoder = RowEncoder(processor, rows, end_turns=recipe.end_of_turn == "auto")
-    usable = range(len(rows))
-    # The reference is the model as it was loaded, so it comes before the adapters.
-    reference = _reference(model, recipe, encoder, list(usable), progress) if recipe.stage == "dpo" else None
+    stage = stage_of(recipe)
+    inputs = TrainerInputs(model, processor, recipe, rows, str(output_dir / CHECKPOINTS), callbacks, progress)
+    prepared = stage.prepare(inputs)
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)
-    if recipe.stage == "grpo":
-        trainer = grpo_trainer(model, processor, recipe, rows, folder, callbacks)
-    else:
-        trainer = build_trainer(
-            model, processor, recipe, encoder, usable, folder,
-            reference=reference,
-            callbacks=callbacks,
-            lengths=[rows.length(number) for number in usable] if recipe.group_by_length else None,
-        )  # fmt: skip
+    trainer = stage.trainer(inputs, prepared)
     trainer.args.warmup_steps = warmup_steps(recipe, steps_of(recipe, len(rows), trainer.args.world_size))
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout, which is for results
     return trainer
-
-
-def _reference(model: Any, recipe: Recipe, encoder: RowEncoder, usable: list[int], progress: Progress | None) -> Any:
-    if recipe.reference == "model":
-        return copy.deepcopy(model).requires_grad_(False).eval()
-    precision = resolved_precision(recipe.precision)
-    return reference_log_probabilities(
-        model, encoder, usable, batch_size=recipe.batch_size, precision=precision, progress=progress
-    )
 
 
 def _about(trainer: Any, recipe: Recipe, count: int) -> dict[str, Any]:

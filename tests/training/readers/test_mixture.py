@@ -5,6 +5,7 @@ import pytest
 from visprobe.errors import DataError, UsageError
 from visprobe.training.rows.check import survey
 from visprobe.training.rows.combine import Concatenated, Selected
+from visprobe.training.rows.fitted import supervised
 from visprobe.training.rows.llava import llava_json
 from visprobe.training.rows.mixture import mixture
 
@@ -90,7 +91,7 @@ def test_a_bad_row_is_named_by_its_own_file(put_json, tmp_path):
     for name in ("one", "two"):
         put_json(f"{name}.json", [{"prompt": "q", "answer": "x"}, {"caption": "x"}])
     rows = mixture(str(tmp_path / "{one,two}.json"))
-    found = survey(rows, "supervised", lambda row, sizes: "", image_required=False)
+    found = survey(rows, supervised, lambda row, sizes: "", image_required=False)
     assert found.reasons == {"no conversation": 2}
     assert found.examples["no conversation"].endswith("conversations: row 1 of one.json")
 

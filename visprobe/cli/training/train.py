@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_group
 
 from visprobe.cli import options as o
 from visprobe.cli.origins import origins
@@ -14,50 +15,47 @@ from visprobe.cli.output import Bars, print_notes, printable
 from visprobe.training.extra import require_training
 from visprobe.training.launch import is_first_process, launch_note
 
-STAGES = {
-    "projector": "Train the projector alone, on captions (stage 1a of the paper).",
-    "full": "Train tower, projector and language model together (stage 1b of the paper).",
-    "sft": "Supervised fine-tuning: cross-entropy on the chosen answers.",
-    "dpo": "Direct preference optimization: chosen against rejected answers, on the rows that sft takes.",
-    "grpo": "Group-relative policy optimization: the model's own answers, scored by verifiable rewards.",
-}
+if TYPE_CHECKING:
+    from visprobe.training.stages import Stage
+
 MaxBadRows = Annotated[
     str,
     typer.Option(
         "--max-bad", help="Rows that may be unusable, N or P% (rounded up); more of them, and nothing is trained."
     ),
 ]
-EXAMPLES = {
-    "projector": (
-        "--vision-tower checkpoints/siglip2-so400m-patch16-384 --language-model Qwen/Qwen2.5-1.5B-Instruct --data "
-        "data/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json --images data/LLaVA-Pretrain/images",
-        "--config training/1a-projector.yaml --vision-tower checkpoints/siglip2-so400m-patch16-384 --language-model "
-        "Qwen/Qwen2.5-1.5B-Instruct",
-    ),
-    "full": (
-        "--base checkpoints/1a-projector --data data/onevision-single-image.yaml --images data/onevision "
-        "--vision-learning-rate 2e-6",
-        "--config training/1b-full.yaml --seed 1",
-    ),
-    "sft": ("--base checkpoints/base --data digits", "--config training/2-sft.yaml --snapshot-tower-every 20"),
-    "dpo": (
-        "--base checkpoints/base --data digits --set beta=0.3",
-        "--config training/2-dpo.yaml --learning-rate 1e-6",
-    ),
-    "grpo": (
-        "--base checkpoints/base --data digits --set reward=exact",
-        "--base checkpoints/base --data digits --attribution-every 50",
-    ),
-}
-
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Remove another run or model that the folder holds, once this one trains.")
 ]
 
-app = typer.Typer(help="Train a multimodal LLM: checkpoints to compare.", no_args_is_help=True, cls=TyperGroup)
+
+class _Stages(TyperGroup):
+    """Commands of which those of the stages are made when somebody asks: other packages may bring some."""
+
+    _given: dict[str, Any]
+    _complete = False
+
+    @property
+    def commands(self) -> Any:
+        if not self._complete:
+            from visprobe.training.stages import stages
+
+            by_name = typer.Typer()
+            for stage in stages().values():
+                by_name.command(stage.name)(_stage_command(stage))
+            self._given.update(get_group(by_name).commands)
+            self._complete = True
+        return self._given
+
+    @commands.setter
+    def commands(self, given: Any) -> None:
+        self._given = given
 
 
-def _stage_command(stage: str) -> Any:
+app = typer.Typer(help="Train a multimodal LLM: checkpoints to compare.", no_args_is_help=True, cls=_Stages)
+
+
+def _stage_command(stage: Stage) -> Any:
     """The command of one stage; all stages take the same flags, and a recipe knows which of them mean something."""
 
     def command(
@@ -123,7 +121,7 @@ def _stage_command(stage: str) -> Any:
             "precision": precision, "save_every": save_every, "snapshot_tower_every": snapshot_tower_every,
             "attribution_every": attribution_every, "seed": seed,
         }  # fmt: skip
-        job = make_job(stage, config, flags, setting or [], vision_learning_rate)
+        job = make_job(stage.name, config, flags, setting or [], vision_learning_rate)
         print_notes(filter(None, [launch_note()]))
         with Bars(verbose if is_first_process() else False) as bars:
             manner: Any = {"progress": bars, "note": _note, "beside": [maps_beside(_note)]}
@@ -132,12 +130,12 @@ def _stage_command(stage: str) -> Any:
                 print_plan(dry_run_job(job, output_dir, **manner))
                 return
             manifest = run_job(job, output_dir, **manner)
-        _print_done(output_dir, stage, manifest)
+        _print_done(output_dir, stage.name, manifest)
 
     examples = "".join(
-        f"\n    Example: visprobe train {stage} {one} -o checkpoints/{stage}\n" for one in EXAMPLES[stage]
+        f"\n    Example: visprobe train {stage.name} {one} -o checkpoints/{stage.name}\n" for one in stage.examples
     )
-    command.__doc__ = f"{STAGES[stage]}\n{examples}"
+    command.__doc__ = f"{stage.summary}\n{examples}"
     return command
 
 
@@ -232,7 +230,3 @@ def study(
     else:
         show(measured, page=page)
     finish(measured, "1%")
-
-
-for _stage in STAGES:
-    app.command(_stage)(_stage_command(_stage))

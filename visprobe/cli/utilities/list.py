@@ -92,11 +92,11 @@ def _datasets() -> Known:
 
 
 def _recipes() -> Known:
-    from visprobe.cli.training.train import EXAMPLES, STAGES
+    from visprobe.training.stages import stages
 
     return Known(
         ("recipe", "what it does", "example"),
-        [(stage, text, f"visprobe train {stage} {EXAMPLES[stage][0]}") for stage, text in STAGES.items()],
+        [(name, one.summary, " ".join(["visprobe train", name, *one.examples[:1]])) for name, one in stages().items()],
     )
 
 

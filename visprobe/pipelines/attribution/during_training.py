@@ -31,6 +31,7 @@ from visprobe.training.maps import MapsDuringTraining, TrackedExamples
 from visprobe.training.recipe import Recipe
 from visprobe.training.rows.fitted import Fitted
 from visprobe.training.run import Beside
+from visprobe.training.stages import stage_of
 
 PICTURES = 4
 _LOOKED_THROUGH = 1000  # rows among which pictures are sought
@@ -40,8 +41,8 @@ def maps_beside(warn: Callable[[str], None]) -> Beside:
     """What draws maps during training where the recipe's `attribution_every` asks for them.
 
     The pictures are the first ones of the rows that hold one image and one question; where the rows
-    know of images that nothing is trained on, those. Explained is log p of the answer; for DPO that of the chosen
-    minus that of the rejected answer.
+    know of images that nothing is trained on, those. Explained is log p of the answer; where the stage contrasts
+    two answers, that of the chosen minus that of the rejected one.
 
     Args:
         warn: Told what goes wrong; training goes on.
@@ -84,7 +85,7 @@ def pick_examples(recipe: Recipe, base: Path, rows: Fitted, processor: Any) -> T
             raise DataError("no row holds one image and one question with its answer", hint="Leave maps out.")
         ids, questions, images = map(list, zip(*found, strict=True))
         regions = [None] * len(found)
-    two = recipe.stage == "dpo" and all(question.rejected for question in questions)
+    two = stage_of(recipe).contrasts and all(question.rejected for question in questions)
     target = "contrast" if two else "answer"
     return TrackedExamples(ids, images, questions, regions, target, OF_ANSWERS[0], encoder, processor)
 

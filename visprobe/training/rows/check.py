@@ -11,14 +11,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 from visprobe.data.allowed_bad import allowed_bad
-from visprobe.data.rows import BadRow, Row, Rows, Turn
+from visprobe.data.rows import BadRow, Row, Rows
 from visprobe.errors import UsageError
+from visprobe.training.rows.fitted import NO_IMAGE, Need, fit
 
-Need = Literal["supervised", "preference", "reward"]
 Size = tuple[int, int]
 Check = Callable[[Row, Sequence[Size]], str]
 """From a row and the sizes of its images (height, width) to its prompt as the model reads it.
@@ -26,7 +25,6 @@ Check = Callable[[Row, Sequence[Size]], str]
 Raises BadRow if the model cannot be told the row.
 """
 Progress = Callable[[str, int, int], None]
-NO_IMAGE = "no image"  # not a fault of a row but its kind, which a recipe can want or not
 _AT_ONCE = 256
 _THREADS = 16  # images are decoded by a library that lets go of Python's lock
 
@@ -61,44 +59,6 @@ class Survey:
     def prompts_hash(self) -> str:
         """SHA-256 over all prompts in the order of the rows: two runs that share it were told the same."""
         return hashlib.sha256(b"".join(self.prompts.values())).hexdigest()
-
-
-def fit(row: Row, need: Need, *, image_required: bool = True) -> Row:
-    """The row in the shape that a stage trains on.
-
-    Args:
-        row: The row.
-        need: "supervised": ends with an assistant turn, which is `chosen` or `answer` where the conversation has
-            none. "preference": ends with the user's question, with `chosen` and `rejected`. "reward": ends with the
-            user's question, with `answer`.
-        image_required: Whether a row without images is unusable.
-
-    Raises:
-        BadRow: If the row cannot have that shape.
-    """
-    if image_required and not row.images:
-        raise BadRow(NO_IMAGE)
-    if need == "supervised":
-        return _supervised(row)
-    if need == "preference" and (row.chosen is None or row.rejected is None):
-        raise BadRow("no pair of answers")
-    if need == "reward" and not (row.answer or "").strip():
-        raise BadRow("no reference answer")
-    turns = row.turns[:-1] if need == "reward" and row.turns[-1].role == "assistant" else row.turns
-    if not turns or turns[-1].role != "user":
-        raise BadRow("does not end with a question")
-    return replace(row, turns=turns)
-
-
-def _supervised(row: Row) -> Row:
-    if row.turns[-1].role == "assistant":
-        if not any(turn.learned for turn in row.turns if turn.role == "assistant"):
-            raise BadRow("every answer is marked as not to be learned")
-        return row
-    answer = row.chosen or row.answer
-    if not answer:
-        raise BadRow("no answer")
-    return replace(row, turns=(*row.turns, Turn("assistant", answer)))
 
 
 def survey(

@@ -2,13 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from PIL import Image
 
-from visprobe.data.rows import BadRow, Row, Rows
+from visprobe.data.rows import BadRow, Row, Rows, Turn
 from visprobe.errors import DataError
-from visprobe.training.rows.check import Need, fit
+
+Need = Callable[[Row], Row]
+"""From a row to the shape that a stage trains on. Raises BadRow if it cannot have it."""
+NO_IMAGE = "no image"  # not a fault of a row but its kind, which a recipe can want or not
+
+
+def supervised(row: Row) -> Row:
+    """The row with an assistant turn at its end: `chosen` or `answer` where the conversation has none."""
+    if row.turns[-1].role == "assistant":
+        if not any(turn.learned for turn in row.turns if turn.role == "assistant"):
+            raise BadRow("every answer is marked as not to be learned")
+        return row
+    answer = row.chosen or row.answer
+    if not answer:
+        raise BadRow("no answer")
+    return replace(row, turns=(*row.turns, Turn("assistant", answer)))
+
+
+def preference(row: Row) -> Row:
+    """The row, which ends with the user's question, with `chosen` and `rejected`."""
+    if row.chosen is None or row.rejected is None:
+        raise BadRow("no pair of answers")
+    return _asking(row, row.turns)
+
+
+def verifiable(row: Row) -> Row:
+    """The row up to the user's last question, with `answer`, which a reward compares with."""
+    if not (row.answer or "").strip():
+        raise BadRow("no reference answer")
+    return _asking(row, row.turns[:-1] if row.turns[-1].role == "assistant" else row.turns)
+
+
+def _asking(row: Row, turns: tuple[Turn, ...]) -> Row:
+    if not turns or turns[-1].role != "user":
+        raise BadRow("does not end with a question")
+    return replace(row, turns=turns)
+
+
+def fit(row: Row, need: Need, *, image_required: bool = True) -> Row:
+    """The row in the shape that a stage trains on.
+
+    Args:
+        row: The row.
+        need: Gives it that shape.
+        image_required: Whether a row without images is unusable.
+
+    Raises:
+        BadRow: If the row cannot have that shape.
+    """
+    if image_required and not row.images:
+        raise BadRow(NO_IMAGE)
+    return need(row)
 
 
 class Fitted:

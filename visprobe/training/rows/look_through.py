@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,23 +12,18 @@ from accelerate.utils import gather_object
 from visprobe.data.rows import Rows
 from visprobe.mllm.conversation import Conversations
 from visprobe.training.recipe import Recipe
-from visprobe.training.rows.check import Need, Survey, merged, survey
+from visprobe.training.rows.check import Survey, merged, survey
+from visprobe.training.stages import stage_of
 
 Progress = Callable[[str, int, int], None]
 MAX_BAD = "1%"
-_NEEDS: Mapping[str, Need] = {"dpo": "preference", "grpo": "reward"}
-
-
-def need_of(recipe: Recipe) -> Need:
-    """What the recipe's stage trains on."""
-    return _NEEDS.get(recipe.stage, "supervised")
 
 
 def conversations(processor: Any, config: Any, recipe: Recipe) -> Conversations:
     """How a model of `config` is told rows, with the room that the recipe leaves for them."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and recipe.stage == "grpo":
-        positions -= recipe.max_new_tokens
+    if positions is not None:
+        positions -= stage_of(recipe).new_tokens(recipe)
     return Conversations(processor, end_turns=recipe.end_of_turn == "auto", positions=positions)
 
 
@@ -36,9 +31,8 @@ def look_through(rows: Rows, recipe: Recipe, told: Conversations, progress: Prog
     """Look at all rows; several processes share them among themselves, and each gets what all have found."""
     processes = PartialState(cpu=not torch.cuda.is_available())
     mine = range(processes.process_index, len(rows), processes.num_processes)
-    found = survey(
-        rows, need_of(recipe), told.check, image_required=recipe.image_required, indices=mine, progress=progress
-    )
+    need, image_required = stage_of(recipe).need, recipe.image_required
+    found = survey(rows, need, told.check, image_required=image_required, indices=mine, progress=progress)
     return found if processes.num_processes == 1 else merged(gather_object([found]))
 
 

@@ -20,7 +20,7 @@ from visprobe.io.atomic import write_json
 from visprobe.io.json_object import read_object
 from visprobe.io.redact import redacted
 from visprobe.training.launch import process_count
-from visprobe.training.recipe import Recipe
+from visprobe.training.recipe import Recipe, own_settings
 from visprobe.training.run_folder.by_step import ATTRIBUTION, CHECKPOINTS, COMPLETE, DYNAMICS, METRICS, SNAPSHOTS
 from visprobe.training.run_folder.manifest import NAME, settings_hash, weights_hash
 
@@ -232,22 +232,26 @@ def _held(folder: Path) -> _Held | None:
     """The run in a folder, if it is one and says what it was made of."""
     manifest, begun = _read(folder / NAME), _read(folder / CHECKPOINTS / _BEGUN)
     beside = {key: begun.pop(key, None) for key in ("processes", "extended_from")}
-    finished = _says_what(manifest.get("inputs"))
-    inputs = manifest["inputs"] if finished else begun
-    if not _says_what(inputs):
+    begun = _own(begun)
+    made_of = _own(manifest.get("inputs"))
+    inputs = made_of or begun
+    if not inputs:
         return None
-    about = manifest if finished else beside
+    about = manifest if made_of else beside
     return _Held(
         inputs=inputs,
-        manifest=manifest if finished else None,
+        manifest=manifest if made_of else None,
         checkpoint=_newest(folder) if begun == inputs else None,
         processes=about.get("processes"),
         extended_from=tuple(about.get("extended_from") or ()),
     )
 
 
-def _says_what(inputs: Any) -> bool:
-    return isinstance(inputs, dict) and isinstance(inputs.get("recipe"), dict)
+def _own(inputs: Any) -> dict[str, Any]:
+    """What a run was made of, as far as its stage knows it; empty if this is no such thing."""
+    if not isinstance(inputs, dict) or not isinstance(inputs.get("recipe"), dict):
+        return {}
+    return {**inputs, "recipe": own_settings(inputs["recipe"])}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,188 +1,67 @@
-"""Group relative policy optimization with verifiable rewards, by trl's trainer.
-
-For each question the model samples a group of answers; an answer's advantage is its reward, centred and scaled
-within its group, so that a group whose answers all earn the same teaches nothing.
-"""
+"""Group relative policy optimization with verifiable rewards."""
 
 from __future__ import annotations
 
-import copy
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer
+from pydantic import Field
 
-from visprobe.data.rows import Rows
-from visprobe.errors import TrainingError, UsageError
-from visprobe.mllm.conversation import content_parts
-from visprobe.mllm.parts import PartLearningRates
+from visprobe.errors import TrainingError
 from visprobe.training.recipe import Recipe
-from visprobe.training.run_folder.resume import ResumeByName
-from visprobe.training.stages.rewards import as_trl
-from visprobe.training.stages.trainers import images_are_encoded_once, trainer_settings
+from visprobe.training.rows.fitted import verifiable
+from visprobe.training.stages.stage import Stage, TrainerInputs
 
 
-class GroupTrainer(PartLearningRates, ResumeByName, GRPOTrainer):  # type: ignore[misc]
-    """trl's GRPOTrainer with a learning rate per part, and questions with and without images in one batch."""
+class GRPORecipe(Recipe):
+    """Settings of stage "grpo".
 
-    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
-        tokens, images, fields = super()._tokenize_prompts(prompts)
-        return tokens, images and [each or [] for each in images], fields  # trl's None fails in the processor
-
-
-class QuestionCollator:
-    """Batches of questions as trl's GRPOTrainer wants them, each row and its images loaded once per batch.
-
-    Args:
-        rows: The rows, all usable.
+    Attributes:
+        beta: Weight of the KL penalty. Without one no reference is needed, and it is what people use.
+        reward: Rewards by name: "exact", "numeric", "choice", one of another package, or "module:function".
+        generations: Answers per question.
+        max_new_tokens: Longest answer.
+        temperature: Sampling temperature.
     """
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """One dictionary per example: "prompt" (a conversation), "images" (a list) and "answer"."""
-        numbers = [example["row"] for example in examples]
-        loaded = {number: self._question(number) for number in dict.fromkeys(numbers)}
-        return [loaded[number] for number in numbers]
-
-    def _question(self, number: int) -> dict[str, Any]:
-        row = self._rows[number]
-        prompt = [{"role": turn.role, "content": content_parts(turn.text)} for turn in row.turns]
-        return {"prompt": prompt, "images": [self._rows.image(key) for key in row.images], "answer": row.answer}
+    beta: float = Field(default=0.0, ge=0)
+    reward: tuple[str, ...] = Field(default=("exact",), min_length=1)
+    generations: int = Field(default=8, ge=2)
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
 
 
-def grpo_trainer(
-    model: Any, processor: Any, recipe: Recipe, rows: Rows, folder: str, callbacks: Sequence[Any] = ()
-) -> Any:
-    """The trainer of the "grpo" stage.
+def _trainer(inputs: TrainerInputs, prepared: Any) -> Any:
+    from visprobe.training.trainers.group import group_trainer
 
-    A batch is `recipe.batch_size` questions times `recipe.generations` answers, per process. The loss is that of
-    the paper: clipped policy gradient, averaged over the tokens of an answer and then over answers, one update per
-    sampled batch. Every log has "reward" and "reward_std" (over the batch), "rewards/NAME/mean" and ".../std" per
-    reward, and "frac_reward_zero_std", the share of answers in groups whose rewards are all equal. Several rewards
-    are averaged.
-
-    Args:
-        model: The model, its trainable parts set, as loaded.
-        processor: Its processor.
-        recipe: The settings. Without an explicit `beta` there is no KL penalty and no reference model.
-        rows: The questions, each with its reference answer.
-        folder: Where the trainer keeps its checkpoints.
-        callbacks: Trainer callbacks.
-
-    Raises:
-        UsageError: If the rows are fewer than a step takes, or a reward cannot be found.
-        TrainingError: If the KL penalty needs a reference that is not to be had.
-
-    Source: DeepSeekMath (arXiv 2402.03300), equations 3 and 4.
-    """
-    rewards = as_trl(recipe.reward)
-    config = _config(recipe, folder, len(rewards))
-    if len(rows) < (needed := config.generation_batch_size // config.num_generations):
-        raise UsageError(
-            f"{rows.name} has {len(rows)} rows, one step takes {needed} questions", hint="Lower batch_size."
-        )
-    # trl pads what goes with the tokens on the tokenizer's side and the tokens on the left.
-    processor = copy.deepcopy(processor)
-    processor.tokenizer.padding_side = "left"
-    trainer = _construct(
-        model=model,
-        reward_funcs=rewards,
-        args=config,
-        train_dataset=Dataset.from_dict({"row": list(range(len(rows)))}),
-        processing_class=processor,
-        callbacks=list(callbacks),
-    )
-    trainer.data_collator = QuestionCollator(rows)
-    trainer.part_learning_rates = recipe.part_learning_rates
-    if trainer.ref_model is not None:
-        _refuse_another_reference(trainer)
-    for each in (model, trainer.ref_model):
-        if each is not None and images_are_encoded_once(each):
-            share_encodings(each)
-    return trainer
+    return group_trainer(inputs)
 
 
-def share_encodings(model: Any) -> None:
-    """Let the copies of an image in a batch, one per answer, pass tower and projector once.
-
-    The features are handed to every copy, so the gradient of all answers flows through one encoding, which is the
-    same sum. For models whose image features are a list of images.
-    """
-    encode = model.model.get_image_features
-
-    @functools.wraps(encode)  # generation reads the signature
-    def shared(pixel_values: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        first, copies = distinct(pixel_values)
-        outputs = encode(pixel_values[first], *args, **kwargs)
-        outputs.pooler_output = [outputs.pooler_output[index] for index in copies.tolist()]
-        return outputs
-
-    model.model.get_image_features = shared
-
-
-def distinct(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The different images of a batch.
-
-    Args:
-        images: Of shape (n, ...), any dtype.
-
-    Returns:
-        Positions of one copy of each image, int64 of shape (k,), and for every image which of these it is, int64
-        of shape (n,): `images[first][copies]` is `images`. All n, should two images agree in the sampled pixels.
-    """
-    flat = images.flatten(1)
-    sampled = flat[:, :: max(1, flat.shape[1] // 1024)]
-    _, copies = torch.unique(sampled, dim=0, return_inverse=True)
-    everyone = torch.arange(len(images), device=images.device)
-    first = everyone.new_zeros(int(copies.max()) + 1).scatter_(0, copies, everyone)
-    return (first, copies) if torch.equal(images[first][copies], images) else (everyone, everyone)
-
-
-def _config(recipe: Recipe, folder: str, rewards: int) -> GRPOConfig:
-    settings = trainer_settings(recipe, folder)
-    del settings["max_length"]  # prompts are never cut
-    return GRPOConfig(
-        **{
-            **settings,
-            "per_device_train_batch_size": recipe.batch_size * recipe.generations,
-            "steps_per_generation": 1,  # by default all accumulated batches are sampled at once, which costs memory
-            "num_generations": recipe.generations,
-            "max_completion_length": recipe.max_new_tokens,
-            "temperature": recipe.temperature,
-            "beta": recipe.beta if "beta" in recipe.model_fields_set else 0.0,
-            "loss_type": "grpo",
-            "reward_weights": [1 / rewards] * rewards,
-        }
+def _all_alike(recipe: GRPORecipe, steps: int, metrics: Sequence[Mapping[str, float]]) -> TrainingError:
+    mean = sum(line.get("reward", 0) for line in metrics) / max(1, len(metrics))
+    return TrainingError(
+        f"none of the first {steps} steps taught anything: all answers to a question earned the same reward "
+        f"({', '.join(recipe.reward)}, {mean:.3g} on average)",
+        hint="Look at a few answers: raise max_new_tokens if they are cut off, generations or temperature if they "
+        "are all alike, and take a reward that fits the reference answers (--set reward=exact, numeric or choice).",
     )
 
 
-def _construct(**settings: Any) -> GroupTrainer:
-    source = settings["model"].config._name_or_path
-    try:
-        return GroupTrainer(**settings)
-    except OSError as error:
-        if not settings["args"].beta:
-            raise
-        raise TrainingError(
-            f"cannot load the reference of the KL penalty from {source or 'nowhere: the model was not loaded'}",
-            hint="Save the model to a folder and start from there, or set beta to 0.",
-        ) from error
-
-
-def _refuse_another_reference(trainer: Any) -> None:
-    """Refuse a reference that is not the model that training starts from; sharded weights cannot be compared."""
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        return
-    reference = dict(trainer.ref_model.named_parameters())
-    for name, parameter in trainer.model.named_parameters():
-        if name not in reference or not torch.equal(parameter, reference[name].to(parameter.device)):
-            raise TrainingError(
-                f"the reference of the KL penalty, {trainer.model.config._name_or_path}, is another model than the "
-                f"one that training starts from: {name} differs",
-                hint="Save the model to a folder and start from there, or set beta to 0.",
-            )
+GRPO = Stage(
+    name="grpo",
+    summary="Group-relative policy optimization: the model's own answers, scored by verifiable rewards.",
+    recipe=GRPORecipe,
+    need=verifiable,
+    trainer=_trainer,
+    examples=(
+        "--base checkpoints/base --data digits --set reward=exact",
+        "--base checkpoints/base --data digits --attribution-every 50",
+    ),
+    without=("group_by_length", "drop_last", "end_of_turn"),
+    responses=lambda recipe: recipe.generations,
+    new_tokens=lambda recipe: recipe.max_new_tokens,
+    whole_batches=True,
+    copies_model=lambda recipe: recipe.beta > 0,
+    nothing_learned=_all_alike,
+    demo={"max_new_tokens": 3, "generations": 8},
+)

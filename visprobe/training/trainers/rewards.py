@@ -1,7 +1,7 @@
 """Verifiable rewards: plain functions that compare a model's answer with the reference answer.
 
-A reward is `reward(completion, answer) -> float` in [0, 1]. The built-in ones are known by name; one's own is
-"module:function", imported only when it is asked for.
+A reward is `reward(completion, answer) -> float` in [0, 1]. The built-in ones are known by name, and so are those of
+installed packages (entry point `visprobe.rewards`); any other is "module:function", imported only when it is asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
 from typing import Any
 
 from visprobe.errors import TrainingError, UsageError
@@ -121,10 +122,11 @@ def choice(completion: str, answer: str) -> float:
 
 
 REWARDS: Mapping[str, Reward] = {"exact": exact, "numeric": numeric, "choice": choice}
+ENTRY_POINTS = "visprobe.rewards"
 
 
 def find_reward(name: str) -> Reward:
-    """The reward of that name, or the function behind "module:function".
+    """The reward of that name, built in or of an installed package, or the function behind "module:function".
 
     The working folder counts as a place to import from, after all others.
 
@@ -133,11 +135,13 @@ def find_reward(name: str) -> Reward:
     """
     if name in REWARDS:
         return REWARDS[name]
-    module, _, function = name.partition(":")
+    installed = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
+    module, _, function = installed.get(name, name).partition(":")
     if not function:
+        known = [*REWARDS, *installed]
         raise UsageError(
-            f"no such reward: {name}{nearest(name, list(REWARDS))}",
-            hint=f"Use {', '.join(REWARDS)}, or module:function for your own.",
+            f"no such reward: {name}{nearest(name, known)}",
+            hint=f"Use {', '.join(known)}, or module:function for your own.",
         )
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -1,0 +1,179 @@
+"""Direct preference optimization, by trl's trainer, and the reference's log-probabilities, computed once before it.
+
+The reference is the model that training starts from. Running it once over the rows spares its copy in memory and
+one forward pass per batch from the second epoch on; trl itself refuses to do this for images.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from visprobe.mllm.batches import PreferenceCollator, RowEncoder
+from visprobe.mllm.parts import PartLearningRates
+from visprobe.training.run_folder.resume import ResumeByName
+from visprobe.training.stages import TrainerInputs
+from visprobe.training.stages.dpo import DPORecipe
+from visprobe.training.trainers.common import (
+    OrderBySeed,
+    images_are_encoded_once,
+    make_trainer,
+    resolved_precision,
+    trainer_settings,
+)
+
+Progress = Callable[[str, int, int], None]
+
+
+class PreferenceTrainer(OrderBySeed, PartLearningRates, ResumeByName, DPOTrainer):  # type: ignore[misc]
+    """trl's DPOTrainer with a learning rate per part, on prepared batches."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset  # rows are tokenized by the collator
+
+    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset  # the collator brings them
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["row"]
+
+
+class WithReference:
+    """A `PreferenceCollator` whose batches carry the reference's log-probabilities."""
+
+    def __init__(self, collate: PreferenceCollator, reference: Mapping[int, tuple[float, float]]) -> None:
+        self._collate, self._reference = collate, reference
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The batch, with "ref_chosen_logps" and "ref_rejected_logps" of shape (batch,)."""
+        found = torch.tensor([self._reference[example["row"]] for example in examples])
+        return {**self._collate(examples), "ref_chosen_logps": found[:, 0], "ref_rejected_logps": found[:, 1]}
+
+
+def preference_trainer(inputs: TrainerInputs, reference: Any) -> Any:
+    """The trainer of stage "dpo".
+
+    Args:
+        inputs: What it is made of.
+        reference: Log-probabilities by row, or a model, as `reference_of` gives them.
+
+    Raises:
+        UsageError: If the rows fill no step and the recipe drops what fills none.
+    """
+    recipe: DPORecipe = inputs.recipe
+    precomputed = isinstance(reference, Mapping)
+    config = DPOConfig(
+        beta=recipe.beta,
+        loss_type=list(recipe.loss_weights),
+        loss_weights=list(recipe.loss_weights.values()),
+        label_smoothing=recipe.label_smoothing,
+        precompute_ref_log_probs=precomputed,
+        max_length=None,  # a cut sequence loses image tokens
+        **trainer_settings(recipe, inputs.folder),
+    )
+    collate = PreferenceCollator(inputs.encoder, repeat_images=not images_are_encoded_once(inputs.model))
+    trainer = make_trainer(
+        PreferenceTrainer,
+        config,
+        inputs,
+        WithReference(collate, reference) if precomputed else collate,
+        # Without a reference model trl reloads one by the name in the config, which may be another model by now.
+        ref_model=None if precomputed else reference,
+        columns={"prompt": ""},
+    )
+    for each in [inputs.model] if precomputed else [inputs.model, reference]:
+        if images_are_encoded_once(each):
+            encode_images_once(each)
+    return trainer
+
+
+def encode_images_once(model: Any) -> None:
+    """Let each image of a DPO batch serve its chosen and its rejected answer.
+
+    Batches then hold n images for 2n sequences. The features are repeated after tower and projector, so the
+    gradient of both answers flows through one encoding, which is the same sum.
+    """
+    encode = model.model.get_image_features
+
+    def twice(*args: Any, **kwargs: Any) -> Any:
+        outputs = encode(*args, **kwargs)
+        outputs.pooler_output = [*outputs.pooler_output, *outputs.pooler_output]
+        return outputs
+
+    model.model.get_image_features = twice
+
+
+def reference_of(inputs: TrainerInputs) -> Any:
+    """The model that training starts from, as the recipe wants it: a frozen copy, or its log-probabilities by row."""
+    recipe: DPORecipe = inputs.recipe
+    if recipe.reference == "model":
+        return copy.deepcopy(inputs.model).requires_grad_(False).eval()
+    return reference_log_probabilities(
+        inputs.model,
+        inputs.encoder,
+        list(range(len(inputs.rows))),
+        batch_size=recipe.batch_size,
+        precision=resolved_precision(recipe.precision),
+        progress=inputs.progress,
+    )
+
+
+def reference_log_probabilities(
+    model: Any,
+    encoder: RowEncoder,
+    rows: list[int],
+    *,
+    batch_size: int,
+    precision: str = "float32",
+    progress: Progress | None = None,
+) -> dict[int, tuple[float, float]]:
+    """Summed log-probability of the chosen and of the rejected answer of each row.
+
+    Several processes share the rows among themselves, and each gets the numbers of all.
+
+    Args:
+        model: The model that training starts from; it is moved to the process's own device.
+        encoder: The rows.
+        rows: Which rows.
+        batch_size: Rows per forward pass.
+        precision: What the policy will be computed in: "float32", "bfloat16" or "float16".
+        progress: Called with (stage, rows done, rows of this process).
+
+    Returns:
+        Row number to (chosen, rejected), natural logarithms.
+    """
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    device = processes.device
+    model.to(device)
+    mine = rows[processes.process_index :: processes.num_processes]
+    collate = PreferenceCollator(encoder)
+    found: dict[int, tuple[float, float]] = {}
+    was_training = model.training
+    model.eval()
+    autocast = torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+    with torch.inference_mode(), autocast:
+        for start in range(0, len(mine), batch_size):
+            numbers = mine[start : start + batch_size]
+            batch = {k: v.to(device) for k, v in collate([{"row": number} for number in numbers]).items()}
+            chosen, rejected = answer_log_probabilities(model, batch).chunk(2)
+            found.update(zip(numbers, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True))
+            if progress:
+                progress("reference", start + len(numbers), len(mine))
+    model.train(was_training)
+    return dict(gather_object(list(found.items())))
+
+
+def answer_log_probabilities(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Summed log-probability of each answer in a batch of `PreferenceCollator`, shape (2 batch,)."""
+    inputs = {name: value for name, value in batch.items() if name != "completion_mask"}
+    logits: torch.Tensor = model(**inputs, use_cache=False).logits
+    scores = logits[:, :-1].float().log_softmax(-1)
+    tokens = scores.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+    return (tokens * batch["completion_mask"][:, 1:]).sum(1)
