@@ -15,9 +15,10 @@ from visprobe.analyses.drift.drift import representation_drift
 from visprobe.analyses.drift.moved import LEVEL, MARGIN, adjusted, has_moved, p_beyond
 from visprobe.encoders import load_encoder
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.intervals.estimate import CKA
 from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.metrics.similarity.cka import cka_difference, replicate_cka, represent
+from visprobe.metrics.similarity.cka import replicate_cka, represent
 from visprobe.results.result import Result
 
 ROUNDED = "base (bfloat16)"
@@ -146,7 +147,9 @@ def coverage(repeats: int) -> float:
     for _ in range(repeats):
         x = rng.standard_normal((150, 16)) * spectrum
         a, b = (x + noise * rng.standard_normal((150, 16)) * spectrum[::-1] for noise in (0.5, 0.3))
-        interval = cka_difference(x, a, b)
+        origin = represent(x)
+        difference = replicate_cka(origin, represent(a)) - replicate_cka(origin, represent(b))
+        interval = difference.estimate(CKA.of_differences)
         hits += interval.low <= truth <= interval.high
     return hits / repeats
 

@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 
 from visprobe.analyses.core.analysis import Inputs
 from visprobe.analyses.segmentation.config import Asked, check_masks
-from visprobe.analyses.segmentation.rows import difference_rows
+from visprobe.analyses.segmentation.rows import score_differences
 from visprobe.analyses.segmentation.segment import segment
 from visprobe.analyses.segmentation.view import UNCOUNTED, Box, View, grid_of, not_smaller, window
 from visprobe.data.image_set import BadImage, Item
@@ -201,7 +201,7 @@ def test_p_is_adjusted_over_sites():
     draws = {site: rng.standard_normal(20) * 0.01 + 0.005 for site in ("block_02", "projected")}
     zero = replicate_mean(np.zeros(20))
     scores = {("b", site): {"miou": replicate_mean(draw)} for site, draw in draws.items()}
-    _, tests = difference_rows({**{("a", site): {"miou": zero} for site in draws}, **scores}, ["a", "b"])
+    _, tests = score_differences({**{("a", site): {"miou": zero} for site in draws}, **scores}, ["a", "b"])
     p = [ttest_1samp(draw, 0).pvalue for draw in draws.values()]
     assert [test["p"] for test in tests] == pytest.approx(p, rel=1e-9)
     assert min(test["p_holm"] for test in tests) == pytest.approx(min(1, 2 * min(p)), rel=1e-9)

@@ -6,7 +6,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from visprobe.metrics.classifiers.calibration import brier_scores, calibration_error, log_losses, probabilities
 from visprobe.metrics.classifiers.label_draws import control_labels, label_draws
-from visprobe.metrics.intervals.half_sampling import half_interval, subtract_halved
+from visprobe.metrics.intervals.estimate import FRACTION
 
 
 def test_calibration_error_by_hand() -> None:
@@ -14,7 +14,8 @@ def test_calibration_error_by_hand() -> None:
     chances = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.5, 0.5]])
     assert calibration_error(chances, np.array([0, 1, 1, 1]), bins=2).value == pytest.approx(0.1, abs=1e-15)
     sure = np.eye(3)[[0, 1, 2, 0, 1, 2]]
-    assert half_interval(calibration_error(sure, np.array([0, 1, 2, 0, 1, 2]), bins=3))[:3] == (0, 0, 0)
+    perfect = calibration_error(sure, np.array([0, 1, 2, 0, 1, 2]), bins=3).estimate(FRACTION)
+    assert (perfect.value, perfect.low, perfect.high) == (0, 0, 0)
     assert calibration_error(sure, np.array([1, 2, 0, 1, 2, 0]), bins=3).value == 1
 
 
@@ -27,10 +28,10 @@ def test_a_calibrated_classifier_is_near_zero_and_planted_over_confidence_is_fou
     assert honest.value < np.sqrt(15 / 20_000) / 2  # the bound stated in the docstring
     bold = probabilities(2 * logits)
     truth = float((bold.max(1) - (bold.argmax(1) == labels)).mean())  # every bin is over-confident
-    found = half_interval(calibration_error(bold, labels), level=0.999)
+    found = calibration_error(bold, labels).estimate(FRACTION, level=0.999)
     assert found.low <= truth <= found.high
     assert found.value == pytest.approx(truth, abs=1e-3)  # bins may only add to the mean where signs differ
-    change = half_interval(subtract_halved(calibration_error(bold, labels), honest))
+    change = (calibration_error(bold, labels) - honest).estimate(FRACTION.of_differences)
     assert change.low > 0
 
 

@@ -1,4 +1,4 @@
-"""Streaming, minibatch and RBF CKA: sums over parts against the whole, textbook forms and golden values."""
+"""Streaming and RBF CKA: sums over parts against the whole, textbook forms and golden values."""
 
 import math
 from functools import reduce
@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from visprobe.metrics.intervals.jackknife import jackknife, replicate_by_groups
+from visprobe.metrics.intervals.jackknife import replicate_by_groups
 from visprobe.metrics.matrices import centred
 from visprobe.metrics.similarity.cka import debiased_cka, replicate_cka, represent
-from visprobe.metrics.similarity.minibatch_cka import minibatch_cka
 from visprobe.metrics.similarity.rbf_cka import median_bandwidth, rbf_kernel, replicate_rbf_cka
 from visprobe.metrics.similarity.streaming_cka import CkaSums, cka_sums, replicate_streaming
 
@@ -56,7 +55,7 @@ def test_parts_left_out_give_a_jackknife_in_one_pass() -> None:
     by_part = replicate_by_groups(lambda ids: reduce(CkaSums.merged, [parts[i] for i in ids]).cka(), 40, 40)
     assert by_part.value == pytest.approx(debiased_cka(x, y).value, rel=1e-12)  # order of float64 sums
     # Both estimate one error; that of 40 parts is itself known to 1 / sqrt(2 * 39) = 11 %: three of these.
-    assert jackknife(by_part).standard_error == pytest.approx(debiased_cka(x, y).standard_error, rel=0.34)
+    assert by_part.student.error == pytest.approx(replicate_cka(represent(x), represent(y)).student.error, rel=0.34)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -84,46 +83,6 @@ def test_streaming_refuses_what_has_no_value() -> None:
         CkaSums.of(np.ones((10, 3)), y[:10]).cka()
     with pytest.raises(ValueError, match="100 images, the second pass gave 50"):
         replicate_streaming(CkaSums.of(x, y), [(x[:50], y[:50])])
-
-
-def test_minibatch_is_a_ratio_of_sums_of_textbook_hsic() -> None:
-    x, y = pair(60, 5)
-
-    def u_hsic(a: Array, b: Array) -> float:
-        """Szekely & Rizzo 2014: inner product of U-centred Gram matrices over n (n - 3)."""
-        centred_grams = []
-        for one in (a, b):
-            k, n = one @ one.T, len(one)
-            np.fill_diagonal(k, 0)
-            rows = k.sum(0) / (n - 2)
-            k = k - rows[:, None] - rows + k.sum() / ((n - 1) * (n - 2))
-            np.fill_diagonal(k, 0)
-            centred_grams.append(k)
-        return float((centred_grams[0] * centred_grams[1]).sum() / (len(a) * (len(a) - 3)))
-
-    parts = batches(x, y, 12)
-    sums = [sum(u_hsic(*sides) for sides in [(p[i], p[j]) for p in parts]) for i, j in ((0, 1), (0, 0), (1, 1))]
-    found = minibatch_cka(parts)
-    assert found.value == pytest.approx(sums[0] / math.sqrt(sums[1] * sums[2]), rel=1e-12)  # float64 sums
-    assert found.without[2] == pytest.approx(minibatch_cka(parts[:2] + parts[3:]).value, rel=1e-12)
-
-
-def test_minibatch_estimates_the_whole_at_any_batch_size() -> None:
-    x, y = pair(4000, 8)
-    whole = debiased_cka(x, y).value
-    for size in (8, 40, 200):
-        interval = jackknife(minibatch_cka(batches(x, y, size)), level=0.999)  # a fixed seed; 1 in 1000 would miss
-        assert interval.low <= whole <= interval.high
-
-
-def test_minibatch_refuses_batches_without_an_hsic() -> None:
-    x, y = pair()
-    with pytest.raises(ValueError, match="batch 14 has 2 images"):
-        minibatch_cka(batches(x, y, 7))
-    with pytest.raises(ValueError, match="two batches"):
-        minibatch_cka([(x, y)])
-    with pytest.raises(ValueError, match="no variance"):
-        minibatch_cka(batches(np.ones((20, 2)), y[:20], 10))
 
 
 def whole_kernels(x: Array, y: Array) -> list[Array]:

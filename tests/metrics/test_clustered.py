@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from visprobe.metrics.intervals.clustered import clustered_mean
+from visprobe.metrics.intervals.estimate import Scale
 
 
 def test_the_formula():
     values, clusters = np.array([1.0, 1, 0, 1, 0, 0]), np.array([7, 7, 7, 9, 9, 4])
-    found = clustered_mean(values, clusters, bounds=(-9, 9))
+    found = clustered_mean(values, clusters, Scale("points", -9, 9), units="classes")
     sums = [0.5 + 0.5 - 0.5, 0.5 - 0.5, -0.5]  # residuals from 0.5, added up per cluster
     error = np.sqrt(sum(s * s for s in sums) * 3 / 2) / 6
     assert found.value == 0.5
-    assert (found.n, found.clusters) == (6, 3)
+    assert (found.n, found.unit, found.method) == (3, "points", "t over classes 95 %")  # n counts clusters
     assert found.high - found.value == pytest.approx(4.302652729911275 * error)  # t quantile, 2 degrees of freedom
 
 
@@ -27,7 +28,7 @@ def test_copies_of_a_unit_add_no_certainty():
     values, clusters = np.array([1.0, 0, 1, 1, 0]), np.arange(5)
     once = clustered_mean(values, clusters)
     tenfold = clustered_mean(np.repeat(values, 10), np.repeat(clusters, 10))
-    assert tenfold[:3] == pytest.approx(once[:3])
+    assert (tenfold.value, tenfold.low, tenfold.high) == pytest.approx((once.value, once.low, once.high))
 
 
 def test_it_covers_where_units_go_together_and_wilson_would_not():

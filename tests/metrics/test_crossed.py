@@ -7,6 +7,7 @@ from scipy.stats import norm
 
 from visprobe.metrics.intervals.clustered import clustered_mean
 from visprobe.metrics.intervals.crossed import crossed_mean
+from visprobe.metrics.intervals.estimate import FRACTION
 from visprobe.metrics.intervals.proportions import wilson
 
 
@@ -34,8 +35,8 @@ def test_of_images_alone_the_interval_would_be_too_narrow() -> None:
     rng, misses = np.random.default_rng(1), 0
     for _ in range(400):
         values = answers(rng, 0.0, 0.5, 0.5).mean(0)
-        low, high = clustered_mean(values, np.arange(150))[1:3]
-        misses += not low <= 0.5 <= high
+        found = clustered_mean(values, np.arange(150))
+        misses += not found.low <= 0.5 <= found.high
     assert misses > 100  # of 20 that a 95 % interval may miss
 
 
@@ -44,14 +45,15 @@ def test_differences_of_paired_answers_cover_no_difference() -> None:
     for _ in range(600):
         unit, draw = rng.standard_normal(150), 0.3 * rng.standard_normal((5, 1))
         one, two = (unit + draw + 0.5 * rng.standard_normal((5, 150)) > 0 for _ in range(2))
-        found = crossed_mean(one.astype(float) - two, bounds=(-1, 1))
+        found = crossed_mean(one.astype(float) - two, scale=FRACTION.of_differences)
         missed += not found.low <= 0 <= found.high
     assert missed <= 0.05 * 600 + 16  # three standard errors
 
 
 def test_one_source_of_variation_alone_gives_its_own_interval() -> None:
     same = np.tile(np.random.default_rng(0).random(400), (5, 1))
-    assert crossed_mean(same)[1:3] == pytest.approx(clustered_mean(same[0], np.arange(400))[1:3], abs=1e-12)  # rounding
+    crossed, alone = crossed_mean(same), clustered_mean(same[0], np.arange(400))
+    assert (crossed.low, crossed.high) == pytest.approx((alone.low, alone.high), abs=1e-12)  # rounding
 
 
 def test_all_right_is_as_wide_as_wilsons_interval() -> None:

@@ -10,7 +10,8 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import Ridge
 
-from visprobe.metrics.intervals.jackknife import jackknife, replicate_by_groups, replicate_mean
+from visprobe.metrics.intervals.estimate import Scale
+from visprobe.metrics.intervals.jackknife import replicate_by_groups, replicate_mean
 from visprobe.metrics.similarity.cca import pwcca, svcca
 from visprobe.metrics.similarity.linear_map import PENALTIES, fit_ridge, linear_map
 from visprobe.metrics.similarity.procrustes import procrustes, procrustes_held_out, replicate_procrustes
@@ -170,8 +171,8 @@ def test_unaligned_closed_form_and_what_a_rotation_does_to_it() -> None:
     expected = 1e-10 * np.linalg.norm(np.roll(x, 1, axis=1), axis=1) / np.linalg.norm(x, axis=1)
     np.testing.assert_allclose(tiny.relative_error, expected, rtol=1e-4)  # 1e-16 of rounding in 1e-10
     assert (tiny.angle <= tiny.relative_error * 1.0001).all() and tiny.angle.min() > 0
-    mean = jackknife(replicate_mean(moved.relative_error), limit=math.inf)
-    assert (mean.value, mean.standard_error) == pytest.approx((0.75, 0.25))
+    mean = replicate_mean(moved.relative_error).student
+    assert (mean.value, mean.error) == pytest.approx((0.75, 0.25))
     with pytest.raises(ValueError, match="do not correspond"):
         unaligned(x, x[:, :5])
 
@@ -228,7 +229,7 @@ def test_intervals_cover(name: str) -> None:
         "rsa, spearman, groups": lambda x, y: replicate_by_groups(lambda i: rsa(x[i], y[i]), len(x)),
     }[name]
     rng, repeats = np.random.default_rng(5), 150 if "groups" in name else 600
-    intervals = [jackknife(statistic(*drawn(rng, 120))) for _ in range(repeats)]
+    intervals = [statistic(*drawn(rng, 120)).estimate(Scale("correlation", -1, 1)) for _ in range(repeats)]
     truth = np.mean([one.value for one in intervals])  # the expectation at this n
     covered = np.mean([one.low <= truth <= one.high for one in intervals])
     assert covered == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / repeats) + 0.005)  # binomial, and the truth's

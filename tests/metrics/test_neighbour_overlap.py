@@ -9,9 +9,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from visprobe.metrics.classifiers import neighbours
 from visprobe.metrics.classifiers.neighbours import first_within, nearest
-from visprobe.metrics.geometry.intrinsic_dimension import halve_two_nn, two_nn, two_nn_by_size
-from visprobe.metrics.intervals.half_sampling import half_interval, half_splits, subtract_halved
-from visprobe.metrics.similarity.neighbour_overlap import cknna, mutual_knn, shared_neighbours
+from visprobe.metrics.geometry.intrinsic_dimension import two_nn
+from visprobe.metrics.intervals.estimate import FRACTION, Scale
+from visprobe.metrics.intervals.half_sampling import half_splits
+from visprobe.metrics.similarity.neighbour_overlap import cknna, mutual_knn
 
 Array = NDArray[np.float64]
 
@@ -59,7 +60,12 @@ def test_mutual_knn_golden_value_and_brute_force() -> None:
     lists = [[set(np.argsort(-(u @ u[i]))[1:11]) for i in range(100)] for u in unit]
     expected = [len(a & b) / 10 for a, b in zip(*lists, strict=True)]
     assert mutual_knn(x, y, 10).value == pytest.approx(0.279, rel=1e-12)  # a share of 1,000
-    assert shared_neighbours(x, y, 10).tolist() == expected
+    assert np.mean(expected) == pytest.approx(0.279, rel=1e-12)
+
+
+def shared(left: NDArray[np.intp], right: NDArray[np.intp]) -> float:
+    """Mean share of common entries in the rows of two lists of neighbours."""
+    return float(np.mean([len({*a} & {*b}) / len(a) for a, b in zip(left, right, strict=True)]))
 
 
 def test_halves_of_the_images_count_seven_neighbours_for_ten() -> None:
@@ -67,19 +73,20 @@ def test_halves_of_the_images_count_seven_neighbours_for_ten() -> None:
     rng = np.random.default_rng(2)
     for found in mutual_knn(x, y, 10, splits=5, seed=2).differences:
         halves = (np.sort(ids) for ids in np.split(rng.permutation(80), 2))
-        first, second = (shared_neighbours(x[ids], y[ids], 7).mean() for ids in halves)
+        first, second = (shared(nearest(x[ids], 7), nearest(y[ids], 7)) for ids in halves)
         assert found == pytest.approx((first - second) / 2, abs=1e-15)  # means of counts
 
 
 def test_mutual_knn_ends_null_and_invariance() -> None:
     x, y = pair(400, 12)
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((12, 12)))[0]
-    assert half_interval(mutual_knn(x, x))[:3] == (1, 1, 1)
+    equal = mutual_knn(x, x).estimate(FRACTION)
+    assert (equal.value, equal.low, equal.high) == (1, 1, 1)
     assert mutual_knn(1e-6 * x, y @ turn).value == pytest.approx(mutual_knn(x, y).value, abs=1e-12)
-    null = half_interval(mutual_knn(x, y[::-1]), level=0.999)  # a fixed seed; 1 in 1000 would miss
+    null = mutual_knn(x, y[::-1]).estimate(FRACTION, level=0.999)  # a fixed seed; 1 in 1000 would miss
     assert null.low < 10 / 399 < null.high
-    same = subtract_halved(mutual_knn(x, y), mutual_knn(x, y))
-    assert half_interval(same)[:4] == (0, 0, 0, 0)
+    same = (mutual_knn(x, y) - mutual_knn(x, y)).student
+    assert (same.value, same.error) == (0, 0)
 
 
 @pytest.mark.parametrize("k", [3, 10, 99])
@@ -116,12 +123,12 @@ def test_two_nn_of_flat_sheets_duplicates_offset_and_low_precision() -> None:
     rng = np.random.default_rng(0)
     flat = rng.random((1500, 2)) @ rng.standard_normal((2, 40))
     found = two_nn(flat)
-    assert found.low <= 2 <= found.high
+    interval = found.estimate(Scale("dimensions", low=0))
+    assert interval.low <= 2 <= interval.high
     again = two_nn(np.concatenate([1e-5 * flat, 1e-5 * flat[:100]]))
-    assert (again.n, again.duplicates) == (1500, 100)
+    assert again.n == 1500  # and 100 copies
     assert again.value == pytest.approx(found.value, rel=1e-9)
     assert two_nn(flat + 1e4).value == pytest.approx(found.value, rel=1e-6)  # the offset costs 5 digits of distances
-    assert [one.n for one in two_nn_by_size(flat, [100, 400])] == [100, 400]
     with pytest.raises(ValueError, match="six distinct images, got 2"):
         two_nn(np.repeat(np.eye(2), 5, axis=0))
     with pytest.raises(ValueError, match="equally far"):
@@ -130,9 +137,9 @@ def test_two_nn_of_flat_sheets_duplicates_offset_and_low_precision() -> None:
 
 def test_two_nn_of_equal_geometry_differs_by_nothing() -> None:
     x = pair(200, 6)[0]
-    (one, _), (other, _) = halve_two_nn(x), halve_two_nn(-3 * x[:, ::-1] + 1)
+    one, other = two_nn(x), two_nn(-3 * x[:, ::-1] + 1)
     # The same halves of the same images, whatever order their features sort in; rounding of distances.
-    np.testing.assert_allclose(subtract_halved(one, other).differences, 0, atol=1e-9)
+    np.testing.assert_allclose((one - other).differences, 0, atol=1e-9)
 
 
 def torus(rng: np.random.Generator, n: int, d: int) -> Array:
@@ -148,8 +155,8 @@ def test_intervals_from_halves_cover() -> None:
     for seed in range(400):
         x = rng.standard_normal((300, 8)) * np.arange(1, 9) ** -0.5
         y = x + 0.5 * rng.standard_normal((300, 8)) * np.arange(8, 0, -1) ** -0.5
-        overlap.append(half_interval(mutual_knn(x, y, 10, seed=seed)))
-        dimension.append(two_nn(torus(rng, 300, 2)))
+        overlap.append(mutual_knn(x, y, 10, seed=seed).estimate(FRACTION))
+        dimension.append(two_nn(torus(rng, 300, 2)).estimate(Scale("dimensions", low=0)))
     truth = np.mean([one.value for one in overlap])  # the expectation at this n, known to a 20th of the interval
     shares = [np.mean([one.low <= truth <= one.high for one in overlap])]
     shares.append(np.mean([one.low <= 2 <= one.high for one in dimension]))
@@ -161,11 +168,11 @@ def test_halves_of_a_mean_have_its_standard_error() -> None:
     values = np.random.default_rng(0).standard_normal(1000)
     halved = half_splits(lambda ids: float(values[ids].mean()), 1000, splits=400)
     # 400 splits of a linear statistic: the error is known to 1 / sqrt(2 * 400) = 3.5 %; three of these.
-    assert half_interval(halved).standard_error == pytest.approx(values.std(ddof=1) / math.sqrt(1000), rel=0.106)
+    assert halved.student.error == pytest.approx(values.std(ddof=1) / math.sqrt(1000), rel=0.106)
     with pytest.raises(ValueError, match="two splits"):
         half_splits(len, 100, splits=1)
     with pytest.raises(ValueError, match="in 400 splits against"):
-        subtract_halved(halved, half_splits(len, 100))
+        _ = halved - half_splits(len, 100)
 
 
 @pytest.mark.parametrize(

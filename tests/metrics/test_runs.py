@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.runs import mean_over_runs, sign_flip_p
 
 
 def test_the_interval_is_that_of_a_one_sample_t_test():
     values = [1.0, 1.5, 2.4, 0.7]
-    found, reference = mean_over_runs(values), stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert found == pytest.approx((np.mean(values), reference.low, reference.high, 4), abs=1e-12)
+    found, test = mean_over_runs(values), stats.ttest_1samp(values, 0)
+    interval, reference = found.estimate(Scale("points")), test.confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((reference.low, reference.high), abs=1e-12)
+    assert (interval.value, found.p_zero()) == pytest.approx((np.mean(values), test.pvalue), abs=1e-12)
+    assert interval.n == 4
+    one_sided = stats.ttest_1samp(values, 0, alternative="greater").pvalue
+    assert found.p_positive() == pytest.approx(one_sided, abs=1e-12)
 
 
 def test_the_sign_flip_test_is_scipys_permutation_test():
@@ -26,7 +32,7 @@ def test_its_smallest_value_is_two_in_two_to_the_n():
 
 def test_the_interval_covers_at_its_level_and_the_test_keeps_it():
     draws = np.random.default_rng(0).normal(0, 1, (2000, 3))
-    covered = np.mean([(m := mean_over_runs(row)).low <= 0 <= m.high for row in draws])
+    covered = np.mean([(m := mean_over_runs(row).estimate(Scale("points"))).low <= 0 <= m.high for row in draws])
     assert 0.935 <= covered <= 0.965  # 3 standard errors of a share of 0.95 in 2,000 draws
     assert np.mean([sign_flip_p(row) <= 0.25 for row in draws[:500]]) == pytest.approx(0.25, abs=0.06)
 

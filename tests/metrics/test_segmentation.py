@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 
-from visprobe.metrics.intervals.jackknife import Replicated, jackknife
+from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.segmentation import pixels as segmentation
 from visprobe.metrics.segmentation.class_tallies import (
     Tallies,
@@ -55,7 +55,7 @@ def test_a_toy_mask_by_hand() -> None:
     twice = Tallies(*(np.repeat(part, 2, axis=0) for part in tallies))
     assert mean_iou(twice).value == pytest.approx((2 / 3 + 1 / 2 + 1 / 2) / 3, rel=1e-15)
     assert share_right(twice).value == pytest.approx(5 / 7, rel=1e-15)
-    assert jackknife(mean_iou(twice)).standard_error == 0
+    assert mean_iou(twice).student.error == 0
 
 
 def images(n: int = 6, classes: int = 5) -> tuple[NDArray[np.float32], list[NDArray[np.int64]]]:

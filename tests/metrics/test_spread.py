@@ -1,4 +1,4 @@
-"""Ranks, token-norm tails, uniformity and alignment: golden values, closed forms, brute force, coverage."""
+"""Ranks, token-norm tails, uniformity: golden values, closed forms, brute force, coverage."""
 
 import math
 from collections.abc import Callable
@@ -16,8 +16,9 @@ from visprobe.metrics.geometry.effective_rank import (
     replicate_rankme,
 )
 from visprobe.metrics.geometry.token_norms import tail_share, tail_threshold
-from visprobe.metrics.geometry.uniformity import alignment, uniformity
-from visprobe.metrics.intervals.jackknife import Replicated, jackknife, replicate_by_groups
+from visprobe.metrics.geometry.uniformity import uniformity
+from visprobe.metrics.intervals.estimate import Scale
+from visprobe.metrics.intervals.jackknife import Replicated, replicate_by_groups
 
 Array = NDArray[np.float64]
 
@@ -84,7 +85,7 @@ def test_intervals_of_ranks_cover(replicate: Callable[[Array], Replicated], heav
     for _ in range(400):
         radius = np.exp(0.5 * rng.standard_normal((300, 1))) if heavy else 1.0
         x = rng.standard_normal((300, 32)) * np.arange(1, 33) ** -0.5 * radius + 1
-        found.append(jackknife(replicate(x), limit=math.inf))
+        found.append(replicate(x).estimate(Scale("directions")))
     truth = np.mean([one.value for one in found])  # the expectation at this n, known to a 20th of the interval
     assert 0.95 - 3 * 0.011 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.995  # error 1.1 points
 
@@ -104,10 +105,10 @@ def test_token_norm_tail_finds_planted_registers() -> None:
     assert threshold == pytest.approx(50 + 10 * 2 * 0.6745, rel=0.02)  # median and MAD of 51,200 normal numbers
     assert tail_share(norms, threshold).value == 0
     norms[::2, :8] += 100  # 8 of 256 tokens of every other image
-    interval = jackknife(tail_share(norms, threshold))
-    assert interval.value == 8 / 512
+    share = tail_share(norms, threshold)
+    assert share.value == 8 / 512
     # Whole images differ, tokens within one do not: half the images at 8 / 256.
-    assert interval.standard_error == pytest.approx(8 / 256 * 0.5 / math.sqrt(199), rel=1e-9)
+    assert share.student.error == pytest.approx(8 / 256 * 0.5 / math.sqrt(199), rel=1e-9)
     with pytest.raises(ValueError, match="negative"):
         tail_threshold(norms - 100)
     with pytest.raises(ValueError, match="n >= 2"):
@@ -127,17 +128,11 @@ def test_uniformity_is_the_published_code_and_its_replicates_brute_force(monkeyp
     np.testing.assert_allclose(found.without, [expected(np.delete(x, i, 0)) for i in range(40)], atol=1e-12)
 
 
-def test_uniformity_and_alignment_ends() -> None:
-    x = published()
+def test_uniformity_ends() -> None:
     assert uniformity(np.outer(np.arange(1, 9), [1.0, 2.0])).value == pytest.approx(0, abs=1e-12)
     wide = uniformity(np.random.default_rng(0).standard_normal((500, 2000))).value
     # |u - v|^2 is 2 in expectation, its variance 4 / d: the mean of the exponential adds t^2 * 2 / d.
     assert wide == pytest.approx(-4 + 4 * 2 / 2000, abs=1e-3)
-    assert alignment(x, 7 * x).value == pytest.approx(0, abs=1e-12)
-    assert alignment(x, -x).value == pytest.approx(4, rel=1e-12)
-    assert alignment(x, -x, power=1).value == pytest.approx(2, rel=1e-12)
-    with pytest.raises(ValueError, match="views"):
-        alignment(x, x[:, :4])
 
 
 def one_image() -> Array:
@@ -165,8 +160,8 @@ def test_intervals_cover() -> None:
     ratios, uniform = [], []
     for _ in range(800):
         x = rng.standard_normal((1000, 8)) * scale
-        ratios.append(jackknife(participation_ratio(x), limit=math.inf))
-        uniform.append(jackknife(uniformity(x[:100]), limit=math.inf))
+        ratios.append(participation_ratio(x).estimate(Scale("directions")))
+        uniform.append(uniformity(x[:100]).estimate(Scale("log potential")))
     mean = np.mean([one.value for one in uniform])
     # 800 draws: standard error 0.8 points, three of them.
     assert np.mean([one.low <= truth <= one.high for one in ratios]) == pytest.approx(0.95, abs=0.024)

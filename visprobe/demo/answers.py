@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
@@ -19,11 +18,11 @@ from visprobe.demo.questions import GROUPS, Question, blind_guess, questions_abo
 from visprobe.demo.scenes import DigitScenes
 from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.errors import UsageError
+from visprobe.metrics.arrays import Array, Bools, Labels
 from visprobe.metrics.intervals.clustered import clustered_mean
+from visprobe.metrics.intervals.estimate import FRACTION, Scale
 from visprobe.mllm.load import read_processor
 from visprobe.results.result import Estimate, Result, Role, Row
-
-Bools = NDArray[np.bool_]
 
 SITE = "language_model"
 BATCH = 50
@@ -41,7 +40,7 @@ class Answers:
     """
 
     correct: Bools
-    scenes: NDArray[np.int64]
+    scenes: Labels
     groups: tuple[str, ...]
     kinds: tuple[str, ...]
 
@@ -175,17 +174,17 @@ def _masks(groups: Sequence[str]) -> dict[str, Bools]:
 def _shares(name: str, answers: Answers, masks: Mapping[str, Bools], role: Role) -> list[Row]:
     correct = answers.correct.astype(np.float64)
     return [
-        Row(name, SITE, f"accuracy/{group}", _estimate(correct[mask], answers.scenes[mask], (0, 1)), role=role)
+        Row(name, SITE, f"accuracy/{group}", _estimate(correct[mask], answers.scenes[mask], FRACTION), role=role)
         for group, mask in masks.items()
     ]
 
 
 def _difference(later: str, earlier: str, answers: Mapping[str, Answers], group: str, mask: Bools) -> Row:
     change = answers[later].correct[mask].astype(np.float64) - answers[earlier].correct[mask]
-    estimate = _estimate(change, answers[later].scenes[mask], (-1, 1))
+    estimate = _estimate(change, answers[later].scenes[mask], FRACTION.of_differences)
     return Row(later, SITE, f"accuracy/{group}", estimate, earlier, "difference")
 
 
-def _estimate(values: NDArray[np.float64], scenes: NDArray[np.int64], bounds: tuple[float, float]) -> Estimate:
-    mean = clustered_mean(values, scenes, bounds=bounds)
-    return Estimate(*mean[:3], n=mean.n, unit="fraction", method="Student t 95 %, clustered by scene")
+def _estimate(values: Array, scenes: Labels, scale: Scale) -> Estimate:
+    mean = clustered_mean(values, scenes, scale)
+    return replace(mean, n=len(values), method="Student t 95 %, clustered by scene")

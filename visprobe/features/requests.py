@@ -29,6 +29,11 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 DRAWN = 32  # patch tokens of "drawn"; of an image with fewer some are taken twice
 
 
+def read_sites(encoder: VisionEncoder) -> list[str]:
+    """The site the MLLM reads, and the projector's output where there is a projector."""
+    return [encoder.consumed, "projected"] if encoder.has_projector else [encoder.consumed]
+
+
 def _mean(tokens: torch.Tensor) -> torch.Tensor:
     return tokens.mean(dim=1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
+from visprobe.metrics.arrays import Array
 
 
 def finite(features: ArrayLike, least: int, measure: str) -> Array:

@@ -34,11 +34,6 @@ def all_sites(encoder: VisionEncoder) -> list[str]:
     return [site.name for site in encoder.sites]
 
 
-def read_sites(encoder: VisionEncoder) -> list[str]:
-    """The site the MLLM reads, and the projector's output where there is a projector."""
-    return [encoder.consumed, "projected"] if encoder.has_projector else [encoder.consumed]
-
-
 def open_encoders(checkpoints: Sequence[str | Path], options: Options) -> list[VisionEncoder]:
     """Load the encoders under names that tell them apart.
 

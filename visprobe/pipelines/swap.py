@@ -17,10 +17,11 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.exchange.swap import Swap, refuse_other_weights, swapped
 from visprobe.errors import UsageError
 from visprobe.features.feature_set import FeatureSet
+from visprobe.features.requests import read_sites
 from visprobe.io.disk import plain_errors
 from visprobe.pipelines.compare import refuse_other_shapes
 from visprobe.pipelines.measurement import Measurement, Options
-from visprobe.pipelines.session import Session, format_floors, open_encoders, read_sites
+from visprobe.pipelines.session import Session, format_floors, open_encoders
 
 By = Literal["blocks", "groups"]
 _ENDS = ("embeddings", "final_norm", "projector")

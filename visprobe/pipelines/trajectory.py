@@ -13,11 +13,12 @@ from visprobe.analyses.runs.trajectory import State, measure_step, trajectory_re
 from visprobe.data.labels.annotated import no_classes
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
+from visprobe.features.requests import read_sites
 from visprobe.io.disk import plain_errors
 from visprobe.pipelines.compare import refuse_other_shapes
 from visprobe.pipelines.measurement import Measurement, Options, as_list
 from visprobe.pipelines.names import distinct_names
-from visprobe.pipelines.session import Session, format_floors, open_encoders, provenance_of, read_sites
+from visprobe.pipelines.session import Session, format_floors, open_encoders, provenance_of
 from visprobe.results.result import Result
 from visprobe.training.run_folder.by_step import snapshots
 from visprobe.training.run_folder.manifest import NAME, weights_hash

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from visprobe.metrics.intervals.estimate import Estimate as Estimate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Role = Literal["value", "floor", "difference"]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """One number with its uncertainty.
-
-    Attributes:
-        value: The point estimate.
-        low: Lower end of the interval (equal to `value` for exact quantities).
-        high: Upper end of the interval.
-        n: How many independent units it rests on (images, questions, weights).
-        unit: What is counted or measured: "fraction", "CKA", "ratio".
-        method: How the interval was made: "Wilson 95 %", "delete-one jackknife 95 %", "exact".
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    unit: str
-    method: str
-
-    def __post_init__(self) -> None:
-        if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):
-            raise ValueError(f"an estimate must be finite, got {self.value} [{self.low}, {self.high}]")
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from transformers import TrainerCallback
 from visprobe.analyses.runs.trajectory import State, measure_step
 from visprobe.data.image_set import ImageSet
 from visprobe.data.open import open_images
-from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import load_encoder
 from visprobe.features.extract import extract
 from visprobe.features.feature_set import FeatureSet, first_of_each, with_rows
+from visprobe.features.requests import read_sites
 from visprobe.features.store import FeatureStore
 from visprobe.results.result import Estimate, Result
 from visprobe.training.callbacks import refuse_zero3, save_vision
@@ -104,16 +104,12 @@ class Probe(TrainerCallback):  # type: ignore[misc]
         store = FeatureStore(scratch / "features")  # of one moment: nobody will ask for these features again
 
         def features(images: ImageSet) -> FeatureSet:
-            [found] = extract([encoder], images, _read_sites, store=store, processors=[self._encoder]).features
+            [found] = extract([encoder], images, read_sites, store=store, processors=[self._encoder]).features
             return replace(found, sites=dict(found.sites))  # the store goes with the scratch folder
 
         query, support = features(self._images.query), self._images.support
         query = with_rows(query, first_of_each(query))  # copies are not independent, and intervals count images
         return State(query, features(support) if support else None, encoder.weights())
-
-
-def _read_sites(encoder: VisionEncoder) -> list[str]:
-    return [encoder.consumed, "projected"]
 
 
 def line_of(step: Result) -> dict[str, Any]:

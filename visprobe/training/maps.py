@@ -29,7 +29,8 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import TrainingError
 from visprobe.io.atomic import write_bytes
 from visprobe.metrics.intervals.clustered import clustered_mean
-from visprobe.metrics.intervals.proportions import wilson
+from visprobe.metrics.intervals.estimate import Scale
+from visprobe.metrics.intervals.proportions import proportion
 from visprobe.mllm.question import Question
 from visprobe.training.dynamics import random_state_kept
 from visprobe.training.run_folder.by_step import ATTRIBUTION, append_line, map_figure, read_lines
@@ -184,11 +185,11 @@ def line_of(found: Attributions, step: int) -> dict[str, Any]:
 
 def _mean(measure: str, values: Floats) -> dict[str, float]:
     if measure == "pointing":  # yes or no
-        value, (low, high) = float(values.mean()), wilson(int(values.sum()), len(values))
+        mean = proportion(values > 0)
     else:
-        bounds = (-np.inf, np.inf) if measure == "score" else (lowest(measure), 1.0)
-        value, low, high, *_ = clustered_mean(values, np.arange(len(values)), bounds=bounds)
-    return {"value": value, "low": low, "high": high, "n": len(values)}
+        scale = Scale("") if measure == "score" else Scale("", lowest(measure), 1)
+        mean = clustered_mean(values, np.arange(len(values)), scale)
+    return {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
 
 
 @contextmanager

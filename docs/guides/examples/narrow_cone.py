@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from numpy.typing import ArrayLike
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
+from visprobe.analyses.core.differences import pairs, value_rows
 from visprobe.analyses.core.pairing import align
-from visprobe.analyses.core.replicates import Scale, estimate, paired
-from visprobe.errors import DataError
+from visprobe.analyses.core.refusals import naming
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.matrices import unit_rows
-from visprobe.results.result import Result, Role, Row
+from visprobe.results.result import Result
 
 QUESTION = "Do the features of different images point the same way?"
 COSINE = Scale("cosine", -1, 1)
@@ -44,30 +43,19 @@ def mean_cosine(features: ArrayLike) -> Replicated:
 def narrow_cone(inputs: Inputs) -> Result:
     """The mean cosine at what the language model reads, of every checkpoint and floor, and differences to the base."""
     base, *rest = align(inputs.all)
-    site, n = base.consumed, len(base.item_ids)
-    found = {features.encoder: _measured(features) for features in (base, *rest)}
-    floors = {features.encoder for features in inputs.floors}
-
-    def rows() -> Iterator[Row]:
-        for name, replicated in found.items():
-            role: Role = "floor" if name in floors else "value"
-            yield Row(name, site, "mean_cosine", estimate(replicated, n, COSINE), role=role)
-        for features in inputs.others:
-            change = paired(found[features.encoder], found[base.encoder])
-            number = estimate(change, n, COSINE.of_differences)
-            yield Row(features.encoder, site, "mean_cosine", number, base.encoder, "difference")
-
-    return Result("narrow_cone", QUESTION, tuple(rows()), {"base": base.encoder, "images": base.images, "n": n})
+    found = {(features.encoder, base.consumed, "mean_cosine"): _measured(features) for features in (base, *rest)}
+    values = {key: replicated.estimate(COSINE) for key, replicated in found.items()}
+    rows = [*value_rows(values, [features.encoder for features in inputs.floors])]
+    for features in inputs.others:
+        for pair in pairs(found, (base.encoder, features.encoder)):
+            rows.append(pair.row((pair.after - pair.before).estimate(COSINE.of_differences)))
+    settings = {"base": base.encoder, "images": base.images, "n": len(base.item_ids)}
+    return Result("narrow_cone", QUESTION, tuple(rows), settings)
 
 
 def _measured(features: FeatureSet) -> Replicated:
-    try:
+    with naming(features, features.consumed, "the mean cosine"):
         return mean_cosine(features.sites[features.consumed])
-    except ValueError as error:
-        raise DataError(
-            f"{features.encoder} has no mean cosine on {features.images}: {error}",
-            hint="Give at least three images; a zero feature means that the encoder has collapsed.",
-        ) from error
 
 
 NARROW_CONE = Analysis(

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from visprobe.analyses.accuracy.rows import Bools, needs_read
 from visprobe.analyses.accuracy.task import Task, check_task, make_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.estimates import naming
+from visprobe.analyses.core.differences import Paired, by_key, difference_rows, value_rows
+from visprobe.analyses.core.refusals import naming
 from visprobe.data.image_set import ImageSet
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
+from visprobe.features.requests import read_sites
+from visprobe.metrics.arrays import Bools
 from visprobe.metrics.classifiers.label_draws import PER_CLASS, label_draws
 from visprobe.metrics.classifiers.prototypes import ranks_from_support
-from visprobe.metrics.intervals.crossed import CrossedMean, crossed_mean
+from visprobe.metrics.intervals.crossed import crossed_mean
+from visprobe.metrics.intervals.estimate import FRACTION
 from visprobe.results.presentation import Presentation
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import Estimate, Result, Row
 
 QUESTION = "How well does an encoder tell classes apart from few labelled images of each?"
 DRAWS = 5
@@ -52,11 +54,12 @@ def few_label_accuracy(
             hint="Give two images per class or more, or leave this analysis out.",
         )
     rows: list[Row] = []
-    right = {size: _right(task, size) for size in sizes}
-    for size, found in right.items():
-        rows += _rows(found, f"top1_of_{size}", floor)
-    for size, found in right.items():
-        rows += _differences(found, f"top1_of_{size}", floor)
+    right = {size: by_key(_right(task, size), f"top1_of_{size}") for size in sizes}
+    for found in right.values():
+        rows += value_rows({key: crossed_mean(one) for key, one in found.items()}, floor)
+    names = [features.encoder for features in query if features.encoder not in floor]
+    for found in right.values():
+        rows += difference_rows(found, names, crossed_difference)
     warnings = [*task.warnings()]
     if lacking := [size for size in PER_CLASS if size not in sizes]:
         warnings.append(f"{', '.join(map(str, lacking))} per class left out: a class has {least} images")
@@ -79,23 +82,9 @@ def _right(task: Task, size: int) -> dict[str, dict[str, Bools]]:
     return found
 
 
-def _rows(right: Mapping[str, Mapping[str, Bools]], measure: str, floor: Collection[str]) -> Iterator[Row]:
-    for name, sites in right.items():
-        role: Role = "floor" if name in floor else "value"
-        for site, found in sites.items():
-            yield Row(name, site, measure, _estimate(crossed_mean(found)), role=role)
-
-
-def _differences(right: Mapping[str, Mapping[str, Bools]], measure: str, floor: Collection[str]) -> Iterator[Row]:
-    for earlier, later in combinations([name for name in right if name not in floor], 2):
-        for site in (site for site in right[later] if site in right[earlier]):
-            change = right[later][site].astype(np.float64) - right[earlier][site]
-            yield Row(later, site, measure, _estimate(crossed_mean(change, bounds=(-1, 1))), earlier, "difference")
-
-
-def _estimate(mean: CrossedMean) -> Estimate:
-    method = f"t over {mean.draws} draws and the images 95 %"
-    return Estimate(mean.value, mean.low, mean.high, mean.n, "fraction", method)
+def crossed_difference(pair: Paired[Bools]) -> Estimate:
+    """Paired difference of what is right under each draw, both of shape (draws, n)."""
+    return crossed_mean(pair.after.astype(np.float64) - pair.before, scale=FRACTION.of_differences)
 
 
 def check_support(images: ImageSet, support: ImageSet | None) -> None:
@@ -118,7 +107,7 @@ def _run(inputs: Inputs) -> Result:
 FEW_LABELS = Analysis(
     name="few_labels",
     question=QUESTION,
-    needs=needs_read,
+    needs=read_sites,
     run=_run,
     floors="untrained",
     support=True,

@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from visprobe.analyses.accuracy.rows import (
-    Bools,
     Right,
+    accuracy_differences,
     accuracy_rows,
     against_floors,
     by_class_rows,
     classes_changed,
-    difference_rows,
-    paired_difference,
-    read_sites,
+    sites_that_matter,
 )
 from visprobe.analyses.accuracy.sentences import RULES
-from visprobe.analyses.accuracy.task import Labels, Task, check_task, make_task
+from visprobe.analyses.accuracy.task import Task, check_task, make_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.estimates import naming
+from visprobe.analyses.core.differences import value_rows
+from visprobe.analyses.core.refusals import naming
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.watch import EMBEDDING
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.arrays import Bools, Labels
 from visprobe.metrics.classifiers.prototypes import ranks_from_support, ranks_leaving_one_out
+from visprobe.metrics.intervals.proportions import paired_difference
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Result, Role, Row
+from visprobe.results.result import Result, Row
 
 QUESTION = "Can the class of an image be read from the encoder's features, and better than before post-training?"
 
@@ -61,14 +62,14 @@ def prototype_accuracy(
     """
     task = make_task(query, support)
     ranks = _ranked(task)
-    right, read = _within(ranks, 1), read_sites(task.base)
+    right, read = _within(ranks, 1), sites_that_matter(task.base)
     rows = list(accuracy_rows(right, "top1", floor))
     if len(task.names) > 5:
         top5 = {
             name: {site: hits for site, hits in at.items() if site in read} for name, at in _within(ranks, 5).items()
         }
         rows += accuracy_rows(top5, "top5", floor)
-    differences, tests = difference_rows(right, "top1", floor)
+    differences, tests = accuracy_differences(right, "top1", floor)
     rows += differences
     rows += by_class_rows(right, "top1_by_class", task.labels, read, floor)
     rows += _projector_costs(right, task, floor)
@@ -132,12 +133,13 @@ def _within(ranks: Ranks, best: int) -> dict[str, dict[str, Bools]]:
 
 
 def _projector_costs(right: Right, task: Task, floor: Collection[str]) -> Iterator[Row]:
+    costs = {}
     for features in task.query:
         found = right[features.encoder]
         if features.consumed in found and "projected" in found:
-            role: Role = "floor" if features.encoder in floor else "value"
-            estimate, _ = paired_difference(found["projected"], found[features.consumed])
-            yield Row(features.encoder, "projected", "projector_cost", estimate, role=role)
+            cost, _ = paired_difference(found["projected"], found[features.consumed])
+            costs[features.encoder, "projected", "projector_cost"] = cost
+    return value_rows(costs, floor)
 
 
 def _run(inputs: Inputs) -> Result:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from visprobe.analyses.accuracy.imagenet import needs_everywhere
-from visprobe.analyses.accuracy.rows import Bools, accuracy_rows, difference_rows, read_sites
+from visprobe.analyses.accuracy.rows import accuracy_differences, accuracy_rows, sites_that_matter
 from visprobe.analyses.accuracy.task import Task, check_task, make_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.estimates import naming
+from visprobe.analyses.core.refusals import naming
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.arrays import Bools
 from visprobe.metrics.classifiers.knn import KS, knn_classes, knn_classes_leaving_one_out
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.read_site import WHERE_READ
@@ -59,7 +60,7 @@ def knn_accuracy(
     for k, right in found.items():
         rows += accuracy_rows(right, f"knn_{k}", floor)
     for k, right in found.items():
-        differences, p = difference_rows(right, f"knn_{k}", floor)
+        differences, p = accuracy_differences(right, f"knn_{k}", floor)
         rows += differences
         tests += p
     settings = {**task.settings(), "mcnemar": tests, "k": ks, "temperature": TEMPERATURE}
@@ -77,7 +78,7 @@ def _left_out(ks: Sequence[int], pool: int, everywhere: bool) -> list[str]:
 
 def _searched(task: Task, ks: Sequence[int], everywhere: bool) -> Found:
     found: Found = {k: {features.encoder: {} for features in task.query} for k in ks}
-    read = read_sites(task.base)
+    read = sites_that_matter(task.base)
     for features in task.query:
         for site in features.sites if everywhere else read:
             wanted = ks if site in read else [CURVE]

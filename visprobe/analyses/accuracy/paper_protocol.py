@@ -9,16 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from visprobe.analyses.accuracy.rows import Bools, accuracy_rows, needs_read, paired_difference
-from visprobe.analyses.accuracy.task import Labels, Task, check_task, make_task
+from visprobe.analyses.accuracy.task import Task, check_task, make_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.estimates import naming
+from visprobe.analyses.core.differences import value_rows
+from visprobe.analyses.core.refusals import naming
 from visprobe.features.feature_set import FeatureSet
+from visprobe.features.requests import read_sites
+from visprobe.metrics.arrays import Bools, Labels
 from visprobe.metrics.classifiers.label_draws import label_draws
 from visprobe.metrics.classifiers.logistic import logistic_path
 from visprobe.metrics.classifiers.select_c import AtBoundary, select_c
+from visprobe.metrics.intervals.proportions import paired_difference, proportion
 from visprobe.results.presentation import Presentation
-from visprobe.results.result import Result, Role, Row
+from visprobe.results.result import Result, Row
 
 QUESTION = "What accuracy does the published protocol give, and how much of it comes from the test images themselves?"
 CS = (0.01, 0.03, 0.1, 0.316, 1.0, 3.16)
@@ -132,11 +135,12 @@ def _regression(rows: NDArray[np.float32], labels: Labels, learned: NDArray[np.f
 
 
 def _rows(name: str, site: str, protocol: str, both: _Both, floor: Collection[str]) -> Iterator[Row]:
-    for kind, found in (("paper", both.published), ("honest", both.honest)):
-        yield from accuracy_rows({name: {site: found}}, f"{kind}_{protocol}", floor)
-    role: Role = "floor" if name in floor else "value"
-    leak, _ = paired_difference(both.published, both.honest)
-    yield Row(name, site, f"leak_{protocol}", leak, role=role)
+    found = {
+        (name, site, f"paper_{protocol}"): proportion(both.published),
+        (name, site, f"honest_{protocol}"): proportion(both.honest),
+        (name, site, f"leak_{protocol}"): paired_difference(both.published, both.honest)[0],
+    }
+    return value_rows(found, floor)
 
 
 def _run(inputs: Inputs) -> Result:
@@ -146,7 +150,7 @@ def _run(inputs: Inputs) -> Result:
 PAPER_PROTOCOL = Analysis(
     name="paper_protocol",
     question=QUESTION,
-    needs=needs_read,
+    needs=read_sites,
     run=_run,
     floors="untrained",
     support=True,

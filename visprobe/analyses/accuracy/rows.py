@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from visprobe.analyses.accuracy.task import Labels, Task
-from visprobe.encoders.encoder import VisionEncoder
+from visprobe.analyses.accuracy.task import Task
+from visprobe.analyses.core.differences import Test, by_key, pairs, tested_differences, value_rows, with_holm
 from visprobe.encoders.watch import EMBEDDING
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.arrays import Bools, Labels
 from visprobe.metrics.intervals.clustered import clustered_mean
-from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.metrics.intervals.proportions import mcnemar_exact, newcombe_paired, wilson
-from visprobe.results.result import Estimate, Role, Row
+from visprobe.metrics.intervals.estimate import FRACTION
+from visprobe.metrics.intervals.proportions import paired_difference, proportion
+from visprobe.results.result import Row
 
-Bools = NDArray[np.bool_]
 Right = Mapping[str, Mapping[str, Bools]]  # checkpoint to site to whether each image is put into its class
 
 _LISTED = 5  # classes that gained or lost most
@@ -26,33 +24,13 @@ _LISTED = 5  # classes that gained or lost most
 
 def accuracy_rows(right: Right, measure: str, floor: Collection[str]) -> Iterator[Row]:
     """Share right of each checkpoint and floor at each site, with Wilson intervals."""
-    for checkpoint, sites in right.items():
-        role: Role = "floor" if checkpoint in floor else "value"
-        for site, found in sites.items():
-            hits, n = int(found.sum()), len(found)
-            yield Row(checkpoint, site, measure, Estimate(hits / n, *wilson(hits, n), n, "fraction", "Wilson 95 %"),
-                      role=role)  # fmt: skip
+    return value_rows({key: proportion(found) for key, found in by_key(right, measure).items()}, floor)
 
 
-def difference_rows(right: Right, measure: str, floor: Collection[str]) -> tuple[list[Row], list[dict[str, Any]]]:
-    """Paired differences, later minus earlier checkpoint, and McNemar's tests of them.
-
-    Returns:
-        The rows, with Newcombe intervals; and for each {"checkpoint", "reference", "site", "measure", "p", "p_holm"},
-        "p_holm" adjusted over the sites of the pair.
-    """
-    rows: list[Row] = []
-    tests: list[dict[str, Any]] = []
-    for earlier, later in _pairs(right, floor):
-        p = []
-        for site in (site for site in right[later] if site in right[earlier]):
-            estimate, one = paired_difference(right[later][site], right[earlier][site])
-            rows.append(Row(later, site, measure, estimate, earlier, "difference"))
-            p.append(one)
-            tests.append({"checkpoint": later, "reference": earlier, "site": site, "measure": measure, "p": one})
-        for test, adjusted in zip(tests[len(tests) - len(p) :], holm(p) if p else (), strict=True):
-            test["p_holm"] = float(adjusted)
-    return rows, tests
+def accuracy_differences(right: Right, measure: str, floor: Collection[str]) -> tuple[list[Row], list[Test]]:
+    """Paired differences with Newcombe intervals, and McNemar's tests, as `tested_differences` gives them."""
+    names = [name for name in right if name not in floor]
+    return tested_differences(by_key(right, measure), names, lambda pair: paired_difference(pair.after, pair.before))
 
 
 def against_floors(right: Right, measure: str, floor: Collection[str]) -> list[dict[str, Any]]:
@@ -65,18 +43,11 @@ def against_floors(right: Right, measure: str, floor: Collection[str]) -> list[d
     found = []
     for name in (name for name in right if name not in floor):
         for reference in (one for one in right if one in floor):
-            for site in (site for site in right[name] if site in right[reference]):
-                estimate, p = paired_difference(right[name][site], right[reference][site])
-                ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "p": p}
-                found.append({"checkpoint": name, "reference": reference, "site": site, "measure": measure, **ends})
+            for pair in pairs(by_key(right, measure), (reference, name)):
+                estimate, p = paired_difference(pair.after, pair.before)
+                ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+                found.append(pair.test(p) | ends | {"p": p})
     return found
-
-
-def paired_difference(a: Bools, b: Bools) -> tuple[Estimate, float]:
-    """Share right in `a` minus that in `b` over the same images, both bool of shape (n,), and McNemar's p."""
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    paired = newcombe_paired(int((a & b).sum()), only_a, only_b, int((~a & ~b).sum()))
-    return Estimate(*paired, len(a), "fraction", "Newcombe paired 95 %"), mcnemar_exact(only_a, only_b)
 
 
 def by_class_rows(
@@ -85,12 +56,10 @@ def by_class_rows(
     """Paired differences whose intervals let the images of a class go together: n counts classes."""
     if len(np.unique(labels)) < 2:
         return
-    for earlier, later in _pairs(right, floor):
-        for site in (site for site in sites if site in right[later] and site in right[earlier]):
-            change = right[later][site].astype(np.float64) - right[earlier][site]
-            found = clustered_mean(change, labels, bounds=(-1, 1))
-            yield Row(later, site, measure, Estimate(found.value, found.low, found.high, found.clusters, "fraction",
-                      "t over classes 95 %"), earlier, "difference")  # fmt: skip
+    read = {name: {site: at[site] for site in sites if site in at} for name, at in right.items()}
+    for pair in pairs(by_key(read, measure), [name for name in right if name not in floor]):
+        change = pair.after.astype(np.float64) - pair.before
+        yield pair.row(clustered_mean(change, labels, FRACTION.of_differences, units="classes"))
 
 
 def classes_changed(right: Right, task: Task, sites: Collection[str], floor: Collection[str]) -> list[dict[str, Any]]:
@@ -111,7 +80,7 @@ def classes_changed(right: Right, task: Task, sites: Collection[str], floor: Col
     return found
 
 
-def read_sites(features: FeatureSet) -> list[str]:
+def sites_that_matter(features: FeatureSet) -> list[str]:
     """Of the sites of `features` those that matter: what the language model reads, however pooled, and after it.
 
     The tower's own embedding of an image is among them.
@@ -120,21 +89,11 @@ def read_sites(features: FeatureSet) -> list[str]:
     return [site for site in features.sites if site.partition(":")[0] in matter]
 
 
-def needs_read(encoder: VisionEncoder) -> list[str]:
-    """What is asked of an encoder for accuracy where the language model reads."""
-    return [encoder.consumed, "projected"] if encoder.has_projector else [encoder.consumed]
-
-
-def _pairs(right: Right, floor: Collection[str]) -> Iterator[tuple[str, str]]:
-    return combinations([name for name in right if name not in floor], 2)
-
-
 def _class_by_class(later: Bools, earlier: Bools, task: Task) -> list[dict[str, Any]]:
     found = []
     for number in np.unique(task.labels):
         own = task.labels == number
         estimate, p = paired_difference(later[own], earlier[own])
         found.append({"class": task.names[number], "n": estimate.n, "difference": round(estimate.value, 6), "p": p})
-    for one, adjusted in zip(found, holm([one.pop("p") for one in found]), strict=True):
-        one["p_holm"] = float(adjusted)
-    return found
+    with_holm(found, lambda one: None)
+    return [{key: value for key, value in one.items() if key != "p"} for one in found]

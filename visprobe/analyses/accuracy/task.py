@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprobe.analyses.accuracy.overlap import duplicates, overlap, overlap_settings, overlap_warnings
-from visprobe.analyses.core.estimates import refuse_fewer
 from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.image_set import ImageSet
 from visprobe.data.labels.annotated import no_classes
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-
-Labels = NDArray[np.int64]
+from visprobe.metrics.arrays import Labels
 
 FEW = 3  # support images of a class; below, its prototype is one picture or two
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.analyses.accuracy.rows import accuracy_rows, difference_rows
+from visprobe.analyses.accuracy.rows import accuracy_differences, accuracy_rows
 from visprobe.analyses.accuracy.task import check_classes, some
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.estimates import refuse_fewer
 from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.templates import TEMPLATES, prompts, spoken_names
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import load_encoder
@@ -101,7 +101,7 @@ def zeroshot(
         best: {name: {EMBEDDING: rank < best} for name, rank in ranks.items()}
         for best in ((1, 5) if len(names) > 5 else (1,))
     }
-    differences, tests = difference_rows(top[1], "zeroshot_top1", floor)
+    differences, tests = accuracy_differences(top[1], "zeroshot_top1", floor)
     values = [row for best, right in top.items() for row in accuracy_rows(right, f"zeroshot_top{best}", floor)]
     settings: dict[str, Any] = {
         "base": base.encoder, "images": base.images, "n": len(labels), "classes": len(names), "chance": 1 / len(names),

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from visprobe.analyses.core.differences import Key, Replicates, difference_rows, subtract, value_rows
 from visprobe.analyses.core.pairing import align, same_tower
-from visprobe.analyses.core.replicates import Replicates, Scale, estimate, paired
-from visprobe.errors import DataError
+from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.intervals.estimate import Scale
 from visprobe.results.result import Row
 
 LEAST = 50  # images; with fewer, neighbours and held-out fits say little
 Features = NDArray[np.floating[Any]]
-Key = tuple[str, str, str]  # checkpoint, site, measure
 
 
 class Measure(NamedTuple):
@@ -39,13 +38,6 @@ class Measure(NamedTuple):
     per_direction: int = 0
 
 
-class Found(NamedTuple):
-    """The value of a measure with its replicates, and the number of images it rests on."""
-
-    replicates: Replicates
-    n: int
-
-
 @dataclass(frozen=True)
 class Compared:
     """What `against_base` found.
@@ -62,13 +54,18 @@ class Compared:
     base: FeatureSet
     names: tuple[str, ...]
     identical: tuple[str, ...]
-    found: Mapping[Key, Found]
+    found: Mapping[Key, Replicates]
     scales: Mapping[str, Scale]
     warnings: tuple[str, ...]
 
     def rows(self) -> tuple[Row, ...]:
         """Values of descendants and floors, then paired differences between descendants."""
-        return (*self._values(), *self._differences())
+        numbers = {key: one.estimate(self.scales[key[2]]) for key, one in self.found.items()}
+        floors = {name for name, _, _ in self.found} - {*self.names}
+        differences = difference_rows(
+            self.found, self.names, lambda pair: subtract(pair).estimate(self.scales[pair.measure].of_differences)
+        )
+        return (*value_rows(numbers, floors, self.base.encoder), *differences)
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on."""
@@ -80,21 +77,6 @@ class Compared:
             "consumed": self.base.consumed,
             "identical": list(self.identical),
         }
-
-    def _values(self) -> Iterator[Row]:
-        for (name, site, measure), (replicates, n) in self.found.items():
-            number = estimate(replicates, n, self.scales[measure])
-            yield Row(name, site, measure, number, self.base.encoder, "value" if name in self.names else "floor")
-
-    def _differences(self) -> Iterator[Row]:
-        places = dict.fromkeys((site, measure) for _, site, measure in self.found)
-        for earlier, later in combinations(self.names, 2):
-            for site, measure in places:
-                one, other = self.found.get((later, site, measure)), self.found.get((earlier, site, measure))
-                if one and other:
-                    difference = paired(one.replicates, other.replicates)
-                    number = estimate(difference, one.n, self.scales[measure].of_differences)
-                    yield Row(later, site, measure, number, earlier, "difference")
 
 
 def against_base(
@@ -121,14 +103,10 @@ def against_base(
         DataError: If the images differ or are too few, or a measure is not defined for the features.
     """
     base, *rest = align([base, *others, *floors])
-    if len(base.item_ids) < LEAST:
-        raise DataError(
-            f"{base.images} has {len(base.item_ids)} usable images; this needs {LEAST}",
-            hint="Give more images, or leave this analysis out.",
-        )
+    refuse_fewer(base, LEAST, "this", "Give more images, or leave this analysis out.")
     names = tuple(features.encoder for features in others)
     identical = tuple(features.encoder for features in rest[: len(names)] if same_tower(base, features))
-    found: dict[Key, Found] = {}
+    found: dict[Key, Replicates] = {}
     short: dict[str, str] = {}
     for features in rest:
         for site in plan:
@@ -162,12 +140,7 @@ def _enough(measure: Measure, base: FeatureSet, site: str, short: dict[str, str]
     return True
 
 
-def _measured(measure: Measure, base: FeatureSet, other: FeatureSet, site: str, seed: int) -> Found:
+def _measured(measure: Measure, base: FeatureSet, other: FeatureSet, site: str, seed: int) -> Replicates:
     rows = spread(len(base.item_ids), measure.most)
-    try:
-        return Found(measure.compute(base.sites[site][rows], other.sites[site][rows], seed), len(rows))
-    except ValueError as error:
-        raise DataError(
-            f"{measure.name} is not defined for {other.encoder} and {base.encoder} at {site} on {base.images}: {error}",
-            hint="Give more and more varied images; if they vary, the encoder of this checkpoint has collapsed.",
-        ) from error
+    with naming(other, site, measure.name, base.encoder):
+        return measure.compute(base.sites[site][rows], other.sites[site][rows], seed)

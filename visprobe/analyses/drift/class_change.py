@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.arrays import Array
 from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.metrics.matrices import Array
 from visprobe.results.result import Estimate
 
 FEWEST = 10  # images of a class; below, the t law of its mean is no guide

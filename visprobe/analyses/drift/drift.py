@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 
 import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis
+from visprobe.analyses.core.differences import difference_rows, value_rows
 from visprobe.analyses.core.pairing import align, same_tower
+from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.drift.moved import adjusted, noise_floors, p_beyond
 from visprobe.analyses.drift.sentences import RULES
-from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.intervals.jackknife import variance_share
-from visprobe.metrics.similarity.cka import (
-    Interval,
-    Replicated,
-    Representation,
-    jackknife,
-    replicate_cka,
-    represent,
-    subtract,
-)
+from visprobe.metrics.intervals.estimate import CKA
+from visprobe.metrics.intervals.jackknife import Replicated, variance_share
+from visprobe.metrics.similarity.cka import Representation, replicate_cka, represent
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import Result
 
 QUESTION = "Where in the encoder, and how far, did post-training move the representation of the same images?"
-
-_METHOD = "delete-one jackknife 95 %"
 
 # So few images that make up so much of the jackknife variance: the interval then describes those images.
 _FEW, _MOST = 0.01, 0.5
@@ -70,11 +61,14 @@ def representation_drift(
         Kornblith et al. 2019 (1905.00414), debiased as in Nguyen et al. 2021 (2010.15327).
     """
     base, *rest = align([base, *others, *floors])
-    _check_count(base)
+    _refuse_few(base)
     names = [features.encoder for features in others]
     identical = [features.encoder for features in rest[: len(names)] if same_tower(base, features)]
     replicates = _replicates(base, rest, identical)
-    rows = [_row(key, one, base.encoder, "value" if key[0] in names else "floor") for key, one in replicates.items()]
+    found = {(name, site, "cka"): one for (name, site), one in replicates.items()}
+    apart = [features.encoder for features in floors]
+    rows = value_rows({key: one.estimate(CKA) for key, one in found.items()}, apart, base.encoder)
+    differences = difference_rows(found, names, lambda pair: (pair.after - pair.before).estimate(CKA.of_differences))
     rounding = _furthest(base.encoder, replicates) if rounding is None else rounding
     beyond = {name: p_beyond(_of(name, replicates), rounding) for name in names}
     settings = {
@@ -88,7 +82,7 @@ def representation_drift(
         "p_beyond": beyond,
     }
     warnings = tuple(_warnings(base, replicates, identical))
-    return Result("drift", QUESTION, (*rows, *_differences(names, list(base.sites), replicates)), settings, warnings)
+    return Result("drift", QUESTION, (*rows, *differences), settings, warnings)
 
 
 def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], identical: Sequence[str]) -> _Replicates:
@@ -111,7 +105,7 @@ def rounding_of(base: FeatureSet, floors: Sequence[FeatureSet]) -> dict[str, Rep
         DataError: As `representation_drift`.
     """
     base, *rest = align([base, *floors])
-    _check_count(base)
+    _refuse_few(base)
     return _furthest(base.encoder, _replicates(base, rest, []))
 
 
@@ -128,48 +122,17 @@ def _of(name: str, replicates: _Replicates) -> dict[str, Replicated]:
 
 
 def _represent(features: FeatureSet, site: str) -> Representation:
-    try:
+    with naming(features, site, "CKA"):
         return represent(features.sites[site])
-    except ValueError as error:
-        raise _undefined(features, site, error) from error
 
 
 def _compare(origin: Representation, features: FeatureSet, site: str) -> Replicated:
-    try:
+    with naming(features, site, "CKA"):
         return replicate_cka(origin, represent(features.sites[site]))
-    except ValueError as error:
-        raise _undefined(features, site, error) from error
 
 
-def _undefined(features: FeatureSet, site: str, error: ValueError) -> DataError:
-    return DataError(
-        f"CKA is not defined for {features.encoder} at {site} on {features.images}: {error}",
-        hint="Give more and more varied images; if they vary, the encoder of this checkpoint has collapsed.",
-    )
-
-
-def _check_count(base: FeatureSet) -> None:
-    if len(base.item_ids) < 5:
-        raise DataError(
-            f"{base.images} has {len(base.item_ids)} usable images; CKA with an interval needs at least 5",
-            hint=f"Give more images; below {_FEW_IMAGES} the interval is wide.",
-        )
-
-
-def _row(key: tuple[str, str], replicated: Replicated, base: str, role: Role) -> Row:
-    return Row(key[0], key[1], "cka", _estimate(jackknife(replicated)), base, role)
-
-
-def _differences(names: Sequence[str], sites: Sequence[str], replicates: _Replicates) -> Iterator[Row]:
-    for earlier, later in combinations(names, 2):
-        for site in sites:
-            if (earlier, site) in replicates and (later, site) in replicates:
-                difference = subtract(replicates[later, site], replicates[earlier, site])
-                yield Row(later, site, "cka", _estimate(jackknife(difference, limit=2.0)), earlier, "difference")
-
-
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(interval.value, interval.low, interval.high, interval.n, "CKA", _METHOD)
+def _refuse_few(base: FeatureSet) -> None:
+    refuse_fewer(base, 5, "CKA with an interval", f"Give more images; below {_FEW_IMAGES} the interval is wide.")
 
 
 def _warnings(base: FeatureSet, replicates: _Replicates, identical: Sequence[str]) -> Iterator[str]:
@@ -190,7 +153,7 @@ def _warnings(base: FeatureSet, replicates: _Replicates, identical: Sequence[str
 
 def _carried_by(replicated: Replicated) -> list[int]:
     """The fewest images that make up most of the jackknife variance, largest first, if they are few; else none."""
-    if jackknife(replicated).standard_error <= 1e-9:
+    if replicated.student.error <= 1e-9:
         return []
     shares = variance_share(replicated)
     order = np.argsort(-shares)[: max(1, int(_FEW * len(shares)))]

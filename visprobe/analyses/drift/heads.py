@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.estimates import JACKKNIFE, cka_estimate, estimate, naming, refuse_fewer
+from visprobe.analyses.core.differences import Key, difference_rows, value_rows
 from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.drift.moved import distance, noise_floors, p_larger
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.arrays import Array
+from visprobe.metrics.intervals.estimate import CKA
+from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.metrics.matrices import Array
-from visprobe.metrics.similarity.cka import Replicated, jackknife, replicate_cka, represent
+from visprobe.metrics.similarity.cka import replicate_cka, represent
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import Estimate, Result, Row
 
 QUESTION = "Which attention heads moved, and does any of them move more than rounding can?"
 
@@ -59,17 +62,21 @@ def head_drift(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[
     refuse_fewer(base, 5, "CKA of heads with an interval")
     found = _replicates(base, rest, heads)
     names = [features.encoder for features in others]
-    rows: list[Row] = []
+    numbers: dict[Key, Estimate] = {}
+    medians: dict[Key, Replicated] = {}
     for name, blocks in found.items():
-        role: Role = "value" if name in names else "floor"
         for site, block in blocks.items():
-            rows.append(Row(name, site, "least_head_cka", _least(block), base.encoder, role))
-            rows.append(Row(name, site, "median_head_cka", cka_estimate(_median(block)), base.encoder, role))
+            numbers[name, site, "least_head_cka"] = _least(block)
+            medians[name, site, "median_head_cka"] = median = _median(block)
+            numbers[name, site, "median_head_cka"] = median.estimate(CKA)
     rounded = _furthest([found[name] for name in noise_floors(base.encoder) if name in found])
     moved = {name: _moved(found[name], rounded) for name in names} if rounded else {}
-    rows += [_share_moved(name, flags, base) for name, flags in moved.items()]
-    settings = _settings(base, found, moved, heads)
-    return Result("heads", QUESTION, (*rows, *_differences(names, found)), settings, _warnings(moved))
+    rows = (
+        *value_rows(numbers, [features.encoder for features in floors], base.encoder),
+        *(_share_moved(name, flags, base) for name, flags in moved.items()),
+        *difference_rows(medians, names, lambda pair: (pair.after - pair.before).estimate(CKA.of_differences)),
+    )
+    return Result("heads", QUESTION, rows, _settings(base, found, moved, heads), _warnings(moved))
 
 
 def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], heads: int) -> dict[str, _Blocks]:
@@ -97,8 +104,8 @@ def _split(features: FeatureSet, site: str, heads: int) -> list[Array]:
 
 def _least(block: _Heads) -> Estimate:
     level = 1 - _ERROR_RATE / len(block)  # the lowest of several: its interval must hold for each of them
-    method = f"{JACKKNIFE} over all {len(block)} heads (Bonferroni)"
-    return estimate(jackknife(min(block, key=lambda head: head.value), level), "CKA", method)
+    least = min(block, key=lambda head: head.value).estimate(CKA, level)
+    return replace(least, method=f"delete-one jackknife 95 % over all {len(block)} heads (Bonferroni)")
 
 
 def _median(block: _Heads) -> Replicated:
@@ -125,14 +132,6 @@ def _share_moved(name: str, flags: Mapping[str, Sequence[bool]], base: FeatureSe
     share = sum(every) / len(every)
     method = f"Holm over {len(every)} heads at {_ERROR_RATE:.0%}: at least so many moved"
     return Row(name, _ALL, "heads_moved", Estimate(share, share, 1.0, len(base.item_ids), "fraction", method))
-
-
-def _differences(names: Sequence[str], found: Mapping[str, _Blocks]) -> Iterator[Row]:
-    for earlier, later in combinations(names, 2):
-        for site in found[later]:
-            one, two = _median(found[later][site]), _median(found[earlier][site])
-            difference = Replicated(one.value - two.value, one.without - two.without)
-            yield Row(later, site, "median_head_cka", cka_estimate(difference, limit=2.0), earlier, "difference")
 
 
 def _settings(base: FeatureSet, found: Mapping[str, _Blocks], moved: Mapping[str, Any], heads: int) -> dict[str, Any]:

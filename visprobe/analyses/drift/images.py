@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis
-from visprobe.analyses.core.estimates import mean_estimate, naming, refuse_fewer
+from visprobe.analyses.core.differences import Paired, difference_rows, value_rows
 from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.drift.class_change import ClassChange, class_changes
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.intervals.quantiles import Ends, quantile, spearman
-from visprobe.metrics.matrices import Array
+from visprobe.metrics.arrays import Array
+from visprobe.metrics.intervals.estimate import Scale
+from visprobe.metrics.intervals.jackknife import replicate_mean
+from visprobe.metrics.intervals.quantiles import quantile, spearman
 from visprobe.metrics.similarity.unaligned import Moved, unaligned
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Row
@@ -24,8 +27,6 @@ QUESTION = "Which images moved most, does any class stand out, and do the checkp
 _SHOWN = 24
 _MOST_CLASSES = 12
 _QUANTILES = {"median": 0.5, "5 % quantile": 0.05, "95 % quantile": 0.95}
-_RANKS = "order statistics, at least 95 %"
-_FISHER = "Fisher scale 95 % (Bonett & Wright)"
 _SAME = 1e-6  # relative errors of float32 features in another order of sums are below this
 
 
@@ -59,15 +60,19 @@ def image_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
     still = [name for name in names if moved[name].relative_error.max() < _SAME]
     changing = [name for name in names if name not in still]
     per_class = {name: class_changes(moved[name].relative_error, base) for name in changing}
-    rows = [
-        Row(name, base.consumed, measure, estimate, base.encoder, "value" if name in names else "floor")
+    numbers = {
+        (name, base.consumed, measure): estimate
         for name, one in moved.items()
         if name not in still
         for measure, estimate in _distribution(one).items()
-    ]
-    rows += _class_rows(per_class, base)
-    rows += _agreement(moved, changing, base)
-    rows += _differences(moved, changing, base.consumed)
+    }
+    errors = {(name, base.consumed, "image_change/mean"): one.relative_error for name, one in moved.items()}
+    rows = (
+        *value_rows(numbers, [features.encoder for features in floors], base.encoder),
+        *_class_rows(per_class, base),
+        *_agreement(moved, changing, base),
+        *difference_rows(errors, changing, _difference),
+    )
     settings = {
         "base": base.encoder,
         "images": base.images,
@@ -78,7 +83,7 @@ def image_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
         "most_changed": {name: _most_changed(moved[name].relative_error, base) for name in changing},
         "per_class": {name: [one.to_json() for one in changes] for name, changes in per_class.items()},
     }
-    return Result("images", QUESTION, tuple(rows), settings, tuple(_warnings(base, still)))
+    return Result("images", QUESTION, rows, settings, tuple(_warnings(base, still)))
 
 
 def _moved(base: FeatureSet, features: FeatureSet) -> Moved:
@@ -89,15 +94,15 @@ def _moved(base: FeatureSet, features: FeatureSet) -> Moved:
 def _distribution(moved: Moved) -> dict[str, Estimate]:
     found = {}
     for measure, values, unit in (("change", moved.relative_error, "ratio"), ("cosine", moved.cosine, "cosine")):
-        found[f"image_{measure}/mean"] = mean_estimate(values, unit)
+        found[f"image_{measure}/mean"] = replicate_mean(values).estimate(Scale(unit))
         for name, q in _QUANTILES.items():
-            if ends := quantile(values, q):
-                found[f"image_{measure}/{name}"] = _of_ends(ends, len(values), unit, _RANKS)
+            if number := quantile(values, q, unit):
+                found[f"image_{measure}/{name}"] = number
     return found
 
 
-def _of_ends(ends: Ends, n: int, unit: str, method: str) -> Estimate:
-    return Estimate(ends.value, ends.low, ends.high, n, unit, method)
+def _difference(pair: Paired[Array]) -> Estimate:
+    return replicate_mean(pair.after - pair.before).estimate(Scale("ratio"))
 
 
 def _class_rows(per_class: Mapping[str, Sequence[ClassChange]], base: FeatureSet) -> Iterator[Row]:
@@ -122,15 +127,8 @@ def _agreement(moved: Mapping[str, Moved], names: Sequence[str], base: FeatureSe
     pairs = [*combinations(names, 2), *((rounded, name) for name in names)]
     for earlier, later in pairs:
         if earlier in varying and later in varying:
-            ends = spearman(moved[earlier].relative_error, moved[later].relative_error)
-            estimate = _of_ends(ends, len(base.item_ids), "correlation", _FISHER)
+            estimate = spearman(moved[earlier].relative_error, moved[later].relative_error)
             yield Row(later, base.consumed, f"image_agreement/with {earlier}", estimate, earlier)
-
-
-def _differences(moved: Mapping[str, Moved], names: Sequence[str], site: str) -> Iterator[Row]:
-    for earlier, later in combinations(names, 2):
-        difference = moved[later].relative_error - moved[earlier].relative_error
-        yield Row(later, site, "image_change/mean", mean_estimate(difference, "ratio"), earlier, "difference")
 
 
 def _percentiles(values: Array) -> list[float]:

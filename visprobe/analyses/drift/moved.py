@@ -6,9 +6,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from scipy.special import stdtr
-
-from visprobe.metrics.intervals.jackknife import Replicated, jackknife
+from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.intervals.multiplicity import holm
 from visprobe.results.result import Result, Row
 
@@ -96,10 +94,7 @@ def p_larger(change: Replicated, bars: Sequence[tuple[float, Replicated]], arith
         return 1.0
     value = change.value - sum(factor * bar.value for factor, bar in bars)
     without = change.without - sum(factor * bar.without for factor, bar in bars)
-    interval = jackknife(Replicated(value, without), limit=float("inf"))
-    if interval.standard_error == 0:
-        return float(value <= 0)
-    return float(stdtr(interval.n - 1, -value / interval.standard_error))
+    return Replicated(value, without).student.p_positive()
 
 
 def has_moved(drift: Result, row: Row) -> bool:

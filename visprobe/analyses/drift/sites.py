@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from visprobe.analyses.core.analysis import Analysis
-from visprobe.analyses.core.estimates import cka_estimate, naming, refuse_fewer
+from visprobe.analyses.core.differences import value_rows
 from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.features.feature_set import FeatureSet, of_tower
-from visprobe.metrics.matrices import Array
-from visprobe.metrics.similarity.cka import Replicated, Representation, replicate_cka, represent, subtract
+from visprobe.metrics.arrays import Array
+from visprobe.metrics.intervals.estimate import CKA
+from visprobe.metrics.intervals.jackknife import Replicated
+from visprobe.metrics.similarity.cka import Representation, replicate_cka, represent
 from visprobe.metrics.similarity.cka_map import cka_map, unit_grams
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import Estimate, Result, Row
 
 QUESTION = "Which site of the base is most like what each checkpoint passes on: did its depth shift?"
 
@@ -56,16 +60,13 @@ def site_maps(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[F
     """
     base, *rest = align([base, *others, *floors])
     refuse_fewer(base, 5, "CKA with an interval")
-    names = [features.encoder for features in others]
-    rows: list[Row] = []
     prepared = {site: _represent(base, site) for site in base.sites if of_tower(site)}
-    for features in rest:
-        role: Role = "value" if features.encoder in names else "floor"
-        depth = _depth(prepared, features)
-        rows += [
-            Row(features.encoder, base.consumed, measure, estimate, base.encoder, role)
-            for measure, estimate in _estimates(depth, base.consumed).items()
-        ]
+    numbers = {
+        (features.encoder, base.consumed, measure): estimate
+        for features in rest
+        for measure, estimate in _estimates(_depth(prepared, features), base.consumed).items()
+    }
+    rows = tuple(value_rows(numbers, [features.encoder for features in floors], base.encoder))
     settings = {
         "base": base.encoder,
         "images": base.images,
@@ -73,9 +74,9 @@ def site_maps(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[F
         "sites": list(base.sites),
         "consumed": base.consumed,
         "most_similar": _most_similar(rows, list(prepared), base.consumed),
-        "maps": _maps(base, rest[: len(names)]),
+        "maps": _maps(base, rest[: len(others)]),
     }
-    return Result("sites", QUESTION, tuple(rows), settings)
+    return Result("sites", QUESTION, rows, settings)
 
 
 def _represent(features: FeatureSet, site: str) -> Representation:
@@ -93,43 +94,29 @@ def _estimates(depth: _Depth, consumed: str) -> dict[str, Estimate]:
     own = depth.values[depth.sites.index(consumed)]
     best = max(depth.values, key=lambda one: one.value)
     return {
-        "own_site_cka": cka_estimate(own),
-        "best_site_cka": cka_estimate(best),
+        "own_site_cka": own.estimate(CKA),
+        "best_site_cka": best.estimate(CKA),
         "best_minus_own": _excess(best, own, len(depth.sites) - 1),
         "depth_shift": _shift(depth, depth.sites.index(consumed)),
     }
 
 
 def _excess(best: Replicated, own: Replicated, tries: int) -> Estimate:
-    difference = subtract(best, own)
-    n = len(difference.without)
-    half = _critical(n, tries, sides=2) * float(_error(difference.without))
-    value = difference.value
-    method = f"delete-one jackknife 95 % over {tries} other sites (Bonferroni)"
-    return Estimate(value, max(value - half, -2.0), min(value + half, 2.0), n, "CKA", method)
+    excess = (best - own).estimate(CKA.of_differences, 1 - _ERROR_RATE / max(tries, 1))
+    return replace(excess, method=f"delete-one jackknife 95 % over {tries} other sites (Bonferroni)")
 
 
 def _shift(depth: _Depth, own: int) -> Estimate:
     """Place of the most similar site against `own`; the interval covers every site that is not measurably worse."""
     values = np.array([one.value for one in depth.values])
-    without = np.array([one.without for one in depth.values])
-    best, n = int(values.argmax()), without.shape[1]
-    critical = _critical(n, len(values) - 1, sides=1)
+    best, n = int(values.argmax()), depth.values[0].student.n
+    critical = float(stats.t.isf(_ERROR_RATE / max(len(values) - 1, 1), n - 1))
     behind = values[None, :] - values[:, None]  # how far site i lies behind site j
-    errors = np.array([[_error(other - one) for other in without] for one in without])
+    errors = np.array([[(other - one).student.error for other in depth.values] for one in depth.values])
     worse = (behind > critical * errors) & (behind > 1e-11)
     kept = np.flatnonzero(~worse.any(axis=1))
     method = f"sites not measurably less similar than another, 95 % (Bonferroni over {len(values) - 1})"
     return Estimate(float(best - own), float(kept.min() - own), float(kept.max() - own), n, "sites", method)
-
-
-def _critical(n: int, tries: int, sides: int) -> float:
-    return float(stats.t.isf(_ERROR_RATE / (sides * max(tries, 1)), n - 1))
-
-
-def _error(without: Array) -> float:
-    n = len(without)
-    return float(np.sqrt((n - 1) * without.var()))
 
 
 def _most_similar(rows: Sequence[Row], sites: Sequence[str], consumed: str) -> dict[str, str]:

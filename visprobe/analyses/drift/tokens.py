@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.estimates import mean_estimate, refuse_fewer
+from visprobe.analyses.core.differences import Paired, difference_rows, value_rows
 from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.matrices import Array
+from visprobe.metrics.arrays import Array
+from visprobe.metrics.intervals.estimate import FRACTION, Estimate, Scale
+from visprobe.metrics.intervals.jackknife import replicate_mean
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Result, Row
+from visprobe.results.result import Result
 
 QUESTION = "Where in the image did patch tokens move: at the border, in a few places, or all over?"
 
@@ -58,13 +60,16 @@ def token_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
     identical = [name for name in names if name in still]
     moved = {name: change for name, change in changes.items() if name not in still}
     measured = {name: _measures(change, grid) for name, change in moved.items()}
-    rows = [
-        Row(name, base.consumed, measure, mean_estimate(values, _unit(measure)), base.encoder,
-            "value" if name in names else "floor")
+    found = {
+        (name, base.consumed, measure): values
         for name, by_measure in measured.items()
         for measure, values in by_measure.items()
-    ]  # fmt: skip
-    rows += _differences([name for name in names if name in measured], measured, base.consumed)
+    }
+    numbers = {key: replicate_mean(values).estimate(_scale(key[2])) for key, values in found.items()}
+    rows = (
+        *value_rows(numbers, [features.encoder for features in floors], base.encoder),
+        *difference_rows(found, names, _difference),
+    )
     settings = {
         "base": base.encoder,
         "images": base.images,
@@ -77,7 +82,7 @@ def token_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
         "norms": _table(_lengths(_tokens(base, grid)).mean(0), grid),
     }
     warnings = tuple(f"{name}: no token moved at {base.consumed}" for name in identical)
-    return Result("tokens", QUESTION, tuple(rows), settings, warnings)
+    return Result("tokens", QUESTION, rows, settings, warnings)
 
 
 def _tokens(features: FeatureSet, grid: Grid) -> NDArray[np.floating]:
@@ -152,15 +157,12 @@ def _top(grid: Grid) -> int:
     return max(1, round(_TOP * grid[0] * grid[1]))
 
 
-def _unit(measure: str) -> str:
-    return "fraction" if measure.startswith("top_") else "ratio"
+def _difference(pair: Paired[Array]) -> Estimate:
+    return replicate_mean(pair.after - pair.before).estimate(_scale(pair.measure))
 
 
-def _differences(names: Sequence[str], measured: Mapping[str, _Measured], site: str) -> Iterator[Row]:
-    for earlier, later in combinations(names, 2):
-        for measure, values in measured[later].items():
-            estimate = mean_estimate(values - measured[earlier][measure], _unit(measure))
-            yield Row(later, site, measure, estimate, earlier, "difference")
+def _scale(measure: str) -> Scale:
+    return FRACTION.of_differences if measure.startswith("top_") else Scale("ratio")
 
 
 def _table(values: Array, grid: Grid) -> list[list[Any]]:

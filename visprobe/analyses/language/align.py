@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.estimates import naming
+from visprobe.analyses.core.differences import (
+    Paired,
+    Replicates,
+    Test,
+    difference_rows,
+    pairs,
+    subtract,
+    value_rows,
+    with_holm,
+)
 from visprobe.analyses.core.pairing import align
-from visprobe.analyses.core.replicates import Replicates, Scale, estimate, paired
+from visprobe.analyses.core.refusals import naming
 from visprobe.analyses.language.align_layers import DRAWS, Pairs, clamped, neighbour_lists, permutation_p
 from visprobe.data.image_set import ImageSet
 from visprobe.data.labels.annotated import HasCaptions
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, of_tower
 from visprobe.features.text import TextFeatures
-from visprobe.metrics.intervals.half_sampling import Halved, half_interval, half_splits
-from visprobe.metrics.intervals.jackknife import jackknife
-from visprobe.metrics.intervals.multiplicity import holm
+from visprobe.metrics.intervals.estimate import Scale
+from visprobe.metrics.intervals.half_sampling import Halved, half_splits
 from visprobe.metrics.similarity.cka import replicate_cka, represent
 from visprobe.metrics.similarity.neighbour_overlap import cknna, neighbours_in_half
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import Estimate, Result, Row
 
 QUESTION = "Do the images that an encoder finds alike have captions that a language model finds alike?"
 NEIGHBOURS = 10
@@ -159,28 +165,20 @@ class _Work:
         self.best.append({"checkpoint": name, "model": side.name, **where})
         key = (name, "all sites", f"text_best/{side.name}")
         self.found[key], self.p[key] = pairs.best, permutation_p(pairs.best.value, largest)
-        excess = pairs.best._replace(value=pairs.best.value - float(largest.mean()))
+        excess = replace(pairs.best, value=pairs.best.value - float(largest.mean()))
         self.found[name, "all sites", f"text_excess/{side.name}"] = excess
 
     def rows(self) -> Iterator[Row]:
         order = list(SCALES)
-        found = dict(sorted(self.found.items(), key=lambda item: order.index(_measure(item[0]))))  # stable
-        for (name, site, measure), replicates in found.items():
-            role: Role = "value" if name in self.names else "floor"
-            yield Row(
-                name, site, measure, self._estimate(replicates, SCALES[_measure((name, site, measure))]), None, role
-            )
+        found = dict(sorted(self.found.items(), key=lambda item: order.index(_kind(item[0][2]))))  # stable
+        numbers = {key: one.estimate(SCALES[_kind(key[2])]) for key, one in found.items()}
+        yield from value_rows(numbers, {name for name, _, _ in found} - {*self.names})
         yield from self._chance(found)
-        for earlier, later in combinations(self.names, 2):
-            for name, site, measure in found:
-                if name == later and (earlier, site, measure) in found:
-                    difference = paired(found[later, site, measure], found[earlier, site, measure])
-                    scale = SCALES[_measure((name, site, measure))].of_differences
-                    yield Row(later, site, measure, self._estimate(difference, scale), earlier, "difference")
+        yield from difference_rows(found, self.names, _difference)
 
     def _chance(self, found: Mapping[Key, Replicates]) -> Iterator[Row]:
         n, share = len(self.kept), NEIGHBOURS / (len(self.kept) - 1)
-        exact = Estimate(share, share, share, n, "fraction", "exact")
+        exact = Estimate.exact(share, n, "fraction")
         for site, measure in dict.fromkeys((site, measure) for _, site, measure in found):
             if measure.startswith("text_knn/"):
                 yield Row("chance", site, measure, exact, None, "floor")
@@ -189,9 +187,6 @@ class _Work:
             mean = float(values.mean())
             drawn = Estimate(mean, min(low, mean), max(high, mean), n, "fraction", f"{DRAWS} permutations 95 %")
             yield Row("shuffled", "all sites", f"text_best/{model}", drawn, None, "floor")
-
-    def _estimate(self, replicates: Replicates, scale: Scale) -> Estimate:
-        return estimate(replicates, len(self.kept), scale)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -210,41 +205,23 @@ class _Work:
             "checkpoint and measure",
         }
 
-    def _against_shuffled(self) -> Iterator[dict[str, Any]]:
-        for group in _grouped(self.p):
-            for key, adjusted in zip(group, holm([self.p[key] for key in group]), strict=True):
-                yield {"checkpoint": key[0], "measure": key[2], "p": self.p[key], "p_holm": float(adjusted)}
+    def _against_shuffled(self) -> list[Test]:
+        tests = [{"checkpoint": name, "measure": measure, "p": p} for (name, _, measure), p in self.p.items()]
+        return with_holm(tests, lambda one: (one["checkpoint"], _kind(one["measure"])))
 
-    def _between(self) -> Iterator[dict[str, Any]]:
-        for earlier, later in combinations(self.names, 2):
-            for group in _grouped([key for key in self.found if key[0] == later and _measure(key) != "text_excess"]):
-                both = [key for key in group if (earlier, *key[1:]) in self.found]
-                p = [_two_sided(paired(self.found[key], self.found[earlier, key[1], key[2]])) for key in both]
-                for key, one, adjusted in zip(both, p, holm(p), strict=True):
-                    test = {"checkpoint": later, "reference": earlier, "measure": key[2]}
-                    yield {**test, "p": one, "p_holm": float(adjusted)}
+    def _between(self) -> Iterator[Test]:
+        compared = {key: one for key, one in self.found.items() if _kind(key[2]) != "text_excess"}
+        tests = [pair.test(subtract(pair).student.p_zero()) for pair in pairs(compared, self.names)]
+        for test in with_holm(tests, lambda one: (one["checkpoint"], one["reference"], _kind(one["measure"]))):
+            yield {key: value for key, value in test.items() if key != "site"}
 
 
-def _grouped(keys: Iterable[Key]) -> list[list[Key]]:
-    """Keys of one checkpoint and measure together: the tests that share one error rate."""
-    groups: dict[tuple[str, str], list[Key]] = {}
-    for key in keys:
-        groups.setdefault((key[0], _measure(key)), []).append(key)
-    return list(groups.values())
+def _difference(pair: Paired[Replicates]) -> Estimate:
+    return subtract(pair).estimate(SCALES[_kind(pair.measure)].of_differences)
 
 
-def _measure(key: Key) -> str:
-    return key[2].partition("/")[0]
-
-
-def _two_sided(difference: Replicates) -> float:
-    if isinstance(difference, Halved):
-        error, freedom = half_interval(difference).standard_error, len(difference.differences)
-    else:
-        error, freedom = jackknife(difference).standard_error, len(difference.without) - 1
-    if error == 0:
-        return float(difference.value == 0)
-    return float(2 * stdtr(freedom, -abs(difference.value) / error))
+def _kind(measure: str) -> str:
+    return measure.partition("/")[0]
 
 
 def _halved_cknna(x: Features, y: Features, seed: int) -> Halved:

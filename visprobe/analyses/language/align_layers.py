@@ -9,10 +9,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from visprobe.metrics.arrays import Array, Indices
 from visprobe.metrics.classifiers.neighbours import first_within, list_length, nearest
 from visprobe.metrics.intervals.half_sampling import Halved, half_splits
-from visprobe.metrics.intervals.jackknife import Indices
-from visprobe.metrics.matrices import Array
 from visprobe.metrics.similarity.neighbour_overlap import neighbours_in_half
 
 SPLITS = 40

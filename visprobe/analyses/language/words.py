@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.estimates import naming, refuse_fewer
+from visprobe.analyses.core.differences import Key, Replicates, difference_rows, subtract, value_rows
 from visprobe.analyses.core.pairing import align
-from visprobe.analyses.core.replicates import Replicates, Scale, estimate, paired
+from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.language.words_measures import (
     Array,
     Counts,
@@ -30,9 +29,10 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.text.words import Words, read_words
 from visprobe.errors import CheckpointError, DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.intervals.jackknife import Replicated, replicate_mean
+from visprobe.metrics.intervals.estimate import Scale
+from visprobe.metrics.intervals.jackknife import replicate_mean
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import Result, Row
 
 QUESTION = "Where do the projected patches lie among the words of the checkpoint's own language model?"
 SITE, TOKENS = "projected", "projected:tokens"
@@ -42,6 +42,7 @@ PATCHES = 32  # of each image; looking one up among 150,000 words takes about 10
 LEAST = 20  # images; an interval over fewer says little
 MOST_WORDS = 20  # most frequent nearest words that are listed
 _PICTURE = 192  # pixels
+CHANGED = "word_changed"
 SCALES = {
     "word_cosine": Scale("cosine", -1, 1),
     "word_norm_ratio": Scale("ratio", low=0),
@@ -49,7 +50,7 @@ SCALES = {
     "word_separation": Scale("area under ROC", 0, 1),
     "word_variety": Scale("words", low=1),
     "word_rank_share": Scale("ratio", 0, 1),
-    "word_changed": Scale("fraction", 0, 1),
+    CHANGED: Scale("fraction", 0, 1),
 }
 
 
@@ -94,14 +95,15 @@ def words_of_patches(
     native = {features.encoder: NATIVE in features.sites for features in sets}
     alike = [name for name in native if native[name] == native[base.encoder]]
     spelled = _same_vocabulary(words, base.encoder)
-    n, comparable = len(base.item_ids), [name for name in spelled if name in alike]
-    rows = [*_values(seen, names, n, comparable, base.encoder), *_differences(seen, names, n, comparable, base.encoder)]
+    comparable = [name for name in spelled if name in alike]
+    found = _replicates(seen, base.encoder, comparable)
+    rows = [*_values(found, names, base.encoder), *_differences(found, names)]
     apart = [name for name in names if name not in spelled]
     settings = {
         "base": base.encoder,
         "images": base.images,
         "consumed": base.consumed,
-        "n": n,
+        "n": len(base.item_ids),
         "patches_per_image": next(iter(seen.values())).nearest.shape[1],
         "vocabulary": {name: _described(words[name]) for name in names},
         "nearest_words": {name: _frequent(one.nearest, words[name]) for name, one in seen.items()},
@@ -161,39 +163,25 @@ def _spelling(words: Words) -> object:
     return words.tokenizer.get_vocab() if words.tokenizer else len(words.embeddings)
 
 
-def _changed(one: _Seen, other: _Seen) -> Replicated:
-    return replicate_mean((one.nearest != other.nearest).mean(1))
-
-
-def _values(
-    seen: Mapping[str, _Seen], names: Sequence[str], n: int, comparable: Sequence[str], base: str
-) -> Iterator[Row]:
+def _replicates(seen: Mapping[str, _Seen], base: str, comparable: Sequence[str]) -> dict[Key, Replicates]:
+    found: dict[Key, Replicates] = {}
     for measure in SCALES:
         for name, one in seen.items():
-            role: Role = "value" if name in names else "floor"
             if measure in one.measures:
-                yield Row(name, SITE, measure, _number(one.measures[measure], n, measure), None, role)
+                found[name, SITE, measure] = one.measures[measure]
             elif name != base and name in comparable:
-                yield Row(name, SITE, measure, _number(_changed(one, seen[base]), n, measure), base, role)
+                found[name, SITE, measure] = replicate_mean((one.nearest != seen[base].nearest).mean(1))
+    return found
 
 
-def _differences(
-    seen: Mapping[str, _Seen], names: Sequence[str], n: int, comparable: Sequence[str], base: str
-) -> Iterator[Row]:
-    for earlier, later in combinations(names, 2):
-        for measure in SCALES:
-            if measure in seen[later].measures:
-                difference = paired(seen[later].measures[measure], seen[earlier].measures[measure])
-            elif earlier != base and {earlier, later} <= set(comparable):
-                difference = paired(_changed(seen[later], seen[base]), _changed(seen[earlier], seen[base]))
-            else:
-                continue
-            number = estimate(difference, n, SCALES[measure].of_differences)
-            yield Row(later, SITE, measure, number, earlier, "difference")
+def _values(found: Mapping[Key, Replicates], names: Sequence[str], base: str) -> Iterator[Row]:
+    numbers = {key: one.estimate(SCALES[key[2]]) for key, one in found.items()}
+    for row in value_rows(numbers, {name for name, _, _ in found} - {*names}):
+        yield replace(row, reference=base) if row.measure == CHANGED else row
 
 
-def _number(replicates: Replicates, n: int, measure: str) -> Estimate:
-    return estimate(replicates, n, SCALES[measure])
+def _differences(found: Mapping[Key, Replicates], names: Sequence[str]) -> Iterator[Row]:
+    return difference_rows(found, names, lambda pair: subtract(pair).estimate(SCALES[pair.measure].of_differences))
 
 
 def _described(words: Words) -> dict[str, Any]:

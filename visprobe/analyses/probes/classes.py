@@ -5,35 +5,34 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.analyses.accuracy.rows import Bools, accuracy_rows, difference_rows, paired_difference, read_sites
-from visprobe.analyses.accuracy.task import Labels, Task
-from visprobe.analyses.core.estimates import estimate, mean_estimate, naming
+from visprobe.analyses.accuracy.few_labels import crossed_difference
+from visprobe.analyses.accuracy.rows import accuracy_differences, accuracy_rows, sites_that_matter
+from visprobe.analyses.accuracy.task import Task
+from visprobe.analyses.core.differences import Key, Paired, Test, by_key, pairs, value_rows, with_holm
+from visprobe.analyses.core.refusals import naming
 from visprobe.analyses.probes.config import How
-from visprobe.analyses.probes.tests import p_value
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.arrays import Array, Bools, Labels
 from visprobe.metrics.classifiers.calibration import brier_scores, calibration_error, log_losses, probabilities
 from visprobe.metrics.classifiers.label_draws import control_labels, label_draws
 from visprobe.metrics.classifiers.logistic import Fit, NotConverged, logistic_fits, prepared
 from visprobe.metrics.classifiers.select_c import AtBoundary, select_c, select_prepared, stratified_split
 from visprobe.metrics.intervals.crossed import crossed_mean
-from visprobe.metrics.intervals.half_sampling import Halved, half_interval, subtract_halved
-from visprobe.metrics.intervals.jackknife import Replicated, jackknife, replicate_mean, subtract
-from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.metrics.intervals.proportions import wilson
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.metrics.intervals.estimate import FRACTION, Scale
+from visprobe.metrics.intervals.half_sampling import Halved
+from visprobe.metrics.intervals.jackknife import Replicated, replicate_mean
+from visprobe.metrics.intervals.proportions import paired_difference, proportion
+from visprobe.results.result import Estimate, Result, Row
 
-Array = NDArray[np.float64]
 # In units of features whose dimensions have a variance of 1 in the mean.
 CS = tuple(float(c) for c in 10.0 ** np.arange(-6, 3.1, 0.5))
 C_OF_ONE = 1.0  # of one image per class nothing can be held out
 _HELD_OUT = 0.2
-_HALVES = "half-sampling 95 %"
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,13 @@ def class_probes(
     maker = _Maker(task, how, seed, device)
     found: Found = {}
     for features in task.query:
-        read = read_sites(features)
+        read = sites_that_matter(features)
         found[features.encoder] = {site: maker.probed(features, site, full=site in read) for site in features.sites}
     right = {name: {site: one.right for site, one in sites.items()} for name, sites in found.items()}
-    differences, tests = difference_rows(right, "probe_top1", floor)
+    differences, tests = accuracy_differences(right, "probe_top1", floor)
     more, loss_tests = _differences(found, floor)
-    rows = [*accuracy_rows(right, "probe_top1", floor), *_rows(found, task, floor), *differences, *more]
+    values = value_rows(_values(found, task), floor)
+    rows = [*accuracy_rows(right, "probe_top1", floor), *values, *differences, *more]
     settings = {
         **task.settings(),
         **maker.settings(),
@@ -209,24 +209,24 @@ class _Maker:
             return select_c(array, labels, [c / unit for c in CS], seed=self._seed, device=self._device).fit
 
 
-def _rows(found: Found, task: Task, floor: Collection[str]) -> Iterator[Row]:
+def _values(found: Found, task: Task) -> dict[Key, Estimate]:
+    values: dict[Key, Estimate] = {}
     for name, sites in found.items():
-        role: Role = "floor" if name in floor else "value"
         for site, one in sites.items():
-            yield Row(name, site, "probe_log_loss", mean_estimate(one.losses, "nats"), role=role)
+            values[name, site, "probe_log_loss"] = replicate_mean(one.losses).estimate(Scale("nats"))
             if one.few or one.control is not None:
-                yield from (Row(name, site, measure, value, role=role) for measure, value in _full(one, task))
+                values |= {(name, site, measure): value for measure, value in _full(one, task)}
+    return values
 
 
 def _full(one: Probed, task: Task) -> Iterator[tuple[str, Estimate]]:
     for size, right in one.few.items():
-        yield f"probe_of_{size}", _crossed(right)
-    yield "probe_macro_recall", estimate(jackknife(macro_recall(one.right, task.labels)), "fraction")
-    yield "probe_ece", estimate(half_interval(one.error), "fraction", _HALVES)
-    yield "probe_brier", mean_estimate(one.brier, "Brier score")
+        yield f"probe_of_{size}", crossed_mean(right)
+    yield "probe_macro_recall", macro_recall(one.right, task.labels).estimate(FRACTION.of_differences)
+    yield "probe_ece", one.error.estimate(FRACTION.of_differences)
+    yield "probe_brier", replicate_mean(one.brier).estimate(Scale("Brier score"))
     if one.control is not None:
-        hits, n = int(one.control.sum()), len(one.control)
-        yield "probe_control", Estimate(hits / n, *wilson(hits, n), n, "fraction", "Wilson 95 %")
+        yield "probe_control", proportion(one.control)
         yield "probe_selectivity", paired_difference(one.right, one.control)[0]
 
 
@@ -248,33 +248,22 @@ def macro_recall(right: Bools, labels: Labels) -> Replicated:
     return Replicated(float(recall.sum() / occurs), (recall.sum() - own + without) / classes)
 
 
-def _differences(found: Found, floor: Collection[str]) -> tuple[list[Row], list[dict[str, Any]]]:
+def _differences(found: Found, floor: Collection[str]) -> tuple[list[Row], list[Test]]:
     """Paired differences of everything but accuracy; tests of the log loss, adjusted over the sites of a pair."""
     rows: list[Row] = []
-    tests: list[dict[str, Any]] = []
-    for earlier, later in combinations([name for name in found if name not in floor], 2):
-        pair = [(site, found[later][site], found[earlier][site]) for site in found[later] if site in found[earlier]]
-        said, p = [], []
-        for site, a, b in pair:
-            interval = jackknife(subtract(replicate_mean(a.losses), replicate_mean(b.losses)), limit=float("inf"))
-            rows.append(Row(later, site, "probe_log_loss", estimate(interval, "nats"), earlier, "difference"))
-            p.append(p_value(interval))
-            said.append({"checkpoint": later, "reference": earlier, "site": site, "measure": "probe_log_loss"})
-            for size in (size for size in a.few if size in b.few):
-                change = _crossed(a.few[size].astype(np.float64) - b.few[size], (-1, 1))
-                rows.append(Row(later, site, f"probe_of_{size}", change, earlier, "difference"))
-            if a.control is not None and b.control is not None:
-                ece = half_interval(subtract_halved(a.error, b.error))
-                rows.append(Row(later, site, "probe_ece", estimate(ece, "fraction", _HALVES), earlier, "difference"))
-        adjusted = holm(p) if p else ()
-        tests += [{**one, "p": q, "p_holm": float(h)} for one, q, h in zip(said, p, adjusted, strict=True)]
-    return rows, tests
-
-
-def _crossed(values: NDArray[Any], bounds: tuple[float, float] = (0, 1)) -> Estimate:
-    mean = crossed_mean(values, bounds=bounds)
-    method = f"t over {mean.draws} draws and the images 95 %"
-    return Estimate(mean.value, mean.low, mean.high, mean.n, "fraction", method)
+    tests: list[Test] = []
+    for pair in pairs(by_key(found, "probe_log_loss"), [name for name in found if name not in floor]):
+        a, b = pair.after, pair.before
+        loss = replicate_mean(a.losses) - replicate_mean(b.losses)
+        rows.append(pair.row(loss.estimate(Scale("nats"))))
+        tests.append(pair.test(loss.student.p_zero()))
+        for size in (size for size in a.few if size in b.few):
+            few = Paired(pair.later, pair.earlier, pair.site, f"probe_of_{size}", a.few[size], b.few[size])
+            rows.append(few.row(crossed_difference(few)))
+        if a.control is not None and b.control is not None:
+            change = (a.error - b.error).estimate(FRACTION.of_differences)
+            rows.append(pair._replace(measure="probe_ece").row(change))
+    return rows, with_holm(tests, lambda test: (test["checkpoint"], test["reference"]))
 
 
 def _recalls(right: Mapping[str, Mapping[str, Bools]], labels: Labels) -> dict[str, dict[str, list[float | None]]]:

@@ -7,21 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from visprobe.analyses.accuracy.overlap import Overlap, overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.accuracy.task import Task, make_task, some
 from visprobe.analyses.core.analysis import Inputs, Sets
-from visprobe.analyses.core.estimates import refuse_fewer
 from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.image_set import ImageSet
 from visprobe.data.labels.annotated import HasTargets, Targets
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, with_rows
+from visprobe.metrics.arrays import Array, Indices
 from visprobe.metrics.classifiers.select_c import stratified_split
-from visprobe.metrics.intervals.jackknife import Indices
 
-Array = NDArray[np.float64]
 _HELD_OUT = 0.5  # of a single split
 
 

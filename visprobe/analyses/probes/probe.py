@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from visprobe.analyses.accuracy.rows import needs_read
 from visprobe.analyses.accuracy.task import check_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.probes.classes import class_probes
@@ -14,6 +13,7 @@ from visprobe.analyses.probes.targets import target_probes
 from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
+from visprobe.features.requests import read_sites
 from visprobe.metrics.classifiers.label_draws import PER_CLASS
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result
@@ -66,7 +66,7 @@ def probe_analysis(how: How) -> Analysis:
 
 
 def _needs(how: How, encoder: VisionEncoder) -> list[str]:
-    sites = [site.name for site in encoder.sites] if how.sites == "all" else needs_read(encoder)
+    sites = [site.name for site in encoder.sites] if how.sites == "all" else read_sites(encoder)
     return [*sites, f"{encoder.consumed}:cls"] if encoder.has_class_token else sites
 
 

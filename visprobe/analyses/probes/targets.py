@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.analyses.core.estimates import estimate, naming
+from visprobe.analyses.core.differences import Paired, tested_differences, value_rows
+from visprobe.analyses.core.refusals import naming
 from visprobe.analyses.probes.data import TargetTask
-from visprobe.analyses.probes.tests import p_value
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.arrays import Array, Indices
 from visprobe.metrics.classifiers.logistic import Fit, NotConverged, multilabel_fits, prepared
 from visprobe.metrics.classifiers.multilabel import auroc, average_precision, f1
 from visprobe.metrics.classifiers.ridge import ridge
 from visprobe.metrics.classifiers.select_c import AtBoundary, best_of
-from visprobe.metrics.intervals.jackknife import Indices, Interval, Replicated, jackknife, replicate_by_groups, subtract
-from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.results.result import Result, Role, Row
+from visprobe.metrics.intervals.estimate import Estimate, Scale
+from visprobe.metrics.intervals.jackknife import Replicated, replicate_by_groups
+from visprobe.results.result import Result
 
-Array = NDArray[np.float64]
 CS = tuple(float(c) for c in 10.0 ** np.arange(-6, 3.1, 0.5))  # in units of features of mean variance 1
 PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-6, 4.1, 0.5))  # times images and mean variance
 GROUPS = 20
@@ -39,8 +38,6 @@ class Probed:
 
     measures: dict[str, Replicated]
     each: list[float | None]
-    method: str
-    n: int
 
 
 def target_probes(task: TargetTask, question: str, floor: Collection[str], seed: int, device: str) -> Result:
@@ -65,11 +62,19 @@ def target_probes(task: TargetTask, question: str, floor: Collection[str], seed:
             found.setdefault(features.encoder, {})[site] = one
             for warning in caught:
                 wrong.setdefault(warning.category.__name__, []).append(f"{features.encoder} at {site}")
-    rows = [*_rows(found, floor)]
-    differences, tests = _differences(found, floor)
+    measures = {
+        (name, site, measure): value
+        for name, sites in found.items()
+        for site, one in sites.items()
+        for measure, value in one.measures.items()
+    }
+    values = {key: _estimate(value, key[2], 1.0) for key, value in measures.items()}
+    differences, tests = tested_differences(measures, [name for name in found if name not in floor], _difference)
     each = {name: {site: one.each for site, one in sites.items()} for name, sites in found.items()}
     settings = {**task.settings(), "tests": tests, "each_target": each, "cs": list(CS), "penalties": list(PENALTIES)}
-    return Result("probe", question, (*rows, *differences), settings, (*task.warnings(), *_said(wrong)))
+    return Result(
+        "probe", question, (*value_rows(values, floor), *differences), settings, (*task.warnings(), *_said(wrong))
+    )
 
 
 def _labels(task: TargetTask, features: FeatureSet, site: str, seed: int, device: str) -> Probed:
@@ -86,7 +91,7 @@ def _labels(task: TargetTask, features: FeatureSet, site: str, seed: int, device
         )
 
     each = _each(average_precision, scores, truth, known, np.arange(len(rows)))
-    return Probed({name: mean(of) for name, of in _MULTILABEL.items()}, _plain(each), _JACKKNIFE, len(rows))
+    return Probed({name: mean(of) for name, of in _MULTILABEL.items()}, _plain(each))
 
 
 def _scores(
@@ -126,7 +131,7 @@ def _numbers(task: TargetTask, features: FeatureSet, site: str) -> Probed:
     measures = {"probe_r2": _averaged(each)}
     if 1 < len(each) <= LISTED:
         measures |= {f"probe_r2_{name}": one for name, one in zip(task.targets.names, each, strict=True)}
-    return Probed(measures, [round(one.value, 4) for one in each], "delete-one jackknife 95 %", len(rows))
+    return Probed(measures, [round(one.value, 4) for one in each])
 
 
 def r2(predicted: Array, truth: Array) -> Replicated:
@@ -193,37 +198,14 @@ def _each(
     return np.array(found)
 
 
-def _rows(found: dict[str, dict[str, Probed]], floor: Collection[str]) -> Iterator[Row]:
-    for name, sites in found.items():
-        role: Role = "floor" if name in floor else "value"
-        for site, one in sites.items():
-            for measure, value in one.measures.items():
-                interval = _interval(jackknife(value, limit=float("inf")), one.n, 1.0)
-                yield Row(name, site, measure, estimate(interval, _unit(measure), one.method), role=role)
+def _difference(pair: Paired[Replicated]) -> tuple[Estimate, float]:
+    change = pair.after - pair.before
+    return _estimate(change, pair.measure, math.inf), change.student.p_zero()
 
 
-def _differences(found: dict[str, dict[str, Probed]], floor: Collection[str]) -> tuple[list[Row], list[dict[str, Any]]]:
-    rows: list[Row] = []
-    tests: list[dict[str, Any]] = []
-    for earlier, later in combinations([name for name in found if name not in floor], 2):
-        sites = [site for site in found[later] if site in found[earlier]]
-        for measure in next(iter(found[later].values())).measures:
-            p = []
-            for site in sites:
-                a, b = found[later][site], found[earlier][site]
-                interval = jackknife(subtract(a.measures[measure], b.measures[measure]), limit=float("inf"))
-                p.append(p_value(interval))
-                shown = estimate(_interval(interval, a.n, float("inf")), _unit(measure), a.method)
-                rows.append(Row(later, site, measure, shown, earlier, "difference"))
-            for site, one, adjusted in zip(sites, p, holm(p), strict=True):
-                tests.append({"checkpoint": later, "reference": earlier, "site": site, "measure": measure, "p": one,
-                              "p_holm": float(adjusted)})  # fmt: skip
-    return rows, tests
-
-
-def _interval(interval: Interval, n: int, most: float) -> Interval:
-    """The count is of images, not of the groups that were left out; the ends are cut where nothing can be higher."""
-    return interval._replace(n=n, high=min(interval.high, most))
+def _estimate(found: Replicated, measure: str, most: float) -> Estimate:
+    estimate = found.estimate(Scale(_unit(measure), high=most))
+    return estimate if measure.startswith("probe_r2") else replace(estimate, method=_JACKKNIFE)
 
 
 def _unit(measure: str) -> str:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from visprobe.analyses.accuracy.overlap import duplicates, overlap_settings
-from visprobe.analyses.accuracy.rows import needs_read
 from visprobe.analyses.accuracy.task import make_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.estimates import refuse_fewer
 from visprobe.analyses.core.pairing import align
-from visprobe.analyses.robustness.rows import curves, difference_rows, error_rows, stability_rows
+from visprobe.analyses.core.refusals import refuse_fewer
+from visprobe.analyses.robustness.rows import change_differences, curves, error_rows, stability_rows
 from visprobe.analyses.robustness.scores import Scored, right_scores, stability_scores
 from visprobe.analyses.robustness.variants import Plan
 from visprobe.data.labels.annotated import no_classes
+from visprobe.features.requests import read_sites
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result
 
@@ -33,7 +33,7 @@ def robustness(plan: Plan | None = None) -> Analysis:
     return Analysis(
         name="robustness",
         question=QUESTION,
-        needs=needs_read,
+        needs=read_sites,
         run=measure_robustness,
         images=IMAGES,
         floors="untrained",
@@ -82,22 +82,22 @@ def measure_robustness(inputs: Inputs) -> Result:
         Errors are not divided by AlexNet's, which exist for ImageNet alone: differences to the base stand in for it.
     """
     refuse_fewer(inputs.base, _FEWEST, "robustness")
-    labelled = inputs.base.labels is not None
+    labelled, floors = inputs.base.labels is not None, [floor.encoder for floor in inputs.floors]
     if labelled:
         task = make_task(inputs.all, inputs.support or None)
         scored = right_scores(inputs, task)
-        rows, settings, warnings = [*error_rows(scored)], task.settings(), [*task.warnings()]
+        rows, settings, warnings = [*error_rows(scored, floors)], task.settings(), [*task.warnings()]
     else:
         scored = stability_scores(inputs, tuple(align(inputs.all)))
         unlabelled = no_classes(inputs.images) if inputs.images else f"{inputs.base.images} has no classes"
         rows, settings, warnings = (
-            [*stability_rows(scored)],
+            [*stability_rows(scored, floors)],
             _settings(inputs),
             [_NO_CLASSES.format(unlabelled)],
         )
-    differences, tests = difference_rows(scored, "error" if labelled else "steady")
+    differences, tests = change_differences(scored, "error" if labelled else "steady")
     settings |= {"measure": "top1" if labelled else "cosine", "tests": tests, "curves": curves(scored)}
-    settings |= {"sites": [*dict.fromkeys(one.site for one in scored)], "floors": [*_floors(scored)]}
+    settings |= {"sites": [*dict.fromkeys(one.site for one in scored)], "floors": floors}
     return Result("robustness", QUESTION, (*rows, *differences), settings, (*warnings, *_nothing_kept(scored)))
 
 
@@ -111,10 +111,6 @@ def _settings(inputs: Inputs) -> dict[str, Any]:
         "base": base.encoder, "images": base.images, "n": len(base.item_ids), "consumed": base.consumed,
         **overlap_settings(duplicates(base)),
     }  # fmt: skip
-
-
-def _floors(scored: list[Scored]) -> Iterator[str]:
-    yield from dict.fromkeys(one.checkpoint for one in scored if one.floor)
 
 
 def _nothing_kept(scored: list[Scored]) -> Iterator[str]:

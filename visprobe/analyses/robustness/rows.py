@@ -2,53 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from scipy.stats import ttest_1samp
 
-from visprobe.analyses.core.estimates import cka_estimate, estimate
+from visprobe.analyses.core.differences import Key, value_rows, with_holm
 from visprobe.analyses.robustness.scores import Scored, Scores
 from visprobe.analyses.robustness.variants import by_kind, kind_of, level_of, summed_up
 from visprobe.metrics.intervals.clustered import clustered_mean
-from visprobe.metrics.intervals.jackknife import Replicated, jackknife
-from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.metrics.intervals.proportions import wilson
-from visprobe.results.result import Estimate, Role, Row
+from visprobe.metrics.intervals.estimate import CKA, FRACTION, Scale
+from visprobe.metrics.intervals.jackknife import Replicated
+from visprobe.metrics.intervals.proportions import proportion
+from visprobe.results.result import Estimate, Row
+
+_COSINE = Scale("cosine", -1, 1)
 
 
-def error_rows(scored: Sequence[Scored]) -> Iterator[Row]:
+def error_rows(scored: Sequence[Scored], floors: Collection[str]) -> Iterator[Row]:
     """Clean top-1; error of each kind of change, a mean over its levels; over all, the share of clean accuracy kept."""
+    numbers: dict[Key, Estimate] = {}
     for one in scored:
         assert one.clean is not None  # made by right_scores
-        role, n = _role(one), len(one.clean)
-        hits = int(one.clean.sum())
-        clean = Estimate(hits / n, *wilson(hits, n), n, "fraction", "Wilson 95 %")
-        yield Row(one.checkpoint, one.site, "top1_clean", clean, role=role)
+        numbers[one.checkpoint, one.site, "top1_clean"] = proportion(one.clean > 0)
         for kind, right in _over_levels(one).items():
-            yield Row(one.checkpoint, one.site, f"error_{one.place}/{kind}", _mean(1 - right, (0, 1), "fraction"),
-                      role=role)  # fmt: skip
-        for kind in summed_up(by_kind(one.changed)) if hits > 1 else ():  # of an accuracy of nothing no share is kept
+            numbers[one.checkpoint, one.site, f"error_{one.place}/{kind}"] = _mean(1 - right, FRACTION)
+        for kind in summed_up(by_kind(one.changed)) if one.clean.sum() > 1 else ():  # of nothing no share is kept
             kept = _ratio(_over_levels(one)[kind], one.clean)
-            yield Row(one.checkpoint, one.site, f"kept_{one.place}/{kind}", kept, role=role)
+            numbers[one.checkpoint, one.site, f"kept_{one.place}/{kind}"] = kept
+    return value_rows(numbers, floors)
 
 
-def stability_rows(scored: Sequence[Scored]) -> Iterator[Row]:
+def stability_rows(scored: Sequence[Scored], floors: Collection[str]) -> Iterator[Row]:
     """Cosine with the unchanged images for each kind of change, a mean over its levels; and CKA."""
+    numbers: dict[Key, Estimate] = {}
     for one in scored:
-        role = _role(one)
         for kind, cosines in _over_levels(one).items():
-            steady = _mean(cosines, (-1, 1), "cosine")
-            yield Row(one.checkpoint, one.site, f"steady_{one.place}/{kind}", steady, role=role)
+            numbers[one.checkpoint, one.site, f"steady_{one.place}/{kind}"] = _mean(cosines, _COSINE)
         for kind in summed_up(by_kind(one.cka)):
             parts = [one.cka[variant] for variant in by_kind(one.cka)[kind]]
             mean = Replicated(float(np.mean([p.value for p in parts])), np.mean([p.without for p in parts], axis=0))
-            yield Row(one.checkpoint, one.site, f"steady_cka_{one.place}/{kind}", cka_estimate(mean), role=role)
+            numbers[one.checkpoint, one.site, f"steady_cka_{one.place}/{kind}"] = mean.estimate(CKA)
+    return value_rows(numbers, floors)
 
 
-def difference_rows(scored: Sequence[Scored], measure: str) -> tuple[list[Row], list[dict[str, Any]]]:
+def change_differences(scored: Sequence[Scored], measure: str) -> tuple[list[Row], list[dict[str, Any]]]:
     """Paired differences over the same changed images, later minus earlier checkpoint, and t tests of them.
 
     Args:
@@ -61,6 +61,7 @@ def difference_rows(scored: Sequence[Scored], measure: str) -> tuple[list[Row], 
     """
     rows: list[Row] = []
     tests: list[dict[str, Any]] = []
+    scale = (FRACTION if measure == "error" else _COSINE).of_differences
     for earlier, later in combinations([one for one in scored if not one.floor], 2):
         if earlier.place != later.place:
             continue
@@ -68,22 +69,12 @@ def difference_rows(scored: Sequence[Scored], measure: str) -> tuple[list[Row], 
         group: list[dict[str, Any]] = []
         for kind in first:
             change = first[kind] - second[kind] if measure == "error" else second[kind] - first[kind]
-            found = _mean(change, (-1, 1) if measure == "error" else (-2, 2), _UNITS[measure])
-            rows.append(
-                Row(
-                    later.checkpoint,
-                    later.site,
-                    f"{measure}_{later.place}/{kind}",
-                    found,
-                    earlier.checkpoint,
-                    "difference",
-                )
-            )
+            what = f"{measure}_{later.place}/{kind}"
+            row = Row(later.checkpoint, later.site, what, _mean(change, scale), earlier.checkpoint, "difference")
+            rows.append(row)
             group.append({"checkpoint": later.checkpoint, "reference": earlier.checkpoint, "site": later.site,
                           "kind": kind, "p": _p(change)})  # fmt: skip
-        kinds = [test for test in group if test["kind"] in {kind_of(variant) for variant in later.changed}]
-        for test, adjusted in zip(kinds, holm([test["p"] for test in kinds]), strict=True):
-            test["p_holm"] = float(adjusted)
+        with_holm([one for one in group if one["kind"] in {kind_of(variant) for variant in later.changed}], lambda _: 0)
         tests += group
     return rows, tests
 
@@ -95,20 +86,12 @@ def curves(scored: Sequence[Scored]) -> list[dict[str, Any]]:
         entries = [("clean", 0.0, one.clean)] if one.clean is not None else []
         entries += [(kind_of(variant), level_of(variant), scores) for variant, scores in one.changed.items()]
         for kind, level, scores in entries:
-            shown = _mean(scores, (-1, 1), "") if one.clean is None else None
-            ends = wilson(int(scores.sum()), len(scores)) if shown is None else (shown.low, shown.high)
+            shown = _mean(scores, _COSINE) if one.clean is None else proportion(scores > 0)
             found.append(
                 {"checkpoint": one.checkpoint, "site": one.site, "kind": kind, "level": level,
-                 "value": float(scores.mean()), "low": ends[0], "high": ends[1]}
+                 "value": float(scores.mean()), "low": shown.low, "high": shown.high}
             )  # fmt: skip
     return found
-
-
-_UNITS = {"error": "fraction", "steady": "cosine"}
-
-
-def _role(one: Scored) -> Role:
-    return "floor" if one.floor else "value"
 
 
 def _over_levels(one: Scored) -> dict[str, Scores]:
@@ -119,16 +102,14 @@ def _over_levels(one: Scored) -> dict[str, Scores]:
     }
 
 
-def _mean(values: Scores, bounds: tuple[float, float], unit: str) -> Estimate:
-    found = clustered_mean(values, np.arange(len(values)), bounds=bounds)
-    return Estimate(found.value, found.low, found.high, found.clusters, unit, "t over images 95 %")
+def _mean(values: Scores, scale: Scale) -> Estimate:
+    return clustered_mean(values, np.arange(len(values)), scale)
 
 
 def _ratio(changed: Scores, clean: Scores) -> Estimate:
     """Accuracy on changed over accuracy on clean images; each image is left out of both."""
     without = (changed.sum() - changed) / (clean.sum() - clean)
-    found = jackknife(Replicated(float(changed.sum() / clean.sum()), without), limit=float("inf"))
-    return estimate(found._replace(low=max(found.low, 0.0)), "ratio")
+    return Replicated(float(changed.sum() / clean.sum()), without).estimate(Scale("ratio", low=0))
 
 
 def _p(change: Scores) -> float:

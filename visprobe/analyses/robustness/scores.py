@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from visprobe.analyses.accuracy.rows import read_sites
+from visprobe.analyses.accuracy.rows import sites_that_matter
 from visprobe.analyses.accuracy.task import Task
 from visprobe.analyses.core.analysis import Inputs, Sets
-from visprobe.analyses.core.estimates import naming
 from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.refusals import naming
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.classifiers.prototypes import ranks_from_support, ranks_leaving_one_out
-from visprobe.metrics.similarity.cka import Replicated, replicate_cka, represent
+from visprobe.metrics.intervals.jackknife import Replicated
+from visprobe.metrics.similarity.cka import replicate_cka, represent
 
 Scores = NDArray[np.float64]
 
@@ -64,7 +65,7 @@ def right_scores(inputs: Inputs, task: Task) -> list[Scored]:
     floors = {floor.encoder for floor in inputs.floors}
     found = []
     for features in task.query:
-        for site in read_sites(features):
+        for site in sites_that_matter(features):
             with naming(features, site, "prototype accuracy of changed images"):
                 learned = task.support[features.encoder].sites[site] if task.support else features.sites[site]
                 own = features.sites[site]
@@ -82,7 +83,7 @@ def stability_scores(inputs: Inputs, sets: Sets) -> list[Scored]:
     floors = {floor.encoder for floor in inputs.floors}
     found = []
     for features in sets:
-        for site in read_sites(features):
+        for site in sites_that_matter(features):
             with naming(features, site, "stability under changes of the images"):
                 clean = np.asarray(features.sites[site], np.float64)
                 origin, mean = represent(clean), clean.mean(0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from visprobe.metrics.intervals.runs import Mean, mean_over_runs, sign_flip_p
+from visprobe.metrics.intervals.estimate import Scale, Student
+from visprobe.metrics.intervals.runs import mean_over_runs, sign_flip_p
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 from visprobe.results.statement import Statement, evidence
@@ -89,12 +91,11 @@ def _value(results: Sequence[Result], run: str, site: str, measure: str, base: s
     return found[run] - found[base]
 
 
-def _row(checkpoint: str, reference: str, site: str, measure: str, mean: Mean, is_base: bool) -> Row:
-    method = f"Student t 95 % over {mean.n} runs"
-    low, high = max(-1.0, mean.low), min(1.0, mean.high)  # no share, CKA or difference of them lies beyond
-    estimate = Estimate(mean.value, low, high, mean.n, UNITS[measure], method)
+def _row(checkpoint: str, reference: str, site: str, measure: str, mean: Student, is_base: bool) -> Row:
+    estimate = mean.estimate(Scale(UNITS[measure], -1, 1))  # no share, CKA or difference of them lies beyond
     role: Role = "value" if measure == "cka" and is_base else "difference"
-    return Row(checkpoint, site, measure, estimate, reference, role)
+    named = replace(estimate, method=f"Student t 95 % over {mean.n} runs")
+    return Row(checkpoint, site, measure, named, reference, role)
 
 
 VERBS = {

@@ -134,7 +134,7 @@ def _where_equal(drift: Result, base: State, later: State) -> Iterator[Row]:
     n = len(base.query.item_ids)
     for site in base.query.sites:
         if not drift.select(checkpoint=later.name, site=site, role="value"):
-            yield Row(later.name, site, "cka", Estimate(1.0, 1.0, 1.0, n, "CKA", "exact"), base.name)
+            yield Row(later.name, site, "cka", Estimate.exact(1.0, n, "CKA"), base.name)
 
 
 def _p_moved(steps: Sequence[Result], runs: Runs) -> dict[str, dict[str, float]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from visprobe.analyses.core.analysis import Inputs
-from visprobe.analyses.core.estimates import refuse_fewer
+from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.analyses.segmentation.data import Labelled, Labels, Patches, labels_of, read_masks
 from visprobe.analyses.segmentation.heads import Form, Task
 from visprobe.analyses.segmentation.view import View, grid_of

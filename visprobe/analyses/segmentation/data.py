@@ -18,7 +18,7 @@ from visprobe.data.labels.annotated import HasMasks
 from visprobe.encoders.pixels import Grid
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, parts_of
-from visprobe.metrics.intervals.jackknife import Indices
+from visprobe.metrics.arrays import Indices
 from visprobe.metrics.segmentation.pixels import patch_counts
 
 MOST_ACROSS = 512  # pixels of a mask's longer side that are counted

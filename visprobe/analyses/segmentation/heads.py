@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from visprobe.analyses.segmentation.data import Labelled, Patches
 from visprobe.analyses.segmentation.view import UNCOUNTED
 from visprobe.encoders.pixels import Grid
-from visprobe.metrics.intervals.jackknife import Indices
+from visprobe.metrics.arrays import Indices
 from visprobe.metrics.segmentation.class_tallies import Tallies, macro_recall
 from visprobe.metrics.segmentation.head_stack import Kind, Target
 from visprobe.metrics.segmentation.patch_head import (

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr
 
-from visprobe.analyses.core.estimates import estimate
+from visprobe.analyses.core.differences import Key, Paired, Test, tested_differences
 from visprobe.analyses.segmentation.config import Of, Setting
 from visprobe.analyses.segmentation.heads import Form, Found, Task, best_round, every_class, one_class, recall_by_round
-from visprobe.metrics.intervals.jackknife import Replicated, jackknife, subtract
-from visprobe.metrics.intervals.multiplicity import holm
+from visprobe.metrics.intervals.estimate import FRACTION, Scale
+from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.segmentation.class_tallies import (
     macro_f1,
     macro_precision,
@@ -22,12 +21,11 @@ from visprobe.metrics.segmentation.class_tallies import (
     per_class,
     share_right,
 )
-from visprobe.results.result import Estimate, Role, Row
+from visprobe.results.result import Estimate, Row
 
 PIXELS = {"miou": mean_iou, "pixel_accuracy": share_right}
 PATCHES = {"patch_recall": macro_recall, "patch_precision": macro_precision, "patch_f1": macro_f1}
 _COMPARED = ("miou", "patch_recall", "patch_f1")
-_METHOD = "delete-one jackknife 95 % over images, mean over seeds"
 
 Scores = dict[str, Replicated]  # by measure
 AllFound = Mapping[Of, Sequence[Mapping[Form, Found]]]  # by checkpoint and site, of each seed
@@ -57,21 +55,20 @@ def published(task: Task, first: int, seeds: int, least_steps: int | None = None
     rounds = [recall_by_round(task, first + seed, least_steps) for seed in range(seeds)]
     best = _mean([macro_recall(each[best_round(each)]) for each in rounds])
     last = _mean([macro_recall(each[-1]) for each in rounds])
-    return {"paper_patch_recall": best, "honest_patch_recall": last, "leak_patch_recall": subtract(best, last)}
+    return {"paper_patch_recall": best, "honest_patch_recall": last, "leak_patch_recall": best - last}
 
 
-def value_rows(scores: Mapping[Of, Scores], floors: set[str]) -> Iterator[Row]:
-    """One row per checkpoint, site and measure."""
-    for (checkpoint, site), own in scores.items():
-        role: Role = "floor" if checkpoint in floors else "value"
-        for name, replicated in own.items():
-            yield Row(checkpoint, site, name, _fraction(replicated), role=role)
+def _estimate(replicated: Replicated, scale: Scale) -> Estimate:
+    return replace(replicated.estimate(scale), method="delete-one jackknife 95 % over images, mean over seeds")
 
 
-def _fraction(replicated: Replicated, least: float = 0.0) -> Estimate:
-    interval = jackknife(replicated)
-    low = interval.low if replicated.value < 0 or least < 0 else max(interval.low, 0.0)
-    return estimate(interval._replace(low=low), "fraction", _METHOD)
+def estimates(scores: Mapping[Of, Scores]) -> dict[Key, Estimate]:
+    """Every score with its interval, by checkpoint, site and measure."""
+    return {
+        (checkpoint, site, name): _estimate(one, FRACTION if one.value >= 0 else FRACTION.of_differences)
+        for (checkpoint, site), own in scores.items()
+        for name, one in own.items()
+    }
 
 
 def baseline_rows(setting: Setting, background: int | None) -> Iterator[Row]:
@@ -83,34 +80,21 @@ def baseline_rows(setting: Setting, background: int | None) -> Iterator[Row]:
         majority = one_class(task.val_labels, int(task.train_labels.pixels().argmax()))
         every = every_class(task.val_labels, task.grid, background)
         for name, statistic in PIXELS.items():
-            yield Row("majority class", site, name, _fraction(statistic(majority)), role="floor")
+            yield Row("majority class", site, name, _estimate(statistic(majority), FRACTION), role="floor")
         for name, statistic in PATCHES.items():
-            yield Row("every class", site, name, _fraction(statistic(every)), role="floor")
+            yield Row("every class", site, name, _estimate(statistic(every), FRACTION), role="floor")
 
 
-def difference_rows(scores: Mapping[Of, Scores], names: Sequence[str]) -> tuple[list[Row], list[dict[str, Any]]]:
+def score_differences(scores: Mapping[Of, Scores], names: Sequence[str]) -> tuple[list[Row], list[Test]]:
     """Paired differences, and the tests of each pair and measure with p adjusted over sites."""
-    rows: list[Row] = []
-    tests: list[dict[str, Any]] = []
-    for earlier, later in combinations(names, 2):
-        sites = [site for name, site in scores if name == later and (earlier, site) in scores]
-        measures = [name for site in sites[:1] for name in scores[later, site] if name.startswith(_COMPARED)]
-        for name in measures:
-            between = [subtract(scores[later, site][name], scores[earlier, site][name]) for site in sites]
-            p = [_p(difference) for difference in between]
-            for site, difference, raw, adjusted in zip(sites, between, p, holm(p), strict=True):
-                rows.append(Row(later, site, name, _fraction(difference, -1), earlier, "difference"))
-                what = {"checkpoint": later, "reference": earlier, "site": site, "measure": name}
-                tests.append({**what, "p": raw, "p_holm": float(adjusted)})
-    return rows, tests
+    measures = dict.fromkeys(name for own in scores.values() for name in own if name.startswith(_COMPARED))
+    found = {(*of, name): own[name] for name in measures for of, own in scores.items() if name in own}
+    return tested_differences(found, names, _difference)
 
 
-def _p(difference: Replicated) -> float:
-    """Two-sided p of no difference, by the t distribution of the jackknife."""
-    interval = jackknife(difference, limit=float("inf"))
-    if interval.standard_error == 0:
-        return 1.0 if difference.value == 0 else 0.0
-    return float(min(1.0, 2 * stdtr(interval.n - 1, -abs(difference.value) / interval.standard_error)))
+def _difference(pair: Paired[Replicated]) -> tuple[Estimate, float]:
+    change = pair.after - pair.before
+    return _estimate(change, FRACTION.of_differences), change.student.p_zero()
 
 
 def class_table(setting: Setting, found: AllFound, form: Form) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from visprobe.analyses.accuracy.overlap import Overlap, overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.core.analysis import Analysis, Inputs
+from visprobe.analyses.core.differences import value_rows
 from visprobe.analyses.segmentation.choice import edge_warnings, trainings
 from visprobe.analyses.segmentation.config import Asked, Of, Setting, check_masks, setting_of
 from visprobe.analyses.segmentation.examples import examples
@@ -19,11 +20,11 @@ from visprobe.analyses.segmentation.rows import (
     Scores,
     baseline_rows,
     class_table,
-    difference_rows,
+    estimates,
     published,
+    score_differences,
     scores_of,
     spread_over_seeds,
-    value_rows,
 )
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.metrics.segmentation.patch_head import BATCH, RATES, ROUNDS, step_count
@@ -62,11 +63,11 @@ def segment(inputs: Inputs, asked: Asked) -> Result:
     paper = {of: published(task, inputs.seed, asked.seeds, asked.least_steps) for of, task in tasks.items()}
     floors = {features.encoder for features in inputs.floors}
     rows = [
-        *value_rows(scores, floors),
-        *value_rows(paper, floors),
+        *value_rows(estimates(scores), floors),
+        *value_rows(estimates(paper), floors),
         *baseline_rows(setting, asked.background),
     ]
-    differences, tests = difference_rows(scores, [f.encoder for f in (inputs.base, *inputs.others)])
+    differences, tests = score_differences(scores, [f.encoder for f in (inputs.base, *inputs.others)])
     shared = overlap(inputs.base, inputs.support[0])
     settings = _settings(inputs, setting, asked) | overlap_settings(shared) | {"tests": tests}
     settings |= class_table(setting, found, asked.heads[0])

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis
+from visprobe.analyses.core.differences import Key, Replicates, pairs, subtract, value_rows
 from visprobe.analyses.core.pairing import align, same_tower
-from visprobe.analyses.core.replicates import Replicates, Scale, estimate, paired
-from visprobe.analyses.similarity.similarity import read_sites
+from visprobe.analyses.core.refusals import naming, refuse_fewer
+from visprobe.analyses.similarity.similarity import compared_sites
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, of_tower
+from visprobe.metrics.arrays import Array
 from visprobe.metrics.geometry.effective_rank import participation_ratio, replicate_effective_rank, replicate_rankme
-from visprobe.metrics.geometry.intrinsic_dimension import halve_two_nn
+from visprobe.metrics.geometry.intrinsic_dimension import two_nn
 from visprobe.metrics.geometry.token_norms import tail_share, tail_threshold
 from visprobe.metrics.geometry.uniformity import uniformity
-from visprobe.metrics.intervals.half_sampling import Halved
-from visprobe.metrics.matrices import Array
+from visprobe.metrics.intervals.estimate import FRACTION, Scale
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Result, Role, Row
+from visprobe.results.result import Result, Row
 
 QUESTION = "How many directions does each checkpoint's representation use, how evenly, and with which outliers?"
 LEAST = 50
@@ -42,12 +41,11 @@ MEASURES = {
     "effective_rank": _Shape(Scale("directions", low=1), lambda x, seed: replicate_effective_rank(x, seed=seed)),
     "participation_ratio": _Shape(Scale("directions", low=1), lambda x, seed: participation_ratio(x)),
     "rankme": _Shape(Scale("directions", low=1), lambda x, seed: replicate_rankme(x, seed=seed)),
-    "two_nn": _Shape(Scale("dimensions", low=0), lambda x, seed: halve_two_nn(x, seed=seed)[0]),
+    "two_nn": _Shape(Scale("dimensions", low=0), lambda x, seed: two_nn(x, seed=seed)),
     "uniformity": _Shape(Scale("log potential", -8, 0), lambda x, seed: uniformity(x)),
 }
 HIGH_NORM = "high_norm"
-
-_Found = dict[tuple[str, str, str], tuple[Replicates, Scale]]  # (measure, site, checkpoint)
+_SCALES = {name: one.scale for name, one in MEASURES.items()} | {HIGH_NORM: FRACTION}
 
 
 def geometry(
@@ -72,11 +70,7 @@ def geometry(
         DataError: If the images differ or are fewer than 50, or a measure is not defined for the features.
     """
     base, *rest = align([base, *others, *floors])
-    if len(base.item_ids) < LEAST:
-        raise DataError(
-            f"{base.images} has {len(base.item_ids)} usable images; ranks and dimensions need {LEAST}",
-            hint="Give more images, or leave geometry out.",
-        )
+    refuse_fewer(base, LEAST, "an estimate of ranks and dimensions", "Give more images, or leave geometry out.")
     names = [base.encoder, *(features.encoder for features in others)]
     identical = [features.encoder for features in rest[: len(others)] if same_tower(base, features)]
     threshold = _threshold(base)
@@ -86,12 +80,12 @@ def geometry(
         "images": base.images,
         "n": len(base.item_ids),
         "consumed": base.consumed,
-        "read_sites": read_sites(base),
+        "read_sites": compared_sites(base),
         "identical": identical,
         "high_norm_threshold": threshold,
     }
-    n = len(base.item_ids)
-    rows = (*_values(found, names, n), *_differences(found, names, n))
+    numbers = {key: one.estimate(_SCALES[key[2]]) for key, one in found.items()}
+    rows = (*value_rows(numbers, [features.encoder for features in floors]), *_differences(found, names))
     return Result("geometry", QUESTION, rows, settings, tuple(_warnings(base, identical)))
 
 
@@ -100,58 +94,36 @@ def _threshold(base: FeatureSet) -> float | None:
     return None if norms is None else tail_threshold(norms, DEVIATIONS)
 
 
-def _found(sets: Sequence[FeatureSet], identical: Sequence[str], threshold: float | None, seed: int) -> _Found:
+def _found(
+    sets: Sequence[FeatureSet], identical: Sequence[str], threshold: float | None, seed: int
+) -> dict[Key, Replicates]:
     base = sets[0]
-    shapes: dict[str, _Shape] = dict(MEASURES)
+    measures: dict[str, Callable[[Array, int], Replicates]] = {name: one.compute for name, one in MEASURES.items()}
     if threshold is not None:
-        shapes[HIGH_NORM] = _Shape(Scale("fraction", 0, 1), lambda x, seed: tail_share(x, threshold))
-    found: _Found = {}
-    for measure, shape in shapes.items():
-        sites = [base.consumed + NORMS] if measure == HIGH_NORM else read_sites(base)
-        for site in sites:
+        measures[HIGH_NORM] = lambda x, seed: tail_share(x, threshold)
+    found: dict[Key, Replicates] = {}
+    for measure, compute in measures.items():
+        for site in [base.consumed + NORMS] if measure == HIGH_NORM else compared_sites(base):
             for features in sets:
                 if features.encoder in identical and np.array_equal(features.sites[site], base.sites[site]):
                     continue
-                key = measure, site.removesuffix(NORMS), features.encoder
-                found[key] = _measured(measure, shape, features, site, seed), shape.scale
+                with naming(features, site, measure):
+                    array = np.asarray(features.sites[site], dtype=np.float64)
+                    found[features.encoder, site.removesuffix(NORMS), measure] = compute(array, seed)
     return found
 
 
-def _measured(measure: str, shape: _Shape, features: FeatureSet, site: str, seed: int) -> Replicates:
-    try:
-        return shape.compute(np.asarray(features.sites[site], dtype=np.float64), seed)
-    except ValueError as error:
-        raise DataError(
-            f"{measure} is not defined for {features.encoder} at {site} on {features.images}: {error}",
-            hint="Give more and more varied images; if they vary, the encoder of this checkpoint has collapsed.",
-        ) from error
-
-
-def _values(found: _Found, names: Sequence[str], n: int) -> Iterator[Row]:
-    for (measure, site, name), (replicates, scale) in found.items():
-        role: Role = "value" if name in names else "floor"
-        yield Row(name, site, measure, estimate(replicates, _counted(replicates, n), scale), role=role)
-
-
-def _differences(found: _Found, names: Sequence[str], n: int) -> Iterator[Row]:
-    for measure, site in dict.fromkeys((measure, site) for measure, site, _ in found):
-        for earlier, later in combinations(names, 2):
-            one, other = found.get((measure, site, later)), found.get((measure, site, earlier))
-            # Where one checkpoint gives two images equal features, their halves are not those of the other.
-            if one and other and _counted(one[0], n) == _counted(other[0], n):
-                number = estimate(paired(one[0], other[0]), _counted(one[0], n), one[1].of_differences)
-                yield Row(later, site, measure, number, earlier, "difference")
-
-
-def _counted(replicates: Replicates, n: int) -> int:
-    """The images that a statistic rests on: TwoNN leaves out duplicates."""
-    return replicates.n if isinstance(replicates, Halved) else n
+def _differences(found: Mapping[Key, Replicates], names: Sequence[str]) -> Iterator[Row]:
+    for pair in pairs(found, names):
+        # Where one checkpoint gives two images equal features, TwoNN's halves of it are not those of the other.
+        if pair.after.student.n == pair.before.student.n:
+            yield pair.row(subtract(pair).estimate(_SCALES[pair.measure].of_differences))
 
 
 def _warnings(base: FeatureSet, identical: Sequence[str]) -> Iterator[str]:
     for name in identical:
         yield (f"{name}: features equal those of {base.encoder} bit for bit: the tower was not trained or not saved")
-    for site in read_sites(base):
+    for site in compared_sites(base):
         n, d = base.sites[site].shape
         if n < _FEW_PER_DIRECTION * d:
             yield (

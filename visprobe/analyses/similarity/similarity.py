@@ -6,14 +6,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from visprobe.analyses.core.against_base import Compared, Features, Found, Measure, against_base
+from visprobe.analyses.core.against_base import Compared, Features, Measure, against_base
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.replicates import Replicates, Scale
+from visprobe.analyses.core.differences import Replicates
 from visprobe.analyses.drift.moved import MARGIN, RELATIVE_ARITHMETIC, adjusted, noise_floors, p_larger
 from visprobe.analyses.similarity.sentences import RULES
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import CheckpointError
 from visprobe.features.feature_set import FeatureSet, of_tower
+from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.jackknife import Replicated, replicate_mean
 from visprobe.metrics.similarity.linear_map import linear_map
 from visprobe.metrics.similarity.neighbour_overlap import mutual_knn
@@ -91,11 +92,11 @@ def similarity(
     Raises:
         DataError: If the images differ or are fewer than 50, or a measure is not defined for the features.
     """
-    plan = {site: (*EVERYWHERE, *(WHERE_READ if site in read_sites(base) else ())) for site in base.sites}
+    plan = {site: (*EVERYWHERE, *(WHERE_READ if site in compared_sites(base) else ())) for site in base.sites}
     compared = _per_weight(against_base(base, others, floors, plan, seed), weight_changes or {})
     settings = compared.settings() | {
         "p_moved": _p_moved(compared),
-        "read_sites": read_sites(base),
+        "read_sites": compared_sites(base),
         "neighbours": NEIGHBOURS,
         "near_images": min(NEAR_IMAGES, len(base.item_ids)),
         "weight_changes": dict(weight_changes or {}),
@@ -103,7 +104,7 @@ def similarity(
     return Result("similarity", QUESTION, compared.rows(), settings, compared.warnings)
 
 
-def read_sites(features: FeatureSet) -> list[str]:
+def compared_sites(features: FeatureSet) -> list[str]:
     """The site that the language model reads, and what the connector makes of it."""
     return [features.consumed, *(site for site in features.sites if not of_tower(site))]
 
@@ -114,7 +115,7 @@ def _p_moved(compared: Compared) -> dict[str, dict[str, float]]:
 
     def error(name: str, site: str) -> Replicated | None:
         one = found.get((name, site, "relative_error"))
-        return one.replicates if one and isinstance(one.replicates, Replicated) else None
+        return one if isinstance(one, Replicated) else None
 
     def p(name: str) -> Iterator[tuple[str, float]]:
         for site in compared.base.sites:
@@ -130,9 +131,8 @@ def _per_weight(compared: Compared, weight_changes: Mapping[str, float]) -> Comp
     site, found = compared.base.consumed, dict(compared.found)
     for name, change in weight_changes.items():
         moved = compared.found.get((name, site, "relative_error"))
-        if moved and isinstance(moved.replicates, Replicated) and 0 < change < math.inf:
-            value, without = moved.replicates
-            found[name, site, PER_WEIGHT] = Found(Replicated(value / change, without / change), moved.n)
+        if isinstance(moved, Replicated) and 0 < change < math.inf:
+            found[name, site, PER_WEIGHT] = Replicated(moved.value / change, moved.without / change)
     return replace(compared, found=found, scales={**compared.scales, PER_WEIGHT: Scale("ratio", low=0)})
 
 

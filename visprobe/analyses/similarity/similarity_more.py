@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from visprobe.analyses.core.against_base import Features, Measure, against_base
 from visprobe.analyses.core.analysis import Analysis
-from visprobe.analyses.core.replicates import Replicates, Scale
+from visprobe.analyses.core.differences import Replicates
 from visprobe.analyses.similarity.similarity import NEAR_IMAGES
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.jackknife import replicate_by_groups
 from visprobe.metrics.similarity.cca import pwcca
 from visprobe.metrics.similarity.rsa import replicate_rsa

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprobe.analyses.accuracy.imagenet import right_at_first
-from visprobe.analyses.accuracy.rows import paired_difference
 from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.refusals import naming
 from visprobe.analyses.drift.moved import MARGIN, distance, p_larger
-from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
-from visprobe.metrics.intervals.jackknife import Replicated, jackknife, subtract
+from visprobe.metrics.intervals.estimate import CKA
+from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.metrics.intervals.proportions import wilson
-from visprobe.metrics.similarity.cka import replicate_cka, represent
+from visprobe.metrics.intervals.proportions import paired_difference, proportion
+from visprobe.metrics.similarity.cka import Representation, replicate_cka, represent
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import Result, Row
 
 QUESTION = "Which part of the encoder carries the difference between two checkpoints?"
 WHOLE = "whole encoder"
@@ -117,18 +117,17 @@ def layer_swap(pair: Pair, hybrids: Sequence[Hybrid], warnings: Sequence[str] = 
     floors, rest = rest[: len(pair.floors)], rest[len(pair.floors) :]
     right = _right(pair, [base, other, *rest], hybrids) if base.labels is not None else {}
     key = {site: "consumed" if site == other.consumed else site for site in other.sites}.__getitem__
-    origin = {site: represent_at(other, site) for site in other.sites}
+    origin = {site: _represent(other, site) for site in other.sites}
 
     def measured(features: FeatureSet) -> _Measured:
-        cka = {key(site): replicate_cka(origin[site], represent_at(features, site)) for site in features.sites}
+        cka = {key(site): replicate_cka(origin[site], _represent(features, site)) for site in features.sites}
         return _Measured({key(site): array for site, array in right.get(features.encoder, {}).items()}, cka)
 
     own = {"base": measured(base), "other": measured(other)}
     found = {(h.direction, h.part): measured(f) for h, f in zip(hybrids, rest, strict=True)}
-    origin = {site: represent_at(base, site) for site in base.sites}
+    origin = {site: _represent(base, site) for site in base.sites}
     noise = {
-        floor.encoder: {key(s): replicate_cka(origin[s], represent_at(floor, s)) for s in base.sites}
-        for floor in floors
+        floor.encoder: {key(s): replicate_cka(origin[s], _represent(floor, s)) for s in base.sites} for floor in floors
     }
     rounding = {
         site: min((floor[site] for floor in noise.values()), key=lambda cka: cka.value) for site in own["base"].cka
@@ -172,19 +171,9 @@ def column(direction: Direction, base: str, other: str) -> str:
     }[direction]
 
 
-def represent_at(features: FeatureSet, site: str) -> Any:
-    """Features of a site prepared for CKA.
-
-    Raises:
-        DataError: If CKA is not defined on them.
-    """
-    try:
+def _represent(features: FeatureSet, site: str) -> Representation:
+    with naming(features, site, "CKA"):
         return represent(features.sites[site])
-    except ValueError as error:
-        raise DataError(
-            f"CKA is not defined for {features.encoder} at {site} on {features.images}: {error}",
-            hint="Give more and more varied images; if they vary, the encoder of this checkpoint has collapsed.",
-        ) from error
 
 
 def _right(
@@ -196,17 +185,11 @@ def _right(
     return right_at_first(sets, support)
 
 
-def _cka(replicated: Replicated, limit: float = 1.0) -> Estimate:
-    interval = jackknife(replicated, limit=limit)
-    return Estimate(interval.value, interval.low, interval.high, interval.n, "CKA", "delete-one jackknife 95 %")
-
-
-def _values(name: str, part: str, measured: _Measured, other: str, role: Role = "value") -> Iterator[Row]:
+def _values(name: str, part: str, measured: _Measured, other: str) -> Iterator[Row]:
     for site, replicated in measured.cka.items():
-        yield Row(name, part, f"cka_{site}", _cka(replicated), other, role)
+        yield Row(name, part, f"cka_{site}", replicated.estimate(CKA), other)
     for site, right in measured.right.items():
-        count, n = int(right.sum()), len(right)
-        yield Row(name, part, f"top1_{site}", Estimate(count / n, *wilson(count, n), n, "fraction", "Wilson 95 %"))
+        yield Row(name, part, f"top1_{site}", proportion(right))
 
 
 def _whole(named: _Names, own: Mapping[str, _Measured], noise: Mapping[str, Mapping[str, Replicated]]) -> Iterator[Row]:
@@ -215,7 +198,7 @@ def _whole(named: _Names, own: Mapping[str, _Measured], noise: Mapping[str, Mapp
     yield from _values(named.other, WHOLE, _Measured(other.right, {}), named.other)
     for floor, ckas in noise.items():
         for site, replicated in ckas.items():
-            yield Row(floor, WHOLE, f"cka_{site}", _cka(replicated), named.base, "floor")
+            yield Row(floor, WHOLE, f"cka_{site}", replicated.estimate(CKA), named.base, "floor")
     for site in other.right:
         difference, _ = paired_difference(other.right[site], base.right[site])
         yield Row(named.other, WHOLE, f"top1_{site}", difference, named.base, "difference")
@@ -229,7 +212,7 @@ def _parts(
         against = own["other" if direction == "necessary" else "base"]
         yield from _values(name, part, measured, named.other)
         for site, replicated in measured.cka.items():
-            moved = _cka(subtract(replicated, against.cka[site]), limit=2.0)
+            moved = (replicated - against.cka[site]).estimate(CKA.of_differences)
             yield Row(name, part, f"cka_{site}", moved, reference, "difference")
         for site, right in measured.right.items():
             difference, _ = paired_difference(right, against.right[site])
@@ -257,7 +240,7 @@ def _tests(
         p: dict[str, list[float]] = {}
         for measured in parts.values():
             for site, cka in measured.cka.items():
-                step = subtract(against.cka[site], cka) if direction == "necessary" else subtract(cka, base.cka[site])
+                step = against.cka[site] - cka if direction == "necessary" else cka - base.cka[site]
                 p.setdefault(f"cka_{site}", []).append(p_larger(step, bars[site]))
             for site, right in measured.right.items():
                 p.setdefault(f"top1_{site}", []).append(paired_difference(right, against.right[site])[1])

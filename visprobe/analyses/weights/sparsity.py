@@ -71,7 +71,9 @@ def update_sparsity(
             changes = total([weight_change(base[key], weights[key]) for key in keys])
             size = changes.relative_change
             if math.isfinite(size):
-                rows.append(Row(name, part, "relative_change", _exact(size, changes.weights, "ratio"), base_name))
+                rows.append(
+                    Row(name, part, "relative_change", Estimate.exact(size, changes.weights, "ratio"), base_name)
+                )
             rows += _rows(name, part, _count(base, weights, keys, dtype), base_name, "value")
             dense = _dense(base, weights, keys, seed)
             rows += _rows(f"{name} (dense)", part, _count(base, dense, keys, dtype), base_name, "floor")
@@ -110,14 +112,10 @@ def _rows(name: str, part: str, counts: _Counts, base: str, role: Role) -> Itera
     within = zip(RELATIVE_TOLERANCES, stored.within, strict=True)
     found |= {f"share_within_{tolerance:.0e}": count for tolerance, count in within}
     for measure, count in found.items():
-        estimate = _exact(count / n, n, "fraction")
+        estimate = Estimate.exact(count / n, n, "fraction")
         if role == "floor":
             estimate = Estimate(count / n, *wilson(count, n), n, "fraction", "simulated, Wilson 95 %")
         yield Row(name, part, measure, estimate, base, role)
-
-
-def _exact(value: float, n: int, unit: str) -> Estimate:
-    return Estimate(value, value, value, n, unit, "exact")
 
 
 def _warnings(rows: Sequence[Row], names: Sequence[str]) -> Iterator[str]:

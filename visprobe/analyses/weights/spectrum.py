@@ -15,7 +15,7 @@ from torch import Tensor
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.weights.weights import shared_weights
 from visprobe.encoders.structure.tensor_class import CLASSES, by_class, tensor_class
-from visprobe.metrics.matrices import Array
+from visprobe.metrics.arrays import Array
 from visprobe.metrics.weights.spectral_change import top_singular
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
@@ -181,7 +181,7 @@ def _rows(name: str, spectra: Sequence[Spectrum], base: str) -> Iterator[Row]:
 
 
 def _row(name: str, kind: str, measure: str, value: float, n: int, unit: str, base: str, role: Role = "value") -> Row:
-    return Row(name, kind, measure, Estimate(value, value, value, n, unit, "exact"), base, role)
+    return Row(name, kind, measure, Estimate.exact(value, n, unit), base, role)
 
 
 def _weighted(values: Sequence[float], weights: Sequence[float]) -> float:

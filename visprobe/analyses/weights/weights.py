@@ -171,7 +171,7 @@ def _rows(name: str, group: str, parts: Sequence[_Part], base: str) -> Iterator[
         measures.append(("relative_change", change.relative_change, change.weights, "ratio"))
     measures.append(("share_equal", change.share_equal, change.weights, "fraction"))
     for measure, value, n, unit in measures:
-        yield Row(name, group, measure, Estimate(value, value, value, n, unit, "exact"), base)
+        yield Row(name, group, measure, Estimate.exact(value, n, unit), base)
 
 
 def _is_relative(change: WeightChange) -> bool:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from visprobe.attribution.evidence.faithfulness import Curves
 from visprobe.errors import DataError
+from visprobe.metrics.arrays import Array, Labels
 from visprobe.metrics.intervals.clustered import clustered_mean
+from visprobe.metrics.intervals.estimate import Scale
 from visprobe.results.result import Estimate, Result, Row
 
 QUESTION = "Does the score follow the patches that the maps point to?"
@@ -79,7 +80,7 @@ def curve_rows(
     return rows
 
 
-def _rows(name: str, site: str, curves: Sequence[Curves], clusters: NDArray[np.int64], unit: str) -> Iterator[Row]:
+def _rows(name: str, site: str, curves: Sequence[Curves], clusters: Labels, unit: str) -> Iterator[Row]:
     fractions = np.mean([one.fractions for one in curves], axis=0)
     for way in WAYS:
         # Deleting in random order leaves what inserting the others has made: one random order controls both.
@@ -91,9 +92,7 @@ def _rows(name: str, site: str, curves: Sequence[Curves], clusters: NDArray[np.i
     yield Row(name, site, "gain", _mean(np.array([one.gain for one in curves]), clusters, unit))
 
 
-def _mean(values: NDArray[np.float64], clusters: NDArray[np.int64], unit: str) -> Estimate:
+def _mean(values: Array, clusters: Labels, unit: str) -> Estimate:
     if clusters.max() == 0:
-        value = float(values.mean())
-        return Estimate(value, value, value, 1, unit, "one image, no interval")
-    found = clustered_mean(values, clusters, bounds=(-math.inf, math.inf))
-    return Estimate(found.value, found.low, found.high, found.clusters, unit, "t over images 95 %")
+        return replace(Estimate.exact(float(values.mean()), 1, unit), method="one image, no interval")
+    return clustered_mean(values, clusters, Scale(unit))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations, product
@@ -10,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
-from visprobe.analyses.accuracy.rows import paired_difference
+from visprobe.analyses.core.differences import Test, pairs, with_holm
 from visprobe.attribution.attributions import CENTRE, Attributions
 from visprobe.attribution.evidence.focus import MEASURES, Floats
 from visprobe.attribution.evidence.per_image import (
@@ -27,9 +25,10 @@ from visprobe.attribution.evidence.per_image import (
     unit,
 )
 from visprobe.errors import DataError
-from visprobe.metrics.intervals.clustered import clustered_mean
-from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.metrics.intervals.proportions import wilson
+from visprobe.metrics.arrays import Labels
+from visprobe.metrics.intervals.clustered import clustered_mean, clustered_student
+from visprobe.metrics.intervals.estimate import Scale
+from visprobe.metrics.intervals.proportions import paired_difference, proportion
 from visprobe.results.result import Estimate, Result, Role, Row
 from visprobe.results.statement import listed
 
@@ -114,29 +113,19 @@ def _values(
     ]
 
 
-def _differences(
-    attributions: Attributions, table: Table, numbers: NDArray[np.int64]
-) -> tuple[list[Row], list[dict[str, Any]]]:
+def _differences(attributions: Attributions, table: Table, numbers: Labels) -> tuple[list[Row], list[Test]]:
     names = attributions.names
     controls = sorted(attributions.controls, key=lambda name: name != CENTRE)  # the rest is also read against it
-    pairs = [*combinations(names, 2), *product(controls, names), *combinations(controls, 2)]
     rows, tests = [], []
-    for reference, name in pairs:
-        own: list[tuple[Row, float]] = []
-        for place in table[name]:
-            if place not in table[reference]:
-                continue
-            after, before = table[name][place], table[reference][place]
-            sample = _defined(after - before, numbers)
+    for reference, name in [*combinations(names, 2), *product(controls, names), *combinations(controls, 2)]:
+        both = {(who, *place): values for who in (reference, name) for place, values in table[who].items()}
+        for pair in pairs(both, (reference, name)):
+            sample = _defined(pair.after - pair.before, numbers)
             if len(np.unique(sample.images)) >= 2:
-                found, p = _difference(sample, place[1], after, before)
-                own.append((Row(name, *place, found, reference, "difference"), p))
-        adjusted = holm([p for _, p in own]) if own else ()
-        for (row, p), p_holm in zip(own, adjusted, strict=True):
-            rows.append(row)
-            tests.append({"checkpoint": name, "reference": reference, "site": row.site, "measure": row.measure,
-                          "p": p, "p_holm": float(p_holm)})  # fmt: skip
-    return rows, tests
+                found, p = _difference(sample, pair.measure, pair.after, pair.before)
+                rows.append(pair.row(found))
+                tests.append(pair.test(p))
+    return rows, with_holm(tests, lambda test: (test["checkpoint"], test["reference"]))
 
 
 def _defined(values: Floats, numbers: NDArray[np.int64]) -> Sample:
@@ -146,40 +135,30 @@ def _defined(values: Floats, numbers: NDArray[np.int64]) -> Sample:
 
 def _mean(sample: Sample, measure: str) -> Estimate:
     if _counts(sample, measure, sample.values):
-        hits, n = int(sample.values.sum()), len(sample.values)
-        return Estimate(hits / n, *wilson(hits, n), n, unit(measure), "Wilson 95 %")
-    return _t_interval(sample, measure, lowest(measure), 1.0)[0]
+        return proportion(sample.values > 0, unit(measure))
+    return clustered_mean(sample.values, sample.images, _scale(measure))
 
 
 def _difference(sample: Sample, measure: str, after: Floats, before: Floats) -> tuple[Estimate, float]:
     both = ~np.isnan(after - before)
     if _counts(sample, measure, np.concatenate([after[both], before[both]])):
-        found, p = paired_difference(after[both] > 0, before[both] > 0)
-        return replace(found, unit=unit(measure)), p
-    reach = 1 - lowest(measure)
-    return _t_interval(sample, measure, -reach, reach)
+        difference, p = paired_difference(after[both] > 0, before[both] > 0)
+        return replace(difference, unit=unit(measure)), p
+    found = clustered_student(sample.values, sample.images)
+    # Where all images have one number, t says nothing: p is then that of flipping the signs of all of them.
+    apart = found.error > abs(found.value) * _ROUNDING
+    p = found.p_zero() if apart or not found.value else 2.0**-found.freedom
+    return found.estimate(_scale(measure).of_differences), p
+
+
+def _scale(measure: str) -> Scale:
+    return Scale(unit(measure), lowest(measure), 1)
 
 
 def _counts(sample: Sample, measure: str, values: Floats) -> bool:
     """Whether `values` say yes or no, once for each image."""
     yes_or_no = measure == "pointing" and bool(np.isin(values, (0, 1)).all())
     return yes_or_no and len(np.unique(sample.images)) == len(sample.images)
-
-
-def _t_interval(sample: Sample, measure: str, low: float, high: float) -> tuple[Estimate, float]:
-    """The mean with its interval, cut at the ends of its scale, and the two-sided p of a mean of 0.
-
-    Where all images have one number, t says nothing: p is then that of flipping the signs of all of them.
-    """
-    found = clustered_mean(sample.values, sample.images, bounds=(-math.inf, math.inf))
-    freedom = found.clusters - 1
-    error = (found.high - found.low) / 2 / float(stdtrit(freedom, 0.975))
-    if error > abs(found.value) * _ROUNDING:
-        p = float(2 * stdtr(freedom, -abs(found.value) / error))
-    else:
-        p = 2.0**-freedom if found.value else 1.0
-    ends = max(low, found.low), min(high, found.high)
-    return Estimate(found.value, *ends, found.clusters, unit(measure), "t over images 95 %"), p
 
 
 def _with_region(attributions: Attributions) -> NDArray[np.bool_]:

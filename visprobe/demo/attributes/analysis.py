@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
-from typing import Any
 
 import numpy as np
 
 from visprobe.analyses.accuracy.overlap import overlap, overlap_settings, overlap_warnings
-from visprobe.analyses.accuracy.rows import needs_read, paired_difference
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.estimates import refuse_fewer
+from visprobe.analyses.core.differences import Test, pairs, value_rows, with_holm
 from visprobe.analyses.core.pairing import align
-from visprobe.analyses.probes.tests import p_value
+from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.image_set import ImageSet
-from visprobe.demo.attributes.probes import CS, AttributeTarget, Bools, Probes, asked_of, probed
+from visprobe.demo.attributes.probes import CS, AttributeTarget, Probes, asked_of, probed
 from visprobe.demo.attributes.targets import NONE, scenes_of
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError
+from visprobe.features.requests import read_sites
+from visprobe.metrics.arrays import Bools
 from visprobe.metrics.classifiers.logistic import NotConverged
 from visprobe.metrics.classifiers.select_c import AtBoundary
 from visprobe.metrics.intervals.clustered import clustered_mean
-from visprobe.metrics.intervals.jackknife import jackknife, replicate_mean
-from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.metrics.intervals.proportions import wilson
+from visprobe.metrics.intervals.estimate import FRACTION
+from visprobe.metrics.intervals.jackknife import replicate_mean
+from visprobe.metrics.intervals.proportions import paired_difference, proportion
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import Estimate, Result, Row
 
 QUESTION = "Which details of a scene can be read linearly from the encoder's features, and better than before?"
 MAJORITY = "most frequent answer"
@@ -71,49 +70,37 @@ def _rows(probes: Probes, asked: list[AttributeTarget], floors: set[str]) -> Ite
     by_name = {one.name: one for one in asked}
     for (name, place), found in probes.right.items():
         one, site, measure = by_name[name], probes.sites[place], f"attribute_{place}/{name}"
-        for checkpoint, right in found.items():
-            role: Role = "floor" if checkpoint in floors else "value"
-            yield Row(checkpoint, site, measure, _share(right, one), role=role)
         majority = one.truth == np.bincount(one.answers).argmax()
-        yield Row(MAJORITY, site, measure, _share(majority, one), role="floor")
+        numbers = {(checkpoint, site, measure): _share(right, one) for checkpoint, right in found.items()}
+        yield from value_rows(numbers | {(MAJORITY, site, measure): _share(majority, one)}, {*floors, MAJORITY})
 
 
 def _share(right: Bools, one: AttributeTarget) -> Estimate:
-    if one.quarters:
-        found = clustered_mean(right.astype(np.float64), one.images)
-        return Estimate(found.value, found.low, found.high, found.clusters, "fraction", "t over images 95 %")
-    hits, n = int(right.sum()), len(right)
-    return Estimate(hits / n, *wilson(hits, n), n, "fraction", "Wilson 95 %")
+    return clustered_mean(right.astype(np.float64), one.images) if one.quarters else proportion(right)
 
 
-def _differences(
-    probes: Probes, asked: list[AttributeTarget], floors: set[str]
-) -> tuple[list[Row], list[dict[str, Any]]]:
+def _differences(probes: Probes, asked: list[AttributeTarget], floors: set[str]) -> tuple[list[Row], list[Test]]:
     by_name = {one.name: one for one in asked}
     rows: list[Row] = []
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], list[Test]] = {}
     for (name, place), found in probes.right.items():
-        for earlier, later in combinations([one for one in found if one not in floors], 2):
-            estimate, p = _difference(found[later], found[earlier], by_name[name])
-            measure = f"attribute_{place}/{name}"
-            rows.append(Row(later, probes.sites[place], measure, estimate, earlier, "difference"))
-            test = {"checkpoint": later, "reference": earlier, "site": probes.sites[place], "measure": measure, "p": p}
-            groups.setdefault((earlier, later, place), []).append(test)
-    for group in groups.values():
-        for test, adjusted in zip(group, holm([test["p"] for test in group]), strict=True):
-            test["p_holm"] = float(adjusted)
-    return rows, [test for group in groups.values() for test in group]
+        right = {
+            (checkpoint, probes.sites[place], f"attribute_{place}/{name}"): one for checkpoint, one in found.items()
+        }
+        for pair in pairs(right, [one for one in found if one not in floors]):
+            estimate, p = _difference(pair.after, pair.before, by_name[name])
+            rows.append(pair.row(estimate))
+            groups.setdefault((pair.earlier, pair.later, place), []).append(pair.test(p))
+    return rows, [test for group in groups.values() for test in with_holm(group, lambda _: 0)]
 
 
 def _difference(later: Bools, earlier: Bools, one: AttributeTarget) -> tuple[Estimate, float]:
     if not one.quarters:
         return paired_difference(later, earlier)
     change = later.astype(np.float64) - earlier
-    found = clustered_mean(change, one.images, bounds=(-1, 1))
     # Of one number per image, the sum over its quarters, the test is that of a mean.
     sums = np.bincount(one.images, weights=change)[np.unique(one.images)]
-    p = p_value(jackknife(replicate_mean(sums), limit=float("inf")))
-    return Estimate(found.value, found.low, found.high, found.clusters, "fraction", "t over images 95 %"), p
+    return clustered_mean(change, one.images, FRACTION.of_differences), replicate_mean(sums).student.p_zero()
 
 
 def _warnings(probes: Probes, asked: list[AttributeTarget]) -> Iterator[str]:
@@ -129,7 +116,7 @@ def _warnings(probes: Probes, asked: list[AttributeTarget]) -> Iterator[str]:
 
 def _needs(encoder: VisionEncoder) -> list[str]:
     square = encoder.grid is not None and encoder.grid[0] == encoder.grid[1] > 1
-    return [*needs_read(encoder), f"{encoder.consumed}:quarters"] if square else needs_read(encoder)
+    return [*read_sites(encoder), f"{encoder.consumed}:quarters"] if square else read_sites(encoder)
 
 
 def _check(images: ImageSet, support: ImageSet | None) -> None:

@@ -9,28 +9,25 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.analyses.core.estimates import naming
+from visprobe.analyses.core.refusals import naming
 from visprobe.data.image_set import ImageSet
 from visprobe.demo.attributes.targets import (
     ATTRIBUTES,
     NONE,
     QUARTER_ATTRIBUTES,
     Attribute,
-    Labels,
     QuarterAttribute,
     labels_of,
     scenes_of,
 )
 from visprobe.features.feature_set import FeatureSet
+from visprobe.metrics.arrays import Array, Bools, Labels
 from visprobe.metrics.classifiers.logistic import NotConverged
 from visprobe.metrics.classifiers.select_c import AtBoundary, select_c
 
 # In units of features whose dimensions have a variance of 1 in the mean.
 CS = tuple(float(c) for c in 10.0 ** np.arange(-4, 3))
 _FEWEST = 2  # training images of an answer, one of which chooses C
-
-Array = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from visprobe.data.image_set import ImageSet
 from visprobe.data.subset import Subset
 from visprobe.demo.scenes import CELLS, COLOURS, DigitScenes, PlacedDigit, Scene
 from visprobe.errors import DataError
-
-Labels = NDArray[np.int64]
+from visprobe.metrics.arrays import Labels
 
 NONE = -1  # a scene that the question cannot be asked of
 _COLOURS = tuple(COLOURS)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from visprobe.metrics.arrays import Array, Indices, Labels
 from visprobe.metrics.intervals.half_sampling import Halved, half_splits
-from visprobe.metrics.intervals.jackknife import Indices
-from visprobe.metrics.matrices import Array, finite
-
-Labels = NDArray[np.int64]
+from visprobe.metrics.matrices import finite
 
 
 def probabilities(logits: ArrayLike) -> Array:
@@ -36,7 +34,7 @@ def calibration_error(chances: ArrayLike, labels: Labels, bins: int = 15, splits
         chances: Probabilities, shape (n, classes), n >= 4.
         labels: True class of each row, int64 of shape (n,).
         bins: How many; at most one for every two images.
-        splits: Of the images into halves, for `visprobe.metrics.intervals.half_sampling.half_interval`.
+        splits: Of the images into halves, for the interval.
         seed: Of the splits: equal seeds let two classifiers on the same images be subtracted.
 
     Returns:

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from visprobe.metrics.arrays import Array, Labels
 from visprobe.metrics.classifiers.neighbours import nearest_scored
-from visprobe.metrics.matrices import Array
-
-Labels = NDArray[np.int64]
 
 KS = (10, 20, 100, 200)  # those that DINO reports
 _CHUNK = 1024  # images whose votes are counted at once: with 1000 classes 8 MB

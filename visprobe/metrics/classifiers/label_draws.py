@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from visprobe.metrics.intervals.jackknife import Indices
-
-Labels = NDArray[np.int64]
+from visprobe.metrics.arrays import Indices, Labels
 
 PER_CLASS = (1, 5, 10, 50)
 

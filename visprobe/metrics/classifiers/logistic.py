@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from visprobe.metrics.arrays import Array, Labels
 from visprobe.metrics.classifiers.newton import Link, Path
-
-Array = NDArray[np.float64]
-Labels = NDArray[np.int64]
 
 # On Fit.gradient: the loss is then about 5e-7 nats above the least.
 TOLERANCE = 1e-3

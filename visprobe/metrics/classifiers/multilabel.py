@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from visprobe.metrics.matrices import Array, finite
+from visprobe.metrics.arrays import Array
+from visprobe.metrics.matrices import finite
 
 
 def average_precision(scores: ArrayLike, truth: NDArray[np.bool_]) -> Array:

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from visprobe.metrics.intervals.jackknife import Indices
-from visprobe.metrics.matrices import Array, unit_rows
+from visprobe.metrics.arrays import Array, Indices
+from visprobe.metrics.matrices import unit_rows
 
 _CHUNK = 1024  # queries scored at once
 _SCORES = 2**25  # scores held at once: 268 MB

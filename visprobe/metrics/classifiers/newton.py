@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from visprobe.metrics.matrices import Array
+from visprobe.metrics.arrays import Array
 
 _CHUNK = 2048  # rows at once: the float64 logits of 2048 x 1000 classes are 16 MB
 _STEPS = 50  # Newton steps for one penalty; three to eight are usual

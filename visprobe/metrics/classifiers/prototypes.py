@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
-Labels = NDArray[np.int64]
+from visprobe.metrics.arrays import Array, Labels
 
 _CHUNK = 4096  # rows scored at once: 4096 x 1000 classes are 33 MB
 

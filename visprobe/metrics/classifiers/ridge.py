@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from visprobe.metrics.matrices import Array, finite
+from visprobe.metrics.arrays import Array
+from visprobe.metrics.matrices import finite
 
 
 class Ridge(NamedTuple):

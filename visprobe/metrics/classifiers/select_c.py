@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from visprobe.metrics.arrays import Indices, Labels
 from visprobe.metrics.classifiers.calibration import log_losses
-from visprobe.metrics.classifiers.logistic import TOLERANCE, Fit, Labels, logistic_fits, prepared
+from visprobe.metrics.classifiers.logistic import TOLERANCE, Fit, logistic_fits, prepared
 from visprobe.metrics.classifiers.newton import Path
-from visprobe.metrics.intervals.jackknife import Indices
 
 _PATIENCE = 4  # values of C after that of the least held-out loss, until a path is left
 

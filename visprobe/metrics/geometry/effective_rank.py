@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
+from visprobe.metrics.arrays import Array
 from visprobe.metrics.intervals.jackknife import Replicated
-from visprobe.metrics.matrices import Array, centred, finite
+from visprobe.metrics.matrices import centred, finite
 
 _RANKME_ADDS = 1e-7
 
@@ -49,7 +50,7 @@ def replicate_effective_rank(features: ArrayLike, groups: int = 20, seed: int = 
     """
     array = centred(features, 2, "effective rank")
     parts = _without_groups(array, groups, seed, centre=True)
-    return Replicated(effective_rank(array), np.array([_spread(values) for values in parts]))
+    return Replicated(effective_rank(array), np.array([_spread(values) for values in parts]), len(array))
 
 
 def rankme(features: ArrayLike) -> float:
@@ -83,7 +84,7 @@ def replicate_rankme(features: ArrayLike, groups: int = 20, seed: int = 0) -> Re
     """
     array = _scaled(features)
     parts = _without_groups(array, groups, seed, centre=False)
-    return Replicated(rankme(array), np.array([_spread(values, _RANKME_ADDS) for values in parts]))
+    return Replicated(rankme(array), np.array([_spread(values, _RANKME_ADDS) for values in parts]), len(array))
 
 
 def participation_ratio(features: ArrayLike) -> Replicated:

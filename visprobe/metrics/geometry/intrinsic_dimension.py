@@ -2,65 +2,37 @@
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike
 
+from visprobe.metrics.arrays import Array, Indices
 from visprobe.metrics.classifiers.neighbours import first_within, list_length
-from visprobe.metrics.intervals.half_sampling import Halved, half_interval, half_splits
-from visprobe.metrics.intervals.jackknife import Indices
-from visprobe.metrics.matrices import Array, finite
+from visprobe.metrics.intervals.half_sampling import Halved, half_splits
+from visprobe.metrics.matrices import finite
 
 _CHUNK = 256  # images whose distances, and whose neighbours' features, are held at once
 
 
-class Dimension(NamedTuple):
-    """A dimension with its interval, the number of distinct images used and of duplicates left out."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    duplicates: int
-
-
-def two_nn(features: ArrayLike, level: float = 0.95) -> Dimension:
+def two_nn(features: ArrayLike, splits: int = 40, seed: int = 0) -> Halved:
     """TwoNN: dimension from the ratios mu of each image's distance to its second and first neighbour.
 
-    Images with equal features are counted once.
+    Images with equal features are counted once: `n` of what is returned may be smaller than that of the features.
 
     Args:
         features: Any real dtype, shape (n, d), one row per image, six distinct rows or more.
-        level: Nominal coverage.
+        splits: Of the images into halves.
+        seed: Of the splits: with equal seeds and no duplicates they are the same for every representation.
 
     Returns:
-        (N - 1) / sum log mu, the unbiased form of the estimate, > 0, with an interval from half-samples: the gamma law
-        that holds for independent ratios covers too little, as neighbours share them. The interval is about what n
-        images of this kind give; the value depends on the scale that n images resolve: see `two_nn_by_size`.
+        (N - 1) / sum log mu, the unbiased form of the estimate, > 0, with half-samples: the gamma law that holds for
+        independent ratios covers too little, as neighbours share them. The interval is about what n images of this
+        kind give; the value depends on the scale that n images resolve.
 
     Raises:
         ValueError: As `visprobe.metrics.matrices.finite`, or if fewer than six rows differ or all ratios are 1.
 
     Source:
         Facco et al. 2017 (1803.06992), eqs. 4-5, by maximum likelihood as in Denti et al. 2022 (2104.13832).
-    """
-    halved, duplicates = halve_two_nn(features)
-    interval = half_interval(halved, level, limit=math.inf)
-    return Dimension(interval.value, max(interval.low, 0.0), interval.high, halved.n, duplicates)
-
-
-def halve_two_nn(features: ArrayLike, splits: int = 40, seed: int = 0) -> tuple[Halved, int]:
-    """TwoNN with its half-samples, for paired differences, and the number of duplicates left out.
-
-    Args:
-        features: As `two_nn`.
-        splits: Of the images into halves.
-        seed: Of the splits: with equal seeds and no duplicates they are the same for every representation.
-
-    Raises:
-        ValueError: As `two_nn`.
     """
     array = finite(features, 3, "TwoNN")
     # In the order of the images: halves of two representations then hold the same ones.
@@ -77,25 +49,7 @@ def halve_two_nn(features: ArrayLike, splits: int = 40, seed: int = 0) -> tuple[
             raise ValueError("every image has its two neighbours equally far away: TwoNN is not defined")
         return (len(images) - 1) / total
 
-    return half_splits(dimension, n, splits, seed), len(array) - n
-
-
-def two_nn_by_size(features: ArrayLike, sizes: list[int], seed: int = 0) -> list[Dimension]:
-    """TwoNN on nested random subsets: the scale at which the dimension is stable is the one to report.
-
-    Args:
-        features: As `two_nn`.
-        sizes: Numbers of images, each at most n.
-        seed: Of the order in which images are drawn.
-
-    Raises:
-        ValueError: If a size is larger than n, or as `two_nn`.
-    """
-    array = finite(features, 3, "TwoNN")
-    if max(sizes) > len(array):
-        raise ValueError(f"subsets of {max(sizes)} cannot be drawn from {len(array)} images")
-    order = np.random.default_rng(seed).permutation(len(array))
-    return [two_nn(array[order[:size]]) for size in sizes]
+    return half_splits(dimension, n, splits, seed)
 
 
 def _nearest_by_distance(rows: Array, k: int) -> tuple[Indices, Array]:

@@ -44,7 +44,7 @@ def tail_share(norms: ArrayLike, threshold: float) -> Replicated:
         threshold: From `tail_threshold`.
 
     Returns:
-        Values in [0, 1]; the interval from `jackknife` is over images, whose tokens go together.
+        Values in [0, 1]; the interval is over images, whose tokens go together.
 
     Raises:
         ValueError: If the shape does not fit or a norm is not finite.

@@ -1,4 +1,4 @@
-"""Alignment and uniformity of features on the unit sphere."""
+"""Uniformity of features on the unit sphere."""
 
 from __future__ import annotations
 
@@ -7,33 +7,10 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from visprobe.metrics.intervals.jackknife import Replicated, replicate_mean
+from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.matrices import unit_rows
 
 _CHUNK = 1024  # rows of the Gram matrix held at once
-
-
-def alignment(x: ArrayLike, y: ArrayLike, power: float = 2.0) -> Replicated:
-    """Mean distance, to a power, of two views of each image, and the mean without each image in turn.
-
-    Args:
-        x: Any real dtype, shape (n, d), one row per image, n >= 2.
-        y: The same images in another view (crop, augmentation), shape (n, d).
-        power: The paper's alpha.
-
-    Returns:
-        Values in [0, 2 ** power]: 0 where both views have the same direction.
-
-    Raises:
-        ValueError: As `visprobe.metrics.matrices.unit_rows`, or if the shapes differ.
-
-    Source:
-        Wang & Isola 2020 (2005.10242), eq. 4.
-    """
-    if np.shape(x) != np.shape(y):
-        raise ValueError(f"shapes {np.shape(x)} and {np.shape(y)} differ: they are not views by one encoder")
-    u, v = unit_rows(x, 2, "alignment"), unit_rows(y, 2, "alignment")
-    return replicate_mean(np.linalg.norm(u - v, axis=1) ** power)
 
 
 def uniformity(features: ArrayLike, t: float = 2.0) -> Replicated:

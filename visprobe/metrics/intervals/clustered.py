@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import stdtrit
+
+from visprobe.metrics.arrays import Array, Labels
+from visprobe.metrics.intervals.estimate import FRACTION, Estimate, Scale, Student
 
 
-class ClusteredMean(NamedTuple):
-    """A mean with its interval, the number of units and of clusters."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    clusters: int
-
-
-def clustered_mean(
-    values: NDArray[np.float64], clusters: NDArray[np.int64], level: float = 0.95, bounds: tuple[float, float] = (0, 1)
-) -> ClusteredMean:
-    """Mean with an interval that holds when units of one cluster go together.
+def clustered_student(values: Array, clusters: Labels, units: str = "images") -> Student:
+    """Mean with a standard error that holds when units of one cluster go together.
 
     Args:
-        values: float64 of shape (n,): 1 for right and 0 for wrong, or the difference of two of these.
+        values: float64 of shape (n,).
         clusters: int64 of shape (n,): which cluster each unit belongs to; two clusters or more.
-        level: Coverage of the interval.
-        bounds: What a mean can be; the interval is cut there.
+        units: What the clusters are, in words.
 
     Returns:
-        The mean and a Student t interval with (clusters - 1) degrees of freedom.
+        The mean, with (clusters - 1) degrees of freedom; its n counts clusters.
 
     Raises:
         ValueError: If there are fewer than two clusters.
@@ -47,5 +34,9 @@ def clustered_mean(
     mean = float(np.mean(values))
     sums = np.bincount(index, weights=np.asarray(values, np.float64) - mean)
     error = math.sqrt(float(sums @ sums) * count / (count - 1)) / n
-    half = float(stdtrit(count - 1, 0.5 + level / 2)) * error
-    return ClusteredMean(mean, max(bounds[0], mean - half), min(bounds[1], mean + half), n, count)
+    return Student(mean, error, count - 1, count, f"t over {units}")
+
+
+def clustered_mean(values: Array, clusters: Labels, scale: Scale = FRACTION, units: str = "images") -> Estimate:
+    """Mean with a 95 % interval that holds when units of one cluster go together; see `clustered_student`."""
+    return clustered_student(values, clusters, units).estimate(scale)

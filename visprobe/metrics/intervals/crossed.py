@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
+from visprobe.metrics.intervals.estimate import FRACTION, Estimate, Scale, Student
 from visprobe.metrics.intervals.proportions import z_quantile
 
 
-class CrossedMean(NamedTuple):
-    """A mean with its interval, the number of draws and of units."""
-
-    value: float
-    low: float
-    high: float
-    draws: int
-    n: int
-
-
 def crossed_mean(
-    values: NDArray[np.floating] | NDArray[np.bool_], level: float = 0.95, bounds: tuple[float, float] = (0, 1)
-) -> CrossedMean:
+    values: NDArray[np.floating] | NDArray[np.bool_], level: float = 0.95, scale: Scale = FRACTION
+) -> Estimate:
     """Mean over draws and units with an interval that speaks of other draws and other units.
 
     Args:
         values: Shape (draws, n), two or more of each: 1 for right and 0 for wrong, or the difference of two of these;
             the same n units in every row.
         level: Coverage of the interval.
-        bounds: What a mean can be; the interval is cut there.
+        scale: What a mean can be.
 
     Returns:
         The mean and a Student t interval. The variance is that between draws plus that between units less what both
@@ -55,5 +44,5 @@ def crossed_mean(
     twice = float(np.square(residual).sum()) / ((draws - 1) * (n - 1) * draws * n)
     variance = max(between_draws + between_units - twice, between_draws, between_units)
     freedom = (between_draws + between_units) ** 2 / (between_draws**2 / (draws - 1) + between_units**2 / (n - 1))
-    half = float(stdtrit(freedom, 0.5 + level / 2)) * math.sqrt(variance)
-    return CrossedMean(mean, max(bounds[0], mean - half), min(bounds[1], mean + half), draws, n)
+    method = f"t over {draws} draws and the images"
+    return Student(mean, math.sqrt(variance), freedom, n, method).estimate(scale, level)

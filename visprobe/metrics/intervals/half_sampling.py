@@ -8,21 +8,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
-from visprobe.metrics.intervals.jackknife import Indices, Interval
-from visprobe.metrics.matrices import Array
+from visprobe.metrics.arrays import Array, Indices
+from visprobe.metrics.intervals.estimate import Estimate, Scale, Student
 
 
-class Halved(NamedTuple):
+@dataclass(frozen=True)
+class Halved:
     """A statistic on all n images, and half its difference between the two halves of each split, shape (splits,)."""
 
     value: float
     differences: Array
     n: int
+
+    @property
+    def student(self) -> Student:
+        """The value with its standard error."""
+        error, splits = math.sqrt(float(np.mean(self.differences**2))), len(self.differences)
+        return Student(self.value, error, splits, self.n, "half-sampling")
+
+    def estimate(self, scale: Scale, level: float = 0.95) -> Estimate:
+        """The value with its interval, as `Student.estimate`."""
+        return self.student.estimate(scale, level)
+
+    def __sub__(self, other: Halved) -> Halved:
+        if self.n != other.n or len(self.differences) != len(other.differences):
+            raise ValueError(
+                f"{self.n} images in {len(self.differences)} splits against {other.n} in {len(other.differences)}"
+            )
+        return Halved(self.value - other.value, self.differences - other.differences, self.n)
 
 
 def half_splits(statistic: Callable[[Indices], float], n: int, splits: int = 40, seed: int = 0) -> Halved:
@@ -48,28 +65,3 @@ def half_splits(statistic: Callable[[Indices], float], n: int, splits: int = 40,
         first, second = np.sort(order[:half]), np.sort(order[half : 2 * half])
         differences.append((statistic(first) - statistic(second)) / 2)
     return Halved(float(statistic(np.arange(n))), np.array(differences, dtype=np.float64), n)
-
-
-def subtract_halved(a: Halved, b: Halved) -> Halved:
-    """Paired difference of two statistics over the same images and splits.
-
-    Raises:
-        ValueError: If the numbers of images or splits differ.
-    """
-    if a.n != b.n or len(a.differences) != len(b.differences):
-        raise ValueError(f"{a.n} images in {len(a.differences)} splits against {b.n} in {len(b.differences)}")
-    return Halved(a.value - b.value, a.differences - b.differences, a.n)
-
-
-def half_interval(statistic: Halved, level: float = 0.95, limit: float = 1.0) -> Interval:
-    """Interval: value -/+ t(splits) standard errors.
-
-    Args:
-        statistic: From `half_splits` or `subtract_halved`.
-        level: Nominal coverage.
-        limit: As `visprobe.metrics.intervals.jackknife.jackknife`.
-    """
-    error = math.sqrt(float(np.mean(statistic.differences**2)))
-    half = float(stdtrit(len(statistic.differences), (1 + level) / 2)) * error
-    low, high = statistic.value - half, statistic.value + half
-    return Interval(statistic.value, max(low, -limit), min(high, limit), error, statistic.n)

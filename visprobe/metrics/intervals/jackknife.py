@@ -4,60 +4,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
-Indices = NDArray[np.intp]
+from visprobe.metrics.arrays import Array, Indices
+from visprobe.metrics.intervals.estimate import Estimate, Scale, Student
 
 
-class Replicated(NamedTuple):
-    """A statistic on all n images, and on the n sets that leave one image out, shape (n,)."""
+@dataclass(frozen=True)
+class Replicated:
+    """A statistic on all images, and on the sets that leave one image, or one group of them, out.
+
+    Attributes:
+        value: On all images.
+        without: On the sets, shape (n,), or (groups,).
+        images: Number of images, where groups are left out.
+    """
 
     value: float
     without: Array
+    images: int | None = None
 
+    @property
+    def student(self) -> Student:
+        """The value with its jackknife standard error.
 
-class Interval(NamedTuple):
-    """A statistic with its jackknife standard error and interval, and the number of images."""
+        Source:
+            Efron & Stein 1981; the t form is Tukey's (1958). The interval is symmetric also near 1: in simulation
+            (`analyses/drift/card.md`) the plain scale covered 91-97 % from 0.2 to 0.9999999, atanh and log(1 - CKA)
+            down to 86 % on heavy tails.
+        """
+        sets, spread = len(self.without), self.without - self.without.mean()
+        error, n = math.sqrt((sets - 1) / sets * float(spread @ spread)), self.images or sets
+        return Student(self.value, error, sets - 1, n, f"delete-{'one' if sets == n else 'group'} jackknife")
 
-    value: float
-    low: float
-    high: float
-    standard_error: float
-    n: int
+    def estimate(self, scale: Scale, level: float = 0.95) -> Estimate:
+        """The value with its jackknife interval, as `Student.estimate`."""
+        return self.student.estimate(scale, level)
 
-
-def jackknife(statistic: Replicated, level: float = 0.95, limit: float = 1.0) -> Interval:
-    """Delete-one jackknife interval: value -/+ t(n-1) standard errors.
-
-    Args:
-        statistic: A CKA, or a difference of two CKAs made by `subtract`, or another replicated statistic.
-        level: Nominal coverage.
-        limit: Largest absolute value the statistic can take, where the interval is cut: 1 for a CKA, 2 for a
-            difference, infinity where there is none.
-
-    Returns:
-        The interval, in the unit of the statistic.
-
-    Source:
-        Efron & Stein 1981. The interval is symmetric also near 1: in simulation (`analyses/drift/card.md`) the
-        plain scale covered 91-97 % from 0.2 to 0.9999999, atanh and log(1 - CKA) down to 86 % on heavy tails.
-    """
-    n = len(statistic.without)
-    spread = statistic.without - statistic.without.mean()
-    error = math.sqrt((n - 1) / n * float(spread @ spread))
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * error
-    low, high = statistic.value - half, statistic.value + half
-    return Interval(statistic.value, max(low, -limit), min(high, limit), error, n)
-
-
-def subtract(a: Replicated, b: Replicated) -> Replicated:
-    """Paired difference of two statistics over the same images."""
-    return Replicated(a.value - b.value, a.without - b.without)
+    def __sub__(self, other: Replicated) -> Replicated:
+        if len(self.without) != len(other.without):
+            raise ValueError("two statistics with other replicates cannot be paired")
+        return Replicated(self.value - other.value, self.without - other.without, self.images)
 
 
 def replicate_mean(values: ArrayLike) -> Replicated:
@@ -86,7 +76,7 @@ def replicate_by_groups(statistic: Callable[[Indices], float], n: int, groups: i
         seed: Of the draw: equal seeds give the same groups, so that two statistics may be subtracted.
 
     Returns:
-        `without` has shape (groups,); the degrees of freedom of `jackknife` are then groups - 1.
+        `without` has shape (groups,): there are groups - 1 degrees of freedom.
 
     Raises:
         ValueError: If there are not 2 <= groups <= n groups.
@@ -99,21 +89,7 @@ def replicate_by_groups(statistic: Callable[[Indices], float], n: int, groups: i
         raise ValueError(f"{n} images cannot be left out in {groups} groups")
     group = np.random.default_rng(seed).permutation(n) % groups
     without = [statistic(np.flatnonzero(group != one)) for one in range(groups)]
-    return Replicated(float(statistic(np.arange(n))), np.array(without, dtype=np.float64))
-
-
-def influence(statistic: Replicated) -> Array:
-    """How far each image pulls the value: the jackknife pseudo-values less the value.
-
-    Returns:
-        (n - 1) (value - value without the image), shape (n,), in the unit of the statistic: positive where the
-        image raises it. The spread of these numbers over sqrt(n) is the standard error.
-
-    Source:
-        Tukey 1958; the empirical influence function of Hampel 1974.
-    """
-    pull: Array = (len(statistic.without) - 1) * (statistic.value - statistic.without)
-    return pull
+    return Replicated(float(statistic(np.arange(n))), np.array(without, dtype=np.float64), n)
 
 
 def variance_share(statistic: Replicated) -> Array:

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import NamedTuple
 
 from scipy.special import bdtr
 
-
-class PairedDifference(NamedTuple):
-    """A difference of two paired proportions, each end in [-1, 1]."""
-
-    value: float
-    low: float
-    high: float
+from visprobe.metrics.arrays import Bools
+from visprobe.metrics.intervals.estimate import Estimate
 
 
 def z_quantile(level: float) -> float:
@@ -58,7 +52,24 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return low, high
 
 
-def newcombe_paired(both: int, only_a: int, only_b: int, neither: int, level: float = 0.95) -> PairedDifference:
+def proportion(right: Bools, unit: str = "fraction") -> Estimate:
+    """Share of True with its Wilson interval.
+
+    Args:
+        right: Bool of shape (n,), n >= 1.
+        unit: What it is a share of, in words.
+    """
+    hits, n = int(right.sum()), len(right)
+    return Estimate(hits / n, *wilson(hits, n), n, unit, "Wilson 95 %")
+
+
+def paired_difference(a: Bools, b: Bools) -> tuple[Estimate, float]:
+    """Share right in `a` minus that in `b` over the same images, both bool of shape (n,), and McNemar's p."""
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return newcombe_paired(int((a & b).sum()), only_a, only_b, int((~a & ~b).sum())), mcnemar_exact(only_a, only_b)
+
+
+def newcombe_paired(both: int, only_a: int, only_b: int, neither: int) -> Estimate:
     """Interval of the difference `share(a) - share(b)` of two systems tried on the same units.
 
     Args:
@@ -66,10 +77,9 @@ def newcombe_paired(both: int, only_a: int, only_b: int, neither: int, level: fl
         only_a: Units on which only a succeeds.
         only_b: Units on which only b succeeds.
         neither: Units on which both fail.
-        level: Nominal coverage.
 
     Returns:
-        The difference, low and high, in [-1, 1].
+        The difference and its 95 % interval, in [-1, 1].
 
     Raises:
         ValueError: If a count is negative or all are zero.
@@ -81,14 +91,14 @@ def newcombe_paired(both: int, only_a: int, only_b: int, neither: int, level: fl
     if min(both, only_a, only_b, neither) < 0:
         raise ValueError(f"counts must not be negative, got {(both, only_a, only_b, neither)}")
     n = both + only_a + only_b + neither
-    low_a, high_a = wilson(both + only_a, n, level)
-    low_b, high_b = wilson(both + only_b, n, level)
+    low_a, high_a = wilson(both + only_a, n)
+    low_b, high_b = wilson(both + only_b, n)
     share_a, share_b = (both + only_a) / n, (both + only_b) / n
     phi = _shrunk_correlation(both, only_a, only_b, neither)
     difference = (only_a - only_b) / n
     down = _add_in_quadrature(share_a - low_a, high_b - share_b, phi)
     up = _add_in_quadrature(high_a - share_a, share_b - low_b, phi)
-    return PairedDifference(difference, difference - down, difference + up)
+    return Estimate(difference, difference - down, difference + up, n, "fraction", "Newcombe paired 95 %")
 
 
 def _shrunk_correlation(both: int, only_a: int, only_b: int, neither: int) -> float:

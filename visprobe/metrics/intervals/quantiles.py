@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from visprobe.metrics.intervals.estimate import Estimate
 
-class Ends(NamedTuple):
-    """A value with the ends of its interval."""
-
-    value: float
-    low: float
-    high: float
+_LEVEL = 0.95
 
 
-def quantile(values: ArrayLike, q: float, level: float = 0.95) -> Ends | None:
+def quantile(values: ArrayLike, q: float, unit: str) -> Estimate | None:
     """A quantile of independent values and the narrowest pair of order statistics that covers it in each tail.
 
     Args:
         values: Any real dtype, shape (n,).
         q: Which quantile, strictly between 0 and 1.
-        level: Least coverage.
+        unit: Of the values.
 
     Returns:
-        The quantile (of numpy's default kind) and its interval in the unit of the values, or None where n is too
+        The quantile (of numpy's default kind) and its interval of at least 95 %, or None where n is too
         small for any pair of order statistics to cover it: at 95 % below 72 values for q = 0.05, 6 for the median.
 
     Raises:
@@ -39,7 +34,7 @@ def quantile(values: ArrayLike, q: float, level: float = 0.95) -> Ends | None:
     array = np.sort(np.asarray(values, dtype=np.float64))
     if array.ndim != 1 or not np.isfinite(array).all() or not 0 < q < 1:
         raise ValueError(f"a quantile needs finite numbers in one row and 0 < q < 1, got {array.shape} and {q}")
-    n, tail = len(array), (1 - level) / 2
+    n, tail = len(array), (1 - _LEVEL) / 2
     # With B binomial (n, q): P(quantile < x_(r)) = P(B < r), P(quantile > x_(s)) = P(B >= s), ranks from 1.
     low = int(stats.binom.ppf(tail, n, q))
     while low > 0 and stats.binom.cdf(low - 1, n, q) > tail:
@@ -47,19 +42,19 @@ def quantile(values: ArrayLike, q: float, level: float = 0.95) -> Ends | None:
     high = int(stats.binom.isf(tail, n, q)) + 1
     if low < 1 or high > n:
         return None
-    return Ends(float(np.quantile(array, q)), float(array[low - 1]), float(array[high - 1]))
+    ends = float(array[low - 1]), float(array[high - 1])
+    return Estimate(float(np.quantile(array, q)), *ends, n, unit, "order statistics, at least 95 %")
 
 
-def spearman(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Ends:
+def spearman(x: ArrayLike, y: ArrayLike) -> Estimate:
     """Rank correlation with its interval on the Fisher scale.
 
     Args:
         x: Any real dtype, shape (n,), n >= 4, not all equal.
         y: Shape (n,), not all equal.
-        level: Nominal coverage.
 
     Returns:
-        The correlation and the ends of its interval, in [-1, 1].
+        The correlation and its 95 % interval, in [-1, 1].
 
     Raises:
         ValueError: If the shapes do not fit or one side does not vary.
@@ -75,8 +70,8 @@ def spearman(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Ends:
         raise ValueError("one side does not vary: it has no ranks")
     value = float(np.corrcoef(*ranks)[0, 1])
     value = min(1.0, max(-1.0, value))
-    if abs(value) > 1 - 1e-12:
-        return Ends(value, value, value)
-    half = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt((1 + value**2 / 2) / (len(a) - 3))
-    centre = math.atanh(value)
-    return Ends(value, math.tanh(centre - half), math.tanh(centre + half))
+    low = high = value
+    if abs(value) <= 1 - 1e-12:
+        half = float(stats.norm.ppf((1 + _LEVEL) / 2)) * math.sqrt((1 + value**2 / 2) / (len(a) - 3))
+        low, high = math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half)
+    return Estimate(value, low, high, len(a), "correlation", "Fisher scale 95 % (Bonett & Wright)")

@@ -5,28 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+
+from visprobe.metrics.intervals.estimate import Student
 
 
-class Mean(NamedTuple):
-    """A mean over runs with its interval and the number of runs."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-def mean_over_runs(values: Sequence[float], level: float = 0.95) -> Mean:
-    """Mean with Student's t interval.
+def mean_over_runs(values: Sequence[float]) -> Student:
+    """Mean with its standard error.
 
     Args:
         values: One number per run, two or more, in the unit of interest; for a comparison of two arms, the
             differences between runs of the same seed.
-        level: Coverage of the interval.
 
     Raises:
         ValueError: If there are fewer than two runs.
@@ -36,8 +26,7 @@ def mean_over_runs(values: Sequence[float], level: float = 0.95) -> Mean:
     if len(values) < 2:
         raise ValueError(f"an interval over runs needs two runs or more, got {len(values)}")
     n, value = len(values), float(np.mean(values))
-    half = float(stdtrit(n - 1, 0.5 + level / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return Mean(value, value - half, value + half, n)
+    return Student(value, float(np.std(values, ddof=1)) / math.sqrt(n), n - 1, n, f"t over {n} runs")
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:

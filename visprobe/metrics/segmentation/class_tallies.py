@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from visprobe.metrics.arrays import Array
 from visprobe.metrics.intervals.jackknife import Replicated
-from visprobe.metrics.matrices import Array
 
 Counts = NDArray[np.int64]
 
@@ -60,7 +60,7 @@ def mean_iou(tallies: Tallies) -> Replicated:
     """IoU averaged over the classes that occur in the masks, and without each image in turn.
 
     Returns:
-        In [0, 1]; for `visprobe.metrics.intervals.jackknife.jackknife`.
+        In [0, 1].
 
     Raises:
         ValueError: If fewer than two images, or those without some one image, have no class.

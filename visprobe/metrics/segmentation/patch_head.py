@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from visprobe.metrics.intervals.jackknife import Indices
+from visprobe.metrics.arrays import Indices
 from visprobe.metrics.segmentation.head_stack import Kind, Layers, Stack, Target, forward, losses
 from visprobe.metrics.segmentation.pixels import held_classes
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from visprobe.metrics.matrices import Array, centred, same_images
+from visprobe.metrics.arrays import Array
+from visprobe.metrics.matrices import centred, same_images
 
 
 class SVCCA(NamedTuple):

@@ -18,23 +18,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from visprobe.metrics.intervals.jackknife import Interval, Replicated, jackknife, subtract
+from visprobe.metrics.arrays import Array
+from visprobe.metrics.intervals.estimate import CKA, Estimate
+from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.matrices import centred, same_images
 
-__all__ = [
-    "Interval",
-    "Replicated",
-    "Representation",
-    "cka_difference",
-    "debiased_cka",
-    "hsic_from_sums",
-    "jackknife",
-    "replicate_cka",
-    "represent",
-    "subtract",
-]
-
-Array = NDArray[np.float64]
 Sums = Array | float
 
 # Features have mean squared norm 1, so HSIC is of the order of 1 / (effective dimension); this is rounding error.
@@ -158,41 +146,17 @@ def replicate_cka(x: Representation, y: Representation) -> Replicated:
     return Replicated(value, cross.without / np.sqrt(own_x.without * own_y.without))
 
 
-def debiased_cka(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval:
-    """Debiased linear CKA of two feature arrays with its interval.
+def debiased_cka(x: ArrayLike, y: ArrayLike) -> Estimate:
+    """Debiased linear CKA of two feature arrays with its interval, both within [-1, 1].
 
     Args:
         x: Any real dtype, shape (n, d), one row per image, n >= 5.
         y: Shape (n, e), the same images in the same order.
-        level: Nominal coverage.
-
-    Returns:
-        CKA in [-1, 1]; `high` is at most 1 and `low` at least -1.
 
     Raises:
         ValueError: As `represent` and `replicate_cka`.
     """
-    return jackknife(replicate_cka(represent(x), represent(y)), level)
-
-
-def cka_difference(base: ArrayLike, a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
-    """Paired difference CKA(a, base) - CKA(b, base) on the same images, with its interval.
-
-    Args:
-        base: Any real dtype, shape (n, d), one row per image, n >= 5.
-        a: One descendant's features of the same images in the same order, shape (n, e).
-        b: The other's, shape (n, f).
-        level: Nominal coverage.
-
-    Returns:
-        The difference in [-2, 2]: negative where `a` is further from the base than `b`.
-
-    Raises:
-        ValueError: As `represent` and `replicate_cka`.
-    """
-    origin = represent(base)
-    first, second = (replicate_cka(origin, represent(features)) for features in (a, b))
-    return jackknife(subtract(first, second), level, limit=2.0)
+    return replicate_cka(represent(x), represent(y)).estimate(CKA)
 
 
 def _hsic(x: Representation, y: Representation) -> Replicated:

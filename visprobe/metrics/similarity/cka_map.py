@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from visprobe.metrics.matrices import Array, centred, same_images
+from visprobe.metrics.arrays import Array
+from visprobe.metrics.matrices import centred, same_images
 
 # Gram matrices are scaled to a largest entry of 1; what U-centring leaves of a constant one is below this.
 _NO_VARIANCE = 1e-12

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from visprobe.metrics.arrays import Array
 from visprobe.metrics.intervals.jackknife import Replicated
-from visprobe.metrics.matrices import Array, centred, same_images
+from visprobe.metrics.matrices import centred, same_images
 
 # Penalties tried, relative to the mean eigenvalue of the covariance of the training images.
 PENALTIES = 10.0 ** np.arange(-8, 5)

@@ -7,10 +7,10 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from visprobe.metrics.arrays import Array, Indices
 from visprobe.metrics.classifiers.neighbours import first_within, list_length, nearest
 from visprobe.metrics.intervals.half_sampling import Halved, half_splits
-from visprobe.metrics.intervals.jackknife import Indices
-from visprobe.metrics.matrices import Array, same_images, unit_rows
+from visprobe.metrics.matrices import same_images, unit_rows
 
 
 def neighbours_in_half(k: int) -> int:
@@ -30,7 +30,7 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10, splits: int = 40, seed: 
         x: Any real dtype, shape (n, d), one row per image, n // 2 > k.
         y: Shape (n, e), the same images in the same order.
         k: How many neighbours.
-        splits: Of the images into halves, for `half_interval`; in them `neighbours_in_half` of k count.
+        splits: Of the images into halves, for the interval; in them `neighbours_in_half` of k count.
         seed: Of the splits.
 
     Returns:
@@ -53,21 +53,6 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10, splits: int = 40, seed: 
         return float(_is_in(near[0], near[1]).mean())
 
     return half_splits(share, n, splits, seed)
-
-
-def shared_neighbours(x: ArrayLike, y: ArrayLike, k: int = 10) -> Array:
-    """Share of each image's k nearest neighbours that both representations have, float64 of shape (n,), in [0, 1].
-
-    Args:
-        x: As `mutual_knn`, n > k.
-        y: As `mutual_knn`.
-        k: As `mutual_knn`.
-
-    Raises:
-        ValueError: As `nearest`, or if the numbers of images differ.
-    """
-    share: Array = _is_in(*_lists(x, y, k)).mean(1)
-    return share
 
 
 def cknna(x: ArrayLike, y: ArrayLike, k: int = 10) -> float:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from visprobe.metrics.intervals.jackknife import Indices, Replicated
-from visprobe.metrics.matrices import Array, centred, finite, same_images
+from visprobe.metrics.arrays import Array, Indices
+from visprobe.metrics.intervals.jackknife import Replicated
+from visprobe.metrics.matrices import centred, finite, same_images
 
 
 class Procrustes(NamedTuple):
@@ -102,7 +103,7 @@ def replicate_procrustes(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Replicate
         seed: Of the random halves.
 
     Returns:
-        Values in [-1, 1]. The interval from `jackknife` leaves out how the rotations vary with the images they are
+        Values in [-1, 1]. The interval leaves out how the rotations vary with the images they are
         fitted to: at nominal 95 % it covers 90 to 94 % with ten images to a dimension, 94 to 96 % with fifty.
 
     Raises:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
+from visprobe.metrics.arrays import Array
 from visprobe.metrics.intervals.jackknife import Replicated
-from visprobe.metrics.matrices import Array, centred, same_images
+from visprobe.metrics.matrices import centred, same_images
 from visprobe.metrics.similarity.cka import hsic_from_sums
 
 _NO_VARIANCE = 1e-12  # HSIC of kernels whose entries are between 0 and 1; this is rounding error

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
+from visprobe.metrics.arrays import Array
 from visprobe.metrics.intervals.jackknife import Replicated
-from visprobe.metrics.matrices import Array, centred, finite, same_images, unit_rows
+from visprobe.metrics.matrices import centred, finite, same_images, unit_rows
 
 Distance = Literal["correlation", "cosine", "euclidean"]
 Comparison = Literal["spearman", "pearson"]

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from visprobe.metrics.arrays import Array
 from visprobe.metrics.intervals.jackknife import Replicated
-from visprobe.metrics.matrices import Array, finite, same_images
+from visprobe.metrics.matrices import finite, same_images
 from visprobe.metrics.similarity.cka import hsic_from_sums
 
 _NO_VARIANCE = 1e-12  # HSIC relative to the squared mean squared norm, as in cka.py

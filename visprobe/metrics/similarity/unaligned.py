@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from visprobe.metrics.matrices import Array, finite, unit_rows
+from visprobe.metrics.arrays import Array
+from visprobe.metrics.matrices import finite, unit_rows
 
 
 class Moved(NamedTuple):

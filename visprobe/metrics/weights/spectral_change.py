@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import eigh, subspace_angles
 from scipy.sparse.linalg import svds
 
-from visprobe.metrics.matrices import Array
+from visprobe.metrics.arrays import Array
 
 # A Gram matrix of this side is decomposed in about five seconds on one core; above, Lanczos is cheaper.
 _GRAM_SIDE = 2048

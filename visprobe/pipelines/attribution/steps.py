@@ -18,6 +18,7 @@ from visprobe.attribution.presentation import STRIPS
 from visprobe.attribution.targets.shown import as_shown
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.metrics.intervals.clustered import clustered_mean
+from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.multiplicity import holm
 from visprobe.pipelines.attribution.images import images_of, load_pictures, open_attribution_images
 from visprobe.pipelines.attribution.map_sheets import title_of
@@ -38,8 +39,8 @@ from visprobe.pipelines.measurement import Options
 from visprobe.pipelines.names import distinct_names
 from visprobe.pipelines.session import Session, open_encoders, provenance_of
 from visprobe.pipelines.trajectory import Run, base_of, read_run, run_warnings
-from visprobe.results.result import Estimate, Result, Role, Row
 from visprobe.results.statement import Statement, evidence
+from visprobe.results.result import Result, Role, Row
 from visprobe.training.run_folder.manifest import weights_hash
 
 QUESTION = "When during training did it begin to look where it looks?"
@@ -230,9 +231,7 @@ def _scores(attributions: Attributions, unit: str) -> Iterator[Row]:
     values = {name: np.array([one.score for one in attributions.maps[name][key]]) for name in attributions.names}
 
     def row(name: str, numbers: Any, reference: str | None, role: Role) -> Row:
-        mean = clustered_mean(numbers, images, bounds=(-np.inf, np.inf))
-        interval = Estimate(mean.value, mean.low, mean.high, mean.clusters, unit, "t over images 95 %")
-        return Row(name, "@".join(key), "score", interval, reference, role)
+        return Row(name, "@".join(key), "score", clustered_mean(numbers, images, Scale(unit)), reference, role)
 
     for name, own in values.items():
         yield row(name, own, None, "value")

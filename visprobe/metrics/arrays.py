@@ -1,0 +1,11 @@
+"""The kinds of arrays that metrics take and give."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+Labels = NDArray[np.int64]
