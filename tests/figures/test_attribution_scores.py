@@ -14,6 +14,7 @@ from visprobe.errors import DataError
 from visprobe.figures.save import svg_text
 from visprobe.figures.style import looks
 from visprobe.metrics.intervals.clustered import clustered_mean
+from visprobe.metrics.intervals.estimate import Scale
 from visprobe.results.result import Estimate, Result, Row
 
 MEASURES = ("entropy", "gini", "border_mass", "pointing", "mass_inside", "rank_correlation")
@@ -89,7 +90,7 @@ def test_curves_are_means_over_images_and_one_random_order_controls_both() -> No
     rows = curve_rows({"base": curves}, images, "gradcam", "block_04", "nats")
     of = {row.measure: row for row in rows}
     scores = np.array([one.deletion[1] for one in curves])
-    wanted = clustered_mean(scores, np.array([0, 0, 1, 2, 3, 4]), bounds=(-np.inf, np.inf))
+    wanted = clustered_mean(scores, np.array([0, 0, 1, 2, 3, 4]), Scale("nats"))
     found = of["deletion at 0.25"].estimate
     assert (found.value, found.low, found.high, found.n) == (wanted.value, wanted.low, wanted.high, 5)
     chance = [of[f"{way}, random order at {at}"] for way, at in (("deletion", 0.25), ("insertion", 0.75))]
@@ -128,7 +129,7 @@ def test_gains_are_compared_image_by_image() -> None:
     [apart] = [row for row in result.rows if row.role == "difference"]
     wanted = clustered_mean(
         np.array([one.gain - other.gain for one, other in zip(sft, base, strict=True)]),
-        np.arange(6), bounds=(-np.inf, np.inf),
+        np.arange(6), Scale("nats"),
     )  # fmt: skip
     assert (apart.checkpoint, apart.reference, apart.measure) == ("sft", "base", "gain")
     assert (apart.estimate.value, apart.estimate.low, apart.estimate.high) == (wanted.value, wanted.low, wanted.high)

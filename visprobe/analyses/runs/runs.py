@@ -7,8 +7,9 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from visprobe.metrics.intervals.estimate import Scale, Student
+from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.runs import mean_over_runs, sign_flip_p
+from visprobe.metrics.intervals.student import Student
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 from visprobe.results.statement import Statement, evidence

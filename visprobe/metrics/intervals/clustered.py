@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from visprobe.metrics.arrays import Array, Labels
-from visprobe.metrics.intervals.estimate import FRACTION, Estimate, Scale, Student
+from visprobe.metrics.intervals.estimate import FRACTION, Estimate, Scale
+from visprobe.metrics.intervals.student import Student
 
 
 def clustered_student(values: Array, clusters: Labels, units: str = "images") -> Student:

@@ -7,8 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.metrics.intervals.estimate import FRACTION, Estimate, Scale, Student
+from visprobe.metrics.intervals.estimate import FRACTION, Estimate, Scale
 from visprobe.metrics.intervals.proportions import z_quantile
+from visprobe.metrics.intervals.student import Student
 
 
 def crossed_mean(

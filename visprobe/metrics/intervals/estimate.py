@@ -1,12 +1,10 @@
-"""One number with its interval, and the Student t interval and test that most of them come from."""
+"""One number with its interval, and the unit and range of a measure."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import NamedTuple, Self
-
-from scipy.special import stdtr, stdtrit
 
 
 @dataclass(frozen=True)
@@ -55,44 +53,3 @@ class Scale(NamedTuple):
 
 FRACTION = Scale("fraction", 0, 1)
 CKA = Scale("CKA", -1, 1)
-
-
-class Student(NamedTuple):
-    """A value and its standard error, of which Student's t makes an interval and tests.
-
-    Attributes:
-        value: The value.
-        error: Its standard error, in the unit of the value.
-        freedom: Degrees of freedom of the standard error.
-        n: Number of independent units.
-        method: How the standard error was made: "delete-one jackknife".
-    """
-
-    value: float
-    error: float
-    freedom: float
-    n: int
-    method: str
-
-    def estimate(self, scale: Scale, level: float = 0.95) -> Estimate:
-        """The value with its interval, -/+ t standard errors, cut at the ends of the scale.
-
-        Args:
-            scale: Unit and range.
-            level: Nominal coverage.
-        """
-        half = float(stdtrit(self.freedom, (1 + level) / 2)) * self.error
-        low, high = max(self.value - half, scale.low), min(self.value + half, scale.high)
-        return Estimate(self.value, low, high, self.n, scale.unit, f"{self.method} {100 * level:g} %")
-
-    def p_zero(self) -> float:
-        """Two-sided p that the true value is 0."""
-        if self.error == 0:
-            return float(self.value == 0)
-        return float(2 * stdtr(self.freedom, -abs(self.value) / self.error))
-
-    def p_positive(self) -> float:
-        """One-sided p that the true value is not above 0."""
-        if self.error == 0:
-            return float(self.value <= 0)
-        return float(stdtr(self.freedom, -self.value / self.error))

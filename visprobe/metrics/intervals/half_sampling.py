@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from visprobe.metrics.arrays import Array, Indices
-from visprobe.metrics.intervals.estimate import Estimate, Scale, Student
+from visprobe.metrics.intervals.estimate import Estimate, Scale
+from visprobe.metrics.intervals.student import Student
 
 
 @dataclass(frozen=True)

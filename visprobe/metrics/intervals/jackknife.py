@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from visprobe.metrics.arrays import Array, Indices
-from visprobe.metrics.intervals.estimate import Estimate, Scale, Student
+from visprobe.metrics.intervals.estimate import Estimate, Scale
+from visprobe.metrics.intervals.student import Student
 
 
 @dataclass(frozen=True)

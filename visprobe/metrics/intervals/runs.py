@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from visprobe.metrics.intervals.estimate import Student
+from visprobe.metrics.intervals.student import Student
 
 
 def mean_over_runs(values: Sequence[float]) -> Student:

@@ -39,8 +39,8 @@ from visprobe.pipelines.measurement import Options
 from visprobe.pipelines.names import distinct_names
 from visprobe.pipelines.session import Session, open_encoders, provenance_of
 from visprobe.pipelines.trajectory import Run, base_of, read_run, run_warnings
-from visprobe.results.statement import Statement, evidence
 from visprobe.results.result import Result, Role, Row
+from visprobe.results.statement import Statement, evidence
 from visprobe.training.run_folder.manifest import weights_hash
 
 QUESTION = "When during training did it begin to look where it looks?"

@@ -1,0 +1,50 @@
+"""Student's t: the interval and the tests of a value and its standard error."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scipy.special import stdtr, stdtrit
+
+from visprobe.metrics.intervals.estimate import Estimate, Scale
+
+
+class Student(NamedTuple):
+    """A value and its standard error, of which Student's t makes an interval and tests.
+
+    Attributes:
+        value: The value.
+        error: Its standard error, in the unit of the value.
+        freedom: Degrees of freedom of the standard error.
+        n: Number of independent units.
+        method: How the standard error was made: "delete-one jackknife".
+    """
+
+    value: float
+    error: float
+    freedom: float
+    n: int
+    method: str
+
+    def estimate(self, scale: Scale, level: float = 0.95) -> Estimate:
+        """The value with its interval, -/+ t standard errors, cut at the ends of the scale.
+
+        Args:
+            scale: Unit and range.
+            level: Nominal coverage.
+        """
+        half = float(stdtrit(self.freedom, (1 + level) / 2)) * self.error
+        low, high = max(self.value - half, scale.low), min(self.value + half, scale.high)
+        return Estimate(self.value, low, high, self.n, scale.unit, f"{self.method} {100 * level:g} %")
+
+    def p_zero(self) -> float:
+        """Two-sided p that the true value is 0."""
+        if self.error == 0:
+            return float(self.value == 0)
+        return float(2 * stdtr(self.freedom, -abs(self.value) / self.error))
+
+    def p_positive(self) -> float:
+        """One-sided p that the true value is not above 0."""
+        if self.error == 0:
+            return float(self.value <= 0)
+        return float(stdtr(self.freedom, -self.value / self.error))
