@@ -19,18 +19,19 @@ def features(model, inputs):
         return model.get_text_features(**inputs).pooler_output
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
+@pytest.mark.parametrize("kind", ["clip", "aimv2", "siglip", "siglip2"])
 def test_embeddings_are_get_text_features(tmp_path, kind):
-    model = two_tower(tmp_path, kind, **({"projection_dim": 12} if kind == "clip" else {}))
+    projected = kind in ("clip", "aimv2")
+    model = two_tower(tmp_path, kind, **({"projection_dim": 12} if projected else {}))
     tower = load_text_tower(tmp_path)
     own = transformers.AutoTokenizer.from_pretrained(tmp_path)(
         [text.lower() for text in TEXTS],
         padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt",
     )  # fmt: skip
-    wanted = ("input_ids", "attention_mask") if kind == "clip" else ("input_ids",)
+    wanted = ("input_ids", "attention_mask") if projected else ("input_ids",)
     assert torch.equal(tower.embed(TEXTS), features(model, {name: own[name] for name in wanted}))
     assert tower.embed(TEXTS).shape == (3, tower.dim)
-    assert tower.dim == (12 if kind == "clip" else 32)
+    assert tower.dim == (12 if projected else 32)
 
 
 def test_each_tower_reads_the_token_that_it_was_trained_to_read(tmp_path):

@@ -1,4 +1,4 @@
-"""Tiny two-tower models of CLIP, SigLIP and SigLIP 2 with tokenizers that spell, and their folders."""
+"""Tiny two-tower models of CLIP, AIMv2, SigLIP and SigLIP 2 with tokenizers that spell, and their folders."""
 
 import string
 
@@ -30,11 +30,11 @@ def siglip_tokenizer():
 
 
 def two_tower(folder, kind="clip", seed=0, eos=None, tokenizer=True, text=None, **changes):
-    """A whole model, saved into `folder`; "clip" and "siglip" see SIDE pixels, "siglip2" is of native resolution."""
-    spelling = clip_tokenizer() if kind == "clip" else siglip_tokenizer()
+    """A whole model, saved into `folder`; they see SIDE pixels, "siglip2" is of native resolution."""
+    spelling = clip_tokenizer() if kind in ("clip", "aimv2") else siglip_tokenizer()
     text = {**PAIR["text_config"], **(text or {}), "num_hidden_layers": 2, "vocab_size": len(spelling)}
     text |= {"max_position_embeddings": LENGTH, "eos_token_id": eos or spelling.eos_token_id}
-    name = {"clip": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2"}[kind]
+    name = {"clip": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2", "aimv2": "Aimv2"}[kind]
     vision = {**NATIVE, "num_patches": 16} if kind == "siglip2" else PAIR["vision_config"]
     config = getattr(transformers, f"{name}Config")(vision_config=vision, text_config=text, **changes)
     with quiet():

@@ -14,6 +14,7 @@ TOWERS = (
         head_field="use_head",
         pools=True,
         projection="visual_projection",
+        text_class="Aimv2TextModel",
         outer_prefixes=("vision_model.",),
         any_size=lambda config: bool(config.is_native),  # its positions are then computed for each image
         processor="CLIPImageProcessorPil",

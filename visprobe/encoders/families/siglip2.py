@@ -105,6 +105,7 @@ TOWERS = (
         norm="post_layernorm",
         norm_on_tokens=True,
         head="head",
+        text_class="Siglip2TextModel",
         pools=True,
         outer_prefixes=("vision_model.",),
         geometry=NaFlex(),

@@ -33,6 +33,7 @@ class Family:
         head_option: Argument of the class that says so, where the configuration does not.
         pools: Whether the class gives an embedding of the whole image (`pooler_output`), made by norm and head.
         projection: Name of the linear map from it to the space shared with a text tower, in two-tower checkpoints.
+        text_class: Class of the text tower beside it in two-tower checkpoints, if visprobe reads that.
         projection_std: From the configuration to the deviation that transformers draws the map's weights with.
         has_cls: Whether a class token comes first.
         outer_prefixes: What may stand before a tensor's name in a checkpoint of the bare model.
@@ -63,6 +64,7 @@ class Family:
     head_option: str = ""
     pools: bool = False
     projection: str | None = None
+    text_class: str = ""
     projection_std: Callable[[Any], float] = lambda config: float(config.initializer_range)
     has_cls: bool = False
     outer_prefixes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The text tower of a two-tower checkpoint (CLIP, SigLIP, SigLIP 2): sentences to the space of image embeddings."""
+"""The text tower of a two-tower checkpoint: sentences to the space of image embeddings."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from visprobe.encoders.checkpoint.opened import Checkpoint, open_checkpoint
 from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.exchange.swap import parse_swap
+from visprobe.encoders.families import TOWER_OF
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.layout import under
 from visprobe.encoders.tower import load_tower, placed
@@ -22,10 +23,7 @@ from visprobe.io.hub.repository import open_folder
 
 _PREFIX = "text_model."
 _TEXT_PROJECTION, _VISUAL_PROJECTION = "text_projection.weight", "visual_projection.weight"
-_KINDS = {
-    kind: Family(name=f"{kind}_text", model_types=(), tower_class=cls)
-    for kind, cls in (("clip", "CLIPTextModel"), ("siglip", "SiglipTextModel"), ("siglip2", "Siglip2TextModel"))
-}
+_KINDS = {kind: family for kind, family in TOWER_OF.items() if family.text_class and "vision" not in kind}
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 _TOKENIZER_FILES = (
     *_VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -40,7 +38,8 @@ class TextTower:
 
     Attributes:
         path: The checkpoint it was read from.
-        kind: "clip", "siglip" or "siglip2".
+        masked: Whether the filling of a text is masked, and the state of its end pooled, as in CLIP; SigLIP attends to
+            the filling too, and reads the last token.
         config: Its transformers configuration.
         model: Its transformers class.
         tokenizer: Its tokenizer.
@@ -50,7 +49,7 @@ class TextTower:
     """
 
     path: str
-    kind: str
+    masked: bool
     config: Any
     model: torch.nn.Module
     tokenizer: Any
@@ -74,16 +73,13 @@ class TextTower:
             padding="max_length", truncation=True, max_length=self.config.max_position_embeddings, return_tensors="pt",
         )  # fmt: skip
         ids, end = made["input_ids"], self.config.eos_token_id
-        ends = self.kind != "clip" or end == 2 or bool((ids == end).any(1).all())  # 2: the highest token ends the text
+        ends = not self.masked or end == 2 or bool((ids == end).any(1).all())  # 2: the highest token ends the text
         if int(ids.max()) >= self.config.vocab_size or not ends:
             raise CheckpointError(
                 f"the tokenizer of {self.path} gives tokens that its text tower does not know",
                 hint="Copy the tokenizer's files again from the original model.",
             )
-        # SigLIP attends to the filling too, and reads the last token.
-        return (
-            {"input_ids": ids, "attention_mask": made["attention_mask"]} if self.kind == "clip" else {"input_ids": ids}
-        )
+        return {"input_ids": ids} | ({"attention_mask": made["attention_mask"]} if self.masked else {})
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings of `texts` as `get_text_features` gives them, float32 of shape (n, D), not normalised."""
@@ -105,7 +101,7 @@ def load_text_tower(spec: str | Path) -> TextTower:
     if not _is_two_tower(checkpoint):
         raise CheckpointError(
             f"{spec} holds no text tower (model_type {checkpoint.raw.get('model_type')!r})",
-            hint="Give the CLIP, SigLIP or SigLIP 2 model, with both towers, that the vision tower came from.",
+            hint=f"Give the model with both towers ({', '.join(_KINDS)}) that the vision tower came from.",
         )
     return _loaded(checkpoint)
 
@@ -149,17 +145,18 @@ def _outer(checkpoint: Checkpoint) -> str | None:
 
 
 def _loaded(checkpoint: Checkpoint) -> TextTower:
-    kind, config = str(checkpoint.raw["model_type"]), checkpoint.config.text_config
+    family, config = _KINDS[checkpoint.raw["model_type"]], checkpoint.config.text_config
     before = checkpoint.tensors.bytes_read
     outer = _outer(checkpoint) or ""
     names = under(outer + _PREFIX, checkpoint.tensors)
-    beside = [outer + name for name in (_TEXT_PROJECTION, _VISUAL_PROJECTION)] if kind == "clip" else []
+    beside = [outer + name for name in (_TEXT_PROJECTION, _VISUAL_PROJECTION)] if family.projection else []
     tensors = checkpoint.tensors.read_many([*names.values(), *beside])
-    model, _ = load_tower(_KINDS[kind], config, {n: tensors[key] for n, key in names.items()}, norm_needed=True)
+    text = Family(name=f"{family.name}_text", model_types=(), tower_class=family.text_class)
+    model, _ = load_tower(text, config, {n: tensors[key] for n, key in names.items()}, norm_needed=True)
     projections = [tensors[name].float() if name in tensors else None for name in (*beside, None, None)[:2]]
     return TextTower(
         path=checkpoint.spec,
-        kind=kind,
+        masked=family.projection is not None,
         config=config,
         model=placed(model, "cpu", torch.float32),
         tokenizer=_tokenizer(checkpoint),
