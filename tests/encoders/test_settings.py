@@ -12,10 +12,9 @@ from torch import nn
 from zoo import ZOO
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.checkpoint.fields_read import fields_read
 from visprobe.encoders.checkpoint.opened import open_checkpoint
 from visprobe.encoders.processor import Resolution
-from visprobe.encoders.settings import first_difference
+from visprobe.encoders.settings import fields_read, first_difference
 from visprobe.encoders.structure.connector import Connector, configured, of_class
 
 # one of each configuration; the other layouts of LLaVA differ in names of tensors alone
@@ -178,7 +177,7 @@ def test_the_author_of_a_connector_cannot_forget_a_field():
         def project(module, tokens, grid):
             return module(tokens[0]) + config.offset
 
-        return of_class(Forgetful, config, width=32, reads=("block_03",), project=project)
+        return of_class(Forgetful, width=lambda config: 32, project=project)(config, {}, ("block_03",))
 
     settings = configured(connect, config_of(gain=2.0, offset=1.0)).depends_on(32, (4, 4))
     assert settings == {"text_config.rms_norm_eps": 1e-6, "gain": 2.0, "offset": 1.0}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
-from visprobe.encoders.checkpoint.fields_read import fields_read
+from transformers import PreTrainedConfig
 
 # Fields of a configuration that no token depends on, wherever they stand.
 _INERT = re.compile(
@@ -23,6 +24,7 @@ _INERT = re.compile(
     r"|task_specific_params|tf_legacy_loss|tokenizer_class|encoder_no_repeat_ngram_size|quantization_config"
 )
 _TOWER = "vision_config."  # what stands there is a setting of the tower already
+_EVERYTHING = "*"
 
 
 def tower_settings(config: Any) -> dict[str, Any]:
@@ -50,3 +52,66 @@ def first_difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str 
         if mine.get(name) != theirs.get(name):
             return f"{name} is {theirs.get(name)} against {mine.get(name)}"
     return None
+
+
+class _Watching:
+    """Mixed into the class of a configuration, notes the name of every attribute that is asked for."""
+
+    watch_notes: ClassVar[set[str]]
+    watch_place: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        """Leave the class as it is; a configuration's own hook would make a dataclass of it again."""
+
+    def __getattribute__(self, name: str) -> Any:
+        cls = type(self)
+        # whoever asks for all attributes as a dictionary (to_dict, iteration) reads each of them
+        own = _EVERYTHING if name == "__dict__" else getattr(cls, "attribute_map", {}).get(name, name)
+        cls.watch_notes.add(cls.watch_place + own)
+        return super().__getattribute__(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copying is not reading: the copy takes notes too."""
+        return dict(object.__getattribute__(self, "__dict__"))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        object.__getattribute__(self, "__dict__").update(state)
+
+
+def fields_read(config: Any, use: Callable[[Any], object]) -> dict[str, Any]:
+    """The fields of `config` that `use` reads, with their values as plain JSON.
+
+    Args:
+        config: Configuration of transformers; it is not changed.
+        use: Called once with a copy of `config`. If it fails, nobody knows what it would have read: every field counts.
+
+    Returns:
+        Values by name, those of a configuration inside another one by dotted name ("text_config.rms_norm_eps").
+    """
+    notes: set[str] = set()
+    try:
+        use(_watching(config, "", notes))
+    except Exception:  # of whatever type: `use` is anybody's code
+        notes.add(_EVERYTHING)
+    whole = tuple(note.removesuffix(_EVERYTHING) for note in notes if note.endswith(_EVERYTHING))
+    return {name: value for name, value in _fields(config, "") if name in notes or name.startswith(whole)}
+
+
+def _watching(config: Any, place: str, notes: set[str]) -> Any:
+    """A copy of `config`, at the dotted name `place` with its dot, that adds to `notes`."""
+    kind = type(config)
+    watched = copy.copy(config)
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            vars(watched)[name] = _watching(value, f"{place}{name}.", notes)
+    watched.__class__ = type(kind.__name__, (_Watching, kind), {"watch_notes": notes, "watch_place": place})
+    return watched
+
+
+def _fields(config: Any, place: str) -> Iterator[tuple[str, Any]]:
+    plain = config.to_dict()
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            yield from _fields(value, f"{place}{name}.")
+        elif name in plain:
+            yield place + name, plain[name]

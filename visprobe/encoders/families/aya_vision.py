@@ -10,12 +10,10 @@ from torch import nn
 from transformers.models.aya_vision.modeling_aya_vision import AyaVisionMultiModalProjector
 
 from visprobe.encoders.families.internvl import Crops, SquashedView
-from visprobe.encoders.families.llava import PROJECTOR, selected, spellings
+from visprobe.encoders.families.llava import PROJECTOR, one_selected, spellings
 from visprobe.encoders.pixels import Grid
-from visprobe.encoders.structure.connector import Connector, of_class
+from visprobe.encoders.structure.connector import of_class
 from visprobe.encoders.structure.model import Model, SingleView
-from visprobe.errors import CheckpointError
-from visprobe.io.containers.tensors import TensorEntry
 
 SIGLIPS: Mapping[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
@@ -32,16 +30,6 @@ class AyaTiles(Crops):
     normalisation: ClassVar[Mapping[str, Any]] = SIGLIPS
 
 
-def _connect(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-    if len(reads) > 1:
-        raise CheckpointError(
-            f"vision_feature_layer selects {len(reads)} layers; the projector of Aya Vision reads one",
-            hint="Check that config.json belongs to these weights.",
-        )
-    width = int(config.text_config.hidden_size)
-    return of_class(AyaVisionMultiModalProjector, config, width=width, reads=reads, project=_squares_joined)
-
-
 def _squares_joined(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
     """The module itself joins the squares and gives (B, rows, columns, width)."""
     projected: torch.Tensor = module(tokens[0])
@@ -54,8 +42,8 @@ MODELS = (
         model_types=("aya_vision",),
         cls="AyaVisionForConditionalGeneration",
         spellings=spellings(PROJECTOR),
-        reads=selected,
-        connect=_connect,
+        reads=one_selected("Aya Vision"),
+        connect=of_class(AyaVisionMultiModalProjector, project=_squares_joined),
         towers=("siglip",),
         geometry=lambda config: WholeImage(),
         untiled="only the squashed whole image is used, not the tiles that the model reads before it",

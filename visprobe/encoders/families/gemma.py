@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
 from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModalProjector
 
 from visprobe.encoders.families.llava import spellings
-from visprobe.encoders.structure.connector import Connector, of_class
+from visprobe.encoders.structure.connector import of_class
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.model import Model, SingleView
 from visprobe.encoders.structure.tiles import Tiled
 from visprobe.errors import UsageError
-from visprobe.io.containers.tensors import TensorEntry
 
 ORDER = 5
 
 
 def _last(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
     return (family.last_site(config.vision_config),), "the model reads the tower's last_hidden_state"
-
-
-def _linear(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-    width = int(config.vision_config.projection_dim)
-    return of_class(PaliGemmaMultiModalProjector, config, width=width, reads=reads)
-
-
-def _pooled(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-    width = int(config.text_config.hidden_size)
-    return of_class(Gemma3MultiModalProjector, config, width=width, reads=reads)
 
 
 def _pan_and_scan(config: Any) -> Tiled:
@@ -48,7 +36,7 @@ MODELS = (
         cls="PaliGemmaForConditionalGeneration",
         spellings=spellings(_PROJECTOR),
         reads=_last,
-        connect=_linear,
+        connect=of_class(PaliGemmaMultiModalProjector, width=lambda config: config.vision_config.projection_dim),
         towers=("siglip",),
     ),
     Model(
@@ -57,7 +45,7 @@ MODELS = (
         cls="Gemma3ForConditionalGeneration",
         spellings=spellings(_PROJECTOR),
         reads=_last,
-        connect=_pooled,
+        connect=of_class(Gemma3MultiModalProjector),
         towers=("siglip",),
         untiled="images are read whole, without the crops of pan and scan",
         tiles=_pan_and_scan,

@@ -14,12 +14,11 @@ from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
 
 from visprobe.encoders.pixels import Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
-from visprobe.encoders.structure.connector import Connector, of_class
+from visprobe.encoders.structure.connector import of_class
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, side
 from visprobe.encoders.structure.model import Model, SingleView, Spelling
 from visprobe.encoders.structure.tiles import Tiled, arranged, tiles
-from visprobe.io.containers.tensors import TensorEntry
 
 ORDER = 6
 
@@ -71,13 +70,6 @@ def _resized(processor: Any, image: np.ndarray[Any, Any]) -> Any:
     return array
 
 
-def _connect(cls: Callable[[Any], nn.Module]) -> Callable[..., Connector]:
-    def connect(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-        return of_class(cls, config, width=int(config.text_config.hidden_size), reads=reads)
-
-    return connect
-
-
 def _last(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
     return ("final_norm",), "the model reads the tower's last_hidden_state"
 
@@ -102,7 +94,7 @@ def _model(name: str, cls: str, connector: Callable[[Any], nn.Module], tower: st
         cls=f"{cls}ForConditionalGeneration",
         spellings=(Spelling("D", "model.vision_model.", {"": "model.connector."}),),
         reads=_last,
-        connect=_connect(connector),
+        connect=of_class(connector),
         towers=(tower,),
         untiled="only the squashed whole image is used, not the tiles that the model reads beside it",
         tiles=lambda config: SplitImages(),

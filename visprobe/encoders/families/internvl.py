@@ -143,14 +143,8 @@ def connector(config: Any, reads: tuple[str, ...]) -> Connector:
         config: An `InternVLConfig`.
         reads: The site that it reads.
     """
-    factor = round(1 / config.downsample_ratio)
-    return of_class(
-        InternVLMultiModalProjector,
-        config,
-        width=int(config.text_config.hidden_size),
-        reads=reads,
-        project=partial(_shuffled, factor=factor),
-    )
+    project = partial(_shuffled, factor=round(1 / config.downsample_ratio))
+    return of_class(InternVLMultiModalProjector, project=project)(config, {}, reads)
 
 
 def _shuffled(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid, *, factor: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from visprobe.encoders.structure.anyres import any_resolution
@@ -11,6 +11,7 @@ from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.layout import hidden_state
 from visprobe.encoders.structure.model import Model, SingleView, Spelling
 from visprobe.encoders.structure.projector import chain
+from visprobe.errors import CheckpointError
 from visprobe.io.containers.tensors import TensorEntry
 
 ORDER = 2
@@ -33,6 +34,21 @@ def selected(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
     layers, depth = config.vision_feature_layer, family.depth(config.vision_config)
     numbers = [layers] if isinstance(layers, int) else list(layers)
     return tuple(hidden_state(n, depth) for n in numbers), f"vision_feature_layer is {layers} of {depth} blocks"
+
+
+def one_selected(name: str) -> Callable[[Any, Family], tuple[tuple[str, ...], str]]:
+    """`selected` for the model `name`, whose projector reads one site."""
+
+    def reads(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
+        sites, why = selected(config, family)
+        if len(sites) > 1:
+            raise CheckpointError(
+                f"vision_feature_layer selects {len(sites)} layers; the projector of {name} reads one",
+                hint="Check that config.json belongs to these weights.",
+            )
+        return sites, why
+
+    return reads
 
 
 def mlp(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:

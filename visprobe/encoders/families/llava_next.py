@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
 from transformers.models.vipllava.modeling_vipllava import VipLlavaMultiModalProjector
 
 from visprobe.encoders.families.llava import (
@@ -18,13 +16,11 @@ from visprobe.encoders.families.llava import (
     selected,
     spellings,
 )
-from visprobe.encoders.pixels import Grid
 from visprobe.encoders.processor import Resolution, plain_fields
 from visprobe.encoders.structure.anyres import any_resolution
-from visprobe.encoders.structure.connector import Connector, of_class
+from visprobe.encoders.structure.connector import of_class, side_by_side
 from visprobe.encoders.structure.geometry import Geometry, side
 from visprobe.encoders.structure.model import Model
-from visprobe.io.containers.tensors import TensorEntry
 
 ORDER = 3
 
@@ -37,21 +33,6 @@ class SquashedBase(Geometry):
         kept, size = plain_fields(stored), stored.get("size") or {}
         length = int(size.get("shortest_edge") or size.get("height") or side(config.image_size))
         return {**kept, "do_resize": True, "size": {"height": length, "width": length}}
-
-
-def _layers_concatenated(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
-    projected: torch.Tensor = module(torch.cat(list(tokens), dim=-1))
-    return projected
-
-
-def _vip(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-    return of_class(
-        VipLlavaMultiModalProjector,
-        config,
-        width=int(config.text_config.hidden_size),
-        reads=reads,
-        project=_layers_concatenated,
-    )
 
 
 MODELS = (
@@ -77,7 +58,7 @@ MODELS = (
         cls="VipLlavaForConditionalGeneration",
         spellings=spellings(PROJECTOR),
         reads=selected,
-        connect=_vip,
+        connect=of_class(VipLlavaMultiModalProjector, project=side_by_side),
         towers=("clip",),
     ),
 )

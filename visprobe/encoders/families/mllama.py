@@ -19,12 +19,11 @@ from transformers.models.mllama.image_processing_pil_mllama import (
 
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
-from visprobe.encoders.structure.connector import Connector, of_class
+from visprobe.encoders.structure.connector import of_class
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, View, side
 from visprobe.encoders.structure.model import Model, Spelling
 from visprobe.encoders.structure.tiles import Tiled, arranged
-from visprobe.io.containers.tensors import TensorEntry
 
 ORDER = 8
 
@@ -104,10 +103,6 @@ def _reads(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
     return (*between, f"block_{depth:02d}"), why
 
 
-def _connect(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-    return of_class(_linear, config, width=int(config.text_config.hidden_size), reads=reads, project=_concatenated)
-
-
 def _linear(config: Any) -> nn.Module:
     return nn.Linear(int(config.vision_config.vision_output_dim), int(config.text_config.hidden_size))
 
@@ -153,7 +148,7 @@ MODELS = (
             Spelling("C", "vision_model.", {"": _CONNECTOR}),
         ),
         reads=_reads,
-        connect=_connect,
+        connect=of_class(_linear, project=_concatenated),
         towers=("mllama",),
         notes=_notes,
         untiled="images are fitted into one tile, whose rest is black; the model cuts larger images into several",

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import nn
+from transformers.models.mistral3.modeling_mistral3 import Mistral3MultiModalProjector
 
-from visprobe.encoders.families.llava import selected, spellings
+from visprobe.encoders.families.llava import one_selected, spellings
 from visprobe.encoders.families.siglip2 import fits
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
-from visprobe.encoders.structure.connector import Connector, Tap
+from visprobe.encoders.structure.connector import Connector, of_class
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, side
 from visprobe.encoders.structure.model import Model
-from visprobe.errors import CheckpointError, UsageError
+from visprobe.errors import UsageError
 from visprobe.io.containers.tensors import TensorEntry
 
 ORDER = 10
@@ -99,20 +100,8 @@ def _cells(image: Image.Image, budget: int) -> Grid:
 
 
 def _merger(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-    if len(reads) > 1:
-        raise CheckpointError(
-            f"vision_feature_layer selects {len(reads)} layers; the projector of Mistral 3 reads one",
-            hint="Check that config.json belongs to these weights.",
-        )
-    tap = Tap("projected", reads, int(config.text_config.hidden_size), partial(_project, _patch(config)))
-    return Connector("Mistral3MultiModalProjector", partial(_projector, config), (tap,))
-
-
-def _projector(config: Any) -> nn.Module:
-    from transformers.models.mistral3.modeling_mistral3 import Mistral3MultiModalProjector
-
-    module: nn.Module = Mistral3MultiModalProjector(config)
-    return module
+    project = partial(_project, side(config.vision_config.patch_size))
+    return of_class(Mistral3MultiModalProjector, project=project)(config, entries, reads)
 
 
 def _project(patch: int, module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
@@ -120,10 +109,6 @@ def _project(patch: int, module: nn.Module, tokens: Sequence[torch.Tensor], grid
     sizes = [(grid[0] * patch, grid[1] * patch)] * batch
     projected: torch.Tensor = module(tokens[0].flatten(0, 1), sizes)
     return projected.reshape(batch, -1, projected.shape[-1])
-
-
-def _patch(config: Any) -> int:
-    return side(config.vision_config.patch_size)
 
 
 TOWERS = (
@@ -144,7 +129,7 @@ MODELS = (
         model_types=("mistral3",),
         cls="Mistral3ForConditionalGeneration",
         spellings=spellings({"": "multi_modal_projector."}),
-        reads=selected,
+        reads=one_selected("Mistral 3"),
         connect=_merger,
         towers=("pixtral",),
         geometry=lambda config: Packed(int(config.spatial_merge_size)),

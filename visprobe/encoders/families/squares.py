@@ -1,4 +1,4 @@
-"""Towers that read one square image: SigLIP, CLIP, DINOv2, ViT."""
+"""Towers that read one square image: SigLIP, CLIP, DINOv2, ViT, and MLCD, which is CLIP's with rotary positions."""
 
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -76,6 +76,17 @@ TOWERS = (
         attention_output="attention.o_proj",
         head_option="add_pooling_layer",
         processor="ViTImageProcessorPil",
+        processors=BASE_VIEWS,
+    ),
+    Family(
+        name="mlcd",
+        model_types=("mlcd_vision_model", "mlcd"),
+        tower_class="MLCDVisionModel",
+        norm="post_layernorm",
+        pools=True,
+        has_cls=True,
+        outer_prefixes=("vision_model.",),
+        processor="CLIPImageProcessorPil",
         processors=BASE_VIEWS,
     ),
 )

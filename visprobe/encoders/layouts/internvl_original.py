@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from transformers import InternVLConfig, InternVLVisionConfig
 
 from visprobe.encoders.checkpoint.opened import Checkpoint
@@ -16,7 +14,6 @@ from visprobe.encoders.processor import Resolution, find_processor
 from visprobe.encoders.structure.connector import configured
 from visprobe.encoders.structure.layout import (
     Layout,
-    Piece,
     Source,
     beside,
     block_places,
@@ -25,6 +22,7 @@ from visprobe.encoders.structure.layout import (
     notes_on_places,
     twins,
     under,
+    unfused,
 )
 from visprobe.errors import CheckpointError
 
@@ -153,8 +151,7 @@ def _tower(names: Mapping[str, str]) -> dict[str, Source]:
     for name, key in names.items():
         canonical = _canonical(name)
         if fused := _FUSED.fullmatch(canonical):
-            for number, part in enumerate("qkv"):
-                sources[f"{fused[1]}{part}_proj.{fused[2]}"] = Piece((key,), partial(_third, number))
+            sources |= unfused(fused[1], fused[2], key)
         else:
             sources[canonical] = key
     return sources
@@ -164,11 +161,6 @@ def _canonical(name: str) -> str:
     for theirs, ours in _NAMES:
         name = name.replace(theirs, ours)
     return name
-
-
-def _third(number: int, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Queries, keys and values follow each other in the rows of the fused weight."""
-    return tensors[0].chunk(3)[number].contiguous()
 
 
 def _linear(name: str) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from visprobe.encoders.pixels import Grid
-from visprobe.encoders.structure.connector import Connector, Project, Tap
+from visprobe.encoders.structure.connector import Connector, Project, Tap, side_by_side
 from visprobe.encoders.structure.projector import ACTIVATION, Projector, chain
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.tensors import TensorEntry
@@ -156,7 +156,7 @@ def original_connector(
     after = shape[0]
     if kind.linears:
         make = partial(ResidualProjector, (before, *[after] * kind.linears), kind.blocks)
-        return Connector(kind.name, make, (Tap("projected", reads, after, _concatenated),), _GELU)
+        return Connector(kind.name, make, (Tap("projected", reads, after, side_by_side),), _GELU)
     return Connector(kind.name, partial(Pooler, before, after), (Tap("projected", reads, after, _pooled),), _GELU)
 
 
@@ -176,11 +176,6 @@ def _after_resampling(project: Project, side: int) -> Project:
 
 def _as_image(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
     return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
-
-
-def _concatenated(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
-    projected: torch.Tensor = module(torch.cat(list(tokens), dim=-1))
-    return projected
 
 
 def _pooled(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:

@@ -13,7 +13,6 @@ from torch.nn.functional import interpolate
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from visprobe.encoders.checkpoint.opened import library_config
-from visprobe.encoders.families.mlcd import TOWERS as MLCD
 from visprobe.encoders.families.squares import TOWERS as SQUARES
 from visprobe.encoders.layouts.known_towers import NAMES, known_tower
 from visprobe.encoders.layouts.sam import SAM, from_segment_anything
@@ -26,7 +25,7 @@ from visprobe.encoders.structure.layout import Source
 from visprobe.errors import CheckpointError
 
 Rule = Literal["selected", "siglip", "final", "last"]
-_FAMILY_OF = {model_type: family for family in (*SQUARES, *MLCD, SAM) for model_type in family.model_types}
+_FAMILY_OF = {model_type: family for family in (*SQUARES, SAM) for model_type in family.model_types}
 _RULES: dict[str, Rule] = {"siglip": "siglip", "clip": "selected", "mlcd": "selected", "dinov2": "final", "sam": "last"}
 _SUFFIX = re.compile(r"(?P<name>.*?)(?:-res(?P<res>\d+))?(?:-interp(?P<interp>\d+))?")
 _NOT_YET = re.compile(r"open_clip_hub:.*|imagebind_huge|.*eva/clip.*|.*eva02.*", re.IGNORECASE)

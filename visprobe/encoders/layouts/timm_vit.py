@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 
-import torch
-
-from visprobe.encoders.structure.layout import Piece, Source
+from visprobe.encoders.structure.layout import Source, unfused
 
 _OUTSIDE = {
     "cls_token": "embeddings.cls_token",
@@ -45,10 +42,4 @@ def from_timm(saved: Mapping[str, str]) -> dict[str, Source]:
 def _in_block(block: str, place: str, kind: str, key: str) -> dict[str, Source]:
     if place != "attn.qkv":
         return {f"{block}{_INSIDE.get(place, place)}.{kind}": key}
-    return {
-        f"{block}attention.{part}_proj.{kind}": Piece((key,), partial(_third, number=n)) for n, part in enumerate("qkv")
-    }
-
-
-def _third(tensors: Sequence[torch.Tensor], number: int) -> torch.Tensor:
-    return tensors[0].chunk(3)[number].clone()
+    return unfused(f"{block}attention.", kind, key)

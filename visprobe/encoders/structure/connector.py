@@ -15,8 +15,10 @@ from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.pixels import Grid
 from visprobe.encoders.settings import connector_settings
 from visprobe.errors import CheckpointError
+from visprobe.io.containers.tensors import TensorEntry
 
 Project = Callable[[nn.Module, Sequence[torch.Tensor], Grid], torch.Tensor]
+Connect = Callable[[Any, Mapping[str, TensorEntry], tuple[str, ...]], "Connector"]
 _ANY_GRID = (24, 24)  # for towers of native resolution: squares of 2, 3 and 4 patches fit into it
 
 
@@ -112,30 +114,37 @@ class Connector:
         return module
 
 
-def same_grid(project: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> Project:
-    """A projection that reads one site and treats every token alike."""
-    return lambda module, tokens, grid: project(module, tokens[0])
+def token_by_token(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
+    """The projection of a module that reads one site and treats every token alike."""
+    projected: torch.Tensor = module(tokens[0])
+    return projected
+
+
+def side_by_side(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
+    """The projection of a module that reads the tokens of several sites joined along their width."""
+    projected: torch.Tensor = module(torch.cat(list(tokens), dim=-1))
+    return projected
 
 
 def of_class(
     cls: Callable[[Any], nn.Module],
-    config: Any,
     *,
-    width: int,
-    reads: tuple[str, ...],
-    project: Project | None = None,
-) -> Connector:
-    """The connector that is one class of transformers, made from the model's configuration.
+    width: Callable[[Any], Any] = lambda config: config.text_config.hidden_size,
+    project: Project = token_by_token,
+) -> Connect:
+    """What makes the connector that is one class of transformers of a model's configuration.
 
     Args:
-        cls: The class; its constructor takes `config`.
-        config: Configuration of the multimodal model.
-        width: Width of its output.
-        reads: Sites of the tower that it reads.
-        project: As in `Tap`; by default the module is called with the tokens of the one site read.
+        cls: The class; its constructor takes the configuration.
+        width: From the configuration to the width of its output; by default that of the language model.
+        project: As in `Tap`.
     """
-    tap = Tap("projected", reads, width, project or same_grid(lambda module, tokens: module(tokens)))
-    return Connector(getattr(cls, "__name__", str(cls)), partial(cls, config), (tap,))
+
+    def connect(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
+        tap = Tap("projected", reads, int(width(config)), project)
+        return Connector(getattr(cls, "__name__", str(cls)), partial(cls, config), (tap,))
+
+    return connect
 
 
 def configured(made_by: Callable[[Any], Connector], config: Any) -> Connector:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,6 +71,21 @@ class Layout:
     def off_path(self, names: Iterable[str]) -> tuple[str, ...]:
         """Weight groups, among those of the tower's tensor `names`, that the MLLM's loss never reaches."""
         return self.family.off_path((self.family.weight_group(name, self.config) for name in names), self.consumed)
+
+
+def unfused(attention: str, kind: str, key: str) -> dict[str, Source]:
+    """The weights of queries, keys and values by name, which follow each other in the rows of the tensor `key`.
+
+    Args:
+        attention: What their names begin with.
+        kind: "weight" or "bias".
+        key: Name in the file.
+    """
+    return {f"{attention}{part}_proj.{kind}": Piece((key,), partial(_third, n)) for n, part in enumerate("qkv")}
+
+
+def _third(number: int, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return tensors[0].chunk(3)[number].contiguous()
 
 
 def keys_of(sources: Iterable[Source]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from visprobe.encoders.checkpoint.opened import Checkpoint
 from visprobe.encoders.processor import Resolution, find_processor
-from visprobe.encoders.structure.connector import Connector, configured
+from visprobe.encoders.structure.connector import Connect, configured
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry
 from visprobe.encoders.structure.layout import (
@@ -25,9 +25,6 @@ from visprobe.encoders.structure.layout import (
 )
 from visprobe.encoders.structure.tiles import Tiled
 from visprobe.errors import CheckpointError
-from visprobe.io.containers.tensors import TensorEntry
-
-Connect = Callable[[Any, Mapping[str, TensorEntry], tuple[str, ...]], Connector]
 
 
 def _none(config: Any, family: Family) -> list[str]:

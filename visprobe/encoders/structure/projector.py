@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from visprobe.encoders.structure.connector import Connector, Tap, same_grid
+from visprobe.encoders.structure.connector import Connector, Tap, side_by_side, token_by_token
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.tensors import TensorEntry
 
@@ -79,15 +79,5 @@ def chain(
         raise CheckpointError(f"the projector's activation {activation!r} is unknown", hint="Check config.json.")
     make = partial(Projector, widths, bias=bias, activation=activation)
     kind = "linear" if count == 1 else f"mlp{count}x_{activation}"
-    project = same_grid(_call) if len(reads) == 1 else _concatenated
+    project = token_by_token if len(reads) == 1 else side_by_side
     return Connector(kind, make, (Tap("projected", reads, widths[-1], project),), {ACTIVATION: activation})
-
-
-def _call(module: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    projected: torch.Tensor = module(tokens)
-    return projected
-
-
-def _concatenated(module: nn.Module, tokens: object, grid: object) -> torch.Tensor:
-    projected: torch.Tensor = module(torch.cat(list(tokens), dim=-1))  # type: ignore[call-overload]
-    return projected

@@ -17,18 +17,14 @@ from visprobe.encoders.exchange.swap import parse_swap
 from visprobe.encoders.families import TOWER_OF
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.layout import under
+from visprobe.encoders.text.words import tokenizer_folder
 from visprobe.encoders.tower import load_tower, placed
 from visprobe.errors import CheckpointError
-from visprobe.io.hub.repository import open_folder
 
 _PREFIX = "text_model."
 _TEXT_PROJECTION, _VISUAL_PROJECTION = "text_projection.weight", "visual_projection.weight"
 _KINDS = {kind: family for kind, family in TOWER_OF.items() if family.text_class and "vision" not in kind}
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
-_TOKENIZER_FILES = (
-    *_VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "config.json",
-)  # fmt: skip
 _BATCH = 64
 
 
@@ -167,11 +163,7 @@ def _loaded(checkpoint: Checkpoint) -> TextTower:
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:
-    folder = checkpoint.folder
-    if checkpoint.commit:  # of the hub only what an encoder needs has been fetched
-        remote = open_folder(checkpoint.spec)
-        fetched = [remote.fetch(name) for name in _TOKENIZER_FILES if name in remote.names()]
-        folder = fetched[0].parent if fetched else folder
+    folder = tokenizer_folder(checkpoint)
     # Without a vocabulary transformers makes an empty tokenizer, and says nothing.
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise CheckpointError(

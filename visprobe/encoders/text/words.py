@@ -20,8 +20,8 @@ from visprobe.io.hub.repository import open_folder
 _TABLES = ("embed_tokens.weight", "tok_embeddings.weight", "wte.weight", "word_embeddings.weight")
 _HEAD = "lm_head.weight"
 _TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json",
-    "special_tokens_map.json", "config.json",
+    "tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "tokenizer_config.json", "merges.txt",
+    "added_tokens.json", "special_tokens_map.json", "config.json",
 )  # fmt: skip
 
 
@@ -80,7 +80,9 @@ def read_words(spec: str | Path) -> Words:
         )
     text = next((checkpoint.raw[key] for key in ("text_config", "llm_config") if key in checkpoint.raw), checkpoint.raw)
     scale = math.sqrt(embeddings.shape[1]) if str(text.get("model_type")).startswith("gemma") else 1.0
-    return Words(embeddings, scale, name, _tokenizer(checkpoint), checkpoint.tensors.bytes_read - before)
+    return Words(
+        embeddings, scale, name, load_tokenizer(tokenizer_folder(checkpoint)), checkpoint.tensors.bytes_read - before
+    )
 
 
 def embedding_tensor(checkpoint: Checkpoint) -> str:
@@ -107,13 +109,13 @@ def _tied(raw: dict[str, Any]) -> bool:
     return any(text.get("tie_word_embeddings") for text in texts)
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Any:
-    folder = checkpoint.folder
-    if checkpoint.commit:  # of the hub only what an encoder needs has been fetched
-        remote = open_folder(checkpoint.spec)
-        fetched = [remote.fetch(name) for name in _TOKENIZER_FILES if name in remote.names()]
-        folder = fetched[0].parent if fetched else folder
-    return load_tokenizer(folder)
+def tokenizer_folder(checkpoint: Checkpoint) -> Path:
+    """Where the files of the checkpoint's tokenizer lie, if it has any."""
+    if not checkpoint.commit:
+        return checkpoint.folder
+    remote = open_folder(checkpoint.spec)  # of the hub only what an encoder needs has been fetched
+    fetched = [remote.fetch(name) for name in _TOKENIZER_FILES if name in remote.names()]
+    return fetched[0].parent if fetched else checkpoint.folder
 
 
 def load_tokenizer(folder: Path) -> Any:
