@@ -15,14 +15,19 @@ import yaml
 from PIL import Image
 from typer.main import get_command
 
-from visprobe.analyses.core.contract import check_analysis
+from visprobe.analyses.core.contract import check_analysis, planted_inputs
 from visprobe.analyses.core.gates import read_condition
 from visprobe.analyses.core.registry import available
+from visprobe.analyses.core.verdict import verdict
 from visprobe.cli.app import app
 from visprobe.encoders import families, load_encoder
 from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.families import TOWER_OF
 from visprobe.errors import UsageError
+from visprobe.figures.save import svg_text
+from visprobe.report.presentations import figures_of, presentations
+from visprobe.report.tables import tables
+from visprobe.results.result import Estimate, Row
 
 ROOT = Path(__file__).parents[2]
 VISION = {
@@ -88,6 +93,44 @@ def installed(folder, monkeypatch, group, entry):
 def test_the_analysis_is_found_once_its_package_is_installed(tmp_path, monkeypatch):
     installed(tmp_path, monkeypatch, "visprobe.analyses", "narrow_cone = narrow_cone:NARROW_CONE")
     assert available()["narrow_cone"].name == "narrow_cone"
+
+
+@pytest.fixture
+def narrow_cone_installed(tmp_path, monkeypatch):
+    installed(tmp_path, monkeypatch, "visprobe.analyses", "narrow_cone = narrow_cone:NARROW_CONE")
+    presentations.cache_clear()
+    yield
+    presentations.cache_clear()
+
+
+def test_the_installed_analysis_brings_titles_a_figure_and_a_sentence(narrow_cone_installed):
+    from narrow_cone import NARROW_CONE
+
+    result = NARROW_CONE.run(planted_inputs(NARROW_CONE))
+    assert {table.title for table in tables(result)} == {
+        "Mean cosine of the features of two images",
+        "Mean cosine of the features of two images: paired differences",
+    }
+    [(_, figure)] = figures_of([result])
+    assert "sft" in svg_text(figure.draw(result)) and figure.caption(result).endswith("Floor: untrained.")
+    wider = Row(
+        "sft", "block_03", "mean_cosine", Estimate(-0.2, -0.3, -0.1, 64, "cosine", "jackknife"), "base", "difference"
+    )
+    unclear = replace(wider, checkpoint="dpo", estimate=replace(wider.estimate, high=0.1))
+    [said] = verdict([replace(result, rows=(wider, unclear))], "base")
+    assert said.text == (
+        "sft's features fill a wider cone than base's: difference in mean cosine −0.200 [−0.300, −0.100]."
+    )
+    assert said.evidence[0]["analysis"] == "narrow_cone"
+
+
+def test_a_result_of_a_package_that_is_not_there_shows_its_measures():
+    from narrow_cone import NARROW_CONE
+
+    result = NARROW_CONE.run(planted_inputs(NARROW_CONE))
+    elsewhere = replace(result, analysis="wide_cone", rows=tuple(replace(row, measure="m") for row in result.rows))
+    assert {table.title for table in tables(elsewhere)} == {"m", "m: paired differences"}
+    assert [*figures_of([elsewhere])] == [] and verdict([elsewhere], "base") == []
 
 
 def test_the_tower_is_read_as_transformers_runs_it(tmp_path, monkeypatch):

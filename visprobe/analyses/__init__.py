@@ -1,1 +1,1 @@
-"""One file per question: features in, a Result out."""
+"""Analyses by question: one file each, features in, a `Result` out, with its figure and its sentences beside it."""

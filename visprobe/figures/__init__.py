@@ -1,1 +1,1 @@
-"""One file per figure: a Result in, a matplotlib Figure out. Nothing is computed here."""
+"""What figures share: style, axes, marks, legends, saving. Each figure lies beside what it shows."""

@@ -1,1 +1,1 @@
-"""What measurements return: numbers with their intervals, and the sentences that rest on them."""
+"""What measurements return: numbers with their intervals, how they are shown, and the sentences that rest on them."""

@@ -1,1 +1,1 @@
-"""What every analysis is made of: the contract, the registry, estimates and pairs of checkpoints."""
+"""What all analyses share: the contract, the registry, pairs of checkpoints, the verdict, and conditions on results."""
