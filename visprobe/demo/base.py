@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from visprobe.data.progress import Progress
 from visprobe.demo.answers import evaluate_answers
 from visprobe.demo.packing import Packer, answer_logits
 from visprobe.demo.questions import questions
@@ -30,7 +31,6 @@ from visprobe.io.atomic import replacing, write_json
 from visprobe.results.result import Result
 from visprobe.training.run_folder.manifest import NAME, Clock, environment, weights_hash
 
-Progress = Callable[[str, int, int], None]
 Batch = NDArray[np.int64]
 
 BASE = Path(__file__).parent / "base_checkpoint"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from visprobe.data.progress import Progress
 from visprobe.demo.rows import DigitRows
 from visprobe.errors import UsageError
 from visprobe.io.atomic import replacing, write_json
@@ -19,7 +20,6 @@ from visprobe.training.recipe import Recipe
 from visprobe.training.run_folder.folder import listed, visible
 from visprobe.training.stages import stages
 
-Progress = Callable[[str, int, int], None]
 MADE_OF = "base-made-of.json"  # in a demo's folder, and only there
 
 

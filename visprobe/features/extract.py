@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprobe.data.image_set import BadImage, ImageSet, decode
+from visprobe.data.progress import Progress
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Pixels
 from visprobe.encoders.watch import EMBEDDING
@@ -32,7 +33,6 @@ BATCH = 64
 CHUNK = 128  # images per file of the store: small enough to lose little to kill -9, large enough to be few
 KEPT = 1 << 20  # bytes of an image file that wait for their batch; larger ones are read again then
 _T = TypeVar("_T")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

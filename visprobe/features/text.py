@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel
 
+from visprobe.data.progress import Progress
 from visprobe.encoders.checkpoint.opened import library_config
 from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.text.words import load_tokenizer
@@ -23,7 +24,6 @@ from visprobe.features.store import ChunkKey, FeatureStore, StoredSites
 from visprobe.io.containers.folder import Folder
 from visprobe.io.hub.repository import open_folder
 
-Progress = Callable[[str, int, int], None]
 LONGEST = 512  # tokens of a caption that are read
 _CHUNK, _BATCH = 128, 16
 _HOW = f"mean over the tokens of a caption, special ones included, at most {LONGEST}"

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from visprobe.analyses.core.gates import Gate
 from visprobe.analyses.core.registry import DEFAULT
+from visprobe.data.progress import Progress
 from visprobe.errors import UsageError
 from visprobe.features.store import FeatureStore, default_folder
 from visprobe.figures.save import figure_bytes
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 PYTHON = ("called", "from", "Python")  # instead of a command line
 SCREEN_DPI = 110
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

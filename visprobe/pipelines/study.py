@@ -20,8 +20,6 @@ from visprobe.training.run import Manner, run
 from visprobe.training.run_folder.folder import inputs_of, refuse_folder, start_of, visible
 from visprobe.training.run_folder.manifest import weights_hash
 
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
 class Study:

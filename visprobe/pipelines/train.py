@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from visprobe.data.progress import Progress
 from visprobe.io.disk import plain_errors
 from visprobe.training.extra import require_training
-from visprobe.training.job import Progress, make_job, run_job
+from visprobe.training.job import make_job, run_job
 
 
 @plain_errors

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from accelerate import PartialState
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from visprobe.data.progress import Progress
 from visprobe.errors import TrainingError
 from visprobe.io.atomic import replacing
 from visprobe.io.containers.safetensors_files import save_tensors
@@ -24,7 +24,6 @@ from visprobe.training.recipe import Recipe
 from visprobe.training.run_folder.by_step import COMPLETE, METRICS, append_line, forget_after, read_lines, snapshot_path
 from visprobe.training.stages import stage_of
 
-Progress = Callable[[str, int, int], None]
 _IDLE = 20  # steps without any gradient after which a run is given up
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # its libraries take seconds to import
     from visprobe.training.on_paper import Plan
     from visprobe.training.run import Manner
 
-Progress = Callable[[str, int, int], None]
 _NEW_MODEL = ("chat_template", "image_size", "feature_layer")  # they mean something for a new model alone
 MADE_OF = "made_of.json"  # in the folder of a new model: what it was put together from
 

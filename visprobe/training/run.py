@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from visprobe.data.progress import Progress
+
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl reports each trainer's start unless told not to
 
 import torch
@@ -52,7 +54,6 @@ from visprobe.training.run_folder.manifest import Clock, environment
 from visprobe.training.stages import TrainerInputs, stage_of
 from visprobe.training.trainers.common import resolved_precision, warmup_steps
 
-Progress = Callable[[str, int, int], None]
 Beside = Callable[[Recipe, Path, Fitted, Any, Path], TrainerCallback | None]
 """From recipe, base, rows, processor and the run's folder to what happens beside the steps, if anything does."""
 

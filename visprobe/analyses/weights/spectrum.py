@@ -8,15 +8,13 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
-from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.weights.weights import shared_weights
 from visprobe.encoders.structure.tensor_class import CLASSES, by_class, tensor_class
 from visprobe.metrics.arrays import Array
-from visprobe.metrics.weights.spectral_change import top_singular
+from visprobe.metrics.weights.spectral_change import change_directions, top_singular
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
@@ -134,7 +132,9 @@ def _of_weight(
             top = top_singular(origin, min(k, min(origin.shape) // 4)) if changes else None
             for name, change in changes.items():
                 assert top is not None
-                yield name, [_spectrum(key, kind, group, origin, change, top)]
+                shape = (origin.shape[0], origin.shape[1])
+                found = change_directions(origin, change, top)
+                yield name, [Spectrum(key, kind, group, shape, len(top[1]), *found)]
         except ValueError:
             skipped.append(key)
 
@@ -142,22 +142,6 @@ def _of_weight(
 def _matrix(tensor: Tensor) -> Array:
     matrix: Array = tensor.double().reshape(len(tensor), -1).numpy()
     return matrix
-
-
-def _spectrum(
-    key: str, kind: str, group: str, origin: Array, change: Array, top: tuple[Array, Array, Array]
-) -> Spectrum:
-    u, s, v = top
-    largest = float(top_singular(change, 1)[1][0])
-    after_u, _, after_v = top_singular(origin + change, len(s))
-    left, right = u.T @ change, change @ v
-    energy = float(np.vdot(change, change))
-    shares = [float(np.vdot(part, part)) / energy for part in (left, right, left @ v)]
-    angles = [math.degrees(subspace_angles(*pair)[0]) for pair in ((u, after_u), (v, after_v))]
-    shape = (origin.shape[0], origin.shape[1])
-    return Spectrum(
-        key, kind, group, shape, len(s), energy, largest / float(s[0]), energy / largest**2, *shares, *angles
-    )
 
 
 def _rows(name: str, spectra: Sequence[Spectrum], base: str) -> Iterator[Row]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.linalg import eigh, subspace_angles
 from scipy.sparse.linalg import svds
 
@@ -15,107 +15,54 @@ from visprobe.metrics.arrays import Array
 _GRAM_SIDE = 2048
 
 
-class SpectralChange(NamedTuple):
-    """Size and shape of a change, relative to its base.
+class ChangeDirections(NamedTuple):
+    """Size of a change relative to its base, and where it lies among the base's top-k singular directions.
 
     Attributes:
-        relative_frobenius: Frobenius norm of the change over that of the base, >= 0.
-        relative_spectral: Largest singular value of the change over that of the base, >= 0.
-        stable_rank: Squared Frobenius over squared spectral norm of the change, in [1, min(m, n)]; 0 without change.
+        squared_change: Squared Frobenius norm of the change, its energy.
+        spectral_change: Largest singular value of the change over that of the base, >= 0.
+        stable_rank: Squared Frobenius over squared spectral norm of the change, in [1, min(m, n)].
+        energy_left: Share of the energy within the left (output) directions; k / m for a change of random direction.
+        energy_right: Within the right (input) directions; k / n for a change of random direction.
+        energy_both: Within both; k^2 / (m n) for a change of random direction.
+        angle_left: Largest angle between the top-k left subspaces before and after, in degrees.
+        angle_right: Likewise, right.
     """
 
-    relative_frobenius: float
-    relative_spectral: float
+    squared_change: float
+    spectral_change: float
     stable_rank: float
+    energy_left: float
+    energy_right: float
+    energy_both: float
+    angle_left: float
+    angle_right: float
 
 
-class SubspaceEnergy(NamedTuple):
-    """Shares in [0, 1] of the change's squared Frobenius norm within the base's top-k singular directions.
-
-    Attributes:
-        left: Within the left (output) directions; k / m for a change of random direction.
-        right: Within the right (input) directions; k / n for a change of random direction.
-        both: Within both; k^2 / (m n) for a change of random direction.
-    """
-
-    left: float
-    right: float
-    both: float
-
-
-class PrincipalAngles(NamedTuple):
-    """Angles in radians between the top-k subspaces of two matrices, largest first, shape (k,) each."""
-
-    left: Array
-    right: Array
-
-
-def spectral_change(base: ArrayLike, other: ArrayLike) -> SpectralChange:
-    """Frobenius and spectral size of the change, and its stable rank.
+def change_directions(base: Array, change: Array, top: tuple[Array, Array, Array]) -> ChangeDirections:
+    """Size, stable rank and directions of a change that is not zero.
 
     Args:
-        base: Any real dtype, shape (m, n) or (m, ...): what follows the first axis is taken as one.
-        other: The same shape.
+        base: float64 of shape (m, n).
+        change: The same shape.
+        top: `top_singular` of the base. Its subspaces are only defined where the k-th singular value is larger than
+            the next.
 
     Raises:
-        ValueError: If the shapes differ or have fewer than two axes, a value is not finite, or the base is zero.
+        ValueError: If the changed matrix has a rank below k.
 
     Source:
-        Stable rank: Rudelson & Vershynin 2007 (math/0503442), section 1.
+        Stable rank: Rudelson & Vershynin 2007 (math/0503442), section 1. Angles: Bjoerck & Golub 1973; small ones by
+        sines as in Knyazev & Argentati 2002.
     """
-    origin, change = _base_and_change(base, other)
-    frobenius = float(np.linalg.norm(change))
-    if frobenius == 0:
-        return SpectralChange(0.0, 0.0, 0.0)
+    u, s, v = top
     largest = float(top_singular(change, 1)[1][0])
-    base_largest = float(top_singular(origin, 1)[1][0])
-    relative = frobenius / float(np.linalg.norm(origin))
-    return SpectralChange(relative, largest / base_largest, (frobenius / largest) ** 2)
-
-
-def subspace_energy(base: ArrayLike, other: ArrayLike, k: int) -> SubspaceEnergy:
-    """Share of the change that lies in the directions along which the base was already strong.
-
-    Args:
-        base: As `spectral_change`.
-        other: As `spectral_change`.
-        k: Number of singular directions, at most min(m, n).
-
-    Raises:
-        ValueError: As `spectral_change`, for another k, or if nothing changed.
-    """
-    origin, change = _base_and_change(base, other)
-    u, _, v = top_singular(origin, k)
-    total = float(np.vdot(change, change))
-    if total == 0:
-        raise ValueError("nothing changed: there is no energy to share out")
+    after_u, _, after_v = top_singular(base + change, len(s))
     left, right = u.T @ change, change @ v
-    both = left @ v
-    return SubspaceEnergy(*(float(np.vdot(part, part)) / total for part in (left, right, both)))
-
-
-def principal_angles(base: ArrayLike, other: ArrayLike, k: int) -> PrincipalAngles:
-    """How far the top-k singular subspaces turned.
-
-    Args:
-        base: As `spectral_change`.
-        other: As `spectral_change`.
-        k: Number of singular directions, at most min(m, n). The subspace is only defined where the k-th singular
-            value is larger than the next.
-
-    Returns:
-        Angles in [0, pi / 2].
-
-    Raises:
-        ValueError: As `spectral_change`, or for another k.
-
-    Source:
-        Bjoerck & Golub 1973; small angles by sines as in Knyazev & Argentati 2002.
-    """
-    origin, change = _base_and_change(base, other)
-    u, _, v = top_singular(origin, k)
-    other_u, _, other_v = top_singular(origin + change, k)
-    return PrincipalAngles(np.asarray(subspace_angles(u, other_u)), np.asarray(subspace_angles(v, other_v)))
+    energy = float(np.vdot(change, change))
+    shares = [float(np.vdot(part, part)) / energy for part in (left, right, left @ v)]
+    angles = [math.degrees(subspace_angles(*pair)[0]) for pair in ((u, after_u), (v, after_v))]
+    return ChangeDirections(energy, largest / float(s[0]), energy / largest**2, *shares, *angles)
 
 
 def top_singular(matrix: Array, k: int) -> tuple[Array, Array, Array]:
@@ -153,17 +100,3 @@ def top_singular(matrix: Array, k: int) -> tuple[Array, Array, Array]:
     # V from U, made orthonormal: V = M^T U / s loses that where s is small.
     v, r = np.linalg.qr(matrix.T @ u)
     return u, s, v * np.sign(np.diag(r))
-
-
-def _base_and_change(base: ArrayLike, other: ArrayLike) -> tuple[Array, Array]:
-    origin, result = np.asarray(base, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if origin.shape != result.shape:
-        raise ValueError(f"shapes {origin.shape} and {result.shape} differ")
-    if origin.ndim < 2 or not origin.size:
-        raise ValueError(f"singular values need a matrix, got shape {origin.shape}")
-    if not (np.isfinite(origin).all() and np.isfinite(result).all()):
-        raise ValueError("the weights hold NaN or infinity")
-    if not origin.any():
-        raise ValueError("the base is all zero: a change has no size relative to it")
-    origin = origin.reshape(len(origin), -1)
-    return origin, result.reshape(len(origin), -1) - origin

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from visprobe.data.allowed_bad import allowed_bad
+from visprobe.data.progress import Progress
 from visprobe.data.rows import BadRow, Row, Rows
 from visprobe.errors import UsageError
 from visprobe.training.rows.fitted import NO_IMAGE, Need, fit
@@ -24,7 +25,6 @@ Check = Callable[[Row, Sequence[Size]], str]
 
 Raises BadRow if the model cannot be told the row.
 """
-Progress = Callable[[str, int, int], None]
 _AT_ONCE = 256
 _THREADS = 16  # images are decoded by a library that lets go of Python's lock
 

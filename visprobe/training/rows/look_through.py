@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from visprobe.data.progress import Progress
 from visprobe.data.rows import Rows
 from visprobe.mllm.conversation import Conversations
 from visprobe.training.recipe import Recipe
 from visprobe.training.rows.check import Survey, merged, survey
 from visprobe.training.stages import stage_of
 
-Progress = Callable[[str, int, int], None]
 MAX_BAD = "1%"
 
 

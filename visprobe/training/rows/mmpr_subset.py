@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from visprobe.data.progress import Progress
 from visprobe.data.rows import IMAGE, BadRow
 from visprobe.errors import DataError, UsageError
 from visprobe.io.atomic import write_json, write_text
@@ -25,7 +26,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 NO_LIMIT = "off: no tokenizer was given"
 _THOUGHT = re.compile("</?think>")
 _IMAGE_LIST = re.compile(r'"image"\s*:\s*\[')  # cheap sign of a row with several images; the parsed row decides
-Progress = Callable[[str, int, int], None]
 CountTokens = Callable[[str], int]
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visprobe.data.progress import Progress
 from visprobe.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from visprobe.training.rows.fitted import Fitted, Need
 
 ENTRY_POINTS = "visprobe.stages"
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

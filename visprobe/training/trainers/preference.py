@@ -7,7 +7,7 @@ one forward pass per batch from the second epoch on; trl itself refuses to do th
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
+from visprobe.data.progress import Progress
 from visprobe.mllm.batches import PreferenceCollator, RowEncoder
 from visprobe.mllm.parts import PartLearningRates
 from visprobe.training.run_folder.resume import ResumeByName
@@ -28,8 +29,6 @@ from visprobe.training.trainers.common import (
     resolved_precision,
     trainer_settings,
 )
-
-Progress = Callable[[str, int, int], None]
 
 
 class PreferenceTrainer(OrderBySeed, PartLearningRates, ResumeByName, DPOTrainer):  # type: ignore[misc]
