@@ -171,13 +171,15 @@ class VisionEncoder:
     @cached_property
     def projector_hash(self) -> str | None:
         """SHA-256 of the projector's stored weights, or None without a projector."""
-        weights = {k: v for k, v in self._stored.items() if k.startswith(_PROJECTOR)}
-        return tensors_hash(weights) if weights else None
+        return self._hash_of(lambda name: name.startswith(_PROJECTOR))
 
     @cached_property
     def projection_hash(self) -> str | None:
         """SHA-256 of the projection to the space shared with a text tower, or None without one."""
-        weights = {k: v for k, v in self._stored.items() if self._family.is_projection(k)}
+        return self._hash_of(self._family.is_projection)
+
+    def _hash_of(self, belongs: Callable[[str], bool]) -> str | None:
+        weights = {name: weight for name, weight in self._stored.items() if belongs(name)}
         return tensors_hash(weights) if weights else None
 
     @cached_property
@@ -348,16 +350,12 @@ class VisionEncoder:
         changed = {key: weight for key, weight in weights.items() if weight is not self._stored[key]}
         inner = {key.removeprefix(_PROJECTOR): w for key, w in changed.items() if key.startswith(_PROJECTOR)}
         outer = {key: weight for key, weight in changed.items() if not key.startswith(_PROJECTOR)}
-        tower = _with_changed(self._tower, outer)
-        projector = _with_changed(self._projector, inner) if self._projector is not None else None
-        return VisionEncoder(
+        return self._like(
             name=name,
-            layout=self._layout,
-            tower=tower,
-            projector=projector,
+            tower=_with_changed(self._tower, outer),
+            projector=_with_changed(self._projector, inner) if self._projector is not None else None,
             stored=weights,
             provenance=provenance,
-            head=self.head,
         )
 
     def with_head(self, head: BorrowedHead) -> VisionEncoder:
@@ -368,26 +366,15 @@ class VisionEncoder:
         held = set(self._layout.tower)
         lacking = {p: m for p, m in head.modules.items() if not {f"{p}.{name}" for name in m.state_dict()} <= held}
         head = replace(head, modules=lacking)
-        return VisionEncoder(
-            name=self.name,
-            layout=self._layout,
-            tower=head.on(_with_changed(self._tower, {}), self.device, self.dtype),
-            projector=self._projector,
-            stored=self._stored,
-            provenance=self.provenance,
-            head=head,
-        )
+        return self._like(tower=head.on(_with_changed(self._tower, {}), self.device, self.dtype), head=head)
 
     def inside(self, tower: torch.nn.Module) -> VisionEncoder:
         """The same encoder around `tower`, a module of the same class and settings inside a whole model."""
-        return VisionEncoder(
-            name=self.name,
-            layout=self._layout,
-            tower=tower,
-            projector=self._projector,
-            stored=self._stored,
-            provenance=self.provenance,
-        )
+        return self._like(tower=tower, head=None)
+
+    def _like(self, **changes: Any) -> VisionEncoder:
+        own = {"projector": self._projector, "stored": self._stored, "provenance": self.provenance, "head": self.head}
+        return VisionEncoder(**{"name": self.name, "layout": self._layout, **own, **changes})
 
     def _find_grid(self) -> Grid | None:
         grid = self._geometry.grid(self.processor, self._config)

@@ -10,10 +10,9 @@ from torch import nn
 from transformers.models.aya_vision.modeling_aya_vision import AyaVisionMultiModalProjector
 
 from visprobe.encoders.families.internvl import Crops, SquashedView
-from visprobe.encoders.families.llava import PROJECTOR, one_selected, spellings
 from visprobe.encoders.pixels import Grid
 from visprobe.encoders.structure.connector import of_class
-from visprobe.encoders.structure.model import Model, SingleView
+from visprobe.encoders.structure.model import Model, SingleView, one_selected
 
 SIGLIPS: Mapping[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
@@ -41,7 +40,6 @@ MODELS = (
         name="Aya Vision",
         model_types=("aya_vision",),
         cls="AyaVisionForConditionalGeneration",
-        spellings=spellings(PROJECTOR),
         reads=one_selected("Aya Vision"),
         connect=of_class(AyaVisionMultiModalProjector, project=_squares_joined),
         towers=("siglip",),

@@ -7,18 +7,12 @@ from typing import Any
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
 from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModalProjector
 
-from visprobe.encoders.families.llava import spellings
 from visprobe.encoders.structure.connector import of_class
-from visprobe.encoders.structure.family import Family
-from visprobe.encoders.structure.model import Model, SingleView
+from visprobe.encoders.structure.model import Model, SingleView, last_state
 from visprobe.encoders.structure.tiles import Tiled
 from visprobe.errors import UsageError
 
 ORDER = 5
-
-
-def _last(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
-    return (family.last_site(config.vision_config),), "the model reads the tower's last_hidden_state"
 
 
 def _pan_and_scan(config: Any) -> Tiled:
@@ -28,14 +22,12 @@ def _pan_and_scan(config: Any) -> Tiled:
     )
 
 
-_PROJECTOR = {"": "multi_modal_projector."}
 MODELS = (
     Model(
         name="PaliGemma",
         model_types=("paligemma",),
         cls="PaliGemmaForConditionalGeneration",
-        spellings=spellings(_PROJECTOR),
-        reads=_last,
+        reads=last_state,
         connect=of_class(PaliGemmaMultiModalProjector, width=lambda config: config.vision_config.projection_dim),
         towers=("siglip",),
     ),
@@ -43,8 +35,7 @@ MODELS = (
         name="Gemma 3",
         model_types=("gemma3",),
         cls="Gemma3ForConditionalGeneration",
-        spellings=spellings(_PROJECTOR),
-        reads=_last,
+        reads=last_state,
         connect=of_class(Gemma3MultiModalProjector),
         towers=("siglip",),
         untiled="images are read whole, without the crops of pan and scan",

@@ -17,7 +17,7 @@ from visprobe.encoders.processor import Resolution, plain_fields
 from visprobe.encoders.structure.connector import of_class
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, side
-from visprobe.encoders.structure.model import Model, SingleView, Spelling
+from visprobe.encoders.structure.model import Model, SingleView, Spelling, last_state
 from visprobe.encoders.structure.tiles import Tiled, arranged, tiles
 
 ORDER = 6
@@ -70,10 +70,6 @@ def _resized(processor: Any, image: np.ndarray[Any, Any]) -> Any:
     return array
 
 
-def _last(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
-    return ("final_norm",), "the model reads the tower's last_hidden_state"
-
-
 def _tower(name: str, module: str, cls: str) -> Family:
     return Family(
         name=name,
@@ -93,7 +89,7 @@ def _model(name: str, cls: str, connector: Callable[[Any], nn.Module], tower: st
         model_types=(tower,),
         cls=f"{cls}ForConditionalGeneration",
         spellings=(Spelling("D", "model.vision_model.", {"": "model.connector."}),),
-        reads=_last,
+        reads=last_state,
         connect=of_class(connector),
         towers=(tower,),
         untiled="only the squashed whole image is used, not the tiles that the model reads beside it",

@@ -15,7 +15,6 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 
-from visprobe.encoders.families.llava import spellings
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
 from visprobe.encoders.structure.connector import Connector, of_class
@@ -181,7 +180,6 @@ MODELS = (
         name="InternVL",
         model_types=("internvl",),
         cls="InternVLForConditionalGeneration",
-        spellings=spellings({"": "multi_modal_projector."}),
         reads=_reads,
         connect=_connect,
         towers=("internvl",),

@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from visprobe.encoders.structure.anyres import any_resolution
 from visprobe.encoders.structure.connector import Connector
 from visprobe.encoders.structure.family import Family
-from visprobe.encoders.structure.layout import hidden_state
-from visprobe.encoders.structure.model import Model, SingleView, Spelling
+from visprobe.encoders.structure.model import Model, SingleView
 from visprobe.encoders.structure.projector import chain
-from visprobe.errors import CheckpointError
 from visprobe.io.containers.tensors import TensorEntry
 
 ORDER = 2
-
-
-def spellings(connector: Mapping[str, str]) -> tuple[Spelling, ...]:
-    """The four namings of a model with `vision_tower` beside a connector, given in its names in memory."""
-    inner = dict(connector)
-    outer = {canonical: f"model.{prefix}" for canonical, prefix in inner.items()}
-    return (
-        Spelling("B", "model.vision_tower.vision_model.", outer),
-        Spelling("D", "model.vision_tower.", outer),
-        Spelling("A", "vision_tower.vision_model.", inner),
-        Spelling("C", "vision_tower.", inner),
-    )
-
-
-def selected(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
-    """The sites of `vision_feature_layer`, one number or several."""
-    layers, depth = config.vision_feature_layer, family.depth(config.vision_config)
-    numbers = [layers] if isinstance(layers, int) else list(layers)
-    return tuple(hidden_state(n, depth) for n in numbers), f"vision_feature_layer is {layers} of {depth} blocks"
-
-
-def one_selected(name: str) -> Callable[[Any, Family], tuple[tuple[str, ...], str]]:
-    """`selected` for the model `name`, whose projector reads one site."""
-
-    def reads(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
-        sites, why = selected(config, family)
-        if len(sites) > 1:
-            raise CheckpointError(
-                f"vision_feature_layer selects {len(sites)} layers; the projector of {name} reads one",
-                hint="Check that config.json belongs to these weights.",
-            )
-        return sites, why
-
-    return reads
 
 
 def mlp(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
@@ -76,14 +40,11 @@ def base_only(name: str) -> str:
 
 
 SQUARES = ("siglip", "clip", "dinov2", "vit")
-PROJECTOR = {"": "multi_modal_projector."}
 MODELS = (
     Model(
         name="LLaVA",
         model_types=("llava",),
         cls="LlavaForConditionalGeneration",
-        spellings=spellings(PROJECTOR),
-        reads=selected,
         connect=mlp,
         towers=(*SQUARES, "pixtral"),
         notes=class_token_notes,
@@ -94,8 +55,6 @@ MODELS = (
         name="LLaVA-OneVision",
         model_types=("llava_onevision",),
         cls="LlavaOnevisionForConditionalGeneration",
-        spellings=spellings(PROJECTOR),
-        reads=selected,
         connect=mlp,
         towers=SQUARES,
         notes=class_token_notes,

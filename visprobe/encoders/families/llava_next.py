@@ -7,15 +7,7 @@ from typing import Any
 
 from transformers.models.vipllava.modeling_vipllava import VipLlavaMultiModalProjector
 
-from visprobe.encoders.families.llava import (
-    PROJECTOR,
-    SQUARES,
-    base_only,
-    class_token_notes,
-    mlp,
-    selected,
-    spellings,
-)
+from visprobe.encoders.families.llava import SQUARES, base_only, class_token_notes, mlp
 from visprobe.encoders.processor import Resolution, plain_fields
 from visprobe.encoders.structure.anyres import any_resolution
 from visprobe.encoders.structure.connector import of_class, side_by_side
@@ -40,8 +32,6 @@ MODELS = (
         name="LLaVA-NeXT",
         model_types=("llava_next", "llava_next_video"),
         cls="LlavaNextForConditionalGeneration",
-        spellings=spellings(PROJECTOR),
-        reads=selected,
         connect=mlp,
         towers=SQUARES,
         notes=class_token_notes,
@@ -56,8 +46,6 @@ MODELS = (
         name="VipLLaVA",
         model_types=("vipllava",),
         cls="VipLlavaForConditionalGeneration",
-        spellings=spellings(PROJECTOR),
-        reads=selected,
         connect=of_class(VipLlavaMultiModalProjector, project=side_by_side),
         towers=("clip",),
     ),

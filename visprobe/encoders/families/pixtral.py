@@ -12,14 +12,13 @@ from PIL import Image
 from torch import nn
 from transformers.models.mistral3.modeling_mistral3 import Mistral3MultiModalProjector
 
-from visprobe.encoders.families.llava import one_selected, spellings
 from visprobe.encoders.families.siglip2 import fits
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
 from visprobe.encoders.structure.connector import Connector, of_class
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, side
-from visprobe.encoders.structure.model import Model
+from visprobe.encoders.structure.model import Model, one_selected
 from visprobe.errors import UsageError
 from visprobe.io.containers.tensors import TensorEntry
 
@@ -128,7 +127,6 @@ MODELS = (
         name="Mistral 3",
         model_types=("mistral3",),
         cls="Mistral3ForConditionalGeneration",
-        spellings=spellings({"": "multi_modal_projector."}),
         reads=one_selected("Mistral 3"),
         connect=_merger,
         towers=("pixtral",),

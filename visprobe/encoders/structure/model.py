@@ -16,6 +16,7 @@ from visprobe.encoders.structure.layout import (
     Source,
     apart,
     beside,
+    hidden_state,
     no_projector,
     no_tower,
     notes_on_places,
@@ -25,6 +26,8 @@ from visprobe.encoders.structure.layout import (
 )
 from visprobe.encoders.structure.tiles import Tiled
 from visprobe.errors import CheckpointError
+
+Reads = Callable[[Any, Family], tuple[tuple[str, ...], str]]
 
 
 def _none(config: Any, family: Family) -> list[str]:
@@ -59,6 +62,42 @@ def _inner(prefix: str) -> str:
     return prefix.removeprefix("model.")
 
 
+_INSIDE, _OUTSIDE = {"": "multi_modal_projector."}, {"": "model.multi_modal_projector."}
+SPELLINGS = (  # of a model with `vision_tower` beside `multi_modal_projector`, as LLaVA
+    Spelling("B", "model.vision_tower.vision_model.", _OUTSIDE),
+    Spelling("D", "model.vision_tower.", _OUTSIDE),
+    Spelling("A", "vision_tower.vision_model.", _INSIDE),
+    Spelling("C", "vision_tower.", _INSIDE),
+)
+
+
+def selected(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
+    """The sites of `vision_feature_layer`, one number or several."""
+    layers, depth = config.vision_feature_layer, family.depth(config.vision_config)
+    numbers = [layers] if isinstance(layers, int) else list(layers)
+    return tuple(hidden_state(n, depth) for n in numbers), f"vision_feature_layer is {layers} of {depth} blocks"
+
+
+def one_selected(name: str) -> Reads:
+    """`selected` for the model `name`, whose projector reads one site."""
+
+    def reads(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
+        sites, why = selected(config, family)
+        if len(sites) > 1:
+            raise CheckpointError(
+                f"vision_feature_layer selects {len(sites)} layers; the projector of {name} reads one",
+                hint="Check that config.json belongs to these weights.",
+            )
+        return sites, why
+
+    return reads
+
+
+def last_state(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
+    """The site of the tower's `last_hidden_state`."""
+    return (family.last_site(config.vision_config),), "the model reads the tower's last_hidden_state"
+
+
 @dataclass(frozen=True)
 class SingleView:
     """How a model's own processor is made to give one view of an image, as maps of answers need it.
@@ -88,10 +127,10 @@ class Model:
         name: "Qwen2.5-VL", for people.
         model_types: `model_type` of its configuration.
         cls: Name of its class in transformers.
-        spellings: Its namings on disk, tried in order: longer prefixes before their own beginnings.
-        reads: From the model's configuration and the tower's family to the sites that the connector reads, and why.
         connect: From the model's configuration, the connector's tensors by canonical name, and the sites read, to the
             connector.
+        reads: From the model's configuration and the tower's family to the sites that the connector reads, and why.
+        spellings: Its namings on disk, tried in order: longer prefixes before their own beginnings.
         towers: Families of tower it may have; empty for any.
         notes: From configuration and family to what a reader should know.
         untiled: What a reader should know where tiles are not asked for.
@@ -112,9 +151,9 @@ class Model:
     name: str
     model_types: tuple[str, ...]
     cls: str
-    spellings: tuple[Spelling, ...]
-    reads: Callable[[Any, Family], tuple[tuple[str, ...], str]]
     connect: Connect
+    reads: Reads = selected
+    spellings: tuple[Spelling, ...] = SPELLINGS
     towers: tuple[str, ...] = ()
     notes: Callable[[Any, Family], list[str]] = _none
     renamed: Callable[[Mapping[str, str], Any], Mapping[str, Source]] = _as_it_is
