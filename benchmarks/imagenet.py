@@ -46,7 +46,7 @@ from visprobe.features.extract import extract
 from visprobe.features.feature_set import FeatureSet
 from visprobe.features.store import ChunkKey, FeatureStore, StoredSites
 from visprobe.metrics.intervals.proportions import wilson
-from visprobe.pipelines.analysing import run_analyses
+from visprobe.pipelines.measure import run_analyses
 from visprobe.pipelines.measurement import Options
 from visprobe.pipelines.session import Session
 from visprobe.pipelines.single import ASKED

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from typer.main import get_command
 
 from visprobe.cli.app import EXIT_CODES, app
-from visprobe.cli.environment import read_environment
+from visprobe.cli.config_file import read_environment
 
 _PLACEHOLDERS = {int: "N", float: "X", Path: "PATH"}
 

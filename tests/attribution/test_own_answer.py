@@ -6,8 +6,8 @@ from PIL import Image
 
 from visprobe.demo.base import BASE
 from visprobe.demo.scenes import DigitScenes
+from visprobe.mllm.answers import OwnAnswer, own_answer
 from visprobe.mllm.load import load_for_training
-from visprobe.mllm.own_answer import OwnAnswer, own_answer
 
 PROMPT = "How many digits are there?"
 

@@ -14,7 +14,7 @@ from PIL import Image
 from visprobe.attribution.storage import load
 from visprobe.demo.base import BASE
 from visprobe.demo.scenes import DigitScenes
-from visprobe.mllm.own_answer import OwnAnswer
+from visprobe.mllm.answers import OwnAnswer
 from visprobe.pipelines.attribution import run as report
 from visprobe.pipelines.attribution import target as explained
 from visprobe.pipelines.session import Session

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from visprobe.cli.app import EXIT_CODES, app
-from visprobe.cli.environment import COMMON, assignments, read_environment, variable
+from visprobe.cli.config_file import COMMON, assignments, read_environment, variable
 from visprobe.cli.utilities.list import What
 from visprobe.data.image_set import decode
 from visprobe.errors import PrerequisiteError, TooManyBadItems, UsageError, VisprobeError

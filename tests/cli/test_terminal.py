@@ -14,7 +14,7 @@ import pytest
 from rich.cells import cell_len
 
 from visprobe.cli.app import main
-from visprobe.cli.wrap import words, wrapped
+from visprobe.cli.output import words, wrapped
 from visprobe.report import write
 
 COMMANDS = {

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visprobe.data.corruptions.blur import convolved, trail
-from visprobe.data.corruptions.named import CORRUPTIONS, SEVERITIES, Corrupted, check_corruptions, corrupt
+from visprobe.data.corruptions import (
+    CORRUPTIONS,
+    SEVERITIES,
+    Corrupted,
+    check_corruptions,
+    convolved,
+    corrupt,
+    trail,
+)
 from visprobe.data.image_set import BadImage, Item, decode
 from visprobe.demo.scenes import DigitScenes
 from visprobe.errors import UsageError

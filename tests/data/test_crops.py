@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from visprobe.data.corruptions.crops import Cropped, Resized
+from visprobe.data.crops import Cropped, Resized
 from visprobe.data.image_set import MAX_ASPECT, Item, decode
 from visprobe.demo.scenes import DigitScenes
 from visprobe.errors import UsageError

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from visprobe.demo.base import BASE
 from visprobe.demo.scenes import DigitScenes
-from visprobe.pipelines.names import distinct_names
+from visprobe.pipelines.session import distinct_names
 
 HUB, CLOUD, CHAT, GIT = (
     "hf_" + "Q7x" * 11 + "Z",

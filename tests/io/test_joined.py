@@ -6,8 +6,8 @@ from safetensors.torch import save_file
 
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import LocalFolder
-from visprobe.io.containers.joined import Joined
 from visprobe.io.containers.kinds import open_tensors
+from visprobe.io.containers.tensors import Joined
 
 
 def written(folder, tensors):

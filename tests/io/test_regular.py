@@ -7,8 +7,16 @@ import pytest
 
 from visprobe.data.sources.folder import ImageFolder
 from visprobe.errors import CheckpointError
-from visprobe.io.json_object import CONFIGURATION, INDEX, read_object
-from visprobe.io.regular import IMAGE, WRITTEN, check_regular, read_regular, read_text
+from visprobe.io.regular import (
+    CONFIGURATION,
+    IMAGE,
+    INDEX,
+    WRITTEN,
+    check_regular,
+    read_object,
+    read_regular,
+    read_text,
+)
 
 
 def test_a_file_is_read_whole(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from visprobe.errors import UsageError
 from visprobe.pipelines.compare import compare
 from visprobe.pipelines.measurement import Options
-from visprobe.pipelines.names import distinct_names
+from visprobe.pipelines.session import distinct_names
 from visprobe.pipelines.single import imagenet
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -11,10 +11,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from visprobe.data.rows import BadRow, Row, Turn
 from visprobe.errors import CheckpointError
-from visprobe.mllm.answer_tokens import tokenized
 from visprobe.mllm.batches import PreferenceCollator, RowEncoder, SupervisedCollator
 from visprobe.mllm.conversation import Conversations, content_parts
-from visprobe.mllm.question import Question
+from visprobe.mllm.question import Question, tokenized
 
 SAID = (
     "a the cat dog is on under red green what how many there ? . , 3 17 2.5 yes no x=y — 🙂 A B C The it's don't "

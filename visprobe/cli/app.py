@@ -19,7 +19,7 @@ from typer.main import get_command
 
 from visprobe import __version__
 from visprobe.cli.checkpoints import extract_encoder, families, scan, transplant
-from visprobe.cli.environment import COMMON, mention_env_var, read_environment, variable
+from visprobe.cli.config_file import COMMON, mention_env_var, read_environment, variable
 from visprobe.cli.look import figure, gradcam, report
 from visprobe.cli.measure import align, compare, imagenet, probe, robust, segment, swap
 from visprobe.cli.output import print_error, print_error_document, print_traceback

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import typer
 
 from visprobe.cli import options as o
-from visprobe.cli.origins import origins
+from visprobe.cli.config_file import origins
 from visprobe.errors import UsageError
 
 if TYPE_CHECKING:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from visprobe.errors import UsageError, VisprobeError
@@ -116,3 +118,70 @@ def _text(node: Any) -> str | None:
         return None
     text = str(node.value)
     return os.path.expanduser(text) if text.startswith("~/") else text
+
+
+_NAMES = {"COMMANDLINE": "command line", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file", "DEFAULT": "default"}
+
+
+def origins(context: typer.Context) -> dict[str, dict[str, Any]]:
+    """Every option of the command that is called: "value" as plain JSON, and "origin".
+
+    Args:
+        context: The command.
+
+    Returns:
+        By the name of the option in Python; an origin is "command line", "environment", "file NAME" or "default".
+    """
+    file = context.params.get("config")
+    found = {}
+    for name, value in context.params.items():
+        source = context.get_parameter_source(name)
+        origin = _NAMES.get(source.name if source else "DEFAULT", "default")
+        found[name] = {"value": _plain(value), "origin": f"file {file}" if origin == "file" else origin}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+# Only what belongs to a machine or a habit: what is asked stands in the command line.
+COMMON = ("device", "dtype", "batch_size", "limit", "max_bad", "verbose")
+_OWN_MEANING = ("train",)  # whose batches and precision belong to a recipe
+
+
+def read_environment(group: TyperGroup) -> None:
+    """Let the common options of all commands below `group` be given as environment variables.
+
+    Args:
+        group: The commands, as Typer built them; changed in place.
+    """
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup) and name not in _OWN_MEANING:
+            read_environment(command)
+        for parameter in command.params:
+            if parameter.name in COMMON and name not in _OWN_MEANING:
+                parameter.envvar = variable(parameter.name)
+
+
+def variable(name: str) -> str:
+    """The environment variable of the option called `name` in Python."""
+    return f"VISPROBE_{name.upper()}"
+
+
+def assignments() -> list[str]:
+    """The variables that are set, as a shell takes them before a command: "VISPROBE_DEVICE=cpu"."""
+    return [f"{name}={os.environ[name]}" for name in map(variable, COMMON) if os.environ.get(name)]
+
+
+def mention_env_var(message: str) -> str:
+    """`message`, with the variable that is to blame where it refuses a value that a variable gives to an option."""
+    for name in COMMON:
+        value = os.environ.get(variable(name))
+        if value and f"--{name.replace('_', '-')} " in message and value in message:
+            return f"{message} ({variable(name)})"
+    return message

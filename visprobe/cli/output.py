@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 import traceback
@@ -11,13 +12,12 @@ from types import TracebackType
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from visprobe.cli.wrap import words, wrapped
 from visprobe.errors import VisprobeError
 from visprobe.io.atomic import to_json
 from visprobe.io.inert import escape_control_characters
@@ -253,3 +253,37 @@ def _caption(result: Result) -> str:
     sizes = sorted({row.estimate.n for row in result.rows if row.estimate.method != "exact"})
     n = f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"
     return f"{n}; {', '.join(methods)}"
+
+
+_TOGETHER = re.compile(r"\[[^\s\[\]]+, [^\s\[\]]+\]|\b[nkp] = \S+|[\d.,]+ %|\d (?:[KMGT]?i?B|s)\b")
+_HELD = "\0"  # stands for a space that must stay; `printable` text has none
+
+
+def words(text: str) -> list[str]:
+    """`text` cut where a line may end: "0.9 [0.8, 1.0]" has two words, "n = 100" one."""
+    return [
+        word.replace(_HELD, " ") for word in _TOGETHER.sub(lambda match: match[0].replace(" ", _HELD), text).split()
+    ]
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """`text` in lines of at most `width` columns; a word that is longer is cut.
+
+    Args:
+        text: Text without control characters.
+        width: Columns of a line.
+        indent: What each line but the first begins with.
+    """
+    lines, line = [], ""
+    for word in words(text):
+        if line.strip() and cell_len(line) + 1 + cell_len(word) > width:
+            lines.append(line)
+            line = indent
+        *full, rest = chop_cells(word, max(width - cell_len(indent), 1)) or [""]
+        for part in full:
+            if line.strip():
+                lines.append(line)
+            lines.append((indent if lines else "") + part)
+            line = indent
+        line += f" {rest}" if line.strip() else rest
+    return [*lines, line] if line.strip() or not lines else lines

@@ -15,7 +15,7 @@ from PIL import Image
 
 from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.errors import CheckpointError
-from visprobe.io.json_object import read_object
+from visprobe.io.regular import read_object
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # files that may describe one
 # Kinds that make one view of an image, with which any tower may be saved.

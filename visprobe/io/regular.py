@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import stat
 from pathlib import Path
+from typing import Any
 
+from visprobe.errors import CheckpointError
+
+DAMAGED = "Copy or download the checkpoint again; the file is damaged or incomplete."
 WRITTEN = 1 << 20  # bytes of a file that people write: a recipe, a configuration; pyyaml takes a second for half of it
 IMAGE = 64 << 20  # bytes of an image file: those of 64 Mpx have that many
 
@@ -51,3 +57,32 @@ def read_text(path: Path, most: int | None = WRITTEN, encoding: str = "utf-8") -
     """
     check_regular(path, most)
     return path.read_text(encoding)
+
+
+CONFIGURATION = 4 << 20  # bytes; names of 21,000 classes take one million
+INDEX = 64 << 20  # bytes; the index of a model of a thousand shards has some ten million
+
+
+def read_object(path: Path, most: int = CONFIGURATION) -> dict[str, Any]:
+    """The object in file `path`, which has at most `most` bytes.
+
+    Raises:
+        CheckpointError: If the file cannot be read, is larger, is damaged, or holds something else.
+    """
+    try:
+        data = read_regular(path, most)
+        if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise CheckpointError(
+                f"{path} begins with a byte order mark (BOM), with which transformers does not read it either",
+                hint=f'Save it as UTF-8 without BOM: python -c "from pathlib import Path; p = Path({str(path)!r}); '
+                f"p.write_text(p.read_text({'utf-8-sig' if data.startswith(codecs.BOM_UTF8) else 'utf-16'!r}), "
+                "'utf-8')\".",
+            )
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}", hint=DAMAGED) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}", hint="Check its permissions.") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no JSON object", hint=DAMAGED)
+    return found

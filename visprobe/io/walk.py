@@ -12,7 +12,7 @@ from visprobe.io.containers.distcp import METADATA
 from visprobe.io.containers.folder import LocalFolder
 from visprobe.io.containers.formats import is_trainer_state, known_formats
 from visprobe.io.containers.kinds import MODEL_FILES, open_file
-from visprobe.io.json_object import INDEX, read_object
+from visprobe.io.regular import INDEX, read_object
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".gguf")
 _OPENED = (".safetensors", ".bin", ".pt", ".pth")

@@ -13,7 +13,7 @@ from visprobe.encoders.settings import first_difference, tower_settings
 from visprobe.encoders.structure.geometry import View
 from visprobe.encoders.watch import Captured
 from visprobe.errors import CheckpointError
-from visprobe.mllm.answer_tokens import TokenizedPrompt
+from visprobe.mllm.question import TokenizedPrompt
 
 
 def tower_of(model: Any, encoder: VisionEncoder) -> torch.nn.Module:

@@ -11,7 +11,7 @@ from visprobe.analyses.drift.sentences import SAME_RECIPE
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
 from visprobe.io.disk import plain_errors
-from visprobe.pipelines.analysing import run_analyses
+from visprobe.pipelines.measure import run_analyses
 from visprobe.pipelines.measurement import Measurement, Options, as_list
 from visprobe.pipelines.session import Session, all_sites, format_floors, open_encoders
 from visprobe.results.result import Result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from visprobe.analyses.drift.moved import noise_floors
 from visprobe.data.image_set import ImageSet
 from visprobe.data.open import ImageData, open_images
 from visprobe.encoders.encoder import VisionEncoder
+from visprobe.encoders.exchange.swap import parse_swap
 from visprobe.encoders.load import load_encoder
 from visprobe.encoders.processor import Resolution
 from visprobe.errors import PrerequisiteError, UsageError
 from visprobe.features.extract import Extraction, extract
 from visprobe.features.feature_set import FeatureSet, first_of_each, with_rows
 from visprobe.features.plan import Pass, check_room, describe, planned
+from visprobe.io.redact import redact
 from visprobe.pipelines.measurement import Measurement, Options
-from visprobe.pipelines.names import distinct_names
 from visprobe.pipelines.trained import training_of, unlike_prompts
 from visprobe.results.result import Result
 from visprobe.results.statement import Statement
@@ -246,3 +249,36 @@ def provenance_of(encoder: VisionEncoder) -> dict[str, Any]:
         "name": encoder.name, **about, **hashes, "processor_hash": encoder.processor_hash,
         **({"training": training} if training else {}),
     }  # fmt: skip
+
+
+_UNTRAINED = re.compile(r"untrained( \(.*\))?")
+
+
+def distinct_names(specs: Sequence[str | Path]) -> list[str]:
+    """The shortest endings of the paths that tell them apart: folder names, with parents where needed.
+
+    None of them is the name of a floor, whose features would otherwise be taken for those of the checkpoint. In an
+    expression of two checkpoints each is shortened.
+
+    Raises:
+        UsageError: If two checkpoints are the same, or one cannot be told from the floor of the first.
+    """
+    whole = [_ending(str(spec), None) for spec in specs]
+    if len(set(whole)) < len(whole):
+        raise UsageError("the same checkpoint is named twice", hint="Name each checkpoint once.")
+    for depth in range(1, max(name.count("/") for name in whole) + 2):
+        names = [redact(_ending(str(spec), depth)) for spec in specs]  # told apart as they are shown
+        floors = [name for name in names if _UNTRAINED.fullmatch(name) or name in noise_floors(names[0])]
+        if len(set(names)) == len(names) and not floors:
+            return names
+    if floors:
+        raise UsageError(f"{floors[0]} is the name of a floor of {names[0]}", hint="Rename that checkpoint's folder.")
+    return [f"{name} ({number})" for number, name in enumerate(names, start=1)]  # only secrets tell them apart
+
+
+def _ending(spec: str, depth: int | None) -> str:
+    """The last `depth` parts of the path, or all of them."""
+    if swap := parse_swap(spec):
+        return f"{_ending(swap.into, depth)}[{swap.parts} <- {_ending(swap.source, depth)}]"
+    parts = Path(spec).resolve().parts
+    return "/".join(parts[-depth:] if depth else parts)

@@ -168,7 +168,7 @@ def robust(
         checkpoints: One or more, folders or hub ids; differences are taken to the first.
         data: Images, with classes for accuracies.
         options: How to run.
-        corruptions: Names in `visprobe.data.corruptions.named.CORRUPTIONS`.
+        corruptions: Names in `visprobe.data.corruptions.CORRUPTIONS`.
         severities: From 1 to 5.
         resolutions: Pixels on the shorter side that images are reduced to.
         crops: Shares of each side of which the centre is kept.

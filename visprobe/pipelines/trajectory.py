@@ -17,8 +17,7 @@ from visprobe.features.requests import read_sites
 from visprobe.io.disk import plain_errors
 from visprobe.pipelines.compare import refuse_other_shapes
 from visprobe.pipelines.measurement import Measurement, Options, as_list
-from visprobe.pipelines.names import distinct_names
-from visprobe.pipelines.session import Session, format_floors, open_encoders, provenance_of
+from visprobe.pipelines.session import Session, distinct_names, format_floors, open_encoders, provenance_of
 from visprobe.results.result import Result
 from visprobe.training.run_folder.by_step import snapshots
 from visprobe.training.run_folder.manifest import NAME, weights_hash

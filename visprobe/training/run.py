@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
-from visprobe.data.allowed_bad import allowed_bad
+from visprobe.data.image_set import allowed_bad
 from visprobe.data.rows import Rows
 from visprobe.errors import TrainingError, UsageError
 from visprobe.io.disk import is_disk_full, translate_os_error

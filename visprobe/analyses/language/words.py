@@ -24,7 +24,7 @@ from visprobe.analyses.language.words_measures import (
     separation,
     word_variety,
 )
-from visprobe.data.thumbnail import thumbnail
+from visprobe.data.image_set import thumbnail
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.text.words import Words, read_words
 from visprobe.errors import CheckpointError, DataError, UsageError

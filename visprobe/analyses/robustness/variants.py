@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from visprobe.data.corruptions.crops import Cropped, Resized, check_sizes
-from visprobe.data.corruptions.named import Corrupted, check_corruptions
+from visprobe.data.corruptions import Corrupted, check_corruptions
+from visprobe.data.crops import Cropped, Resized, check_sizes
 from visprobe.data.image_set import ImageSet
 from visprobe.errors import UsageError
 
@@ -21,7 +21,7 @@ class Plan:
     """The changes to measure.
 
     Attributes:
-        corruptions: Names of corruptions (`visprobe.data.corruptions.named`), each at every severity.
+        corruptions: Names of corruptions (`visprobe.data.corruptions`), each at every severity.
         severities: From 1 to 5.
         resolutions: Pixels on the shorter side that images are reduced to.
         crops: Shares of each side, the centre of which is kept.

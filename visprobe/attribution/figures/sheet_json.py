@@ -12,7 +12,7 @@ from PIL import Image
 
 from visprobe.attribution.figures.sheet import Sheet
 from visprobe.attribution.map import Map
-from visprobe.data.thumbnail import PREFIX
+from visprobe.data.image_set import PREFIX
 from visprobe.errors import DataError
 
 SIDE = 224  # pixels of the longer side of a picture

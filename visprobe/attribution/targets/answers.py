@@ -20,12 +20,11 @@ from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution
 from visprobe.encoders.watch import watched
 from visprobe.errors import UsageError
-from visprobe.mllm.answer_scores import answer_score, check_answers, check_target
-from visprobe.mllm.answer_tokens import Answer, TokenizedPrompt, tokenized
+from visprobe.mllm.answers import answer_score, check_answers, check_target
 from visprobe.mllm.image_features import image_features, on_device, projected, tower_of
 from visprobe.mllm.load import load_for_training
 from visprobe.mllm.one_view import check_one_view, newlines, one_view
-from visprobe.mllm.question import Question
+from visprobe.mllm.question import Answer, Question, TokenizedPrompt, tokenized
 
 _PROJECTED = "projected"
 _TRIED = (4, 4)  # patches of the image that questions are tried with where their number depends on the image

@@ -41,7 +41,7 @@ def command(
     Example: visprobe robust --ckpt checkpoints/base --data digits --corruptions none --resolutions 8,16,32 --crops 0.5
     """
     from visprobe.analyses.robustness.variants import FEW
-    from visprobe.data.corruptions.named import CORRUPTIONS
+    from visprobe.data.corruptions import CORRUPTIONS
     from visprobe.pipelines.single import robust
 
     groups = {None: FEW, "all": tuple(CORRUPTIONS), "none": ()}

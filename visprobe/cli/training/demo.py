@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from visprobe.cli import options as o
-from visprobe.cli.origins import origins
+from visprobe.cli.config_file import origins
 from visprobe.cli.output import Bars, printable
 
 

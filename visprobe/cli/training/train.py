@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from visprobe.cli import options as o
-from visprobe.cli.origins import origins
+from visprobe.cli.config_file import origins
 from visprobe.cli.output import Bars, print_notes, printable
 from visprobe.training.extra import require_training
 from visprobe.training.launch import is_first_process, launch_note

@@ -124,14 +124,14 @@ def verify(json: o.Json = False) -> None:
 
 def _entries() -> list[Entry]:
     from visprobe.features.cached import feature_entries
-    from visprobe.io.cached_files import hub_entries, json_entries
+    from visprobe.io.cache import hub_entries, json_entries
 
     return [*feature_entries(), *hub_entries(), *json_entries()]
 
 
 def _faults(entry: Entry) -> list[str]:
     from visprobe.features.cached import feature_faults
-    from visprobe.io.cached_files import hub_faults, json_faults
+    from visprobe.io.cache import hub_faults, json_faults
 
     return {"features": feature_faults, "hub": hub_faults, "json-index": json_faults}[entry.cache](entry)
 

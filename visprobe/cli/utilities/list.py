@@ -108,7 +108,7 @@ def _figures() -> Known:
 
 
 def _corruptions() -> Known:
-    from visprobe.data.corruptions.named import CORRUPTIONS, SEVERITIES
+    from visprobe.data.corruptions import CORRUPTIONS, SEVERITIES
 
     severities = f"{SEVERITIES[0]} to {SEVERITIES[-1]}"
     groups = {name: one.operation.__module__.rpartition("_")[2] for name, one in CORRUPTIONS.items()}

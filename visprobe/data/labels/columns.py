@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from visprobe.data.image_set import Item
 from visprobe.data.labels.annotated import HasTargets, Targets
-from visprobe.data.labels.class_column import Classes, Table, candidates, find_classes
-from visprobe.data.labels.class_names import (
+from visprobe.data.labels.class_column import (
+    Classes,
     NotClassesError,
     NumbersError,
     SeveralLabelsError,
+    Table,
+    candidates,
     class_names,
+    find_classes,
     number_in,
     same_name,
     several_in,

@@ -17,8 +17,16 @@ from typing import Any
 import numpy as np
 
 from visprobe.data.labels.annotated import Targets
-from visprobe.data.labels.class_column import Classes, Table, find_classes, is_row_number, may_be_class
-from visprobe.data.labels.class_names import NotClassesError, class_names, same_name
+from visprobe.data.labels.class_column import (
+    Classes,
+    NotClassesError,
+    Table,
+    class_names,
+    find_classes,
+    is_row_number,
+    may_be_class,
+    same_name,
+)
 from visprobe.data.labels.columns import CAPTIONS, as_captions, targets_instead
 from visprobe.errors import DataError
 

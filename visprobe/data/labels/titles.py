@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from visprobe.data.labels.class_names import same_name
+from visprobe.data.labels.class_column import same_name
 from visprobe.errors import DataError
 
 NAMES = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt", "imagenet_class_index.json")

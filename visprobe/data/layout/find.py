@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from visprobe.data.image_set import ImageSet
-from visprobe.data.labels.class_names import refuse_lookalikes
+from visprobe.data.labels.class_column import refuse_lookalikes
 from visprobe.data.labels.columns import share_labels
 from visprobe.data.labels.label_file import relabelled
 from visprobe.data.labels.masks import open_masked_rows, open_masks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from visprobe.data.image_set import ImageSet
-from visprobe.data.labels.class_names import same_name
+from visprobe.data.labels.class_column import same_name
 from visprobe.data.sources.formats import LOOKS
 
 SEVERAL = -1  # a name that fits more than one image

@@ -14,8 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from visprobe.data.labels.class_column import LABEL, Classes, Table, find_classes, may_be_class
-from visprobe.data.labels.class_names import refuse_lookalikes, same_name, sorted_classes
+from visprobe.data.labels.class_column import (
+    LABEL,
+    Classes,
+    Table,
+    find_classes,
+    may_be_class,
+    refuse_lookalikes,
+    same_name,
+    sorted_classes,
+)
 from visprobe.data.labels.columns import items_of, targets_instead
 from visprobe.data.layout.splits import SPLITS, by_split, files_in, in_split_folders, role_of
 from visprobe.data.sources.folder import is_system

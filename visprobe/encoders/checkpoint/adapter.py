@@ -16,7 +16,7 @@ from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import Folder
 from visprobe.io.containers.kinds import open_file
 from visprobe.io.containers.tensors import DTYPES, TensorEntry, Tensors
-from visprobe.io.json_object import read_object
+from visprobe.io.regular import read_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

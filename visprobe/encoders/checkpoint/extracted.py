@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import Folder
-from visprobe.io.containers.joined import Joined
 from visprobe.io.containers.safetensors_files import SafetensorsFiles
-from visprobe.io.containers.tensors import DAMAGED, Tensors
-from visprobe.io.json_object import INDEX, read_object
+from visprobe.io.containers.tensors import Joined, Tensors
+from visprobe.io.regular import DAMAGED, INDEX, read_object
 
 MLLM_CONFIG = "mllm_config.json"
 PROJECTOR = "projector.safetensors"

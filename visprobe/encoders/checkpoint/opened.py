@@ -29,7 +29,7 @@ from visprobe.io.containers.folder import Folder, LocalFolder
 from visprobe.io.containers.kinds import open_tensors
 from visprobe.io.containers.tensors import Tensors
 from visprobe.io.hub.repository import open_folder
-from visprobe.io.json_object import read_object
+from visprobe.io.regular import read_object
 
 _NAME_BASE = f"Put the base model's folder, or its hub id, into base_model_name_or_path of {adapter.CONFIG}."
 _MOST_LABELS = 100_000  # the 21,843 of the whole ImageNet are the most in use

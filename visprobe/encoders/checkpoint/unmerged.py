@@ -14,7 +14,7 @@ from visprobe.encoders.checkpoint.wrappers import LORA, Renamed, of_language_mod
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import Folder
 from visprobe.io.containers.tensors import TensorEntry, Tensors
-from visprobe.io.json_object import read_object
+from visprobe.io.regular import read_object
 
 
 def with_own_adapter(folder: Folder, tensors: Tensors) -> Tensors:

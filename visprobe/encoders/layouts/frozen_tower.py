@@ -9,8 +9,7 @@ from visprobe.encoders.checkpoint.opened import Checkpoint, open_checkpoint
 from visprobe.encoders.layouts.original_towers import original_tower
 from visprobe.encoders.structure.layout import block_places, frozen_tower, under
 from visprobe.errors import CheckpointError
-from visprobe.io.containers.joined import Joined
-from visprobe.io.containers.tensors import Tensors
+from visprobe.io.containers.tensors import Joined, Tensors
 
 TOWER = "model.vision_tower.vision_tower."
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import Folder
-from visprobe.io.containers.tensors import DAMAGED
 from visprobe.io.containers.torch_archive import TorchArchive, View
 from visprobe.io.containers.torch_files import TorchTensors, tensors_of
+from visprobe.io.regular import DAMAGED
 
 _MODEL = re.compile(r"(?:zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt")
 _MASTER = re.compile(r"zero/([^/]+)/fp32\.pt")

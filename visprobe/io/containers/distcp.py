@@ -16,8 +16,9 @@ import torch
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import ByteFile, Folder
 from visprobe.io.containers.inert_pickle import MAX_PICKLE, Inert, unpickle
-from visprobe.io.containers.tensors import DAMAGED, DTYPES, NAME_OF_DTYPE, TensorEntry, Tensors
+from visprobe.io.containers.tensors import DTYPES, NAME_OF_DTYPE, TensorEntry, Tensors
 from visprobe.io.containers.torch_archive import TorchArchive, View
+from visprobe.io.regular import DAMAGED
 
 METADATA = ".metadata"
 FSDP_FOLDER = "pytorch_model_fsdp_0/"  # accelerate's name for the model's folder

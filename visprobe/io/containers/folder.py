@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from visprobe.errors import CheckpointError
-
-_DAMAGED = "Copy or download the checkpoint again; the file is damaged or incomplete."
+from visprobe.io.regular import DAMAGED
 
 
 class ByteFile(Protocol):
@@ -94,7 +93,7 @@ class LocalFile:
                 while done < count:  # an unbuffered read returns at most 2 GiB
                     step = stream.readinto(view[done:])
                     if not step:
-                        raise CheckpointError(f"{self} ends before byte {offset + count}", hint=_DAMAGED)
+                        raise CheckpointError(f"{self} ends before byte {offset + count}", hint=DAMAGED)
                     done += step
                 read.append(data)
         return read
@@ -128,5 +127,5 @@ class LocalFolder:
         """Path of file `name`."""
         path = self.path / name
         if not path.is_file():
-            raise CheckpointError(f"{self.path} has no file {name}", hint=_DAMAGED)
+            raise CheckpointError(f"{self.path} has no file {name}", hint=DAMAGED)
         return path

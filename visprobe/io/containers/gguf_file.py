@@ -12,7 +12,8 @@ import torch
 
 from visprobe.errors import CheckpointError, PrerequisiteError
 from visprobe.io.containers.folder import ByteFile, Folder
-from visprobe.io.containers.tensors import DAMAGED, DTYPES, TensorEntry, Tensors
+from visprobe.io.containers.tensors import DTYPES, TensorEntry, Tensors
+from visprobe.io.regular import DAMAGED
 
 _FLOATS = {0: "F32", 1: "F16", 30: "BF16"}
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 from visprobe.errors import CheckpointError
-from visprobe.io.containers.tensors import DAMAGED
+from visprobe.io.regular import DAMAGED
 
 MAX_PICKLE = 256 << 20  # bytes; the index of a checkpoint of terabytes has some megabytes
 _MAX_COPIED = 10_000_000

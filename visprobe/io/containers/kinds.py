@@ -13,8 +13,7 @@ from visprobe.io.containers.distcp import FSDP_FOLDER, METADATA, Distcp
 from visprobe.io.containers.folder import Folder
 from visprobe.io.containers.formats import MEGATRON, Format, conversion, known_formats
 from visprobe.io.containers.safetensors_files import SafetensorsFiles
-from visprobe.io.containers.shard_index import SHARD_OF
-from visprobe.io.containers.tensors import Tensors
+from visprobe.io.containers.tensors import SHARD_OF, Tensors
 from visprobe.io.containers.torch_files import TorchFiles
 
 MODEL_FILES = (

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import ByteFile, Folder
-from visprobe.io.containers.shard_index import check_promise, read_index
-from visprobe.io.containers.tensors import DAMAGED, DTYPES, TensorEntry, Tensors
+from visprobe.io.containers.tensors import DTYPES, TensorEntry, Tensors, check_promise, read_index
+from visprobe.io.regular import DAMAGED
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import torch
 
 from visprobe.errors import CheckpointError
+from visprobe.io.containers.folder import Folder
+from visprobe.io.regular import DAMAGED, INDEX, read_object
 
 DTYPES = {
     "F64": torch.float64,
@@ -25,7 +29,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 NAME_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
-DAMAGED = "Copy or download the checkpoint again; the file is damaged or incomplete."
 
 
 @dataclass(frozen=True)
@@ -125,3 +128,87 @@ class Tensors(Mapping[str, TensorEntry], ABC):
                 hint="Save the checkpoint in float32, bfloat16 or float16.",
             )
         return entry
+
+
+class Joined(Tensors):
+    """The tensors of `first`, and those of `second` that `first` lacks or holds without elements.
+
+    Args:
+        first: Tensors that count.
+        second: Where the others come from.
+        names: From the name under which a tensor of `second` appears here to its name there.
+    """
+
+    def __init__(self, first: Tensors, second: Tensors, names: Mapping[str, str]) -> None:
+        super().__init__(first.where)
+        self.container = f"{first.container}+{second.container}"
+        self._first, self._second = first, second
+        self._names = {name: key for name, key in names.items() if name not in first or first[name].nbytes == 0}
+        self._entries = {**first, **{name: replace(second[key], name=name) for name, key in self._names.items()}}
+        self.notes = [*first.notes, *second.notes]
+        self.bytes_read = first.bytes_read + second.bytes_read
+
+    def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
+        borrowed = [entry.name for entry in entries if entry.name in self._names]
+        tensors = self._first.read_many(entry.name for entry in entries if entry.name not in self._names)
+        read = self._second.read_many(self._names[name] for name in borrowed)
+        self.bytes_read = self._first.bytes_read + self._second.bytes_read
+        self.notes[:] = [*self._first.notes, *self._second.notes]
+        return tensors | {name: read[self._names[name]] for name in borrowed}
+
+
+SHARD_OF = re.compile(r"-(\d+)-of-(\d+)\.\w+$")
+
+
+def read_index(folder: Folder, index: str) -> tuple[dict[str, set[str]], int]:
+    """The names of tensors that each shard must hold, and the bytes read to know it.
+
+    Args:
+        folder: Where the index and its shards lie.
+        index: Name of the index.
+
+    Returns:
+        Names of tensors by shard, sorted by shard; size of the index in bytes.
+
+    Raises:
+        CheckpointError: If the index is damaged, or a shard is absent or lies elsewhere.
+    """
+    path, inside = folder.fetch(index), index[: index.rfind("/") + 1]
+    try:
+        shard_of = {str(k): f"{inside}{v}" for k, v in read_object(path, INDEX)["weight_map"].items()}
+    except (KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not an index of shards: {error!r}", hint=DAMAGED) from error
+    if not shard_of:
+        raise CheckpointError(f"{path} names no tensors", hint=DAMAGED)
+    names: dict[str, set[str]] = {shard: set() for shard in sorted(set(shard_of.values()))}
+    for name, shard in shard_of.items():
+        names[shard].add(name)
+    _check_shards(path, list(names), set(folder.names()))
+    return names, path.stat().st_size
+
+
+def check_promise(index: str, shard: str, listed: Collection[str], there: Collection[str]) -> None:
+    """All of `listed` are `there`.
+
+    Raises:
+        CheckpointError: If the shard lacks tensors that the index lists.
+    """
+    if absent := sorted(set(listed) - set(there)):
+        raise CheckpointError(
+            f"{index} promises {len(absent)} tensors that {shard} does not hold, {absent[0]!r} among them", hint=DAMAGED
+        )
+
+
+def _check_shards(path: Path, shards: list[str], there: set[str]) -> None:
+    if outside := [shard for shard in shards if _is_outside(PurePosixPath(shard))]:
+        raise CheckpointError(f"{path} names {outside[0]!r}, which is not a file below its folder", hint=DAMAGED)
+    if absent := [shard for shard in shards if shard not in there]:
+        raise CheckpointError(f"{path} names shards that are not there: {', '.join(absent)}", hint=DAMAGED)
+    numbers = [(int(m[1]), int(m[2])) for m in map(SHARD_OF.search, shards) if m]
+    total = max((of for _, of in numbers), default=0)
+    if numbers and (unlisted := sorted(set(range(1, total + 1)) - {number for number, _ in numbers})):
+        raise CheckpointError(f"{path} does not name shard {unlisted[0]} of {total}", hint=DAMAGED)
+
+
+def _is_outside(shard: PurePosixPath) -> bool:
+    return shard.is_absolute() or ".." in shard.parts or "\\" in str(shard)

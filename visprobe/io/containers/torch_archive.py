@@ -22,7 +22,7 @@ import torch
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import ByteFile
 from visprobe.io.containers.inert_pickle import MAX_PICKLE, Inert, Readable, unpickle
-from visprobe.io.containers.tensors import DAMAGED
+from visprobe.io.regular import DAMAGED
 
 ZIP_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = 30

@@ -9,9 +9,9 @@ import torch
 
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import Folder
-from visprobe.io.containers.shard_index import check_promise, read_index
-from visprobe.io.containers.tensors import DAMAGED, NAME_OF_DTYPE, TensorEntry, Tensors
+from visprobe.io.containers.tensors import NAME_OF_DTYPE, TensorEntry, Tensors, check_promise, read_index
 from visprobe.io.containers.torch_archive import ZIP_MAGIC, TorchArchive, View
+from visprobe.io.regular import DAMAGED
 
 SINGLE_FILE = "pytorch_model.bin"
 INDEX_FILE = "pytorch_model.bin.index.json"

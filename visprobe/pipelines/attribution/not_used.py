@@ -10,7 +10,7 @@ from visprobe.data.open import ImageData
 from visprobe.data.prompts import Prompt
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
-from visprobe.mllm.answer_scores import OF_TWO
+from visprobe.mllm.answers import OF_TWO
 from visprobe.pipelines.attribution.target import AttributionTarget
 from visprobe.pipelines.measurement import Options
 

@@ -36,8 +36,7 @@ from visprobe.pipelines.attribution.snapshots import SnapshotsInOneLLM
 from visprobe.pipelines.attribution.target import AttributionTarget, resolve_target
 from visprobe.pipelines.compare import refuse_other_shapes
 from visprobe.pipelines.measurement import Options
-from visprobe.pipelines.names import distinct_names
-from visprobe.pipelines.session import Session, open_encoders, provenance_of
+from visprobe.pipelines.session import Session, distinct_names, open_encoders, provenance_of
 from visprobe.pipelines.trajectory import Run, base_of, read_run, run_warnings
 from visprobe.results.result import Result, Role, Row
 from visprobe.results.statement import Statement, evidence

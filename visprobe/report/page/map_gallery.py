@@ -8,7 +8,7 @@ from typing import Any
 
 from visprobe.attribution.figures.colours import scale_of, shades
 from visprobe.attribution.figures.sheet_json import sheet_of
-from visprobe.data.thumbnail import PREFIX
+from visprobe.data.image_set import PREFIX
 from visprobe.errors import DataError
 from visprobe.figures.labels import shorten
 from visprobe.io.inert import escape_control_characters

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from visprobe.data.image_set import ImageSet
-from visprobe.data.thumbnail import PREFIX, thumbnail
+from visprobe.data.image_set import PREFIX, ImageSet, thumbnail
 from visprobe.results.result import Result
 
 _MOST = 24  # thumbnails of a page

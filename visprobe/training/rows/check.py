@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from visprobe.data.allowed_bad import allowed_bad
+from visprobe.data.image_set import allowed_bad
 from visprobe.data.progress import Progress
 from visprobe.data.rows import BadRow, Row, Rows
 from visprobe.errors import UsageError

@@ -17,8 +17,8 @@ from typing import Any
 from visprobe.data.rows import Rows
 from visprobe.errors import CheckpointError, UsageError
 from visprobe.io.atomic import write_json
-from visprobe.io.json_object import read_object
 from visprobe.io.redact import redacted
+from visprobe.io.regular import read_object
 from visprobe.training.launch import process_count
 from visprobe.training.recipe import Recipe, own_settings
 from visprobe.training.run_folder.by_step import ATTRIBUTION, CHECKPOINTS, COMPLETE, DYNAMICS, METRICS, SNAPSHOTS

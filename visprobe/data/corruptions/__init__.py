@@ -1,1 +1,0 @@
-"""Images damaged, cropped or made small on purpose."""
