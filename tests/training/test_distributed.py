@@ -60,7 +60,7 @@ from torch.distributed import barrier
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from visprobe.training.callbacks import save_vision
-from visprobe.mllm.parts import check_gradients
+from visprobe.training.callbacks import check_gradients
 from visprobe.demo.small_llava import build_model, build_processor
 PartialState(cpu=True)
 mesh = init_device_mesh("cpu", (2,))

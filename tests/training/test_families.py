@@ -6,7 +6,8 @@ from tiny_families import ASKED, FAMILIES, Rows, llava, onevision
 
 from visprobe.data.rows import Row, Turn
 from visprobe.mllm.batches import PreferenceCollator, RowEncoder, SupervisedCollator
-from visprobe.mllm.parts import PARTS, check_gradients, part_of, train_only
+from visprobe.mllm.parts import PARTS, part_of, train_only
+from visprobe.training.callbacks import check_gradients
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -9,7 +9,8 @@ from torch import nn
 from visprobe.encoders import load_encoder
 from visprobe.errors import UsageError
 from visprobe.mllm.batches import RowEncoder, SupervisedCollator
-from visprobe.mllm.parts import PARTS, check_gradients, part_of, tower_block, train_only
+from visprobe.mllm.parts import PARTS, part_of, tower_block, train_only
+from visprobe.training.callbacks import check_gradients
 from visprobe.training.models.lora import add_adapters, merge, merged_weights
 from visprobe.training.recipe import Lora
 

@@ -11,7 +11,7 @@ from visprobe.pipelines.study_file import read_study
 from visprobe.training.job import make_job
 from visprobe.training.on_paper import seen
 from visprobe.training.recipe import DEFAULT_TRAIN
-from visprobe.training.trainers.common import WholeSteps
+from visprobe.training.trainers.mixins import WholeSteps
 
 FOLDER = Path(__file__).parents[2] / "training"
 JOBS = sorted(path for path in FOLDER.glob("*.yaml") if path.name != "study.yaml")

@@ -15,7 +15,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from visprobe.demo.rows import DigitRows
 from visprobe.errors import CheckpointError, TrainingError, UsageError
 from visprobe.mllm.load import model_for_training, read_processor
-from visprobe.mllm.parts import check_gradients, part_of, train_only
+from visprobe.mllm.parts import part_of, train_only
+from visprobe.training.callbacks import check_gradients
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import run as train
 from visprobe.training.trainers.rewards import REWARDS

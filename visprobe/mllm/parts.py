@@ -1,13 +1,12 @@
-"""The parts of an MLLM, which of them are trained, and each part's own learning rate."""
+"""The parts of an MLLM, and which of them are trained."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import Any
 
-import torch
 from torch import nn
 
 from visprobe.encoders.families import MODEL_OF, MODELS, TOWER_OF, TOWERS
@@ -164,75 +163,3 @@ def _in_tower(parameter: str) -> str:
     for prefix in _prefixes()["vision_tower"]:
         name = name.removeprefix(prefix)
     return name
-
-
-def without_gradient(model: nn.Module) -> Iterator[str]:
-    """Names of trainable parameters that the last backward pass did not reach."""
-    for name, parameter in model.named_parameters():
-        if ".lora_A." in name:
-            continue  # its gradient is zero at the first step, where lora_B still is
-        if parameter.requires_grad and (parameter.grad is None or not bool(parameter.grad.any())):
-            yield name
-
-
-def taught_nothing(model: nn.Module) -> bool:
-    """Whether every trainable parameter was reached and all gradients are zero: a GRPO step of equal rewards."""
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
-    return all(gradient is not None and not bool(gradient.any()) for gradient in gradients)
-
-
-def check_gradients(model: nn.Module) -> list[str]:
-    """Refuse a part that is meant to train and gets no gradient at all.
-
-    Returns:
-        Trainable parameters without gradient inside parts that do train (a post_layernorm that the MLLM
-        never reads, for example), sorted.
-
-    Raises:
-        TrainingError: If a whole part gets no gradient; the message names its parameters.
-    """
-    unreached = sorted(without_gradient(model))
-    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    for part in PARTS:
-        names = [name for name in trainable if part_of(name) == part]
-        if names and set(names) <= set(unreached):
-            raise TrainingError(
-                f"{part} is meant to train but none of its {len(names)} parameters gets a gradient: "
-                + ", ".join(names[:3])
-                + (", …" if len(names) > 3 else ""),
-                hint=f"Leave {part} out of the trained parts, or find what detaches it (no_grad in its forward?).",
-            )
-    return unreached
-
-
-class PartLearningRates:
-    """Mixin for a transformers Trainer: each part may have its own learning rate.
-
-    Set `part_learning_rates` before training; parts without an entry use `args.learning_rate`.
-    """
-
-    part_learning_rates: Mapping[Any, float] = {}
-
-    def create_optimizer(self: Any, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer of the training arguments over one parameter group per part and decay."""
-        if self.optimizer is None:
-            model = model or self.model
-            decayed = set(self.get_decay_parameter_names(model))
-            groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-            for name, parameter in model.named_parameters():
-                if parameter.requires_grad:
-                    groups.setdefault((part_of(name), name in decayed), []).append(parameter)
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = kind(
-                [
-                    {
-                        "params": parameters,
-                        "lr": self.part_learning_rates.get(part, self.args.learning_rate),
-                        "weight_decay": self.args.weight_decay if decay else 0.0,
-                    }
-                    for (part, decay), parameters in groups.items()
-                ],
-                **settings,
-            )
-        optimizer: torch.optim.Optimizer = self.optimizer
-        return optimizer

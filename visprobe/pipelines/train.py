@@ -7,8 +7,8 @@ from typing import Any
 
 from visprobe.data.progress import Progress
 from visprobe.io.disk import plain_errors
-from visprobe.training.extra import require_training
 from visprobe.training.job import make_job, run_job
+from visprobe.training.launch import require_training
 
 
 @plain_errors

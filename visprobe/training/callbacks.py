@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
@@ -17,7 +19,7 @@ from visprobe.data.progress import Progress
 from visprobe.errors import TrainingError
 from visprobe.io.atomic import replacing
 from visprobe.io.containers.safetensors_files import save_tensors
-from visprobe.mllm.parts import check_gradients, part_of, taught_nothing
+from visprobe.mllm.parts import PARTS, part_of
 from visprobe.training.launch import process_count
 from visprobe.training.models.lora import merged_weights
 from visprobe.training.recipe import Recipe
@@ -134,6 +136,44 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]
             save_vision(model, self._processor, snapshot_path(self._folder, state.global_step), self._dtype)
 
 
+class EverySteps(TrainerCallback):  # type: ignore[misc]
+    """Something that is done at steps 0, `every`, …, and the last; not at the start of a run that goes on.
+
+    Args:
+        every: Steps between.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._last: int | None = None
+
+    def refuse(self, args: Any, model: Any) -> None:
+        """Refuse what it cannot be done under."""
+
+    def do(self, state: Any, model: Any) -> None:
+        """Do it; called once for a step."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Begin."""
+        self.refuse(args, model)
+        if state.global_step == 0:
+            self._now(state, model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Do it if it is time."""
+        if state.global_step % self._every == 0:
+            self._now(state, model)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Do it at the end."""
+        self._now(state, model)
+
+    def _now(self, state: Any, model: Any) -> None:
+        if self._last != state.global_step:
+            self._last = state.global_step
+            self.do(state, model)
+
+
 def refuse_zero3(args: Any, setting: str) -> None:
     """Refuse DeepSpeed ZeRO-3, under which no process can see the tower's weights.
 
@@ -173,3 +213,42 @@ def save_vision(model: Any, processor: Any, path: Path, dtype: torch.dtype) -> N
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """The lines of a run's metrics.jsonl; a line torn by kill -9 is left out."""
     return read_lines(folder / METRICS)
+
+
+def without_gradient(model: nn.Module) -> Iterator[str]:
+    """Names of trainable parameters that the last backward pass did not reach."""
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name:
+            continue  # its gradient is zero at the first step, where lora_B still is
+        if parameter.requires_grad and (parameter.grad is None or not bool(parameter.grad.any())):
+            yield name
+
+
+def taught_nothing(model: nn.Module) -> bool:
+    """Whether every trainable parameter was reached and all gradients are zero: a GRPO step of equal rewards."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    return all(gradient is not None and not bool(gradient.any()) for gradient in gradients)
+
+
+def check_gradients(model: nn.Module) -> list[str]:
+    """Refuse a part that is meant to train and gets no gradient at all.
+
+    Returns:
+        Trainable parameters without gradient inside parts that do train (a post_layernorm that the MLLM
+        never reads, for example), sorted.
+
+    Raises:
+        TrainingError: If a whole part gets no gradient; the message names its parameters.
+    """
+    unreached = sorted(without_gradient(model))
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for part in PARTS:
+        names = [name for name in trainable if part_of(name) == part]
+        if names and set(names) <= set(unreached):
+            raise TrainingError(
+                f"{part} is meant to train but none of its {len(names)} parameters gets a gradient: "
+                + ", ".join(names[:3])
+                + (", …" if len(names) > 3 else ""),
+                hint=f"Leave {part} out of the trained parts, or find what detaches it (no_grad in its forward?).",
+            )
+    return unreached

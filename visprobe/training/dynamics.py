@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
 from visprobe.analyses.runs.trajectory import State, measure_step
 from visprobe.data.image_set import ImageSet
@@ -24,7 +23,7 @@ from visprobe.features.feature_set import FeatureSet, first_of_each, with_rows
 from visprobe.features.requests import read_sites
 from visprobe.features.store import FeatureStore
 from visprobe.results.result import Estimate, Result
-from visprobe.training.callbacks import refuse_zero3, save_vision
+from visprobe.training.callbacks import EverySteps, refuse_zero3, save_vision
 from visprobe.training.recipe import Recipe
 from visprobe.training.run_folder.by_step import DYNAMICS, append_line, read_lines
 
@@ -32,7 +31,7 @@ LIMIT = 256  # images per split: a probe then takes seconds, and CKA is known we
 NOW = "now"
 
 
-class Probe(TrainerCallback):  # type: ignore[misc]
+class Probe(EverySteps):
     """Drift from the base and prototype accuracy at steps 0, `probe_every`, …, and the last.
 
     Each measurement is a line of dynamics.jsonl in the run's folder: "step", "seconds" it took, "n" images,
@@ -52,38 +51,20 @@ class Probe(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, recipe: Recipe, base: Path, folder: Path, processor: Any) -> None:
-        self._every, self._folder, self._processor = recipe.probe_every, folder, processor
+        super().__init__(recipe.probe_every)
+        self._folder, self._processor = folder, processor
         with random_state_kept():
             self._images = open_images(recipe.probe_images, limit=LIMIT)
             self._encoder = load_encoder(base)
         self._base: State | None = None
-        self._last: int | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Measure the start; a run that goes on has its line already.
-
-        Raises:
-            TrainingError: Under DeepSpeed ZeRO-3.
-        """
+    def refuse(self, args: Any, model: Any) -> None:
+        """Refuse DeepSpeed ZeRO-3."""
         refuse_zero3(args, "probe_every")
-        if state.global_step == 0:
-            self._measure(state, model)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Measure if it is time."""
-        if state.global_step % self._every == 0:
-            self._measure(state, model)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Measure the end."""
-        self._measure(state, model)
-
-    def _measure(self, state: Any, model: Any) -> None:
-        """Append a line, unless this step has one."""
-        step = state.global_step
-        if self._last == step:
-            return
-        self._last, started = step, time.perf_counter()
+    def do(self, state: Any, model: Any) -> None:
+        """Append a line, unless the step has one from before a resume."""
+        step, started = state.global_step, time.perf_counter()
         with random_state_kept(), tempfile.TemporaryDirectory(prefix="visprobe-probe-") as scratch:
             save_vision(model, self._processor, Path(scratch) / NOW, torch.float32)  # every process takes part
             path = self._folder / DYNAMICS

@@ -1,8 +1,11 @@
-"""What the launcher's environment variables say about the processes of a run."""
+"""What can be known of a run before its libraries are imported: whether they are there, and its processes."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+
+from visprobe.errors import PrerequisiteError
 
 ONE_STARTED = (
     "accelerate was asked for several processes and started one, as it does on CPUs; "
@@ -29,3 +32,16 @@ def launch_note() -> str | None:
     by_accelerate = any(name.startswith("ACCELERATE_") for name in os.environ)
     alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
     return ONE_STARTED if by_accelerate and alone else None
+
+
+def require_training() -> None:
+    """Refuse at once, with advice, where the training extra is not installed.
+
+    Raises:
+        PrerequisiteError: If a library is missing.
+    """
+    missing = [name for name in ("trl", "peft", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PrerequisiteError(
+            f"training needs {' and '.join(missing)}", hint="Install the extra: pip install -e '.[train]' in the clone."
+        )

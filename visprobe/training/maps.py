@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
 
 from visprobe.attribution.attributions import Attributions
 from visprobe.attribution.evidence.focus import Floats
@@ -32,6 +31,7 @@ from visprobe.metrics.intervals.clustered import clustered_mean
 from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.proportions import proportion
 from visprobe.mllm.question import Question
+from visprobe.training.callbacks import EverySteps
 from visprobe.training.dynamics import random_state_kept
 from visprobe.training.run_folder.by_step import ATTRIBUTION, append_line, map_figure, read_lines
 
@@ -67,7 +67,7 @@ Draw = Callable[[TrackedExamples, Attributions], bytes]
 """From the pictures and the maps of all steps so far to a PNG."""
 
 
-class MapsDuringTraining(TrainerCallback):  # type: ignore[misc]
+class MapsDuringTraining(EverySteps):
     """Maps of a few pictures at steps 0, `every`, …, and the last, on the model in training itself.
 
     Whatever goes wrong here is said once and does not stop training. The first process looks, the others go on.
@@ -83,35 +83,20 @@ class MapsDuringTraining(TrainerCallback):  # type: ignore[misc]
     def __init__(
         self, every: int, folder: Path, held: Callable[[], TrackedExamples], draw: Draw, warn: Callable[[str], None]
     ) -> None:
-        self._every, self._folder, self._open, self._draw, self._warn = every, folder, held, draw, warn
+        super().__init__(every)
+        self._folder, self._open, self._draw, self._warn = folder, held, draw, warn
         self._held: TrackedExamples | None = None
         self._said: set[str] = set()
-        self._last: int | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Look at the start; a run that goes on has these maps already.
-
-        Raises:
-            TrainingError: If no process holds the whole model.
-        """
+    def refuse(self, args: Any, model: Any) -> None:
+        """Refuse a model in shards."""
         refuse_shards(args, model)
-        if state.global_step == 0:
-            self._look(state, model)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Look if it is time."""
-        if state.global_step % self._every == 0:
-            self._look(state, model)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Look at the end."""
-        self._look(state, model)
-
-    def _look(self, state: Any, model: Any) -> None:
-        step = int(state.global_step)
-        if not state.is_world_process_zero or self._last == step:
+    def do(self, state: Any, model: Any) -> None:
+        """Look, where this is the first process."""
+        if not state.is_world_process_zero:
             return
-        self._last = step
+        step = int(state.global_step)
         try:
             self._record(step, model)
         except Exception as error:  # a look is never worth a training run
@@ -130,16 +115,8 @@ class MapsDuringTraining(TrainerCallback):  # type: ignore[misc]
         seconds = round(time.perf_counter() - started, 3)
         lines = self._folder / f"{ATTRIBUTION}.jsonl"
         if all(line["step"] != step for line in read_lines(lines)):
-            append_line(
-                lines,
-                {
-                    "step": step,
-                    "seconds": seconds,
-                    "target": held.target,
-                    "method": held.method,
-                    **line_of(found, step),
-                },
-            )
+            how = {"target": held.target, "method": held.method}
+            append_line(lines, {"step": step, "seconds": seconds, **how, **line_of(found, step)})
 
     def _joined(self, held: TrackedExamples, step: int, found: Maps) -> Attributions:
         """The maps of all steps up to `step`; later ones are of before a resume."""

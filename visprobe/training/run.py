@@ -12,7 +12,6 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -39,15 +38,16 @@ from visprobe.training.launch import launch_note
 from visprobe.training.models.lora import add_adapters, merge
 from visprobe.training.on_paper import Plan, plan, seen, steps_of
 from visprobe.training.recipe import Recipe
-from visprobe.training.rows.check import Survey, refuse_bad
-from visprobe.training.rows.fitted import Fitted
-from visprobe.training.rows.look_through import (
+from visprobe.training.rows.check import (
     MAX_BAD,
+    Survey,
     conversations,
     in_manifest,
     look_through,
     notes,
+    refuse_bad,
 )
+from visprobe.training.rows.fitted import Fitted
 from visprobe.training.run_folder.by_step import CHECKPOINTS
 from visprobe.training.run_folder.folder import claim, finish, inputs_of, refuse_folder, start_of, visible
 from visprobe.training.run_folder.manifest import Clock, environment
@@ -115,8 +115,8 @@ def run(
     clock, progress = Clock(), manner.get("progress")
     with _quiet():
         set_seed(recipe.seed)
-        ready = _get_ready(base, recipe, rows, manner)
-        fitted, processor = Fitted(rows, stage_of(recipe).need, ready.found.usable), ready.processor
+        processor, told, found = _get_ready(base, recipe, rows, manner)
+        fitted = Fitted(rows, stage_of(recipe).need, found.usable)
         model = model_for_training(base)
         off_path = train_only(model, recipe.train)
         model._no_split_modules = blocks_to_shard(model)  # what FSDP wraps where its configuration names nothing else
@@ -127,27 +127,34 @@ def run(
             trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
         if probe is not None:
             trainer.add_callback(probe)
-        for looker in filter(None, (make(recipe, base, fitted, processor, output_dir) for make in _beside(manner))):
-            trainer.add_callback(looker)
+        for make in manner.get("beside", ()):
+            if looker := make(recipe, base, fitted, processor, output_dir):
+                trainer.add_callback(looker)
         trainer.accelerator.wait_for_everyone()  # every process has looked into the folder
         if trainer.is_world_process_zero():
             claim(output_dir, inputs, start)
         with _readable_failure(recipe, output_dir):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.accelerator.wait_for_everyone()  # the first process has written its last metrics
+        metrics = read_metrics(output_dir)
         about = {
             "inputs": inputs,
             "base": str(base),
             "origins": dict(origins or {}),
-            "rows": {"name": rows.name, "count": len(rows), "used": len(fitted), **in_manifest(ready.found)},
+            "rows": {"name": rows.name, "count": len(rows), "used": len(fitted), **in_manifest(found)},
             "off_path": off_path,
-            "end_of_turn": ready.told.end_of_turn,
+            "end_of_turn": told.end_of_turn,
             "without_gradient": watch.without_gradient,
             "resumed_from": checkpoint.name if checkpoint else None,
             "extended_from": list(start.extended_from),
-            "losses": [line["loss"] for line in read_metrics(output_dir)],
-            **_rewards(read_metrics(output_dir)),
-            **_about(trainer, recipe, len(fitted)),
+            "losses": [line["loss"] for line in metrics],
+            **_rewards(metrics),
+            "seen": seen(recipe, trainer.state.global_step, len(fitted), trainer.accelerator.num_processes),
+            "trained": sorted(name for name, p in trainer.model.named_parameters() if p.requires_grad),
+            "processes": trainer.accelerator.num_processes,
+            "launch_note": launch_note(),
+            "precision": resolved_precision(recipe.precision),
+            "environment": environment(),
             **clock.read(),
         }
         manifest: dict[str, Any] = redacted(about)
@@ -167,20 +174,11 @@ def dry_run(base: Path, recipe: Recipe, rows: Rows, output_dir: Path, **manner: 
     if visible(output_dir):
         start_of(output_dir, inputs_of(base, recipe, rows), overwrite=manner.get("overwrite", False))
     with _quiet():
-        ready = _get_ready(base, recipe, rows, manner)
-        return plan(model_for_training(base, on_paper=True), recipe, ready.found, rows.name)
+        _, _, found = _get_ready(base, recipe, rows, manner)
+        return plan(model_for_training(base, on_paper=True), recipe, found, rows.name)
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """What is known of a run before its model is loaded."""
-
-    processor: Any
-    told: Conversations
-    found: Survey
-
-
-def _get_ready(base: Path, recipe: Recipe, rows: Rows, manner: Manner) -> _Ready:
+def _get_ready(base: Path, recipe: Recipe, rows: Rows, manner: Manner) -> tuple[Any, Conversations, Survey]:
     """Read the processor and look at all rows; refuse too many bad ones."""
     processor, config = processor_for_training(base, recipe.resample)
     told = conversations(processor, config, recipe)
@@ -189,40 +187,26 @@ def _get_ready(base: Path, recipe: Recipe, rows: Rows, manner: Manner) -> _Ready
     if note := manner.get("note"):
         for line in notes(found, told, rows.name):
             note(line)
-    return _Ready(processor, told, found)
-
-
-def _beside(manner: Manner) -> Sequence[Beside]:
-    return manner.get("beside", ())
+    return processor, told, found
 
 
 def _refuse(base: Path, recipe: Recipe, output_dir: Path, manner: Manner) -> None:
     """Refuse what can be known to be wrong before anything is read."""
     allowed_bad(manner.get("max_bad", MAX_BAD), total=0)  # whether it is a number, before all rows are looked at
     refuse_folder(base, output_dir)
-    _refuse_trackers(recipe)
-    _refuse_maps(recipe, _beside(manner))
-    if not any((recipe.learning_rate, *recipe.part_learning_rates.values())):
-        raise TrainingError("the learning rate is 0: nothing would be learned", hint="Give --learning-rate.")
-
-
-def _refuse_trackers(recipe: Recipe) -> None:
-    """Refuse trackers that do not exist or are not installed."""
     available = get_available_reporting_integrations()
     if missing := [name for name in recipe.report_to if name not in available]:
         raise UsageError(
             f"report_to: {', '.join(missing)} does not exist or is not installed",
             hint=f"Here there is {', '.join(sorted(available)) or 'none'}; metrics.jsonl is always written.",
         )
-
-
-def _refuse_maps(recipe: Recipe, beside: Sequence[Beside]) -> None:
-    """Refuse maps that nobody is there to draw: figures are made on a higher floor."""
-    if recipe.attribution_every and not beside:
+    if recipe.attribution_every and not manner.get("beside"):  # figures are made on a higher floor
         raise UsageError(
             "attribution_every: nobody is there to draw maps",
             hint="Start visprobe train, or give run() `maps_beside` of visprobe.pipelines.attribution.during_training.",
         )
+    if not any((recipe.learning_rate, *recipe.part_learning_rates.values())):
+        raise TrainingError("the learning rate is 0: nothing would be learned", hint="Give --learning-rate.")
 
 
 def _rewards(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -255,18 +239,6 @@ def _trainer(
     trainer.args.warmup_steps = warmup_steps(recipe, steps_of(recipe, len(rows), trainer.args.world_size))
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout, which is for results
     return trainer
-
-
-def _about(trainer: Any, recipe: Recipe, count: int) -> dict[str, Any]:
-    """What the manifest says of the training itself."""
-    return {
-        "seen": seen(recipe, trainer.state.global_step, count, trainer.accelerator.num_processes),
-        "trained": sorted(name for name, p in trainer.model.named_parameters() if p.requires_grad),
-        "processes": trainer.accelerator.num_processes,
-        "launch_note": launch_note(),
-        "precision": resolved_precision(recipe.precision),
-        "environment": environment(),
-    }
 
 
 def _save(trainer: Any, processor: Any, output_dir: Path, manifest: dict[str, Any]) -> None:

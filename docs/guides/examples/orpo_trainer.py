@@ -5,9 +5,8 @@ from torch.nn.functional import logsigmoid
 from transformers import Trainer, TrainingArguments
 
 from visprobe.mllm.batches import PreferenceCollator
-from visprobe.mllm.parts import PartLearningRates
-from visprobe.training.run_folder.resume import ResumeByName
-from visprobe.training.trainers.common import OrderBySeed, make_trainer, trainer_settings
+from visprobe.training.trainers.common import make_trainer, trainer_settings
+from visprobe.training.trainers.mixins import OrderBySeed, PartLearningRates, ResumeByName
 
 
 def orpo_loss(chosen, rejected, weight):

@@ -10,8 +10,7 @@ from PIL import Image
 
 from visprobe.data.rows import BadRow, Turn
 from visprobe.errors import DataError, UsageError
-from visprobe.training.rows.hf import HuggingFaceRows, hf_rows
-from visprobe.training.rows.parquet import onevision_parquet
+from visprobe.training.rows.hf import HuggingFaceRows, hf_rows, onevision_parquet
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,8 +8,7 @@ import pytest
 
 from visprobe.errors import DataError, UsageError
 from visprobe.training.rows.llava import llava_json
-from visprobe.training.rows.mmpr import mmpr
-from visprobe.training.rows.mmpr_subset import NO_LIMIT, mmpr_subset
+from visprobe.training.rows.mmpr import NO_LIMIT, mmpr, mmpr_subset
 
 SIZE = 25
 

@@ -3,8 +3,7 @@
 import pytest
 
 from visprobe.data.rows import BadRow, Turn
-from visprobe.training.rows.formats import nearest_format
-from visprobe.training.rows.records import image_cells, to_row
+from visprobe.training.rows.records import image_cells, nearest_format, to_row
 
 LLAVA = {
     "id": 7,

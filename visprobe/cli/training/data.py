@@ -49,7 +49,7 @@ def mmpr(
     Example: visprobe data mmpr data/MMPR-v1.2 --output-dir rows --no-thought --max-words 29
     """
     from visprobe.io.atomic import to_json
-    from visprobe.training.rows.mmpr_subset import mmpr_subset
+    from visprobe.training.rows.mmpr import mmpr_subset
 
     with Bars(verbose) as bars:
         subset = mmpr_subset(

@@ -38,7 +38,7 @@ def command(
     Example: visprobe demo --arms sft,dpo,grpo --seeds 3 --output-dir study
     """
     from visprobe.cli.present import command_line, finish, show, show_json
-    from visprobe.training.extra import require_training
+    from visprobe.training.launch import require_training
 
     require_training()
     from visprobe.demo.run import demo

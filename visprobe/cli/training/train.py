@@ -12,8 +12,7 @@ from typer.main import get_group
 from visprobe.cli import options as o
 from visprobe.cli.config_file import origins
 from visprobe.cli.output import Bars, print_notes, printable
-from visprobe.training.extra import require_training
-from visprobe.training.launch import is_first_process, launch_note
+from visprobe.training.launch import is_first_process, launch_note, require_training
 
 if TYPE_CHECKING:
     from visprobe.training.stages import Stage

@@ -20,7 +20,7 @@ class LlavaRows:
     """Records of one JSON file whose images are paths below a folder.
 
     Args:
-        path: JSON array or JSON Lines; each record as `readers.records` describes.
+        path: JSON array or JSON Lines; each record as `records.FORMATS` lists.
         images: Folder that the image paths start from.
         group: Group of the rows that name none.
 

@@ -1,18 +1,38 @@
-"""MMPR: preference pairs in annotation files that meta.json lists with their image folders."""
+"""MMPR: preference pairs in annotation files that meta.json lists with their image folders, and the paper's subset.
+
+The subset is a random one, of the same rows for supervised fine-tuning and for DPO.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visprobe.errors import DataError
+import numpy as np
+
+from visprobe.data.progress import Progress
+from visprobe.data.rows import IMAGE, BadRow
+from visprobe.errors import DataError, UsageError
+from visprobe.io.atomic import write_json, write_text
 from visprobe.io.regular import read_text
 from visprobe.training.rows.combine import Concatenated
+from visprobe.training.rows.json_index import JsonIndex
 from visprobe.training.rows.llava import LlavaRows
 
 META = "meta.json"
+SUFFIXES = (".jpg", ".jpeg", ".png")
+NO_LIMIT = "off: no tokenizer was given"
+_THOUGHT = re.compile("</?think>")
+_IMAGE_LIST = re.compile(r'"image"\s*:\s*\[')  # cheap sign of a row with several images; the parsed row decides
+CountTokens = Callable[[str], int]
 
 
 @dataclass(frozen=True)
@@ -78,3 +98,229 @@ def mmpr(folder: Path) -> Concatenated:
     """
     parts = [LlavaRows(folder / s.annotation, folder / s.root, group=s.name) for s in sources(folder)]
     return Concatenated(folder.name, parts)
+
+
+@dataclass(frozen=True)
+class MmprSubset:
+    """What was drawn, and what was not.
+
+    Attributes:
+        records: One mapping per row: id, image (path below the folder of MMPR), prompt, chosen, rejected, data_source.
+        manifest: Size, seed, limits, counts per reason and per annotation file.
+    """
+
+    records: tuple[Mapping[str, str], ...]
+    manifest: Mapping[str, Any]
+
+    def supervised(self) -> Iterator[dict[str, Any]]:
+        """The rows as LLaVA conversations that end with the chosen answer."""
+        for record in self.records:
+            turns = [{"from": "human", "value": record["prompt"]}, {"from": "gpt", "value": record["chosen"]}]
+            kept = {name: record[name] for name in ("id", "image", "data_source")}
+            yield {**kept, "conversations": turns}
+
+    def write(self, folder: Path) -> dict[str, Path]:
+        """Write `sft_….jsonl`, `dpo_….jsonl` and `mmpr_….json`, the manifest with their hashes, to `folder`.
+
+        Returns:
+            The three paths: "sft", "dpo", "manifest".
+        """
+        name = f"mmpr_{self.manifest['size']}_{self.manifest['seed']}"
+        paths = {kind: folder / f"{kind}_{name}.jsonl" for kind in ("sft", "dpo")}
+        texts = {"sft": _json_lines(self.supervised()), "dpo": _json_lines(self.records)}
+        for kind, path in paths.items():
+            write_text(path, texts[kind])
+        files = {path.name: hashlib.sha256(texts[kind].encode()).hexdigest() for kind, path in paths.items()}
+        manifest = folder / f"{name}.json"
+        write_json(manifest, {**self.manifest, "sha256": files})
+        return {**paths, "manifest": manifest}
+
+
+def _json_lines(records: Any) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def mmpr_subset(
+    folder: Path,
+    *,
+    size: int = 20_000,
+    seed: int = 777,
+    max_tokens: int = 1500,
+    tokenizer: Path | None = None,
+    max_words: int | None = None,
+    no_thought: bool = False,
+    progress: Progress | None = None,
+) -> MmprSubset:
+    """Draw a random subset of MMPR's single-image rows.
+
+    Each annotation file counts up to its first row with a list of images. The rows of all files are shuffled, then
+    taken in turn until `size` are kept. A row is kept if its image is a .jpg, .jpeg or .png (.gif is read as .jpg)
+    that exists, neither answer holds `<image>`, and prompt and chosen answer together are at most `max_tokens`
+    tokens. A prompt without `<image>` gets one in front. Further limits hold for both answers, so that both arms have
+    them.
+
+    Args:
+        folder: The folder of MMPR's meta.json.
+        size: How many rows; fewer are kept if MMPR has no more.
+        seed: Seed of the shuffle.
+        max_tokens: Largest number of tokens of "prompt chosen", without special tokens.
+        tokenizer: Folder of the tokenizer that counts them; without it rows of any length are kept.
+        max_words: Largest number of words of an answer, which are what stands between spaces; None for any.
+        no_thought: Whether rows with a thought, marked by `<think>`, in an answer are left out.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        The subset; the same for the same files, seed and tokenizer.
+
+    Raises:
+        DataError: If MMPR is incomplete or no row can be kept.
+        UsageError: If `size` or `max_words` is not positive, or the tokenizer cannot be read.
+
+    Source: "RL makes MLLMs see better than SFT" (arXiv 2510.16333) and its published mpo-make_jsons.py; a seed
+        gives the script's shuffle and its row ids.
+
+    Differs from source: where the script stops with an error (other image types, rows without an image), the row is
+        left out and counted. It has no limit on words or thoughts; those are of the paper's appendix (table E).
+    """
+    if size < 1:
+        raise UsageError(f"a subset of {size} rows", hint="Give a size from 1 up.")
+    if max_words is not None and max_words < 1:
+        raise UsageError(f"answers of at most {max_words} words", hint="Give a number of words from 1 up.")
+    show = progress or (lambda stage, done, total: None)
+    limits = _Limits(max_tokens, _token_counter(tokenizer), max_words, no_thought)
+    draw = _Draw(folder, random.Random(seed), limits, show)
+    records = draw.walk(size)
+    manifest = {
+        "size": size,
+        "kept": len(records),
+        "seed": seed,
+        "max_tokens": max_tokens if tokenizer else NO_LIMIT,
+        "tokenizer": tokenizer.name if tokenizer else None,
+        "max_words": max_words,
+        "no_thought": no_thought,
+        "left_out": dict(draw.left_out.most_common()),
+        "looked_at": len(records) + sum(draw.left_out.values()),
+        "single_image_rows": int(draw.ends[-1]),
+        "annotations": draw.annotations(),
+    }
+    if not records:
+        hint = "Unpack images.zip of MMPR in that folder, or lift the limit that left out most."
+        raise DataError(f"no row of {folder} can be kept: {manifest['left_out']}", hint=hint)
+    return MmprSubset(tuple(records), manifest)
+
+
+def _token_counter(tokenizer: Path | None) -> CountTokens | None:
+    if tokenizer is None:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library raises many unrelated types
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UsageError(
+            f"cannot read a tokenizer in {tokenizer}: {reason}",
+            hint="Name a folder with tokenizer.json, such as that of Qwen2.5-1.5B-Instruct.",
+        ) from error
+    return lambda text: len(loaded.encode(text, add_special_tokens=False))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What a row's texts must keep to."""
+
+    max_tokens: int
+    count_tokens: CountTokens | None
+    max_words: int | None
+    no_thought: bool
+
+    def check(self, prompt: str, chosen: str, rejected: str) -> None:
+        """Raise BadRow with the first reason to leave the row out."""
+        answers = (chosen, rejected)
+        if self.no_thought and any(map(_THOUGHT.search, answers)):
+            raise BadRow("a thought in an answer")
+        if self.max_words and any(len(answer.split()) > self.max_words for answer in answers):
+            raise BadRow(f"an answer of more than {self.max_words} words")
+        if self.count_tokens and self.count_tokens(f"{prompt} {chosen}".strip()) > self.max_tokens:
+            raise BadRow(f"more than {self.max_tokens} tokens")
+
+
+class _Draw:
+    """The shuffled walk over the single-image rows of all annotation files."""
+
+    def __init__(self, folder: Path, rng: random.Random, limits: _Limits, progress: Progress) -> None:
+        self._folder, self._rng, self._limits, self._progress = folder, rng, limits, progress
+        self._sources = sources(folder)
+        self._indices: list[JsonIndex] = []
+        self._counts: list[int] = []
+        for number, source in enumerate(self._sources, start=1):
+            self._indices.append(JsonIndex(folder / source.annotation))
+            self._counts.append(_single_image_rows(self._indices[-1]))
+            progress("read MMPR annotations", number, len(self._sources))
+        self.ends = np.cumsum(self._counts)
+        self.left_out: Counter[str] = Counter()
+
+    def walk(self, size: int) -> list[dict[str, str]]:
+        order = array("I", range(int(self.ends[-1])))  # 4 bytes a row: a list of three million is 100 MB
+        self._rng.shuffle(order)
+        records: list[dict[str, str]] = []
+        for position in order:
+            try:
+                records.append(self._record(position))
+            except BadRow as error:
+                self.left_out[str(error)] += 1
+            if len(records) == size:
+                break
+            if len(records) % 100 == 0:
+                self._progress("draw MMPR rows", len(records), size)
+        self._progress("draw MMPR rows", len(records), len(records))
+        return records
+
+    def annotations(self) -> list[dict[str, Any]]:
+        return [
+            {"annotation": source.annotation, "sha256": index.sha256, "rows": len(index), "before_image_lists": count}
+            for source, index, count in zip(self._sources, self._indices, self._counts, strict=True)
+        ]
+
+    def _record(self, position: int) -> dict[str, str]:
+        number = int(np.searchsorted(self.ends, position, side="right"))
+        index, source = self._indices[number], self._sources[number]
+        try:
+            row = index.record(position - int(self.ends[number]) + self._counts[number])
+            question, chosen, rejected = (str(row[name]) for name in ("question", "chosen", "rejected"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadRow("damaged record") from error
+        image = self._image(row.get("image"), source)
+        row_id = self._id(image)  # drawn here, before the other filters, as the script does
+        if IMAGE in chosen or IMAGE in rejected:
+            raise BadRow(f"{IMAGE} in an answer")
+        prompt = question if IMAGE in question else f"{IMAGE}\n{question}"
+        self._limits.check(prompt, chosen, rejected)
+        answers = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        return {"id": row_id, "image": image, **answers, "data_source": source.root}
+
+    def _image(self, image: Any, source: Source) -> str:
+        if not isinstance(image, str) or not image:
+            raise BadRow("no image")
+        name = image.removesuffix(".gif") + ".jpg" if image.endswith(".gif") else image
+        if not name.endswith(SUFFIXES):
+            raise BadRow("image type other than jpg, jpeg, png")
+        path = Path(source.root, name).as_posix()
+        if not (self._folder / path).exists():
+            raise BadRow("missing image")
+        return path
+
+    def _id(self, image: str) -> str:
+        path, number = Path(image), self._rng.randint(10**4, 10**5 - 1)
+        return f"{path.parent.name}-{path.stem}-{number}" if path.parent.name else path.stem
+
+
+def _single_image_rows(index: JsonIndex) -> int:
+    """How many rows come before the first whose `image` is a list."""
+    for number in range(len(index)):
+        try:
+            if _IMAGE_LIST.search(index.text(number)) and isinstance(index.record(number)["image"], list):
+                return number
+        except (ValueError, KeyError, TypeError):  # damaged or no list after all; the walk will count it
+            continue
+    return len(index)

@@ -8,11 +8,10 @@ from visprobe.data.named import named_data
 from visprobe.data.rows import Rows
 from visprobe.data.sources.hf import MARKERS
 from visprobe.errors import DataError
-from visprobe.training.rows.hf import hf_rows
+from visprobe.training.rows.hf import hf_rows, onevision_parquet, parquet_files
 from visprobe.training.rows.llava import llava_json
 from visprobe.training.rows.mixture import is_braces, mixture
 from visprobe.training.rows.mmpr import META, mmpr
-from visprobe.training.rows.parquet import onevision_parquet, parquet_files
 
 READABLE = (
     "visprobe reads 'digits', a .json or .jsonl file, a .yaml mixture, 'folder/{a,b}.json', a folder with MMPR's "

@@ -1,78 +1,18 @@
-"""What the trainers of all stages share: their settings, the order of rows, and the rows as a data set."""
+"""What the trainers of all stages share: how they are made, and their settings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from datasets import Dataset
-from torch.utils.data import Sampler
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from visprobe.encoders.families import MODEL_OF
 from visprobe.errors import UsageError
 from visprobe.training.recipe import Recipe
 from visprobe.training.stages import TrainerInputs
-
-
-class LengthGrouped(LengthGroupedSampler):  # type: ignore[misc]
-    """Batches of rows of like length, in an order that seed and epoch alone decide.
-
-    The Trainer's own draws from the global random numbers, so that a resumed run would see other batches.
-
-    Args:
-        like: What the Trainer has made.
-        seed_now: Gives the seed of the pass over the rows that begins.
-    """
-
-    def __init__(self, like: LengthGroupedSampler, seed_now: Callable[[], int]) -> None:
-        super().__init__(like.batch_size, lengths=like.lengths)
-        self._seed_now = seed_now
-
-    def __iter__(self) -> Iterator[int]:
-        self.generator = torch.Generator().manual_seed(self._seed_now())
-        yield from super().__iter__()
-
-
-class WholeSteps(Sampler[int]):
-    """A sampler without the rows at the end of a pass that fill no optimizer step.
-
-    Args:
-        sampler: Gives the rows of a pass in order.
-        per_step: Rows of an optimizer step, of all processes.
-    """
-
-    def __init__(self, sampler: Sampler[int], per_step: int) -> None:
-        self._sampler, self._per_step = sampler, per_step
-
-    def __len__(self) -> int:
-        rows = len(self._sampler)  # type: ignore[arg-type]
-        return rows - rows % self._per_step
-
-    def __iter__(self) -> Iterator[int]:
-        return islice(iter(self._sampler), len(self))
-
-
-class OrderBySeed:
-    """Mixin for a transformers Trainer: batches of rows of like length come in the order of `LengthGrouped`.
-
-    With `drop_last` a pass over the rows is whole optimizer steps; transformers itself drops what fills no batch.
-    """
-
-    drop_last = False
-
-    def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
-        sampler = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
-        if isinstance(sampler, LengthGroupedSampler):
-            # Not by `set_epoch`: accelerate does not pass it on where several processes go on within an epoch.
-            sampler = LengthGrouped(sampler, lambda: self.args.seed + int(self.state.epoch or 0))
-        if not self.drop_last:
-            return sampler
-        args = self.args
-        return WholeSteps(sampler, args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
 def images_are_encoded_once(model: Any) -> bool:
@@ -81,7 +21,14 @@ def images_are_encoded_once(model: Any) -> bool:
     return family is not None and family.encoded_once
 
 
-def make_trainer(kind: type[Any], config: Any, inputs: TrainerInputs, collator: Any, **more: Any) -> Any:
+def make_trainer(
+    kind: type[Any],
+    config: Any,
+    inputs: TrainerInputs,
+    collator: Any,
+    columns: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Any:
     """A trainer of written answers.
 
     Args:
@@ -89,20 +36,21 @@ def make_trainer(kind: type[Any], config: Any, inputs: TrainerInputs, collator: 
         config: Its arguments, made of `trainer_settings`.
         inputs: What it is made of.
         collator: Makes a batch of examples, each with the number of its "row".
-        more: Further arguments of the class; "columns": further columns of the data set, a value that every row has.
+        columns: Further columns of the data set, each with the value that it has in every row.
+        more: Further arguments of the class.
 
     Raises:
         UsageError: If the rows fill no step and the recipe drops what fills none.
     """
     recipe, numbers = inputs.recipe, range(len(inputs.rows))
-    columns = {name: [value] * len(numbers) for name, value in more.pop("columns", {}).items()}
+    dataset = {"row": list(numbers)} | {name: [value] * len(numbers) for name, value in (columns or {}).items()}
     if recipe.group_by_length:
-        columns["length"] = [inputs.rows.length(number) for number in numbers]
+        dataset["length"] = [inputs.rows.length(number) for number in numbers]
     trainer = kind(
         inputs.model,
         args=config,
         data_collator=collator,
-        train_dataset=Dataset.from_dict({"row": list(numbers), **columns}),
+        train_dataset=Dataset.from_dict(dataset),
         processing_class=inputs.processor,
         callbacks=list(inputs.callbacks),
         **more,

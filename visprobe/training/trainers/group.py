@@ -18,11 +18,10 @@ from trl import GRPOConfig, GRPOTrainer
 from visprobe.data.rows import Rows
 from visprobe.errors import TrainingError, UsageError
 from visprobe.mllm.conversation import content_parts
-from visprobe.mllm.parts import PartLearningRates
-from visprobe.training.run_folder.resume import ResumeByName
 from visprobe.training.stages import TrainerInputs
 from visprobe.training.stages.grpo import GRPORecipe
 from visprobe.training.trainers.common import images_are_encoded_once, trainer_settings
+from visprobe.training.trainers.mixins import PartLearningRates, ResumeByName
 from visprobe.training.trainers.rewards import as_trl
 
 

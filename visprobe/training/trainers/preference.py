@@ -18,17 +18,15 @@ from trl import DPOConfig, DPOTrainer
 
 from visprobe.data.progress import Progress
 from visprobe.mllm.batches import PreferenceCollator, RowEncoder
-from visprobe.mllm.parts import PartLearningRates
-from visprobe.training.run_folder.resume import ResumeByName
 from visprobe.training.stages import TrainerInputs
 from visprobe.training.stages.dpo import DPORecipe
 from visprobe.training.trainers.common import (
-    OrderBySeed,
     images_are_encoded_once,
     make_trainer,
     resolved_precision,
     trainer_settings,
 )
+from visprobe.training.trainers.mixins import OrderBySeed, PartLearningRates, ResumeByName
 
 
 class PreferenceTrainer(OrderBySeed, PartLearningRates, ResumeByName, DPOTrainer):  # type: ignore[misc]

@@ -7,10 +7,9 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from visprobe.mllm.batches import SupervisedCollator
-from visprobe.mllm.parts import PartLearningRates
-from visprobe.training.run_folder.resume import ResumeByName
 from visprobe.training.stages import TrainerInputs
-from visprobe.training.trainers.common import OrderBySeed, make_trainer, trainer_settings
+from visprobe.training.trainers.common import make_trainer, trainer_settings
+from visprobe.training.trainers.mixins import OrderBySeed, PartLearningRates, ResumeByName
 
 
 class SupervisedTrainer(OrderBySeed, PartLearningRates, ResumeByName, SFTTrainer):  # type: ignore[misc]
