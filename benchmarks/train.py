@@ -150,10 +150,10 @@ def bare_loop(base, folder, stage, rows, steps):
     from visprobe.demo.rows import DigitRows
     from visprobe.mllm.batches import RowEncoder, SupervisedCollator
     from visprobe.mllm.load import load_for_training
-    from visprobe.training.rows.fitted import Fitted, supervised
+    from visprobe.training.rows.usable import UsableRows, supervised
 
     model, processor = load_for_training(base)
-    collate = SupervisedCollator(RowEncoder(processor, Fitted(DigitRows(rows), supervised)))
+    collate = SupervisedCollator(RowEncoder(processor, UsableRows(DigitRows(rows), supervised)))
     starts = range(0, rows, BATCH)
     batches = [collate([{"row": number} for number in range(start, start + BATCH)]) for start in starts]
     optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS["learning_rate"], weight_decay=0)

@@ -18,7 +18,7 @@ from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.errors import UsageError
 from visprobe.mllm.batches import PreferenceCollator
 from visprobe.training.recipe import Recipe, make_recipe
-from visprobe.training.rows.fitted import Fitted, preference
+from visprobe.training.rows.usable import UsableRows, preference
 from visprobe.training.stages import TrainerInputs, stages
 from visprobe.training.trainers.preference import answer_log_probabilities
 from visprobe.training.trainers.rewards import find_reward
@@ -66,7 +66,7 @@ def test_a_step_of_two_batches_is_that_of_one_of_both(tmp_path):
         recipe = Recipe(
             stage="orpo", steps=1, batch_size=batch, gradient_accumulation=times, precision="float32", odds_weight=0.5
         )
-        processor, rows = build_processor(), Fitted(DigitRows(4), preference)
+        processor, rows = build_processor(), UsableRows(DigitRows(4), preference)
         inputs = TrainerInputs(build_model(processor, 0), processor, recipe, rows, str(tmp_path))
         made = stages()["orpo"].trainer(inputs, None)
         made.train()

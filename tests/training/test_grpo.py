@@ -16,7 +16,7 @@ from visprobe.errors import TrainingError, UsageError
 from visprobe.mllm.parts import part_of, train_only
 from visprobe.training.recipe import DEFAULT_TRAIN, Recipe
 from visprobe.training.rows.check import survey
-from visprobe.training.rows.fitted import Fitted, verifiable
+from visprobe.training.rows.usable import UsableRows, verifiable
 from visprobe.training.stages import TrainerInputs
 from visprobe.training.trainers.group import QuestionCollator, distinct, group_trainer
 from visprobe.training.trainers.rewards import REWARDS
@@ -270,7 +270,7 @@ def test_conversations_and_any_number_of_images(base, tmp_path):
     )
     found = survey(rows, verifiable, lambda row, sizes: "", image_required=False)
     assert found.reasons == {"missing image": 1, "no reference answer": 1}
-    rows = Fitted(rows, verifiable, found.usable)
+    rows = UsableRows(rows, verifiable, found.usable)
     (conversation, *_) = QuestionCollator(rows)([{"row": i} for i in (0, 0, 1)])
     assert [message["role"] for message in conversation["prompt"]] == ["user", "assistant", "user"]
     assert conversation["prompt"][2]["content"] == [

@@ -14,7 +14,7 @@ from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.errors import UsageError
 from visprobe.mllm.batches import RowEncoder
 from visprobe.training.recipe import Recipe, make_recipe
-from visprobe.training.rows.fitted import Fitted, preference
+from visprobe.training.rows.usable import UsableRows, preference
 from visprobe.training.run import run
 from visprobe.training.stages import TrainerInputs, dpo, stages
 from visprobe.training.trainers import preference as trainers
@@ -28,7 +28,7 @@ BETA = 0.3
 
 @pytest.fixture(scope="module")
 def rows():
-    return Fitted(DigitRows(BATCH), preference)
+    return UsableRows(DigitRows(BATCH), preference)
 
 
 def plain_log_probabilities(model, processor, rows, which):
@@ -178,7 +178,7 @@ def test_a_precomputed_reference_gives_the_losses_of_a_reference_in_memory(base,
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_batches_of_like_length(stage, tmp_path):
     count, size = 96, 4
-    rows = Fitted(DigitRows(count), stages()[stage].need)
+    rows = UsableRows(DigitRows(count), stages()[stage].need)
     model = build_model(build_processor(), 0)
     numbers, reference = list(range(count)), dict.fromkeys(range(count), (0, 0))
     lengths = [rows.length(number) for number in numbers]

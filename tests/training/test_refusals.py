@@ -17,7 +17,7 @@ from visprobe.training.callbacks import Watch
 from visprobe.training.job import make_job
 from visprobe.training.on_paper import seen
 from visprobe.training.recipe import Recipe, make_recipe
-from visprobe.training.rows.fitted import Fitted, preference, supervised
+from visprobe.training.rows.usable import UsableRows, preference, supervised
 from visprobe.training.run import run
 from visprobe.training.trainers.common import resolved_precision
 
@@ -156,7 +156,7 @@ class Blind(DigitRows):
 
 def test_lengths_are_the_same_for_every_stage_and_take_no_images():
     rows = Blind(6)
-    lengths = {need: [Fitted(rows, need).length(i) for i in range(6)] for need in (supervised, preference)}
+    lengths = {need: [UsableRows(rows, need).length(i) for i in range(6)] for need in (supervised, preference)}
     assert lengths[supervised] == lengths[preference]
     row = rows[0]
     assert lengths[supervised][0] == len(row.turns[0].text) + len(row.chosen) + len(row.rejected)
@@ -171,7 +171,7 @@ def test_encoded_rows_are_kept_as_long_as_there_is_room(monkeypatch):
             return super().image(key)
 
     rows = Counted(4)
-    fitted = Fitted(rows, supervised)
+    fitted = UsableRows(rows, supervised)
     one = 3 * 64 * 64 * 4  # bytes of an image; the tokens of a row are under a tenth of that
     encoder = RowEncoder(build_processor(), fitted, memory=int(2.5 * one))
     for _ in range(2):

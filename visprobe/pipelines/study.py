@@ -16,7 +16,7 @@ from visprobe.pipelines.compare import compare
 from visprobe.pipelines.measurement import Measurement, Options
 from visprobe.results.result import Result
 from visprobe.training.recipe import Recipe
-from visprobe.training.run import Manner, run
+from visprobe.training.run import RunOptions, run
 from visprobe.training.run_folder.folder import inputs_of, refuse_folder, start_of, visible
 from visprobe.training.run_folder.manifest import weights_hash
 
@@ -49,7 +49,7 @@ class Study:
     options: Options = field(default_factory=Options)
 
 
-def run_study(study: Study, output_dir: Path, **manner: Unpack[Manner]) -> Measurement:
+def run_study(study: Study, output_dir: Path, **options: Unpack[RunOptions]) -> Measurement:
     """Train every arm with every seed and compare all of them with the base.
 
     Finished runs are not repeated, stopped ones go on.
@@ -57,7 +57,7 @@ def run_study(study: Study, output_dir: Path, **manner: Unpack[Manner]) -> Measu
     Args:
         study: What to do.
         output_dir: Gets one folder per run: "sft" for a single seed, "sft-seed1" for several.
-        manner: As in `visprobe.training.run.run`; measuring has the progress of it.
+        options: As in `visprobe.training.run.run`; measuring has the progress of it.
 
     Returns:
         The comparison; with several seeds also the differences between arms over runs, and a verdict about
@@ -66,15 +66,16 @@ def run_study(study: Study, output_dir: Path, **manner: Unpack[Manner]) -> Measu
     Raises:
         UsageError: If the folder of a run holds anything else; then nothing has been trained.
     """
-    arms = train_arms(study, output_dir, **manner)
+    arms = train_arms(study, output_dir, **options)
     folders = {study.base.name: study.base} | {n: output_dir / n for names in arms.values() for n in names}
     also = [_answers(folders, study, output_dir / "answers.json")] if study.questions else []
-    options = replace(study.options, limit=study.limit, seed=study.question_seed, progress=manner.get("progress"))
-    measured = compare(list(folders.values()), study.images, options, also=also)
+    progress = options.get("progress")
+    measuring = replace(study.options, limit=study.limit, seed=study.question_seed, progress=progress)
+    measured = compare(list(folders.values()), study.images, measuring, also=also)
     return measured if len(study.seeds) == 1 else over_runs(measured, arms, study.base.name)
 
 
-def train_arms(study: Study, output_dir: Path, **manner: Unpack[Manner]) -> dict[str, list[str]]:
+def train_arms(study: Study, output_dir: Path, **options: Unpack[RunOptions]) -> dict[str, list[str]]:
     """Train every arm with every seed; see `run_study`.
 
     Returns:
@@ -86,13 +87,13 @@ def train_arms(study: Study, output_dir: Path, **manner: Unpack[Manner]) -> dict
         for seed in study.seeds
         for arm, recipe in study.arms.items()
     ]
-    overwrite = manner.get("overwrite", False)
+    overwrite = options.get("overwrite", False)
     for name, recipe in recipes:  # a folder in the way of the last run is no news for after the others
         refuse_folder(study.base, output_dir / name)
         if visible(output_dir / name):  # otherwise the base, which may be large, need not be hashed for it
             start_of(output_dir / name, inputs_of(study.base, recipe, rows[recipe.seed]), overwrite=overwrite)
     for name, recipe in recipes:
-        run(study.base, recipe, rows[recipe.seed], output_dir / name, **manner)
+        run(study.base, recipe, rows[recipe.seed], output_dir / name, **options)
     return {arm: [run_name(arm, seed, study.seeds) for seed in study.seeds] for arm in study.arms}
 
 

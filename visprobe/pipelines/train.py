@@ -52,11 +52,11 @@ def train(
         `visprobe.train("dpo", "checkpoints/dpo", base="checkpoints/base", steps=50, beta=0.3)`
     """
     require_training()
-    from visprobe.pipelines.attribution.during_training import maps_beside  # it imports trl
+    from visprobe.pipelines.attribution.during_training import attribution_callback  # it imports trl
 
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     job = make_job(stage, Path(config) if config else None, asked, vision_learning_rate=vision_learning_rate)
     return run_job(
-        job, Path(output_dir), progress=progress, note=print, beside=[maps_beside(print)], max_bad=max_bad,
+        job, Path(output_dir), progress=progress, note=print, callbacks=[attribution_callback(print)], max_bad=max_bad,
         overwrite=overwrite,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from visprobe.training.run_folder.manifest import weights_hash
 
 if TYPE_CHECKING:  # its libraries take seconds to import
     from visprobe.training.on_paper import Plan
-    from visprobe.training.run import Manner
+    from visprobe.training.run import RunOptions
 
 _NEW_MODEL = ("chat_template", "image_size", "feature_layer")  # they mean something for a new model alone
 MADE_OF = "made_of.json"  # in the folder of a new model: what it was put together from
@@ -169,7 +169,7 @@ def open_job_rows(sources: Sources, recipe: Recipe, output_dir: Path, *, overwri
     return Selected(rows, range(min(sources.rows, len(rows)))) if sources.rows else rows
 
 
-def run_job(job: Job, output_dir: Path, **manner: Unpack[Manner]) -> dict[str, Any]:
+def run_job(job: Job, output_dir: Path, **options: Unpack[RunOptions]) -> dict[str, Any]:
     """Run a job; see `run`.
 
     Returns:
@@ -177,21 +177,21 @@ def run_job(job: Job, output_dir: Path, **manner: Unpack[Manner]) -> dict[str, A
     """
     from visprobe.training.run import run
 
-    base, rows = _opened(job, output_dir, manner)
-    return run(base, job.recipe, rows, output_dir, origins=job.origins, **manner)
+    base, rows = _opened(job, output_dir, options)
+    return run(base, job.recipe, rows, output_dir, origins=job.origins, **options)
 
 
-def dry_run_job(job: Job, output_dir: Path, **manner: Unpack[Manner]) -> Plan:
+def dry_run_job(job: Job, output_dir: Path, **options: Unpack[RunOptions]) -> Plan:
     """What a job would be; see `dry_run`. A new model is put together for it, and found again by the run."""
     from visprobe.training.run import dry_run
 
-    base, rows = _opened(job, output_dir, manner)
-    return dry_run(base, job.recipe, rows, output_dir, **manner)
+    base, rows = _opened(job, output_dir, options)
+    return dry_run(base, job.recipe, rows, output_dir, **options)
 
 
-def _opened(job: Job, output_dir: Path, manner: Manner) -> tuple[Path, Rows]:
+def _opened(job: Job, output_dir: Path, options: RunOptions) -> tuple[Path, Rows]:
     """The folder that a job starts from, and its rows."""
-    overwrite = manner.get("overwrite", False)
+    overwrite = options.get("overwrite", False)
     rows = open_job_rows(job.sources, job.recipe, output_dir, overwrite=overwrite)
     return start(job.sources, job.recipe.seed, output_dir, overwrite=overwrite), rows
 
@@ -287,7 +287,7 @@ def run_pivot(
     *,
     reuse_projector_layers: int = 0,
     seed: int = 0,
-    **manner: Unpack[Manner],
+    **options: Unpack[RunOptions],
 ) -> dict[str, dict[str, Any]]:
     """Transplant a post-trained tower, train the projector, then what the second recipe says (PIVOT's evaluation).
 
@@ -299,7 +299,7 @@ def run_pivot(
         output_dir: Gets the folders start, projector and full.
         reuse_projector_layers: First layers of the projector that are taken over.
         seed: Seed of the fresh projector.
-        manner: As in `run`.
+        options: As in `run`.
 
     Returns:
         The manifests by stage.
@@ -318,6 +318,6 @@ def run_pivot(
     jobs = {stage: make_job(stage, configs[stage], {"base": str(base)}) for stage, base in names.items()}
     how: dict[str, Any] = {"reuse_projector_layers": reuse_projector_layers, "seed": seed}
     made_of = {**how, "tower_from": _identity(tower_from), "language_model": _identity(language_model)}
-    overwrite = manner.get("overwrite", False)
+    overwrite = options.get("overwrite", False)
     _save_once(names["projector"], made_of, lambda: transplant(tower_from, language_model, **how), overwrite)
-    return {stage: run_job(job, output_dir / stage, **manner) for stage, job in jobs.items()}
+    return {stage: run_job(job, output_dir / stage, **options) for stage, job in jobs.items()}

@@ -47,31 +47,31 @@ from visprobe.training.rows.check import (
     notes,
     refuse_bad,
 )
-from visprobe.training.rows.fitted import Fitted
+from visprobe.training.rows.usable import UsableRows
 from visprobe.training.run_folder.by_step import CHECKPOINTS
 from visprobe.training.run_folder.folder import claim, finish, inputs_of, refuse_folder, start_of, visible
 from visprobe.training.run_folder.manifest import Clock, environment
 from visprobe.training.stages import TrainerInputs, stage_of
 from visprobe.training.trainers.common import resolved_precision, warmup_steps
 
-Beside = Callable[[Recipe, Path, Fitted, Any, Path], TrainerCallback | None]
+CallbackFactory = Callable[[Recipe, Path, UsableRows, Any, Path], TrainerCallback | None]
 """From recipe, base, rows, processor and the run's folder to what happens beside the steps, if anything does."""
 
 
-class Manner(TypedDict, total=False):
-    """How a run is done, whatever is trained in it.
+class RunOptions(TypedDict, total=False):
+    """Options of a run, whatever is trained in it.
 
     Attributes:
         progress: Called with (stage, step, steps).
         note: Told, before the first step, what of the rows is not used.
-        beside: Who looks on; must hold one for `attribution_every`, which is not of this floor.
+        callbacks: Made for the run; must hold one for `attribution_every`, which is not of this floor.
         max_bad: How many rows may be unusable, as `refuse_bad` takes it.
         overwrite: Whether another run or model in the folder makes room when this one begins to train.
     """
 
     progress: Progress | None
     note: Callable[[str], None] | None
-    beside: Sequence[Beside]
+    callbacks: Sequence[CallbackFactory]
     max_bad: str
     overwrite: bool
 
@@ -83,7 +83,7 @@ def run(
     output_dir: Path,
     *,
     origins: Mapping[str, str] | None = None,
-    **manner: Unpack[Manner],
+    **options: Unpack[RunOptions],
 ) -> dict[str, Any]:
     """Train a branch of `base` and save it as a folder that transformers loads.
 
@@ -96,7 +96,7 @@ def run(
         rows: The training rows.
         output_dir: The run's folder.
         origins: Where settings came from that are not defaults, for the manifest.
-        manner: See `Manner`.
+        options: See `RunOptions`.
 
     Returns:
         The manifest, also written to `output_dir/manifest.json`; with "reused" if nothing had to be done.
@@ -107,16 +107,16 @@ def run(
         CheckpointError: If `base` cannot be loaded.
         TrainingError: If the loss is not finite, or a part that should train gets no gradient.
     """
-    _refuse(base, recipe, output_dir, manner)
+    _refuse(base, recipe, output_dir, options)
     inputs = inputs_of(base, recipe, rows)
-    start = start_of(output_dir, inputs, overwrite=manner.get("overwrite", False))
+    start = start_of(output_dir, inputs, overwrite=options.get("overwrite", False))
     if start.manifest is not None:
         return {**start.manifest, "reused": True}
-    clock, progress = Clock(), manner.get("progress")
+    clock, progress = Clock(), options.get("progress")
     with _quiet():
         set_seed(recipe.seed)
-        processor, told, found = _get_ready(base, recipe, rows, manner)
-        fitted = Fitted(rows, stage_of(recipe).need, found.usable)
+        processor, told, found = _get_ready(base, recipe, rows, options)
+        fitted = UsableRows(rows, stage_of(recipe).need, found.usable)
         model = model_for_training(base)
         off_path = train_only(model, recipe.train)
         model._no_split_modules = blocks_to_shard(model)  # what FSDP wraps where its configuration names nothing else
@@ -127,7 +127,7 @@ def run(
             trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
         if probe is not None:
             trainer.add_callback(probe)
-        for make in manner.get("beside", ()):
+        for make in options.get("callbacks", ()):
             if looker := make(recipe, base, fitted, processor, output_dir):
                 trainer.add_callback(looker)
         trainer.accelerator.wait_for_everyone()  # every process has looked into the folder
@@ -164,35 +164,35 @@ def run(
     return manifest
 
 
-def dry_run(base: Path, recipe: Recipe, rows: Rows, output_dir: Path, **manner: Unpack[Manner]) -> Plan:
+def dry_run(base: Path, recipe: Recipe, rows: Rows, output_dir: Path, **options: Unpack[RunOptions]) -> Plan:
     """Check what `run` checks before it trains, and say what it would train; nothing is written.
 
     Raises:
         As `run`.
     """
-    _refuse(base, recipe, output_dir, manner)
+    _refuse(base, recipe, output_dir, options)
     if visible(output_dir):
-        start_of(output_dir, inputs_of(base, recipe, rows), overwrite=manner.get("overwrite", False))
+        start_of(output_dir, inputs_of(base, recipe, rows), overwrite=options.get("overwrite", False))
     with _quiet():
-        _, _, found = _get_ready(base, recipe, rows, manner)
+        _, _, found = _get_ready(base, recipe, rows, options)
         return plan(model_for_training(base, on_paper=True), recipe, found, rows.name)
 
 
-def _get_ready(base: Path, recipe: Recipe, rows: Rows, manner: Manner) -> tuple[Any, Conversations, Survey]:
+def _get_ready(base: Path, recipe: Recipe, rows: Rows, options: RunOptions) -> tuple[Any, Conversations, Survey]:
     """Read the processor and look at all rows; refuse too many bad ones."""
     processor, config = processor_for_training(base, recipe.resample)
     told = conversations(processor, config, recipe)
-    found = look_through(rows, recipe, told, manner.get("progress"))
-    refuse_bad(found, rows.name, recipe.stage, manner.get("max_bad", MAX_BAD))
-    if note := manner.get("note"):
+    found = look_through(rows, recipe, told, options.get("progress"))
+    refuse_bad(found, rows.name, recipe.stage, options.get("max_bad", MAX_BAD))
+    if note := options.get("note"):
         for line in notes(found, told, rows.name):
             note(line)
     return processor, told, found
 
 
-def _refuse(base: Path, recipe: Recipe, output_dir: Path, manner: Manner) -> None:
+def _refuse(base: Path, recipe: Recipe, output_dir: Path, options: RunOptions) -> None:
     """Refuse what can be known to be wrong before anything is read."""
-    allowed_bad(manner.get("max_bad", MAX_BAD), total=0)  # whether it is a number, before all rows are looked at
+    allowed_bad(options.get("max_bad", MAX_BAD), total=0)  # whether it is a number, before all rows are looked at
     refuse_folder(base, output_dir)
     available = get_available_reporting_integrations()
     if missing := [name for name in recipe.report_to if name not in available]:
@@ -200,10 +200,11 @@ def _refuse(base: Path, recipe: Recipe, output_dir: Path, manner: Manner) -> Non
             f"report_to: {', '.join(missing)} does not exist or is not installed",
             hint=f"Here there is {', '.join(sorted(available)) or 'none'}; metrics.jsonl is always written.",
         )
-    if recipe.attribution_every and not manner.get("beside"):  # figures are made on a higher floor
+    if recipe.attribution_every and not options.get("callbacks"):  # figures are made on a higher floor
         raise UsageError(
             "attribution_every: nobody is there to draw maps",
-            hint="Start visprobe train, or give run() `maps_beside` of visprobe.pipelines.attribution.during_training.",
+            hint="Start visprobe train, or give run() the `attribution_callback` of "
+            "visprobe.pipelines.attribution.during_training.",
         )
     if not any((recipe.learning_rate, *recipe.part_learning_rates.values())):
         raise TrainingError("the learning rate is 0: nothing would be learned", hint="Give --learning-rate.")
@@ -222,7 +223,7 @@ def _trainer(
     model: Any,
     processor: Any,
     recipe: Recipe,
-    rows: Fitted,
+    rows: UsableRows,
     output_dir: Path,
     watch: Watch,
     progress: Progress | None,

@@ -7,7 +7,7 @@ equations 4 to 7.
 from pydantic import Field
 
 from visprobe.training.recipe import Recipe
-from visprobe.training.rows.fitted import preference
+from visprobe.training.rows.usable import preference
 from visprobe.training.stages import Stage
 
 

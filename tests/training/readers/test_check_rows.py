@@ -6,8 +6,8 @@ from visprobe.data.image_set import allowed_bad
 from visprobe.data.rows import BadRow, Row, Turn
 from visprobe.errors import DataError, UsageError
 from visprobe.training.rows.check import merged, refuse_bad, survey
-from visprobe.training.rows.fitted import Fitted, fit, preference, supervised, verifiable
 from visprobe.training.rows.llava import llava_json
+from visprobe.training.rows.usable import UsableRows, fit, preference, supervised, verifiable
 
 QUESTION, ANSWER = Turn("user", "<image>\nWhat?"), Turn("assistant", "A dog.")
 TALK = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A dog."}]
@@ -73,13 +73,13 @@ def test_the_hash_of_prompts_is_that_of_what_is_told(odd, put_json):
 
 
 def test_only_usable_rows_are_trained_on_each_once(odd):
-    rows = Fitted(odd, supervised, survey(odd, supervised, prompt).usable)
+    rows = UsableRows(odd, supervised, survey(odd, supervised, prompt).usable)
     assert [rows[i].id for i in range(len(rows))] == ["odd.json#0", "odd.json#3", "odd.json#9"]
     assert rows.image(rows[1].images[0]).mode == "RGB"
 
 
 def test_what_is_gone_after_the_check_ends_the_run(odd):
-    rows = Fitted(odd, supervised, survey(odd, supervised, prompt).usable)
+    rows = UsableRows(odd, supervised, survey(odd, supervised, prompt).usable)
     (odd.images / "png.jpg").unlink()
     with pytest.raises(DataError, match=r"odd.json: missing image: png.jpg; it could be read when training began"):
         rows.image(rows[2].images[0])

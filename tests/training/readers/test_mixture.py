@@ -5,9 +5,9 @@ import pytest
 from visprobe.errors import DataError, UsageError
 from visprobe.training.rows.check import survey
 from visprobe.training.rows.combine import Concatenated, Selected
-from visprobe.training.rows.fitted import supervised
 from visprobe.training.rows.llava import llava_json
 from visprobe.training.rows.mixture import mixture
+from visprobe.training.rows.usable import supervised
 
 
 @pytest.fixture

@@ -55,9 +55,13 @@ app = typer.Typer(help="Train a multimodal LLM: checkpoints to compare.", no_arg
 
 
 def _stage_command(stage: Stage) -> Any:
-    """The command of one stage; all stages take the same flags, and a recipe knows which of them mean something."""
+    """The command of one stage; all stages take the same flags, and a recipe knows which of them mean something.
+
+    Flags reach the recipe and the sources by their names.
+    """
 
     def command(
+        context: typer.Context,
         output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder of the new checkpoint.")],
         config: Annotated[Path | None, typer.Option("--config", "-C", help="Recipe file (YAML); flags win.")] = None,
         base: Annotated[str | None, typer.Option(help="Multimodal model to start from.")] = None,
@@ -110,25 +114,21 @@ def _stage_command(stage: Stage) -> Any:
     ) -> None:
         require_training()
         from visprobe.cli.training.train_plan import print_plan
-        from visprobe.pipelines.attribution.during_training import maps_beside
-        from visprobe.training.job import dry_run_job, make_job, run_job
+        from visprobe.pipelines.attribution.during_training import attribution_callback
+        from visprobe.training.job import Sources, dry_run_job, make_job, run_job
+        from visprobe.training.recipe import Recipe
 
-        flags = {
-            "base": base, "vision_tower": vision_tower, "language_model": language_model, "data": data,
-            "images": images, "rows": rows, "steps": steps, "epochs": epochs, "batch_size": batch_size,
-            "gradient_accumulation": gradient_accumulation, "learning_rate": learning_rate, "train": train,
-            "precision": precision, "save_every": save_every, "snapshot_tower_every": snapshot_tower_every,
-            "attribution_every": attribution_every, "seed": seed,
-        }  # fmt: skip
+        settings = {*Sources.model_fields, *Recipe.model_fields}
+        flags = {name: value for name, value in context.params.items() if name in settings}
         job = make_job(stage.name, config, flags, setting or [], vision_learning_rate)
         print_notes(filter(None, [launch_note()]))
         with Bars(verbose if is_first_process() else False) as bars:
-            manner: Any = {"progress": bars, "note": _note, "beside": [maps_beside(_note)]}
-            manner |= {"max_bad": max_bad, "overwrite": overwrite}
+            options: Any = {"progress": bars, "note": _note, "callbacks": [attribution_callback(_note)]}
+            options |= {"max_bad": max_bad, "overwrite": overwrite}
             if dry_run:
-                print_plan(dry_run_job(job, output_dir, **manner))
+                print_plan(dry_run_job(job, output_dir, **options))
                 return
-            manifest = run_job(job, output_dir, **manner)
+            manifest = run_job(job, output_dir, **options)
         _print_done(output_dir, stage.name, manifest)
 
     examples = "".join(
@@ -176,14 +176,14 @@ def pivot(
     --projector-config training/1a-projector.yaml --full-config training/pivot.yaml --seed 1 -o checkpoints/pivot-sft
     """
     require_training()
-    from visprobe.pipelines.attribution.during_training import maps_beside
+    from visprobe.pipelines.attribution.during_training import attribution_callback
     from visprobe.training.job import run_pivot
 
     with Bars(verbose if is_first_process() else False) as bars:
         stages = run_pivot(
             tower_from, language_model, projector_config, full_config, output_dir,
             reuse_projector_layers=reuse_projector_layers, seed=seed, progress=bars, note=_note,
-            beside=[maps_beside(_note)], max_bad=max_bad, overwrite=overwrite,
+            callbacks=[attribution_callback(_note)], max_bad=max_bad, overwrite=overwrite,
         )  # fmt: skip
     for stage, manifest in stages.items():
         _print_done(output_dir / stage, stage, manifest)
@@ -207,19 +207,19 @@ def study(
     """
     require_training()
     from visprobe.cli.present import command_line, finish, show, show_json
-    from visprobe.pipelines.attribution.during_training import maps_beside
+    from visprobe.pipelines.attribution.during_training import attribution_callback
     from visprobe.pipelines.study import run_study, train_arms
     from visprobe.pipelines.study_file import read_study
     from visprobe.report.write import write_report
 
     if not is_first_process():  # all processes train, the first one compares
         planned = read_study(file, output_dir, overwrite=overwrite)
-        train_arms(planned, output_dir, beside=[maps_beside(_note)], max_bad=max_bad, overwrite=overwrite)
+        train_arms(planned, output_dir, callbacks=[attribution_callback(_note)], max_bad=max_bad, overwrite=overwrite)
         return
     with Bars(verbose) as bars:
         planned = read_study(file, output_dir, overwrite=overwrite)
         measured = run_study(
-            planned, output_dir, progress=bars, note=_note, beside=[maps_beside(_note)], max_bad=max_bad,
+            planned, output_dir, progress=bars, note=_note, callbacks=[attribution_callback(_note)], max_bad=max_bad,
             overwrite=overwrite,
         )  # fmt: skip
         document = measured.document(command_line(), origins(context))

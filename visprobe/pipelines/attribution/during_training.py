@@ -29,15 +29,15 @@ from visprobe.pipelines.attribution.images import Picture, load_pictures
 from visprobe.pipelines.attribution.run import OF_ANSWERS
 from visprobe.training.maps import MapsDuringTraining, TrackedExamples
 from visprobe.training.recipe import Recipe
-from visprobe.training.rows.fitted import Fitted
-from visprobe.training.run import Beside
+from visprobe.training.rows.usable import UsableRows
+from visprobe.training.run import CallbackFactory
 from visprobe.training.stages import stage_of
 
 PICTURES = 4
 _LOOKED_THROUGH = 1000  # rows among which pictures are sought
 
 
-def maps_beside(warn: Callable[[str], None]) -> Beside:
+def attribution_callback(warn: Callable[[str], None]) -> CallbackFactory:
     """What draws maps during training where the recipe's `attribution_every` asks for them.
 
     The pictures are the first ones of the rows that hold one image and one question; where the rows
@@ -48,7 +48,7 @@ def maps_beside(warn: Callable[[str], None]) -> Beside:
         warn: Told what goes wrong; training goes on.
     """
 
-    def make(recipe: Recipe, base: Path, rows: Fitted, processor: Any, folder: Path) -> MapsDuringTraining | None:
+    def make(recipe: Recipe, base: Path, rows: UsableRows, processor: Any, folder: Path) -> MapsDuringTraining | None:
         if not recipe.attribution_every:
             return None
         held = partial(pick_examples, recipe, base, rows, processor)
@@ -57,7 +57,7 @@ def maps_beside(warn: Callable[[str], None]) -> Beside:
     return make
 
 
-def pick_examples(recipe: Recipe, base: Path, rows: Fitted, processor: Any) -> TrackedExamples:
+def pick_examples(recipe: Recipe, base: Path, rows: UsableRows, processor: Any) -> TrackedExamples:
     """The pictures of a run.
 
     Args:
@@ -97,7 +97,7 @@ def _region(picture: Picture, encoder: VisionEncoder) -> Floats | None:
     return on_patches(picture.region, grid, encoder, size=picture.image.size)
 
 
-def _asking(rows: Fitted) -> Iterator[tuple[str, Question, Image.Image]]:
+def _asking(rows: UsableRows) -> Iterator[tuple[str, Question, Image.Image]]:
     """Rows of one image and one question: id, question and image, each image once."""
     seen = set[str]()
     for index in range(min(len(rows), _LOOKED_THROUGH)):

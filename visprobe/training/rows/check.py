@@ -24,7 +24,7 @@ from visprobe.data.rows import BadRow, Row, Rows
 from visprobe.errors import UsageError
 from visprobe.mllm.conversation import Conversations
 from visprobe.training.recipe import Recipe
-from visprobe.training.rows.fitted import NO_IMAGE, Need, fit
+from visprobe.training.rows.usable import NO_IMAGE, Need, fit
 from visprobe.training.stages import stage_of
 
 Size = tuple[int, int]

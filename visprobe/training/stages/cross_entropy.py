@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from visprobe.training.recipe import Recipe
-from visprobe.training.rows.fitted import supervised
+from visprobe.training.rows.usable import supervised
 from visprobe.training.stages.stage import Stage, TrainerInputs
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from visprobe.training.recipe import Recipe, nearest
-from visprobe.training.rows.fitted import preference
+from visprobe.training.rows.usable import preference
 from visprobe.training.stages.stage import Stage, TrainerInputs
 
 # Mixed preference optimization (arXiv 2411.10442): DPO, BCO and SFT losses at these weights. trl's BCO has no reward

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from visprobe.errors import TrainingError
 from visprobe.training.recipe import Recipe
-from visprobe.training.rows.fitted import verifiable
+from visprobe.training.rows.usable import verifiable
 from visprobe.training.stages.stage import Stage, TrainerInputs
 
 

@@ -17,7 +17,7 @@ from visprobe.errors import TrainingError, UsageError
 if TYPE_CHECKING:
     from visprobe.mllm.batches import RowEncoder
     from visprobe.training.recipe import Recipe
-    from visprobe.training.rows.fitted import Fitted, Need
+    from visprobe.training.rows.usable import Need, UsableRows
 
 ENTRY_POINTS = "visprobe.stages"
 
@@ -39,7 +39,7 @@ class TrainerInputs:
     model: Any
     processor: Any
     recipe: Any
-    rows: Fitted
+    rows: UsableRows
     folder: str
     callbacks: Sequence[Any] = ()
     progress: Progress | None = None

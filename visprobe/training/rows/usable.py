@@ -63,7 +63,7 @@ def fit(row: Row, need: Need, *, image_required: bool = True) -> Row:
     return need(row)
 
 
-class Fitted:
+class UsableRows:
     """Some rows, in the shape that a stage trains on.
 
     Args:

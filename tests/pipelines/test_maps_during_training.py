@@ -18,12 +18,12 @@ from visprobe.data.rows import Row, Turn
 from visprobe.demo.rows import DigitRows
 from visprobe.demo.small_llava import build_model, build_processor
 from visprobe.errors import TrainingError, UsageError
-from visprobe.pipelines.attribution import during_training as maps_beside_module
-from visprobe.pipelines.attribution.during_training import maps_beside, pick_examples
+from visprobe.pipelines.attribution import during_training as during_training_module
+from visprobe.pipelines.attribution.during_training import attribution_callback, pick_examples
 from visprobe.training import maps as during_training
 from visprobe.training.maps import MapsDuringTraining, name_of, refuse_shards, step_of, undisturbed
 from visprobe.training.recipe import Recipe
-from visprobe.training.rows.fitted import Fitted, preference, supervised
+from visprobe.training.rows.usable import UsableRows, preference, supervised
 from visprobe.training.run import run
 from visprobe.training.run_folder.by_step import append_line, forget_after, read_lines
 
@@ -48,8 +48,8 @@ def fail(text):
 
 
 def trained(base, folder, stage, warn=fail, **settings):
-    beside = [maps_beside(warn)] if settings.get("attribution_every") else []
-    return run(base, Recipe(stage=stage, **{**SETTINGS, **settings}), DigitRows(ROWS), folder, beside=beside)
+    callbacks = [attribution_callback(warn)] if settings.get("attribution_every") else []
+    return run(base, Recipe(stage=stage, **{**SETTINGS, **settings}), DigitRows(ROWS), folder, callbacks=callbacks)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_losses_and_weights_are_those_of_a_run_without_maps(base, tmp_path, monk
         return maps(*args, **kwargs)
 
     monkeypatch.setattr(during_training, "maps", wasteful)
-    monkeypatch.setattr(maps_beside_module, "draw", lambda *_: b"")  # a second each
+    monkeypatch.setattr(during_training_module, "draw", lambda *_: b"")  # a second each
     extra = {**extra, "steps": 3, "batch_size": 2}
     plain = trained(base, tmp_path / "plain", stage, **extra)
     assert trained(base, tmp_path / "maps", stage, attribution_every=1, **extra)["losses"] == plain["losses"]
@@ -79,7 +79,7 @@ def test_maps_of_the_start_are_those_of_the_base_and_of_the_end_those_of_the_sav
     folder, _ = looked
     found = load(folder / "attribution.npz")
     assert [step_of(name) for name in found.names] == [0, 2, 4, 5]
-    held = pick_examples(Recipe(stage="dpo"), base, Fitted(DigitRows(ROWS), preference), build_processor())
+    held = pick_examples(Recipe(stage="dpo"), base, UsableRows(DigitRows(ROWS), preference), build_processor())
     for name, checkpoint in ((name_of(0), base), (name_of(5), folder)):
         subject = open_mllm(checkpoint, held.questions, "contrast")
         [expected] = maps(subject, held.images, [held.method]).values()
@@ -124,17 +124,17 @@ def torn(path, line):
     real(path, line)
 during_training.append_line = torn
 base, out, recipe = sys.argv[1:]
-run(Path(base), Recipe(**json.loads(recipe)), DigitRows(20), Path(out), beside=[module.maps_beside(print)])
+run(Path(base), Recipe(**json.loads(recipe)), DigitRows(20), Path(out), callbacks=[module.attribution_callback(print)])
 """
 
 
 def test_a_run_killed_while_it_appends_goes_on_to_the_same_maps(base, looked, tmp_path, forked, monkeypatch):
-    monkeypatch.setattr(maps_beside_module, "draw", lambda *_: b"")
+    monkeypatch.setattr(during_training_module, "draw", lambda *_: b"")
     whole, _ = looked
     recipe = Recipe(stage="dpo", **SETTINGS, attribution_every=2, save_every=3)
     assert forked(SCRIPT, base, tmp_path / "out", recipe.model_dump_json()) == -signal.SIGKILL
     assert [line["step"] for line in read_lines(tmp_path / "out" / "attribution.jsonl")] == [0, 2]
-    manifest = run(base, recipe, DigitRows(ROWS), tmp_path / "out", beside=[maps_beside(fail)])
+    manifest = run(base, recipe, DigitRows(ROWS), tmp_path / "out", callbacks=[attribution_callback(fail)])
     assert manifest["resumed_from"] == "checkpoint-3"
     assert (tmp_path / "out" / "attribution.npz").read_bytes() == (whole / "attribution.npz").read_bytes()
     ours, theirs = (read_lines(folder / "attribution.jsonl") for folder in (tmp_path / "out", whole))
@@ -228,7 +228,7 @@ class Talk:
 
 
 def test_other_rows_give_their_own_pictures_and_first_questions(base):
-    held = pick_examples(Recipe(stage="sft"), base, Fitted(Talk(), supervised), build_processor())
+    held = pick_examples(Recipe(stage="sft"), base, UsableRows(Talk(), supervised), build_processor())
     assert list(held.ids) == ["wanted"] and held.target == "answer" and list(held.regions) == [None]
     assert held.questions[0].prompt == "<image>\nwhat ?" and held.questions[0].answer == "a cat"
     assert held.images[0].getpixel((0, 0)) == (255, 0, 0)
