@@ -40,6 +40,12 @@ def test_the_projector_stage_trains_the_projector():
         make_recipe({"stage": "projector", "train": "vision_tower"}, "here")
 
 
+@pytest.mark.parametrize("stage", ["orpo", None, 3, ["sft"]])
+def test_stages_that_do_not_exist_are_refused_with_those_that_do(stage):
+    with pytest.raises(UsageError, match="stage: input should be 'projector', 'full', 'sft', 'dpo' or 'grpo'"):
+        make_recipe({"stage": stage}, "here")
+
+
 def test_nested_settings_are_checked_too():
     with pytest.raises(UsageError, match=r"unknown key lora\.rang"):
         make_recipe({"stage": "sft", "lora": {"rang": 4}}, "here")

@@ -125,10 +125,10 @@ class Recipe(BaseModel):
         stage = stages().get(str(settings.get("stage"))) if cls is Recipe else None
         return super().__new__(stage.recipe if stage else cls)  # type: ignore[return-value]
 
-    @field_validator("stage")
+    @field_validator("stage", mode="before")
     @classmethod
-    def _exists(cls, stage: str) -> str:
-        if stage not in stages():
+    def _exists(cls, stage: Any) -> Any:
+        if stage not in list(stages()):
             *names, last = map(repr, stages())
             raise ValueError(f"stage: input should be {', '.join(names)} or {last}")
         return stage
