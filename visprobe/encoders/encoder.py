@@ -379,7 +379,11 @@ class VisionEncoder:
     def _find_grid(self) -> Grid | None:
         grid = self._geometry.grid(self.processor, self._config)
         size = getattr(self._config, "image_size", None)
-        if grid is None or size is None or self._family.any_size(self._config):
+        if size is None or self._family.any_size(self._config):
+            return grid
+        if isinstance(self._geometry, Tiled):
+            self._geometry.check_tile(self.processor, self._config)
+        if grid is None:
             return grid
         patch = side(self._config.patch_size)
         if grid != (side(size) // patch,) * 2:

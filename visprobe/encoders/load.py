@@ -15,10 +15,9 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.exchange.swap import parse_swap, swapped
 from visprobe.encoders.families import MODEL_OF, MODELS, TOWER_OF, TOWERS
 from visprobe.encoders.layouts.bare import bare_layout
-from visprobe.encoders.layouts.frozen_tower import with_frozen_tower
 from visprobe.encoders.layouts.internvl_original import original_internvl_layout
 from visprobe.encoders.layouts.llava_original import original_layout
-from visprobe.encoders.layouts.original_names import with_usual_names
+from visprobe.encoders.layouts.original_checkpoint import with_frozen_tower, with_usual_names
 from visprobe.encoders.processor import Resolution
 from visprobe.encoders.provenance import Provenance
 from visprobe.encoders.structure.layout import NAMED, Layout, keys_of, made, prefixes

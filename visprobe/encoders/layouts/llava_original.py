@@ -9,8 +9,7 @@ from typing import Any
 
 from visprobe.encoders.checkpoint.opened import Checkpoint
 from visprobe.encoders.families.llava import base_only
-from visprobe.encoders.layouts.frozen_tower import TOWER, FrozenTower
-from visprobe.encoders.layouts.original_names import PROJECTOR, RESAMPLER, tower_places
+from visprobe.encoders.layouts.original_checkpoint import PROJECTOR, RESAMPLER, TOWER, FrozenTower, tower_places
 from visprobe.encoders.layouts.original_projectors import (
     TYPES,
     ProjectorType,

@@ -42,19 +42,22 @@ class Tiled(Geometry):
         return Pixels.join([self.cut(processor, config, image) for image in images])
 
     def grid(self, processor: Any, config: Any) -> Grid | None:
-        """None: the grid depends on the image.
+        """None: the grid depends on the image."""
+        return None
+
+    def check_tile(self, processor: Any, config: Any) -> None:
+        """Refuse a processor that cuts tiles of another size than the tower reads.
 
         Raises:
-            CheckpointError: If the processor does not fit the tower.
+            CheckpointError: If it does.
         """
         found = self.cut(processor, config, Image.new("RGB", (64, 48))).inputs["pixel_values"].shape[-2:]
-        if tuple(found) != (side(config.image_size),) * 2 and not config.model_type.startswith("dino"):
+        if tuple(found) != (side(config.image_size),) * 2:
             raise CheckpointError(
                 f"the image processor cuts tiles of {found[0]}x{found[1]} pixels, the tower reads "
                 f"{side(config.image_size)}x{side(config.image_size)}",
                 hint="Give the checkpoint the preprocessor_config.json of its base model.",
             )
-        return None
 
     def pieces(self, pixels: Pixels) -> Iterator[Pixels]:
         """One image at a time: a batch may have hundreds of tiles."""

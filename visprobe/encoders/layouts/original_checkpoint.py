@@ -1,17 +1,21 @@
-"""Original LLaVA checkpoints without a tower: it was frozen, so it is the one that they name."""
+"""Original LLaVA checkpoints made whole: usual names below another prefix, and the frozen tower that they name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from visprobe.encoders.checkpoint.opened import Checkpoint, open_checkpoint
+from visprobe.encoders.checkpoint.wrappers import Renamed
 from visprobe.encoders.layouts.original_towers import original_tower
-from visprobe.encoders.structure.layout import block_places, frozen_tower, under
+from visprobe.encoders.structure.layout import apart, beside, block_places, frozen_tower, notes_on_places, places, under
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.tensors import Joined, Tensors
 
 TOWER = "model.vision_tower.vision_tower."
+PROJECTOR = "model.mm_projector."
+RESAMPLER = "model.vision_resampler."
+_STEMS = ("vision_tower.vision_tower.", "vision_tower.")
 
 
 class FrozenTower(Joined):
@@ -82,3 +86,36 @@ def _tower_names(checkpoint: Checkpoint, origin: Checkpoint) -> dict[str, str]:
             return found
     below = block_places(family.blocks[0][0], family.outer_prefixes, origin.tensors)
     return under(below[0] if below else "", origin.tensors)
+
+
+def tower_places(names: Sequence[str]) -> list[str]:
+    """What the names of each tower among `names` begin with, that of the original code first."""
+    usual = [TOWER] if any(name.startswith(TOWER) for name in names) else []
+    return apart([*usual, *(place for stem in _STEMS for place in places(stem, names))])
+
+
+def with_usual_names(checkpoint: Checkpoint) -> Checkpoint:
+    """`checkpoint` with tower and projector where the code of original LLaVA has them.
+
+    Args:
+        checkpoint: Any checkpoint; only those of original LLaVA are ever changed.
+    """
+    if "mm_vision_tower" not in checkpoint.raw:
+        return checkpoint
+    names = list(checkpoint.tensors)
+    found = tower_places(names)
+    place = found[0] if found else TOWER
+    outer = next((place.removesuffix(stem) for stem in _STEMS if place.endswith(stem)), place)
+    moves = {place: TOWER} | {
+        beside(outer, part.removeprefix("model."), names): part for part in (PROJECTOR, RESAMPLER)
+    }
+    notes = notes_on_places(found, [TOWER]) if found else []
+    moved = {_moved(name, moves): name for name in names}
+    if list(moved) == names:
+        return replace(checkpoint, notes=[*checkpoint.notes, *notes])
+    tensors = Renamed(checkpoint.tensors, moved)
+    return replace(checkpoint, tensors=tensors, notes=[*checkpoint.notes, *notes])
+
+
+def _moved(name: str, moves: dict[str, str]) -> str:
+    return next((new + name.removeprefix(old) for old, new in moves.items() if name.startswith(old)), name)
