@@ -1,8 +1,10 @@
 """The shape of the house: who may import whom, how large a room may be, and what importing costs."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,31 @@ def test_the_command_line_starts_without_torch():
     code = f"import sys, visprobe, visprobe.cli.app; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+NAMES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "faiss-cpu": "faiss", "fonttools": "fontTools"}
+
+
+def test_every_package_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(one for some in project["optional-dependencies"].values() for one in some)]
+    packages = [re.split(r"[><=\[; ]", line)[0] for line in lines]
+    declared = (
+        {NAMES.get(name, name) for name in packages} | set(sys.stdlib_module_names) | {"visprobe", "pydantic_core"}
+    )  # a part of pydantic
+    used = {
+        (place, name.split(".")[0])
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        for place, name in (
+            [(path.name, alias.name) for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [(path.name, node.module or "")]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert {(place, name) for place, name in used if name not in declared} == set()
 
 
 def test_pickles_are_never_loaded_unsafely():
