@@ -59,7 +59,7 @@ def print_report(page: Path | None) -> None:
 
 def _short(result: Result) -> Result:
     """A long result's rows where the language model reads; of a very long one those of its first measure only."""
-    read = {result.settings.get("consumed"), "projected", "tower"}
+    read = {result.consumed, "projected", "tower"}
     where_read = tuple(row for row in result.rows if row.site in read)
     first = tuple(row for row in where_read if row.measure == where_read[0].measure)
     for rows, most in ((result.rows, LONG), (where_read, 2 * LONG), (first, 2 * LONG)):

@@ -80,7 +80,7 @@ def label_sites(axes: Axes, positions: Mapping[str, float], result: Result | Non
         for site, label in zip(shown, axes.get_xticklabels(), strict=True):
             label.set_rotation(0 if site in blocks else 90)
     axes.set_xlabel("Block, counted from the input")
-    consumed = str(result.settings.get("consumed")) if result else ""
+    consumed = str(result.consumed) if result else ""
     if result and consumed in positions:
         x = positions[consumed]
         axes.axvspan(x - _HALF_SLOT, x + _HALF_SLOT, color=SHADE, linewidth=0, zorder=0)

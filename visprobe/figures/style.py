@@ -101,9 +101,9 @@ def _arm(checkpoint: str) -> str:
 
 def checkpoints_of(result: Result) -> list[str]:
     """The checkpoints that `result` is about, the one they are measured against first; floors are left out."""
-    base = [result.settings["base"]] if "base" in result.settings else []
+    base = [result.base] if "base" in result.settings else []
     values = [row.checkpoint for row in result.rows if row.role == "value"]
-    return list(dict.fromkeys([*base, *values, *result.settings.get("identical", [])]))
+    return list(dict.fromkeys([*base, *values, *result.identical]))
 
 
 def floor_line(name: str) -> LineStyle:

@@ -94,7 +94,7 @@ def _section(result: Result, most: int) -> Section:
     """The result in at most so many lines: all its tables, or what they say of where the language model reads."""
     shown = tables(result)
     if sum(len(table.lines) for table in shown) > most:
-        read = {result.settings.get("consumed"), "projected", "tower"}
+        read = {result.consumed, "projected", "tower"}
         where_read = tuple(row for row in result.rows if row.site in read)
         shown = _cut(tables(replace(result, rows=where_read or result.rows)), most)
     cells = sum(len(cells) for table in shown for cells in table.lines.values())

@@ -56,6 +56,26 @@ class Result:
     warnings: tuple[str, ...] = ()
     shown_as: ClassVar[Callable[[Result], str] | None] = None
 
+    @property
+    def base(self) -> str:
+        """Name of the base checkpoint."""
+        return str(self.settings["base"])
+
+    @property
+    def consumed(self) -> str | None:
+        """The site that the language model reads; None where nothing was measured at sites of the tower."""
+        return self.settings.get("consumed")
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites that were measured, from the input on; empty where all that rows have is meant."""
+        return list(self.settings.get("sites", ()))
+
+    @property
+    def identical(self) -> list[str]:
+        """Descendants whose tower equals the base's to the bit: they have no rows."""
+        return list(self.settings.get("identical", ()))
+
     def __repr__(self) -> str:
         """What it is, without its numbers."""
         return f"<Result {self.analysis!r}: {len(self.rows)} numbers>"

@@ -43,7 +43,7 @@ def draw_by_depth(
     """
     rows = [row for row in result.select(measure=measure) if ":" not in row.site]
     names = [*dict.fromkeys([*checkpoints, *checkpoints_of(result)])]
-    matter = [str(result.settings.get("consumed")), "projected"]
+    matter = [str(result.consumed), "projected"]
     read = [site for site in matter if any(row.site == site for row in rows)]
     differences = _lines([row for row in rows if row.reference == names[0] and row.site in read], "difference")
     with paper_style():
@@ -75,7 +75,7 @@ def _lines(rows: Sequence[Row], role: Role) -> dict[str, dict[str, Estimate]]:
 
 
 def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], result: Result) -> None:
-    order = [site for site in result.settings.get("sites", []) if any(row.site == site for row in rows)]
+    order = [site for site in result.sites if any(row.site == site for row in rows)]
     positions = place_sites(order or [row.site for row in rows])
     values, floors = _lines(rows, "value"), _lines(rows, "floor")
     highest = max((e.high for line in (*values.values(), *floors.values()) for e in line.values()), default=1.0)

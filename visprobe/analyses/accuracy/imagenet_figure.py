@@ -53,16 +53,16 @@ def caption(result: Result) -> str:
 
 def _has_curve(result: Result) -> bool:
     """Whether the settings list sites beside those that matter."""
-    return len({site for site in result.settings.get("sites", []) if ":" not in site} - {*_titles(result)}) > 0
+    return len({site for site in result.sites if ":" not in site} - {*_titles(result)}) > 0
 
 
 def _titles(result: Result) -> dict[str, str]:
     """The sites to show and their headings; every site if the result does not say which one is consumed."""
     sites = dict.fromkeys(row.site for row in result.select(measure="top1"))
-    consumed = result.settings.get("consumed")
+    consumed = result.consumed
     kept = [s for s in sites if s in (consumed, _PROJECTED)] if consumed in sites else list(sites)
     return {site: _title(site, result) for site in kept}
 
 
 def _title(site: str, result: Result) -> str:
-    return {result.settings.get("consumed"): read_label(result), _PROJECTED: "after the projector"}.get(site, site)
+    return {result.consumed: read_label(result), _PROJECTED: "after the projector"}.get(site, site)

@@ -38,7 +38,7 @@ def _sees_than_base(findings: Findings, name: str) -> Iterator[Statement]:
 def _sees(findings: Findings, name: str, reference: str) -> Iterator[Statement]:
     """Paired top-1 difference at the two sites that matter, unless the features there are the same anyway."""
     imagenet = findings["imagenet"]
-    for site, where in _read(imagenet, imagenet.settings.get("consumed")).items():
+    for site, where in _read(imagenet, imagenet.consumed).items():
         wanted = {"measure": "top1", "site": site}
         for row in imagenet.select(**wanted, checkpoint=name, reference=reference, role="difference"):
             own = imagenet.select(**wanted, checkpoint=name, role="value")
@@ -78,7 +78,7 @@ def _many_see(imagenet: Result, names: Sequence[str], reference: str, site: str,
 def _not_above_floor(findings: Findings) -> Iterator[Statement]:
     imagenet = findings["imagenet"]
     chance = imagenet.settings.get("chance", 0.0)
-    for row in imagenet.select(measure="top1", role="value", site=imagenet.settings.get("consumed")):
+    for row in imagenet.select(measure="top1", role="value", site=imagenet.consumed):
         floors = imagenet.select(measure="top1", role="floor", site=row.site)
         found = ((floor, above_floor(imagenet, row, floor.checkpoint)) for floor in floors)
         reached = [(floor, difference[1]) for floor, difference in found if difference and not difference[0]]
@@ -93,7 +93,7 @@ def _not_above_floor(findings: Findings) -> Iterator[Statement]:
 
 def _in_short(findings: Findings) -> Statement:
     imagenet, names, base = findings["imagenet"], findings.descendants, findings.base
-    wanted = {"site": imagenet.settings.get("consumed"), "measure": "top1"}
+    wanted = {"site": imagenet.consumed, "measure": "top1"}
     differences = {**wanted, "role": "difference"}
     to_base = [row for name in names for row in imagenet.select(**differences, checkpoint=name, reference=base)]
     parts = [*_at_the_floor(imagenet, [base, *names], wanted), *against_base(to_base, base, SEES)]

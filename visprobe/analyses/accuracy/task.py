@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprobe.analyses.accuracy.overlap import duplicates, overlap, overlap_settings, overlap_warnings
-from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.image_set import ImageSet
 from visprobe.data.labels.annotated import no_classes
@@ -49,16 +49,13 @@ class Task:
         support = next(iter(self.support.values()), None)
         shared = overlap(self.base, support) if support else duplicates(self.base)
         return {
-            "base": self.base.encoder,
-            "images": self.base.images,
-            "n": len(self.base.item_ids),
+            **common_settings(self.base),
+            "sites": list(self.base.sites),
             "protocol": "leave-one-out" if support is None else "disjoint support",
             "support": None if support is None else support.images,
             "n_support": None if support is None else len(support.item_ids),
             "classes": len(self.names),
             "chance": 1 / len(self.names),
-            "consumed": self.base.consumed,
-            "sites": list(self.base.sites),
             **overlap_settings(shared),
         }
 

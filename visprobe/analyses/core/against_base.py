@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprobe.analyses.core.differences import Key, Replicates, difference_rows, subtract, value_rows
-from visprobe.analyses.core.pairing import align, same_tower
+from visprobe.analyses.core.pairing import align, common_settings, same_tower
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.estimate import Scale
@@ -70,11 +70,8 @@ class Compared:
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on."""
         return {
-            "base": self.base.encoder,
-            "images": self.base.images,
-            "n": len(self.base.item_ids),
+            **common_settings(self.base),
             "sites": list(self.base.sites),
-            "consumed": self.base.consumed,
             "identical": list(self.identical),
         }
 

@@ -126,7 +126,7 @@ def _outcomes(condition: Condition, results: Sequence[Result]) -> Iterable[Gate]
 def _rows(condition: Condition, result: Result) -> Iterator[Row]:
     """The rows that a condition is about, drift as what it is."""
     measure = "cka" if condition.measure == DRIFT else condition.measure
-    read = result.settings.get("consumed")
+    read = result.consumed
     sites = {row.site for row in result.rows if row.measure == measure}
     site = condition.site or (read if read in sites and result.analysis != _ONE_PART else None)
     rows = result.select(measure=measure, role="difference" if condition.difference else "value")
@@ -139,11 +139,11 @@ def _rows(condition: Condition, result: Result) -> Iterator[Row]:
 
 def _unmoved(result: Result, site: str | None) -> Iterator[Row]:
     """Checkpoints that drift has no rows of, because their features are the base's to the bit."""
-    sites = {None, EVERYWHERE, "consumed", result.settings.get("consumed"), *(row.site for row in result.rows)}
+    sites = {None, EVERYWHERE, "consumed", result.consumed, *(row.site for row in result.rows)}
     known = not result.rows or site in sites
-    for name in result.settings.get("identical", ()) if known and result.analysis == "drift" else ():
+    for name in result.identical if known and result.analysis == "drift" else ():
         if not result.select(checkpoint=name, site=site):
-            yield Row(name, site or str(result.settings.get("consumed")), "cka", Estimate(1, 1, 1, 0, "CKA", "exact"))
+            yield Row(name, site or str(result.consumed), "cka", Estimate(1, 1, 1, 0, "CKA", "exact"))
 
 
 def _one_minus(estimate: Estimate) -> Estimate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,11 @@ def align(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
     for features in sets:
         _check_finite(features)
     return [sets[0], *(_reorder(features, sets[0]) for features in sets[1:])]
+
+
+def common_settings(base: FeatureSet) -> dict[str, Any]:
+    """What the settings of every result on images hold; `Result` has properties that read them."""
+    return {"base": base.encoder, "images": base.images, "n": len(base.item_ids), "consumed": base.consumed}
 
 
 def same_tower(base: FeatureSet, other: FeatureSet) -> bool:

@@ -57,7 +57,7 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
 def _findings(results: Sequence[Result], base: str) -> Findings:
     found = Findings({result.analysis: result for result in results}, base, (), ())
     weights = found["weights"].settings
-    same = [*found["drift"].settings.get("identical", []), *weights.get("identical", [])]
+    same = [*found["drift"].identical, *weights.get("identical", [])]
     # computed with in bfloat16, a base and its rounded copy have the same features
     identical = [name for name in dict.fromkeys(same) if name not in weights.get("rounded", {})]
     values = (row for result in results for row in result.rows if row.role == "value")
@@ -100,7 +100,7 @@ def headline(results: Sequence[Result], base: str) -> list[Statement]:
     by_name = {result.analysis: result for result in results}
     found = Findings(by_name, base, (), ())
     drift, rounded = found["drift"], found["weights"].settings.get("rounded", {})
-    identical = [name for name in drift.settings.get("identical", []) if name not in rounded]
+    identical = [name for name in drift.identical if name not in rounded]
     names = [*dict.fromkeys([*identical, *(row.checkpoint for row in drift.rows if row.role == "value")])]
     said = [rule.clause(Findings(by_name, base, names, identical)) for rule in _rules()] if names else []
     clauses = [clause for clause in said if clause.text]

@@ -8,7 +8,7 @@ import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis
 from visprobe.analyses.core.differences import difference_rows, value_rows
-from visprobe.analyses.core.pairing import align, same_tower
+from visprobe.analyses.core.pairing import align, common_settings, same_tower
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.drift.moved import adjusted, noise_floors, p_beyond
 from visprobe.analyses.drift.sentences import RULES
@@ -72,11 +72,8 @@ def representation_drift(
     rounding = _furthest(base.encoder, replicates) if rounding is None else rounding
     beyond = {name: p_beyond(_of(name, replicates), rounding) for name in names}
     settings = {
-        "base": base.encoder,
-        "images": base.images,
-        "n": len(base.item_ids),
+        **common_settings(base),
         "sites": list(base.sites),
-        "consumed": base.consumed,
         "identical": identical,
         "p_moved": {name: adjusted(p) for name, p in beyond.items()},
         "p_beyond": beyond,

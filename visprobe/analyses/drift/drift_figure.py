@@ -31,7 +31,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         width: Inches; two columns of a paper if None.
     """
     rows = [row for row in result.select(measure="cka") if row.role != "difference"]
-    positions = place_sites(result.settings.get("sites") or [row.site for row in rows])
+    positions = place_sites(result.sites or [row.site for row in rows])
     look = looks([*checkpoints, *checkpoints_of(result)])
     with paper_style():
         figure = Figure((width or TWO_COLUMNS, 2.9), layout="constrained")
@@ -41,7 +41,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         axes.grid(axis="y")
         floors = _draw_floors(axes, rows, positions, zero)
         label_ends(axes, floors + _draw_checkpoints(axes, rows, positions, look, zero))
-        note_identical(figure, result.settings.get("identical", []))
+        note_identical(figure, result.identical)
         axes.set_ylabel("Distance to the base, 1 − CKA")
     return figure
 

@@ -35,7 +35,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         width: Inches; two columns of a paper if None.
     """
     maps = _distances(result)
-    blocks = [str(int(site.rpartition("_")[2])) for site in result.settings.get("sites", [])]
+    blocks = [str(int(site.rpartition("_")[2])) for site in result.sites]
     count = int(result.settings.get("heads", 1))
     aspect = min(1.0, max(0.35, count / max(len(blocks), 1)))
     with paper_style():

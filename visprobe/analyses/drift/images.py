@@ -10,7 +10,7 @@ import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis
 from visprobe.analyses.core.differences import Paired, difference_rows, value_rows
-from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.drift.class_change import ClassChange, class_changes
 from visprobe.features.feature_set import FeatureSet
@@ -74,10 +74,7 @@ def image_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
         *difference_rows(errors, changing, _difference),
     )
     settings = {
-        "base": base.encoder,
-        "images": base.images,
-        "n": len(base.item_ids),
-        "consumed": base.consumed,
+        **common_settings(base),
         "identical": still,
         "distribution": {name: _percentiles(one.relative_error) for name, one in moved.items() if name not in still},
         "most_changed": {name: _most_changed(moved[name].relative_error, base) for name in changing},

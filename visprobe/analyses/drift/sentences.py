@@ -72,7 +72,7 @@ def movements(drift: Result, names: Sequence[str]) -> list[Movement]:
 
 
 def _kind(drift: Result, rows: Sequence[Row], moved: Sequence[Row]) -> Kind:
-    sites, consumed = [row.site for row in rows], drift.settings.get("consumed")
+    sites, consumed = [row.site for row in rows], drift.consumed
     if not moved:
         return "still"
     if consumed not in sites or consumed in {row.site for row in moved}:
@@ -83,7 +83,7 @@ def _kind(drift: Result, rows: Sequence[Row], moved: Sequence[Row]) -> Kind:
 def movement_statement(drift: Result, movement: Movement, base: str) -> Statement:
     """One sentence on one descendant's tower."""
     numbers, floor = against_rounding(drift, movement.lowest, base)
-    at, consumed = f"at {movement.lowest.site}: {numbers}", drift.settings.get("consumed")
+    at, consumed = f"at {movement.lowest.site}: {numbers}", drift.consumed
     text = {
         "moved": f"the tower moved at {movement.where}; most {at}.",
         "partly": f"the tower moved at {movement.where}, {what_is_read(drift)} ({consumed}) not measurably; most {at}.",
@@ -128,7 +128,7 @@ def _many_moved(findings: Findings) -> Iterator[Statement]:
     for kind, words in _MANY.items():
         rows = [one.lowest for one in found if one.kind == kind]
         if rows:
-            words = words.format(what=what_is_read(drift), site=drift.settings.get("consumed"))
+            words = words.format(what=what_is_read(drift), site=drift.consumed)
             yield ranged(drift, rows, f"{words}; CKA at the least similar site", _cka_at)
     projected = [row for name in names for row in drift.select(checkpoint=name, site="projected", role="value")]
     for moved, words in ((True, "moved"), (False, "did not measurably move")):
@@ -142,7 +142,7 @@ def _cka_at(row: Row) -> str:
 
 def _further(findings: Findings, later: str, earlier: str) -> Iterator[Statement]:
     drift, base = findings["drift"], findings.base
-    wanted = {"checkpoint": later, "reference": earlier, "role": "difference", "site": drift.settings.get("consumed")}
+    wanted = {"checkpoint": later, "reference": earlier, "role": "difference", "site": drift.consumed}
     for row in drift.select(**wanted, measure="cka"):
         sign = sign_of(row.estimate)
         distance = {-1: "is further from", 1: "is closer to", 0: "is not measurably further from or closer to"}[sign]
@@ -175,7 +175,7 @@ def untouched(findings: Findings, name: str, site: str) -> bool:
 
 def _in_short(findings: Findings) -> Statement:
     drift, names, identical = findings["drift"], findings.descendants, findings.identical
-    site = drift.settings.get("consumed")
+    site = drift.consumed
     rows = {name: drift.select(checkpoint=name, site=site, measure="cka", role="value") for name in names}
     moved = [name for name in names if any(has_moved(drift, row) for row in rows[name])]
     still = [name for name in names if name not in moved and name not in identical]
@@ -192,7 +192,7 @@ def _in_short(findings: Findings) -> Statement:
 def _same_recipe(findings: Findings) -> Iterator[Statement]:
     """How far each other run of a recipe lies from the base, which is a floor of the comparison."""
     drift = findings["drift"]
-    for row in drift.select(site=drift.settings.get("consumed"), measure="cka", role="floor"):
+    for row in drift.select(site=drift.consumed, measure="cka", role="floor"):
         if row.checkpoint.endswith(SAME_RECIPE):
             text = (
                 f"{row.checkpoint}: CKA {cka_interval(row.estimate)} to {findings.base} at {row.site}. A difference "

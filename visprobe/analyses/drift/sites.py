@@ -11,7 +11,7 @@ from scipy import stats
 
 from visprobe.analyses.core.analysis import Analysis
 from visprobe.analyses.core.differences import value_rows
-from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.features.feature_set import FeatureSet, of_tower
 from visprobe.metrics.arrays import Array
@@ -68,11 +68,8 @@ def site_maps(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[F
     }
     rows = tuple(value_rows(numbers, [features.encoder for features in floors], base.encoder))
     settings = {
-        "base": base.encoder,
-        "images": base.images,
-        "n": len(base.item_ids),
+        **common_settings(base),
         "sites": list(base.sites),
-        "consumed": base.consumed,
         "most_similar": _most_similar(rows, list(prepared), base.consumed),
         "maps": _maps(base, rest[: len(others)]),
     }

@@ -35,7 +35,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         width: Inches; two columns of a paper if None.
     """
     maps = result.settings.get("maps", {})
-    sites = result.settings.get("sites", [])
+    sites = result.sites
     base = result.settings.get("base", "base")
     with paper_style():
         if not maps:
@@ -50,7 +50,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             number_ticks("y", axes, labels)
             for label in axes.get_xticklabels():
                 label.set_rotation(90)
-            _frame_consumed(axes, sites, result.settings.get("consumed"))
+            _frame_consumed(axes, sites, result.consumed)
         panels[0].set_ylabel(fitted(f"Site of {base}", 100, 7.5))
         figure.supxlabel("Site of the checkpoint above the map")
         colour_bar(mesh, panels[most_across(len(panels), width) - 1], "CKA")
@@ -70,7 +70,7 @@ def caption(result: Result) -> str:
 
 def _told(result: Result, name: str, table: Table) -> Iterator[str]:
     """What each cell is; cells of the same site of both have their interval, the analysis gives the others none."""
-    sites, base = result.settings["sites"], result.settings.get("base", "base")
+    sites, base = result.sites, result.settings.get("base", "base")
     own = {row.site: row.estimate for row in result.select(measure="own_site_cka", checkpoint=name)}
     for down, line in zip(sites, table, strict=True):
         for across, value in zip(sites, line, strict=True):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.differences import Paired, difference_rows, value_rows
-from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
@@ -71,10 +71,7 @@ def token_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
         *difference_rows(found, names, _difference),
     )
     settings = {
-        "base": base.encoder,
-        "images": base.images,
-        "n": len(base.item_ids),
-        "consumed": base.consumed,
+        **common_settings(base),
         "grid": list(grid),
         "share_expected_of_top_places": _top(grid) / (grid[0] * grid[1]),
         "identical": identical,

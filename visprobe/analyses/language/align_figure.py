@@ -54,5 +54,5 @@ def _title(measure: str, result: Result) -> str:
         return f"{about}: largest over sites and layers"
     model, depth, site = about.rsplit(", ", 2)
     layer = {"half depth": "middle layer", "last": "last layer"}.get(depth, depth)
-    known = {"projected": "after the projector", result.settings.get("consumed"): read_note(result)}
+    known = {"projected": "after the projector", result.consumed: read_note(result)}
     return f"{shorten(model, 16)}: {layer}, {known.get(site, site)}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.differences import Key, Replicates, difference_rows, subtract, value_rows
-from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.language.words_measures import (
     Array,
@@ -100,10 +100,7 @@ def words_of_patches(
     rows = [*_values(found, names, base.encoder), *_differences(found, names)]
     apart = [name for name in names if name not in spelled]
     settings = {
-        "base": base.encoder,
-        "images": base.images,
-        "consumed": base.consumed,
-        "n": len(base.item_ids),
+        **common_settings(base),
         "patches_per_image": next(iter(seen.values())).nearest.shape[1],
         "vocabulary": {name: _described(words[name]) for name in names},
         "nearest_words": {name: _frequent(one.nearest, words[name]) for name, one in seen.items()},

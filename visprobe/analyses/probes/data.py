@@ -11,7 +11,7 @@ import numpy as np
 from visprobe.analyses.accuracy.overlap import Overlap, overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.accuracy.task import Task, make_task, some
 from visprobe.analyses.core.analysis import Inputs, Sets
-from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.image_set import ImageSet
 from visprobe.data.labels.annotated import HasTargets, Targets
@@ -52,15 +52,12 @@ class TargetTask:
         """What every number depends on."""
         base = self.query[0]
         return {
-            "base": base.encoder,
-            "images": base.images,
-            "n": len(base.item_ids),
+            **common_settings(base),
+            "sites": list(base.sites),
             "n_support": len(self.support_values),
             "protocol": self.protocol,
             "kind": self.targets.kind,
             "targets": list(self.targets.names),
-            "consumed": base.consumed,
-            "sites": list(base.sites),
             **overlap_settings(self.shared),
         }
 

@@ -70,7 +70,7 @@ def _main(result: Result) -> str:
 
 def _read(result: Result) -> dict[str, str]:
     """The sites that are read and their titles."""
-    consumed, titles = result.settings.get("consumed"), {}
+    consumed, titles = result.consumed, {}
     for site in dict.fromkeys(row.site for row in result.rows):
         place = site.partition(":")[0]
         if place == consumed:
@@ -161,7 +161,7 @@ def _name_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look]) -> No
 
 def _draw_depth(axes: Axes, result: Result, look: Mapping[str, Look]) -> None:
     rows = [row for row in result.select(measure="probe_top1") if row.role != "difference" and ":" not in row.site]
-    positions = place_sites([site for site in result.settings["sites"] if ":" not in site])
+    positions = place_sites([site for site in result.sites if ":" not in site])
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     _percent(axes, [row.estimate.high for row in rows], result)
     label_sites(axes, positions, result)

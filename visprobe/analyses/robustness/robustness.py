@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from visprobe.analyses.accuracy.overlap import duplicates, overlap_settings
 from visprobe.analyses.accuracy.task import make_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.analyses.robustness.rows import change_differences, curves, error_rows, stability_rows
 from visprobe.analyses.robustness.scores import Scored, right_scores, stability_scores
@@ -92,7 +91,8 @@ def measure_robustness(inputs: Inputs) -> Result:
         unlabelled = no_classes(inputs.images) if inputs.images else f"{inputs.base.images} has no classes"
         rows, settings, warnings = (
             [*stability_rows(scored, floors)],
-            _settings(inputs),
+            # Nothing is learned from other images; copies within the set are counted as if they were news.
+            common_settings(inputs.base) | overlap_settings(duplicates(inputs.base)),
             [_NO_CLASSES.format(unlabelled)],
         )
     differences, tests = change_differences(scored, "error" if labelled else "steady")
@@ -102,15 +102,6 @@ def measure_robustness(inputs: Inputs) -> Result:
 
 
 _NO_CLASSES = "{}; how far features move is measured, not whether they still tell classes apart"
-
-
-def _settings(inputs: Inputs) -> dict[str, Any]:
-    base = inputs.base
-    # Nothing is learned from other images; copies within the set are counted as if they were news.
-    return {
-        "base": base.encoder, "images": base.images, "n": len(base.item_ids), "consumed": base.consumed,
-        **overlap_settings(duplicates(base)),
-    }  # fmt: skip
 
 
 def _nothing_kept(scored: list[Scored]) -> Iterator[str]:

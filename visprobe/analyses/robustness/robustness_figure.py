@@ -108,7 +108,7 @@ def _told(point: Point, result: Result) -> str:
 
 def _site_title(site: str, result: Result) -> str:
     measure = "Mean cosine" if result.settings.get("measure") == "cosine" else "Top-1"
-    where = read_note(result).replace("the ", "") if site == result.settings.get("consumed") else site
+    where = read_note(result).replace("the ", "") if site == result.consumed else site
     return f"{measure}, {shorten(where, 14)}"
 
 

@@ -76,7 +76,7 @@ def _warnings(runs: int) -> list[str]:
 
 def _measured(results: Sequence[Result]) -> list[tuple[str, str]]:
     rows = [row for result in results for row in result.rows if row.role == "value" and row.measure in MEASURES]
-    read = {result.settings.get("consumed") for result in results} | {"projected", "language_model"}
+    read = {result.consumed for result in results} | {"projected", "language_model"}
     return list(dict.fromkeys((row.site, row.measure) for row in rows if row.site in read))
 
 

@@ -28,7 +28,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         checkpoints: All checkpoints of the report, base first, so that each arm keeps its colour over figures.
         width: Inches; two columns of a paper if None.
     """
-    base, arms = result.settings["base"], list(result.settings["arms"])
+    base, arms = result.base, list(result.settings["arms"])
     look = looks([base, *arms] if not checkpoints else [*dict.fromkeys([*checkpoints, *arms])])
     parts = _parts(result)
     lines = sum(len(rows) + 1.6 for rows in parts.values())

@@ -88,7 +88,7 @@ def measure_step(
         rows += top1.select(checkpoint=later.name, measure="top1")
     rows += [row for measure in _OF_WEIGHTS for row in weights.select(measure=measure)
              if row.site in ("tower", "projector")]  # fmt: skip
-    warnings = drift.warnings[len(drift.settings["identical"]) :]  # equality is a row here, not a warning
+    warnings = drift.warnings[len(drift.identical) :]  # equality is a row here, not a warning
     return Result("trajectory", QUESTION, tuple(rows), {"p_beyond": drift.settings["p_beyond"]}, warnings)
 
 
@@ -150,7 +150,7 @@ def _p_moved(steps: Sequence[Result], runs: Runs) -> dict[str, dict[str, float]]
 
 def rounding(result: Result, site: str) -> tuple[Row, str]:
     """The floor that number formats take furthest from the base at a site, and its name in words."""
-    found = furthest_floor(result, result.settings["base"], site=site, measure="cka")
+    found = furthest_floor(result, result.base, site=site, measure="cka")
     assert found is not None  # every trajectory has floors
     return found
 
@@ -177,7 +177,7 @@ def trajectory_verdict(result: Result) -> list[Statement]:
 
 
 def _sites(result: Result) -> dict[str, str]:
-    consumed = result.settings["consumed"]
+    consumed = str(result.consumed)
     sites = {consumed: f"at {consumed} (what the language model reads)", "projected": "after the projector"}
     return {site: where for site, where in sites.items() if result.select(site=site, measure="cka")}
 
@@ -217,7 +217,7 @@ def _weights_at_the_end(result: Result, run: str, last: str, step: int) -> Itera
 
 
 def _sees(result: Result, run: str, last: str, step: int) -> Iterator[Statement]:
-    base = result.settings["base"]
+    base = result.base
     verb = {1: "sees better than", -1: "sees worse than", 0: "is not measurably different from"}
     for site, where in _sites(result).items():
         wanted = {"site": site, "measure": "top1"}

@@ -35,7 +35,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         checkpoints: Not used: colours go by run, and a run has many checkpoints.
         width: Inches; two columns of a paper if None.
     """
-    base, sites = result.settings["base"], _sites(result)
+    base, sites = result.base, _sites(result)
     look = looks([base, *result.settings["runs"]])
     measures = ["cka", "top1"] if result.select(measure="top1") else ["cka"]
     with paper_style():
@@ -71,11 +71,11 @@ def caption(result: Result) -> str:
 def _sites(result: Result) -> list[str]:
     """The site that the language model reads, then the projector's output."""
     found = {row.site for row in result.select(measure="cka")}
-    return [site for site in (result.settings["consumed"], _PROJECTED) if site in found]
+    return [site for site in (result.consumed, _PROJECTED) if site in found]
 
 
 def _title(site: str, result: Result) -> str:
-    return read_label(result) if site == result.settings["consumed"] else "after the projector"
+    return read_label(result) if site == result.consumed else "after the projector"
 
 
 def _distance(cka: float) -> float:
@@ -107,7 +107,7 @@ def _draw_distance(axes: Axes, result: Result, site: str, look: dict[str, Look],
 
 
 def _draw_accuracy(axes: Axes, result: Result, site: str, look: dict[str, Look]) -> list[End]:
-    name = result.settings["base"]
+    name = result.base
     [base] = result.select(checkpoint=name, site=site, measure="top1", role="value")
     axes.axhline(base.estimate.value, color=INK, linewidth=0.9)
     axes.grid(axis="y")

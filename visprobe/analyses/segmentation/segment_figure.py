@@ -96,7 +96,7 @@ def _draw_classes(
     colours: Colours,
     width: float,
 ) -> None:
-    consumed, table = result.settings.get("consumed"), result.settings.get("class_iou", {})
+    consumed, table = result.consumed, result.settings.get("class_iou", {})
     for place, (name, sites) in enumerate(table.items()):
         aside = _SPREAD * ((place + 0.5) / len(table) - 0.5)
         values = sites.get(consumed)

@@ -9,7 +9,7 @@ import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis
 from visprobe.analyses.core.differences import Key, Replicates, pairs, subtract, value_rows
-from visprobe.analyses.core.pairing import align, same_tower
+from visprobe.analyses.core.pairing import align, common_settings, same_tower
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.similarity.similarity import compared_sites
 from visprobe.encoders.encoder import VisionEncoder
@@ -76,10 +76,7 @@ def geometry(
     threshold = _threshold(base)
     found = _found([base, *rest], identical, threshold, seed)
     settings = {
-        "base": base.encoder,
-        "images": base.images,
-        "n": len(base.item_ids),
-        "consumed": base.consumed,
+        **common_settings(base),
         "read_sites": compared_sites(base),
         "identical": identical,
         "high_norm_threshold": threshold,

@@ -41,7 +41,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             those of `result` if empty.
         width: Inches; two columns of a paper if None.
     """
-    base = result.settings["base"]
+    base = result.base
     look = looks([*checkpoints, *checkpoints_of(result)])
     sites = list(dict.fromkeys(row.site for row in result.rows))
     names = list(dict.fromkeys(row.checkpoint for row in result.select(role="difference", reference=base)))
@@ -62,13 +62,13 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
                     panel.set_title(f"{_TITLES[measure]}\nbase: {_value(own[0])}", size=SMALL, weight="normal")
                     panel.tick_params(labelleft=panel in lefts)
             row[0].set_ylabel(_site(site, result), weight="bold", labelpad=6)
-        note_identical(figure, result.settings.get("identical", []))
+        note_identical(figure, result.identical)
     return figure
 
 
 def caption(result: Result) -> str:
     """The caption of `draw(result)`, with n and the interval methods."""
-    rows = [row for row in result.rows if row.role == "difference" and row.reference == result.settings["base"]]
+    rows = [row for row in result.rows if row.role == "difference" and row.reference == result.base]
     return (
         "Geometry of each representation: paired difference of every checkpoint to the base, whose own value stands "
         "at 0 (an interval that contains 0 is no measured difference). Lower uniformity is more evenly spread. "
@@ -83,7 +83,7 @@ def _value(row: Row) -> str:
 
 
 def _site(site: str, result: Result) -> str:
-    return f"{shorten(site)}\n({read_note(result)})" if site == result.settings.get("consumed") else shorten(site)
+    return f"{shorten(site)}\n({read_note(result)})" if site == result.consumed else shorten(site)
 
 
 def _draw_panel(

@@ -19,7 +19,7 @@ def _unseen(findings: Findings, name: str) -> Iterator[tuple[Row, Row, Row]]:
     (`visprobe.analyses.similarity.similarity`).
     """
     drift, similarity, base = findings["drift"], findings["similarity"], findings.base
-    for site in (drift.settings.get("consumed"), "projected"):
+    for site in (drift.consumed, "projected"):
         wanted = {"site": site, "measure": "relative_error"}
         for row in similarity.select(**wanted, checkpoint=name, role="value"):
             ckas = drift.select(checkpoint=name, site=site, measure="cka", role="value")

@@ -53,9 +53,9 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         panels = grid[1].subgridspec(down, across).subplots(sharey=True, squeeze=False).ravel()
         for panel, site in zip(panels, sites, strict=False):
             _draw_measures(panel, _at(rows, site), look, across)
-            read = f" ({read_note(result)})" if site == result.settings.get("consumed") else ""
+            read = f" ({read_note(result)})" if site == result.consumed else ""
             panel.set_title(f"{shorten(site)}{read}")
-        note_identical(figure, result.settings.get("identical", []))
+        note_identical(figure, result.identical)
     return figure
 
 
@@ -76,7 +76,7 @@ def _at(rows: Sequence[Row], site: str) -> list[Row]:
 
 
 def _draw_sites(axes: Axes, rows: Sequence[Row], result: Result, look: Mapping[str, Look]) -> None:
-    positions = place_sites(result.settings.get("sites") or [row.site for row in rows])
+    positions = place_sites(result.sites or [row.site for row in rows])
     zero = log_y_axis(axes, [row.estimate.value for row in rows])
     label_sites(axes, positions, result)
     axes.grid(axis="y")

@@ -76,7 +76,7 @@ def _of_measure(result: Result, measure: str) -> Iterator[Statement]:
 
 
 def _likeness(result: Result, measure: str, place: str) -> tuple[str, list[Row]]:
-    [cka] = result.select(measure=measure, checkpoint=result.settings["base"], site=WHOLE, role="value")
+    [cka] = result.select(measure=measure, checkpoint=result.base, site=WHOLE, role="value")
     found = furthest_floor(result, cka.checkpoint, measure=measure, site=WHOLE)
     assert found is not None  # every swap has floors
     floor, noise = found
@@ -90,7 +90,7 @@ def _likeness(result: Result, measure: str, place: str) -> tuple[str, list[Row]]
 
 
 def _accuracy(result: Result, measure: str, place: str) -> tuple[str, list[Row]]:
-    base, other = result.settings["base"], result.settings["other"]
+    base, other = result.base, result.settings["other"]
     [difference] = result.select(measure=measure, checkpoint=other, site=WHOLE, role="difference")
     own, theirs = (result.select(measure=measure, checkpoint=n, site=WHOLE, role="value") for n in (other, base))
     far = _p(result, measure, "all", WHOLE) < result.settings["level"]
@@ -103,7 +103,7 @@ def _accuracy(result: Result, measure: str, place: str) -> tuple[str, list[Row]]
 def _told(result: Result, measure: str, row: Row) -> str:
     if measure.startswith("top1"):
         return f"{100 * row.estimate.value:+.1f} points"
-    [base] = result.select(measure=measure, checkpoint=result.settings["base"], site=WHOLE, role="value")
+    [base] = result.select(measure=measure, checkpoint=result.base, site=WHOLE, role="value")
     share = abs(row.estimate.value) / (1 - base.estimate.value)
     return f"{100 * share:.0f} % of the distance"
 
@@ -147,7 +147,7 @@ def _sign(result: Result, measure: str) -> int:
 
 
 def _step(result: Result, measure: str, direction: Direction, part: str) -> Row:
-    name = column(direction, result.settings["base"], result.settings["other"])
+    name = column(direction, result.base, result.settings["other"])
     [row] = result.select(measure=measure, checkpoint=name, site=part, role="difference")
     return row
 

@@ -60,7 +60,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             panels[line, 0].yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             label_ends(panels[line, -1], ends)
         for place, site in enumerate(sites):
-            panels[0, place].set_title(_title(site, result.settings["consumed"]))
+            panels[0, place].set_title(_title(site, str(result.consumed)))
             label_sites(panels[-1, place], positions)
             panels[-1, place].set_xlabel("Part, from the input")
     return figure
@@ -68,7 +68,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 def caption(result: Result) -> str:
     """The caption of `draw(result)`, with n and the interval methods."""
-    base, other = result.settings["base"], result.settings["other"]
+    base, other = result.base, result.settings["other"]
     steps = result.select(role="difference")
     return (
         f"Parts exchanged between {base} and {other}: likeness to {other} (above) and prototype accuracy (below). "
@@ -92,7 +92,7 @@ def _draw_panel(axes: Axes, result: Result, measure: str, positions: dict[str, f
         axes.axhline(lines[name], color=colour, linewidth=0.9)
         ends.append(End(name, lines[name], colour))
     for direction, look in _LOOKS.items():
-        name = column(direction, result.settings["base"], result.settings["other"])
+        name = column(direction, result.base, result.settings["other"])
         steps = result.select(checkpoint=name, measure=measure, role="difference")
         full = carrying(result, measure, direction) if direction in TESTED else result.settings["parts"]
         x = [positions[row.site] + _ASIDE[direction] for row in steps]

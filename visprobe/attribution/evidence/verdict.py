@@ -47,7 +47,7 @@ def attribution_verdict(result: Result) -> list[Statement]:
         result: An "attribution" result.
     """
     measure = _INSIDE if result.settings["with_region"] >= 2 else _FOCUS
-    base, places = result.settings["base"], result.settings["sites"]
+    base, places = result.base, result.sites
     found = {place: result.select(measure=measure, site=place, role="value") for place in places}
     said = [_against_controls(result, row) for rows in found.values() for row in rows if row.checkpoint == base]
     own = {row.checkpoint: row for row in found[places[0]]}

@@ -71,7 +71,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 def caption(result: Result) -> str:
     """The caption of `draw(result)`, with n and the interval methods."""
-    every, shown = result.settings.get("sites", []), _sites(result)
+    every, shown = result.sites, _sites(result)
     rows = [row for row in result.rows if row.role != "floor" and row.site in shown]
     limit = f" The first {len(shown)} of {len(every)} methods and sites are shown." if len(shown) < len(every) else ""
     return (
@@ -118,7 +118,7 @@ def _measures(result: Result) -> list[str]:
 
 def _sites(result: Result) -> list[str]:
     """As many of the methods and sites as a page has lines for."""
-    every = result.settings.get("sites") or list(dict.fromkeys(row.site for row in result.rows))
+    every = result.sites or list(dict.fromkeys(row.site for row in result.rows))
     count = len(checkpoints_of(result))
     down = -(-len(_measures(result)) // _ACROSS) * (1 + (count > 1))
     room = (_PAGE - _LEGEND) / max(1, down) - _FRAME
@@ -157,7 +157,7 @@ def _draw_values(
 def _draw_differences(
     axes: Axes, result: Result, measure: str, sites: Sequence[str], names: Sequence[str], look: Mapping[str, Look]
 ) -> None:
-    base = result.settings["base"]
+    base = result.base
     rows = [row for row in result.select(measure=measure, role="difference", reference=base) if row.site in sites]
     rows = [row for row in rows if row.checkpoint in names]
     if not rows:

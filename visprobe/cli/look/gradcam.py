@@ -201,6 +201,6 @@ def _short(result: Result) -> Result:
     shown = ("mass_inside", "selectivity") if result.settings["with_region"] >= 2 else ("gini", "entropy")
     if result.analysis == "map_steps":
         shown = ("score", shown[0])
-    base, site = result.settings["base"], result.settings["sites"][0]
+    base, site = result.base, result.sites[0]
     rows = [row for row in result.rows if row.site == site and row.measure in shown]
     return replace(result, rows=tuple(row for row in rows if row.role != "difference" or row.reference == base))

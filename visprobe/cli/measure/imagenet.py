@@ -86,7 +86,7 @@ def _print_short(results: Sequence[Result], presentations: Mapping[str, Presenta
     """Per site that matters one table: checkpoints, floors and differences down, one number per analysis across."""
     columns_of = {name: shown.columns for name, shown in presentations.items()}
     print_results([result for result in results if not columns_of[result.analysis]])
-    consumed = next((r.settings["consumed"] for r in results if "consumed" in r.settings), None)
+    consumed = next((r.consumed for r in results if "consumed" in r.settings), None)
     note = next((read_note(r) for r in results if "consumed" in r.settings), "")
     places = {consumed: f"{consumed} ({note})", "projected": "after the projector"}
     for site, where in {**places, "embedding": "the tower's own embedding of an image"}.items():

@@ -53,7 +53,7 @@ def command(
 
 def _short(result: Result) -> Result:
     """What reads on a terminal: the main measures where the language model reads, differences to the base alone."""
-    base, read = result.settings["base"], {result.settings["consumed"], "projected"}
+    base, read = result.base, {result.consumed, "projected"}
     rows = [row for row in result.rows if row.site in read and row.reference in (None, base)]
     numbers = [row for row in rows if row.measure.startswith("probe_r2_")]
     main = [row for row in rows if row.measure in _MAIN]

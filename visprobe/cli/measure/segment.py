@@ -65,5 +65,5 @@ def command(
 
 def _short(result: Result) -> Result:
     """What reads on a terminal: of many rows those where the language model reads."""
-    read = tuple(row for row in result.rows if row.site == result.settings["consumed"])
+    read = tuple(row for row in result.rows if row.site == result.consumed)
     return result if len(result.rows) <= _LONG else replace(result, rows=read)

@@ -59,7 +59,7 @@ def _print_parts(result: Result) -> None:
     """One table per measure: a line per part, a column per way of exchanging it; the report has the rest."""
     from visprobe.report.presentations import presentation_of
 
-    base, other = result.settings["base"], result.settings["other"]
+    base, other = result.base, result.settings["other"]
     titles = presentation_of(result.analysis).titles
     for measure in dict.fromkeys(row.measure for row in result.rows):
         steps = [

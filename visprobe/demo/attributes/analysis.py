@@ -9,7 +9,7 @@ import numpy as np
 from visprobe.analyses.accuracy.overlap import overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.differences import Test, pairs, value_rows, with_holm
-from visprobe.analyses.core.pairing import align
+from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.image_set import ImageSet
 from visprobe.demo.attributes.probes import CS, AttributeTarget, Probes, asked_of, probed
@@ -58,7 +58,7 @@ def attributes(inputs: Inputs) -> Result:
     differences, tests = _differences(probes, asked, floors)
     shared = overlap(sets[0], support[0])
     settings = {
-        "base": sets[0].encoder, "images": sets[0].images, "n": len(sets[0].item_ids), "consumed": sets[0].consumed,
+        **common_settings(sets[0]),
         "support": support[0].images, "n_support": len(support[0].item_ids), "cs": list(CS), "tests": tests,
         "chance": {one.name: 1 / one.classes for one in asked}, **overlap_settings(shared),
     }  # fmt: skip

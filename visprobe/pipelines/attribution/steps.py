@@ -247,7 +247,7 @@ def steps_verdict(result: Result, run: str) -> Iterator[Statement]:
         result: What `steps_result` returned.
         run: Name of the run.
     """
-    base, site, steps = result.settings["base"], result.settings["sites"][0], result.settings["steps"]
+    base, site, steps = result.base, result.sites[0], result.settings["steps"]
     inside = "mass_inside" if result.settings["with_region"] >= 2 else "gini"
     what = {"mass_inside": "the share of the maps' mass where the answer lies", "gini": "the focus of the maps (Gini)"}
     rows = result.select(site=site, measure=inside, role="difference")
