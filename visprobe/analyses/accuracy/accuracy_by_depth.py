@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from visprobe.figures.end_labels import End, label_ends
+from visprobe.figures.end_labels import label_ends
 from visprobe.figures.labels import on_two_lines, site_label
 from visprobe.figures.marks import at_sites, tell
-from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
+from visprobe.figures.site_axis import label_sites, place_sites
+from visprobe.figures.site_lines import Lines, draw_floors, draw_lines, lines_of
 from visprobe.figures.style import (
     INK,
     MUTED,
@@ -24,9 +25,7 @@ from visprobe.figures.style import (
     stacked,
 )
 from visprobe.results.read_site import read_note
-from visprobe.results.result import Estimate, Result, Role, Row
-
-Lines = Mapping[str, Mapping[str, Estimate]]
+from visprobe.results.result import Result, Row
 
 
 def draw_by_depth(
@@ -45,7 +44,7 @@ def draw_by_depth(
     names = [*dict.fromkeys([*checkpoints, *checkpoints_of(result)])]
     matter = [str(result.consumed), "projected"]
     read = [site for site in matter if any(row.site == site for row in rows)]
-    differences = _lines([row for row in rows if row.reference == names[0] and row.site in read], "difference")
+    differences = lines_of([row for row in rows if row.reference == names[0] and row.site in read], "difference")
     with paper_style():
         figure, panels = _panels(bool(differences), width or TWO_COLUMNS)
         _draw_lines(panels[0], rows, looks(names), result)
@@ -65,25 +64,17 @@ def _panels(paired: bool, width: float) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(panels)
 
 
-def _lines(rows: Sequence[Row], role: Role) -> dict[str, dict[str, Estimate]]:
-    """Estimates by checkpoint or floor, then by site."""
-    lines: dict[str, dict[str, Estimate]] = {}
-    for row in rows:
-        if row.role == role:
-            lines.setdefault(row.checkpoint, {})[row.site] = row.estimate
-    return lines
-
-
 def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], result: Result) -> None:
     order = [site for site in result.sites if any(row.site == site for row in rows)]
     positions = place_sites(order or [row.site for row in rows])
-    values, floors = _lines(rows, "value"), _lines(rows, "floor")
+    values, floors = lines_of(rows, "value"), lines_of(rows, "floor")
     highest = max((e.high for line in (*values.values(), *floors.values()) for e in line.values()), default=1.0)
     axes.set_ylim(0, min(1.005, 1.06 * highest))
     label_sites(axes, positions, result)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.grid(axis="y")
-    ends = [*_floors(axes, floors, positions), *_values(axes, values, positions, look)]
+    ends = draw_floors(axes, floors, positions, float, lambda name: "--")
+    ends += draw_lines(axes, values, positions, look, float, 0.15)
     chance = result.settings.get("chance")
     if chance is not None:
         axes.axhline(chance, color=MUTED, linestyle=":", linewidth=0.9)
@@ -91,35 +82,6 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], resul
         below = "top" if chance > 0.1 * axes.get_ylim()[1] else "bottom"
         axes.annotate("chance", (0.01, chance), xycoords=("axes fraction", "data"), va=below, size=SMALL, color=MUTED)
     label_ends(axes, ends)
-
-
-def _values(axes: Axes, lines: Lines, positions: Mapping[str, float], look: Mapping[str, Look]) -> Iterator[End]:
-    for i, (name, estimates) in enumerate(lines.items()):
-        colour, marker = look[name]
-        last = 0.0
-        for run in runs([site for site in positions if site in estimates]):
-            x, shown = line_positions(run, positions, i, len(lines)), [estimates[site] for site in run]
-            low, high, last = [e.low for e in shown], [e.high for e in shown], shown[-1].value
-            axes.plot(x, [e.value for e in shown], color=colour, marker=marker, markeredgecolor="white",
-                      markeredgewidth=0.4, zorder=3)  # fmt: skip
-            tell(axes.lines[-1], at_sites(name, run, shown))
-            if len(run) > 1:
-                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
-            else:
-                axes.vlines(x, low, high, color=colour, linewidth=1, zorder=2)
-        yield End(name, last, colour, marker)
-
-
-def _floors(axes: Axes, lines: Lines, positions: Mapping[str, float]) -> Iterator[End]:
-    for name, estimates in lines.items():
-        y = [0.0]
-        for run in runs([site for site in positions if site in estimates]):
-            x, y = [positions[site] for site in run], [estimates[site].value for site in run]
-            if len(run) == 1:
-                x, y = [x[0] - 0.4, x[0] + 0.4], y * 2
-            axes.plot(x, y, color=MUTED, linestyle="--", linewidth=0.9)
-            tell(axes.lines[-1], at_sites(name, run, [estimates[site] for site in run]))
-        yield End(name, y[-1], MUTED, line="--")
 
 
 def _draw_differences(axes: Axes, lines: Lines, read: Mapping[str, str], look: Mapping[str, Look]) -> None:

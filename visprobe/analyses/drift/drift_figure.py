@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from visprobe.analyses.drift.identical import note_identical
 from visprobe.figures.captions import rests_on
-from visprobe.figures.end_labels import End, label_ends
+from visprobe.figures.end_labels import label_ends
 from visprobe.figures.log_axis import log_y_axis
-from visprobe.figures.marks import at_sites, tell
-from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
-from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, floor_line, looks, paper_style
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.figures.site_axis import label_sites, place_sites
+from visprobe.figures.site_lines import draw_floors, draw_lines, lines_of
+from visprobe.figures.style import TWO_COLUMNS, checkpoints_of, floor_line, looks, paper_style
+from visprobe.results.result import Result
 
 _ROUNDING = 1e-11  # equal features give a CKA of 1 up to the last bits of float64 sums
 
@@ -39,8 +38,12 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         zero = log_y_axis(axes, [_distance(row.estimate.value) for row in rows])
         label_sites(axes, positions, result)
         axes.grid(axis="y")
-        floors = _draw_floors(axes, rows, positions, zero)
-        label_ends(axes, floors + _draw_checkpoints(axes, rows, positions, look, zero))
+
+        def height(cka: float) -> float:
+            return max(_distance(cka), zero)
+
+        floors = draw_floors(axes, lines_of(rows, "floor"), positions, height, floor_line)
+        label_ends(axes, [*floors, *draw_lines(axes, lines_of(rows, "value"), positions, look, height, 0.18)])
         note_identical(figure, result.identical)
         axes.set_ylabel("Distance to the base, 1 − CKA")
     return figure
@@ -58,49 +61,3 @@ def caption(result: Result) -> str:
 
 def _distance(cka: float) -> float:
     return 0.0 if abs(1 - cka) < _ROUNDING else 1 - cka
-
-
-def _lines(rows: Sequence[Row], role: Role) -> dict[str, dict[str, Estimate]]:
-    """Estimates by checkpoint or floor, then by site."""
-    lines: dict[str, dict[str, Estimate]] = {}
-    for row in rows:
-        if row.role == role:
-            lines.setdefault(row.checkpoint, {})[row.site] = row.estimate
-    return lines
-
-
-def _draw_checkpoints(
-    axes: Axes, rows: Sequence[Row], positions: Mapping[str, float], look: Mapping[str, Look], zero: float
-) -> list[End]:
-    ends = []
-    lines = _lines(rows, "value")
-    for i, (name, estimates) in enumerate(lines.items()):
-        colour, marker = look[name]
-        for run in runs([site for site in positions if site in estimates]):
-            x = line_positions(run, positions, i, len(lines))
-            y, near, far = (
-                [max(_distance(bound), zero) for bound in bounds]
-                for bounds in zip(*((e.value, e.high, e.low) for e in map(estimates.__getitem__, run)), strict=True)
-            )
-            axes.plot(x, y, color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.4, zorder=3)
-            tell(axes.lines[-1], at_sites(name, run, [estimates[site] for site in run]))
-            if len(run) > 1:
-                axes.fill_between(x, near, far, color=colour, alpha=0.18, linewidth=0, zorder=2)
-            else:
-                axes.vlines(x, near, far, color=colour, linewidth=1, zorder=2)
-        ends.append(End(name, y[-1], colour, marker))
-    return ends
-
-
-def _draw_floors(axes: Axes, rows: Sequence[Row], positions: Mapping[str, float], zero: float) -> list[End]:
-    ends = []
-    for name, estimates in _lines(rows, "floor").items():
-        for run in runs([site for site in positions if site in estimates]):
-            y = [max(_distance(estimates[site].value), zero) for site in run]
-            x = [positions[site] for site in run]
-            if len(run) == 1:
-                x, y = [x[0] - 0.4, x[0] + 0.4], y * 2
-            axes.plot(x, y, color=MUTED, linestyle=floor_line(name), linewidth=0.9)
-            tell(axes.lines[-1], at_sites(name, run, [estimates[site] for site in run]))
-        ends.append(End(name, y[-1], MUTED, line=floor_line(name)))
-    return ends

@@ -1,4 +1,4 @@
-"""From what heads found to rows: scores with intervals over images, floors, paired differences with their tests."""
+"""From what heads found to rows: scores with intervals, floors, paired differences; and how the heads were chosen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import numpy as np
 
 from visprobe.analyses.core.differences import Key, Paired, Test, tested_differences
 from visprobe.analyses.segmentation.config import Of, Setting
-from visprobe.analyses.segmentation.heads import Form, Found, Task, best_round, every_class, one_class, recall_by_round
+from visprobe.analyses.segmentation.heads import (
+    FORMS,
+    Form,
+    Found,
+    Task,
+    best_round,
+    every_class,
+    one_class,
+    recall_by_round,
+)
 from visprobe.metrics.intervals.estimate import FRACTION, Scale
 from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.segmentation.class_tallies import (
@@ -21,11 +30,18 @@ from visprobe.metrics.segmentation.class_tallies import (
     per_class,
     share_right,
 )
+from visprobe.metrics.segmentation.patch_head import RATES, ROUNDS
 from visprobe.results.result import Estimate, Row
 
 PIXELS = {"miou": mean_iou, "pixel_accuracy": share_right}
 PATCHES = {"patch_recall": macro_recall, "patch_precision": macro_precision, "patch_f1": macro_f1}
 _COMPARED = ("miou", "patch_recall", "patch_f1")
+_MEANS = {
+    "smallest rate": "smaller learning rates might find more",
+    "largest rate": "larger learning rates might find more",
+    "first round": "the training is too coarse to stop at the best time",
+    "last round": "a longer training (--steps) might find more",
+}
 
 Scores = dict[str, Replicated]  # by measure
 AllFound = Mapping[Of, Sequence[Mapping[Form, Found]]]  # by checkpoint and site, of each seed
@@ -125,3 +141,38 @@ def spread_over_seeds(found: AllFound) -> list[dict[str, Any]]:
             lines.append({**what, "miou": miou, "patch_recall": recall, "miou_deviation": float(np.std(miou, ddof=1))}
                          if len(each) > 1 else {**what, "miou": miou, "patch_recall": recall})  # fmt: skip
     return lines
+
+
+def trainings(found: AllFound) -> dict[str, Any]:
+    """Rate and round that were chosen for each head, and the edges that they lie on."""
+    chosen = [
+        {
+            "checkpoint": name,
+            "site": site,
+            "head": form,
+            "seed": seed,
+            "target": one.head.kind.target,
+            "rate": one.head.kind.rate,
+            "round": one.round,
+            "edges": list(one.edges),
+        }
+        for (name, site), each in found.items()
+        for seed, of_seed in enumerate(each)
+        for form, own in of_seed.items()
+        for one in own.chosen
+    ]
+    return {"chosen": chosen}
+
+
+def edge_warnings(chosen: list[dict[str, Any]]) -> Iterator[str]:
+    """One sentence per form of head and edge of what was tried on which choices lie."""
+    for form, hidden in FORMS.items():
+        own = [one for one in chosen if one["head"] == form]
+        tried = {"smallest rate": min(RATES[hidden]), "largest rate": max(RATES[hidden]), "first round": 1}
+        for edge, meaning in _MEANS.items():
+            if at := [one for one in own if edge in one["edges"]]:
+                first = at[0]
+                yield (
+                    f"{len(at)} of {len(own)} {form} heads do best with the {edge} that was tried "
+                    f"({tried.get(edge, ROUNDS):g}; first {first['checkpoint']} at {first['site']}): {meaning}"
+                )

@@ -12,7 +12,6 @@ import numpy as np
 from visprobe.analyses.accuracy.overlap import Overlap, overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.differences import value_rows
-from visprobe.analyses.segmentation.choice import edge_warnings, trainings
 from visprobe.analyses.segmentation.config import Asked, Of, Setting, check_masks, setting_of
 from visprobe.analyses.segmentation.examples import examples
 from visprobe.analyses.segmentation.heads import FORMS, HELD, Form, Found, found_by
@@ -20,11 +19,13 @@ from visprobe.analyses.segmentation.rows import (
     Scores,
     baseline_rows,
     class_table,
+    edge_warnings,
     estimates,
     published,
     score_differences,
     scores_of,
     spread_over_seeds,
+    trainings,
 )
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.metrics.segmentation.patch_head import BATCH, RATES, ROUNDS, step_count
