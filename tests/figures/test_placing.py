@@ -7,9 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from visprobe.figures.end_labels import spread
-from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.site_axis import line_positions, place_sites, runs
 from visprobe.figures.style import checkpoints_of, looks
+from visprobe.figures.ticks import log_y_axis
 
 SITES = ["embeddings", "block_01", "block_02", "block_03", "final_norm", "projector"]
 

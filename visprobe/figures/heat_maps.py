@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from visprobe.figures.labels import told_apart
-from visprobe.figures.log_axis import log_ticks
 from visprobe.figures.style import TWO_COLUMNS, stacked
 from visprobe.figures.text import fitted
+from visprobe.figures.ticks import log_ticks
 
 Table = Sequence[Sequence[float]]
 

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from visprobe.analyses.drift.identical import note_identical
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import label_ends
-from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.site_axis import label_sites, place_sites
 from visprobe.figures.site_lines import draw_floors, draw_lines, lines_of
 from visprobe.figures.style import TWO_COLUMNS, checkpoints_of, floor_line, looks, paper_style
+from visprobe.figures.ticks import log_y_axis
 from visprobe.results.result import Result
 
 _ROUNDING = 1e-11  # equal features give a CKA of 1 up to the last bits of float64 sums

@@ -12,9 +12,9 @@ from matplotlib.ticker import PercentFormatter
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
 from visprobe.figures.legend import legend_below
-from visprobe.figures.log_axis import log_ticks
 from visprobe.figures.marks import of_rows, tell
 from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
+from visprobe.figures.ticks import log_ticks
 from visprobe.results.result import Result, Row
 
 _CLASSES = "class_change/"

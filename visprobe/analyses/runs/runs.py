@@ -7,12 +7,14 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+from visprobe.analyses.accuracy.answers import ANSWERS
+from visprobe.analyses.accuracy.sentences import SEES
 from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.runs import mean_over_runs, sign_flip_p
 from visprobe.metrics.intervals.student import Student
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
-from visprobe.results.statement import Statement, evidence
+from visprobe.results.statement import Statement, evidence, sign_of
 
 QUESTION = "Over runs with different seeds, how do the arms differ from the base and from each other?"
 MEASURES = ("top1", "cka", "accuracy/all")
@@ -99,10 +101,14 @@ def _row(checkpoint: str, reference: str, site: str, measure: str, mean: Student
     return Row(checkpoint, site, measure, named, reference, role)
 
 
-VERBS = {
-    "top1": ("sees better than", "sees worse than", "is not measurably different from"),
-    "accuracy/all": ("answers better than", "answers worse than", "does not answer measurably differently from"),
-    "cka": ("is closer to the base than", "is further from the base than", "is not measurably further or closer than"),
+VERBS: Mapping[str, Mapping[int, Sequence[str]]] = {
+    "top1": SEES,
+    "accuracy/all": ANSWERS,
+    "cka": {
+        1: ("is closer to the base than",),
+        -1: ("is further from the base than",),
+        0: ("is not measurably further or closer than",),
+    },
 }
 
 
@@ -118,9 +124,7 @@ def runs_verdict(result: Result, base: str) -> list[Statement]:
         if row.measure == "cka" and row.reference == base:
             text = f"{row.checkpoint}: CKA to {base} at {row.site} is {_interval(row.estimate)}"
         else:
-            better, worse, neither = VERBS[row.measure]
-            low, high = row.estimate.low, row.estimate.high
-            verb = better if low > 0 else worse if high < 0 else neither
+            verb = VERBS[row.measure][sign_of(row.estimate)][0]
             text = f"{row.checkpoint} {verb} {row.reference} at {row.site}: {_interval(row.estimate)}"
         statements.append(Statement(f"Over {row.estimate.n} runs, {text}.", evidence(result, [row])))
     return statements

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from visprobe.analyses.accuracy.imagenet import prototype_accuracy
+from visprobe.analyses.accuracy.sentences import SEES
 from visprobe.analyses.drift.drift import representation_drift
 from visprobe.analyses.drift.moved import adjusted, furthest_floor, has_moved
 from visprobe.analyses.weights.weights import weight_drift
@@ -218,11 +219,10 @@ def _weights_at_the_end(result: Result, run: str, last: str, step: int) -> Itera
 
 def _sees(result: Result, run: str, last: str, step: int) -> Iterator[Statement]:
     base = result.base
-    verb = {1: "sees better than", -1: "sees worse than", 0: "is not measurably different from"}
     for site, where in _sites(result).items():
         wanted = {"site": site, "measure": "top1"}
         for row in result.select(**wanted, checkpoint=last, role="difference"):
             own = result.select(**wanted, checkpoint=last, role="value")
             other = result.select(**wanted, checkpoint=base, role="value")
-            text = f"{run} at step {step} {verb[sign_of(row.estimate)]} {base} {where}: "
+            text = f"{run} at step {step} {SEES[sign_of(row.estimate)][0]} {base} {where}: "
             yield Statement(f"{text}top-1 {compared(row, own, other)}.", evidence(result, [*own, *other, row]))

@@ -12,10 +12,10 @@ from visprobe.analyses.drift.moved import has_moved
 from visprobe.analyses.runs.trajectory import rounding
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
-from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.marks import of_rows, tell
 from visprobe.figures.panels import panels_of
 from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, looks, paper_style
+from visprobe.figures.ticks import log_y_axis
 from visprobe.results.read_site import read_label
 from visprobe.results.result import Result, Row
 

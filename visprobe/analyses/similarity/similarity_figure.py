@@ -13,10 +13,10 @@ from visprobe.analyses.drift.identical import note_identical
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.labels import shorten
-from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.marks import at_sites, of_rows, tell
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
 from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, floor_line, looks, paper_style, stacked
+from visprobe.figures.ticks import log_y_axis
 from visprobe.results.read_site import read_note
 from visprobe.results.result import Estimate, Result, Row
 

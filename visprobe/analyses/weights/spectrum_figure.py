@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.labels import block_number, class_label, told_apart
-from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.marks import tell
 from visprobe.figures.site_axis import label_sites, place_sites
 from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, looks, paper_style, stacked
 from visprobe.figures.text import fitted
+from visprobe.figures.ticks import log_y_axis
 from visprobe.results.result import Result
 
 _CLASSES = ("attention_q", "attention_k", "attention_v", "attention_out", "mlp_in", "mlp_gate", "mlp_out")

@@ -12,11 +12,11 @@ from visprobe.analyses.drift.identical import note_identical
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.labels import class_label
-from visprobe.figures.log_axis import log_y_axis
 from visprobe.figures.marks import of_rows, tell
 from visprobe.figures.panels import panels_of
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
 from visprobe.figures.style import TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.ticks import log_y_axis
 from visprobe.results.result import Result, Row
 
 

@@ -174,7 +174,7 @@ def answer_target(
     Where no answer is given, the first checkpoint's own is taken, for all checkpoints.
 
     Args:
-        target: Of `visprobe.mllm.answer_scores.TARGETS`, or "token:N".
+        target: Of `visprobe.mllm.answers.TARGETS`, or "token:N".
         pictures: The pictures.
         checkpoints: The checkpoints as they were named, the base first; for DPO's loss it is the reference.
         encoders: Their encoders.
