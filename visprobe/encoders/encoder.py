@@ -1,4 +1,4 @@
-"""The vision encoder of a checkpoint: tower, projector and image processor, with sites counted from the input."""
+"""Vision encoder of a checkpoint: tower, projector and image processor, with sites counted from the input."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Site:
     Attributes:
         name: "block_00" (the input of the first block) to "block_NN", "final_norm", "projected".
         dim: Width of its tokens.
-        norm: Whether the tokens come before or after the tower's last norm.
-        on_path: Whether the MLLM's loss reaches this site.
+        norm: "pre" if the tokens come before the tower's last norm, "post" if after it.
+        on_path: True if the MLLM's loss reaches this site.
     """
 
     name: str
@@ -58,11 +58,11 @@ class VisionEncoder:
 
     Args:
         name: Name for tables; `load_encoder` takes it from the folder.
-        layout: What the checkpoint turned out to hold.
+        layout: Tensors and settings found in the checkpoint.
         tower: Tower of transformers.
         projector: Module of the connector, if there is one.
         stored: Weights by canonical name, in stored dtype; those of the connector begin with "projector.".
-        provenance: Where all this comes from.
+        provenance: Files that the encoder was read from.
         head: Pooling head of another checkpoint, if `tower` was given one.
 
     Attributes:
@@ -71,12 +71,12 @@ class VisionEncoder:
         consumed: Name of the site that the MLLM reads.
         grid: Rows and columns of patch tokens, or None where they depend on the image.
         prefix_tokens: Tokens before the patch tokens (class token and registers).
-        has_projector: Whether there is a projector.
-        embeds: Whether "embedding" can be asked for: the tower's class pools images, and the checkpoint holds every
+        has_projector: True if there is a projector.
+        embeds: True if "embedding" can be requested: the tower's class pools images, and the checkpoint holds every
             weight of its pooling head.
-        head: The pooling head that it was lent, with which "embedding" can be asked for all the same.
+        head: Borrowed pooling head, with which "embedding" can be requested even if `embeds` is false; or None.
         processor: Image processor of transformers, Pillow backend.
-        provenance: Where all this comes from.
+        provenance: Files that the encoder was read from.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class VisionEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the tower lies."""
+        """Device of the tower."""
         return next(self._tower.parameters()).device
 
     @property
@@ -122,42 +122,42 @@ class VisionEncoder:
 
     @property
     def tower(self) -> torch.nn.Module:
-        """The tower itself, frozen and in evaluation mode."""
+        """Tower, frozen and in evaluation mode."""
         return self._tower
 
     @property
     def modules(self) -> tuple[torch.nn.Module, ...]:
-        """The tower, and the projector if there is one."""
+        """Tower, and projector if there is one."""
         return (self._tower,) if self._projector is None else (self._tower, self._projector)
 
     @property
     def family(self) -> Family:
-        """How the tower is built."""
+        """Family of the tower."""
         return self._family
 
     @property
     def geometry(self) -> Geometry:
-        """How images become inputs and states tokens."""
+        """Geometry: turns images into inputs and hidden states into tokens."""
         return self._geometry
 
     @property
     def has_class_token(self) -> bool:
-        """Whether ":cls" can be asked for: an image in tiles has a class token for each tile and none of its own."""
+        """True if ":cls" can be requested; an image in tiles has a class token per tile and none of its own."""
         return self._family.has_cls and not isinstance(self._geometry, Tiled)
 
     @property
     def config(self) -> Any:
-        """Configuration of the tower in transformers, a copy."""
+        """Copy of the tower's transformers configuration."""
         return copy.deepcopy(self._config)
 
     @cached_property
     def processor_hash(self) -> str:
-        """SHA-256 of what the processor does to pixels."""
+        """SHA-256 of the processor's fields that change pixels."""
         return processor_hash(self.processor)
 
     @property
     def pixel_kind(self) -> tuple[Any, ...]:
-        """What two encoders share if pixels made for the one can be given to the other."""
+        """Key that is equal for two encoders if pixels made for one can be given to the other."""
         sizes = tuple(str(getattr(self._config, name, None)) for name in _INPUT_SIZES)
         cell = getattr(self._geometry, "merge", 1)
         return self._family.name, type(self._geometry).__name__, self.grid, cell, *sizes
@@ -184,29 +184,29 @@ class VisionEncoder:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """How weights are used: fields of the tower's configuration, and what the projector depends on (activation)."""
+        """Settings that tokens depend on: fields of the tower's configuration and those that the projector reads."""
         connector, width = self._layout.connector, int(getattr(self._config, self._family.width))
         projector = connector.depends_on(width, self.grid) if connector else {}
         return {**tower_settings(self._config), **{_PROJECTOR + name: value for name, value in projector.items()}}
 
     @cached_property
     def settings_hash(self) -> str:
-        """SHA-256 of what tokens depend on beside weights and pixels: architecture, consumed site, activation."""
+        """SHA-256 of architecture, settings, consumed site and connector outputs; weights and pixels are left out."""
         taps = [(tap.name, tap.reads) for tap in self._taps.values()]
         geometry = type(self._geometry).__name__
         text = json.dumps([self._family.name, self.settings, self.consumed, taps, geometry], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """All weights by canonical name, as stored; those of the projector begin with "projector."."""
+        """Return all weights by canonical name, in stored dtype; those of the projector begin with "projector."."""
         return dict(self._stored)
 
     def weight_group(self, name: str) -> str:
-        """The group of weight `name`: "embeddings", "block_01", …, "final_norm", "head" or "projector"."""
+        """Return the group of weight `name`: "embeddings", "block_01", …, "final_norm", "head" or "projector"."""
         return "projector" if name.startswith(_PROJECTOR) else self._family.weight_group(name, self._config)
 
     def preprocess(self, images: Sequence[Image.Image]) -> Pixels:
-        """Images as the tower reads them.
+        """Turn images into inputs of the tower.
 
         Args:
             images: RGB images of any sizes.
@@ -219,27 +219,27 @@ class VisionEncoder:
 
     @cached_property
     def head_sites(self) -> tuple[str, ...]:
-        """Sites "heads_01" … of the attention heads' outputs side by side, `heads` of them, before their projection."""
+        """Sites "heads_01", …: outputs of a block's `heads` attention heads side by side, before their projection."""
         depth = self._family.depth(self._config) if self._family.attention_output else 0
         return tuple(f"{HEADS}_{number:02d}" for number in range(1, depth + 1))
 
     @property
     def heads(self) -> int:
-        """Attention heads per block."""
+        """Number of attention heads per block."""
         return int(self._config.num_attention_heads)
 
     def forward(self, pixels: Pixels, sites: Sequence[str], reduce: Reduce | None = None) -> dict[str, torch.Tensor]:
-        """Tokens of the requested sites, from one pass; nothing else is kept.
+        """Compute the tokens of the requested sites in one pass; nothing else is kept.
 
         Args:
             pixels: Output of `preprocess`, of B images.
             sites: Site names, or "consumed". A name gives the patch tokens in raster order, shape (B, T, D);
                 with ":cls" appended ("block_12:cls") it gives the class token alone, shape (B, 1, D). "embedding" gives
-                what the tower's own class makes of the whole image, shape (B, 1, D), if `embeds`.
+                the pooled embedding of the whole image, shape (B, 1, D), if `embeds` or with a borrowed `head`.
             reduce: Applied to the tokens of each site, as float32, as soon as they exist.
 
         Returns:
-            For each request its tokens on the tower's device, in its dtype, or what `reduce` made of them.
+            Request to tokens on the tower's device, in its dtype, or to what `reduce` returned.
 
         Raises:
             UsageError: If a site does not exist, a tower without class token is asked for one, or images of different
@@ -252,14 +252,17 @@ class VisionEncoder:
         return self.reduced(pixels, {site: (site, reduce) for site in sites})
 
     def reduced(self, pixels: Pixels, wanted: Mapping[str, tuple[str, Reduce | None]]) -> dict[str, torch.Tensor]:
-        """As `forward`, each result with a name and a reduction of its own.
+        """Compute tokens as `forward` does, each result with a name and a reduction of its own.
 
         Args:
             pixels: Output of `preprocess`, of B images.
             wanted: Name of the result to site and reduction.
 
+        Returns:
+            Name to tokens, or to what its reduction returned, joined along dimension 0.
+
         Raises:
-            UsageError: As `forward`.
+            UsageError: If a site does not exist, or a tower without class token is asked for one.
         """
         places = {name: self._place(site) for name, (site, _) in wanted.items()}
         taken: dict[str, list[torch.Tensor]] = {name: [] for name in wanted}
@@ -281,6 +284,7 @@ class VisionEncoder:
 
         def keep(site: str, state: torch.Tensor) -> None:
             held[site] = self._geometry.views(state, pixels, self._tower)
+            # A result is taken once all states it reads exist; a state is dropped once no pending result needs it.
             for name in [name for name, reads in waiting.items() if set(reads) <= held.keys()]:
                 del waiting[name]
                 for tokens, _ in self.tokens(*places[name], held, pixels):
@@ -294,7 +298,7 @@ class VisionEncoder:
             self._geometry.run(self._tower, pixels)
 
     def tokens(self, site: str, cls: bool, held: Mapping[str, list[View]], pixels: Pixels) -> list[View]:
-        """Patch tokens (or the class token) at `site` from the views of all states that it reads."""
+        """Return patch tokens (or the class token) at `site`, given the views of all states that it reads."""
         if cls:
             return [(tokens[:, :1], grid) for tokens, grid in held[site]]
         sources = [[(t[:, self.prefix_tokens :], grid) for t, grid in held[name]] for name in self.reads(site)]
@@ -308,20 +312,20 @@ class VisionEncoder:
         return self._geometry.images(views, pixels)
 
     def _projector_module(self) -> torch.nn.Module:
-        assert self._projector is not None  # a tap belongs to a connector, whose module was built with it
+        assert self._projector is not None  # taps come from the connector, which was built with its module
         return self._projector
 
     def reads(self, site: str) -> tuple[str, ...]:
-        """The tower's sites whose states tokens at `site` are made of."""
+        """Return the tower sites whose states the tokens at `site` are computed from."""
         return self._taps[site].reads if site in self._taps else (site,)
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """Patch tokens of `images` at every site, and at "consumed", each of shape (B, T, D)."""
+        """Return the patch tokens of `images` at every site, and at "consumed", each of shape (B, T, D)."""
         tokens = self.forward(self.preprocess(images), [site.name for site in self.sites])
         return {"consumed": tokens[self.consumed], **tokens}
 
     def untrained(self, seed: int) -> VisionEncoder:
-        """The same encoder with fresh weights as transformers initialises them, named "untrained"."""
+        """Return this encoder with fresh weights as transformers initialises them, named "untrained"."""
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             tower = self._family.build(copy.deepcopy(self._config), set(self._stored))
@@ -333,19 +337,19 @@ class VisionEncoder:
         return self.with_weights("untrained", weights, provenance)
 
     def rounded(self, dtype: torch.dtype) -> VisionEncoder:
-        """The same encoder with every weight rounded to `dtype` and back."""
+        """Return this encoder with every weight rounded to `dtype` and back."""
         short = str(dtype).removeprefix("torch.")
         weights = {name: tensor.to(dtype).to(tensor.dtype) for name, tensor in self._stored.items()}
         provenance = replace(self.provenance, layout=f"{self.provenance.layout}, rounded to {short}")
         return self.with_weights(f"{self.name} ({short})", weights, provenance)
 
     def with_weights(self, name: str, weights: Mapping[str, torch.Tensor], provenance: Provenance) -> VisionEncoder:
-        """The same encoder with other weights; tensors of `weights()` that stay are shared, not copied.
+        """Return this encoder with other weights; tensors of `weights()` that stay are shared, not copied.
 
         Args:
-            name: Its name.
+            name: Name of the new encoder.
             weights: All weights by canonical name, in the shapes of `weights()`.
-            provenance: Where they come from.
+            provenance: Origin of the weights.
         """
         changed = {key: weight for key, weight in weights.items() if weight is not self._stored[key]}
         inner = {key.removeprefix(_PROJECTOR): w for key, w in changed.items() if key.startswith(_PROJECTOR)}
@@ -359,9 +363,9 @@ class VisionEncoder:
         )
 
     def with_head(self, head: BorrowedHead) -> VisionEncoder:
-        """The same encoder, which pools images with those parts of `head` that its checkpoint does not hold whole.
+        """Return this encoder with the parts of pooling head `head` that its own checkpoint lacks.
 
-        `weights()` stays what it is.
+        `weights()` does not change.
         """
         held = set(self._layout.tower)
         lacking = {p: m for p, m in head.modules.items() if not {f"{p}.{name}" for name in m.state_dict()} <= held}
@@ -369,7 +373,7 @@ class VisionEncoder:
         return self._like(tower=head.on(_with_changed(self._tower, {}), self.device, self.dtype), head=head)
 
     def inside(self, tower: torch.nn.Module) -> VisionEncoder:
-        """The same encoder around `tower`, a module of the same class and settings inside a whole model."""
+        """Return this encoder around `tower`, a module of the same class and settings inside a whole model."""
         return self._like(tower=tower, head=None)
 
     def _like(self, **changes: Any) -> VisionEncoder:
@@ -430,7 +434,8 @@ def _holds_pooling(layout: Layout, tower: torch.nn.Module) -> bool:
 
 
 def _with_changed(module: torch.nn.Module, changed: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-    """A copy of `module` with the weights `changed`, which holds the others in common with it."""
+    """Copy `module` with the weights `changed`; all other weights are shared with it."""
+    # deepcopy takes tensors that its memo holds as already copied, so `kept` is shared, not duplicated
     kept = {id(tensor): tensor for key, tensor in module.state_dict(keep_vars=True).items() if key not in changed}
     copied = copy.deepcopy(module, kept)
     copied.load_state_dict(dict(changed), strict=False)
@@ -438,6 +443,9 @@ def _with_changed(module: torch.nn.Module, changed: Mapping[str, torch.Tensor]) 
 
 
 def shrunk(grid: Grid, before: int, after: int) -> Grid:
-    """The grid after a connector that joins each square of tokens into one, or resamples the grid."""
+    """Return the grid after a connector that merges squares of tokens or resamples the grid.
+
+    `before` and `after` are numbers of tokens; the ratio of rows to columns is kept.
+    """
     rows = max(1, round(grid[0] * (after / before) ** 0.5))
     return rows, after // rows

@@ -1,4 +1,4 @@
-"""From a checkpoint to a vision encoder, without reading the language model."""
+"""Load the vision encoder of a checkpoint, without reading the language model."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def load_encoder(
     dtype: torch.dtype = torch.float32,
     resolution: Resolution | None = None,
 ) -> VisionEncoder:
-    """The vision encoder of the checkpoint `path`: tower, connector and image processor.
+    """Load the vision encoder of the checkpoint `path`: tower, connector and image processor.
 
     Only the weight files named by the checkpoint's own index are read, and of them only the bytes of tower and
     connector.
 
     Args:
         path: Folder with config.json and weights, or an expression `A[blocks 0-11 <- B]` of two of them.
-        device: Where the tower runs.
+        device: Device of the tower.
         dtype: Dtype in which the tower runs; `weights()` keeps the stored dtype.
         resolution: Pixels per image for towers of native resolution, and whether tiles are read.
 
@@ -77,10 +77,11 @@ def load_encoder(
 
 
 def described(path: str | Path, resolution: Resolution) -> tuple[Checkpoint, Layout]:
-    """The checkpoint `path`, open, and what it turned out to hold; no weight is read.
+    """Open the checkpoint `path` and find its layout; no weight is read.
 
     Raises:
-        CheckpointError: As `load_encoder`.
+        CheckpointError: If the folder or its configuration is missing, damaged or of an unknown kind, or its headers
+            lack weights.
     """
     checkpoint = with_frozen_tower(with_usual_names(open_checkpoint(path)))
     try:
@@ -96,10 +97,10 @@ def described(path: str | Path, resolution: Resolution) -> tuple[Checkpoint, Lay
 
 
 def check_headers(checkpoint: Checkpoint, layout: Layout) -> None:
-    """Whether the encoder can be loaded, as far as headers tell: the same code builds it from weights without memory.
+    """Check from headers alone that the encoder can be loaded: build it with the code that loads it, without memory.
 
     Raises:
-        CheckpointError: As `load_encoder`, but for NaN and infinite weights.
+        CheckpointError: If tensors are missing, unexpected or of another shape; NaN and infinite weights go unseen.
     """
     outlines = checkpoint.tensors.outlines(_keys(layout))
     with _naming_the_place((*checkpoint.notes, *layout.warnings)):
@@ -107,7 +108,7 @@ def check_headers(checkpoint: Checkpoint, layout: Layout) -> None:
 
 
 def _hollow(outlines: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Zeros of the given shapes; each is one number, however large it seems."""
+    """Return zeros of the given shapes, each one number expanded."""
     return {name: torch.zeros((), dtype=one.dtype).expand(one.shape) for name, one in outlines.items()}
 
 
@@ -118,7 +119,7 @@ def _keys(layout: Layout) -> list[str]:
 def _built(
     layout: Layout, tower_weights: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
 ) -> tuple[torch.nn.Module, torch.nn.Module | None, dict[str, torch.Tensor]]:
-    """Tower and connector, and all their weights by canonical name."""
+    """Return tower and connector, and all their weights by canonical name."""
     norm_needed = layout.consumed == "final_norm"
     tower, stored = load_tower(layout.family, layout.config, tower_weights, norm_needed=norm_needed)
     projector = layout.connector.build(weights) if layout.connector else None
@@ -127,7 +128,7 @@ def _built(
 
 @contextmanager
 def _naming_the_place(notes: Sequence[str]) -> Iterator[None]:
-    """Errors raised inside also say where the tower was found, where that is not the usual place."""
+    """Add to errors raised inside where the tower was found, if that is not the usual place."""
     try:
         yield
     except CheckpointError as error:
@@ -137,7 +138,7 @@ def _naming_the_place(notes: Sequence[str]) -> Iterator[None]:
 
 
 def _on_twins(checkpoint: Checkpoint, layout: Layout, read: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    """Whether the other towers in the same files hold the weights that were `read`."""
+    """Say of each other tower in the same files if its weights equal those that were `read`."""
     own = keys_of(source for name, source in layout.tower.items() if not layout.family.is_projection(name))
     for place, names in layout.twins.items():
         others = checkpoint.tensors.read_many(names[key] for key in own if key in names)

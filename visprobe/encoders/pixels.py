@@ -1,4 +1,4 @@
-"""Images as a tower reads them: its input tensors, and the grid of patch tokens that each image will have."""
+"""Inputs of a tower for a batch of images, with the grid of patch tokens of each image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True)
 class Mosaic:
-    """How the tiles of one image lie side by side.
+    """Arrangement of the tiles of one image.
 
     Attributes:
         rows: Rows of tiles.
@@ -42,7 +42,7 @@ class Pixels:
     Attributes:
         inputs: Tensors by the names of the tower's arguments; in each the images follow each other along dimension 0.
         grids: Rows and columns of patch tokens of each image.
-        mosaics: Where images are cut into tiles, how those of each image lie; the tiles follow each other row by row.
+        mosaics: Arrangement of each image's tiles, if images are cut; the tiles follow each other row by row.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -54,13 +54,13 @@ class Pixels:
 
     @classmethod
     def join(cls, parts: Sequence[Pixels]) -> Pixels:
-        """The images of all `parts` in one batch; smaller images are padded with zeros to the largest."""
+        """Join the images of all `parts` in one batch; smaller images are padded with zeros to the largest."""
         inputs = {name: _stacked([part.inputs[name] for part in parts]) for name in parts[0].inputs}
         grids = tuple(grid for part in parts for grid in part.grids)
         return cls(inputs, grids, tuple(mosaic for part in parts for mosaic in part.mosaics))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Pixels:
-        """The same batch on `device`, floating-point tensors in `dtype`."""
+        """Move the batch to `device`, floating-point tensors in `dtype`."""
         moved = {name: t.to(device, dtype if t.is_floating_point() else None) for name, t in self.inputs.items()}
         return Pixels(moved, self.grids, self.mosaics)
 
@@ -74,4 +74,5 @@ def _padded(tensor: torch.Tensor, largest: Sequence[int]) -> torch.Tensor:
     wanting = [size - own for size, own in zip(largest, tensor.shape[1:], strict=True)]
     if not any(wanting):
         return tensor
+    # `pad` takes sizes from the last dimension backwards, as (before, after) pairs
     return pad(tensor, [part for size in reversed(wanting) for part in (0, size)])

@@ -1,4 +1,4 @@
-"""The image processor of a checkpoint: how an image becomes the pixels that its tower reads."""
+"""Image processor of a checkpoint, which turns an image into the pixels that its tower reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.errors import CheckpointError
 from visprobe.io.regular import read_object
 
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # files that may describe one
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # either may describe the image processor
 # Kinds that make one view of an image, with which any tower may be saved.
 _PLAIN = (
     "SiglipImageProcessor", "CLIPImageProcessor", "CLIPFeatureExtractor", "LlavaImageProcessor", "BitImageProcessor",
@@ -43,11 +43,11 @@ _SWITCHED = {
 
 @dataclass(frozen=True)
 class Resolution:
-    """How much of an image a tower gets to see.
+    """Amount of an image that a tower reads.
 
     Attributes:
         pixels: Pixels per image for towers of native resolution, whose number of tokens follows the image.
-        tiles: Whether models that cut images into tiles read the tiles; otherwise they read the base view alone.
+        tiles: True to read the tiles of models that cut images into tiles; otherwise the base view alone.
     """
 
     pixels: int = 448 * 448
@@ -55,10 +55,10 @@ class Resolution:
 
 
 class ShapesProcessor(Protocol):
-    """What makes a processor's stored fields fit the way a tower is read; a geometry does."""
+    """Object that fits a processor's stored fields to the way a tower is read; a geometry does this."""
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """Arguments of the processor's class from the `stored` fields of a checkpoint."""
+        """Return arguments of the processor's class, given the `stored` fields of a checkpoint."""
         ...
 
 
@@ -67,12 +67,15 @@ def read_processor(
     kinds: Mapping[str, str] | None = None,
     shape: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
 ) -> Any | None:
-    """The image processor that `folder` describes, on the Pillow backend, or None if it describes none.
+    """Load the image processor that `folder` describes, on the Pillow backend.
 
     Args:
-        folder: Where `preprocessor_config.json` or `processor_config.json` lies.
+        folder: Folder of `preprocessor_config.json` or `processor_config.json`.
         kinds: Classes to use for stored kinds of processor, beside the plain ones.
-        shape: From the stored fields to the arguments of the class; by default `plain_fields`.
+        shape: Turns stored fields into arguments of the class; by default `plain_fields`.
+
+    Returns:
+        The processor, or None if the folder describes none.
 
     Raises:
         CheckpointError: If the description is damaged or names an unknown kind of processor.
@@ -94,7 +97,7 @@ def read_processor(
 
 
 def plain_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that say how one square view is made."""
+    """Return the stored fields that say how one square view is made."""
     return {key: stored[key] for key in _FIELDS if key in stored and key != "do_pad"}
 
 
@@ -106,15 +109,18 @@ def find_processor(
     resolution: Resolution,
     kinds: Mapping[str, str] | None = None,
 ) -> tuple[Any, list[str]]:
-    """The processor of `folder`, else that of the tower's family, with a warning if it had to be assumed.
+    """Load the processor of `folder`, else the default of the tower's family.
 
     Args:
-        folder: Where it may be described.
+        folder: Folder of the checkpoint.
         family: `Family` of the tower.
         config: Configuration of the tower.
-        geometry: How the tower is read.
-        resolution: How many pixels, and whether tiles.
+        geometry: Fits stored fields to the tower.
+        resolution: Pixels per image, and whether tiles are read.
         kinds: Classes to use for stored kinds of processor, beside those of the family.
+
+    Returns:
+        The processor, and a warning if the default was used.
     """
 
     def shape(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +137,7 @@ def find_processor(
 
 
 def default_processor(family: Any, image_size: int) -> Any:
-    """The processor of the `Family` of a tower that reads square images of `image_size` pixels."""
+    """Make the default processor of a `Family` for square images of `image_size` pixels."""
     square = {"height": image_size, "width": image_size}
     squashes = "height" in (_class(family.processor).size or {})
     sizes = {"size": square} if squashes else {"size": {"shortest_edge": image_size}, "crop_size": square}
@@ -139,10 +145,10 @@ def default_processor(family: Any, image_size: int) -> Any:
 
 
 def make_processor(name: str, fields: Mapping[str, Any]) -> Any:
-    """The transformers image processor class `name` ("Class", or "module:Class" below its models) with `fields`.
+    """Make the transformers image processor class `name` ("Class", or "module:Class" below its models) with `fields`.
 
     Raises:
-        CheckpointError: If they make no processor.
+        CheckpointError: If the class refuses the fields.
     """
     try:
         with quiet():
@@ -157,20 +163,21 @@ def _class(name: str) -> Any:
 
 
 def output_size(processor: Any) -> tuple[int, int]:
-    """Height and width in pixels of what `processor` makes of any image.
+    """Return height and width, in pixels, of the processor's output.
 
     Raises:
-        CheckpointError: If the size depends on the image, or the processor makes nothing of it.
+        CheckpointError: If the size depends on the image, or the processor fails.
     """
     described = processor.to_dict()
     edges = [edge for name in ("size", "crop_size", "pad_size") for edge in _edges(described.get(name))]
     if max(edges, default=0) > _LONGEST_EDGE:
         raise _unusable(ValueError(f"images of {max(edges)} pixels a side"))
     sizes = set()
+    # a tall and a wide probe image: equal sizes mean that the output does not depend on the image
     for shape in ((64, 48), (40, 120)):
         try:
             pixels = processor([Image.new("RGB", shape)], return_tensors="pt")["pixel_values"]
-        except Exception as error:  # as above
+        except Exception as error:  # transformers raises many types on fields it cannot use
             raise _unusable(error) from error
         sizes.add(tuple(pixels.shape[-2:]))
     if len(sizes) != 1:
@@ -195,7 +202,7 @@ def _unusable(error: Exception) -> CheckpointError:
 
 
 def processor_hash(processor: Any) -> str:
-    """SHA-256 over the fields of `processor` that change pixels, and no others."""
+    """Return the SHA-256 of the fields of `processor` that change pixels, and no others."""
     values = processor.to_dict()
     kept = {key: values[key] for key in (*_FIELDS, *_NATIVE_FIELDS) if values.get(key)}
     for switch, fields in _SWITCHED.items():

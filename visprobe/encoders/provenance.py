@@ -1,4 +1,4 @@
-"""Where an encoder comes from, so that a number can be traced back to files."""
+"""Provenance of an encoder, so that a number can be traced back to files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was read, and how it was understood.
+    """Record of the files that were read and how they were interpreted.
 
     Attributes:
         path: Checkpoint folder or hub id as given.
-        commit: The commit that was read, for a checkpoint of the hub.
+        commit: Commit that was read, for a checkpoint of the hub.
         family: Family of the tower ("siglip").
         layout: On-disk layout ("A", "B", "C", "D": LLaVA of transformers; "L": original LLaVA; "bare").
         tower: Name of the tower where the checkpoint tells it, else the `model_type` of its configuration.
@@ -20,9 +20,9 @@ class Provenance:
         params: Number of weights of tower and projector.
         bytes_read: Bytes read from the weight files, headers included.
         consumed: Site that the MLLM reads.
-        why: Why it is that site.
+        why: Reason for that site.
         off_path: Weight groups that the MLLM's loss never reaches.
-        warnings: What a reader should know.
+        warnings: Warnings for the reader.
     """
 
     path: str
@@ -39,5 +39,5 @@ class Provenance:
     commit: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The provenance as plain JSON values."""
+        """Return the provenance as plain JSON values."""
         return asdict(self)

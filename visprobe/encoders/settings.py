@@ -1,4 +1,4 @@
-"""What an encoder's output depends on beside its weights: the fields of its configuration that change its tokens."""
+"""Settings that an encoder's output depends on beside its weights: configuration fields that change its tokens."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _INERT = re.compile(
     r"|begin_suppress_tokens|suppress_tokens|remove_invalid_values|exponential_decay_length_penalty|prefix"
     r"|task_specific_params|tf_legacy_loss|tokenizer_class|encoder_no_repeat_ngram_size|quantization_config"
 )
-_TOWER = "vision_config."  # what stands there is a setting of the tower already
+_TOWER = "vision_config."  # excluded from a connector's settings: these are settings of the tower already
 _EVERYTHING = "*"
 
 
 def tower_settings(config: Any) -> dict[str, Any]:
-    """The fields of the tower's configuration `config` that its tokens depend on, by name."""
+    """Return the fields of the tower's configuration `config` that its tokens depend on, by name."""
     return {name: value for name, value in config.to_dict().items() if not _INERT.fullmatch(name)}
 
 
 def connector_settings(config: Any, use: Callable[[Any], object]) -> dict[str, Any]:
-    """The fields of a multimodal model's `config`, but for those of its tower, that its connector depends on.
+    """Return the fields of a multimodal model's `config` that its connector depends on, without those of its tower.
 
     Args:
         config: Configuration of the model.
@@ -47,7 +47,7 @@ def connector_settings(config: Any, use: Callable[[Any], object]) -> dict[str, A
 
 
 def first_difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """The first of two encoders' settings that differs, in words, or None."""
+    """Describe the first setting in which two encoders differ, or return None."""
     for name in sorted(mine.keys() | theirs.keys()):
         if mine.get(name) != theirs.get(name):
             return f"{name} is {theirs.get(name)} against {mine.get(name)}"
@@ -55,7 +55,7 @@ def first_difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str 
 
 
 class _Watching:
-    """Mixed into the class of a configuration, notes the name of every attribute that is asked for."""
+    """Mixin for the class of a configuration that notes the name of every attribute that is read."""
 
     watch_notes: ClassVar[set[str]]
     watch_place: ClassVar[str]
@@ -79,11 +79,11 @@ class _Watching:
 
 
 def fields_read(config: Any, use: Callable[[Any], object]) -> dict[str, Any]:
-    """The fields of `config` that `use` reads, with their values as plain JSON.
+    """Return the fields of `config` that `use` reads, with their values as plain JSON.
 
     Args:
         config: Configuration of transformers; it is not changed.
-        use: Called once with a copy of `config`. If it fails, nobody knows what it would have read: every field counts.
+        use: Called once with a copy of `config`. If it fails, what it would have read is unknown: every field counts.
 
     Returns:
         Values by name, those of a configuration inside another one by dotted name ("text_config.rms_norm_eps").
@@ -98,7 +98,7 @@ def fields_read(config: Any, use: Callable[[Any], object]) -> dict[str, Any]:
 
 
 def _watching(config: Any, place: str, notes: set[str]) -> Any:
-    """A copy of `config`, at the dotted name `place` with its dot, that adds to `notes`."""
+    """Copy `config`, at the dotted name `place` with its dot, so that it adds to `notes`."""
     kind = type(config)
     watched = copy.copy(config)
     for name, value in vars(config).items():

@@ -1,4 +1,4 @@
-"""Building a tower of transformers from tensors, with nothing missing and nothing left over."""
+"""Build a tower of transformers from tensors, with nothing missing and nothing left over."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _TIMES, _FEW_WEIGHTS, _FEW_BLOCKS = 8, 10**7, 100
 def load_tower(
     family: Family, config: Any, tensors: Mapping[str, torch.Tensor], *, norm_needed: bool
 ) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """The tower whose weights are `tensors`, in their widest dtype, in evaluation mode.
+    """Build the tower whose weights are `tensors`, in their widest dtype, in evaluation mode.
 
     Args:
         family: Family of the tower.
-        config: Its transformers configuration.
+        config: transformers configuration of the tower.
         tensors: Weights by name relative to the tower, as the file spells them.
-        norm_needed: Whether the MLLM reads the last norm; if not, a checkpoint may leave it out.
+        norm_needed: True if the MLLM reads the last norm; if not, a checkpoint may leave it out.
 
     Returns:
         The tower, and its weights by canonical name (that of the transformers class) in stored dtype.
@@ -71,7 +71,7 @@ def load_tower(
 
 
 def _check_extent(family: Family, config: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse a configuration of a tower so much larger than its weights that building it would fill the memory."""
+    """Refuse a configuration so much larger than the weights that building its tower would fill the memory."""
     there = sum(tensor.numel() for tensor in tensors.values())
     if family.depth(config) > max(len(tensors), _FEW_BLOCKS):
         said = f"{family.depth(config):,} blocks"
@@ -79,7 +79,7 @@ def _check_extent(family: Family, config: Any, tensors: Mapping[str, torch.Tenso
         try:
             with quiet(), torch.device("meta"):
                 model = family.cls(copy.deepcopy(config), **family.options(set(tensors)))
-        except Exception:  # what makes no tower is said, with its reason, where the tower itself is built
+        except Exception:  # load_tower raises the same fault with its reason
             return
         needed = sum(parameter.numel() for parameter in model.parameters())
         if needed <= _TIMES * there + _FEW_WEIGHTS:
@@ -93,9 +93,9 @@ def _check_extent(family: Family, config: Any, tensors: Mapping[str, torch.Tenso
 
 
 def placed(module: torch.nn.Module, device: str | torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    """`module` on `device` with its weights in `dtype`.
+    """Move `module` to `device`, with its weights in `dtype`.
 
-    What is computed and not stored, as rotary frequencies, keeps its precision, as in `from_pretrained`.
+    Buffers that are computed and not stored (rotary frequencies) keep their precision, as in `from_pretrained`.
     """
     module.to(device)
     for weight in module.state_dict(keep_vars=True).values():

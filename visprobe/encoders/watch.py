@@ -19,12 +19,12 @@ EMBEDDING = "embedding"
 
 @dataclass(frozen=True)
 class Captured:
-    """The tokens of one site as the model computed them, part of a graph.
+    """Tokens of one site as the model computed them, part of an autograd graph.
 
     Attributes:
-        leaves: Tensors that a gradient can be taken by.
-        views: From tensors of their shapes to one view per image: patch tokens (1, T, D) in raster order, with their
-            grid. Linear, so that it takes gradients as it takes states.
+        leaves: Tensors to take gradients by.
+        views: Turns tensors of their shapes into one view per image: patch tokens (1, T, D) in raster order, with
+            their grid. Linear, so that it takes gradients as it takes states.
     """
 
     leaves: tuple[torch.Tensor, ...]
@@ -53,7 +53,7 @@ def _hook(tower: torch.nn.Module, family: Family, site: str, keep: Keep) -> Any:
 
 
 def _embedding(tower: torch.nn.Module, family: Family, output: Any) -> torch.Tensor:
-    """What the tower's own class pools, (B, D), in the space shared with a text tower if the checkpoint has one."""
+    """Return the pooled embedding (B, D), in the space shared with a text tower if the checkpoint has one."""
     pooled: torch.Tensor = output[1]
     projection = getattr(tower, family.projection or "", None)
     return pooled if projection is None else projection(pooled)

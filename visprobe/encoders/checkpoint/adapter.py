@@ -1,4 +1,4 @@
-"""LoRA adapters: the base model's tensors with the adapter merged into those that are read."""
+"""Tensors of a base model with a LoRA adapter, merged as they are read."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _Read = Callable[[Tensors, Sequence[str]], dict[str, torch.Tensor]]
 
 @dataclass
 class _Delta:
-    """The adapter's tensors for one module: `lora_A.weight`, `lora_B.weight`, … to their names."""
+    """Tensors of an adapter for one module: `lora_A.weight`, `lora_B.weight`, … to their names."""
 
     module: str
     names: dict[str, str] = field(default_factory=dict)
 
 
 class Adapted(Tensors):
-    """A base model's tensors, changed by an adapter as they are read.
+    """Tensors of a base model, changed by an adapter as they are read.
 
     Args:
-        base: The base model's tensors.
-        parts: The adapter's tensors, later ones over earlier ones.
-        settings: How LoRA matrices are scaled.
-        names: Names of the base model.
+        base: Tensors of the base model.
+        parts: Tensors of the adapter; later ones replace earlier ones.
+        settings: Scaling of the LoRA matrices.
+        names: Names of the base model; by default those of `base`.
 
     Raises:
         CheckpointError: If the adapter changes a module of the tower or projector that the base model does not have.
@@ -77,7 +77,7 @@ class Adapted(Tensors):
                         f"{part.where} holds several adapters: {delta.names[kind]!r} and {name!r}",
                         hint="Save one of them alone.",
                     )
-            elif ".original_module." not in name:  # what modules_to_save replaces
+            elif ".original_module." not in name:  # the untrained copy that PEFT keeps beside modules_to_save
                 self._replace(name, part[name])
         for delta in deltas.values():
             self._add(delta, part.where)
@@ -107,7 +107,7 @@ class Adapted(Tensors):
         if "lora_B.bias" in delta.names and bias:
             self._deltas.setdefault(bias.tensor, []).append((delta, bias))
         elif "lora_B.bias" in delta.names:
-            delta.names["lora_B.bias of a layer without bias"] = delta.names["lora_B.bias"]  # found when it is read
+            delta.names["lora_B.bias of a layer without bias"] = delta.names["lora_B.bias"]  # refused when it is read
 
     def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
         tensors = self._put_together(entries, lambda part, names: part.read_many(names))
@@ -119,7 +119,7 @@ class Adapted(Tensors):
         return self._put_together(entries, lambda part, names: part.outlines(names))
 
     def _put_together(self, entries: Sequence[TensorEntry], read: _Read) -> dict[str, torch.Tensor]:
-        """The tensors of `entries`, from what `read` gives of base and parts."""
+        """Put the tensors of `entries` together; `read` gives tensors, or outlines, of base and parts."""
         wanted = [entry.name for entry in entries]
         own = self._read_parts((name for target in wanted for name in self._needed(target)), read)
         tensors = read(self._base, [name for name in wanted if not self._is_replaced(name)])
@@ -144,7 +144,7 @@ class Adapted(Tensors):
         return name not in self._base or any(place.is_whole for _, place in self._whole.get(name, ()))
 
     def _put(self, name: str, tensor: torch.Tensor, place: Place, there: torch.Tensor | None) -> torch.Tensor:
-        """A tensor that replaces another takes its dtype, as when it is loaded into the base model."""
+        """Give a tensor the dtype of the one it replaces, as loading it into the base model would."""
         tensor = tensor.to(DTYPES[self._entries[name].dtype])
         return tensor if there is None or place.is_whole else place.with_rows(there, tensor)
 
@@ -198,7 +198,7 @@ _KINDS = {
 
 
 def adapter_config(folder: Folder) -> dict[str, Any]:
-    """The folder's adapter_config.json.
+    """Load the folder's adapter_config.json.
 
     Raises:
         CheckpointError: If it is damaged.
@@ -207,10 +207,10 @@ def adapter_config(folder: Folder) -> dict[str, Any]:
 
 
 def adapted(folder: Folder, base: Tensors, model: ModuleNames) -> Tensors:
-    """The tensors of `base` with the adapter in `folder`, and weights saved beside it, put in as they are read.
+    """Return the tensors of `base`, changed as they are read by the adapter in `folder` and by weights saved beside it.
 
     Args:
-        folder: The adapter's folder.
+        folder: Folder of the adapter.
         base: Tensors of the base model.
         model: Names of the base model.
 
@@ -233,7 +233,7 @@ def adapted(folder: Folder, base: Tensors, model: ModuleNames) -> Tensors:
 
 
 def _beside_notes(folder: Folder, whole: Sequence[tuple[str, Tensors]]) -> list[str]:
-    """What a reader should know of the files beside an adapter."""
+    """Return warnings about the files beside an adapter."""
     notes = [f"trained whole, read from {file} beside the adapter: {len(tensors)} tensors" for file, tensors in whole]
     for number, (file, tensors) in enumerate(whole):
         before = [name for name, others in whole[:number] if not set(tensors).isdisjoint(others)]

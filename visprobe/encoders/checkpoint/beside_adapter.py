@@ -1,4 +1,4 @@
-"""Weights that were trained whole and saved beside an adapter, under whatever name a trainer gave the file."""
+"""Weights that were trained whole and saved beside an adapter, under any file name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from visprobe.io.containers.torch_files import NoTensors
 _WEIGHTS = re.compile(r".+\.(safetensors|bin|pt|pth)(\.index\.json)?")
 _SHARD = re.compile(r"-\d+-of-\d+(?=\.\w+$)")
 _HEADS = ("v_head.", "value_head.", "score.", "summary.", "classifier.", "reward_head.")
-_OTHER_THINGS = ("checkpoint", "global_step", "step", "epoch", "runs", "logs", "wandb")  # that folders are named for
+_OTHER_THINGS = ("checkpoint", "global_step", "step", "epoch", "runs", "logs", "wandb")  # prefixes of folders to skip
 # Parts of names that a base model of original LLaVA may lack: it is the language model alone, or has a frozen tower.
 _TOWER = {"visual", "vision_tower", "vision_model"}
 _OTHER_PARTS = {"mm_projector", "vision_resampler", "image_newline"}
@@ -29,16 +29,19 @@ _AWAY = "If they are no weights of this model, move the file to another folder."
 def beside(
     folder: Folder, own: str, base: Tensors, model: ModuleNames, merged: Collection[str]
 ) -> list[tuple[str, Tensors]]:
-    """The files of weights beside the adapter in `folder`, each with its tensors by the base model's names.
+    """Open the files of weights beside the adapter in `folder`, each with its tensors by the base model's names.
 
-    What a file is called decides nothing, but for the state of trainers; what its tensors are called does.
+    A file counts by the names of its tensors, not by its own, except for files of trainer state.
 
     Args:
-        folder: The adapter's folder.
-        own: The adapter's own file.
+        folder: Folder of the adapter.
+        own: File of the adapter itself.
         base: Tensors of the base model.
         model: Names of the base model.
         merged: Tensors of the base model that the adapter changes by LoRA.
+
+    Returns:
+        Pairs of file name and tensors.
 
     Raises:
         CheckpointError: If a file is damaged, or holds weights that do not fit the base model or the adapter.
@@ -57,14 +60,14 @@ def beside(
 
 
 def other_models(folder: Folder) -> list[str]:
-    """Folders in `folder` that hold a model of their own, whose weights are none of the adapter's."""
+    """Return folders in `folder` that hold a model of their own, whose weights are none of the adapter's."""
     names = folder.names()
     holding = {os.path.dirname(name) for name in names if _WEIGHTS.fullmatch(name)}
     return sorted(place for place in holding if place and f"{place}/config.json" in names and not _is_other(place))
 
 
 def _files(folder: Folder, own: str, base: Tensors) -> list[str]:
-    """Files of weights, an index for its shards; without those of the base model and of other models."""
+    """Return files of weights, an index for its shards; without those of the base model and of other models."""
     names = folder.names()
     described = {os.path.dirname(name) for name in names if name.endswith(("/config.json", "/adapter_config.json"))}
     indexed = {name.removesuffix(".index.json") for name in names if name.endswith(".index.json")}
@@ -91,14 +94,14 @@ def _is_other(place: str) -> bool:
 def _opened(folder: Folder, file: str) -> Tensors | None:
     try:
         return open_file(folder, file)
-    except NoTensors:  # what a trainer keeps for itself
+    except NoTensors:  # state of a trainer
         return None
     except CheckpointError as error:
         raise CheckpointError(f"beside an adapter, {error.message}", hint=f"{error.hint} {_AWAY}") from error
 
 
 def _weights(tensors: Tensors) -> dict[str, str]:
-    """What may be weights of a model: their names without wrappers to those in the file."""
+    """Return possible weights of a model: names without wrappers to names in the file."""
     names = [name for name, entry in tensors.items() if entry.shape and is_float(entry) and not LORA.fullmatch(name)]
     plain = {plain_name(name): name for name in names if ".original_module." not in name}
     return {name: old for name, old in plain.items() if not name.startswith(_HEADS)}
@@ -107,7 +110,7 @@ def _weights(tensors: Tensors) -> dict[str, str]:
 def _check_adapter(
     where: str, tensors: Tensors, weights: Mapping[str, str], model: ModuleNames, merged: Collection[str]
 ) -> None:
-    """The file changes nothing that the adapter changes too, nor in the adapter's way."""
+    """Refuse a file that changes what the adapter changes too, or holds LoRA matrices that the adapter lacks."""
     modules = {plain_name(f"{match['module']}.weight") for match in map(LORA.fullmatch, tensors) if match}
     for name in sorted(modules):
         place = model.find(name)
@@ -128,11 +131,7 @@ def _check_adapter(
 def _placed(
     where: str, weights: Mapping[str, str], tensors: Tensors, base: Tensors, model: ModuleNames
 ) -> dict[str, str]:
-    """The names of `weights` in the base model to their names in the file.
-
-    Raises:
-        CheckpointError: If the base model has no place for them.
-    """
+    """Map the names of `weights` in the base model to names in the file; refuse them if it has no place for them."""
     there = {part for name in base for part in name.split(".")}
     language = any(map(of_language_model, base))
     strange = [name for name in weights if not (model.find(name) or _is_elsewhere(name, there, language=language))]
@@ -149,7 +148,7 @@ def _placed(
 
 
 def _is_elsewhere(name: str, there: set[str], *, language: bool) -> bool:
-    """Whether `name` is no weight of the tower that the base model holds, whose parts of names are `there`."""
+    """Return whether `name` is no weight of the tower held by the base model, whose parts of names are `there`."""
     parts = set(name.split("."))
     if of_language_model(name) or (language and there.isdisjoint(_TOWER | _OTHER_PARTS)):
         return True
@@ -158,7 +157,7 @@ def _is_elsewhere(name: str, there: set[str], *, language: bool) -> bool:
 
 
 def _below(weights: Mapping[str, str], tensors: Tensors, base: Tensors, model: ModuleNames) -> Iterable[dict[str, str]]:
-    """Where `weights` fit as a whole below a prefix that the file leaves out."""
+    """Yield names of the base model that `weights` fit as a whole, below a prefix that the file leaves out."""
     seen = set()
     for prefix in sorted({prefix for name in base for prefix in _prefixes(name)}):
         names = {}
@@ -173,6 +172,6 @@ def _below(weights: Mapping[str, str], tensors: Tensors, base: Tensors, model: M
 
 
 def _prefixes(name: str) -> list[str]:
-    """The beginnings of `name` before its first number."""
+    """Return the prefixes of `name` before its first number."""
     parts = re.split(r"\.\d+\.", name)[0].split(".")
     return [".".join(parts[:count]) + "." for count in range(1, len(parts) + 1)]

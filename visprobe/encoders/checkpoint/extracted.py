@@ -14,12 +14,12 @@ NAMES = "tower_names.json"
 
 
 def is_extracted(names: list[str]) -> bool:
-    """Whether a folder with files `names` holds a tower and the projector it was extracted with."""
+    """Return whether a folder with files `names` holds a tower and the projector it was extracted with."""
     return {MLLM_CONFIG, PROJECTOR, NAMES} <= set(names)
 
 
 def restored(folder: Folder, tower: Tensors) -> Tensors:
-    """The tensors of the projector and of `tower` under the names they had in the multimodal checkpoint.
+    """Return the tensors of the projector and of `tower` by their names in the multimodal checkpoint.
 
     Raises:
         CheckpointError: If the list of names is damaged, or names a tensor that is not there.

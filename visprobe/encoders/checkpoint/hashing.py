@@ -1,4 +1,4 @@
-"""Content hashes of weights that do not depend on how a checkpoint was laid out on disk."""
+"""Content hashes of weights that do not depend on the layout of a checkpoint on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names (sorted), dtypes, shapes and bytes of `tensors`."""
+    """Return the SHA-256 over names (sorted), dtypes, shapes and bytes of `tensors`."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""Merging LoRA and DoRA into the weights they change, in the dtypes and the order of PEFT's `merge_and_unload`."""
+"""Merge LoRA and DoRA into weights, in the dtypes and the order of PEFT's `merge_and_unload`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 from visprobe.errors import CheckpointError
 
 _MERGE = "Merge it with PEFT (model.merge_and_unload()), save the result and give that."
-# These set the base weights anew before training, so that the adapter does not fit the base model as it is stored.
+# These change the base weights before training, so that the adapter does not fit the base model as it is stored.
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 _VARIANTS = (
     "use_qalora", "arrow_config", "alora_invocation_tokens", "velora_config", "monteclora_config", "mica",
@@ -22,19 +22,19 @@ _VARIANTS = (
 )  # fmt: skip
 _LONGEST_PATTERN, _MOST_REPEATED = 1000, 3  # names of modules have some hundred characters
 _REPEATED = re.compile(r"[*+]|\{\d*,\d*\}")
-_NESTED = re.compile(r"\)[*+{]")  # a group that is repeated: what is in it may repeat too
+_NESTED = re.compile(r"\)[*+{]")  # a repeated group: repetition inside it may take exponential time
 _CONV = {4: functional.conv2d, 5: functional.conv3d}
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """What adapter_config.json says about merging.
+    """Scaling settings of adapter_config.json.
 
     Attributes:
-        where: The file, for messages.
+        where: File name for messages.
         rank: Rank where no pattern says otherwise.
         alpha: Numerator of the scaling where no pattern says otherwise.
-        rank_stabilised: Whether it is divided by the root of the rank instead of the rank.
+        rank_stabilised: True if alpha is divided by the root of the rank instead of the rank.
         ranks: Rank by pattern of module names.
         alphas: Alpha by pattern of module names.
     """
@@ -47,7 +47,7 @@ class LoraSettings:
     alphas: Mapping[str, float]
 
     def scaling(self, module: str, rank: int) -> float:
-        """The factor of B·A in `module`.
+        """Return the factor of B·A in `module`.
 
         Args:
             module: Name of the module as the adapter spells it.
@@ -67,11 +67,11 @@ class LoraSettings:
 
 
 def lora_settings(config: Mapping[str, Any], where: str) -> LoraSettings:
-    """The settings in an adapter's configuration.
+    """Read the settings in an adapter's configuration.
 
     Args:
-        config: adapter_config.json.
-        where: The file, for messages.
+        config: Content of adapter_config.json.
+        where: File name for messages.
 
     Raises:
         CheckpointError: If it is no LoRA or DoRA, a variant that changes more than B·A, or damaged.
@@ -102,17 +102,17 @@ def lora_settings(config: Mapping[str, Any], where: str) -> LoraSettings:
 def merged(
     weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float, magnitude: torch.Tensor | None
 ) -> torch.Tensor:
-    """`weight` with a LoRA or DoRA merged into it, in its own dtype.
+    """Merge a LoRA or DoRA into `weight`, in its own dtype.
 
     Args:
-        weight: Of a linear layer (out, in) or a convolution (out, in, *kernel).
-        a: (r, in) or (r, in, *kernel).
-        b: (out, r) or (out, r, 1, …).
+        weight: Weight of a linear layer (out, in) or a convolution (out, in, *kernel).
+        a: Matrix A, (r, in) or (r, in, *kernel).
+        b: Matrix B, (out, r) or (out, r, 1, …).
         scaling: Factor of B·A.
         magnitude: DoRA's magnitudes with `out` elements, or None.
 
     Returns:
-        W + scaling · B·A; with magnitudes each row of it scaled to its magnitude.
+        W + scaling · B·A in the dtype of `weight`; with magnitudes each row of it scaled to its magnitude.
 
     Raises:
         RuntimeError: If the shapes do not fit each other.
@@ -132,7 +132,7 @@ def merged(
 
 
 def merged_embedding(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
-    """The embedding `weight` (n, D) with a LoRA of A (r, n) and B (D, r) merged into it, in its own dtype.
+    """Merge a LoRA of A (r, n) and B (D, r) into the embedding `weight` (n, D), in its own dtype.
 
     Raises:
         RuntimeError: If the shapes do not fit each other.
@@ -146,6 +146,7 @@ def merged_embedding(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, sca
 def _convolved(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if weight.dim() not in _CONV:
         raise RuntimeError(f"a LoRA of a weight of shape {list(weight.shape)}")
+    # B·A of convolutions as PEFT computes it: a product for 1x1 kernels, else a convolution of A by B
     if weight.dim() == 4 and weight.shape[2:] == (1, 1):
         return (b.squeeze(3).squeeze(2) @ a.squeeze(3).squeeze(2)).unsqueeze(2).unsqueeze(3)
     return _CONV[weight.dim()](a.transpose(0, 1), b).transpose(0, 1)
@@ -161,7 +162,7 @@ def _by_pattern(values: Mapping[str, Any], module: str, default: Any) -> Any:
 
 
 def _pattern(value: Any) -> str:
-    """A key that stands for modules, which PEFT takes as a regular expression; some of those never end."""
+    """Check a key that PEFT takes as a regular expression of module names; some expressions take exponential time."""
     text = str(value)
     if len(text) > _LONGEST_PATTERN or len(_REPEATED.findall(text)) > _MOST_REPEATED or _NESTED.search(text):
         raise ValueError(f"the pattern {text[:80]!r} could take hours to compare")

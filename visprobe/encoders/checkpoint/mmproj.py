@@ -1,6 +1,6 @@
-"""llama.cpp's vision files (`mmproj*.gguf`) as checkpoints of the models that they were made from.
+"""Vision files of llama.cpp (`mmproj*.gguf`) as checkpoints of the models that they were made from.
 
-The names, and what the conversion changes, are those of llama.cpp's converters: fused projections of queries, keys and
+Names and changes of the conversion follow llama.cpp's converters: fused projections of queries, keys and
 values are split, the two frames of Qwen's patch embedding are separate, Gemma's norm has 1 added, and files for LLaVA
 swap the names of the two layers of each MLP and leave the last block out.
 """
@@ -40,13 +40,13 @@ _BLOCK = re.compile(r"v\.blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 @dataclass(frozen=True)
 class _Kind:
-    """How the file of one type of projector is named and described.
+    """Names and description of the files of one type of projector.
 
     Attributes:
-        blocks: What stands before the number of a block.
+        blocks: Prefix of the number of a block.
         block: Parts of a block, from the file's name to that of transformers.
-        parts: The other parts.
-        describe: From the file to config.json and preprocessor_config.json.
+        parts: Other parts.
+        describe: Maps the file to config.json and preprocessor_config.json.
     """
 
     blocks: str
@@ -56,11 +56,11 @@ class _Kind:
 
 
 class Converted(Tensors):
-    """The tensors of an mmproj file under the names of transformers.
+    """Tensors of an mmproj file under the names of transformers.
 
     Args:
-        file: The file.
-        sources: From name in transformers to what it is made of.
+        file: Open GGUF file.
+        sources: Name in transformers to the tensor or tensors that it is made of.
     """
 
     def __init__(self, file: GgufFile, sources: Mapping[str, Source]) -> None:
@@ -82,7 +82,7 @@ class Converted(Tensors):
 
 
 def mmproj_file(folder: Folder) -> str | None:
-    """The mmproj file of a folder that holds no other weights; of several the most exact."""
+    """Return the mmproj file of a folder that holds no other weights; of several the most exact."""
     names = [name for name in folder.names() if "/" not in name]
     if any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".index.json")) for name in names):
         return None
@@ -91,11 +91,11 @@ def mmproj_file(folder: Folder) -> str | None:
 
 
 def open_mmproj(folder: Folder, name: str) -> tuple[dict[str, Any], dict[str, Any], Tensors]:
-    """An mmproj file as a checkpoint of transformers.
+    """Open an mmproj file as a checkpoint of transformers.
 
     Args:
-        folder: Where it lies.
-        name: The file.
+        folder: Folder of the file.
+        name: Name of the file.
 
     Returns:
         config.json, preprocessor_config.json, and the tensors under the names of transformers.
@@ -172,13 +172,13 @@ def _frames(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _is_swapped(file: GgufFile) -> bool:
-    """Whether `ffn_down` is the first layer of each MLP, as in files of the older converter."""
+    """Return whether `ffn_down` is the first layer of each MLP, as in files of the older converter."""
     first = file.get("v.blk.0.ffn_down.weight")
     return first is not None and first.shape[1] == file.metadata["clip.vision.embedding_length"]
 
 
 def _vision(file: GgufFile) -> dict[str, Any]:
-    """What all towers have in common; the number of blocks is that of the tensors, since some files say another."""
+    """Return fields common to all towers; blocks are counted from the tensors, since some files give another number."""
     field = {key.removeprefix("clip.vision."): value for key, value in file.metadata.items()}
     return {
         "hidden_size": int(field["embedding_length"]),

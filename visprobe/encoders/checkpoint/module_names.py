@@ -1,4 +1,4 @@
-"""Finding a model's tensor by a name that another version of transformers, or another class, gives it.
+"""Find a model's tensor by the name that another version of transformers, or another class, gives it.
 
 An adapter names modules as they were called in memory where it was trained; a file names tensors as they were called
 where it was saved. Both go through the names of today's classes, which transformers itself knows how to reach.
@@ -22,11 +22,12 @@ _OPTIONAL_PARTS = {"model", "vision_model", "language_model"}  # of a name; vers
 
 @dataclass(frozen=True)
 class Place:
-    """Where the weight of a module lies in a file.
+    """Location of a module's weight in a file.
 
     Attributes:
         tensor: Name of the tensor.
-        part: Which of how many equal parts of its rows, where the file keeps several weights in one tensor.
+        part: Number of the part, and count of equal parts of its rows, where one tensor of the file holds several
+            weights.
     """
 
     tensor: str
@@ -34,16 +35,16 @@ class Place:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the tensor is nothing but this weight."""
+        """True if the tensor holds this weight alone."""
         return self.part == (0, 1)
 
     def rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The weight in what the file keeps."""
+        """Return the weight's rows of the file's `tensor`."""
         number, count = self.part
         return tensor.chunk(count)[number]
 
     def with_rows(self, tensor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """What the file keeps, with `weight` in its place."""
+        """Return the file's `tensor` with `weight` in its rows."""
         number, count = self.part
         parts = list(tensor.chunk(count))
         parts[number] = weight
@@ -51,12 +52,12 @@ class Place:
 
 
 class ModuleNames:
-    """The places of a model's weights by any of their names.
+    """Index of a model's weights by any of their names.
 
     Args:
         names: Names of its tensors in the file.
-        configs: Configurations of transformers of the model and its tower; none for models that it does not have.
-        rename: What else brings an early name to today's.
+        configs: transformers configurations of the model and its tower; none for models that transformers lacks.
+        rename: Maps an early name to today's, where transformers does not.
     """
 
     def __init__(self, names: Iterable[str], configs: Iterable[Any] = (), rename: Rename = str) -> None:
@@ -69,17 +70,18 @@ class ModuleNames:
         for name in self._names:
             for spelled, place in self._spellings(name):
                 key = self._key(spelled)
+                # a name that leads to two places is ambiguous, and leads nowhere
                 self._found[key] = None if self._found.get(key, place) != place else place
 
     def find(self, name: str) -> Place | None:
-        """The place of the weight `name`, or None if there is none or more than one that could be meant."""
+        """Return the place of the weight `name`, or None if there is none or several could be meant."""
         if name in self._names:
             return Place(name)
         spellings = (self._key(spelled) for spelled, place in self._spellings(name) if place.is_whole)
         return next((place for key in spellings if (place := self._found.get(key))), None)
 
     def _spellings(self, name: str) -> Iterator[tuple[str, Place]]:
-        """`name` and what today's classes call it, each with its place."""
+        """Yield `name` and its spellings in today's classes, each with its place."""
         yield name, Place(name)
         today = self._rename(name)
         for step in self._conversions:
@@ -102,7 +104,7 @@ def _conversions(cls: Any) -> list[Any]:
 
 
 def _cuts(step: Any) -> bool:
-    """Whether `step` cuts the rows of one tensor of the file into several weights."""
+    """Return whether `step` cuts the rows of one tensor of the file into several weights."""
     return (
         isinstance(step, WeightConverter)
         and len(step.source_patterns) == 1

@@ -1,4 +1,4 @@
-"""An opened checkpoint: its small files, its tensors by name, and nothing read of them yet."""
+"""Opened checkpoints: small files, and tensors by name of which nothing is read yet."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _PARSED: dict[bytes, Any] = {}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is open.
+    """Open checkpoint.
 
     Attributes:
-        spec: What the user named.
-        folder: Where its small files (`*.json`) lie.
-        tensors: Its tensors.
-        notes: What a reader should know about how it was opened.
+        spec: Folder, file or hub id as the user gave it.
+        folder: Folder of its small files (`*.json`).
+        tensors: Tensors by name, read on demand.
+        notes: Warnings for the reader about how it was opened.
         config_file: Name of its configuration in that folder.
-        commit: The commit that was read, for a checkpoint of the hub.
-        base: Its base model, for an adapter.
+        commit: Commit that was read, for a checkpoint of the hub.
+        base: Base model, for an adapter.
     """
 
     spec: str
@@ -61,7 +61,7 @@ class Checkpoint:
 
     @cached_property
     def raw(self) -> dict[str, Any]:
-        """The configuration as it stands.
+        """Configuration as stored.
 
         Raises:
             CheckpointError: If it is missing or damaged.
@@ -70,15 +70,15 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> Any:
-        """The configuration as transformers understands it.
+        """Configuration of transformers.
 
         Raises:
-            CheckpointError: If transformers does not.
+            CheckpointError: If transformers cannot read it.
         """
         return library_config(self.folder, self.config_file)
 
     def check_whole(self, names: Iterable[str]) -> None:
-        """The tensors `names` are not quantised.
+        """Check that the tensors `names` are not quantised.
 
         Raises:
             CheckpointError: If they are.
@@ -86,10 +86,10 @@ class Checkpoint:
         check_whole(self.spec, self.base, self.raw, [self.tensors[name] for name in names])
 
     def check_described(self, kind: str = "") -> None:
-        """The configuration describes the tower; where it does not, transformers would make up another one.
+        """Check that the configuration describes the tower; if not, transformers would assume another one.
 
         Args:
-            kind: What the checkpoint is, for the message.
+            kind: Kind of the checkpoint, for the message.
 
         Raises:
             CheckpointError: If `vision_config` is missing, null or a name.
@@ -162,8 +162,8 @@ def _adapted(spec: str, folder: Folder, adapters: tuple[str, ...]) -> Checkpoint
 
 
 def _module_names(checkpoint: Checkpoint) -> ModuleNames:
-    """The names of a checkpoint's tensors, as far as transformers knows its classes."""
-    from visprobe.encoders.families import MODEL_OF, TOWER_OF  # families are read from checkpoints
+    """Return the names of a checkpoint's tensors, as far as transformers knows its classes."""
+    from visprobe.encoders.families import MODEL_OF, TOWER_OF  # families import this module
     from visprobe.encoders.layouts.original_towers import original_tower
 
     if named := checkpoint.raw.get("mm_vision_tower"):
@@ -181,11 +181,11 @@ def _module_names(checkpoint: Checkpoint) -> ModuleNames:
 
 
 def _base(folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
-    """The base model that an adapter names; if it names none, the model in the same folder or in the one around it."""
+    """Open the base model that an adapter names, or else the model in the same folder or in its parent."""
     config = adapter.adapter_config(folder)
     named, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision")
     try:
-        if "\0" in named:  # of which the system's functions make a ValueError
+        if "\0" in named:  # functions of the system raise ValueError on it
             raise CheckpointError("no path and no hub id holds a NUL character", hint=_NAME_BASE)
         for place in _places(folder.path, named):
             if str(place.resolve()) in adapters and _holds_model(place):
@@ -200,12 +200,10 @@ def _base(folder: Folder, adapters: tuple[str, ...]) -> Checkpoint:
 
 
 def _places(own: Path, named: str) -> list[Path]:
-    """Folders on this machine that the adapter in `own` means by `named`, the first of them first.
-
-    The adapter's own place comes before the current folder, where another model may have that name.
-    """
+    """Return folders on this machine that the adapter in `own` may mean by `named`, the likeliest first."""
+    # the adapter's own place comes before the current folder, where another model may have that name
     if named:
-        # not Path's is_dir: it raises for what no folder can be called
+        # not Path's is_dir: it raises for names that no folder can have
         return [path for path in (own / named, Path(os.path.expanduser(named))) if os.path.isdir(path)]
     return [path for path in (own, own.resolve().parent) if _holds_model(path)]
 
@@ -216,7 +214,7 @@ def _holds_model(path: Path) -> bool:
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """The configuration in file `name` of `folder`.
+    """Load the configuration in file `name` of `folder`.
 
     Raises:
         CheckpointError: If it is missing or damaged.
@@ -227,10 +225,10 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def library_config(folder: Path, name: str = "config.json") -> Any:
-    """The configuration in file `name` of `folder` as transformers understands it.
+    """Load the configuration in file `name` of `folder` with transformers.
 
     Raises:
-        CheckpointError: If transformers does not.
+        CheckpointError: If the file is missing or damaged, or transformers cannot read it.
     """
     check_labels(read_config(folder, name), folder / name)
     try:
@@ -243,10 +241,10 @@ def library_config(folder: Path, name: str = "config.json") -> Any:
 
 
 def check_labels(config: Mapping[str, Any], path: Path) -> None:
-    """Refuse a configuration of more classes than any model has: transformers makes a name for each, for hours.
+    """Refuse a configuration of more classes than any model has: transformers would spend hours on their names.
 
     Raises:
-        CheckpointError: If it is one.
+        CheckpointError: If `num_labels` is too large anywhere in it.
     """
     count = config.get("num_labels")
     if isinstance(count, int | float) and count > _MOST_LABELS:

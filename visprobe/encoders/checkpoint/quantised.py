@@ -1,4 +1,4 @@
-"""Quantised weights: told by their names and types from headers, so that nobody looks for another fault."""
+"""Detection of quantised weights by names and dtypes in headers, for an error that names the scheme."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from visprobe.errors import CheckpointError
 from visprobe.io.containers.safetensors_files import INDEX_FILE, SINGLE_FILE
 from visprobe.io.containers.tensors import TensorEntry
 
-# What a scheme stores beside a weight or in place of it; the first that is found names the scheme.
+# Names that a scheme stores beside a weight or in place of it; the first match names the scheme.
 _MARKS = (
     (r"quant_state\.bitsandbytes__nf4", "bitsandbytes, 4 bit, nf4"),
     (r"quant_state\.bitsandbytes__fp4", "bitsandbytes, 4 bit, fp4"),
@@ -45,10 +45,10 @@ _ORIGIN_FIELDS = ("base_model", "base_model_name_or_path", "model_name_or_path",
 
 
 def scheme_of(raw: Mapping[str, Any], entries: Iterable[TensorEntry]) -> str | None:
-    """How the weights `entries` are quantised, in words, or None if they are not.
+    """Name the quantisation scheme of the weights `entries`, or return None if they are not quantised.
 
     Args:
-        raw: config.json, whose `quantization_config` names the method best.
+        raw: Content of config.json, whose `quantization_config` names the method best.
         entries: Tensors of tower and connector; what a configuration says of the language model counts for nothing.
     """
     found = list(entries)
@@ -60,11 +60,11 @@ def scheme_of(raw: Mapping[str, Any], entries: Iterable[TensorEntry]) -> str | N
 
 
 def origin_of(raw: Mapping[str, Any], spec: str) -> str:
-    """The 16-bit checkpoint that a quantised one was made from, as a clause for a message; empty if nothing says so.
+    """Name the 16-bit checkpoint that a quantised one was made from, as a clause for a message; empty if unknown.
 
     Args:
-        raw: config.json of the quantised checkpoint.
-        spec: Its name.
+        raw: Content of config.json of the quantised checkpoint.
+        spec: Name of the quantised checkpoint.
     """
     fields = {**raw, **_settings(raw)}
     named = next((str(fields[name]) for name in _ORIGIN_FIELDS if fields.get(name)), "")
@@ -76,12 +76,12 @@ def origin_of(raw: Mapping[str, Any], spec: str) -> str:
 
 
 def check_whole(spec: str, base: str, raw: Mapping[str, Any], entries: Iterable[TensorEntry]) -> None:
-    """The weights `entries` are floating-point numbers of 16 or more bits.
+    """Check that the weights `entries` are floating-point numbers of 16 or more bits.
 
     Args:
-        spec: The checkpoint, for messages.
-        base: Its base model, if it is an adapter.
-        raw: config.json.
+        spec: Checkpoint, for messages.
+        base: Base model, if the checkpoint is an adapter.
+        raw: Content of config.json.
         entries: Tensors of tower and connector.
 
     Raises:
@@ -106,7 +106,7 @@ def check_whole(spec: str, base: str, raw: Mapping[str, Any], entries: Iterable[
 
 
 def _beside_shards(file: str) -> str:
-    """What to do where `file` is read, as transformers does, and the shards of an index beside it are not."""
+    """Return a hint if `file` is read, as transformers does, before the shards of an index beside it."""
     path = Path(file)
     if path.name != SINGLE_FILE or not path.with_name(INDEX_FILE).is_file():
         return ""
@@ -114,17 +114,17 @@ def _beside_shards(file: str) -> str:
 
 
 def is_float(entry: TensorEntry) -> bool:
-    """Whether a tensor is of floating-point numbers of 16 or more bits."""
+    """Return whether a tensor holds floating-point numbers of 16 or more bits."""
     return entry.dtype in _FLOATS
 
 
 def _narrow(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
-    """Those that hold weights in integers or in fewer than 16 bits; every scheme has some."""
+    """Return entries of weights in integers or in fewer than 16 bits; every scheme has some."""
     return [entry for entry in entries if not is_float(entry) and entry.dtype not in _BUFFERS]
 
 
 def _settings(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the configuration, or that of one of its parts, says about quantisation."""
+    """Return quantisation settings of the configuration or of one of its parts."""
     parts = [raw, *(raw.get(name) for name in ("vision_config", "text_config", "llm_config"))]
     keys = ("quantization_config", "quantization")  # the second is MLX's
     told = [part.get(key) for part in parts if isinstance(part, Mapping) for key in keys]
@@ -132,7 +132,7 @@ def _settings(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _named(settings: Mapping[str, Any], by_names: str) -> str:
-    """The scheme: its method as configured, with what settings or tensors add to it."""
+    """Name the scheme: its method as configured, with details of settings or tensors."""
     method = str(settings.get("quant_method") or ("mlx" if {"group_size", "bits"} <= set(settings) else "")).lower()
     name = _METHODS.get(method, method)
     if not name or by_names.startswith(f"{name},"):

@@ -1,4 +1,4 @@
-"""Keeping transformers from printing load reports and progress bars of its own."""
+"""Silence for the load reports and progress bars of transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a weight is that of the base, as it was or rounded to fewer bits."""
+"""Comparison of a weight with that of the base, as stored or rounded to fewer bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _COARSER = (torch.bfloat16, torch.float16)
 
 
 def rounding(base: torch.Tensor, other: torch.Tensor) -> str | None:
-    """What was done to `base` to make `other`, whatever dtypes they are stored in.
+    """Return how `other` was made from `base`, whatever dtypes they are stored in.
 
     Args:
         base: Weight of the base.
@@ -27,7 +27,7 @@ def rounding(base: torch.Tensor, other: torch.Tensor) -> str | None:
 
 
 def all_roundings(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> str | None:
-    """As `rounding` of several weights: "" if all are the same, the dtypes that some were rounded to, or None."""
+    """Return as `rounding`, but for several weights: "" if all are equal, dtypes of those rounded, or None."""
     kinds: set[str] = set()
     for base, other in pairs:
         if (kind := rounding(base, other)) is None:

@@ -1,4 +1,4 @@
-"""Models saved with adapters left in them: merged where their scale is known, read where they change nothing."""
+"""Models saved with unmerged adapters: merged where their scale is known, read where they change nothing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from visprobe.io.regular import read_object
 
 
 def with_own_adapter(folder: Folder, tensors: Tensors) -> Tensors:
-    """`tensors` of a model that was saved with adapters in it that are not merged: they are merged as it is read.
+    """Merge adapters that were saved in a model, as its `tensors` are read.
 
-    Where nothing says how they are scaled, the weights that they change cannot be read, and all others can.
+    If their scale is unknown, the weights that they change cannot be read, and all others can.
+
+    Returns:
+        A view, or `tensors` itself if it holds no adapter.
 
     Raises:
         CheckpointError: If the adapter's configuration is damaged.
@@ -38,7 +41,7 @@ def with_own_adapter(folder: Folder, tensors: Tensors) -> Tensors:
 
 
 def _own_settings(folder: Folder) -> LoraSettings | None:
-    """How the adapters left in a model are scaled, if anything says so."""
+    """Return the scaling of the adapters left in a model, if a file gives it."""
     names = folder.names()
     if CONFIG in names:
         return lora_settings(adapter_config(folder), f"{folder}/{CONFIG}")
@@ -51,12 +54,12 @@ def _own_settings(folder: Folder) -> LoraSettings | None:
 
 
 class Unmerged(Renamed):
-    """A model's tensors with adapters left in it whose scale is unknown.
+    """Tensors of a model saved with adapters whose scale is unknown.
 
     Args:
         tensors: All tensors.
-        names: Those that are no adapter's.
-        adapters: Those that are.
+        names: Names of those that are no adapter's.
+        adapters: Names of those that are.
     """
 
     def __init__(self, tensors: Tensors, names: Mapping[str, str], adapters: Iterable[str]) -> None:
@@ -86,7 +89,7 @@ class Unmerged(Renamed):
         return super()._readable(name)
 
     def _settings(self) -> str:
-        """The adapter's configuration as far as its matrices tell."""
+        """Return the adapter's configuration as far as its matrices determine it."""
         ranks = {name.removesuffix(".weight"): r for name, r in self._ranks.items() if not of_language_model(name)}
         rank = Counter(ranks.values()).most_common(1)[0][0]
         others = {module: r for module, r in ranks.items() if r != rank}

@@ -1,4 +1,4 @@
-"""Names of tensors without what training code wraps around a model: DDP, FSDP, torch.compile, PEFT, RL trainers."""
+"""Tensor names without the wrappers of training code: DDP, FSDP, torch.compile, PEFT, RL trainers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _ROLES = ("policy.", "actor.", "pretrained_model.")
 
 
 class Renamed(Tensors):
-    """Some tensors of another checkpoint view under other names.
+    """View of some tensors of a checkpoint under other names.
 
     Args:
-        tensors: Where they are read from.
-        names: New name to name there.
+        tensors: Tensors to read from.
+        names: New name to name in `tensors`.
     """
 
     def __init__(self, tensors: Tensors, names: Mapping[str, str]) -> None:
@@ -50,14 +50,14 @@ class Renamed(Tensors):
 
 
 def of_language_model(name: str) -> bool:
-    """Whether the tensor `name` lies in the language model of a multimodal model."""
+    """Return whether the tensor `name` lies in the language model of a multimodal model."""
     parts = name.split(".")
     seen = any(part.startswith("vis") for part in parts)  # visual, vision_tower, vision_model
     return not seen and (not _LANGUAGE_MODEL.isdisjoint(parts) or parts[:2] in (["model", "layers"], ["model", "norm"]))
 
 
 def plain_name(name: str) -> str:
-    """`name` without wrappers: "module.base_model.model.visual._orig_mod.merger.x" is "visual.merger.x"."""
+    """Remove wrappers from `name`: "module.base_model.model.visual._orig_mod.merger.x" becomes "visual.merger.x"."""
     name = _ANYWHERE.sub("", name)
     while match := _FIRST.match(name):
         name = name[match.end() :]
@@ -65,7 +65,7 @@ def plain_name(name: str) -> str:
 
 
 def unwrapped(tensors: Tensors) -> Tensors:
-    """`tensors` under the names that their model alone would have.
+    """Return `tensors` under the names that their model alone would have.
 
     Where an RL trainer saved its policy beside value head and reference model, only the policy is left.
 
@@ -95,7 +95,7 @@ def unwrapped(tensors: Tensors) -> Tensors:
 
 
 def _adapter_names(names: Iterable[str]) -> set[str]:
-    """What the adapters left in a model are called, as PEFT writes it into the names of their tensors."""
+    """Return the names of adapters left in a model, as PEFT writes them into the names of their tensors."""
     names = list(names)
     originals = {
         name.replace(".original_module.", ".modules_to_save.") for name in names if ".original_module." in name

@@ -1,7 +1,7 @@
-"""A vision encoder taken out of its checkpoint: a folder that transformers loads by itself.
+"""Extract a vision encoder from its checkpoint into a folder that transformers loads by itself.
 
-Beside the tower lie `projector.safetensors` and `mllm_config.json`, so that visprobe reads the folder as it read the
-checkpoint, projector and consumed site included (`visprobe/encoders/checkpoint/extracted.py`).
+`projector.safetensors` and `mllm_config.json` lie beside the tower, so that visprobe reads the folder as it read the
+checkpoint, with projector and consumed site (`visprobe/encoders/checkpoint/extracted.py`).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from visprobe.io.redact import redact, redacted
 
 @dataclass(frozen=True)
 class Extracted:
-    """What was written.
+    """Result of an extraction.
 
     Attributes:
-        folder: The new folder.
-        encoder: The encoder, read back from it.
-        tower_class: Class of transformers that loads the tower.
-        whole: Whether visprobe reads the projector back too.
+        folder: Folder that was written.
+        encoder: Encoder read back from it.
+        tower_class: transformers class that loads the tower.
+        whole: True if visprobe reads the projector back too.
     """
 
     folder: Path
@@ -49,11 +49,14 @@ def extract_encoder(spec: str | Path, folder: Path) -> Extracted:
     """Write the vision encoder of the checkpoint `spec` into `folder`, weights bit for bit, and read it back.
 
     Args:
-        spec: A checkpoint, here or on the hub.
-        folder: A folder that does not exist or is empty.
+        spec: Checkpoint folder or hub id.
+        folder: New folder; it does not exist or is empty.
+
+    Returns:
+        The folder and the encoder read back from it.
 
     Raises:
-        CheckpointError: If the checkpoint cannot be read, `folder` holds something, or what was written reads back
+        CheckpointError: If the checkpoint cannot be read, `folder` holds something, or the weights read back
             differently.
     """
     if atomic.is_filled(folder):
@@ -69,7 +72,7 @@ def extract_encoder(spec: str | Path, folder: Path) -> Extracted:
 
 
 def _write_weights(folder: Path, checkpoint: Checkpoint, layout: Layout) -> bool:
-    """Write tower and projector; whether the projector can be found again."""
+    """Write tower and projector, and return whether the projector can be found again."""
     tensors = checkpoint.tensors.read_many(keys_of([*layout.tower.values(), *layout.projector.values()]))
     tower, projector = made(layout.tower, tensors), made(layout.projector, tensors)
     inside = layout.family.contained is not None
@@ -88,6 +91,7 @@ def _write_weights(folder: Path, checkpoint: Checkpoint, layout: Layout) -> bool
 
 def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     own = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    # safetensors refuses tensors that share memory, as tied weights do
     shared = len({tensor.data_ptr() for tensor in own.values()}) < len(own)
     with atomic.replacing(path) as temporary:
         save_tensors({n: t.clone() for n, t in own.items()} if shared else own, temporary)
@@ -100,7 +104,7 @@ def _write_config(folder: Path, layout: Layout) -> None:
 
 
 def _write_processor(folder: Path, checkpoint: Checkpoint, layout: Layout) -> None:
-    """Write what makes pixels: the checkpoint's own where visprobe sets a pixel budget or resizes in another way."""
+    """Write the processor: the checkpoint's own where visprobe sets a pixel budget or resizes in another way."""
     own = [path for name in PROCESSORS if (path := checkpoint.folder / name).is_file()]
     if own and not layout.geometry.plain:
         for path in own:
@@ -121,9 +125,9 @@ def _checked(source: VisionEncoder, folder: Path, whole: bool) -> VisionEncoder:
 
 
 def _card(source: VisionEncoder, layout: Layout, whole: bool) -> str:
-    """The model card: where the tower comes from, how to load it, which state the MLLM reads."""
+    """Return the model card: origin of the tower, how to load it, the state that the MLLM reads."""
     made_from, cls = source.provenance, layout.family.cls
-    path = made_from.path if made_from.commit else Path(made_from.path).name  # the card is not for this machine alone
+    path = made_from.path if made_from.commit else Path(made_from.path).name  # local paths mean nothing to others
     named = escape_markdown(redact(path))
     at = f" at commit {made_from.commit}" if made_from.commit else ""
     module = "transformers" if ":" not in layout.family.tower_class else cls.__module__

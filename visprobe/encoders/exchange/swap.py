@@ -1,4 +1,4 @@
-"""Encoders put together from two checkpoints: some blocks of the one, the rest of the other."""
+"""Encoders assembled from two checkpoints: some blocks of one, the rest of the other."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _SYNTAX = "Write 'A[blocks 0-11 <- B]'; parts are blocks i-j, block i, embedding
 
 @dataclass(frozen=True)
 class Swap:
-    """A checkpoint expression `into[parts <- source]`.
+    """Checkpoint expression `into[parts <- source]`.
 
     Attributes:
         into: Checkpoint that keeps all other parts; may itself be an expression.
-        parts: What is taken from the other, as written.
+        parts: Parts that are taken from the other, as written.
         source: Checkpoint that the parts come from.
     """
 
@@ -33,7 +33,7 @@ class Swap:
     source: str
 
     def groups(self) -> set[str]:
-        """Weight groups that are taken; block 0 is what makes site block_00, the embeddings.
+        """Return weight groups that are taken; block 0 means the embeddings, which make site block_00.
 
         Raises:
             UsageError: If a part is unknown.
@@ -53,7 +53,7 @@ class Swap:
 
 
 def parse_swap(spec: str) -> Swap | None:
-    """The expression that `spec` is, or None if it names one checkpoint.
+    """Parse `spec` as an expression; None if it names one checkpoint.
 
     Raises:
         UsageError: If it has an arrow and is no expression.
@@ -69,12 +69,12 @@ def parse_swap(spec: str) -> Swap | None:
 
 
 def swapped(swap: Swap, into: VisionEncoder, source: VisionEncoder) -> VisionEncoder:
-    """The encoder `into` with some weight groups of `source`.
+    """Return the encoder `into` with some weight groups of `source`.
 
     Args:
-        swap: Which ones.
-        into: Gives everything else: the other weights, configuration, processor.
-        source: An encoder of the same shape.
+        swap: Names the groups.
+        into: Encoder that gives everything else: the other weights, configuration, processor.
+        source: Encoder of the same shape.
 
     Raises:
         UsageError: If the encoders differ in shape or settings, or have no such part.
@@ -97,7 +97,7 @@ def swapped(swap: Swap, into: VisionEncoder, source: VisionEncoder) -> VisionEnc
 
 
 def refuse_other_weights(into: VisionEncoder, source: VisionEncoder) -> None:
-    """Refuse two encoders whose weights do not fit into each other, or mean other things there.
+    """Refuse two encoders whose weights cannot be exchanged: other shapes, or the same weights used differently.
 
     Raises:
         UsageError: If weights differ in name or shape, or are used differently.

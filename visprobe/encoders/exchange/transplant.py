@@ -1,4 +1,4 @@
-"""The tower of one checkpoint put into another, everything else of which stays as it is."""
+"""Replace the tower of a checkpoint by that of another one; everything else stays as it is."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PLANS = "For a tower of another architecture train a new projector: visprobe tr
 
 @dataclass(frozen=True)
 class Transplanted:
-    """What was written.
+    """Result of a transplant.
 
     Attributes:
-        encoder: The encoder, read back from the new folder.
-        tensors: Tensors of the tower that were replaced.
-        rounded: How many of them had to be rounded to the dtype that the receiving checkpoint stores.
+        encoder: Encoder read back from the new folder.
+        tensors: Number of the tower's tensors that were replaced.
+        rounded: Number of those that had to be rounded to the dtype that the receiving checkpoint stores.
     """
 
     encoder: VisionEncoder
@@ -44,11 +44,14 @@ def transplant(tower: str | Path, into: str | Path, folder: Path) -> Transplante
     Args:
         tower: Checkpoint that gives its tower.
         into: Checkpoint folder in safetensors that gives everything else: projector, language model, configuration.
-        folder: A folder that does not exist or is empty.
+        folder: New folder; it does not exist or is empty.
+
+    Returns:
+        The encoder read back, and counts of the tensors replaced and rounded.
 
     Raises:
         UsageError: If the towers differ in architecture.
-        CheckpointError: If a checkpoint cannot be read or written so, or `folder` holds something.
+        CheckpointError: If a checkpoint cannot be read or written, or `folder` holds something.
     """
     if atomic.is_filled(folder):
         raise CheckpointError(f"{folder} is not empty", hint="Name a new folder.")
@@ -56,8 +59,8 @@ def transplant(tower: str | Path, into: str | Path, folder: Path) -> Transplante
     _refuse_unwritable(receiver)
     pairs = _pairs(giver, other, receiver, own)
     with atomic.filling(folder) as partial:
-        # Folders in it belong to other checkpoints or to the training run; a copy may be written to, whatever the
-        # source.
+        # Subfolders belong to other checkpoints or to the training run. `copyfile` leaves permissions behind, so a
+        # copy of a read-only file can be written to.
         for path in filter(Path.is_file, receiver.folder.iterdir()):
             shutil.copyfile(path, partial / path.name)
         rounded = _overwrite(partial, giver, {receiver.tensors[key]: source for key, source in pairs.items()})
@@ -67,7 +70,7 @@ def transplant(tower: str | Path, into: str | Path, folder: Path) -> Transplante
 
 
 def _pairs(giver: Checkpoint, other: Layout, receiver: Checkpoint, own: Layout) -> dict[str, str]:
-    """For each of the receiver's tower tensors the giver's that takes its place."""
+    """Map each of the receiver's tower tensors to the giver's that replaces it."""
     # The projection to a text tower's space is no part of the tower: a multimodal model has no place for it.
     own_names, names = ({n for n in layout.tower if not layout.family.is_projection(n)} for layout in (own, other))
     if own_names != names:
@@ -107,12 +110,13 @@ def _refuse_unwritable(receiver: Checkpoint) -> None:
 
 
 def _overwrite(copy: Path, giver: Checkpoint, sources: Mapping[TensorEntry, str]) -> int:
-    """Write the giver's bytes over the receiver's in the copied files; how many tensors were rounded."""
+    """Write the giver's bytes over the receiver's in the copied files, and return how many tensors were rounded."""
     rounded = 0
     for entry, source in sources.items():
         tensor = giver.tensors.read(source)
         cast = tensor.to(DTYPES[entry.dtype])
         rounded += not torch.equal(cast.to(tensor.dtype), tensor)
+        # shape and dtype stay, so the new bytes fill exactly the range of the old ones and the header remains valid
         with (copy / Path(entry.file).name).open("r+b") as stream:
             stream.seek(entry.offset)
             stream.write(cast.contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""Every family that visprobe reads: one module each, with rows for its towers and its multimodal models.
+"""Families of models that visprobe reads: one module each, with rows for its towers and its multimodal models.
 
 A module of this folder, or one that an installed package names in the entry point group `visprobe.families`, is found
 by what it defines: `TOWERS`, `MODELS` or both. `ORDER` is its place in lists; modules without one come last, by name.
@@ -22,7 +22,7 @@ Row = TypeVar("Row", Family, Model)
 
 
 def modules() -> Iterator[ModuleType]:
-    """All modules of families: those of this folder in their order, then those of other packages by name.
+    """Yield all modules of families: those of this folder in their order, then those of other packages by name.
 
     Raises:
         UsageError: If one of another package cannot be loaded.
@@ -32,13 +32,13 @@ def modules() -> Iterator[ModuleType]:
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.value):
         try:
             module: ModuleType = entry.load()
-        except Exception as error:  # code of others may raise anything
+        except Exception as error:  # third-party code may raise anything
             raise _unusable(f"the family {entry.value} cannot be loaded: {error}") from error
         yield module
 
 
 def by_type(rows: Sequence[Row]) -> dict[str, Row]:
-    """Each of `rows` by its `model_types`.
+    """Index `rows` by their `model_types`.
 
     Raises:
         UsageError: If two have one in common.

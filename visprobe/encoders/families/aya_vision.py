@@ -1,4 +1,4 @@
-"""Aya Vision: a SigLIP tower, of whose tokens squares are joined and projected through a gated MLP (SwiGLU)."""
+"""Aya Vision: a SigLIP tower; squares of its tokens are joined and projected through a gated MLP (SwiGLU)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SIGLIPS: Mapping[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
 class WholeImage(SquashedView):
-    """The whole image squeezed into one square, which the model reads after its tiles."""
+    """Geometry of the whole image squeezed into one square, which the model reads after its tiles."""
 
     normalisation: ClassVar[Mapping[str, Any]] = SIGLIPS
 
 
 class AyaTiles(Crops):
-    """The tiles before that square."""
+    """Geometry of the tiles before that square."""
 
     normalisation: ClassVar[Mapping[str, Any]] = SIGLIPS
 
 
 def _squares_joined(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
-    """The module itself joins the squares and gives (B, rows, columns, width)."""
+    """Project with a module that itself joins the squares and gives (B, rows, columns, width)."""
     projected: torch.Tensor = module(tokens[0])
     return projected.flatten(1, 2)
 

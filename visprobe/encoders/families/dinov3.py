@@ -22,9 +22,9 @@ _MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicu
 
 
 class FloatSquares(Geometry):
-    """Square pixels, resized as floating-point numbers.
+    """Geometry of square pixels, resized as floating-point numbers.
 
-    DINOv3's own image processor divides by 255 before it resizes, so that no pixel is rounded to 8 bits after it; it
+    DINOv3's own image processor divides by 255 before it resizes, so no pixel is rounded to 8 bits afterwards; it
     needs torchvision. The resize here is the function of torch that torchvision calls; cropping and normalising are
     left to a Pillow processor of transformers.
     """
@@ -32,7 +32,7 @@ class FloatSquares(Geometry):
     plain = False
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields, and those of DINOv3's class where nothing is stored.
+        """Return the stored fields, and those of DINOv3's class where nothing is stored.
 
         Raises:
             CheckpointError: If the stored processor resizes in a way that this one cannot.
@@ -55,7 +55,7 @@ class FloatSquares(Geometry):
         return fields
 
     def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
-        """RGB `images` of any sizes as float32 pixels."""
+        """Turn RGB `images` of any sizes into float32 pixels."""
         resized = [_resized(processor, image) for image in images]
         options = {"do_resize": False, "do_rescale": False, "input_data_format": "channels_first"}
         made = processor(resized, return_tensors="pt", **options)
@@ -65,12 +65,12 @@ class FloatSquares(Geometry):
         return Pixels({"pixel_values": values}, ((height // patch, width // patch),) * len(values))
 
     def grid(self, processor: Any, config: Any) -> Grid:
-        """Rows and columns of patch tokens."""
+        """Return rows and columns of patch tokens."""
         return self.preprocess(processor, config, [Image.new("RGB", (8, 8))]).grids[0]
 
 
 def _resized(processor: Any, image: Image.Image) -> torch.Tensor:
-    """`image` as floats of shape (3, height, width), resized as `processor` says."""
+    """Resize `image` as `processor` says, to floats of shape (3, height, width)."""
     size = image.size[::-1]
     values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(*size, 3).permute(2, 0, 1)[None]
     values = values * float(processor.rescale_factor) if processor.do_rescale else values.float()

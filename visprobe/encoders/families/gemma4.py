@@ -25,12 +25,12 @@ _TOKENS = (70, 140, 280, 560, 1120)  # the only numbers of tokens that the model
 
 
 class SoftTokens(PaddedPatches):
-    """Each image has at most a number of pooled tokens that the processor knows: the largest within the budget."""
+    """Geometry of the largest number of pooled tokens within the budget that the processor accepts."""
 
     gives: ClassVar[Mapping[str, str]] = {"pixel_values": "pixel_values", "pixel_position_ids": "image_position_ids"}
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields with the number of tokens that `resolution.pixels` allows.
+        """Return the stored fields with the number of tokens that `resolution.pixels` allows.
 
         Raises:
             UsageError: If it allows none.
@@ -47,12 +47,12 @@ class SoftTokens(PaddedPatches):
         return plain_fields(stored) | own
 
     def grids(self, inputs: Mapping[str, torch.Tensor]) -> tuple[Grid, ...]:
-        """Rows and columns of each image of a batch; filling has the position -1."""
+        """Return rows and columns of each image of a batch; padding has the position -1."""
         ends = inputs["pixel_position_ids"].amax(dim=1) + 1
         return tuple((rows, columns) for columns, rows in ends.tolist())
 
     def run(self, tower: torch.nn.Module, pixels: Pixels) -> None:
-        """Forward `tower` up to its last block; the pooler after it is the connector's."""
+        """Run `tower` up to its last block; the pooler after it belongs to the connector."""
         positions = pixels.inputs["pixel_position_ids"]
         filling = (positions == -1).all(dim=-1)
         states = tower.get_submodule("patch_embedder")(pixels.inputs["pixel_values"], positions, filling)
@@ -60,7 +60,7 @@ class SoftTokens(PaddedPatches):
 
 
 class PooledEmbedder(nn.Module):
-    """The pooler of the tower's class, its standardisation, and the embedder of the model's class.
+    """Pooler of the tower's class, its standardisation, and the embedder of the model's class.
 
     Args:
         config: Configuration of the model.
@@ -80,11 +80,11 @@ class PooledEmbedder(nn.Module):
             self.register_buffer("std_scale", torch.ones(vision.hidden_size))
 
     def forward(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Patch tokens (B, rows x columns, D) as tokens of the language model (B, rows x columns / pool², W)."""
+        """Pool patch tokens (B, rows x columns, D) to tokens of the language model (B, rows x columns / pool², W)."""
         positions = _positions(grid).to(tokens.device).expand(len(tokens), -1, -1)
         no_filling = torch.zeros_like(positions[..., 0], dtype=torch.bool)
         length = tokens.shape[1] // self.pool**2
-        # The pooler returns float32, in which the large scale of its sums is taken off again, as in the model.
+        # The pooler returns float32; its sums are scaled down in float32 before the cast, as in the model.
         pooled, _ = self.pooler(tokens, positions, no_filling, length)
         if self.standardize:
             pooled = (pooled - self.get_buffer("std_bias").float()) * self.get_buffer("std_scale").float()
@@ -93,7 +93,7 @@ class PooledEmbedder(nn.Module):
 
 
 def _positions(grid: Grid) -> torch.Tensor:
-    """Column and row of each patch in raster order, shape (rows x columns, 2)."""
+    """Return column and row of each patch in raster order, shape (rows x columns, 2)."""
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     return torch.stack([columns, rows], dim=-1).flatten(0, 1)
 

@@ -24,17 +24,17 @@ ORDER = 6
 
 
 class GlobalView(Geometry):
-    """The square that Idefics3 makes of a whole image and gives to its tower after the tiles."""
+    """Geometry of the square that Idefics3 makes of a whole image and gives to its tower after the tiles."""
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields; `do_image_splitting` stays, since it decides how often the image is resized."""
+        """Return the stored fields; `do_image_splitting` stays, since it decides how often the image is resized."""
         square = {"longest_edge": side(config.image_size)}
         sizes = {"size": {"longest_edge": 4 * square["longest_edge"]}, "max_image_size": square}
         kept = {key: stored[key] for key in ("max_image_size", "do_image_splitting") if key in stored}
         return {**sizes, **plain_fields(stored), **kept}
 
     def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
-        """RGB `images` of any sizes as squares, resized as often as the model's own processor does."""
+        """Turn RGB `images` of any sizes into squares, resized as often as the model's own processor does."""
         arrays = [_resized(processor, np.asarray(image).transpose(2, 0, 1)) for image in images]
         made = processor(
             arrays, do_resize=False, do_image_splitting=False, input_data_format="channels_first", return_tensors="pt"
@@ -45,14 +45,14 @@ class GlobalView(Geometry):
 
 
 class SplitImages(Tiled, GlobalView):
-    """The tiles before that square; the image is stretched to a whole number of them."""
+    """Geometry of the tiles before that square; the image is stretched to a whole number of them."""
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields; images are split even where the checkpoint leaves them whole."""
+        """Return the stored fields; images are split even where the checkpoint leaves them whole."""
         return {**super().fields(stored, config, resolution), "do_image_splitting": True}
 
     def cut(self, processor: Any, config: Any, image: Image.Image) -> Pixels:
-        """One RGB image as tiles; one that is not larger than a tile is not split."""
+        """Cut one RGB image into tiles; one that is not larger than a tile is not split."""
         made = processor([[image]], return_row_col_info=True, return_tensors="pt")
         rows, columns = max(1, made["rows"][0][0]), max(1, made["cols"][0][0])
         values = made["pixel_values"][0][: rows * columns]
@@ -60,7 +60,7 @@ class SplitImages(Tiled, GlobalView):
 
 
 def _resized(processor: Any, image: np.ndarray[Any, Any]) -> Any:
-    """What the processor makes of an image before it cuts tiles from it and squeezes it into one square."""
+    """Resize an image as the processor does before it cuts tiles and squeezes the image into one square."""
     array: Any = image
     if processor.do_resize:
         array = processor.resize(array, size=processor.size, resample=processor.resample)

@@ -42,10 +42,10 @@ _FIRST_NAMES = (
 
 
 class SquashedView(Geometry):
-    """Images squeezed into one square, as InternVL makes its thumbnail.
+    """Geometry of images squeezed into one square, as InternVL makes its thumbnail.
 
     Attributes:
-        normalisation: Mean and deviation where the processor stores none.
+        normalisation: Mean and standard deviation where the processor stores none.
     """
 
     normalisation: ClassVar[Mapping[str, Any]] = {
@@ -54,7 +54,7 @@ class SquashedView(Geometry):
     }
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields without crops: old checkpoints store a crop that InternVL's code never makes."""
+        """Return the stored fields without crops: old checkpoints store a crop that InternVL's code never makes."""
         kept = {k: v for k, v in plain_fields(stored).items() if k not in {"do_center_crop", "crop_size", "size"}}
         square = {"height": side(config.image_size), "width": side(config.image_size)}
         return {"size": square, **self.normalisation, **kept}
@@ -62,23 +62,23 @@ class SquashedView(Geometry):
 
 @dataclass(frozen=True)
 class Crops(Tiled, SquashedView):
-    """The tiles before the thumbnail; the image is stretched to a whole number of them.
+    """Geometry of the tiles before the thumbnail; the image is stretched to a whole number of them.
 
     Attributes:
-        fewest: Tiles at least, where the processor does not say.
-        most: Tiles at most, where the processor does not say.
+        fewest: Smallest number of tiles, where the processor stores none.
+        most: Largest number of tiles, where the processor stores none.
     """
 
     fewest: int = 1
     most: int = 12
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields; images are cut even where they leave that to the whole model's processor."""
+        """Return the stored fields; images are cut even where the fields leave that to the whole model's processor."""
         fields = {**super().fields(stored, config, resolution), "crop_to_patches": True}
         return {"min_patches": self.fewest, "max_patches": self.most, **_counts(stored), **fields}
 
     def cut(self, processor: Any, config: Any, image: Image.Image) -> Pixels:
-        """One RGB image as its tiles."""
+        """Cut one RGB image into its tiles."""
         tile = (processor.size["height"], processor.size["width"])
         limits = processor.min_patches, processor.max_patches
         columns, rows = get_optimal_tiled_canvas((image.height, image.width), tile, *limits)
@@ -95,7 +95,7 @@ class InternViT(Family):
     """InternViT, whose last norm is absent in every released model."""
 
     def last_site(self, config: Any) -> str:
-        """The site of the tower's `last_hidden_state`."""
+        """Return the site of the tower's `last_hidden_state`."""
         return f"block_{self.depth(config):02d}" if config.use_mean_pooling else "final_norm"
 
 
@@ -120,7 +120,7 @@ INTERNVIT = InternViT(
 
 
 def selected(layer: object, config: Any) -> str:
-    """The site of InternVL's `vision_feature_layer` in a tower of configuration `config`.
+    """Return the site of InternVL's `vision_feature_layer` in a tower of configuration `config`.
 
     Raises:
         CheckpointError: If there is no such layer.
@@ -136,18 +136,18 @@ def selected(layer: object, config: Any) -> str:
 
 
 def connector(config: Any, reads: tuple[str, ...]) -> Connector:
-    """`InternVLMultiModalProjector` after the pixel shuffle.
+    """Make the connector: `InternVLMultiModalProjector` after the pixel shuffle.
 
     Args:
-        config: An `InternVLConfig`.
-        reads: The site that it reads.
+        config: Configuration of the model, an `InternVLConfig`.
+        reads: Site that it reads.
     """
     project = partial(_shuffled, factor=round(1 / config.downsample_ratio))
     return of_class(InternVLMultiModalProjector, project=project)(config, {}, reads)
 
 
 def _shuffled(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid, *, factor: int) -> torch.Tensor:
-    """Each square of `factor` x `factor` tokens becomes one, row by row, and is projected."""
+    """Join each square of `factor` x `factor` tokens to one, row by row, and project it."""
     (images,) = tokens
     rows, columns = grid[0] // factor, grid[1] // factor
     squares = images.reshape(len(images), rows, factor, columns, factor, -1).transpose(2, 3)

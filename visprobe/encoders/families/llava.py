@@ -16,13 +16,13 @@ ORDER = 2
 
 
 def mlp(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-    """`LlavaMultiModalProjector`: linear, activation, linear."""
+    """Make the connector `LlavaMultiModalProjector`: linear, activation, linear."""
     width = int(config.vision_config.hidden_size)
     return chain(entries, activation=config.projector_hidden_act, tower_width=width, reads=reads)
 
 
 def class_token_notes(config: Any, family: Family) -> list[str]:
-    """What LLaVA's selection strategy does to tokens that are not patches."""
+    """Return warnings about what LLaVA's selection strategy does to tokens that are not patches."""
     strategy = config.vision_feature_select_strategy
     if strategy == "default" and not family.has_cls:
         return [
@@ -35,7 +35,7 @@ def class_token_notes(config: Any, family: Family) -> list[str]:
 
 
 def base_only(name: str) -> str:
-    """The note for a reader where the tiles of the model `name` are not read."""
+    """Return the warning where the tiles of the model `name` are not read."""
     return f"only the squashed base view of an image is used, not the tiles that {name} reads beside it"
 
 

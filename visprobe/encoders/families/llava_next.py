@@ -1,4 +1,4 @@
-"""LLaVA-NeXT, how its video model reads images, and VipLLaVA as transformers saves them."""
+"""LLaVA-NeXT, its video model on images, and VipLLaVA, as transformers saves them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ORDER = 3
 
 
 class SquashedBase(Geometry):
-    """The whole image squeezed into one square, as LLaVA-NeXT reads it before the tiles."""
+    """Geometry of the whole image squeezed into one square, as LLaVA-NeXT reads it before the tiles."""
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields with a square in place of the length of the shorter edge."""
+        """Return the stored fields with a square in place of the length of the shorter edge."""
         kept, size = plain_fields(stored), stored.get("size") or {}
         length = int(size.get("shortest_edge") or size.get("height") or side(config.image_size))
         return {**kept, "do_resize": True, "size": {"height": length, "width": length}}

@@ -29,16 +29,16 @@ ORDER = 8
 
 
 class OneTile(Geometry):
-    """Images fitted into the first of the tower's tiles; the others are empty, as for any image of one tile."""
+    """Geometry of images fitted into the first of the tower's tiles; the others are empty."""
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields, for one tile."""
+        """Return the stored fields, for one tile."""
         square = {"height": side(config.image_size), "width": side(config.image_size)}
         defaults = {"size": square, "image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD}
         return {**defaults, **plain_fields(stored), "max_image_tiles": 1}
 
     def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
-        """RGB `images` of any sizes as one tile each, with the empty tiles that the tower expects beside it."""
+        """Turn RGB `images` of any sizes into one tile each, with the empty tiles that the tower expects beside it."""
         made = processor([[image] for image in images], return_tensors="pt")
         empty = int(config.max_num_tiles) - 1
         values = pad(torch.as_tensor(made["pixel_values"], dtype=torch.float32), (0, 0) * 3 + (0, empty))
@@ -51,28 +51,28 @@ class OneTile(Geometry):
         return Pixels(inputs, ((values.shape[-2] // patch, values.shape[-1] // patch),) * len(images))
 
     def pieces(self, pixels: Pixels) -> Iterator[Pixels]:
-        """One image at a time: the tower makes a mask of all tokens of its tiles by all for each."""
+        """Yield one image at a time: for each the tower makes a mask that is quadratic in the tokens of its tiles."""
         for n, grid in enumerate(pixels.grids):
             inputs = {name: tensor[n : n + 1] for name, tensor in pixels.inputs.items()}
             yield Pixels(inputs, (grid,), pixels.mosaics[n : n + 1])
 
     def views(self, state: torch.Tensor, pixels: Pixels, tower: nn.Module) -> list[View]:
-        """Class token and patch tokens of the first tile, without those added to make their number a multiple of 8."""
-        rows, columns = pixels.grids[0]  # the tokens of the first tile come first
+        """Return class and patch tokens of the first tile, without those that pad their number to a multiple of 8."""
+        rows, columns = pixels.grids[0]  # tokens of the first tile come first
         return [(state[:, : 1 + rows * columns], pixels.grids[0])]
 
 
 class AllTiles(Tiled, OneTile):
-    """All tiles of an image, which attend to each other, without the patches that lie outside the image."""
+    """Geometry of all tiles of an image, which attend to each other, without patches outside the image."""
 
     notes = ("the model also reads the black that fills up the last tiles; here patches without image are left out",)
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields, for as many tiles as the tower has positions for."""
+        """Return the stored fields, for as many tiles as the tower has positions for."""
         return {**super().fields(stored, config, resolution), "max_image_tiles": int(config.max_num_tiles)}
 
     def cut(self, processor: Any, config: Any, image: Image.Image) -> Pixels:
-        """One RGB image as its tiles, with the empty ones that the tower expects after them."""
+        """Cut one RGB image into its tiles, with the empty ones that the tower expects after them."""
         made = processor([[image]], return_tensors="pt")
         length, patch = side(config.image_size), side(config.patch_size)
         shapes = get_all_supported_aspect_ratios(int(config.max_num_tiles))
@@ -85,11 +85,11 @@ class AllTiles(Tiled, OneTile):
         return Pixels({"pixel_values": values, **inputs}, (mosaic.grid,), (mosaic,))
 
     def pieces(self, pixels: Pixels) -> Iterator[Pixels]:
-        """One image at a time; its tiles are one input."""
+        """Yield one image at a time; its tiles are one input."""
         return OneTile.pieces(self, pixels)
 
     def views(self, state: torch.Tensor, pixels: Pixels, tower: nn.Module) -> list[View]:
-        """Class token and patch tokens of each tile that is not empty."""
+        """Return class token and patch tokens of each tile that is not empty."""
         (mosaic,), every = pixels.mosaics, pixels.inputs["pixel_values"].shape[2]
         rows, columns = mosaic.tile
         tiles = state.reshape(every, -1, state.shape[-1])[: mosaic.rows * mosaic.columns]
@@ -108,7 +108,7 @@ def _linear(config: Any) -> nn.Module:
 
 
 def _concatenated(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
-    """The last state, then the others interleaved number by number, through one linear layer."""
+    """Project the last state, then the others interleaved feature by feature, through one linear layer."""
     *between, last = tokens
     parts = [last, torch.stack(between, dim=-1).flatten(-2)] if between else [last]
     projected: torch.Tensor = module(torch.cat(parts, dim=-1))

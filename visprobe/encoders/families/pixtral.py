@@ -26,11 +26,11 @@ ORDER = 10
 
 
 class Packed(Geometry):
-    """Images in their own proportions, each forwarded by itself.
+    """Geometry of images in their own proportions, each forwarded by itself.
 
-    The model's processor bounds the longest edge and never enlarges, so that a small or a narrow image gets fewer
+    The model's processor bounds the longest edge and never enlarges, so a small or a narrow image gets fewer
     pixels than others. Here each image is resized, with the filter of that processor, to the largest whole number of
-    patches within one pixel budget that keeps its proportions, as other towers of native resolution do it; the rest
+    patches within one pixel budget that keeps its proportions, as for other towers of native resolution; the rest
     of the processor follows. Where the budget is a square of whole patches, a larger square image gets the same pixels
     from both.
 
@@ -47,7 +47,7 @@ class Packed(Geometry):
         self.merge = merge
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields with `resolution.pixels` as largest number of pixels.
+        """Return the stored fields with `resolution.pixels` as largest number of pixels.
 
         Raises:
             UsageError: If the budget does not hold one cell of patches.
@@ -62,7 +62,7 @@ class Packed(Geometry):
         return {name: value for name, value in plain_fields(stored).items() if name != "size"} | own
 
     def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
-        """RGB `images` of any sizes as pixels, padded to the largest, and their sizes."""
+        """Turn RGB `images` of any sizes into pixels, padded to the largest, and their sizes."""
         return Pixels.join([self._one(processor, side(config.patch_size), image) for image in images])
 
     def _one(self, processor: Any, patch: int, image: Image.Image) -> Pixels:
@@ -75,7 +75,7 @@ class Packed(Geometry):
         return Pixels(inputs, ((height // patch, width // patch),))
 
     def grid(self, processor: Any, config: Any) -> Grid | None:
-        """None: it depends on the image.
+        """Return None: the grid depends on the image.
 
         Raises:
             CheckpointError: If the processor is not one for this tower.
@@ -84,7 +84,7 @@ class Packed(Geometry):
         return None
 
     def pieces(self, pixels: Pixels) -> Iterator[Pixels]:
-        """`pixels` image by image, without padding."""
+        """Yield `pixels` image by image, without padding."""
         values, sizes = pixels.inputs["pixel_values"], pixels.inputs["image_sizes"]
         for n, (height, width) in enumerate(sizes.tolist()):
             inputs = {"pixel_values": values[n : n + 1, :, :height, :width], "image_sizes": sizes[n : n + 1]}
@@ -92,7 +92,7 @@ class Packed(Geometry):
 
 
 def _cells(image: Image.Image, budget: int) -> Grid:
-    """The largest rows and columns in the proportions of `image`, rounded down, with at most `budget` cells."""
+    """Return the largest rows and columns in the proportions of `image`, rounded down, with at most `budget` cells."""
     width, height = image.size
     rows, columns = isqrt(budget * height // width), isqrt(budget * width // height)
     return min(max(rows, 1), budget), min(max(columns, 1), budget)

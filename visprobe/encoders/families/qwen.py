@@ -29,14 +29,14 @@ _PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor")  # the secon
 
 
 class MergeOrder(Geometry):
-    """Images at one pixel budget in their own proportions; states are (patches of all images, D), cell by cell."""
+    """Geometry of images at one pixel budget in their own proportions; states are (patches of all images, D)."""
 
     resolution = "native"
     plain = False
-    normalisation: ClassVar[Mapping[str, Any]] = {}  # where the model's is not that of the processor's class
+    normalisation: ClassVar[Mapping[str, Any]] = {}  # set where the model's differs from that of the processor's class
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields with `resolution.pixels` as smallest and largest size.
+        """Return the stored fields with `resolution.pixels` as smallest and largest size.
 
         Raises:
             CheckpointError: If the stored processor cuts other patches than the tower reads.
@@ -56,7 +56,7 @@ class MergeOrder(Geometry):
         return {**self.normalisation, **plain_fields(stored), **cut, "do_resize": True, "size": size}
 
     def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
-        """`images` as patches cell by cell.
+        """Turn `images` into patches, cell by cell.
 
         Raises:
             DataError: If an image is too long and narrow.
@@ -75,45 +75,47 @@ class MergeOrder(Geometry):
         )
 
     def grid(self, processor: Any, config: Any) -> Grid | None:
-        """None: it depends on the image."""
+        """Return None: the grid depends on the image."""
         return None
 
     def views(self, state: torch.Tensor, pixels: Pixels, tower: torch.nn.Module) -> list[View]:
-        """One view per image, patches in raster order."""
+        """Return one view per image, patches in raster order."""
         parts = torch.split(state, [rows * columns for rows, columns in pixels.grids])
         return [
             (self.raster(part, grid, tower.config)[None], grid) for part, grid in zip(parts, pixels.grids, strict=True)
         ]
 
     def raster(self, tokens: torch.Tensor, grid: Grid, config: Any) -> torch.Tensor:
-        """Tokens (T, D) of one image from the order of the blocks to raster order."""
+        """Reorder tokens (T, D) of one image from merge order to raster order."""
         merge = int(config.spatial_merge_size)
         cells = tokens.reshape(grid[0] // merge, grid[1] // merge, merge, merge, -1)
+        # (cell rows, cell columns, merge, merge, D): swapping the middle two puts patches of a row beside each other
         return cells.transpose(1, 2).reshape(tokens.shape)
 
 
 class WindowOrder(MergeOrder):
-    """As `MergeOrder`, with the cells of each attention window together."""
+    """Geometry with cells in merge order, grouped by attention window."""
 
     def raster(self, tokens: torch.Tensor, grid: Grid, config: Any) -> torch.Tensor:
-        """Tokens (T, D) of one image from the order of the blocks to raster order."""
+        """Reorder tokens (T, D) of one image from window order to raster order."""
         merge = int(config.spatial_merge_size)
         window = int(config.window_size) // merge // side(config.patch_size)
         rows, columns = torch.meshgrid(*(torch.arange(size // merge) for size in grid), indexing="ij")
         across = -(-grid[1] // merge // window)
         order = (rows // window * across + columns // window).flatten().argsort(stable=True)
+        # `order` maps the blocks' order to raster order of cells; its argsort is the inverse permutation
         cells = tokens.reshape(len(order), merge * merge, -1)[order.argsort().to(tokens.device)]
         return super().raster(cells.reshape(tokens.shape), grid, config)
 
 
 class HalfMergeOrder(MergeOrder):
-    """As `MergeOrder`, pixels scaled to -1 … 1 unless the checkpoint says otherwise."""
+    """Geometry in merge order with pixels scaled to -1 … 1 unless the checkpoint says otherwise."""
 
     normalisation: ClassVar[Mapping[str, Any]] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
 def connector(config: Any) -> Connector:
-    """The mergers that the tower's class contains: of the last block, and of each block that DeepStack reads.
+    """Make the mergers that the tower's class contains: of the last block, and of each block that DeepStack reads.
 
     Args:
         config: Configuration of the tower.
@@ -136,7 +138,7 @@ def connector(config: Any) -> Connector:
 
 
 def _mergers(config: Any) -> torch.nn.Module:
-    """Tower's class without blocks, of which only the mergers are kept."""
+    """Make the tower's class without blocks, and keep its mergers alone."""
     shallow = copy.deepcopy(config)
     shallow.depth = 0
     family = next(row for row in TOWERS if config.model_type in row.model_types)
@@ -197,7 +199,7 @@ def _model(name: str, family: Family, cls: str) -> Model:
     )
 
 
-_MAPPED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # whose maps of answers are tried
+_MAPPED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # models whose maps of answers are tested
 _QWEN2 = "qwen2_vl.modeling_qwen2_vl:Qwen2VisionTransformerPretrainedModel"
 TOWERS = (
     _family("qwen2_vl", _QWEN2, MergeOrder(), width="embed_dim"),

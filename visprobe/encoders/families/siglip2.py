@@ -18,10 +18,10 @@ ORDER = 9
 
 
 class PaddedPatches(Geometry):
-    """Images in their own proportions as lists of patches, filled up to one length; the filling is never a token.
+    """Geometry of images in their own proportions as lists of patches, padded to one length; padding is no token.
 
     Attributes:
-        gives: Outputs of the image processor that are inputs of the tower, by the name of the tower's argument.
+        gives: Argument of the tower to the output of the image processor that it takes.
     """
 
     resolution = "native"
@@ -29,18 +29,18 @@ class PaddedPatches(Geometry):
     gives: ClassVar[Mapping[str, str]]
 
     def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
-        """RGB `images` of any sizes as patches and what says where they are."""
+        """Turn RGB `images` of any sizes into patches with their positions."""
         made = processor(list(images), return_tensors="pt")
         inputs = {argument: torch.as_tensor(made[output]) for argument, output in self.gives.items()}
         inputs["pixel_values"] = inputs["pixel_values"].float()
         return Pixels(inputs, self.grids(inputs))
 
     def grids(self, inputs: Mapping[str, torch.Tensor]) -> tuple[Grid, ...]:
-        """Rows and columns of each image of a batch."""
+        """Return rows and columns of each image of a batch."""
         raise NotImplementedError
 
     def grid(self, processor: Any, config: Any) -> Grid | None:
-        """None: it depends on the image.
+        """Return None: the grid depends on the image.
 
         Raises:
             CheckpointError: If the processor is not one for this tower.
@@ -49,7 +49,7 @@ class PaddedPatches(Geometry):
         return None
 
     def views(self, state: torch.Tensor, pixels: Pixels, tower: torch.nn.Module) -> list[View]:
-        """Tokens without the filling; images of one grid together."""
+        """Return tokens without padding; images of one grid together."""
         if len(set(pixels.grids)) == 1:
             rows, columns = pixels.grids[0]
             return [(state[:, : rows * columns], pixels.grids[0])]
@@ -58,14 +58,14 @@ class PaddedPatches(Geometry):
 
 
 class NaFlex(PaddedPatches):
-    """Each image has as many patches as the budget allows in its own proportions."""
+    """Geometry with as many patches per image as the budget allows in its own proportions."""
 
     gives: ClassVar[Mapping[str, str]] = {
         name: name for name in ("pixel_values", "pixel_attention_mask", "spatial_shapes")
     }
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields with the number of patches that `resolution.pixels` allows.
+        """Return the stored fields with the number of patches that `resolution.pixels` allows.
 
         Raises:
             UsageError: If it allows none.
@@ -79,7 +79,7 @@ class NaFlex(PaddedPatches):
         return {**plain_fields(stored), "patch_size": patch, "max_num_patches": resolution.pixels // patch**2}
 
     def grids(self, inputs: Mapping[str, torch.Tensor]) -> tuple[Grid, ...]:
-        """Rows and columns of each image of a batch."""
+        """Return rows and columns of each image of a batch."""
         return tuple((rows, columns) for rows, columns in inputs["spatial_shapes"].tolist())
 
 

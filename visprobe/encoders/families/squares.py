@@ -5,7 +5,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from visprobe.encoders.structure.family import Family
 
 ORDER = 0
-# Processors of MLLMs, of which a tower by itself may be saved with one, and the classes that make their base view.
+# A tower alone may be saved with the processor of an MLLM: that processor to the class that makes its base view.
 BASE_VIEWS = {
     "Gemma3ImageProcessor": "Gemma3ImageProcessorPil",
     "LlavaOnevisionImageProcessor": "SiglipImageProcessorPil",

@@ -1,4 +1,4 @@
-"""Towers saved by themselves or with their text tower."""
+"""Layout of towers saved by themselves or with their text tower."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from visprobe.encoders.structure.layout import Layout, block_places, no_tower, n
 
 
 def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) -> Layout:
-    """The layout of a tower without a language model.
+    """Find the layout of a tower without a language model.
 
     Args:
         family: Family of the tower.
-        checkpoint: The checkpoint.
-        resolution: How many pixels, for towers of native resolution.
+        checkpoint: Open checkpoint.
+        resolution: Pixels per image, for towers of native resolution.
 
     Raises:
         CheckpointError: If it holds no vision tensors.
@@ -55,13 +55,13 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
 
 
 def _has_text_tower(raw: Mapping[str, Any]) -> bool:
-    """Whether the configuration `raw` is that of two towers, each described inside it."""
+    """Return whether the configuration `raw` describes two towers, each inside it."""
     kind = raw["model_type"]
     return kind in CONFIG_MAPPING and "vision_config" in CONFIG_MAPPING[kind].sub_configs
 
 
 def _tower_names(family: Family, found: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """Names of the first of the towers `found`, and of the projection that stands beside it."""
+    """Return names of the first of the towers `found`, and of the projection beside it."""
     place, *others = found
     nested = tuple(other for other in others if other.startswith(place))
     inside = [name for name in names if not name.startswith(nested)]
@@ -71,7 +71,7 @@ def _tower_names(family: Family, found: Sequence[str], names: Sequence[str]) -> 
 
 
 def _connector_names(family: Family, tower: Mapping[str, str]) -> dict[str, str]:
-    """Names of the connector, for towers whose class contains it."""
+    """Return names of the connector, for towers whose class contains it."""
     if family.contained is None:
         return {}
     return {name: key for name, key in tower.items() if name.split(".")[0] in family.detached}

@@ -1,4 +1,4 @@
-"""Checkpoints of the original InternVL code (`internvl_chat`), whose configuration transformers cannot build."""
+"""Layout of the original InternVL code (`internvl_chat`), whose configuration transformers cannot build."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ _FIELDS: tuple[tuple[str, Any, str], ...] = (
 
 
 def original_internvl_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
-    """The layout of a checkpoint of the original InternVL code.
+    """Find the layout of a checkpoint of the original InternVL code.
 
     Args:
-        checkpoint: Its config.json has the `model_type` "internvl_chat".
-        resolution: How many pixels, and whether tiles.
+        checkpoint: Checkpoint whose config.json has the `model_type` "internvl_chat".
+        resolution: Pixels per image, and whether tiles are read.
 
     Raises:
         CheckpointError: If tower or projector are absent or of a kind that InternVL does not have.

@@ -1,4 +1,4 @@
-"""Towers that original LLaVA checkpoints name but do not describe: their sizes, by name."""
+"""Sizes, by name, of towers that original LLaVA checkpoints name but do not describe."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NAMES = (
 
 
 def known_tower(name: str) -> Any | None:
-    """The transformers configuration of the tower `name`, or None if it is not known.
+    """Return the transformers configuration of the tower `name`, or None if it is not known.
 
     Args:
         name: Hub name or path; only its last part counts ("google/siglip-so400m-patch14-384").

@@ -1,4 +1,4 @@
-"""Checkpoints of the original LLaVA and LLaVA-NeXT code, whose tower is named but not described."""
+"""Layout of the original LLaVA and LLaVA-NeXT code, whose checkpoints name their tower but do not describe it."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _PIXELS = ("size", "do_center_crop", "crop_size", "resample", "image_mean", "ima
 
 
 def original_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
-    """The layout of an original LLaVA checkpoint.
+    """Find the layout of an original LLaVA checkpoint.
 
     Args:
-        checkpoint: Its config.json names a tower in `mm_vision_tower`.
-        resolution: Whether tiles.
+        checkpoint: Checkpoint whose config.json names a tower in `mm_vision_tower`.
+        resolution: Only `tiles` is used: whether tiles are read.
 
     Raises:
         CheckpointError: If tower or projector are absent or unknown, or the blocks are not those of the tower.
@@ -85,7 +85,7 @@ def original_layout(checkpoint: Checkpoint, resolution: Resolution) -> Layout:
 
 
 def _reads(checkpoint: Checkpoint, tower: OriginalTower, saved: int) -> tuple[tuple[str, ...], str]:
-    """The sites that the MLLM reads, and why; the configuration gets the number of blocks that were saved."""
+    """Return the sites that the MLLM reads, and why; sets the number of blocks saved in the configuration."""
     depth = tower.family.depth(tower.config)
     if tower.rule == "siglip" and saved == depth - 1:
         tower.config.num_hidden_layers = saved
@@ -106,7 +106,7 @@ def _reads(checkpoint: Checkpoint, tower: OriginalTower, saved: int) -> tuple[tu
 
 
 def _feature(checkpoint: Checkpoint, tower: OriginalTower) -> str:
-    """`mm_vision_select_feature` without what concerns the class token."""
+    """Return `mm_vision_select_feature` without its part on the class token."""
     feature = str(checkpoint.raw.get("mm_vision_select_feature", "patch"))
     layers = feature.removesuffix("patch").removesuffix("cls_").rstrip("_")
     if not feature.endswith("patch") or layers not in (_SLICES if tower.rule == "selected" else ("",)):
@@ -136,7 +136,7 @@ def _selected(checkpoint: Checkpoint, feature: str, depth: int) -> tuple[tuple[s
 
 
 def _scales(checkpoint: Checkpoint, tower: OriginalTower) -> list[int]:
-    """Sides of the images that S2 reads, smallest first; empty where there is one scale."""
+    """Return sides of the images that S2 reads, smallest first; empty where there is one scale."""
     raw = checkpoint.raw
     if not raw.get("s2") or tower.rule != "selected" or str(raw["mm_vision_tower"]).startswith("hf:"):
         return []
@@ -150,7 +150,7 @@ def _scales(checkpoint: Checkpoint, tower: OriginalTower) -> list[int]:
 
 
 def _projector(checkpoint: Checkpoint, names: list[str]) -> dict[str, Source]:
-    """Names of the projector's weights by canonical name."""
+    """Return names of the projector's weights by canonical name."""
     kind = _kind(checkpoint)
     found = under(PROJECTOR, names)
     if not found and kind.name != "identity":
@@ -180,7 +180,7 @@ def _connector(
 
 
 def _processor(checkpoint: Checkpoint, tower: OriginalTower, scales: list[int]) -> Any:
-    """The folder's processor, or the tower's, made to treat image sizes and shapes as LLaVA does."""
+    """Return the folder's processor, or the tower's, set to treat image sizes and shapes as LLaVA does."""
     processor = _stored_processor(checkpoint, tower) or tower.processor()
     values, ratio = processor.to_dict(), str(checkpoint.raw.get("image_aspect_ratio"))
     fields = {name: values[name] for name in _PIXELS if values.get(name) is not None}

@@ -1,4 +1,4 @@
-"""Original LLaVA checkpoints made whole: usual names below another prefix, and the frozen tower that they name."""
+"""Completed checkpoints of original LLaVA: usual names below another prefix, and the frozen tower that they name."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _STEMS = ("vision_tower.vision_tower.", "vision_tower.")
 
 
 class FrozenTower(Joined):
-    """A checkpoint's tensors with the tower of another one.
+    """Tensors of a checkpoint, with the tower of another one.
 
     Args:
         own: Tensors of the checkpoint.
-        origin: The checkpoint that the tower comes from.
+        origin: Checkpoint that the tower comes from.
         names: Names of the tower's weights in `own` to their names in `origin`.
 
     Attributes:
-        folder: Where the small files of `origin` lie.
+        folder: Folder of the small files of `origin`.
     """
 
     def __init__(self, own: Tensors, origin: Checkpoint, names: Mapping[str, str]) -> None:
@@ -36,13 +36,16 @@ class FrozenTower(Joined):
 
 
 def with_frozen_tower(checkpoint: Checkpoint) -> Checkpoint:
-    """`checkpoint`, completed by the tower that its configuration names if it holds none of its weights.
+    """Add to `checkpoint` the tower that its configuration names, if it holds none of its weights.
 
     Args:
         checkpoint: Any checkpoint; only those of original LLaVA are ever completed.
 
+    Returns:
+        The checkpoint, completed or as it was.
+
     Raises:
-        CheckpointError: If the tower is missing and cannot be had, or is missing though it was trained.
+        CheckpointError: If the tower is missing and cannot be read, or is missing though it was trained.
     """
     raw = checkpoint.raw
     held = {name: entry.nbytes for name, entry in checkpoint.tensors.items() if name.startswith(TOWER)}
@@ -63,7 +66,7 @@ def with_frozen_tower(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _origin(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint that the frozen tower comes from."""
+    """Open the checkpoint that the frozen tower comes from."""
     raw = checkpoint.raw
     named = str(raw["mm_vision_tower"])
     source = raw.get("vision_source_mllm_path") or raw.get("vision_tower_pretrained")
@@ -79,7 +82,7 @@ def _origin(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _tower_names(checkpoint: Checkpoint, origin: Checkpoint) -> dict[str, str]:
-    """The weights of the tower in `origin`, a tower by itself or an original LLaVA checkpoint too."""
+    """Return names of the tower's weights in `origin`, a tower by itself or an original LLaVA checkpoint too."""
     family = original_tower(str(checkpoint.raw["mm_vision_tower"])).family
     for prefix in (f"{TOWER}vision_model.", TOWER, *family.outer_prefixes):
         if found := under(prefix, origin.tensors):
@@ -89,13 +92,13 @@ def _tower_names(checkpoint: Checkpoint, origin: Checkpoint) -> dict[str, str]:
 
 
 def tower_places(names: Sequence[str]) -> list[str]:
-    """What the names of each tower among `names` begin with, that of the original code first."""
+    """Return the prefix of each tower among `names`, that of the original code first."""
     usual = [TOWER] if any(name.startswith(TOWER) for name in names) else []
     return apart([*usual, *(place for stem in _STEMS for place in places(stem, names))])
 
 
 def with_usual_names(checkpoint: Checkpoint) -> Checkpoint:
-    """`checkpoint` with tower and projector where the code of original LLaVA has them.
+    """Rename tower and projector of `checkpoint` to the places that the code of original LLaVA expects.
 
     Args:
         checkpoint: Any checkpoint; only those of original LLaVA are ever changed.

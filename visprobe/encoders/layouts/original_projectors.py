@@ -1,4 +1,4 @@
-"""The projectors of original LLaVA by `mm_projector_type`."""
+"""Projectors of original LLaVA by `mm_projector_type`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TYPES = "linear, mlpNx_gelu, mlpNx_gelu_IN_HID+K, mlpNx_resMx_gelu, pooler and i
 
 @dataclass(frozen=True)
 class ProjectorType:
-    """What `mm_projector_type` says.
+    """Parsed `mm_projector_type`.
 
     Attributes:
-        name: As in config.json.
+        name: Type as written in config.json.
         linears: Linear layers of its chain; 0 where there is no chain.
         blocks: Residual blocks after the chain.
     """
@@ -40,7 +40,7 @@ class ProjectorType:
     blocks: int = 0
 
     def canonical(self, saved: str) -> str:
-        """The canonical name of the weight `saved`, relative to `model.mm_projector.`."""
+        """Return the canonical name of the weight `saved`, relative to `model.mm_projector.`."""
         place, _, kind = saved.rpartition(".")
         if self.name == "pooler":
             return f"{_POOLER_PARTS.get(place, place)}.{kind}"
@@ -49,6 +49,7 @@ class ProjectorType:
             return f"linear_1.{kind}"
         if not number.isdigit():
             return saved
+        # the saved `nn.Sequential` has a GELU between two linear layers: linear i stands at index 2 * (i - 1)
         index, last = int(number), 2 * self.linears - 2
         if part in _RESIDUAL_PARTS and index > last:
             return f"block_{index - last}.{_RESIDUAL_PARTS[part]}.{kind}"
@@ -56,7 +57,7 @@ class ProjectorType:
 
 
 def projector_type(name: str) -> ProjectorType | None:
-    """What the `mm_projector_type` `name` says, or None if it is unknown."""
+    """Parse the `mm_projector_type` `name`; None if it is unknown."""
     if name in ("identity", "pooler"):
         return ProjectorType(name)
     if name == "linear":
@@ -82,14 +83,14 @@ class ResidualBlock(nn.Module):
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens of shape (…, width)."""
+        """Transform tokens of shape (…, width)."""
         tokens = self.pre_norm(tokens)
         changed: torch.Tensor = self.linear_2(nn.functional.gelu(self.linear_1(tokens)))
         return tokens + changed
 
 
 class ResidualProjector(Projector):
-    """A chain of linear layers with GELU between them, then residual blocks.
+    """Chain of linear layers with GELU between them, then residual blocks.
 
     Args:
         widths: Input width of each linear layer and the output width of the last.
@@ -111,7 +112,7 @@ class ResidualProjector(Projector):
 
 
 class Pooler(nn.Module):
-    """Joins each 2x2 square of tokens by a convolution, then GELU and a linear layer.
+    """Convolution that merges each 2x2 square of tokens, then GELU and a linear layer.
 
     Args:
         before: Width of the tokens that come from the tower.
@@ -124,7 +125,7 @@ class Pooler(nn.Module):
         self.linear = nn.Linear(after, after)
 
     def forward(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Tokens of shape (B, rows x columns, before) as (B, rows // 2 x columns // 2, after)."""
+        """Pool tokens (B, rows x columns, before) to (B, rows // 2 x columns // 2, after)."""
         pooled = self.conv(_as_image(tokens, grid)).flatten(2).transpose(1, 2)
         projected: torch.Tensor = self.linear(nn.functional.gelu(pooled))
         return projected
@@ -133,10 +134,10 @@ class Pooler(nn.Module):
 def original_connector(
     kind: ProjectorType, entries: Mapping[str, TensorEntry], *, tower_width: int, reads: tuple[str, ...]
 ) -> Connector:
-    """The connector of type `kind` whose weights are those of `entries`.
+    """Make the connector of type `kind` whose weights are those of `entries`.
 
     Args:
-        kind: What `mm_projector_type` says.
+        kind: Parsed `mm_projector_type`.
         entries: Weights by canonical name.
         tower_width: Width of the tokens that come from the tower.
         reads: Sites that it reads; their tokens are concatenated.
@@ -161,7 +162,7 @@ def original_connector(
 
 
 def resampled(connector: Connector, side: int) -> Connector:
-    """`connector` after a bilinear resampling of the tokens to a grid of `side` x `side`, in float32."""
+    """Put a bilinear resampling of the tokens to a grid of `side` x `side`, in float32, before `connector`."""
     taps = tuple(replace(tap, project=_after_resampling(tap.project, side)) for tap in connector.taps)
     return replace(connector, taps=taps, settings={**connector.settings, "resampled": f"to {side}x{side}"})
 

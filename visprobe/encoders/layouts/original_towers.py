@@ -1,4 +1,4 @@
-"""How original LLaVA reads each tower: by the name in `mm_vision_tower`."""
+"""Towers of original LLaVA by the name in `mm_vision_tower`, and how its code reads them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _FAMILY_OF = {model_type: family for family in (*SQUARES, SAM) for model_type in
 _RULES: dict[str, Rule] = {"siglip": "siglip", "clip": "selected", "mlcd": "selected", "dinov2": "final", "sam": "last"}
 _SUFFIX = re.compile(r"(?P<name>.*?)(?:-res(?P<res>\d+))?(?:-interp(?P<interp>\d+))?")
 _NOT_YET = re.compile(r"open_clip_hub:.*|imagebind_huge|.*eva/clip.*|.*eva02.*", re.IGNORECASE)
-_SAM_TOKENS = 1024  # that SAM's tokens are resampled to where its name does not say it
+_SAM_TOKENS = 1024  # number that SAM's tokens are resampled to where its name does not say it
 _INCEPTION = (0.5, 0.5, 0.5)
-# Side before the centre crop, filter, mean and deviation of the transforms of towers that have no processor.
+# Side before the centre crop, filter, mean and standard deviation of the transforms of towers that have no processor.
 _TRANSFORMS = {
     "mae": (248, PILImageResampling.BICUBIC, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     "moco": (256, PILImageResampling.BILINEAR, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
@@ -47,15 +47,15 @@ _TIMM_HUB = {
 
 @dataclass(frozen=True)
 class OriginalTower:
-    """A tower as original LLaVA uses it.
+    """Tower as original LLaVA uses it.
 
     Attributes:
         name: Folder or hub id of the tower that was trained on, or its name where it has neither.
-        family: Its family.
-        config: Its transformers configuration.
-        rule: Which state the code reads: the "selected" layer; for "siglip" what is left after the last block is
+        family: Family of the tower.
+        config: transformers configuration.
+        rule: State that the code reads: the "selected" layer; for "siglip" the output after the last block is
             deleted; the "final" norm; the "last" block.
-        resolution: Side in pixels of the images, where the name changes it.
+        resolution: Side of the images, in pixels, where the name changes it.
         resampled: Side of the grid that the tokens are resampled to before the projector, if they are.
         timm: First part of its name if it is one of timm's vision transformers ("mae").
     """
@@ -70,17 +70,17 @@ class OriginalTower:
 
     @property
     def origin(self) -> str:
-        """Folder or hub id that the tower's weights come from before any training."""
+        """Folder or hub id of the tower's weights before any training."""
         return _TIMM_HUB.get(self.name.lower(), self.name)
 
     def sources(self, saved: Mapping[str, str]) -> Mapping[str, Source]:
-        """The tower's weights by name in transformers' class, from its names on disk."""
+        """Return the tower's weights by name in transformers' class, given its names on disk."""
         if self.timm:
             return from_timm(saved)
         return from_segment_anything(saved) if self.family is SAM else dict(saved)
 
     def processor(self) -> Any:
-        """The image processor that the code makes for this tower."""
+        """Make the image processor that the original code makes for this tower."""
         size = side(self.config.image_size)
         square = {"height": size, "width": size}
         if self.timm:
@@ -93,7 +93,7 @@ class OriginalTower:
 
 
 def original_tower(named: str) -> OriginalTower:
-    """The tower that `mm_vision_tower` names.
+    """Return the tower that `mm_vision_tower` names.
 
     Args:
         named: A local folder, a hub id, or one of the names that the code knows.
@@ -131,17 +131,17 @@ def original_tower(named: str) -> OriginalTower:
 
 
 class BaseScale(Geometry):
-    """The smallest of several scales: pixels made for the largest one, resampled to the tower's own size."""
+    """Smallest of several scales: pixels made for the largest one are resampled to the tower's own size."""
 
     def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
-        """As `Geometry.preprocess`."""
+        """Turn RGB `images` of any sizes into inputs of the tower, float32, on the CPU."""
         values = super().preprocess(processor, config, images).inputs["pixel_values"]
         size = side(config.image_size)
         grid = self.grid(processor, config)
         return Pixels({"pixel_values": interpolate(values, (size, size), mode="bicubic")}, (grid,) * len(values))
 
     def grid(self, processor: Any, config: Any) -> Grid:
-        """Rows and columns of patch tokens."""
+        """Return rows and columns of patch tokens."""
         return (side(config.image_size) // side(config.patch_size),) * 2
 
 

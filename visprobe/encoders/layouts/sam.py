@@ -1,4 +1,4 @@
-"""SAM's tower as original LLaVA reads it: the last block, without the neck."""
+"""Tower of SAM as original LLaVA reads it: the last block, without the neck."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _UNUSED = ("downsamples.", "neck_hd.", "hd_alpha_downsamplers")
 
 
 class SamGeometry(Geometry):
-    """Square pixels; hidden states are (B, rows, columns, D) and have no prefix tokens."""
+    """Geometry of square pixels whose hidden states are (B, rows, columns, D), without prefix tokens."""
 
     def views(self, state: torch.Tensor, pixels: Pixels, tower: torch.nn.Module) -> list[View]:
-        """As `Geometry.views`."""
+        """Flatten rows and columns of a hidden state to tokens in raster order."""
         return [(state.flatten(1, 2), pixels.grids[0])]
 
 
@@ -39,7 +39,7 @@ SAM = Family(
     blocks=(("layers", "num_hidden_layers"),),
     head="neck",
     geometry=SamGeometry(),
-    attention_output="",  # they have rows and columns
+    attention_output="",  # heads cannot be read one by one: states have rows and columns
     tensor_classes={"rel_pos": "position_embedding", r"\.lin1\.": "mlp_in", r"\.lin2\.": "mlp_out"},
     processor="SamImageProcessorPil",
     processors={"SamImageProcessor": "SamImageProcessorPil"},
@@ -47,7 +47,7 @@ SAM = Family(
 
 
 def from_segment_anything(saved: Mapping[str, str]) -> dict[str, str]:
-    """The weights of transformers' class by name, from those that the code of Segment Anything saved."""
+    """Return weights of transformers' class by name, given those that the code of Segment Anything saved."""
     return {_renamed(name): key for name, key in saved.items() if not name.startswith(_UNUSED)}
 
 

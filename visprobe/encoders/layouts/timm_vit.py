@@ -1,4 +1,4 @@
-"""Vision transformers of timm as transformers' ViT."""
+"""Vision transformers of timm, read as transformers' ViT."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)\.(weight|bias)")
 
 
 def from_timm(saved: Mapping[str, str]) -> dict[str, Source]:
-    """The weights of transformers' ViT by name, from those of timm's; a classifier on top is left out.
+    """Return weights of transformers' ViT by name, given those of timm's; a classifier on top is left out.
 
     Args:
         saved: Names in timm's class to names in the file.

@@ -1,4 +1,4 @@
-"""What lies in a directory tree full of checkpoints: one row each, from headers alone."""
+"""Scan a directory tree of checkpoints: one row each, read from headers alone."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Found:
     Attributes:
         path: Folder or hub id.
         family: Family of the multimodal model, or of the tower if it is bare ("LLaVA-OneVision", "siglip").
-        layout: How its tensors are named ("A", "L", "bare").
-        container: What holds them ("safetensors", "bin").
+        layout: Naming scheme of its tensors ("A", "L", "bare").
+        container: File format of its tensors ("safetensors", "bin").
         tower: Name or type of the tower.
         blocks: Blocks of the tower.
         tower_params: Weights of the tower.
@@ -41,14 +41,14 @@ class Found:
         off_path_params: Weights in them.
         bytes_stored: Bytes of all its tensors.
         bytes_needed: Bytes of tower and connector.
-        notes: What a reader should know.
+        notes: Warnings for the reader.
         tower_hash: SHA-256 of the tower's weights, if asked for.
         projector_hash: SHA-256 of the connector's weights, if asked for.
         changed: Weight groups that differ from the base, if one was given and it has the same shape; being rounded to
             bfloat16 or float16 is no difference.
         rounded: The dtype that weights of the base were rounded to and not changed otherwise ("bfloat16"), if any were.
-        problem: Why it cannot be loaded; everything above but the path is then empty.
-        hint: What to do about that.
+        problem: Reason why it cannot be loaded; everything above but the path is then empty.
+        hint: Remedy for the problem.
     """
 
     path: str
@@ -74,7 +74,7 @@ class Found:
     hint: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The row as plain JSON values."""
+        """Return the row as plain JSON values."""
         return asdict(self)
 
 
@@ -85,13 +85,16 @@ def scan(
     base: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Found]:
-    """One row per checkpoint under `places`, in the order found.
+    """Return one row per checkpoint under `places`, in the order found.
 
     Args:
         places: Directories, walked to the bottom, links included; hub ids; authors and collections of the hub.
-        hashes: Whether towers and connectors are read and hashed.
+        hashes: True to read and hash towers and connectors.
         base: A checkpoint that the others are compared with, weight by weight; implies `hashes`.
         progress: Called with (stage, done, total).
+
+    Returns:
+        One row per checkpoint; one that cannot be loaded has a `problem`.
 
     Raises:
         CheckpointError: If a place does not exist, or the base cannot be read.
@@ -107,7 +110,7 @@ def scan(
 
 
 def same_towers(rows: Sequence[Found]) -> list[list[str]]:
-    """Paths of the checkpoints that share one tower, byte for byte; groups of two or more."""
+    """Return paths of the checkpoints that share one tower, byte for byte, in groups of two or more."""
     groups: dict[str, list[str]] = {}
     for row in rows:
         if row.tower_hash:

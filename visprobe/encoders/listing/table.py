@@ -1,4 +1,4 @@
-"""The table of everything that is read, for people: `visprobe families`."""
+"""Tables of all models and towers that can be read, for `visprobe families`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from visprobe.encoders.structure.model import Model
 
 MODEL_COLUMNS = ("family", "model_type", "class", "layouts", "towers", "images", "status")
 TOWER_COLUMNS = ("tower", "model_type", "class", "blocks", "last norm", "before patches", "images", "status")
-# Read by functions of their own: their configurations do not describe a tower that transformers could build.
+# Not in MODELS: their configurations describe no tower that transformers could build, so each has its own function.
 _OTHERS = (
     ("LLaVA (original)", "mm_vision_tower in config.json", "", "L", "named by the checkpoint"),
     ("InternVL (original)", "internvl_chat", "", "I", "internvl"),
@@ -25,14 +25,14 @@ NOT_YET = {
 
 
 def model_rows() -> list[dict[str, str]]:
-    """One row per family of multimodal models, by the names in `MODEL_COLUMNS`."""
+    """Return one row per family of multimodal models, by the names in `MODEL_COLUMNS`."""
     rows = [_model_row(model) for model in MODELS]
     tiles = "fixed, tiles on request"
     return rows + [dict(zip(MODEL_COLUMNS, (*other, tiles, "read"), strict=True)) for other in _OTHERS]
 
 
 def tower_rows() -> list[dict[str, str]]:
-    """One row per family of towers, by the names in `TOWER_COLUMNS`; those that cannot be read yet come last."""
+    """Return one row per family of towers, by the names in `TOWER_COLUMNS`; those that cannot be read yet come last."""
     rows = [_tower_row(family) for family in (*TOWERS, SAM)]
     return rows + [dict.fromkeys(TOWER_COLUMNS, "") | {"tower": name, "status": why} for name, why in NOT_YET.items()]
 

@@ -20,7 +20,7 @@ from visprobe.encoders.structure.tiles import Tiled, arranged, tiles
 from visprobe.errors import CheckpointError
 
 _CUTS = "LlavaNextImageProcessorPil"
-_STORED = (  # the last is what an extracted encoder of LLaVA-NeXT has for its base view
+_STORED = (  # CLIPImageProcessor and later: what an extracted encoder stores for its base view
     "LlavaNextImageProcessor", "LlavaOnevisionImageProcessor", "SiglipImageProcessor", "CLIPImageProcessor",
     "GotOcr2ImageProcessor",
 )  # fmt: skip
@@ -31,8 +31,8 @@ class AnyRes(Tiled):
     """Tiles of the padded image, whose padding is removed again.
 
     Attributes:
-        pinpoints: Heights and widths that an image may be fitted into, where the processor names none.
-        notes: As in `Tiled`.
+        pinpoints: Heights and widths, in pixels, that an image may be fitted into, where the processor names none.
+        notes: Warnings for the reader.
     """
 
     pinpoints: Sequence[Sequence[int]]
@@ -41,7 +41,7 @@ class AnyRes(Tiled):
     processors: ClassVar[Mapping[str, str]] = dict.fromkeys(_STORED, _CUTS)
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """The stored fields; sizes that are not stored are those of the tower."""
+        """Return the stored fields; sizes that are not stored are those of the tower."""
         square = {"height": side(config.image_size), "width": side(config.image_size)}
         sizes = {"size": square, "crop_size": square}
         kept = {name: value for name, value in plain_fields(stored).items() if value is not None}
@@ -49,7 +49,7 @@ class AnyRes(Tiled):
         return {**sizes, **kept, "image_grid_pinpoints": [list(size) for size in pinpoints]}
 
     def cut(self, processor: Any, config: Any, image: Image.Image) -> Pixels:
-        """One RGB image as the tiles after its base view."""
+        """Cut one RGB image into the tiles after its base view."""
         size = image.height, image.width
         height, width = select_best_resolution(size, processor.image_grid_pinpoints)
         values = processor([image], return_tensors="pt")["pixel_values"][0][1:]
@@ -60,16 +60,16 @@ class AnyRes(Tiled):
 
 
 def any_resolution(config: Any) -> AnyRes:
-    """How a LLaVA-NeXT or LLaVA-OneVision of configuration `config` cuts tiles."""
+    """Return how a LLaVA-NeXT or LLaVA-OneVision of configuration `config` cuts tiles."""
     return AnyRes(config.image_grid_pinpoints, notes_on(getattr(config, "vision_aspect_ratio", "")))
 
 
 def original_tiles(checkpoint: Checkpoint, base: Any) -> AnyRes | None:
-    """How an original LLaVA cuts tiles, or None if it does not, or not by `image_grid_pinpoints`.
+    """Return how an original LLaVA cuts tiles, or None if it does not, or not by `image_grid_pinpoints`.
 
     Args:
         checkpoint: An original LLaVA checkpoint.
-        base: The processor of its base view, which is as large as a tile.
+        base: Processor of its base view, which is as large as a tile.
 
     Raises:
         CheckpointError: If it has no usable `image_grid_pinpoints`.
@@ -91,7 +91,7 @@ def original_tiles(checkpoint: Checkpoint, base: Any) -> AnyRes | None:
 
 
 def _original_pinpoints(written: Any, length: int) -> list[list[int]]:
-    """Heights and widths in pixels of what original LLaVA writes: a list of widths and heights, or a range of tiles."""
+    """Return heights and widths in pixels; original LLaVA writes a list of widths and heights, or a range of tiles."""
     if isinstance(written, str) and "x" in written:
         pairs = [(int(width), int(height)) for width, height in re.findall(r"\((\d+)x(\d+)\)", written)]
         (left, top), (right, bottom) = (pairs[0], pairs[-1]) if pairs else ((1, 1), (0, 0))
@@ -104,9 +104,9 @@ def _original_pinpoints(written: Any, length: int) -> list[list[int]]:
 
 
 def tile_processor(base: Any, tiles: AnyRes, config: Any) -> Any:
-    """The processor that cuts `tiles` for a tower of configuration `config`, in the colours of `base`.
+    """Make the processor that cuts `tiles` for a tower of configuration `config`, with the mean and std of `base`.
 
-    Images are resized bicubically as the original code does it, whatever filter `base` has.
+    Images are resized bicubically as in the original code, whatever filter `base` has.
     """
     square = {"height": base.size["height"], "width": base.size["width"]}
     same = {"size": square, "crop_size": square, "image_mean": base.image_mean, "image_std": base.image_std}
@@ -115,7 +115,7 @@ def tile_processor(base: Any, tiles: AnyRes, config: Any) -> Any:
 
 
 def notes_on(ratio: str) -> tuple[str, ...]:
-    """What a reader should know of tiles where the model's aspect ratio is `ratio` ("anyres_max_9")."""
+    """Return warnings about tiles where the model's aspect ratio is `ratio` ("anyres_max_9")."""
     most = ratio.removeprefix("anyres_max_")
     if not most.isdigit():
         return Tiled.notes
@@ -123,7 +123,7 @@ def notes_on(ratio: str) -> tuple[str, ...]:
 
 
 def _unpadded(mosaic: Mosaic, size: tuple[int, int]) -> Mosaic:
-    """`mosaic` without the rows or columns that the model removes for an image of `size`.
+    """Remove the rows or columns that the model removes for an image of `size` (height, width).
 
     Source: `unpad_image` of transformers. Differs from source: of an image so narrow that nothing of it would be left,
     the two middle rows or columns are kept. Original LLaVA does not round to 7 digits before it cuts off decimals.

@@ -1,4 +1,4 @@
-"""What stands between a tower and the language model, and which states of the tower it reads."""
+"""Connector between a tower and the language model, and the states of the tower that it reads."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _ANY_GRID = (24, 24)  # for towers of native resolution: squares of 2, 3 and 4 p
 
 @dataclass(frozen=True)
 class Tap:
-    """An output of the connector, which is a site of the encoder.
+    """Output of the connector, which is a site of the encoder.
 
     Attributes:
         name: "projected", or "deepstack_1", … where a language model reads more than one.
         reads: Sites of the tower that it is made from.
         width: Width of its tokens.
-        project: From the connector, patch tokens (B, T, D) of each site read, and their grid, to tokens (B, T', width)
+        project: Maps the connector, patch tokens (B, T, D) of each site read, and their grid to tokens (B, T', width)
             in raster order.
     """
 
@@ -45,12 +45,12 @@ class Connector:
     """A projector and everything else between tower and language model.
 
     Attributes:
-        kind: For people: "mlp2x_gelu", "Qwen2_5_VLPatchMerger".
-        make: A module with fresh weights; its parameter names are the canonical names of the weights.
-        taps: Its outputs.
-        settings: What its output depends on beside weights and configuration, by name.
-        made_by: What made it of `config`, if it was made of one.
-        config: Configuration of the multimodal model, where it was made of one.
+        kind: Name for messages: "mlp2x_gelu", "Qwen2_5_VLPatchMerger".
+        make: Returns a module with fresh weights; its parameter names are the canonical names of the weights.
+        taps: Outputs.
+        settings: Settings that the output depends on beside weights and configuration, by name.
+        made_by: Function that made this connector of `config`, if one did.
+        config: Configuration of the multimodal model that it was made of, if any.
     """
 
     kind: str
@@ -61,9 +61,9 @@ class Connector:
     config: Any = None
 
     def depends_on(self, width: int, grid: Grid | None) -> dict[str, Any]:
-        """What its output depends on beside weights and the tower's configuration, by name, as plain JSON.
+        """Return what the output depends on beside weights and the tower's configuration, by name, as plain JSON.
 
-        It is made once more, and run, with a configuration that takes notes: no field that is read can be forgotten.
+        The connector is made and run once more with a configuration that notes each field read, so none is forgotten.
 
         Args:
             width: Width of the tower's tokens.
@@ -76,7 +76,12 @@ class Connector:
         return {**self.settings, **read}
 
     def try_out(self, width: int, grid: Grid) -> None:
-        """Make the module and every output once, without memory; arguments as in `depends_on`."""
+        """Make the module and compute every output once, on the meta device.
+
+        Args:
+            width: Width of the tower's tokens.
+            grid: Rows and columns of its patches.
+        """
         with quiet(), torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad(), no_init_weights():
             module = self.make().eval()
             for tap in self.taps:
@@ -84,13 +89,13 @@ class Connector:
                 tap.project(module, tokens, grid)
 
     def build(self, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
-        """The module with the weights `tensors`, in their widest dtype.
+        """Build the module with the weights `tensors`, in their widest dtype.
 
         Raises:
             CheckpointError: If tensors are missing, unexpected or of another shape.
         """
         dtype = widest(tensors)
-        with no_init_weights():  # drawing weights that are replaced at once takes seconds for a large merger
+        with no_init_weights():  # drawing weights only to replace them takes seconds for a large merger
             module = self.make()
         try:
             module.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
@@ -103,7 +108,7 @@ class Connector:
         return module.eval().requires_grad_(False)
 
     def fresh(self) -> nn.Module:
-        """The module as at the start of a training: matrices from N(0, 0.02²), biases zero, norms at their identity."""
+        """Make the module as at the start of training: matrices from N(0, 0.02²), biases zero, norms at identity."""
         with torch.random.fork_rng(devices=[]):
             module = self.make()
         for name, parameter in module.named_parameters():
@@ -115,13 +120,13 @@ class Connector:
 
 
 def token_by_token(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
-    """The projection of a module that reads one site and treats every token alike."""
+    """Project with a module that reads one site and treats every token alike."""
     projected: torch.Tensor = module(tokens[0])
     return projected
 
 
 def side_by_side(module: nn.Module, tokens: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
-    """The projection of a module that reads the tokens of several sites joined along their width."""
+    """Project with a module that reads the tokens of several sites joined along their width."""
     projected: torch.Tensor = module(torch.cat(list(tokens), dim=-1))
     return projected
 
@@ -132,12 +137,12 @@ def of_class(
     width: Callable[[Any], Any] = lambda config: config.text_config.hidden_size,
     project: Project = token_by_token,
 ) -> Connect:
-    """What makes the connector that is one class of transformers of a model's configuration.
+    """Return a function that makes the connector that is one transformers class of a model's configuration.
 
     Args:
-        cls: The class; its constructor takes the configuration.
-        width: From the configuration to the width of its output; by default that of the language model.
-        project: As in `Tap`.
+        cls: Class whose constructor takes the configuration.
+        width: Maps the configuration to the width of its output; by default that of the language model.
+        project: Maps module, tokens of each site read and grid to projected tokens, as `Tap.project`.
     """
 
     def connect(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
@@ -148,17 +153,17 @@ def of_class(
 
 
 def configured(made_by: Callable[[Any], Connector], config: Any) -> Connector:
-    """The connector that `made_by` makes of `config`, whose settings are the fields that it reads.
+    """Make the connector `made_by(config)`, whose settings are the fields of `config` that it reads.
 
     Args:
-        made_by: From a configuration to the connector. It is called again when settings are asked for.
+        made_by: Maps a configuration to the connector; called again when settings are asked for.
         config: Configuration of the multimodal model.
     """
     return replace(made_by(config), made_by=made_by, config=config)
 
 
 def widest(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
-    """The narrowest dtype that holds every tensor of `tensors` exactly."""
+    """Return the narrowest dtype that holds every tensor of `tensors` exactly."""
     dtypes = [tensor.dtype for tensor in tensors.values()]
     result = dtypes[0]
     for dtype in dtypes[1:]:

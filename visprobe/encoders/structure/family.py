@@ -1,4 +1,4 @@
-"""What a family of vision towers is: where its blocks, norms and prefix tokens are in the transformers class."""
+"""Family of vision towers: names of blocks, norms and prefix tokens in the transformers class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from visprobe.encoders.structure.tensor_class import tensor_class
 
 @dataclass(frozen=True)
 class Family:
-    """How one family of towers is built in transformers.
+    """Structure of one family of towers in transformers.
 
     Attributes:
         name: "siglip", "clip", "qwen2_5_vl", …
@@ -27,27 +27,27 @@ class Family:
         blocks: Attribute path of each list of blocks, in the order of the forward pass, with the field of the
             configuration that holds its length.
         norm: Attribute of the last norm, if there is one.
-        norm_on_tokens: Whether that norm is applied to every token; CLIP applies it to its class token only.
+        norm_on_tokens: True if that norm is applied to every token; CLIP applies it to its class token only.
         head: Attribute of the pooling head, if the family has one.
-        head_field: Field of the configuration that says whether a tower has it, if there is such a field.
+        head_field: Field of the configuration that says if a tower has a head, if there is such a field.
         head_option: Argument of the class that says so, where the configuration does not.
-        pools: Whether the class gives an embedding of the whole image (`pooler_output`), made by norm and head.
+        pools: True if the class gives an embedding of the whole image (`pooler_output`), made by norm and head.
         projection: Name of the linear map from it to the space shared with a text tower, in two-tower checkpoints.
         text_class: Class of the text tower beside it in two-tower checkpoints, if visprobe reads that.
-        projection_std: From the configuration to the deviation that transformers draws the map's weights with.
-        has_cls: Whether a class token comes first.
-        outer_prefixes: What may stand before a tensor's name in a checkpoint of the bare model.
-        geometry: How images become inputs and states become tokens in raster order.
+        projection_std: Maps the configuration to the standard deviation of that map's fresh weights.
+        has_cls: True if a class token comes first.
+        outer_prefixes: Prefixes that may precede a tensor's name in a checkpoint of the bare model.
+        geometry: Turns images into inputs and states into tokens in raster order.
         width: Field of the configuration that holds the width of the tokens.
         detached: Attributes of parts of the tower's class that belong to the connector.
-        contained: From the tower's configuration to the connector that these parts make, where they are all of it.
+        contained: Maps the tower's configuration to the connector made of these parts, where they are all of it.
         groups: Weight group of parts that are neither blocks, norm nor head, where it is not "embeddings".
-        tensor_classes: What weights do whose names say it otherwise than most (`structure.tensor_class`): regular
-            expressions to classes.
-        attention_output: Where in a block the projection is whose input holds the outputs of all heads side by side;
-            empty where they lie otherwise, so that heads cannot be read one by one.
-        unread: What the names of weights begin with that no forward pass reads, but for the head.
-        any_size: From the configuration to whether the tower reads images of other sizes than it was built for.
+        tensor_classes: Classes of weights with unusual names (`structure.tensor_class`): regular expressions to
+            classes.
+        attention_output: Path in a block of the projection whose input holds the outputs of all heads side by side;
+            empty if there is none, so that heads cannot be read one by one.
+        unread: Name prefixes of weights that no forward pass reads, beside the head.
+        any_size: Tells from the configuration if the tower reads images of other sizes than it was built for.
         processor: transformers class of the image processor, Pillow backend, where a checkpoint names none.
         processors: Classes to use for stored kinds of processor, beside the plain ones (`encoders.processor`).
         processor_fields: Fields of that class where a checkpoint names none, if they are not the class's own.
@@ -82,40 +82,41 @@ class Family:
     processor_fields: Mapping[str, Any] = field(default_factory=dict)
 
     def prefix_tokens(self, config: Any) -> int:
-        """How many tokens (class token, registers) stand before the patch tokens."""
+        """Return the number of tokens (class token, registers) before the patch tokens."""
         return int(self.has_cls) + int(getattr(config, "num_register_tokens", 0))
 
     def depth(self, config: Any) -> int:
-        """Number of blocks."""
+        """Return the number of blocks."""
         return sum(int(getattr(config, length)) for _, length in self.blocks)
 
     def last_site(self, config: Any) -> str:
-        """The site of the tower's `last_hidden_state`."""
+        """Return the site of the tower's `last_hidden_state`."""
         return "final_norm" if self.norm_on_tokens else f"block_{self.depth(config):02d}"
 
     def build(self, config: Any, names: set[str]) -> torch.nn.Module:
-        """A tower with fresh weights that has the parts whose tensor `names` are given."""
+        """Build a tower with fresh weights that has the parts whose tensor `names` are given."""
         return self.without_absent(self.cls(config, **self.options(names)), names)
 
     @property
     def cls(self) -> Any:
-        """The class in transformers."""
+        """Tower class in transformers."""
         module, _, name = self.tower_class.rpartition(":")
         return getattr(import_module(f"transformers.models.{module}") if module else transformers, name)
 
     def say_head(self, config: Any, names: Iterable[str]) -> None:
-        """Let `config` say whether there is a head, as the names of the tensors do."""
+        """Set the field of `config` for a pooling head by the names of the tensors."""
         if self.head and hasattr(config, self.head_field):
             setattr(config, self.head_field, _has(self.head, names))
 
     def options(self, names: set[str]) -> dict[str, bool]:
-        """Arguments of the class that depend on which tensors there are."""
+        """Return arguments of the class that depend on which tensors there are."""
         return {self.head_option: _has(self.head, names)} if self.head_option else {}
 
     def without_absent(self, tower: torch.nn.Module, names: set[str]) -> torch.nn.Module:
-        """`tower` with the parts that the checkpoint saved.
+        """Give `tower` the parts that the checkpoint saved.
 
-        Those of the connector go, and a last norm that was not saved; the projection to a shared space comes.
+        Parts of the connector and a last norm that was not saved are removed, a saved projection to the space shared
+        with a text tower is added.
         """
         for part in self.detached:
             _detach(tower, part)
@@ -131,16 +132,16 @@ class Family:
         return layer
 
     def is_projection(self, name: str) -> bool:
-        """Whether the tensor `name` belongs to the projection to the space shared with a text tower."""
+        """Return whether the tensor `name` belongs to the projection to the space shared with a text tower."""
         return self.projection is not None and name.startswith(f"{self.projection}.")
 
     def block_count(self, names: set[str]) -> int:
-        """One more than the highest number of a block of the first list in `names` (0 without blocks)."""
+        """Return one more than the highest number of a block of the first list in `names` (0 without blocks)."""
         pattern = _numbered(self.blocks[0][0])
         return max((int(m[1]) + 1 for m in map(pattern.match, names) if m), default=0)
 
     def weight_group(self, name: str, config: Any) -> str:
-        """The group of a canonical tensor name: "embeddings", "block_07", "final_norm" or "head"."""
+        """Return the group of a canonical tensor name: "embeddings", "block_07", "final_norm" or "head"."""
         before = 0
         for path, length in self.blocks:
             if found := _numbered(path).match(name):
@@ -152,15 +153,15 @@ class Family:
         return self.groups.get(part, "embeddings")
 
     def off_path(self, groups: Iterable[str], consumed: str) -> tuple[str, ...]:
-        """Those of the weight `groups` that no loss on the tokens of the site `consumed` reaches, sorted."""
+        """Return those weight `groups` that no loss on the tokens of the site `consumed` reaches, sorted."""
         return tuple(group for group in sorted(set(groups)) if _beyond(group, consumed))
 
     def tensor_class(self, name: str, group: str) -> str:
-        """What weight `name` of a group does; see `structure.tensor_class`."""
+        """Return the class of weight `name` in a group; see `structure.tensor_class`."""
         return tensor_class(name, group, self.tensor_classes)
 
     def tower_blocks(self, tower: torch.nn.Module) -> list[torch.nn.Module]:
-        """The blocks of `tower` in the order of the forward pass."""
+        """Return the blocks of `tower` in the order of the forward pass."""
         return [block for path, _ in self.blocks for block in tower.get_submodule(path).children()]
 
 

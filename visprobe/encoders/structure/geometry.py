@@ -1,4 +1,4 @@
-"""How images become the inputs of a tower, and its hidden states tokens in raster order."""
+"""Geometry of a tower: images to inputs, hidden states to tokens in raster order."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ View = tuple[torch.Tensor, Grid]
 
 
 class Geometry:
-    """Square pixels: every image fills the tower's input, states are (B, prefix tokens + patches, D) in raster order.
+    """Geometry in which every image fills the tower's square input and states are (B, prefix tokens + patches, D).
 
-    The other geometries override what differs. None of them has a state of its own.
+    Patches are in raster order. Subclasses override what differs.
 
     Attributes:
         resolution: "fixed", or "native" where the number of tokens follows the image.
-        plain: Whether the image processor by itself makes the pixels that its checkpoint asks for.
+        plain: True if the image processor by itself makes the pixels that its checkpoint asks for.
     """
 
     resolution = "fixed"
     plain = True
 
     def fields(self, stored: Mapping[str, Any], config: Any, resolution: Resolution) -> dict[str, Any]:
-        """Arguments of the image processor's class.
+        """Return arguments of the image processor's class.
 
         Args:
             stored: Fields that the checkpoint stores; empty if it stores none.
             config: Configuration of the tower.
-            resolution: How many pixels, and whether tiles.
+            resolution: Pixels per image, and whether tiles are read.
         """
         return plain_fields(stored)
 
     def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
-        """RGB `images` of any sizes as inputs of the tower, float32, on the CPU."""
+        """Turn RGB `images` of any sizes into inputs of the tower, float32, on the CPU."""
         values = torch.as_tensor(processor(list(images), return_tensors="pt")["pixel_values"], dtype=torch.float32)
         height, width = values.shape[-2:]
         patch = side(config.patch_size)
         return Pixels({"pixel_values": values}, ((height // patch, width // patch),) * len(values))
 
     def grid(self, processor: Any, config: Any) -> Grid | None:
-        """Rows and columns of patch tokens, or None if they depend on the image.
+        """Return rows and columns of patch tokens, or None if they depend on the image.
 
         Raises:
             CheckpointError: If the processor does not fit the tower.
@@ -55,20 +55,20 @@ class Geometry:
         return height // patch, width // patch
 
     def pieces(self, pixels: Pixels) -> Iterator[Pixels]:
-        """`pixels` in parts that the tower takes at once."""
+        """Split `pixels` into parts that the tower takes at once."""
         yield pixels
 
     def run(self, tower: torch.nn.Module, pixels: Pixels) -> None:
-        """Forward `tower`; hooks take what is wanted of it."""
+        """Run `tower`; hooks take the states."""
         tower(**pixels.inputs)
 
     def views(self, state: torch.Tensor, pixels: Pixels, tower: torch.nn.Module) -> list[View]:
-        """A hidden state of `tower` as tokens of one grid each, in the order of the images.
+        """Split a hidden state of `tower` into tokens of one grid each, in the order of the images.
 
         Args:
-            state: What a block of the tower returned for `pixels`.
-            pixels: The piece of the batch that was forwarded.
-            tower: The tower.
+            state: Output of a block of the tower for `pixels`.
+            pixels: Piece of the batch that was forwarded.
+            tower: Tower that was forwarded.
 
         Returns:
             Tokens of shape (n, prefix tokens + rows x columns, D) with their grid, patches in raster order.
@@ -76,7 +76,7 @@ class Geometry:
         return [(state, pixels.grids[0])]
 
     def images(self, views: list[View], pixels: Pixels) -> list[View]:
-        """Views without prefix tokens put together to images: the tiles of one image become one grid."""
+        """Put views without prefix tokens together to images: the tiles of one image become one grid."""
         return views
 
 
@@ -84,5 +84,5 @@ SQUARE = Geometry()
 
 
 def side(size: Any) -> int:
-    """Side of a square given as one number or two."""
+    """Return the side of a square given as one number or two."""
     return int(size) if isinstance(size, int) else int(size[0])

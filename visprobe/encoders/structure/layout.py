@@ -1,4 +1,4 @@
-"""What a checkpoint turned out to hold: which tensors are tower and connector, and what the MLLM reads."""
+"""Layout of a checkpoint: its tensors of tower and connector, and the site that the MLLM reads."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from visprobe.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Piece:
-    """A weight that is not a tensor of the file but made from tensors of it (one third of a fused qkv).
+    """Weight that is no tensor of the file but made from tensors of it (one third of a fused qkv).
 
     Attributes:
         keys: Names in the file.
-        make: From those tensors to the weight.
+        make: Maps those tensors to the weight.
     """
 
     keys: tuple[str, ...]
@@ -31,12 +31,12 @@ class Piece:
 
 
 Source = str | Piece
-NAMED = "the tower is named"  # how a note on an unusual place begins
+NAMED = "the tower is named"  # prefix of a note on an unusual place
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A checkpoint's tower and connector, not read yet.
+    """Tower and connector of a checkpoint, not read yet.
 
     Attributes:
         name: "A", "B", "C", "D", "L", "bare", …
@@ -45,13 +45,13 @@ class Layout:
         tower_name: Name of the tower, for people.
         tower: Name relative to the tower to name in the file.
         projector: Name relative to the connector to name in the file; empty without a connector.
-        connector: What stands between tower and language model, if anything.
-        consumed: Site that the MLLM reads; the deepest of them if it reads several.
-        why: Why it is that site.
+        connector: Connector between tower and language model, if any.
+        consumed: Site that the MLLM reads; the deepest if it reads several.
+        why: Reason for that site.
         processor: Image processor.
-        geometry: How images become inputs and states become tokens; that of the family unless tiles are asked for.
-        warnings: What a reader should know.
-        twins: For each other tower in the same files what it begins with, and names of the weights read to its own.
+        geometry: Turns images into inputs and states into tokens; that of the family unless tiles are asked for.
+        warnings: Warnings for the reader.
+        twins: Prefix of each other tower in the same files to a map from names of the tower that is read to its own.
     """
 
     name: str
@@ -69,15 +69,15 @@ class Layout:
     twins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def off_path(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Weight groups, among those of the tower's tensor `names`, that the MLLM's loss never reaches."""
+        """Return weight groups, among those of the tower's tensor `names`, that the MLLM's loss never reaches."""
         return self.family.off_path((self.family.weight_group(name, self.config) for name in names), self.consumed)
 
 
 def unfused(attention: str, kind: str, key: str) -> dict[str, Source]:
-    """The weights of queries, keys and values by name, which follow each other in the rows of the tensor `key`.
+    """Return the weights of queries, keys and values by name, which are stacked in the rows of the tensor `key`.
 
     Args:
-        attention: What their names begin with.
+        attention: Prefix of their names.
         kind: "weight" or "bias".
         key: Name in the file.
     """
@@ -89,12 +89,12 @@ def _third(number: int, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def keys_of(sources: Iterable[Source]) -> list[str]:
-    """The names in the file that `sources` need, each once."""
+    """Return the names in the file that `sources` need, each once."""
     return list(dict.fromkeys(key for s in sources for key in (s.keys if isinstance(s, Piece) else (s,))))
 
 
 def made(sources: Mapping[str, Source], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights that `sources` describe, from the file's `tensors`."""
+    """Make the weights that `sources` describe, given the file's `tensors`."""
     return {
         name: source.make([tensors[key] for key in source.keys]) if isinstance(source, Piece) else tensors[source]
         for name, source in sources.items()
@@ -102,7 +102,7 @@ def made(sources: Mapping[str, Source], tensors: Mapping[str, torch.Tensor]) -> 
 
 
 def under(prefix: str, names: Iterable[str]) -> dict[str, str]:
-    """Names that begin with `prefix`, by what follows it; the buffer `position_ids` of old versions is left out."""
+    """Return names that begin with `prefix`, by what follows it, without the buffer `position_ids` of old versions."""
     return {
         name.removeprefix(prefix): name
         for name in names
@@ -111,7 +111,7 @@ def under(prefix: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def hidden_state(layer: int, blocks: int) -> str:
-    """The site of `hidden_states[layer]` in a tower of `blocks` blocks, counted from the input.
+    """Return the site of `hidden_states[layer]` in a tower of `blocks` blocks; a negative layer counts from the end.
 
     Raises:
         CheckpointError: If there is no such layer.
@@ -125,14 +125,14 @@ def hidden_state(layer: int, blocks: int) -> str:
 
 
 def places(stem: str, names: Iterable[str]) -> list[str]:
-    """What `names` begin with up to and including `stem`: "model.language_model.visual." for "visual.".
+    """Return prefixes of `names` up to and including `stem`: "model.language_model.visual." for "visual.".
 
     Args:
         stem: Whole parts of a name, with the dot after the last.
         names: Names of tensors.
 
     Returns:
-        Those beginnings below which blocks are numbered, the shortest first.
+        Those prefixes below which blocks are numbered, the shortest first.
     """
     pattern = re.compile(rf"((?:[^.]+\.)*?{re.escape(stem)})(?:.*\.)?\d+\.")
     found = {match[1] for match in map(pattern.match, names) if match}
@@ -140,11 +140,11 @@ def places(stem: str, names: Iterable[str]) -> list[str]:
 
 
 def block_places(path: str, usual: Sequence[str], names: Iterable[str]) -> list[str]:
-    """What stands before the numbered blocks of vision towers: "model.vision_model." for "encoder.layers".
+    """Return prefixes before the numbered blocks of vision towers: "model.vision_model." for "encoder.layers".
 
     Args:
-        path: Where the blocks lie in the tower.
-        usual: What is expected there; it comes first, in its order.
+        path: Path of the blocks in the tower.
+        usual: Expected prefixes; they come first, in their order.
         names: Names of tensors.
     """
     seen = [name for name in names if not of_language_model(name) and "text_model" not in name.split(".")]
@@ -157,13 +157,13 @@ def block_places(path: str, usual: Sequence[str], names: Iterable[str]) -> list[
 
 
 def beside(outer: str, stem: str, names: Iterable[str]) -> str:
-    """Where the part `stem` of a model lies: beside a tower below `outer`, or else anywhere."""
+    """Return the prefix of a model's part `stem`: beside a tower below `outer`, or else anywhere."""
     found = {name[: at.end()] for name in names if (at := re.search(rf"(?:^|\.){re.escape(stem)}", name))}
     return min(found, key=lambda place: (place != outer + stem, place.count("."), place), default=outer + stem)
 
 
 def apart(places: Iterable[str]) -> list[str]:
-    """`places` without those inside or around an earlier one."""
+    """Return `places` without those inside or around an earlier one."""
     found: list[str] = []
     for place in places:
         if not any(place.startswith(one) or one.startswith(place) for one in found):
@@ -172,7 +172,7 @@ def apart(places: Iterable[str]) -> list[str]:
 
 
 def notes_on_places(found: Sequence[str], usual: Iterable[str]) -> list[str]:
-    """What a reader should know of where towers were found, the first of which is read."""
+    """Return warnings about where towers were `found`, the first of which is read."""
     notes = [] if found[0] in usual else [f"{NAMED} {found[0]}* here"]
     if len(found) > 1:
         listed = ", ".join(f"{place}*" for place in found)
@@ -181,7 +181,7 @@ def notes_on_places(found: Sequence[str], usual: Iterable[str]) -> list[str]:
 
 
 def twins(found: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The names of the first of the towers `found` to those of each other one."""
+    """Map names of the first of the towers `found` to those of each other one."""
     names = list(names)
     first = under(found[0], names)
     others = {place: under(place, names) for place in found[1:]}
@@ -189,7 +189,7 @@ def twins(found: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str
 
 
 def no_tower(folder: object, keys: Iterable[str]) -> CheckpointError:
-    """The error for a checkpoint that holds no vision tensors."""
+    """Make the error for a checkpoint that holds no vision tensors."""
     return CheckpointError(
         f"there is no vision tower in the files of {folder}: their tensors begin with {', '.join(prefixes(keys))}",
         hint="Saving, merging or exporting left it out: do it again from the trained model, with its vision part. Only "
@@ -198,7 +198,7 @@ def no_tower(folder: object, keys: Iterable[str]) -> CheckpointError:
 
 
 def frozen_tower(folder: object, named: str, keys: Iterable[str]) -> CheckpointError:
-    """The error for a checkpoint without the tower `named`, which its configuration says was not trained."""
+    """Make the error for a checkpoint without the tower `named`, which its configuration says was not trained."""
     return CheckpointError(
         f"{folder} holds no vision tower: its tensors begin with {', '.join(prefixes(keys))}. Its configuration names "
         f"the tower {named}, which was frozen and not saved",
@@ -207,7 +207,7 @@ def frozen_tower(folder: object, named: str, keys: Iterable[str]) -> CheckpointE
 
 
 def no_projector(folder: object, keys: Iterable[str]) -> CheckpointError:
-    """The error for a multimodal checkpoint that holds a tower and no projector."""
+    """Make the error for a multimodal checkpoint that holds a tower and no projector."""
     return CheckpointError(
         f"there is no projector in the files of {folder}: their tensors begin with {', '.join(prefixes(keys))}",
         hint="Saving, merging or exporting left it out: give the full checkpoint, with tower and projector.",
@@ -215,5 +215,5 @@ def no_projector(folder: object, keys: Iterable[str]) -> CheckpointError:
 
 
 def prefixes(keys: Iterable[str], limit: int = 5) -> list[str]:
-    """The first few distinct beginnings (two parts) of tensor names."""
+    """Return the first few distinct prefixes (two parts) of tensor names."""
     return list(dict.fromkeys(".".join(key.split(".")[:2]) for key in sorted(keys)))[:limit]

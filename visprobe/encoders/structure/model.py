@@ -1,4 +1,4 @@
-"""A family of multimodal models as transformers saves it: one row says where its tower and connector are."""
+"""Families of multimodal models as transformers saves them: one row says where tower and connector are."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def _as_it_is(names: Mapping[str, str], config: Any) -> Mapping[str, Source]:
 
 @dataclass(frozen=True)
 class Spelling:
-    """One of the ways in which a family's tensors are named on disk.
+    """Naming scheme of a family's tensors on disk.
 
     Attributes:
         name: "A", "B", …
-        tower: What stands before the names of the tower.
-        connector: What stands before the names of each part of the connector, by the canonical prefix of that part.
+        tower: Prefix of the tower's names.
+        connector: Prefix of the names of each part of the connector, by the canonical prefix of that part.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Spelling:
     connector: Mapping[str, str]
 
     def at(self, place: str, names: Sequence[str]) -> Spelling:
-        """This naming for a tower at `place`; the connector is looked for beside it, then anywhere."""
+        """Move this scheme to a tower at `place`; the connector is looked for beside it, then anywhere."""
         outer = place.removesuffix(_inner(self.tower))
         return Spelling(self.name, place, {c: beside(outer, _inner(p), names) for c, p in self.connector.items()})
 
@@ -63,7 +63,7 @@ def _inner(prefix: str) -> str:
 
 
 _INSIDE, _OUTSIDE = {"": "multi_modal_projector."}, {"": "model.multi_modal_projector."}
-SPELLINGS = (  # of a model with `vision_tower` beside `multi_modal_projector`, as LLaVA
+SPELLINGS = (  # of models with `vision_tower` beside `multi_modal_projector`, such as LLaVA
     Spelling("B", "model.vision_tower.vision_model.", _OUTSIDE),
     Spelling("D", "model.vision_tower.", _OUTSIDE),
     Spelling("A", "vision_tower.vision_model.", _INSIDE),
@@ -72,14 +72,14 @@ SPELLINGS = (  # of a model with `vision_tower` beside `multi_modal_projector`, 
 
 
 def selected(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
-    """The sites of `vision_feature_layer`, one number or several."""
+    """Return the sites of `vision_feature_layer`, one number or several, and the reason for them."""
     layers, depth = config.vision_feature_layer, family.depth(config.vision_config)
     numbers = [layers] if isinstance(layers, int) else list(layers)
     return tuple(hidden_state(n, depth) for n in numbers), f"vision_feature_layer is {layers} of {depth} blocks"
 
 
 def one_selected(name: str) -> Reads:
-    """`selected` for the model `name`, whose projector reads one site."""
+    """Return `selected` for the model `name`, whose projector reads one site."""
 
     def reads(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
         sites, why = selected(config, family)
@@ -94,18 +94,18 @@ def one_selected(name: str) -> Reads:
 
 
 def last_state(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
-    """The site of the tower's `last_hidden_state`."""
+    """Return the site of the tower's `last_hidden_state`, and the reason for it."""
     return (family.last_site(config.vision_config),), "the model reads the tower's last_hidden_state"
 
 
 @dataclass(frozen=True)
 class SingleView:
-    """How a model's own processor is made to give one view of an image, as maps of answers need it.
+    """Options that make a model's own processor give one view of an image, as maps of answers need it.
 
     Attributes:
-        options: What its image processor is told, so that it makes no tiles.
-        sized: Whether it is also told how many pixels, for towers of native resolution.
-        in_pairs: Whether it has no such option but reads each of several images as one view with a line break after it,
+        options: Options of its image processor that turn tiles off.
+        sized: True if it is also given a number of pixels, for towers of native resolution.
+        in_pairs: True if it has no such option but reads each of several images as one view with a line break after it,
             so that the image has to be given as one of two.
     """
 
@@ -114,37 +114,37 @@ class SingleView:
     in_pairs: bool = False
 
     def told(self, area: int) -> dict[str, Any]:
-        """All options of the image processor for a view of `area` pixels."""
+        """Return all options of the image processor for a view of `area` pixels."""
         sized = {"size": {"shortest_edge": area, "longest_edge": area}} if self.sized else {}
         return {**self.options, **sized}
 
 
 @dataclass(frozen=True)
 class Model:
-    """A family of multimodal models.
+    """Family of multimodal models.
 
     Attributes:
         name: "Qwen2.5-VL", for people.
         model_types: `model_type` of its configuration.
         cls: Name of its class in transformers.
-        connect: From the model's configuration, the connector's tensors by canonical name, and the sites read, to the
+        connect: Maps the model's configuration, the connector's tensors by canonical name, and the sites read, to the
             connector.
-        reads: From the model's configuration and the tower's family to the sites that the connector reads, and why.
-        spellings: Its namings on disk, tried in order: longer prefixes before their own beginnings.
-        towers: Families of tower it may have; empty for any.
-        notes: From configuration and family to what a reader should know.
-        untiled: What a reader should know where tiles are not asked for.
-        renamed: From the tower's names (relative to the tower to full) and the tower's configuration to its sources,
+        reads: Maps the model's configuration and the tower's family to the sites that the connector reads, and why.
+        spellings: Naming schemes on disk, tried in order: longer prefixes before their own beginnings.
+        towers: Names of tower families that it may have; empty for any.
+        notes: Maps configuration and family to warnings for the reader.
+        untiled: Warning for the reader where tiles are not asked for.
+        renamed: Maps the tower's names (relative to the tower to full) and the tower's configuration to its sources,
             where disk and class differ in more than transformers itself can rename.
-        geometry: From the model's configuration to how images become inputs, where that is not as for the tower alone.
-        tiles: From the model's configuration to how it cuts images into tiles, if it does.
+        geometry: Maps the model's configuration to a geometry, where that is not the one of the tower alone.
+        tiles: Maps the model's configuration to the geometry of its tiles, if it cuts images into tiles.
         processors: Classes to use for stored kinds of processor where only the base view is read.
         processor: Class of the image processor where a checkpoint names none, if it is not that of the tower.
-        single_view: How its processor makes one view of an image; None where answers cannot be mapped.
-        encoded_once: Whether one encoding of an image can serve both answers of a preference pair: its
+        single_view: Options that give one view of an image; None where answers cannot be mapped.
+        encoded_once: True if one encoding of an image can serve both answers of a preference pair: its
             `get_image_features` gives a list of images.
-        language: What the names of the language model's parameters begin with in memory.
-        beside: The same of parameters that are trained with the connector, though it does not hold them.
+        language: Prefixes of the language model's parameters in memory.
+        beside: Prefixes of parameters in memory that are trained with the connector, though it does not hold them.
         image_token: Attribute of its processor that holds the token which stands for a piece of an image.
     """
 
@@ -170,18 +170,18 @@ class Model:
 
     @property
     def in_memory(self) -> Spelling:
-        """How its parameters are named in memory: as below "model.", with no outer class around the tower."""
+        """Naming scheme of its parameters in memory: below "model.", with no outer class around the tower."""
         return min((s for s in self.spellings if s.tower.startswith("model.")), key=lambda s: len(s.tower))
 
 
 def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Family], resolution: Resolution) -> Layout:
-    """The layout of a checkpoint of the family `model`.
+    """Find the layout of a checkpoint of the family `model`.
 
     Args:
         model: Row of the family.
-        checkpoint: The checkpoint.
+        checkpoint: Open checkpoint.
         towers: All families of towers by `model_type`.
-        resolution: How many pixels, and whether tiles.
+        resolution: Pixels per image, and whether tiles are read.
 
     Raises:
         CheckpointError: If tower or connector are absent or unknown.
@@ -234,13 +234,8 @@ def model_layout(model: Model, checkpoint: Checkpoint, towers: Mapping[str, Fami
 
 
 def _spelling(model: Model, spec: str, names: Sequence[str]) -> tuple[Spelling, list[str], list[str]]:
-    """How tower and connector are named in a checkpoint, where its towers lie, and what a reader should know of it.
-
-    The names that the family is known by come first, then the same below any prefix.
-
-    Raises:
-        CheckpointError: If there is no tower.
-    """
+    """Return the naming scheme of a checkpoint, the places of its towers, and notes on them."""
+    # names that the family is known by come first, then the same names below any prefix
     known = [spelling for spelling in model.spellings if any(name.startswith(spelling.tower) for name in names)]
     stems = {_inner(spelling.tower): spelling for spelling in reversed(model.spellings)}
     spelled = [spelling.at(place, names) for stem, spelling in stems.items() for place in places(stem, names)]
@@ -259,5 +254,5 @@ def _connector_names(spelling: Spelling, names: list[str]) -> dict[str, str]:
 
 
 def _own(tower: Mapping[str, str], taken: set[str], family: Family) -> dict[str, str]:
-    """Names of the tower alone: some classes hold the connector too."""
+    """Return names of the tower alone: some classes hold the connector too."""
     return {name: key for name, key in tower.items() if key not in taken and name.split(".")[0] not in family.detached}

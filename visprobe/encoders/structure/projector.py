@@ -1,4 +1,4 @@
-"""The plain projector: linear layers with an activation between them."""
+"""Plain projector: linear layers with an activation between them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from visprobe.encoders.structure.connector import Connector, Tap, side_by_side, 
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.tensors import TensorEntry
 
-ACTIVATION = "projector_hidden_act"  # what transformers calls it
+ACTIVATION = "projector_hidden_act"  # the name of the field in transformers
 
 
 class Projector(nn.Module):
-    """`linear_1`, activation, `linear_2`, activation, … `linear_n`; the last layer has no activation.
+    """Chain `linear_1`, activation, `linear_2`, activation, … `linear_n`; the last layer has no activation.
 
     Args:
         widths: Input width of each layer and the output width of the last.
-        bias: Whether the layers have a bias.
+        bias: True for layers with a bias.
         activation: Name of the activation in transformers.
     """
 
@@ -42,7 +42,7 @@ class Projector(nn.Module):
 def chain(
     entries: Mapping[str, TensorEntry], *, activation: str, tower_width: int, reads: tuple[str, ...]
 ) -> Connector:
-    """The connector whose weights are those of `entries`.
+    """Make the connector whose weights are those of `entries`.
 
     Args:
         entries: `linear_1.weight` of shape (out, in), `linear_1.bias` (out), … without gaps.

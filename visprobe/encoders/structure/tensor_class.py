@@ -1,4 +1,4 @@
-"""What a weight of a vision tower does: query, key, value, MLP, norm, embedding, whatever its family calls it."""
+"""Classes of a vision tower's weights: query, key, value, MLP, norm, embedding, whatever a family names them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLASSES = (
 )
 _FUSED = "attention_qkv"  # one tensor holds query, key and value
 _QKV = ("attention_q", "attention_k", "attention_v")
-# Names that most towers of transformers share. The first that is found decides: "k_norm" is a norm.
+# Names that most towers of transformers share. The first match decides: "k_norm" is a norm.
 _USUAL = {
     r"(?:input|output)_(?:min|max)$": "clip_range",
     r"lambda_?\d*$": "scale",
@@ -48,12 +48,12 @@ _USUAL = {
 
 
 def tensor_class(name: str, group: str, own: Mapping[str, str] | None = None) -> str:
-    """The class of a weight: one of `CLASSES`, or "attention_qkv" where one tensor holds query, key and value.
+    """Return the class of a weight: one of `CLASSES`, or "attention_qkv" for a fused query, key and value.
 
     Args:
-        name: Its canonical name.
-        group: Its weight group (`VisionEncoder.weight_group`).
-        own: Its family's own names, as regular expressions to classes; they come first.
+        name: Canonical name.
+        group: Weight group (`VisionEncoder.weight_group`).
+        own: Names of the family, as regular expressions to classes; they are tried first.
     """
     if group in ("head", "projector"):
         return group
@@ -62,5 +62,5 @@ def tensor_class(name: str, group: str, own: Mapping[str, str] | None = None) ->
 
 
 def by_class(kind: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-    """A weight of class `kind` as (class, part): itself, or the query, key and value that follow each other in it."""
+    """Split a weight of class `kind` into (class, part): itself, or the query, key and value stacked in its rows."""
     return list(zip(_QKV, tensor.chunk(3), strict=True)) if kind == _FUSED else [(kind, tensor)]

@@ -1,4 +1,4 @@
-"""Images cut into tiles that a tower reads one by one: their tokens put together to one grid."""
+"""Geometry of images cut into tiles that a tower reads one by one; their tokens are put together to one grid."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ LEFT_OUT = "the tiles of an image are read, and not the view of the whole image 
 class Tiled(Geometry):
     """Tiles of one size, row by row; each image is forwarded by itself, its prefix tokens are dropped.
 
-    A subclass says in `cut` what its processor makes of an image. Views of the whole image that a model reads beside
-    the tiles are not among them.
+    A subclass cuts the image in `cut`. Views of the whole image that a model reads beside the tiles are left out.
 
     Attributes:
-        notes: What a reader should know of the tiles.
+        notes: Warnings for the reader about the tiles.
         processor: transformers class that cuts the tiles, where that is not the class that makes the base view.
         processors: Classes to use for stored kinds of processor, where they are not those for the base view.
     """
@@ -34,22 +33,22 @@ class Tiled(Geometry):
     processors: ClassVar[Mapping[str, str]] = {}
 
     def cut(self, processor: Any, config: Any, image: Image.Image) -> Pixels:
-        """One RGB image of any size as its tiles."""
+        """Cut one RGB image of any size into its tiles."""
         raise NotImplementedError
 
     def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
-        """RGB `images` of any sizes as their tiles."""
+        """Cut RGB `images` of any sizes into their tiles."""
         return Pixels.join([self.cut(processor, config, image) for image in images])
 
     def grid(self, processor: Any, config: Any) -> Grid | None:
-        """None: the grid depends on the image."""
+        """Return None: the grid depends on the image."""
         return None
 
     def check_tile(self, processor: Any, config: Any) -> None:
         """Refuse a processor that cuts tiles of another size than the tower reads.
 
         Raises:
-            CheckpointError: If it does.
+            CheckpointError: If the sizes differ.
         """
         found = self.cut(processor, config, Image.new("RGB", (64, 48))).inputs["pixel_values"].shape[-2:]
         if tuple(found) != (side(config.image_size),) * 2:
@@ -60,7 +59,7 @@ class Tiled(Geometry):
             )
 
     def pieces(self, pixels: Pixels) -> Iterator[Pixels]:
-        """One image at a time: a batch may have hundreds of tiles."""
+        """Yield one image at a time: a batch may have hundreds of tiles."""
         start = 0
         for grid, mosaic in zip(pixels.grids, pixels.mosaics, strict=True):
             stop = start + mosaic.rows * mosaic.columns
@@ -69,13 +68,14 @@ class Tiled(Geometry):
             start = stop
 
     def views(self, state: torch.Tensor, pixels: Pixels, tower: torch.nn.Module) -> list[View]:
-        """The tiles of the one image."""
+        """Return the tiles of the one image."""
         return [(state, pixels.mosaics[0].tile)]
 
     def images(self, views: list[View], pixels: Pixels) -> list[View]:
-        """One grid of all tiles, without what shows padding."""
+        """Put all tiles together to one grid, without tokens of padding."""
         ((tokens, tile),), (mosaic,) = views, pixels.mosaics
         rows, columns = mosaic.rows * tile[0], mosaic.columns * tile[1]
+        # (rows, columns, tile rows, tile columns, D): swapping the middle two puts pixels of a row beside each other
         whole = tokens.reshape(mosaic.rows, mosaic.columns, *tile, -1).transpose(1, 2).reshape(rows, columns, -1)
         top, left, bottom, right = _scaled(mosaic, tile)
         shown = whole[top:bottom, left:right]
@@ -83,14 +83,14 @@ class Tiled(Geometry):
 
 
 def tiles(values: Any, mosaic: Mosaic) -> Pixels:
-    """Tiles of one image as the inputs of a tower.
+    """Make inputs of a tower from the tiles of one image.
 
     Args:
         values: Pixels of the tiles, row by row, shape (rows x columns, 3, height, width).
-        mosaic: How they lie.
+        mosaic: Arrangement of the tiles.
 
     Raises:
-        CheckpointError: If their number is another one.
+            CheckpointError: If the number of tiles is not that of `mosaic`.
     """
     tensor = torch.as_tensor(values, dtype=torch.float32)
     if len(tensor) != mosaic.rows * mosaic.columns:
@@ -102,13 +102,13 @@ def tiles(values: Any, mosaic: Mosaic) -> Pixels:
 
 
 def arranged(rows: int, columns: int, length: int, config: Any) -> Mosaic:
-    """`rows` x `columns` tiles of `length` x `length` pixels for a tower of configuration `config`, without padding."""
+    """Arrange `rows` x `columns` tiles of `length` x `length` pixels, without padding, for a tower of `config`."""
     tile = (length // side(config.patch_size),) * 2
     return Mosaic(rows, columns, tile, (0, 0, rows * tile[0], columns * tile[1]))
 
 
 def _scaled(mosaic: Mosaic, tile: Grid) -> tuple[int, int, int, int]:
-    """The window after a connector that leaves `tile` of each tile; a token that shows some of the image is kept."""
+    """Scale the window to a connector that leaves `tile` of each tile; tokens that show some of the image are kept."""
     top, left, bottom, right = mosaic.window
     (own_rows, own_columns), (rows, columns) = mosaic.tile, tile
     return (

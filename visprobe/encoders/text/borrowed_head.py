@@ -1,4 +1,4 @@
-"""The pooling head of a two-tower model, lent to a tower of its shape whose checkpoint dropped its own."""
+"""Pooling head of a two-tower model, lent to a tower of its shape whose checkpoint dropped its own."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class BorrowedHead:
     """Norm and head that pool an image into its embedding, with weights of another checkpoint.
 
     Attributes:
-        origin: That checkpoint, as a reader knows it.
-        modules: Attribute of the tower to the module that takes its place.
+        origin: Name of that checkpoint, for the reader.
+        modules: Attribute of the tower to the module that replaces it.
     """
 
     origin: str
@@ -38,15 +38,15 @@ class BorrowedHead:
         return tensors_hash(weights)
 
     def on(self, tower: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-        """`tower`, changed in place so that its class pools images with these modules."""
+        """Change `tower` in place so that its class pools images with these modules."""
         for part, module in self.modules.items():
             setattr(tower, part, copy.deepcopy(module).to(device, dtype))
-        vars(tower)["use_head"] = True  # what SigLIP's class asks
+        vars(tower)["use_head"] = True  # SigLIP's class checks this attribute
         return tower
 
 
 def misfit(encoder: VisionEncoder, donor: VisionEncoder) -> str | None:
-    """Why the head of `donor` cannot pool the tokens of `encoder`; None if it can."""
+    """Return why the head of `donor` cannot pool the tokens of `encoder`; None if it can."""
     if not donor.embeds:
         return f"{donor.name} holds none either"
     if isinstance(encoder.geometry, Tiled):
@@ -63,13 +63,13 @@ def misfit(encoder: VisionEncoder, donor: VisionEncoder) -> str | None:
 
 
 def with_head_of(encoder: VisionEncoder, donor: VisionEncoder) -> VisionEncoder:
-    """`encoder`, asked for "embedding", pooling with the norm and head of `donor`; its weights stay what they are.
+    """Return `encoder` with the norm and head of `donor` to pool its "embedding"; its weights stay what they are.
 
-    The last norm is its own where its checkpoint holds that whole.
+    If its checkpoint holds the whole last norm, that is used and not the donor's.
 
     Args:
-        encoder: An encoder without pooling head.
-        donor: One that `misfit` finds nothing against.
+        encoder: Encoder without pooling head.
+        donor: Encoder for which `misfit` returns None.
     """
     parts = [part for part in (donor.family.norm, donor.family.head) if part]
     modules = {part: donor.tower.get_submodule(part) for part in parts}

@@ -1,4 +1,4 @@
-"""The text tower of a two-tower checkpoint: sentences to the space of image embeddings."""
+"""Text tower of a two-tower checkpoint: maps sentences to the space of image embeddings."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _BATCH = 64
 
 @dataclass(frozen=True, eq=False)
 class TextTower:
-    """A text tower, in float32 on the CPU.
+    """Text tower, in float32 on the CPU.
 
     Attributes:
-        path: The checkpoint it was read from.
-        masked: Whether the filling of a text is masked, and the state of its end pooled, as in CLIP; SigLIP attends to
-            the filling too, and reads the last token.
-        config: Its transformers configuration.
-        model: Its transformers class.
-        tokenizer: Its tokenizer.
-        projection: CLIP's map from the pooled state to the shared space, of shape (D, text width); SigLIP has none.
+        path: Checkpoint that it was read from.
+        masked: True if padding is masked and the state at the end of the text pooled (CLIP); SigLIP attends to
+            padding too, and reads the last token.
+        config: transformers configuration.
+        model: transformers model.
+        tokenizer: transformers tokenizer.
+        projection: CLIP's map from the pooled state to the shared space, of shape (D, text width); None for SigLIP.
         visual_projection: CLIP's map from the image tower's pooled state to that space, of shape (D, image width).
         bytes_read: Bytes of the weight files that were read.
     """
@@ -59,7 +59,7 @@ class TextTower:
         return int(self.config.projection_size if self.projection is None else self.projection.shape[0])
 
     def tokens(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Inputs of the text model, filled up to its full length, in lower case: so all these towers were trained.
+        """Return inputs of the text model, lower-cased and padded to its full length, as these towers were trained.
 
         Raises:
             CheckpointError: If the tokenizer does not belong to the text tower.
@@ -69,7 +69,8 @@ class TextTower:
             padding="max_length", truncation=True, max_length=self.config.max_position_embeddings, return_tensors="pt",
         )  # fmt: skip
         ids, end = made["input_ids"], self.config.eos_token_id
-        ends = not self.masked or end == 2 or bool((ids == end).any(1).all())  # 2: the highest token ends the text
+        # an end token of 2 is that of old CLIP configurations, whose text ends at the token with the highest id
+        ends = not self.masked or end == 2 or bool((ids == end).any(1).all())
         if int(ids.max()) >= self.config.vocab_size or not ends:
             raise CheckpointError(
                 f"the tokenizer of {self.path} gives tokens that its text tower does not know",
@@ -78,7 +79,7 @@ class TextTower:
         return {"input_ids": ids} | ({"attention_mask": made["attention_mask"]} if self.masked else {})
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
-        """Embeddings of `texts` as `get_text_features` gives them, float32 of shape (n, D), not normalised."""
+        """Compute embeddings of `texts` as `get_text_features` does, float32 of shape (n, D), not normalised."""
         rows = []
         with torch.inference_mode():
             for start in range(0, len(texts), _BATCH):
@@ -88,10 +89,10 @@ class TextTower:
 
 
 def load_text_tower(spec: str | Path) -> TextTower:
-    """The text tower of the two-tower checkpoint `spec`; of its weights no others are read.
+    """Load the text tower of the two-tower checkpoint `spec`; no other weights are read.
 
     Raises:
-        CheckpointError: If there is none, its weights are incomplete, or its tokenizer is missing or of no use.
+        CheckpointError: If there is none, its weights are incomplete, or its tokenizer is missing or unusable.
     """
     checkpoint = open_checkpoint(spec)
     if not _is_two_tower(checkpoint):
@@ -103,20 +104,20 @@ def load_text_tower(spec: str | Path) -> TextTower:
 
 
 def own_text_tower(spec: str) -> TextTower | None:
-    """The text tower of the checkpoint that an encoder was read from, or None if it holds none.
+    """Load the text tower of the checkpoint that an encoder was read from, or None if it holds none.
 
     Args:
-        spec: As `Provenance.path`; of an expression `A[blocks 0-11 <- B]` the text tower is that of A.
+        spec: Folder, hub id or expression, as in `Provenance.path`; `A[blocks 0-11 <- B]` has the text tower of A.
 
     Raises:
-        CheckpointError: As `load_text_tower`, if it holds one.
+        CheckpointError: If it holds one whose weights are incomplete, or whose tokenizer is missing or unusable.
     """
     checkpoint = _own(spec)
     return _loaded(checkpoint) if checkpoint else None
 
 
 def has_text_tower(spec: str) -> bool:
-    """Whether `own_text_tower` would find one; no weight is read, and what cannot be opened has none."""
+    """Return whether `own_text_tower` would find one, without reading a weight; False if `spec` cannot be opened."""
     return _own(spec) is not None
 
 
@@ -125,7 +126,7 @@ def _own(spec: str) -> Checkpoint | None:
         spec = swap.into
     try:
         checkpoint = open_checkpoint(spec)
-    except CheckpointError:  # an encoder that was made, and not read, has no text tower
+    except CheckpointError:  # such as an encoder made in memory, whose path is no checkpoint
         return None
     return checkpoint if _is_two_tower(checkpoint) else None
 
@@ -135,7 +136,7 @@ def _is_two_tower(checkpoint: Checkpoint) -> bool:
 
 
 def _outer(checkpoint: Checkpoint) -> str | None:
-    """What stands before the names of both towers' tensors, mostly nothing; None without a text tower."""
+    """Return the prefix of both towers' tensors, mostly empty; None without a text tower."""
     heads = {name.partition(_PREFIX)[0] for name in checkpoint.tensors if _PREFIX in name}
     return min((head for head in heads if not head or head.endswith(".")), key=len, default=None)
 

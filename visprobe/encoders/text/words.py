@@ -1,4 +1,4 @@
-"""The words of a multimodal LLM: its input token embeddings and their tokenizer, without the language model."""
+"""Input token embeddings of a multimodal LLM and their tokenizer, without the language model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from visprobe.encoders.exchange.swap import parse_swap
 from visprobe.errors import CheckpointError
 from visprobe.io.hub.repository import open_folder
 
-# How families of language models call the table: LLaMA, Qwen and Gemma; InternLM2; GPT-2 and the first Qwen; Bloom.
+# Names of the table: LLaMA, Qwen and Gemma; InternLM2; GPT-2 and the first Qwen; Bloom.
 _TABLES = ("embed_tokens.weight", "tok_embeddings.weight", "wte.weight", "word_embeddings.weight")
 _HEAD = "lm_head.weight"
 _TOKENIZER_FILES = (
@@ -27,11 +27,11 @@ _TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Words:
-    """Token embeddings as the first block of the language model is given them, and what the tokens spell.
+    """Token embeddings as the first block of the language model receives them, and the text of the tokens.
 
     Attributes:
-        embeddings: As stored, shape (tokens, d).
-        scale: What the language model multiplies them with (the square root of d in Gemma, else 1).
+        embeddings: Table as stored, shape (tokens, d).
+        scale: Factor of the language model (the square root of d in Gemma, else 1).
         tensor: Name of the tensor in the checkpoint.
         tokenizer: Tokenizer of transformers; None where the checkpoint holds none.
         bytes_read: Bytes read for the embeddings.
@@ -45,14 +45,14 @@ class Words:
 
     @property
     def spoken(self) -> list[int]:
-        """Tokens that text can hold, ascending: those of the tokenizer that are not special; all without one."""
+        """Token ids that text can hold, ascending: those of the tokenizer that are not special; all without one."""
         if self.tokenizer is None:
             return list(range(len(self.embeddings)))
         known, special = set(self.tokenizer.get_vocab().values()), set(self.tokenizer.all_special_ids)
         return sorted(token for token in known - special if token < len(self.embeddings))
 
     def spelled(self, token: int) -> str:
-        """What `token` spells, spaces around it left out where it spells more; its number without a tokenizer."""
+        """Return the text of `token`, without spaces around it unless it is only spaces; its id without a tokenizer."""
         if self.tokenizer is None:
             return f"#{token}"
         text = str(self.tokenizer.decode([token]))
@@ -60,10 +60,10 @@ class Words:
 
 
 def read_words(spec: str | Path) -> Words:
-    """The words of the language model in checkpoint `spec`; of its weights only the embeddings are read.
+    """Load the token embeddings of the language model in checkpoint `spec`; no other weights are read.
 
     Args:
-        spec: As `load_encoder`; of an expression `A[blocks 0-11 <- B]` the words are those of A.
+        spec: Folder or hub id, or an expression `A[blocks 0-11 <- B]`, which has the words of A.
 
     Raises:
         CheckpointError: If there is no checkpoint, or it holds no table of token embeddings, or several.
@@ -86,13 +86,13 @@ def read_words(spec: str | Path) -> Words:
 
 
 def embedding_tensor(checkpoint: Checkpoint) -> str:
-    """Name of the table of input token embeddings in `checkpoint`.
+    """Return the name of the table of input token embeddings in `checkpoint`.
 
     Raises:
         CheckpointError: If there is none, or several.
     """
     found = [name for name in checkpoint.tensors if name.endswith(_TABLES)]
-    if not found and _tied(checkpoint.raw):  # of two names for one tensor a file may hold either
+    if not found and _tied(checkpoint.raw):  # a file may hold a tied tensor under either name
         found = [name for name in checkpoint.tensors if name.endswith(_HEAD)]
     if len(found) == 1:
         return found[0]
@@ -110,16 +110,16 @@ def _tied(raw: dict[str, Any]) -> bool:
 
 
 def tokenizer_folder(checkpoint: Checkpoint) -> Path:
-    """Where the files of the checkpoint's tokenizer lie, if it has any."""
+    """Return the folder of the files of the checkpoint's tokenizer, if it has any."""
     if not checkpoint.commit:
         return checkpoint.folder
-    remote = open_folder(checkpoint.spec)  # of the hub only what an encoder needs has been fetched
+    remote = open_folder(checkpoint.spec)  # only the files that an encoder needs have been fetched so far
     fetched = [remote.fetch(name) for name in _TOKENIZER_FILES if name in remote.names()]
     return fetched[0].parent if fetched else checkpoint.folder
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`, or None if it holds none that transformers can read."""
+    """Load the tokenizer in `folder`, or None if it holds none that transformers can read."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         return None
     try:
