@@ -1,1 +1,1 @@
-"""Where a model looks: maps over image tokens of a number that the model gives to each image."""
+"""Attribution: maps over image tokens that explain a number which a model gives to each image."""

@@ -1,1 +1,1 @@
-"""What a command runs: checkpoints and data in, a measurement out; also the Python functions of the same names."""
+"""Pipelines behind the commands: checkpoints and data in, a measurement out; also the public Python functions."""

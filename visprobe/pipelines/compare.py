@@ -1,4 +1,4 @@
-"""The main question, asked whole: checkpoints and images in, results and a verdict out."""
+"""Comparison of the vision encoders of checkpoints on one image set (`visprobe compare`)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def compare(
     options: Options | None = None,
     also: Sequence[Result] = (),
 ) -> Measurement:
-    """How each checkpoint's vision encoder differs from the first one's, and whether it sees better.
+    """Compare the vision encoder of each checkpoint with that of the first: accuracy, drift of features and weights.
 
     Args:
         checkpoints: Two or more checkpoint folders; the first is the base.
-        data: What `open_images` understands.
-        options: How to run.
+        data: Folder or name of an image set, for `open_images`.
+        options: Options of the measurement.
         also: Results from elsewhere on the same checkpoints (answer accuracy), for the verdict and the report.
 
     Returns:
         Prototype accuracy (if the images have classes; fractions of 1), representation drift (CKA, at most 1) and
-        weight drift (change relative to the base's norm), each with 95 % intervals, its floors and paired differences,
+        weight drift (change relative to the base's norm), each with 95 % intervals, baselines and paired differences,
         and a verdict. `Options.analyses` asks for others.
 
     Raises:
@@ -66,10 +66,10 @@ def compare(
 
 
 def refuse_other_shapes(base: VisionEncoder, others: Sequence[VisionEncoder]) -> None:
-    """Refuse encoders whose sites or patches are not those of `base`.
+    """Refuse encoders whose sites or patch grid differ from those of `base`.
 
     Raises:
-        UsageError: If there is one.
+        UsageError: If an encoder differs.
     """
     for other in others:
         if all_sites(other) != all_sites(base) or other.grid != base.grid:

@@ -1,4 +1,4 @@
-"""What checkpoints see, each for itself: any analyses on encoders of any shapes."""
+"""Analyses of encoders that need not share a shape or a base."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def measure(
 
     Args:
         checkpoints: One or more checkpoint folders; differences are taken to the first.
-        data: What `open_images` understands.
-        analyses: What is asked; one that cannot answer is left out with a warning, unless none can.
-        options: How to run.
+        data: Folder or name of an image set, for `open_images`.
+        analyses: Analyses to run; one that cannot run is left out with a warning, unless none can.
+        options: Options of the measurement.
 
     Returns:
-        The results, with an untrained tower of each shape as floor.
+        Results with an untrained tower of each shape as baseline.
 
     Raises:
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
@@ -59,7 +59,7 @@ def measure(
 
 
 def _untrained_of_each_shape(encoders: Sequence[VisionEncoder], seed: int) -> list[VisionEncoder]:
-    """One untrained tower per shape among the encoders, named after the first of its shape if there are several."""
+    """Return one untrained tower per shape, named after the first encoder of that shape if there are several."""
     first = {(e.provenance.family, e.sites, e.grid, e.processor_hash): e for e in reversed(encoders)}
     floors = []
     for encoder in reversed(first.values()):
@@ -70,26 +70,26 @@ def _untrained_of_each_shape(encoders: Sequence[VisionEncoder], seed: int) -> li
 
 
 def run_analyses(session: Session, analyses: Sequence[Analysis]) -> list[Result]:
-    """Run `analyses` on the session's encoders and floors.
+    """Run `analyses` on the session's encoders and baselines.
 
     Args:
-        session: The measurement under way; its first encoder is the base.
-        analyses: What to run.
+        session: Session whose first encoder is the base.
+        analyses: Analyses to run.
 
     Returns:
-        The results in the order of `analyses`. One that cannot answer is left out with a warning, unless it is alone or
-        what compare is for.
+        Results in the order of `analyses`. An analysis that cannot run is left out with a warning, unless it is the
+        only one or is marked as required.
 
     Raises:
-        DataError, UsageError: If none can answer, all for one reason.
+        DataError, UsageError: If none can run, all for the same reason.
     """
     runner = _Runner(session, alone=len(analyses) == 1)
     able = [analysis for analysis in analyses if runner.fits(analysis)]
-    if not able:  # no analysis, no pass over the images
+    if not able:  # skip the pass over the images
         if len({error.message for error in runner.left_out}) == 1:
             raise runner.left_out[0]
         return []
-    # All images first: they are what the measurement says it was made on.
+    # The group of all images runs first, because only its pass is listed as the data of the measurement.
     groups = {
         count: [analysis for analysis in able if analysis.images == count]
         for count in dict.fromkeys([None, *(analysis.images for analysis in able)])
@@ -111,7 +111,7 @@ class _Runner:
         self.left_out: list[VisprobeError] = []
 
     def fits(self, analysis: Analysis) -> bool:
-        """Whether the base and the images have what `analysis` needs."""
+        """Return whether the base and the images have what `analysis` needs."""
         base, images = self._session.encoders[0], self._session.images
         try:
             analysis.needs(base)
@@ -127,7 +127,7 @@ class _Runner:
         return True
 
     def passes(self, group: Sequence[Analysis], count: int | None) -> Iterator[Pass]:
-        """The passes over images that `run` makes."""
+        """Yield the passes over images that `run` makes."""
         images, support = self._session.images.query, self._session.images.support
         shown = images if count is None else first_spread(images, count)
         yield self._pass(shown, group)
@@ -138,7 +138,7 @@ class _Runner:
             yield from (self._pass(one, [analysis]) for one in made.values())
 
     def run(self, group: Sequence[Analysis], count: int | None) -> dict[str, Result]:
-        """The results of the analyses that look at `count` images (None: all), from one pass over them."""
+        """Run the analyses that use `count` images (None: all), on features from one pass over them."""
         images, support = self._session.images.query, self._session.images.support
         shown = images if count is None else first_spread(images, count)
         features = self._extract(shown, group, note=count is None)
@@ -170,7 +170,7 @@ class _Runner:
         return {name: self._own(analysis, self._extract(one, [analysis], note=False)) for name, one in made.items()}
 
     def _extract(self, images: ImageSet, group: Sequence[Analysis], *, note: bool) -> dict[str, FeatureSet]:
-        """Features by encoder, of each what the analyses that are run on it need."""
+        """Extract by encoder the features that the analyses run on it need."""
         one = self._pass(images, group)
         sets = self._session.extract(images, one.sites, one.encoders, note=note)
         return {features.encoder: features for features in sets}
@@ -197,7 +197,6 @@ class _Runner:
         return tuple(only(features[e.name], resolved(e, analysis.needs(e))) for e in run_on)
 
     def _leave_out(self, analysis: Analysis, error: VisprobeError) -> None:
-        """One question without an answer is no reason to lose the others."""
         if self._alone or analysis.required:
             raise error
         self.left_out.append(error)

@@ -1,4 +1,4 @@
-"""What a command measured, and the document it becomes."""
+"""Options and results of a measurement, for all commands and functions."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ SCREEN_DPI = 110
 
 @dataclass(frozen=True)
 class Options:
-    """How a measurement is run; the same for every command.
+    """Options of a measurement, the same for every command.
 
     Example:
         `visprobe.compare(["base", "sft"], "digits", visprobe.Options(limit=200, seed=1))`
 
     Attributes:
         split: Split to measure; by default val, else test, under any of their usual names.
-        limit: At most so many images of each split.
+        limit: Largest number of images of each split.
         batch_size: Images per forward pass; None is 64 (8 for maps), halved where memory is too small.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "float32", "bfloat16" or "float16": number format of the encoders' arithmetic.
         seed: Seed of every random choice.
         store: Root of the feature store; by default the user's cache folder.
         progress: Called with (stage, done, total).
-        note: Called with a line about what will be done, before it is.
+        note: Called with a line on what is about to be done.
         pixels: Pixels per image for towers of native resolution.
-        tiles: Whether models that cut images into tiles read the tiles too.
-        analyses: Names of the analyses that compare runs.
-        labels: File with the classes of the images that are measured, or the column that holds them.
-        subset_per_class: At most so many training images of each class.
-        same_recipe: Checkpoints of another seed of a recipe, shown as floors of compare.
-        resume: Whether features and maps of earlier runs are used; otherwise they are made anew and replaced.
+        tiles: Read the tiles too, for models that cut images into tiles.
+        analyses: Names of the analyses that `compare` runs.
+        labels: File with the classes of the measured images, or the column that holds them.
+        subset_per_class: Largest number of training images of each class.
+        same_recipe: Checkpoints of the same recipe with another seed, shown as baselines by `compare`.
+        resume: Use features and maps of earlier runs; if False, they are computed again and replaced.
     """
 
     split: str | None = None
@@ -78,18 +78,18 @@ class Options:
 
     @property
     def images(self) -> dict[str, Any]:
-        """What of this is about the choice of images, as `visprobe.data.open.open_images` takes it."""
+        """Keyword arguments for `visprobe.data.open.open_images`."""
         names = ("split", "limit", "seed", "labels", "subset_per_class")
         return {name: getattr(self, name) for name in names}
 
     def feature_store(self) -> FeatureStore:
-        """Where features of this run are kept and found."""
+        """Return the feature store of this run."""
         return FeatureStore(Path(self.store) if self.store else default_folder(), fresh=not self.resume)
 
 
 @dataclass(frozen=True, repr=False)
 class Measurement:
-    """What was measured on some checkpoints with one data set. A notebook shows its verdict and tables.
+    """Results of a measurement of checkpoints on one data set. A notebook shows its verdict and tables.
 
     `measured["drift"]` is the `Result` of one analysis, `"drift" in measured` says whether there is one, and iterating
     gives their names.
@@ -100,15 +100,15 @@ class Measurement:
 
     Attributes:
         results: One `Result` per analysis.
-        verdict: What follows, in words; empty where there is nothing to compare.
+        verdict: Conclusions in sentences; empty where there is nothing to compare.
         checkpoints: Name and provenance of every checkpoint, the base first.
         data: Each image set: name, n, classes, hash, bad_items.
-        warnings: What a reader must know before believing the numbers.
+        warnings: Caveats that limit what the numbers mean.
         decoded: Images decoded in this run: fewer than asked for if the feature store held some. None where the
             measurement was read from a report, which does not say.
         forwarded: Images x encoders forwarded in this run, or None.
         seed: Seed of the run.
-        read_from: The content of the report.json that it was read from; None where it was measured here.
+        read_from: Content of the report.json that it was read from; None if it was measured here.
     """
 
     results: tuple[Result, ...]
@@ -123,19 +123,19 @@ class Measurement:
 
     @property
     def images(self) -> int:
-        """How many images were asked for, usable or not."""
+        """Number of images that were asked for, usable or not."""
         return sum(images["n"] + len(images["bad_items"]) for images in self.data)
 
     @property
     def bad(self) -> list[tuple[str, str]]:
-        """Images left out: where they are, and why; those whose mask could not be used among them."""
+        """Images that were left out, or whose mask could not be used: "set/id" and the reason."""
         found = [(f"{s['name']}/{item['id']}", item["reason"]) for s in self.data for item in s["bad_items"]]
         masks = [result.settings.get("without_mask", {}) for result in self.results]
         found += [(f"{name}/{id}", why) for ones in masks for name, some in ones.items() for id, why in some]
         return list(dict.fromkeys(found))
 
     def told(self) -> list[str]:
-        """What was read and done, a line each: for those who want to know."""
+        """Return a line on each checkpoint that was read, and one on the work that was done."""
         read = [
             f"{one['name']}: {one['family']}, {one['layout']}, tower {one['tower_hash'][:12]}, from {one['path']}"
             for one in self.checkpoints
@@ -145,7 +145,7 @@ class Measurement:
         return [*read, f"{self.decoded} images decoded, {self.forwarded} images forwarded; the rest was there already"]
 
     def __getitem__(self, analysis: str) -> Result:
-        """The result of an analysis.
+        """Return the result of an analysis.
 
         Raises:
             UsageError: If there is none of that name.
@@ -167,11 +167,10 @@ class Measurement:
         return f"<Measurement of {names}: {', '.join(self)}; {numbers} numbers>"
 
     def _repr_html_(self) -> str:
-        """Verdict and tables, for notebooks."""
         return measurement_html(self.document(PYTHON))
 
     def to_pandas(self) -> DataFrame:
-        """All numbers as one table.
+        """Return all numbers as one table.
 
         Returns:
             A DataFrame with a line for each number and the columns of results.csv: analysis, checkpoint, site, measure,
@@ -188,7 +187,7 @@ class Measurement:
         return [figure.name for _, figure in figures_of(self.results)]
 
     def figure(self, name: str, width: float | None = None) -> Figure:
-        """A figure as the report has it; a notebook shows it.
+        """Draw a figure of the report; a notebook shows it.
 
         Args:
             name: Name of the figure ("representation_drift") or of its analysis ("drift").
@@ -206,15 +205,15 @@ class Measurement:
         return figure
 
     def drawn(self, name: str, width: float | None = None) -> Drawn:
-        """A figure with its caption and the rows it was drawn from; see `figure`."""
+        """Draw a figure, and return it with its caption and rows; see `figure`."""
         return redraw(Run("the measurement", self.document(PYTHON)), name, width)
 
     @plain_errors
     def save(self, folder: str | Path) -> Path:
-        """Write what a command writes: report.html, report.json, results.csv, results.parquet and figures.
+        """Write report.html, report.json, results.csv, results.parquet and figures, as a command does.
 
         Args:
-            folder: Where to; made if missing. Files of an earlier report are replaced.
+            folder: Output folder, made if missing. Files of an earlier report are replaced.
 
         Returns:
             The path of report.html.
@@ -233,12 +232,12 @@ class Measurement:
         options: Mapping[str, Mapping[str, Any]] | None = None,
         gates: Sequence[Gate] = (),
     ) -> dict[str, Any]:
-        """The content of report.json; what it was read from, if it was.
+        """Return the content of report.json; if the measurement was read from one, that content unchanged.
 
         Args:
-            command: The command line that asked for it.
+            command: Words of the command line.
             options: Each of its options: "value" and "origin" (where the value came from).
-            gates: What `visprobe.analyses.core.gates.judge` made of conditions on these results.
+            gates: Outcomes of conditions on these results, from `visprobe.analyses.core.gates.judge`.
         """
         if self.read_from is not None:
             return dict(self.read_from)
@@ -256,16 +255,16 @@ class Measurement:
 
 
 def as_list(given: str | Path | Sequence[str | Path]) -> list[str]:
-    """Checkpoints, images or runs as a list of names, one by itself too."""
+    """Return one or several paths as a list of strings."""
     return [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
 
 
 @plain_errors
 def read_report(folder: str | Path) -> Measurement:
-    """A measurement that a command wrote, or `Measurement.save`.
+    """Read a measurement back from the report of a command, or of `Measurement.save`.
 
     Args:
-        folder: The output folder, or its report.json.
+        folder: Output folder, or its report.json.
 
     Returns:
         The measurement, whose `save` writes the same report.json again: command, time and versions stay those of the
@@ -298,6 +297,6 @@ def read_report(folder: str | Path) -> Measurement:
 
 
 def _png(figure: Figure) -> tuple[bytes, dict[str, int]]:
-    """A figure for a notebook, in pixels of a common screen."""
+    """Render a figure for a notebook at screen resolution, with its size in CSS pixels."""
     width, height = figure.get_size_inches() * SCREEN_DPI
     return figure_bytes(figure, "png"), {"width": round(width), "height": round(height)}

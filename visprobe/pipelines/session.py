@@ -1,4 +1,4 @@
-"""Checkpoints and images brought together: who is loaded, under what name, with whose pixels."""
+"""Sessions of a measurement: encoders loaded under distinct names, images opened, features extracted."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Sites = Callable[[VisionEncoder], Sequence[str]]
 
 
 def all_sites(encoder: VisionEncoder) -> list[str]:
-    """Every site of the encoder, counted from the input."""
+    """Return the names of all sites of the encoder, from the input on."""
     return [site.name for site in encoder.sites]
 
 
 def open_encoders(checkpoints: Sequence[str | Path], options: Options) -> list[VisionEncoder]:
-    """Load the encoders under names that tell them apart.
+    """Load encoders under distinct names.
 
     Raises:
         UsageError: If a checkpoint is named twice, or a device or number format is unknown.
@@ -59,16 +59,16 @@ def open_encoders(checkpoints: Sequence[str | Path], options: Options) -> list[V
 
 
 def format_floors(checkpoint: str | Path, encoder: VisionEncoder, options: Options) -> list[VisionEncoder]:
-    """What number formats make of an encoder, which is no movement (`visprobe.analyses.drift.moved`).
+    """Return copies of an encoder in other number formats: drift below theirs is rounding, not training.
 
     Args:
-        checkpoint: Where it was read from.
-        encoder: The encoder.
-        options: How it is run.
+        checkpoint: Checkpoint that the encoder was read from.
+        encoder: Loaded encoder.
+        options: Options of the measurement.
 
     Returns:
-        It with weights rounded to bfloat16; and, where it is not run in float32, in float32: in bfloat16, rounding its
-        weights changes nothing.
+        The encoder with weights rounded to bfloat16; if it does not run in float32, also one in float32, because
+        rounding changes nothing where it runs in bfloat16 already. See `visprobe.analyses.drift.moved`.
     """
     rounded = encoder.rounded(torch.bfloat16)
     if options.dtype == "float32":
@@ -79,10 +79,10 @@ def format_floors(checkpoint: str | Path, encoder: VisionEncoder, options: Optio
 
 
 def run_on(options: Options) -> tuple[torch.device, torch.dtype]:
-    """Device and number format that `options` name.
+    """Return the device and dtype that `options` name.
 
     Raises:
-        UsageError: If one is unknown.
+        UsageError: If device or dtype is unknown.
         PrerequisiteError: If the device is not there.
     """
     return _device(options.device), _format(options.dtype)
@@ -109,13 +109,13 @@ def _format(name: str) -> torch.dtype:
 
 
 class Session:
-    """One measurement under way.
+    """Measurement in progress: encoders, images, and a feature store.
 
     Args:
-        encoders: The checkpoints' encoders, the base first.
-        floors: What their numbers are read against: untrained and rounded encoders.
-        data: What `open_images` understands, or images that are open.
-        options: How to run.
+        encoders: Encoders of the checkpoints, the base first.
+        floors: Encoders that serve as baselines: untrained and rounded ones.
+        data: Folder or name of an image set, for `open_images`, or opened images.
+        options: Options of the measurement.
     """
 
     def __init__(
@@ -137,12 +137,12 @@ class Session:
         self._expected = False
 
     def passing(self, images: ImageSet, sites: Sites, encoders: Sequence[VisionEncoder] | None = None) -> Pass:
-        """What `extract` does with the same arguments."""
+        """Describe the pass over images that `extract` makes with the same arguments."""
         chosen = list(encoders or [*self.encoders, *self.floors])
         return Pass(images, sites, chosen, [self._processor_for(encoder) for encoder in chosen])
 
     def expect(self, passes: Sequence[Pass]) -> None:
-        """Say what the passes of this measurement will do, before the first.
+        """Announce the passes of this measurement, and check the disk for room, before the first.
 
         Raises:
             PrerequisiteError: If the disk has no room for what they write.
@@ -156,13 +156,13 @@ class Session:
     def extract(
         self, images: ImageSet, sites: Sites, encoders: Sequence[VisionEncoder] | None = None, *, note: bool = True
     ) -> tuple[FeatureSet, ...]:
-        """Features of `images` under the encoders and floors (or under `encoders`).
+        """Extract features of `images`, or take them from the store.
 
         Args:
-            images: The images.
-            sites: From an encoder to what is wanted of it.
-            encoders: Under which; by default all.
-            note: Whether the images are listed in the measurement's data; not if they are part of a set that is.
+            images: Image set.
+            sites: Maps an encoder to the names of the sites that are wanted of it.
+            encoders: Encoders to run; by default those of checkpoints and baselines.
+            note: List the images in the data of the measurement; False for a part of a set that is listed already.
         """
         one = self.passing(images, sites, encoders)
         if not self._expected:
@@ -188,7 +188,7 @@ class Session:
         return self._distinct(extraction.features)
 
     def _distinct(self, features: tuple[FeatureSet, ...]) -> tuple[FeatureSet, ...]:
-        """`features` with each of the measured images once: copies are not independent, and intervals count images."""
+        """Drop copies of images: they are not independent, so intervals would be too narrow."""
         first = features[0]
         if not self._copies.intersection(first.item_ids):
             return features
@@ -205,7 +205,7 @@ class Session:
     def measurement(
         self, results: Sequence[Result], verdict: Sequence[Statement] = (), warnings: Sequence[str] = ()
     ) -> Measurement:
-        """The results with everything they depended on."""
+        """Return the results as a measurement, with checkpoints, data and warnings."""
         checkpoints = tuple(map(provenance_of, self.encoders))
         return Measurement(
             results=tuple(results),
@@ -219,7 +219,7 @@ class Session:
         )
 
     def _processor_for(self, encoder: VisionEncoder) -> VisionEncoder:
-        """The first encoder's processor for towers of its kind and shape: a changed one would look like drift."""
+        """Use the first encoder's processor for all towers that take such pixels: another one would look like drift."""
         first = self.encoders[0]
         if encoder.processor_hash == first.processor_hash or encoder.pixel_kind != first.pixel_kind:
             return encoder
@@ -241,7 +241,7 @@ class Session:
 
 
 def provenance_of(encoder: VisionEncoder) -> dict[str, Any]:
-    """Name, origin and content hashes of an encoder, as a report lists them."""
+    """Return name, origin and content hashes of an encoder, for a report."""
     hashes = {"tower_hash": encoder.tower_hash, "projector_hash": encoder.projector_hash}
     about = encoder.provenance.to_json()
     training = training_of(about["path"])
@@ -255,13 +255,13 @@ _UNTRAINED = re.compile(r"untrained( \(.*\))?")
 
 
 def distinct_names(specs: Sequence[str | Path]) -> list[str]:
-    """The shortest endings of the paths that tell them apart: folder names, with parents where needed.
+    """Return the shortest distinct endings of the paths: folder names, with parents where needed.
 
-    None of them is the name of a floor, whose features would otherwise be taken for those of the checkpoint. In an
-    expression of two checkpoints each is shortened.
+    None of them is the name of a baseline encoder, because features are found by encoder name. In a swap expression
+    both checkpoints are shortened.
 
     Raises:
-        UsageError: If two checkpoints are the same, or one cannot be told from the floor of the first.
+        UsageError: If two checkpoints are the same, or one has the name of a baseline of the first.
     """
     whole = [_ending(str(spec), None) for spec in specs]
     if len(set(whole)) < len(whole):
@@ -277,7 +277,6 @@ def distinct_names(specs: Sequence[str | Path]) -> list[str]:
 
 
 def _ending(spec: str, depth: int | None) -> str:
-    """The last `depth` parts of the path, or all of them."""
     if swap := parse_swap(spec):
         return f"{_ending(swap.into, depth)}[{swap.parts} <- {_ending(swap.source, depth)}]"
     parts = Path(spec).resolve().parts

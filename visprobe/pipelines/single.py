@@ -1,4 +1,4 @@
-"""The questions that commands ask of encoders, as functions."""
+"""Functions behind the measuring commands: imagenet, probe, segment, robust, align."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from visprobe.pipelines.measure import measure
 from visprobe.pipelines.measurement import Measurement, Options, as_list
 from visprobe.pipelines.session import run_on
 
-ASKED = ("imagenet", "knn", "probe")  # by `imagenet`; and zero-shot where there is a text tower
+ASKED = ("imagenet", "knn", "probe")  # defaults of `imagenet`, which adds zero-shot where there is a text tower
 Checkpoints = str | Path | Sequence[str | Path]
 
 
@@ -41,19 +41,20 @@ def imagenet(
     text_tower: str | None = None,
     templates: Sequence[str] = TEMPLATES,
 ) -> Measurement:
-    """How well encoders tell classes of images apart, before and after the projector.
+    """Measure how well encoders tell classes of images apart, before and after the projector.
 
     Args:
         checkpoints: One or more, folders or hub ids; differences are taken to the first.
         data: A labelled image set, as `visprobe.data.open.open_images` understands it.
-        options: How to run.
-        analyses: Names of what is asked; by default `ASKED`, and "zeroshot" where there is a text tower.
-        paper: Whether to give the published protocol's number and its leak as well.
+        options: Options of the measurement.
+        analyses: Names of analyses; by default `ASKED`, and "zeroshot" where there is a text tower.
+        paper: Also report the number of the published protocol, and its leak.
         text_tower: Two-tower model whose text tower reads class names, for towers without one.
         templates: Sentences with {} for a class name.
 
     Returns:
-        Accuracies as fractions, with intervals over images, an untrained tower and paired differences.
+        Accuracies as fractions of 1, with 95 % intervals over images, an untrained tower as baseline and paired
+        differences to the first checkpoint.
 
     Raises:
         UsageError: If an analysis does not exist.
@@ -86,20 +87,20 @@ def probe(
     per_class: Sequence[int] = PER_CLASS,
     seeds: int = 5,
 ) -> Measurement:
-    """What linear probes read from the features of encoders.
+    """Train linear probes on the features of encoders and measure what they predict.
 
     Args:
         checkpoints: One or more, folders or hub ids; differences are taken to the first.
         data: Images with classes, labels or numbers.
-        options: How to run.
+        options: Options of the measurement.
         targets: "classes", "labels", "numbers", the name of one target, or "auto".
-        sites: Where the language model reads, or at every site.
-        per_class: Labelled images of each class for few-label probes.
-        seeds: Draws of these.
+        sites: "read", where the language model reads, or "all".
+        per_class: Numbers of labelled images per class for few-label probes.
+        seeds: Number of random draws of these images.
 
     Returns:
         Accuracies, F1 and recall as fractions of 1, log loss in nats and R², each with a 95 % interval over images, an
-        untrained tower as floor and paired differences to the first checkpoint.
+        untrained tower as baseline and paired differences to the first checkpoint.
 
     Raises:
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
@@ -124,22 +125,22 @@ def segment(
     paper: bool = False,
     steps: int | None = None,
 ) -> Measurement:
-    """What is where in images, read from frozen patch features.
+    """Train segmentation heads on frozen patch features and measure their masks.
 
     Args:
         checkpoints: One or more, folders or hub ids; differences are taken to the first.
         data: Images with masks, with a train split.
-        options: How to run.
-        heads: Forms of heads.
-        seeds: Trainings of each.
-        ignored: Numbers in the masks that are no class.
-        background: A class that a patch holds only if it holds no other.
-        paper: Whether to run the published protocol as well; it trains two-layer heads.
-        steps: Steps of each training, if five epochs are fewer; by default 300.
+        options: Options of the measurement.
+        heads: Kinds of heads, "linear" or "mlp".
+        seeds: Number of trainings of each head.
+        ignored: Values in the masks that are no class.
+        background: Class that a patch holds only if it holds no other.
+        paper: Also run the published protocol, which trains two-layer heads.
+        steps: Least number of steps of each training; by default 300.
 
     Returns:
         Mean IoU, pixel accuracy and recall, precision and F1 of patches as fractions of 1, each with a 95 % interval
-        over images, an untrained tower as floor and paired differences to the first checkpoint.
+        over images, an untrained tower as baseline and paired differences to the first checkpoint.
 
     Raises:
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
@@ -162,23 +163,23 @@ def robust(
     resolutions: Sequence[int] = (),
     crops: Sequence[float] = (),
 ) -> Measurement:
-    """What is left of what encoders see when images are damaged, small or cropped.
+    """Measure accuracy and stability of features on images that are corrupted, reduced or cropped.
 
     Args:
         checkpoints: One or more, folders or hub ids; differences are taken to the first.
         data: Images, with classes for accuracies.
-        options: How to run.
+        options: Options of the measurement.
         corruptions: Names in `visprobe.data.corruptions.CORRUPTIONS`.
-        severities: From 1 to 5.
-        resolutions: Pixels on the shorter side that images are reduced to.
-        crops: Shares of each side of which the centre is kept.
+        severities: Severities from 1 to 5.
+        resolutions: Lengths of the shorter side, in pixels, that images are reduced to.
+        crops: Sizes of centre crops, as shares of each side.
 
     Returns:
         Errors and shares of the accuracy that is kept as fractions of 1, cosines and CKA of changed and unchanged
-        images, each with an interval over images, an untrained tower as floor and paired differences to the first.
+        images, each with an interval over images, an untrained tower as baseline and paired differences to the first.
 
     Raises:
-        UsageError: If there is no such change, or none.
+        UsageError: If a corruption, severity, resolution or crop is not valid, or none is given.
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
 
     Example:
@@ -197,18 +198,18 @@ def align(
     language_models: Sequence[str] = (),
     protocol: Literal["fixed", "paper"] = "fixed",
 ) -> Measurement:
-    """How far encoders' features agree with language models that read captions, and their own LLM's nearest words.
+    """Measure how far encoders' features agree with language models that read captions, and with words of their LLM.
 
     Args:
         checkpoints: One or more, folders or hub ids; differences are taken to the first.
         data: Images, with captions where language models are named.
-        options: How to run.
-        language_models: Folders or hub ids; without them only words are looked at.
-        protocol: Fixed layers, or the largest over layers of clamped features, as published.
+        options: Options of the measurement.
+        language_models: Folders or hub ids; without any, only words are compared.
+        protocol: "fixed": fixed layers; "paper": the largest value over layers of clamped features, as published.
 
     Returns:
         Shares of neighbours that features have in common with language models (fractions of 1), CKNNA and CKA, and how
-        patches lie to the words of the LLM, each with intervals, floors and paired differences to the first checkpoint.
+        near patches lie to words of the LLM, each with intervals, baselines and paired differences to the first.
 
     Raises:
         CheckpointError, DataError: If a checkpoint, a language model or the images cannot be used.

@@ -1,4 +1,4 @@
-"""A matched study: one base, the same rows, several arms, several seeds, one comparison over all of them."""
+"""Matched studies: train several arms with several seeds from one base on the same rows, and compare all runs."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from visprobe.training.run_folder.manifest import weights_hash
 
 @dataclass(frozen=True)
 class Study:
-    """What is trained and how it is compared.
+    """Settings of a study.
 
     Attributes:
         base: Checkpoint that every arm starts from.
-        arms: Arm name to its recipe; the seed in it is replaced by each of `seeds`.
+        arms: Recipe by name of the arm; its seed is replaced by each of `seeds`.
         seeds: One run per arm and seed. Runs of the same seed see the same rows, SFT and DPO in the same order.
-        rows: From a seed to the training rows.
-        images: What the encoders are compared on, as `--data` takes it.
+        rows: Makes the training rows for a seed.
+        images: Image set of the comparison, as for `--data`.
         limit: At most so many images of each split.
-        questions: Data with a name (`visprobe.data.named`) whose questions all checkpoints answer; None for no answers.
-        scenes: So many unseen images of it.
-        question_seed: Seed of those images, and of the images that encoders are compared on.
+        questions: Named data (`visprobe.data.named`) whose questions all checkpoints answer; None for no answers.
+        scenes: Number of unseen images of `questions`.
+        question_seed: Seed of these images, and of the images of the comparison.
     """
 
     base: Path
@@ -55,16 +55,16 @@ def run_study(study: Study, output_dir: Path, **options: Unpack[RunOptions]) -> 
     Finished runs are not repeated, stopped ones go on.
 
     Args:
-        study: What to do.
-        output_dir: Gets one folder per run: "sft" for a single seed, "sft-seed1" for several.
-        options: As in `visprobe.training.run.run`; measuring has the progress of it.
+        study: Settings.
+        output_dir: Folder that gets one folder per run: "sft" for a single seed, "sft-seed1" for several.
+        options: Options of `visprobe.training.run.run`; its `progress` is called while measuring as well.
 
     Returns:
-        The comparison; with several seeds also the differences between arms over runs, and a verdict about
-        arms instead of single runs.
+        Comparison of all runs; with several seeds also differences between arms over runs, and a verdict on arms
+        instead of single runs.
 
     Raises:
-        UsageError: If the folder of a run holds anything else; then nothing has been trained.
+        UsageError: If the folder of a run holds anything else; then nothing is trained.
     """
     arms = train_arms(study, output_dir, **options)
     folders = {study.base.name: study.base} | {n: output_dir / n for names in arms.values() for n in names}
@@ -79,7 +79,7 @@ def train_arms(study: Study, output_dir: Path, **options: Unpack[RunOptions]) ->
     """Train every arm with every seed; see `run_study`.
 
     Returns:
-        The names of each arm's runs.
+        Names of the runs of each arm.
     """
     rows = {seed: study.rows(seed) for seed in study.seeds}
     recipes = [
@@ -88,9 +88,9 @@ def train_arms(study: Study, output_dir: Path, **options: Unpack[RunOptions]) ->
         for arm, recipe in study.arms.items()
     ]
     overwrite = options.get("overwrite", False)
-    for name, recipe in recipes:  # a folder in the way of the last run is no news for after the others
+    for name, recipe in recipes:  # a folder in the way of the last run must fail before anything is trained
         refuse_folder(study.base, output_dir / name)
-        if visible(output_dir / name):  # otherwise the base, which may be large, need not be hashed for it
+        if visible(output_dir / name):  # only then hash the base, which may be large
             start_of(output_dir / name, inputs_of(study.base, recipe, rows[recipe.seed]), overwrite=overwrite)
     for name, recipe in recipes:
         run(study.base, recipe, rows[recipe.seed], output_dir / name, **options)
@@ -98,12 +98,12 @@ def train_arms(study: Study, output_dir: Path, **options: Unpack[RunOptions]) ->
 
 
 def run_name(arm: str, seed: int, seeds: Sequence[int]) -> str:
-    """Name and folder of a run: "sft" where there is one seed, else "sft-seed1"."""
+    """Return the name of a run and its folder: "sft" if there is one seed, else "sft-seed1"."""
     return arm if len(seeds) == 1 else f"{arm}-seed{seed}"
 
 
 def over_runs(measured: Measurement, arms: Mapping[str, list[str]], base: str) -> Measurement:
-    """The measurement with arms compared over their runs, and a verdict about arms."""
+    """Return the measurement with arms compared over their runs, and a verdict on arms."""
     runs = across_runs(measured.results, arms, base)
     equal = ("not trained or not saved", "rounded to")
     untouched = [s for s in measured.verdict if any(words in s.text for words in equal)]
@@ -111,7 +111,7 @@ def over_runs(measured: Measurement, arms: Mapping[str, list[str]], base: str) -
 
 
 def _answers(folders: Mapping[str, Path], study: Study, path: Path) -> Result:
-    """How many questions each checkpoint answers right; kept in `path` for the next time."""
+    """Measure how many questions each checkpoint answers right, with `path` as cache."""
     inputs: dict[str, Any] = {
         "weights": {name: weights_hash(folder) for name, folder in folders.items()},
         "scenes": study.scenes,

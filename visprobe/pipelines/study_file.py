@@ -1,4 +1,4 @@
-"""A study written down: one YAML file for base, rows, arms, seeds and the comparison."""
+"""Study files: base, rows, arms, seeds and comparison of a study in YAML."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _OWN = ("seeds", "common", "arms", "compare")
 
 
 def read_study(path: Path, output_dir: Path, *, overwrite: bool = False) -> Study:
-    """The study in a YAML file.
+    """Read a study from a YAML file.
 
     Its keys: those of a job's sources (base, data, rows …), `common` (settings of every arm), `arms` (name to
     settings, `stage` among them), `seeds` (a list), `compare` (data, limit, scenes).
 
     Raises:
-        UsageError: If anything in it is wrong; the faults of all arms are named at once. If another model is where the
-            one to start from would be put together, unless `overwrite`.
+        UsageError: If anything in it is wrong; the faults of all arms are named at once. Also if another model is in
+            the folder where the base is to be built, unless `overwrite`.
     """
     values = read_yaml(path)
     faults: list[str] = []
@@ -78,13 +78,13 @@ def read_study(path: Path, output_dir: Path, *, overwrite: bool = False) -> Stud
 
 
 def _are_seeds(seeds: Any) -> bool:
-    """Whether these are seeds; the same one twice would be one run that counts as two."""
+    """Return whether these are seeds, each once: a seed given twice would count one run as two."""
     whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     return whole and 0 < len(seeds) == len(set(seeds))
 
 
 def _name_faults(arms: Mapping[str, Recipe], seeds: list[int], base: str | None) -> list[str]:
-    """Arms whose folder would be none of its own, or whose name in the report is the base's."""
+    """Return a fault for each arm that has no valid folder name, or one that is taken."""
     taken = {"report", "base", "base-start", Path(base).name if base else "base-start"}
     names = {arm: {run_name(arm, seed, seeds) for seed in seeds} for arm in arms}
     return [
@@ -116,7 +116,7 @@ def _arms(values: Mapping[str, Any], faults: list[str]) -> dict[str, Recipe]:
 def _rows(
     sources: Sources, arms: Mapping[str, Recipe], seeds: Sequence[int], output_dir: Path, overwrite: bool
 ) -> Callable[[int], Rows]:
-    """From a seed to the rows of all arms, as the first arm takes them."""
+    """Return a function that opens the rows for a seed, shared by all arms and read as the first arm reads them."""
     arm, recipe = next(iter(arms.items()))
 
     def rows(seed: int) -> Rows:

@@ -1,4 +1,4 @@
-"""Parts of two checkpoints exchanged one at a time, and what every hybrid sees."""
+"""Layer swap: exchange parts of two encoders one at a time and measure every hybrid."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from visprobe.pipelines.session import Session, format_floors, open_encoders
 By = Literal["blocks", "groups"]
 _ENDS = ("embeddings", "final_norm", "projector")
 
-# Weights of the hybrids that are held at a time. For each so many the images are decoded once more.
+# Bytes of hybrids' weights in memory at a time. The images are decoded once for each such batch of hybrids.
 MEMORY = 16 * 2**30
 
 
 class Part(NamedTuple):
-    """A part of an encoder, as a result names it, and as `Swap` does."""
+    """A part of an encoder: its name in a result, and its `spec` in the grammar of `Swap`."""
 
     name: str
     spec: str
 
 
 class Exchange(NamedTuple):
-    """A hybrid to be made: which part goes which way."""
+    """A hybrid to make: the part, and the direction of the exchange."""
 
     direction: Direction
     part: str
@@ -54,15 +54,15 @@ def swap(
     by: By = "blocks",
     steps: int = 4,
 ) -> Measurement:
-    """Which part of the encoder carries the difference between two checkpoints.
+    """Measure which part of the encoder carries the difference between two checkpoints.
 
     Args:
-        base: The checkpoint that training started from, or one of two to be compared.
-        other: The other, of one shape with it.
-        data: What `open_images` understands.
-        options: How to run.
-        by: "blocks": every block is a part; "groups": runs of neighbouring blocks are.
-        steps: Into how many runs the blocks are cut, by groups.
+        base: Checkpoint that training started from, or the first of two.
+        other: Other checkpoint, with an encoder of the same shape.
+        data: Folder or name of an image set, for `open_images`.
+        options: Options of the measurement.
+        by: "blocks": every block is a part; "groups": every run of neighbouring blocks is.
+        steps: Number of runs of blocks, for "groups".
 
     Returns:
         One "swap" result: of every hybrid the CKA to the other checkpoint and top-1 accuracy (fractions of 1), with
@@ -97,12 +97,12 @@ def swap(
 
 
 def parts_of(encoder: VisionEncoder, by: By, steps: int) -> list[Part]:
-    """The parts of an encoder that the language model's loss reaches, from the input on.
+    """Return the parts of an encoder that the language model's loss reaches, from the input on.
 
     Args:
         encoder: The encoder.
-        by: As `swap`.
-        steps: As `swap`.
+        by: "blocks" or "groups".
+        steps: Number of runs of blocks, for "groups".
 
     Raises:
         UsageError: If there are fewer blocks than steps.
@@ -122,7 +122,7 @@ def parts_of(encoder: VisionEncoder, by: By, steps: int) -> list[Part]:
 
 
 def plan(parts: Sequence[Part], directions: Sequence[Direction] = DIRECTIONS) -> list[Exchange]:
-    """Every hybrid: each part put in alone, each taken out alone, and all parts up to each."""
+    """List every hybrid: each part put in alone, each taken out alone, and all parts up to each."""
     specs = [part.spec for part in parts]
     return [
         Exchange(way, part.name, ", ".join(specs[: n + 1]) if way == "cumulative" else part.spec)
@@ -157,7 +157,7 @@ def _unlabelled(images: ImageSet) -> list[str]:
 
 
 class _Run:
-    """Features of encoders, of the images and of those that prototypes are made of."""
+    """Extraction of features of query and support images under encoders and hybrids."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -173,6 +173,7 @@ class _Run:
 
     def hybrids(self, exchanges: Sequence[Exchange]) -> list[Hybrid]:
         base, other = self._session.encoders
+        # "necessary" takes the part out of `other`: its hybrid is `other` with the base's part in its place.
         encoders = [
             swapped(Swap(other.name, e.spec, base.name), other, base)
             if e.direction == "necessary"
@@ -180,6 +181,6 @@ class _Run:
             for e in exchanges
         ]
         for number, encoder in enumerate(encoders):
-            encoder.name = f"{exchanges[number].direction} {exchanges[number].part}"  # unlike any other's of this run
+            encoder.name = f"{exchanges[number].direction} {exchanges[number].part}"  # features are told apart by it
         query, support = self.features(encoders)
         return [Hybrid(e.direction, e.part, query[n], support[n] if support else None) for n, e in enumerate(exchanges)]

@@ -1,4 +1,4 @@
-"""`visprobe train` as a function."""
+"""Training of one stage as a function (`visprobe train`)."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ def train(
     overwrite: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Train one stage from a checkpoint, as `visprobe train STAGE` does: a checkpoint to compare.
+    """Train one stage from a checkpoint, as `visprobe train STAGE` does.
 
     Args:
-        stage: "projector", "full", "sft", "dpo", "grpo", or one of an installed package.
+        stage: "projector", "full", "sft", "dpo", "grpo", or a stage of an installed package.
         output_dir: Folder of the new checkpoint. A finished run of the same settings there is not repeated, a stopped
             one goes on, and so does one that is given more steps.
         config: Recipe file (YAML); settings win over it.
         progress: Called with (stage, done, total).
-        max_bad: How many rows may be unusable, a number or a share, before nothing is trained.
+        max_bad: Largest number or share of unusable rows; with more, nothing is trained.
         vision_learning_rate: Learning rate of the vision tower alone.
-        overwrite: Whether another run or model in the folder is removed when this one begins to train.
+        overwrite: Remove another run or model in the folder when training begins.
         settings: Options of the command by their names with underscores (base, data, rows, steps, batch_size,
             learning_rate, train, seed, ...) and any other setting of a recipe (beta=0.3). Rows are the built-in scenes
             of digits unless `data` names others.
 
     Returns:
-        The manifest of the run, which also lies in the folder: "losses" by step, "seen" (steps and rows), the settings
-        with their origins, and hashes of what it started from.
+        Manifest of the run, also written to the folder: "losses" by step, "seen" (steps and rows), the settings with
+        their origins, and hashes of the base and the rows.
 
     Raises:
         PrerequisiteError: If the training extra is not installed.
         UsageError: If anything in the settings is wrong, all faults named at once; if the folder holds anything else.
         CheckpointError, DataError: If the base or the rows cannot be used.
-        TrainingError: If the run must not go on.
+        TrainingError: If training cannot go on.
 
     Example:
         `visprobe.train("dpo", "checkpoints/dpo", base="checkpoints/base", steps=50, beta=0.3)`
     """
     require_training()
-    from visprobe.pipelines.attribution.during_training import attribution_callback  # it imports trl
+    from visprobe.pipelines.attribution.during_training import attribution_callback  # imports trl, an optional extra
 
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     job = make_job(stage, Path(config) if config else None, asked, vision_learning_rate=vision_learning_rate)

@@ -1,4 +1,4 @@
-"""How checkpoints were trained, where they say so: the manifests that `visprobe train` leaves in their folders."""
+"""Training provenance of checkpoints, from the manifests that `visprobe train` writes into their folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HASH = 12  # characters of a hash that are enough to tell two apart
 
 
 def training_of(checkpoint: str | Path) -> dict[str, Any] | None:
-    """What a checkpoint's folder says of its training, for the report; None where it says nothing."""
+    """Return settings and data of a checkpoint's training for the report; None without a readable manifest."""
     try:
         manifest = json.loads((Path(checkpoint) / NAME).read_text())
         recipe, rows = manifest["inputs"]["recipe"], manifest["rows"]
@@ -36,15 +36,15 @@ def training_of(checkpoint: str | Path) -> dict[str, Any] | None:
         KeyError,
         TypeError,
         AttributeError,
-    ):  # none, of something else, or of before this was kept
+    ):  # no manifest, one of another program, or one of an older version
         return None
 
 
 def unlike_prompts(checkpoints: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning where checkpoints of one comparison were told different prompts in training.
+    """Return a warning if checkpoints were trained on different prompts.
 
     Args:
-        checkpoints: Their provenance; "training" where it is known.
+        checkpoints: Provenance of each checkpoint; "training" where it is known.
     """
     told: dict[str, list[str]] = defaultdict(list)
     for one in checkpoints:

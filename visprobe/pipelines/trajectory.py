@@ -1,4 +1,4 @@
-"""Training runs followed step by step: from the base over the copies of the tower to the finished model."""
+"""Training runs measured step by step: the base, the snapshots of the tower, the finished model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from visprobe.results.result import Result
 from visprobe.training.run_folder.by_step import snapshots
 from visprobe.training.run_folder.manifest import NAME, weights_hash
 
-TOGETHER = 4  # encoders in memory at a time; each image is decoded once for so many of them
+TOGETHER = 4  # encoders in memory at a time: each image is decoded once for all of them
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Run:
     """A training run on disk.
 
     Attributes:
-        folder: Its folder.
-        moments: Step to checkpoint folder, in order; the last is the finished model, if there is one.
-        manifest: Its manifest; empty while the run is not finished.
+        folder: Folder of the run.
+        moments: Checkpoint folder by step, in order; the last is the finished model, if there is one.
+        manifest: Content of the manifest; empty while the run is not finished.
     """
 
     folder: Path
@@ -47,20 +47,20 @@ def trajectory(
     options: Options | None = None,
     base: str | Path | None = None,
 ) -> Measurement:
-    """When the encoder moved in some training runs from one base, how far, and whether it sees better at the end.
+    """Measure the change of weights, of features and of accuracy at each saved step of training runs from one base.
 
     Args:
-        runs: Folders of runs that kept copies of tower and projector (`snapshot_tower_every`).
-        data: What `open_images` understands.
-        options: How to run.
-        base: The checkpoint that the runs started from; by default the one that their manifests name.
+        runs: Folders of runs that kept snapshots of tower and projector (`snapshot_tower_every`).
+        data: Folder or name of an image set, for `open_images`.
+        options: Options of the measurement.
+        base: Checkpoint that the runs started from; by default the one in their manifests.
 
     Returns:
         One "trajectory" result: by step the relative change of the weights, CKA to the base and top-1 accuracy
         (fractions of 1), with 95 % intervals; and its verdict.
 
     Raises:
-        UsageError: If a run has no copies, the base is not known or gone, or the runs have different bases.
+        UsageError: If a run has no snapshots, the base is not known or gone, or the runs have different bases.
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
 
     Example:
@@ -79,13 +79,13 @@ def trajectory(
 
 
 def read_run(folder: Path) -> Run:
-    """What a run's folder holds for a trajectory.
+    """Read the snapshots and the manifest of a run.
 
     Args:
-        folder: The run's folder.
+        folder: Folder of the run.
 
     Raises:
-        UsageError: If it holds no copies of the tower.
+        UsageError: If it holds no snapshots of the tower.
     """
     moments = snapshots(folder)
     if not moments:
@@ -94,14 +94,14 @@ def read_run(folder: Path) -> Run:
             hint="Train with --snapshot-tower-every N; to compare its end alone, visprobe compare BASE RUN.",
         )
     path = folder / NAME
-    manifest = json.loads(path.read_text()) if path.is_file() else {}  # a run that begins removes it
+    manifest = json.loads(path.read_text()) if path.is_file() else {}  # absent until a run is finished
     if manifest:
-        moments[manifest["seen"]["steps"]] = folder  # not rounded, so better than the copy of the same step
+        moments[manifest["seen"]["steps"]] = folder  # replaces the snapshot of this step, which is rounded to bfloat16
     return Run(folder, dict(sorted(moments.items())), manifest)
 
 
 def base_of(runs: Sequence[Run]) -> Path:
-    """The checkpoint that the runs started from.
+    """Return the checkpoint that the runs started from.
 
     Args:
         runs: Training runs.
@@ -122,14 +122,14 @@ def base_of(runs: Sequence[Run]) -> Path:
 
 
 def run_warnings(runs: Sequence[Run], start: Path) -> Iterator[str]:
-    """What a reader must know of runs that are followed.
+    """Yield warnings about runs whose base, state or number format limits the comparison.
 
     Args:
-        runs: The runs.
-        start: The checkpoint that they are compared with.
+        runs: Training runs.
+        start: Checkpoint that they are compared with.
 
     Raises:
-        UsageError: If they started from different ones.
+        UsageError: If the runs started from different checkpoints.
     """
     hashes = {run.folder: run.manifest["inputs"]["base"] for run in runs if run.manifest}
     if len(set(hashes.values())) > 1:
@@ -148,7 +148,7 @@ def run_warnings(runs: Sequence[Run], start: Path) -> Iterator[str]:
 
 
 class TrajectoryRunner:
-    """The base and its floors, seen once, and every moment of every run beside them."""
+    """Measurement of every step of every run against the base, whose features are extracted once."""
 
     def __init__(self, base: Path, name: str, data: str | Path, options: Options) -> None:
         self._options = options
@@ -167,7 +167,7 @@ class TrajectoryRunner:
         return self._session.images.query.classes is not None
 
     def follow(self, run: Run, name: str) -> None:
-        """Measure every moment of `run`."""
+        """Measure every saved step of `run`."""
         moments = [(step, path, f"{name} step {step}") for step, path in run.moments.items()]
         self._runs[name] = [{"step": step, "checkpoint": label} for step, _, label in moments]
         for first in range(0, len(moments), TOGETHER):
@@ -185,7 +185,7 @@ class TrajectoryRunner:
                 self._options.progress(f"follow {name}", first + len(some), len(moments))
 
     def measurement(self, warnings: list[str]) -> Measurement:
-        """Everything that was followed."""
+        """Return the measurement of all runs so far."""
         result = trajectory_result(
             self._base, self._noise, self._untrained, self._steps, self._runs, accuracy=self._accuracy
         )

@@ -1,1 +1,1 @@
-"""Renders a measurement: report.json and its schema, tables, the page, the notebook view; nothing is measured here."""
+"""Reports of measurements: report.json and its schema, tables, the page, the notebook view; it measures nothing."""

@@ -1,4 +1,4 @@
-"""Readable names beside the ids of classes, wherever a result is about single classes."""
+"""Readable titles of classes, added beside class ids in results."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _OF_A_CLASS = "class_change/"
 
 
 def with_titles(result: Result, images: ImageSet) -> Result:
-    """`result` with "title" beside every "class" of its settings, and "tench (n01440764)" where rows name a class.
+    """Add "title" beside every "class" in the settings of `result`, and rename rows of a class to "tench (n01440764)".
 
     Args:
         result: Any result.
-        images: The images it is about; without readable titles the result is given back as it is.
+        images: Image set of the result; without readable titles the result is returned unchanged.
     """
     if not images.classes or not isinstance(images, HasTitles) or not images.class_titles:
         return result

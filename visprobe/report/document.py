@@ -1,4 +1,4 @@
-"""The content of report.json: everything a run found and everything it depended on."""
+"""Content of report.json: results of a run, and everything that they depend on."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def build_document(
     gates: Sequence[Gate] = (),
     created: datetime | None = None,
 ) -> dict[str, Any]:
-    """The whole report as plain JSON values, with secrets removed from every text.
+    """Build the whole report as plain JSON values, with secrets removed from every text.
 
     Args:
-        command: The command line, program name first.
-        seed: The seed of the run.
+        command: Words of the command line, program name first.
+        seed: Seed of the run.
         checkpoints: Provenance of each checkpoint, the base first; "name" is required, the rest is shown as it is.
         data: Each image set: "name", "n", "classes", "hash" and "bad_items" (a list of "id" and "reason").
-        results: What the analyses returned.
-        verdict: What the results say in sentences, each with references to the rows it rests on.
-        warnings: What concerns the run as a whole; results and checkpoints carry their own.
+        results: Results of the analyses.
+        verdict: Conclusions in sentences, each with references to the rows it rests on.
+        warnings: Warnings about the run as a whole; results and checkpoints carry their own.
         options: Each option of the command: "value" and "origin" ("command line", "environment", "file …", "default").
-        gates: What became of the conditions that were set.
+        gates: Outcomes of the conditions that were set.
         created: When the run ended; now, if None.
 
     Returns:
@@ -84,7 +84,7 @@ def _versions() -> dict[str, str]:
 
 
 def _plain(value: Any, redact: Callable[[str], str]) -> Any:
-    """`value` as JSON can hold it; a lone surrogate (an undecodable file name) is spelled out, as UTF-8 has none."""
+    """Convert `value` for JSON; a lone surrogate (of an undecodable file name) is spelled out, as UTF-8 has none."""
     if isinstance(value, str | Path):
         return redact(str(value)).encode("utf-8", "backslashreplace").decode()
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,4 +1,4 @@
-"""Several runs side by side: what can stand in one table does, and what cannot is said."""
+"""Merging of several runs: comparable results share a table, and differences between the runs are listed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _Member = tuple[Run, Result]
 
 
 class Together(NamedTuple):
-    """Results of one analysis whose numbers may be compared: one base, the same images.
+    """Results of one analysis whose numbers may be compared: the same base and the same images.
 
     Attributes:
-        result: All their rows. Checkpoints are "run: name", but for those that are the same in all runs.
+        result: All rows. Checkpoints are named "run: name", except those that are the same in several runs.
         runs: Names of the runs.
     """
 
@@ -26,7 +26,7 @@ class Together(NamedTuple):
 
 
 def side_by_side(runs: Sequence[Run]) -> list[Together]:
-    """The results of all runs, joined where base and images are the same, in the order of the first run."""
+    """Join the results of all runs where base and images are the same, in the order of the first run."""
     groups: dict[tuple[object, ...], list[_Member]] = {}
     shown = presentations()
     for run in runs:
@@ -39,7 +39,7 @@ def side_by_side(runs: Sequence[Run]) -> list[Together]:
 
 
 def apart(runs: Sequence[Run]) -> list[str]:
-    """What does not belong together or was not measured alike, in sentences; empty where all is alike."""
+    """Return sentences on how the runs differ in base, images, seed, versions or settings; empty if they do not."""
     said = []
     for what, of in (("the base, their first checkpoint", _base), ("the images", _images)):
         if len(groups := _by(runs, of)) > 1:
@@ -58,7 +58,7 @@ def apart(runs: Sequence[Run]) -> list[str]:
 
 
 def _settings_apart(runs: Sequence[Run]) -> Iterator[str]:
-    """Settings of an analysis, single values, that are not the same in all runs that have it."""
+    """Yield a sentence for each scalar setting of an analysis that differs between runs."""
     by_analysis: dict[str, list[_Member]] = {}
     for run in runs:
         for result in run.results:
@@ -80,7 +80,7 @@ def _by(runs: Sequence[Run], of: Callable[[Run], object]) -> list[list[Run]]:
 
 
 def _base(run: Run) -> object:
-    """What the base is, by its weights; by name and run where a report does not tell them."""
+    """Return a key of the base: the hashes of its weights, or run and name in a report without them."""
     base = run.document["checkpoints"][0] if run.document["checkpoints"] else {}
     hashes = tuple(base.get(key) for key in ("tower_hash", "projector_hash", "processor_hash"))
     return hashes if hashes[0] else (run.name, base.get("name"))
@@ -95,7 +95,7 @@ def _joined(members: Sequence[_Member]) -> Result:
     if len(members) == 1:
         return first
     shared = _shared(members)
-    rows: dict[Row, None] = {}  # in order, those of shared checkpoints once
+    rows: dict[Row, None] = {}  # an ordered set: rows of shared checkpoints occur once
     for run, result in members:
         for row in result.rows:
             reference = row.reference and _own(row.reference, run, shared)
@@ -108,7 +108,7 @@ def _own(name: str, run: Run, shared: Collection[str]) -> str:
 
 
 def _shared(members: Sequence[_Member]) -> set[str]:
-    """Names that mean the same in every run that has them, and are in more than one: the base, its floors."""
+    """Return names with equal weights and rows in several runs and no other meaning: the base, its baselines."""
     meanings: dict[str, list[object]] = {}
     for run, result in members:
         hashes = {c["name"]: (c.get("tower_hash"), c.get("projector_hash")) for c in run.document["checkpoints"]}

@@ -1,4 +1,4 @@
-"""Measurements as a notebook shows them: HTML that runs nothing, fetches nothing and trusts no name."""
+"""HTML of measurements for notebooks: it runs nothing, fetches nothing and escapes every text."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from visprobe.report.page.render import all_warnings, environment
 from visprobe.report.tables import Table, tables
 from visprobe.results.result import Result
 
-MOST_BESIDE = 24  # lines of tables of a result that stands beside others
-MOST_ALONE = 120
+MOST_BESIDE = 24  # lines of tables of a result that is shown with others
+MOST_ALONE = 120  # the same of a result shown by itself
 PER_INCH = 150  # pixels of a screen
 
 
 @dataclass(frozen=True)
 class Section:
-    """What is shown of one result.
+    """Content that is shown of one result.
 
     Attributes:
-        analysis: Its name.
-        question: What it asked.
-        tables: Its tables, cut to what a notebook has room for.
-        rows: How many numbers it has.
-        left_out: How many of these are not in the tables.
+        analysis: Name of the analysis.
+        question: Question of the analysis.
+        tables: Tables, cut to the lines that a notebook has room for.
+        rows: Number of rows of the result.
+        left_out: Number of rows that are not in the tables.
     """
 
     analysis: str
@@ -43,14 +43,14 @@ class Section:
 
 
 def measurement_html(document: Mapping[str, Any], pictures: Sequence[tuple[Figure, str]] = ()) -> str:
-    """Verdict, pictures and tables of a whole measurement.
+    """Render verdict, pictures and tables of a whole measurement.
 
     Args:
-        document: What `visprobe.report.document.build_document` returned.
+        document: Result of `visprobe.report.document.build_document`.
         pictures: Figures, each with its caption.
 
     Returns:
-        HTML with inline style alone, which takes its colours from the notebook. Every text is escaped, and its control
+        HTML with inline style only, which takes its colours from the notebook. Every text is escaped, and its control
         characters are spelled out.
     """
     results = [Result.from_json(result) for result in document["results"]]
@@ -61,7 +61,7 @@ def measurement_html(document: Mapping[str, Any], pictures: Sequence[tuple[Figur
 
 
 def result_html(result: Result) -> str:
-    """One result as `measurement_html` shows it, with more of its tables."""
+    """Render one result as in `measurement_html`, with more lines of its tables."""
     return _render([], [], [_section(result, MOST_ALONE)], list(result.warnings))
 
 
@@ -75,7 +75,7 @@ def _render(
 
 
 class _Address:
-    """A figure as an address that holds it; no text from outside, in which secrets would be looked for."""
+    """A figure as a data URI; no `str`, so that `_shown` does not search megabytes of base64 for secrets."""
 
     def __init__(self, figure: Figure) -> None:
         self._figure = figure
@@ -91,7 +91,7 @@ def _shown(value: Any) -> Any:
 
 
 def _section(result: Result, most: int) -> Section:
-    """The result in at most so many lines: all its tables, or what they say of where the language model reads."""
+    """Fit a result into `most` lines: all its tables, or only rows where the language model reads."""
     shown = tables(result)
     if sum(len(table.lines) for table in shown) > most:
         read = {result.consumed, "projected", "tower"}

@@ -1,4 +1,4 @@
-"""Numbers as a paper prints them: enough digits to see what matters, none that mean nothing."""
+"""Formatting of numbers and intervals as in a paper, with significant digits only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def value_text(estimate: Estimate, role: Role = "value") -> str:
-    """The point estimate: "61.2 %", "+1.1" (percentage points), "0.99987", "4.1·10⁻⁵"."""
+    """Format the point estimate: "61.2 %", "+1.1" (percentage points), "0.99987", "4.1·10⁻⁵"."""
     suffix = " %" if estimate.unit == "fraction" and role != "difference" else ""
     return _number(estimate.value, estimate, role) + suffix
 
 
 def interval_text(estimate: Estimate, role: Role = "value") -> str:
-    """The interval in brackets, in the digits of the value; empty for an exact number."""
+    """Format the interval in brackets, with the digits of the value; empty for an exact number."""
     if estimate.low == estimate.high:
         return ""
     return f"[{_number(estimate.low, estimate, role)}, {_number(estimate.high, estimate, role)}]"
@@ -40,7 +40,7 @@ def _number(value: float, estimate: Estimate, role: Role) -> str:
 
 
 def _decimals(value: float) -> int:
-    """Decimals that show two digits of the distance to the nearer of 0 and 1, at most 8."""
+    """Return the decimals that show two digits of the distance to the nearer of 0 and 1, at most 8."""
     distance = min(abs(value), abs(1 - value))
     return 0 if distance == 0 else min(8, math.ceil(-math.log10(distance)) + 1)
 

@@ -1,4 +1,4 @@
-"""How every kind of result is shown, in the order of the report."""
+"""Presentations of all kinds of results, in the order of the report."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from visprobe.results.result import Result
 
 @cache
 def presentations() -> dict[str, Presentation]:
-    """By the name of a result how it is shown; those of installed packages are among them."""
+    """Return the presentation of each kind of result by its name, those of installed packages included."""
     found = registry.presentations() | PRESENTATIONS
     return dict(sorted(found.items(), key=lambda item: item[1].place))
 
 
 def presentation_of(analysis: str) -> Presentation:
-    """How results called `analysis` are shown; plainly, where they come from a package that is not there."""
+    """Return the presentation of results called `analysis`; a plain one if their package is not installed."""
     return presentations().get(analysis, Presentation())
 
 
 def titles() -> dict[str, str]:
-    """What tables call every measure, by its name."""
+    """Return the title of every measure in tables, by its name."""
     found: dict[str, str] = {}
     for one in presentations().values():
         found = found | {name: title for name, title in one.titles.items() if name not in found}
@@ -32,7 +32,7 @@ def titles() -> dict[str, str]:
 
 
 def figures_of(results: Sequence[Result]) -> Iterator[tuple[Result, FigureSpec]]:
-    """The figures of `results`, in the order of the report."""
+    """Yield the figures of `results`, in the order of the report."""
     by_name = {result.analysis: result for result in results}
     for analysis, one in presentations().items():
         for figure in one.figures if analysis in by_name else ():

@@ -1,4 +1,4 @@
-"""A report read back from its report.json, checked, and its page and figures made anew."""
+"""Reports read back from report.json: validation, and rebuilding of page and figures."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from visprobe.report.write import write_report
 from visprobe.results.result import Result, Row
 
 _SCHEMA = re.compile(r"visprobe\.(report|runs)/(\d+)")
-_FAULTS = 3  # named in a message
+_FAULTS = 3  # faults named in a message
 
 
 @dataclass(frozen=True)
 class Run:
-    """A report under the name that tells it from the others.
+    """A report under a name that is distinct among those that are read together.
 
     Attributes:
-        name: Its name.
-        document: The content of its report.json.
+        name: Name of the run.
+        document: Content of its report.json.
     """
 
     name: str
@@ -39,19 +39,19 @@ class Run:
 
     @property
     def results(self) -> list[Result]:
-        """Its results."""
+        """Results of the run."""
         return [Result.from_json(result) for result in self.document["results"]]
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Reports from disk, under the shortest endings of their paths that tell them apart.
+    """Read reports from disk, named by the shortest distinct endings of their paths.
 
     Args:
         paths: Folders with a report.json, or such files. A merged report stands for its runs.
 
     Raises:
         UsageError: If a report is named twice.
-        DataError: If one is missing, damaged, of something else, or of a newer visprobe.
+        DataError: If a report is missing, damaged, of another program, or of a newer visprobe.
     """
     read = [_read(path) for path in paths]
     runs = []
@@ -86,12 +86,12 @@ def rebuild(run: Run, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure of a run, drawn again.
+    """A redrawn figure of a run.
 
     Attributes:
-        figure: The figure.
-        caption: What it shows, with n and the kind of interval.
-        rows: The rows it was drawn from.
+        figure: Matplotlib figure.
+        caption: Caption, with n and the kind of interval.
+        rows: Rows of the result it was drawn from.
     """
 
     figure: Figure
@@ -100,17 +100,17 @@ class Drawn:
 
 
 def draw_figure(run: Run, name: str, width: float | None = None) -> Figure:
-    """The figure alone of `redraw`."""
+    """Draw a figure of a run again; see `redraw`."""
     return redraw(run, name, width).figure
 
 
 def redraw(run: Run, name: str, width: float | None = None) -> Drawn:
-    """A figure of a run, drawn again.
+    """Draw a figure of a run again, with its caption and rows.
 
     Args:
-        run: The run.
+        run: Run that has the figure.
         name: Name of the figure ("representation_drift") or of its analysis ("drift").
-        width: Inches; what a report has if None.
+        width: Inches; None for the width in a report.
 
     Raises:
         UsageError: If there is no such figure in this run.
@@ -125,12 +125,12 @@ def redraw(run: Run, name: str, width: float | None = None) -> Drawn:
     try:
         result, figure = found[0]
         return Drawn(figure.draw(result, names, width), figure.caption(result), result.rows)
-    except Exception as error:  # as above
+    except Exception as error:  # damaged settings can make any line of any figure fail
         raise unusable(run, f"the figure {name} cannot be drawn", error) from error
 
 
 def unusable(run: Run, what: str, error: Exception) -> DataError:
-    """The error to be raised where the content of a report breaks what shows it."""
+    """Return the error for a report whose content makes rendering fail."""
     problem = f"the report {run.name} is damaged: {what} ({type(error).__name__}: {error})"
     return DataError(problem, hint="Run the command of the report again.")
 
@@ -158,7 +158,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _kind(file: Path, document: object) -> str:
-    """Whether it is of one run ("report") or of several ("runs")."""
+    """Return "report" for one run, "runs" for several."""
     schema = document.get("schema") if isinstance(document, dict) else None
     match = _SCHEMA.fullmatch(schema) if isinstance(schema, str) else None
     if not match:
@@ -173,7 +173,7 @@ def _kind(file: Path, document: object) -> str:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest endings of the paths that tell them apart."""
+    """Return the shortest distinct endings of the paths."""
     whole = [Path(os.path.abspath(path.parent if path.name == "report.json" else path)).parts for path in paths]
     if len(set(whole)) < len(whole):
         raise UsageError("the same report is named twice", hint="Name each report once.")

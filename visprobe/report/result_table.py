@@ -1,4 +1,4 @@
-"""All numbers of a report as one table, for pandas, R and spreadsheets: results.parquet and results.csv."""
+"""Table of all numbers of a report for pandas, R and spreadsheets: results.parquet and results.csv."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def write_result_table(folder: Path, records: Sequence[Record]) -> None:
     """Write `records` as results.parquet and results.csv, each atomically.
 
     Args:
-        folder: Where to; made if missing.
-        records: What `Result.to_table` gives, one per number; with the name of its "run" where several are merged.
-            The CSV file alone changes text: control characters are spelled out and formulas get an apostrophe.
+        folder: Output folder, made if missing.
+        records: One record of `Result.to_table` per number; with the name of its "run" where several are merged. In
+            the CSV file alone, control characters are spelled out and formulas get an apostrophe.
     """
     columns = [name for name in COLUMNS if name != "run" or any("run" in record for record in records)]
     atomic.write_bytes(folder / "results.parquet", _parquet(columns, records))

@@ -1,4 +1,4 @@
-"""The form of report.json, of one run and of several: what is read back is checked against it."""
+"""Schema of report.json, of one run and of several, against which reports are validated when read."""
 
 from __future__ import annotations
 
@@ -109,6 +109,6 @@ class Runs:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of report.json, as it is shipped in report.schema.json."""
+    """Return the JSON Schema (draft 2020-12) of report.json, as it is shipped in report.schema.json."""
     found: dict[str, Any] = TypeAdapter(Report | Runs).json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "report.json of visprobe", **found}

@@ -1,4 +1,4 @@
-"""Rows of a result as tables a reader can scan: one per measure, sites downwards, checkpoints across."""
+"""Tables of a result: one per measure, with sites in rows and checkpoints in columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from visprobe.results.result import Result, Row
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table, as text and as it is behind the text; `anchor` is its place in the page."""
+    """A number of a table, formatted and exact; `anchor` is its id in the page."""
 
     anchor: str
     value: str
@@ -25,15 +25,15 @@ class Cell:
 
 @dataclass
 class Table:
-    """One measure of one result.
+    """A table of one measure of one result.
 
     Attributes:
-        title: What was measured, for the caption.
-        heading: What the rows are: sites, weight groups or question groups.
-        methods: How the intervals were made.
-        columns: Column headings and whether the column is a floor.
-        lines: Row heading to the cells by column heading.
-        counts: Row heading to the n of its cells, in ascending order.
+        title: Name of the measure, for the caption.
+        heading: Kind of the rows: sites, weight groups or question groups.
+        methods: Methods of the intervals.
+        columns: By column heading, True if the column is a baseline.
+        lines: Cells by row heading and column heading.
+        counts: Distinct n of the cells by row heading, in ascending order.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Table:
 
 
 def tables(result: Result) -> list[Table]:
-    """The tables of `result`, measured values before paired differences."""
+    """Return the tables of `result`, measured values before paired differences."""
     shown = presentation_of(result.analysis)
     named = {**titles(), **shown.titles}
     found: dict[tuple[bool, str], Table] = {}
@@ -59,7 +59,7 @@ def tables(result: Result) -> list[Table]:
 
 
 def anchor(analysis: str, index: int) -> str:
-    """The id of row `index` in the page; only the analysis and a number go in, never a name from outside."""
+    """Return the id of row `index` in the page; made of the analysis and a number, never of a name from outside."""
     return f"number-{''.join(c for c in analysis if c.isalnum())}-{index}"
 
 
@@ -70,7 +70,7 @@ def _title(row: Row, title: str) -> str:
 
 
 def _add(table: Table, row: Row, place: str, downwards: bool) -> None:
-    """Put a row into its cell; `downwards` has checkpoints, which may be many, as lines instead of columns."""
+    """Put a row into its cell; with `downwards`, checkpoints are lines instead of columns."""
     group = row.measure.partition("/")[2]
     line = group or row.site
     column = f"{row.checkpoint} − {row.reference}" if row.role == "difference" else row.checkpoint

@@ -1,4 +1,4 @@
-"""A report on disk: report.json, figures/, all numbers as a table, and report.html, each complete or absent."""
+"""Writing of a report: report.json, figures/, results as a table, and report.html, each complete or absent."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from visprobe.results.result import Result
 def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
     """Draw the figures of `document` and write it as JSON, as a table (Parquet, CSV) and as one HTML page.
 
-    The page comes last: where report.html exists, everything beside it is complete.
+    The page is written last: where report.html exists, everything beside it is complete.
 
     Args:
-        folder: Where to; made if missing. Files of an earlier report are replaced.
-        document: What `build_document` returned, or the content of a report.json.
+        folder: Output folder, made if missing. Files of an earlier report are replaced.
+        document: Result of `build_document`, or the content of a report.json.
 
     Returns:
         The path of report.html.
@@ -37,7 +37,7 @@ def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
     page = render(document, texts)
     (folder / "report.html").unlink(missing_ok=True)
     for old in (figure.name for shown in presentations().values() for figure in shown.figures):
-        for suffix in ("svg", "png", "csv"):  # a figure of an earlier report would pass for one of this
+        for suffix in ("svg", "png", "csv"):  # a figure of an earlier report would pass for one of this one
             (folder / "figures" / f"{old}.{suffix}").unlink(missing_ok=True)
     for name, (figure, rows) in drawn.items():
         save_figure(figure, folder / "figures", name, rows, texts[name])

@@ -1,1 +1,1 @@
-"""What maps are worth: focus, localisation, faithfulness, controls, and what may be said of them."""
+"""Evidence on maps: focus, localisation, faithfulness, controls, and the verdict that they allow."""

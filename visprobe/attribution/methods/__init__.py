@@ -1,1 +1,1 @@
-"""How maps are made: Grad-CAM, gradients, integrated gradients, occlusion, attention."""
+"""Attribution methods: Grad-CAM, gradients, integrated gradients, occlusion, attention."""

@@ -1,1 +1,1 @@
-"""What maps explain: the number that a tower, or a whole model, gives to an image."""
+"""Targets of attribution: the number that a tower, or a whole model, gives to an image."""

@@ -1,1 +1,1 @@
-"""Where checkpoints look: from pictures and a target to maps, their scores and what they are worth."""
+"""Attribution of checkpoints: pictures and a target in; maps, their scores and controls out."""

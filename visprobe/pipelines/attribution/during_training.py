@@ -1,4 +1,4 @@
-"""Maps beside training: which pictures are held for it, and the figure of every step."""
+"""Attribution maps during training: the pictures to track, and the figure of each step."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from visprobe.training.run import CallbackFactory
 from visprobe.training.stages import stage_of
 
 PICTURES = 4
-_LOOKED_THROUGH = 1000  # rows among which pictures are sought
+_LOOKED_THROUGH = 1000  # rows searched for pictures
 
 
 def attribution_callback(warn: Callable[[str], None]) -> CallbackFactory:
-    """What draws maps during training where the recipe's `attribution_every` asks for them.
+    """Return the factory of a training callback that draws maps where the recipe sets `attribution_every`.
 
-    The pictures are the first ones of the rows that hold one image and one question; where the rows
-    know of images that nothing is trained on, those. Explained is log p of the answer; where the stage contrasts
-    two answers, that of the chosen minus that of the rejected one.
+    The pictures are held-out images where the rows have some, else those of the first rows with one image and one
+    question. The maps explain log p of the answer; where the stage contrasts two answers, log p of the chosen minus
+    log p of the rejected one.
 
     Args:
-        warn: Told what goes wrong; training goes on.
+        warn: Called with a message when maps fail; training goes on.
     """
 
     def make(recipe: Recipe, base: Path, rows: UsableRows, processor: Any, folder: Path) -> MapsDuringTraining | None:
@@ -58,13 +58,13 @@ def attribution_callback(warn: Callable[[str], None]) -> CallbackFactory:
 
 
 def pick_examples(recipe: Recipe, base: Path, rows: UsableRows, processor: Any) -> TrackedExamples:
-    """The pictures of a run.
+    """Choose the pictures to track during a run.
 
     Args:
-        recipe: The settings.
+        recipe: Settings of the run.
         base: Checkpoint that training starts from.
-        rows: The rows that are trained on.
-        processor: The model's processor.
+        rows: Training rows.
+        processor: Processor of the model.
 
     Raises:
         CheckpointError: If visprobe cannot read the encoder of `base`.
@@ -98,7 +98,7 @@ def _region(picture: Picture, encoder: VisionEncoder) -> Floats | None:
 
 
 def _asking(rows: UsableRows) -> Iterator[tuple[str, Question, Image.Image]]:
-    """Rows of one image and one question: id, question and image, each image once."""
+    """Yield id, question and image of rows with one image and one question, each image once."""
     seen = set[str]()
     for index in range(min(len(rows), _LOOKED_THROUGH)):
         row = rows[index]
@@ -109,7 +109,7 @@ def _asking(rows: UsableRows) -> Iterator[tuple[str, Question, Image.Image]]:
 
 
 def _question(row: Row) -> Question | None:
-    """The first question of a row with its answer, if it is about the row's only image."""
+    """Return the first question of a row with its answer, if the row has exactly one image."""
     if len(row.images) != 1 or row.turns[0].role != "user":
         return None
     answer = row.chosen or row.answer if len(row.turns) == 1 else row.turns[1].text
@@ -117,7 +117,7 @@ def _question(row: Row) -> Question | None:
 
 
 def draw(held: TrackedExamples, found: Attributions) -> bytes:
-    """The pictures and their maps at some steps spread over training so far, as a PNG."""
+    """Draw the pictures with their maps at some steps spread over training so far; return the bytes of a PNG."""
     [key] = found.maps[found.names[0]]
     names = [found.names[place] for place in spread(len(found.names), MOST_CHECKPOINTS)]
     shown = [as_shown(image, held.encoder) for image in held.images]

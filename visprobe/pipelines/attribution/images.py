@@ -1,4 +1,4 @@
-"""The pictures that are looked into: decoded, with what is asked of each and where in it the answer lies."""
+"""Pictures for attribution maps: decoded images with their questions and the regions where the answers lie."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Picture:
-    """One image that is looked into.
+    """An image to explain, with one question about it.
 
     Attributes:
-        id: Its id in the set.
-        row: Its place in the set.
-        image: RGB, upright.
-        label: Its class, if it has one.
-        prompt: What is asked of it.
-        region: Where the answer lies, bool of shape (height, width); None if nobody says.
+        id: Id in the image set.
+        row: Index in the image set.
+        image: RGB image, upright.
+        label: Class index, if there is one.
+        prompt: Question, answers and box.
+        region: Mask of the answer's region, bool of shape (height, width); None if it is not given.
     """
 
     id: str
@@ -47,23 +47,23 @@ class Picture:
 
     @property
     def content(self) -> str:
-        """Hash of what it shows, whatever it is called."""
+        """SHA-256 of size and pixels as a hex string, independent of the id."""
         return hashlib.sha256(repr(self.image.size).encode() + self.image.tobytes()).hexdigest()
 
 
 def images_of(pictures: Sequence[Picture]) -> list[str]:
-    """Which image each picture is of: the id of the first one that shows the same, for copies are no second witness."""
+    """Return for each picture the id of the first one with equal pixels: copies are not independent observations."""
     first: dict[str, str] = {}
     return [first.setdefault(picture.content, picture.id) for picture in pictures]
 
 
 @dataclass(frozen=True)
 class AttributionImages:
-    """Images, and what is asked of them.
+    """Images with their questions.
 
     Attributes:
-        images: The images.
-        prompts: By id what a file asks of each; None where there is no file.
+        images: The opened image set.
+        prompts: Questions of each image by its id, from a file; None without a file.
     """
 
     images: ImageData
@@ -71,11 +71,11 @@ class AttributionImages:
 
 
 def open_attribution_images(named: Sequence[str], questions: Path | None, options: Options) -> AttributionImages:
-    """Open what was named; of a file of questions, the images that it is about.
+    """Open images; with a file of questions, only the images that it asks about.
 
     Args:
         named: Image files, folders, or one data set.
-        questions: File that `read_prompts` understands.
+        questions: File of questions, in a format of `read_prompts`.
         options: Split, limit and seed.
 
     Raises:
@@ -103,14 +103,14 @@ def load_pictures(
     questions: Mapping[str, Sequence[Prompt]] | None = None,
     region: str | None = None,
 ) -> tuple[list[Picture], list[BadItem]]:
-    """Decode images and find out what is asked of them.
+    """Decode images and pair each with its questions and regions.
 
-    Where `default` asks nothing, images that come with questions (`visprobe.data.named.HasPrompts`) ask their own.
+    Where `default` is empty, images that come with questions (`visprobe.data.named.HasPrompts`) keep their own.
 
     Args:
-        images: The images.
-        default: What is asked where nothing else says.
-        questions: By id what is asked of each image, once or several times.
+        images: Image set.
+        default: Question and answers for images without their own.
+        questions: Questions of each image by its id, one or several.
         region: Folder of masks, or the name of a class of the images' own masks.
 
     Returns:
@@ -152,7 +152,7 @@ class _Source:
         self._own = images if default == Prompt() and questions is None and isinstance(images, HasPrompts) else None
 
     def pictures(self, row: int) -> list[Picture]:
-        """The picture in `row` of the set, once for each question.
+        """Return the image at index `row`, once for each question.
 
         Raises:
             OSError, BadImage: If it cannot be used.
@@ -184,7 +184,7 @@ class _Source:
 
 
 def _where(region: str | None, images: ImageSet) -> tuple[Path | None, int | None]:
-    """Folder of masks, or number of the class in the images' own."""
+    """Return the folder of masks, or the index of the class in the images' own masks."""
     if region is None:
         return None, None
     if isinstance(images, HasMasks) and region in images.mask_classes:

@@ -1,4 +1,4 @@
-"""Maps of the first few pictures as results, which hold what their figures are drawn from."""
+"""Results with the maps of a few pictures, from which the figures of a report are drawn."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from visprobe.pipelines.attribution.images import Picture
 from visprobe.pipelines.attribution.target import AttributionTarget
 from visprobe.results.result import Estimate, Result, Row
 
-SHOWN = 6  # pictures of a report's figures; all maps are in maps.npz
+SHOWN = 6  # pictures in a figure; all maps are in maps.npz
 
 
 def sheets(attributions: Attributions, explained: AttributionTarget, encoder: VisionEncoder) -> Iterator[Result]:
-    """Results "maps", with each checkpoint's score of every picture, and "map_differences" where there are two.
+    """Yield result "maps", with the scores of all pictures, and "map_differences" if there are two checkpoints.
 
     Args:
         attributions: All maps; those of the first method and site are shown.
-        explained: Which number was explained, of which pictures.
-        encoder: The base's encoder, whose processor shows the pictures.
+        explained: Target and pictures.
+        encoder: Encoder of the base, whose processor crops the pictures.
     """
     key = next(iter(attributions.maps[attributions.names[0]]))
     found = {name: attributions.maps[name][key] for name in attributions.names}
@@ -46,15 +46,15 @@ def sheets(attributions: Attributions, explained: AttributionTarget, encoder: Vi
 def contrast(
     checkpoint: str, encoder: VisionEncoder, explained: Sequence[AttributionTarget], method: str, site: str, of: int
 ) -> Result:
-    """Result "map_contrast": maps under one checkpoint for the answer, the rejected one, and both.
+    """Return result "map_contrast": maps of one checkpoint for the answer, the rejected one, and their difference.
 
     Args:
-        checkpoint: The checkpoint as it was named.
+        checkpoint: Checkpoint as it was named.
         encoder: Its encoder.
-        explained: The two answers' log-probabilities and their difference, of the pictures that are shown.
+        explained: Targets of the two answers and of their difference, for the pictures that are shown.
         method: Name of the method.
         site: Name of the site.
-        of: How many pictures there are.
+        of: Number of all pictures.
     """
     pictures = explained[0].pictures
     images = [picture.image for picture in pictures]
@@ -69,7 +69,7 @@ def contrast(
 
 
 def title_of(picture: Picture, explained: AttributionTarget) -> str:
-    """What stands above a picture: what is asked of it, or, where nobody answers, its name."""
+    """Return the title of a picture: its question and answer, or its id where no language model is asked."""
     if explained.of_tower or picture.prompt.text is None:
         return picture.id
     answer = picture.prompt.answer
@@ -77,7 +77,7 @@ def title_of(picture: Picture, explained: AttributionTarget) -> str:
 
 
 def spread(pictures: Sequence[Picture]) -> list[int]:
-    """Which pictures are shown: at most six, of images at equal distances in the set, each with all its questions."""
+    """Return the indices of at most six pictures, of images evenly spread over the set, each with all its questions."""
     questions: dict[str, list[int]] = {}
     for number, picture in enumerate(pictures):
         questions.setdefault(picture.id, []).append(number)

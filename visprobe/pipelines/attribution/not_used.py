@@ -1,4 +1,4 @@
-"""What was asked for and has no part in the maps: refused before they are made, or said beside them."""
+"""Checks for options of gradcam that have no effect on the maps: an error beforehand, or a note in the report."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def refuse_what_cannot_be_asked(config: AttributionConfig, base: VisionEncoder, images: ImageData) -> None:
-    """Refuse questions to a tower, where nothing else was named that it should be asked.
+    """Refuse texts that are empty or equal, and questions to a tower that has no language model to answer them.
 
     Raises:
-        UsageError: If it is so, or an option is empty, or both answers are one.
+        UsageError: If a text is empty, both answers are equal, or a tower alone is asked a question.
     """
     given = _given(config.prompt)
     for option, text in given.items():
@@ -44,12 +44,12 @@ def refuse_what_cannot_be_asked(config: AttributionConfig, base: VisionEncoder, 
 
 
 def not_used(config: AttributionConfig, options: Options, explained: AttributionTarget) -> Iterator[str]:
-    """One sentence for each thing that was asked for and has no part in the maps.
+    """Yield one sentence for each option that was given and has no effect on the maps.
 
     Args:
-        config: What was asked for, its methods filled in.
-        options: How to run.
-        explained: What is explained.
+        config: The settings, with `methods` filled in.
+        options: Options of the measurement.
+        explained: The number that the maps explain.
     """
     given, target = _given(config.prompt), explained.target
     two = explained.of_tower or target in OF_TWO
@@ -76,6 +76,5 @@ def not_used(config: AttributionConfig, options: Options, explained: Attribution
 
 
 def _given(prompt: Prompt) -> dict[str, str]:
-    """The texts that were given for all pictures, by their options."""
     texts = {"--prompt": prompt.text, "--chosen": prompt.answer, "--rejected": prompt.rejected}
     return {option: text for option, text in texts.items() if text is not None}

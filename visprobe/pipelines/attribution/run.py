@@ -1,4 +1,4 @@
-"""Where checkpoints look: maps of every picture under every checkpoint, their scores, and controls."""
+"""Attribution maps of pictures under several checkpoints, with scores and controls."""
 
 from __future__ import annotations
 
@@ -44,35 +44,35 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 RANDOMISED = "randomised"
-SCORES = ("attribution", "map_steps", "faithfulness")  # results that say something of all pictures
-BATCH = 8  # pictures at a time: gradients keep what a forward pass lets go
-# Grad-CAM weighs channels by their gradient's mean over patches. What a score reads of a few patches is lost in it, and
-# what it reads of their mean is all that a gradient's norm lacks (analyses/attribution/card.md has the numbers).
+SCORES = ("attribution", "map_steps", "faithfulness")  # results over all pictures
+BATCH = 8  # pictures per pass: the backward pass needs all activations in memory
+# Grad-CAM weighs channels by the mean of their gradient over patches, which blurs a score that depends on few patches.
+# A score of the mean token has the same gradient for all patches where it reads them, so the norm shows nothing
+# (analyses/attribution/card.md has the numbers).
 OF_ANSWERS, OF_POOLED = ("gradient-norm", "gradcam"), ("gradcam",)
 
 
 @dataclass(frozen=True)
 class AttributionConfig:
-    """Which maps are made of what; `gradcam` takes it.
+    """Settings of attribution maps, for `gradcam`.
 
     Example:
         `visprobe.AttributionConfig(target="contrast", prompt=Prompt("Is there a dog?", "yes", "no"))` with
         `from visprobe.data.prompts import Prompt`.
 
     Attributes:
-        methods: Of `visprobe.attribution.methods.by_name.METHODS`; the first is drawn. If empty, `OF_ANSWERS` for what
-            a whole model answers and `OF_POOLED` for what is read of the mean token.
+        methods: Names in `visprobe.attribution.methods.by_name.METHODS`; the first is drawn. If empty, `OF_ANSWERS` for
+            answers of a whole model, `OF_POOLED` for targets of the mean token.
         sites: Names of sites; the first is drawn.
-        target: Which number is explained (`visprobe.pipelines.attribution.target.MEANING`, or "token:N"); None chooses.
-        prompt: What is asked of every image.
-        questions: File with what is asked of each (`visprobe.data.prompts`).
-        region: Folder of masks, or class of the images' own masks: where the answers lie.
+        target: Number to explain: a key of `visprobe.pipelines.attribution.target.MEANING`, or "token:N"; None chooses.
+        prompt: Question and answers for every image.
+        questions: File of questions for single images (`visprobe.data.prompts`).
+        region: Folder of masks, or a class of the images' own masks: where the answers lie.
         class_name: Class that is explained, instead of each image's own.
         texts: The first is explained, against the others.
         text_tower: Two-tower model that reads them; None for the checkpoint's own.
         baseline: Image without content, for methods that change the input.
-        faithfulness: Of how many images patches are deleted and inserted in the order of the first maps; 0 leaves
-            that out.
+        faithfulness: Number of images for deletion and insertion curves of the first method's maps; 0 for none.
     """
 
     methods: tuple[str, ...] = ()
@@ -88,18 +88,18 @@ class AttributionConfig:
     faithfulness: int = 0
 
     def with_methods(self, explained: AttributionTarget) -> AttributionConfig:
-        """With the methods that suit what is explained, where none were named."""
+        """Return a copy with default methods for this target, if none are set."""
         return replace(self, methods=self.methods or (OF_POOLED if explained.of_tower else OF_ANSWERS))
 
 
 @dataclass(frozen=True, repr=False)
 class AttributionResult:
-    """Maps and what they say. A notebook shows the verdict, the maps of a few pictures, and the scores.
+    """Attribution maps with their scores. A notebook shows the verdict, the maps of a few pictures, and the scores.
 
     Attributes:
-        measured: Scores with intervals, differences to the base and controls, as every command gives them.
+        measured: Scores with intervals, paired differences to the base, and controls.
         attributions: All maps.
-        explained: Which number was explained, of which pictures.
+        explained: Target and pictures.
     """
 
     measured: Measurement
@@ -110,7 +110,6 @@ class AttributionResult:
         return repr(self.measured).replace("Measurement", "AttributionResult", 1)
 
     def _repr_html_(self) -> str:
-        """Verdict, maps and scores, for notebooks."""
         maps = [name for name in self.figures if name == "maps" or name.startswith("map_strip")]
         drawn = [self.measured.drawn(name) for name in maps[:1]]
         document = self.measured.document(PYTHON)
@@ -123,18 +122,18 @@ class AttributionResult:
         return self.measured.figures
 
     def figure(self, name: str, width: float | None = None) -> Figure:
-        """A figure as the report has it; see `Measurement.figure`."""
+        """Draw a figure of the report; see `Measurement.figure`."""
         return self.measured.figure(name, width)
 
     def to_pandas(self) -> DataFrame:
-        """All scores as one table; see `Measurement.to_pandas`."""
+        """Return all scores as one table; see `Measurement.to_pandas`."""
         return self.measured.to_pandas()
 
     def save(self, folder: str | Path) -> Path:
-        """Write what the command writes: the report, and maps.npz with all values of all maps.
+        """Write the report, and maps.npz with the values of all maps.
 
         Args:
-            folder: Where to; made if missing. Files of an earlier report are replaced.
+            folder: Output folder, made if missing. Files of an earlier report are replaced.
 
         Returns:
             The path of report.html.
@@ -152,21 +151,21 @@ def gradcam(
     options: Options | None = None,
     kept: str | Path | None = None,
 ) -> AttributionResult:
-    """Where each checkpoint looks: attribution maps of pictures on one scale, their scores, and controls.
+    """Compute attribution maps of pictures under each checkpoint, with scores and controls.
 
     Args:
         checkpoints: Checkpoints, the base first: folders or hub ids.
         named: Image files, folders, or one data set ("digits").
-        config: What is looked for; by default the answer that the base itself gives.
-        options: How to run; `limit` says of how many pictures.
-        kept: Folder where the maps of each checkpoint are kept as soon as they are made, and found again.
+        config: Settings of the maps; by default the base's own answer is explained.
+        options: Options of the measurement; `limit` is the number of pictures.
+        kept: Folder that caches the maps of each checkpoint as soon as they are made.
 
     Returns:
-        Maps of every picture under every checkpoint and under random weights; scores of them with 95 % intervals over
-        pictures (shares as fractions of 1), paired differences to the base and floors; a verdict.
+        Maps of every picture under every checkpoint and under random weights; their scores with 95 % intervals over
+        pictures (shares as fractions of 1), paired differences to the base, and baselines; a verdict.
 
     Raises:
-        UsageError: If options do not go together or name what is not there.
+        UsageError: If options do not go together, or a method, site, target or class does not exist.
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
 
     Example:
@@ -212,7 +211,7 @@ def gradcam(
 
 
 class MapMaker:
-    """Maps of one checkpoint after the other, each kept as soon as it is whole."""
+    """Maker of maps for one checkpoint at a time, with a cache on disk."""
 
     def __init__(
         self, config: AttributionConfig, options: Options, explained: AttributionTarget, kept: Path | None
@@ -220,7 +219,7 @@ class MapMaker:
         self._config, self._options, self._explained, self._kept = config, options, explained, kept
 
     def maps(self, spec: str, encoder: VisionEncoder, *, random: bool = False) -> Maps:
-        """The maps of a checkpoint, or those of random weights in its place."""
+        """Return the maps of a checkpoint, or with `random` those of the same model with random weights."""
         name = RANDOMISED if random else encoder.name
         file = self._kept / f"{self._key(spec, encoder, random)}.npz" if self._kept is not None else None
         if file is not None and file.is_file() and self._options.resume:
@@ -241,7 +240,7 @@ class MapMaker:
     def faithfulness(
         self, specs: Sequence[str], encoders: Sequence[VisionEncoder], found: Mapping[str, Maps]
     ) -> Result:
-        """Deletion and insertion curves of each checkpoint's first maps."""
+        """Return deletion and insertion curves for the maps of each checkpoint's first method and site."""
         config, explained = self._config, self._explained
         pictures = explained.pictures[: config.faithfulness]
         made = {}
@@ -278,7 +277,7 @@ class MapMaker:
         return made
 
     def _key(self, spec: str, encoder: VisionEncoder, random: bool) -> str:
-        """Whatever the maps depend on, as a hash."""
+        """Return the cache key: a hash of everything that the maps depend on."""
         pictures = [[picture.id, picture.content, picture.label, asdict(picture.prompt)]
                     for picture in self._explained.pictures]  # fmt: skip
         config = self._config
@@ -290,7 +289,7 @@ class MapMaker:
 
 
 def _refuse_other_maps(encoders: Sequence[VisionEncoder], pictures: Sequence[Picture]) -> None:
-    """Refuse checkpoints whose maps cannot be laid over each other, before any is made.
+    """Refuse checkpoints whose maps cannot be compared patch by patch, before any map is made.
 
     Raises:
         UsageError: If one is read at another site than the base, or has another grid of patches.
@@ -309,14 +308,14 @@ def _refuse_other_maps(encoders: Sequence[VisionEncoder], pictures: Sequence[Pic
 
 
 def _files(spec: str) -> list[list[Any]]:
-    """Names, sizes and times of a checkpoint's files: the language model is not hashed."""
+    """Return names, sizes and times of a checkpoint's files: hashing a whole language model would take too long."""
     folder = Path(spec)
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
 def regions_of(pictures: Sequence[Picture], encoder: VisionEncoder) -> tuple[list[Floats | None], list[str]]:
-    """Every picture's region on the tower's patches, and why some have none."""
+    """Return the region of each picture as shares of the tower's patches (None without one), and warnings."""
     found: list[Floats | None] = []
     lost: list[str] = []
     for picture in pictures:
@@ -346,10 +345,10 @@ def _scored(
 
 
 def notes(encoders: Sequence[VisionEncoder], attributions: Attributions) -> list[str]:
-    """What a reader must know of the encoders and of single maps.
+    """Return warnings about differing image processors and about single maps.
 
     Args:
-        encoders: The encoders, the base first.
+        encoders: Encoders of the checkpoints, the base first.
         attributions: All maps.
     """
     base, *others = encoders
@@ -367,11 +366,11 @@ def notes(encoders: Sequence[VisionEncoder], attributions: Attributions) -> list
 
 
 def listed(images: ImageSet, bad: Sequence[BadItem]) -> dict[str, Any]:
-    """The images as a report lists them: name, n, classes, hash, and those that could not be used.
+    """Describe the images for a report: name, n, classes, hash, and images that could not be used.
 
     Args:
-        images: The images.
-        bad: Those of them that could not be used.
+        images: Image set.
+        bad: Images of the set that could not be used.
     """
     contents = hashlib.sha256()
     left_out = {item.id for item in bad}

@@ -1,6 +1,6 @@
-"""The moments of a training run under one language model, whose answers can then be explained at each of them.
+"""Snapshots of a training run inside one language model, so that its answers can be explained at each step.
 
-Copies of a run hold tower and projector alone. They are put, one after the other, into one whole model.
+A snapshot holds tower and projector alone. They are loaded, one after the other, into one whole model.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Weights = Mapping[str, torch.Tensor]
 
 
 class SnapshotsInOneLLM:
-    """Makes subjects of the moments of a run: one model's language model, each moment's tower and projector.
+    """Maker of subjects for the steps of a run: tower and projector of each step, one language model for all.
 
-    There is one model in memory, so a subject is that of its moment until the next one is asked for.
+    There is one model in memory: a subject is valid only until the next one is made.
 
     Args:
         subjects: Makes the subject of a whole checkpoint.
-        run: The run.
-        start: The base that it started from.
+        run: Training run.
+        start: Folder of the base that it started from.
 
     Attributes:
-        model: Folder of the checkpoint whose language model it is: the finished run's, or the base's until then.
+        model: Folder of the checkpoint with the language model: the finished run, or the base until then.
     """
 
     def __init__(self, subjects: Subjects, run: Run, start: Path) -> None:
@@ -45,17 +45,17 @@ class SnapshotsInOneLLM:
         self._whole: dict[Path, Weights] = {}
 
     def __call__(self, checkpoint: str, encoder: VisionEncoder) -> Subject:
-        """The subject of a moment.
+        """Return the subject of a step.
 
         Args:
-            checkpoint: Folder of the base, of a copy, or of the finished run.
+            checkpoint: Folder of the base, of a snapshot, or of the finished run.
             encoder: Its encoder.
 
         Raises:
-            CheckpointError: If its weights are not those of a tower and projector like the model's.
+            CheckpointError: If names or shapes of its weights differ from the model's tower and projector.
         """
         if self._subject is None:
-            if self._start != self.model:  # before the other model is there, so that one is in memory at a time
+            if self._start != self.model:  # read before the other model is loaded: only one fits in memory
                 self._whole[self._start] = _of_whole(self._start, encoder.dtype)
             self._subject = self._subjects(str(self.model), encoder)
             self._whole[self.model] = {name: own.clone() for name, own in vision_weights(self._model).items()}
@@ -72,20 +72,20 @@ class SnapshotsInOneLLM:
 
 
 def vision_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Tower and projector of a model of transformers: its own tensors by name."""
+    """Return the weights of tower and projector of a transformers model by name; not copied."""
     return {name: weight for name, weight in model.state_dict().items() if part_of(name) != "language_model"}
 
 
 def load_vision_weights(model: Any, weights: Weights, where: str) -> None:
-    """Give `model` the tower and projector `weights`, in place, in its own dtype.
+    """Copy `weights` into tower and projector of `model`, in place, in the model's dtype.
 
     Args:
-        model: Model of transformers.
-        weights: Tensors by name, as `vision_weights` names them.
-        where: Where they come from, for messages.
+        model: Transformers model.
+        weights: Tensors by name, named as in `vision_weights`.
+        where: Origin of the weights, for messages.
 
     Raises:
-        CheckpointError: If they are not the same tensors in the same shapes; nothing is changed then.
+        CheckpointError: If names or shapes differ; then nothing is changed.
     """
     own = vision_weights(model)
     if other := sorted(own.keys() ^ weights.keys()):

@@ -1,4 +1,4 @@
-"""Where a model looks as training goes on: maps at every moment of a run, and how focused they are."""
+"""Attribution maps over a training run: one set for each saved step, with scores of their focus."""
 
 from __future__ import annotations
 
@@ -54,25 +54,25 @@ def gradcam_steps(
     kept: Path | None = None,
     base: Path | None = None,
 ) -> AttributionResult:
-    """Attribution maps of pictures under the base and each copy of the tower that a training run kept.
+    """Compute attribution maps under the base and under each snapshot of the tower that a training run kept.
 
-    What a whole model answers is explained under one language model, that of the finished run, or of the base while
-    the run goes on: what changes from step to step is then the tower and the projector alone.
+    Answers are explained under one language model, that of the finished run (of the base while the run goes on), so
+    that only tower and projector change from step to step.
 
     Args:
-        folder: The run's folder.
+        folder: Folder of the run.
         named: Image files, folders, or one data set.
-        config: What is looked for.
-        options: How to run.
-        kept: Folder where the maps of each moment are kept as soon as they are made, and found again.
-        base: The checkpoint that the run started from; by default the one that its manifest names.
+        config: Settings of the maps.
+        options: Options of the measurement.
+        kept: Folder that caches the maps of each step as soon as they are made.
+        base: Checkpoint that the run started from; by default the one in its manifest.
 
     Returns:
         Results "map_strip_1" …, one per picture, and "map_steps": by step the score and the measures of
         `visprobe.attribution.evidence.scores`, with paired differences to the base.
 
     Raises:
-        UsageError: If the run has no copies, its base is not known, or options do not go together.
+        UsageError: If the run has no snapshots, its base is not known, or options do not go together.
         CheckpointError, DataError: If a checkpoint or the images cannot be used.
     """
     config, options = config or AttributionConfig(), options or Options()
@@ -92,7 +92,7 @@ def gradcam_steps(
 
 
 class _RunAttribution:
-    """The base, and every moment of a run after it, one encoder in memory beside the base's."""
+    """Maps of the base and of every saved step, with at most one encoder in memory beside the base's."""
 
     explained: AttributionTarget
     attributions: Attributions
@@ -106,7 +106,7 @@ class _RunAttribution:
         self._notes: list[str] = []
 
     def make_maps(self, session: Session, pictures: Sequence[Any]) -> None:
-        """Make the maps of every moment."""
+        """Compute the maps of the base, of random weights and of every saved step."""
         self.explained = self._under_one_model(self._explain(session, pictures))
         work = self._work(self.explained)
         found = {self.base.name: work.maps(str(self._start), self.base)}
@@ -124,7 +124,7 @@ class _RunAttribution:
         self._notes += [*lost, *self.explained.notes, *unused, *notes([self.base], self.attributions)]
 
     def found(self, warnings: list[str]) -> tuple[list[Result], list[Statement], list[str]]:
-        """Results, verdict and warnings."""
+        """Return results, verdict and warnings."""
         about = {
             "target": self.explained.target,
             "explains": self.explained.meaning,
@@ -149,7 +149,7 @@ class _RunAttribution:
 
     def _moment(self, session: Session, encoder: VisionEncoder, path: Path) -> Maps:
         explained = self.explained
-        if explained.target == "class":  # every moment has prototypes of its own
+        if explained.target == "class":  # prototypes are features, so each step needs its own
             own = Session([encoder], [], session.images, replace(self._options, progress=None, note=None))
             explained = self._explain(own, explained.pictures, "class")
         return self._work(explained).maps(str(path), encoder)
@@ -183,14 +183,14 @@ def strips(
     steps: Sequence[int],
     about: Mapping[str, Any],
 ) -> Iterator[Result]:
-    """Results "map_strip_1" …: the first maps of the first few pictures at every step.
+    """Yield results "map_strip_1" …: the maps of the first few pictures (first method and site) at every step.
 
     Args:
         attributions: All maps.
-        explained: Which number was explained, of which pictures.
-        encoder: The base's encoder, whose processor shows the pictures.
-        steps: Step of each checkpoint.
-        about: What the maps depend on.
+        explained: Target and pictures.
+        encoder: Encoder of the base, whose processor crops the pictures.
+        steps: Training step of each checkpoint.
+        about: Settings to store in each result.
     """
     key = next(iter(attributions.maps[attributions.names[0]]))
     for number, picture in enumerate(explained.pictures[:STRIPS]):
@@ -203,16 +203,16 @@ def strips(
 
 
 def steps_result(attributions: Attributions, unit: str, steps: Mapping[str, int], about: Mapping[str, Any]) -> Result:
-    """Result "map_steps": what `score` finds of every step and of its difference to the base, and the score itself.
+    """Return result "map_steps": scores and focus measures of every step, with paired differences to the base.
 
     Args:
-        attributions: Maps of the base and of every moment, and the controls.
+        attributions: Maps of the base, of every step, and of the controls.
         unit: Unit of the score.
-        steps: Step of each checkpoint, the base's first.
-        about: What the maps depend on.
+        steps: Training step by checkpoint name, the base first.
+        about: Settings to store in the result.
 
     Raises:
-        DataError: As `score`.
+        DataError: If there are fewer than two images, or a measure is not defined for its map.
     """
     scored, base = score(attributions), attributions.names[0]
     pairs = {(name, base) for name in attributions.names[1:]}
@@ -223,7 +223,7 @@ def steps_result(attributions: Attributions, unit: str, steps: Mapping[str, int]
 
 
 def _scores(attributions: Attributions, unit: str) -> Iterator[Row]:
-    """Mean of the score by step, and its paired difference to the base."""
+    """Yield the mean score of each step and its paired difference to the base."""
     base = attributions.names[0]
     key = next(iter(attributions.maps[base]))
     _, images = np.unique(np.asarray(attributions.images), return_inverse=True)
@@ -239,12 +239,12 @@ def _scores(attributions: Attributions, unit: str) -> Iterator[Row]:
 
 
 def steps_verdict(result: Result, run: str) -> Iterator[Statement]:
-    """From which step on maps differ from the base's, of the first method and site.
+    """Yield a sentence on the first step at which the maps of the first method and site differ from the base's.
 
-    A step differs if its paired difference does so at 5 %, adjusted by Holm over all steps.
+    A step differs if p of its paired difference is below 0.05 after Holm's adjustment over all steps.
 
     Args:
-        result: What `steps_result` returned.
+        result: Result of `steps_result`.
         run: Name of the run.
     """
     base, site, steps = result.base, result.sites[0], result.settings["steps"]

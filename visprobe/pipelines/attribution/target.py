@@ -1,4 +1,4 @@
-"""Which number is explained, and a subject for it of each checkpoint."""
+"""Targets of attribution: the number that maps explain, and a subject that computes it for each checkpoint."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class AttributionTarget:
     """A number that each checkpoint gives to each picture.
 
     Attributes:
-        target: Its name, a key of `MEANING` or "token:N".
-        pictures: The pictures, with the questions that were really asked.
+        target: Name of the target, a key of `MEANING` or "token:N".
+        pictures: Pictures with their questions; missing answers are filled in.
         subjects: Makes the subject of a checkpoint.
-        settings: What it depends on beside checkpoints and pictures, as plain JSON: kept maps are found again by it.
-        notes: What a reader must know of it.
+        settings: Other inputs of the target as plain JSON; part of the cache key of maps.
+        notes: Caveats for the reader of the report.
     """
 
     target: str
@@ -66,32 +66,32 @@ class AttributionTarget:
 
     @property
     def of_tower(self) -> bool:
-        """Whether the tower alone gives the number."""
+        """True if the number needs the vision tower alone, no language model."""
         return self.target in ("class", "text")
 
     @property
     def unit(self) -> str:
-        """Unit of the number."""
+        """Unit of the number: "cosine" or "nats"."""
         return "cosine" if self.of_tower else "nats"
 
     @property
     def meaning(self) -> str:
-        """The number in words."""
+        """Description of the number."""
         if self.target.startswith("token:"):
             return f"log-probability of token {self.target.removeprefix('token:')} of the answer"
         return MEANING[self.target]
 
 
 class LastModel:
-    """Whole models with their processors, one in memory at a time; asked for again, the last is not loaded again."""
+    """Loader of whole models with their processors that keeps the last one, so that only one is in memory."""
 
     def __init__(self) -> None:
         self._last: tuple[str, Any, Any] | None = None
 
     def __call__(self, checkpoint: str, encoder: VisionEncoder) -> tuple[Any, Any]:
-        """Model, in evaluation mode, and processor of a checkpoint, where and in what dtype its encoder runs."""
+        """Return model (in evaluation mode, on the encoder's device, in its dtype) and processor of a checkpoint."""
         if self._last is None or self._last[0] != checkpoint:
-            self._last = None  # before the next is there
+            self._last = None  # freed before the next is loaded
             model, processor = load_for_training(checkpoint, str(encoder.dtype).removeprefix("torch."))
             self._last = checkpoint, model.eval().to(encoder.device), processor
         return self._last[1:]
@@ -107,19 +107,19 @@ def resolve_target(
     class_name: str | None = None,
     models: LastModel | None = None,
 ) -> AttributionTarget:
-    """What is explained of `pictures` under the session's encoders.
+    """Choose the number that is explained, and make it for `pictures` under the session's encoders.
 
     Args:
-        target: Its name; None for what is meant where none is named: the texts or the class that are given; answers
-            where something is asked; classes where images have some, and others to make prototypes of; else what the
-            first checkpoint itself says of a picture.
-        pictures: The pictures.
+        target: Name of the target. None picks the first that applies: the texts or the class that are given; the
+            answers, where questions are asked; the classes, where images have labels and training images; else the
+            first checkpoint's own answer.
+        pictures: Pictures to explain.
         session: Encoders and images.
-        checkpoints: The checkpoints as they were named, the base first.
+        checkpoints: Checkpoints as they were named, the base first.
         texts: The first is explained, against the others.
         text_tower: Two-tower model that reads them; None for the checkpoint's own.
         class_name: One class for all pictures instead of their own.
-        models: Loads whole models.
+        models: Loader of whole models.
 
     Raises:
         UsageError: If the target does not exist, options do not go together, or nothing can be explained.
@@ -139,7 +139,7 @@ def resolve_target(
 
 
 def _target(target: str | None, pictures: Sequence[Picture], images: ImageData, base: VisionEncoder) -> str:
-    """The target by name.
+    """Return the name of the target.
 
     Raises:
         UsageError: If it does not exist, or nothing can be explained.
@@ -169,16 +169,16 @@ def answer_target(
     encoders: Sequence[VisionEncoder],
     models: LastModel,
 ) -> AttributionTarget:
-    """The probability that the whole model gives to an answer.
+    """Explain the log-probability that the whole model gives to an answer.
 
-    Where no answer is given, the first checkpoint's own is taken, for all checkpoints.
+    Where no answer is given, the first checkpoint's own answer is explained for all checkpoints.
 
     Args:
-        target: Of `visprobe.mllm.answers.TARGETS`, or "token:N".
-        pictures: The pictures.
-        checkpoints: The checkpoints as they were named, the base first; for DPO's loss it is the reference.
+        target: One of `visprobe.mllm.answers.TARGETS`, or "token:N".
+        pictures: Pictures to explain.
+        checkpoints: Checkpoints as they were named, the base first; for DPO's loss the base is the reference.
         encoders: Their encoders.
-        models: Loads whole models.
+        models: Loader of whole models.
     """
     unanswered = sum(picture.prompt.answer is None for picture in pictures)
     filled, notes = tuple(pictures), tuple[str, ...]()
@@ -208,13 +208,7 @@ def _question(prompt: Prompt) -> Question:
 def _answered(
     pictures: Sequence[Picture], loaded: tuple[Any, Any], name: str
 ) -> tuple[tuple[Picture, ...], tuple[str, ...]]:
-    """The pictures, with the own answers of a model where they have none; and what to say of those answers.
-
-    Args:
-        pictures: The pictures.
-        loaded: The model with its processor.
-        name: What it is called.
-    """
+    """Fill in missing answers with the model's own, and return pictures and notes."""
     filled, forced = [], []
     for picture in pictures:
         prompt = replace(picture.prompt, text=picture.prompt.text or PROMPT)
@@ -234,11 +228,11 @@ def _answered(
 
 
 def class_target(pictures: Sequence[Picture], session: Session, named: str | None = None) -> AttributionTarget:
-    """How much nearer a picture lies to its class's prototype than to the others.
+    """Explain the cosine of a picture with its class's prototype, minus the mean cosine with the other prototypes.
 
     Args:
-        pictures: The pictures.
-        session: Its images that are not measured make the prototypes, each checkpoint's by itself.
+        pictures: Pictures to explain.
+        session: Encoders and images; each checkpoint's prototypes are means over the support images.
         named: One class for all pictures instead of their own.
 
     Raises:
@@ -267,7 +261,7 @@ def class_target(pictures: Sequence[Picture], session: Session, named: str | Non
 
 
 def text_target(pictures: Sequence[Picture], texts: Sequence[str], text_tower: str | Path | None) -> AttributionTarget:
-    """How much nearer a picture's embedding lies to the first text than to the others.
+    """Explain the cosine of a picture's embedding with the first text, minus the mean cosine with the others.
 
     Raises:
         UsageError: If there are fewer than two texts.
@@ -312,11 +306,11 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-_FEW = 10  # below that a prototype is more its images' than its class's, and is said to be
+_FEW = 10  # a prototype of fewer images says more of these images than of the class: the report warns
 
 
 def prototype_images(images: ImageData) -> tuple[ImageSet, tuple[str, ...], dict[str, int]]:
-    """The images that make prototypes, the classes, and how many images each of them has there.
+    """Return the images that make prototypes, the class names, and the number of these images in each class.
 
     Raises:
         DataError: If there are no such images or fewer than two classes, or a class has none; before anything is read.
@@ -341,7 +335,7 @@ def prototype_images(images: ImageData) -> tuple[ImageSet, tuple[str, ...], dict
 
 
 def few_images(counts: dict[str, int]) -> list[str]:
-    """What a reader must know of prototypes that are made of few images."""
+    """Return a warning if some prototypes are means of few images."""
     few = {name: count for name, count in counts.items() if count < _FEW}
     if not few:
         return []
@@ -353,7 +347,7 @@ def few_images(counts: dict[str, int]) -> list[str]:
 
 
 def prototypes_of(features: FeatureSet, classes: Sequence[str]) -> NDArray[np.float64]:
-    """Mean direction of each class at the site that is read, shape (classes, D).
+    """Return the mean of L2-normalised features of each class at the consumed site, float64 of shape (classes, D).
 
     Raises:
         DataError: If no image of a class could be read.

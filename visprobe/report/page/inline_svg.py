@@ -1,4 +1,4 @@
-"""An SVG file as a part of an HTML page: no global style, no id that another figure also has."""
+"""Conversion of an SVG file into an element of an HTML page, without global style or clashing ids."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
 
 def inline_svg(svg: str, prefix: str, label: str) -> str:
-    """`svg` ready to stand inside a page.
+    """Return `svg` as an element that can stand inside a page.
 
     Args:
         svg: A whole SVG file.
         prefix: Put before every id, so that two figures on one page do not share one.
-        label: What the figure shows, for readers who do not see it.
+        label: Text of `aria-label`, for screen readers.
 
     Returns:
         One `<svg>` element without XML declaration, style sheet, metadata or script.

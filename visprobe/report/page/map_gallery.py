@@ -1,4 +1,4 @@
-"""Maps of a result for the page's gallery: a picture at a time, and a slider over the checkpoints."""
+"""Data of the page's gallery of maps: a picture at a time, with a slider over checkpoints or steps."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _NAME, _TITLE = 40, 160  # characters
 
 
 def map_gallery(result: Result) -> str | None:
-    """What the gallery shows, as JSON in ASCII; None for a result without maps of several checkpoints or steps.
+    """Return the data of the gallery as ASCII JSON; None for a result without maps of several checkpoints or steps.
 
     Args:
         result: Any result; one whose presentation has a gallery holds its maps in settings["sheet"].
 
     Raises:
-        DataError: If a picture is none.
+        DataError: If a picture is not a data URI.
     """
     if not presentation_of(result.analysis).has_gallery:
         return None
@@ -46,7 +46,7 @@ def map_gallery(result: Result) -> str | None:
 
 
 def _limit(maps: Mapping[str, Any], row: int) -> float:
-    """The end of the scale that all checkpoints share."""
+    """Return the upper end of the colour scale, shared by all checkpoints so that their maps compare."""
     return scale_of((every[row] for every in maps.values()), signed=False).limit
 
 

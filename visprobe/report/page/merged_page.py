@@ -1,4 +1,4 @@
-"""Several runs on disk as one report: one page, one table of all numbers, their figures and documents."""
+"""Merged report of several runs: one page, one table of all numbers, their figures and documents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from visprobe.report.tables import tables
 
 
 class _Placed(NamedTuple):
-    """A figure of one of the runs, with the name of its file."""
+    """A figure of a run, with the name of its file."""
 
     run: str
     figure: Shown
@@ -42,9 +42,9 @@ def write_merged(folder: Path, runs: Sequence[Run], command: str) -> Path:
     """Write one report of several runs.
 
     Args:
-        folder: Where to; made if missing. An earlier report of several runs is replaced.
-        runs: The runs, two or more.
-        command: The command line that asked for it.
+        folder: Output folder, made if missing. An earlier report of several runs is replaced.
+        runs: Two runs or more.
+        command: Command line that asked for it.
 
     Returns:
         The path of report.html.
@@ -59,7 +59,7 @@ def write_merged(folder: Path, runs: Sequence[Run], command: str) -> Path:
     texts = [{name: svg_text(figure) for name, figure in figures.items()} for figures in drawn]
     page = render_merged(document, runs, texts)
     (folder / "report.html").unlink(missing_ok=True)
-    for old in folder.glob("figures/[0-9]*_*"):  # a figure of an earlier report would pass for one of this
+    for old in folder.glob("figures/[0-9]*_*"):  # a figure of an earlier report would pass for one of this one
         old.unlink()
     for number, (run, figures, svgs) in enumerate(zip(runs, drawn, texts, strict=True), start=1):
         rows = {figure.name: result.rows for result, figure in figures_of(run.results)}
@@ -73,7 +73,7 @@ def write_merged(folder: Path, runs: Sequence[Run], command: str) -> Path:
 
 
 def merged_document(runs: Sequence[Run], command: str, created: datetime | None = None) -> dict[str, Any]:
-    """The content of the report.json of several runs: each run's own, under its name."""
+    """Return the content of the report.json of several runs: the document of each run under its name."""
     return {
         "schema": RUNS_SCHEMA,
         "visprobe": visprobe.__version__,
@@ -84,15 +84,15 @@ def merged_document(runs: Sequence[Run], command: str, created: datetime | None 
 
 
 def render_merged(document: Mapping[str, Any], runs: Sequence[Run], texts: Sequence[Mapping[str, str]]) -> str:
-    """The page: verdicts by run, what differs, figures and numbers side by side, where each run came from.
+    """Render the page: verdicts by run, differences, figures and numbers side by side, provenance of each run.
 
     Args:
-        document: What `merged_document` returned.
-        runs: The runs.
-        texts: For each run figure name to SVG text.
+        document: Result of `merged_document`.
+        runs: Runs of the report.
+        texts: SVG text by figure name, for each run.
 
     Returns:
-        HTML, escaped as in `visprobe.report.page.render.render`.
+        HTML of at most 20 MB, escaped as in `visprobe.report.page.render.render`.
     """
     try:
         groups = side_by_side(runs)

@@ -1,4 +1,4 @@
-"""The images that moved most, small enough to stand in the page."""
+"""Thumbnails of the images whose features changed most, for the page."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from visprobe.data.image_set import PREFIX, ImageSet, thumbnail
 from visprobe.results.result import Result
 
-_MOST = 24  # thumbnails of a page
+_MOST = 24  # thumbnails in a page
 
 
 class Thumbnail(NamedTuple):
-    """One image of the page: its id, class and change as text, and the picture as a data URI."""
+    """An image of the page: its id, class and change as text, and the picture as a data URI."""
 
     id: str
     label: str
@@ -22,11 +22,11 @@ class Thumbnail(NamedTuple):
 
 
 def with_thumbnails(result: Result, images: ImageSet) -> Result:
-    """`result` with small pictures of its most changed images in settings["thumbnails"], by id; at most 24 in all.
+    """Add pictures of the most changed images (at most 24) to settings["thumbnails"] of `result`, by id.
 
     Args:
-        result: Any result; one without "most_changed" in its settings is given back as it is.
-        images: The images it is about.
+        result: Any result; one without "most_changed" in its settings is returned unchanged.
+        images: Image set of the result.
     """
     most = result.settings.get("most_changed", {})
     wanted = {one["id"] for ones in _shown(most).values() for one in ones}
@@ -38,7 +38,7 @@ def with_thumbnails(result: Result, images: ImageSet) -> Result:
 
 
 def most_changed(results: Sequence[Result]) -> Iterator[tuple[str, list[Thumbnail]]]:
-    """Each checkpoint with thumbnails of the images that it moved most."""
+    """Yield each checkpoint with thumbnails of the images whose features it changed most."""
     for result in results:
         pictures = result.settings.get("thumbnails", {})
         for checkpoint, ones in _shown(result.settings.get("most_changed", {}) if pictures else {}).items():

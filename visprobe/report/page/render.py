@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs no network, says all without its script, and trusts no name it shows."""
+"""HTML page of a report: one file that needs no network, is complete without its script, and escapes every text."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ from visprobe.report.presentations import figures_of, presentation_of
 from visprobe.report.tables import anchor, tables
 from visprobe.results.result import Result
 
-_ONLY_IN_JSON = {"sites", "tests"}  # settings that the page does not list, whatever they are of
-# What a reader calls the fields of a checkpoint and of an image set.
+_ONLY_IN_JSON = {"sites", "tests"}  # settings that the page does not list
 _FIELDS = {
     "layout": "layout on disk",
     "tower": "type of tower",
@@ -47,11 +46,11 @@ _FIELDS = {
     "n": "images",
 }
 _MOST_TEXT = 400
-_MOST_UNFOLDED = 30  # lines up to which a table stands in the page at its full height
+_MOST_UNFOLDED = 30  # lines up to which a table is shown at its full height
 
 
 class Shown(NamedTuple):
-    """A figure of the page, with the JSON of its gallery if it has one; without its drawing where that is too large."""
+    """A figure of the page, with the JSON of its gallery if it has one; `svg` is None where it is too large."""
 
     name: str
     question: str
@@ -61,20 +60,20 @@ class Shown(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Its bytes in the page."""
+        """Bytes of drawing and gallery in the page."""
         return len((self.svg or "").encode()) + len(self.gallery or "")
 
 
 def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
-    """The page: verdict, figures, all numbers, and what they depend on.
+    """Render the page: verdict, figures, all numbers, settings and provenance.
 
     Args:
-        document: What `build_document` returned, or the content of a report.json.
-        figures: Figure name ("representation_drift") to SVG text; a figure that is not there is left out.
+        document: Result of `build_document`, or the content of a report.json.
+        figures: SVG text by figure name ("representation_drift"); a figure that is missing is left out.
 
     Returns:
-        HTML of at most 20 MB: what would make it larger is left out, which the page says. Every text from `document`
-        is escaped, and its control characters and bidirectional marks are spelled out.
+        HTML of at most 20 MB: figures and table lines beyond that are left out, and the page says so. Every text from
+        `document` is escaped, and its control characters and bidirectional marks are spelled out.
     """
     results = [Result.from_json(result) for result in document["results"]]
     names = [checkpoint["name"] for checkpoint in document["checkpoints"]]
@@ -105,8 +104,8 @@ def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
 
 @cache
 def environment() -> Environment:
-    """Templates in which every text from outside is escaped, and its control characters are spelled out."""
-    # `finalize` sees every value before it is escaped; text from outside is plain `str`, our own markup is not.
+    """Return the Jinja environment, which escapes every text and spells out its control characters."""
+    # `finalize` sees every value before it is escaped. Text from outside is plain `str`, our own markup is `Markup`.
     environment = Environment(
         loader=PackageLoader("visprobe.report.page", "templates"),
         autoescape=True,
@@ -118,7 +117,7 @@ def environment() -> Environment:
     environment.filters["plain"] = _plain
     environment.filters["short"] = shorten
     environment.filters["field"] = lambda key: _FIELDS.get(key, key)
-    environment.filters["tight"] = lambda text: text.replace(" %", "\u00a0%")  # no line ends between them
+    environment.filters["tight"] = lambda text: text.replace(" %", "\u00a0%")  # no line break before "%"
     script = PackageLoader("visprobe.report.page", "templates").get_source(environment, "report.js")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals |= {"script": Markup(script), "script_hash": f"sha256-{digest}"}
@@ -128,7 +127,7 @@ def environment() -> Environment:
 
 
 def shown_figures(results: Sequence[Result], figures: Mapping[str, str], prefix: str = "") -> Iterator[Shown]:
-    """Every figure, in the order of the report; `prefix` tells its ids from those of another run on the same page."""
+    """Yield the figures in the order of the report; `prefix` keeps ids of several runs on one page distinct."""
     for result, figure in figures_of(results):
         if figure.name in figures:
             caption = figure.caption(result)
@@ -137,13 +136,13 @@ def shown_figures(results: Sequence[Result], figures: Mapping[str, str], prefix:
 
 
 def fit_figures(figures: Sequence[Shown], room: int) -> list[Shown]:
-    """The figures, those for which the page has no room without their drawing."""
+    """Return the figures, without drawings for which `room` (bytes) is too small."""
     kept = fit_sizes([figure.size for figure in figures], room)
     return [one if fits else one._replace(svg=None, gallery=None) for one, fits in zip(figures, kept, strict=True)]
 
 
 def gates_of(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
-    """What became of each condition of a run, in a word, and its number with the interval; what tripped comes first."""
+    """Return a word ("Tripped", "Held"), the gate and its number with interval for each gate, tripped ones first."""
     gates = sorted(document.get("gates", ()), key=lambda gate: not gate["tripped"])
     numbers = (f"{gate['value']:.4g} [{gate['low']:.4g}, {gate['high']:.4g}]".replace("-", "−") for gate in gates)
     words = ("Tripped" if gate["tripped"] else "Held" for gate in gates)
@@ -151,7 +150,7 @@ def gates_of(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], 
 
 
 def options_of(document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options that were set, and those left at their defaults; by name, each with "value" and "origin"."""
+    """Return the options that were set, and those left at their defaults: by name, each with "value" and "origin"."""
     options = document.get("options", {})
     chosen = {name: option for name, option in options.items() if option["origin"] != "default"}
     return chosen, {name: option for name, option in options.items() if name not in chosen}
@@ -163,7 +162,7 @@ def _settings(result: Result) -> dict[str, Any]:
 
 
 def _anchors(results: Sequence[Result], evidence: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where in the page the numbers of one statement stand."""
+    """Return the ids of the table cells that hold the numbers of one statement."""
     found = []
     for reference in evidence:
         wanted = {key: value for key, value in reference.items() if key != "analysis" and value is not None}
@@ -173,17 +172,17 @@ def _anchors(results: Sequence[Result], evidence: Sequence[Mapping[str, Any]]) -
     return list(dict.fromkeys(found))
 
 
-_ELSEWHERE = ("name", "warnings", "training")  # fields of a checkpoint that the page shows in places of their own
+_ELSEWHERE = ("name", "warnings", "training")  # fields of a checkpoint that the page shows elsewhere
 
 
 def provenance_table(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Provenance by field, one value per checkpoint (None where a checkpoint lacks the field)."""
+    """Return provenance by field, one value per checkpoint (None where a checkpoint lacks the field)."""
     keys = dict.fromkeys(key for checkpoint in checkpoints for key in checkpoint if key not in _ELSEWHERE)
     return {key: [checkpoint.get(key) for checkpoint in checkpoints] for key in keys}
 
 
 def all_warnings(document: Mapping[str, Any], results: Sequence[Result]) -> Iterator[tuple[str, str]]:
-    """Every warning with where it comes from."""
+    """Yield every warning as (source, text)."""
     yield from (("run", text) for text in document["warnings"])
     for checkpoint in document["checkpoints"]:
         yield from ((checkpoint["name"], text) for text in checkpoint.get("warnings", ()))
@@ -192,7 +191,6 @@ def all_warnings(document: Mapping[str, Any], results: Sequence[Result]) -> Iter
 
 
 def _plain(value: Any) -> str:
-    """Any JSON value as one line of text."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):

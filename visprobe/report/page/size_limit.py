@@ -1,4 +1,4 @@
-"""How much of a report stands in its page: at most 20 MB, so that it can be mailed and any browser opens it."""
+"""Size limit of the page: at most 20 MB, so that it can be mailed and any browser opens it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import replace
 from visprobe.report.tables import Table
 
 MOST_BYTES = 20_000_000
-# Characters of a text that stand in the page: both of its ends.
+# Characters of a text that the page shows, from both of its ends.
 MOST_NAME, MOST_TEXT, MOST_COMMAND = 300, 4000, 40_000
-MOST_LISTED = 200  # warnings, conditions, bad items: of more, the first
+MOST_LISTED = 200  # warnings, conditions or bad items that the page lists
 _ROOMS = (12_000_000, 6_000_000, 2_000_000, 0)  # bytes of figures
-_PER_CELL = 2000  # bytes of figures for which a page has room for one more cell of its tables
+_PER_CELL = 2000  # bytes of room for figures per table cell: less room for figures also means shorter tables
 
 
 def fitting(make: Callable[[int], str]) -> str:
-    """The page that `make` makes of as much room for figures, in bytes, as leaves it within `MOST_BYTES`."""
+    """Call `make` with less and less room for figures (bytes) until the page is within `MOST_BYTES`."""
     page = ""
     for room in _ROOMS:
         page = make(room)
@@ -26,7 +26,7 @@ def fitting(make: Callable[[int], str]) -> str:
 
 
 def fit_sizes(sizes: Sequence[int], room: int) -> list[bool]:
-    """Which of things of such sizes stand in `room`, the first ones first; a smaller one may follow one left out."""
+    """Return which items fit into `room`, filled in order; an item that is too large is skipped."""
     kept = []
     for size in sizes:
         kept.append(size <= room)
@@ -35,11 +35,11 @@ def fit_sizes(sizes: Sequence[int], room: int) -> list[bool]:
 
 
 def fit_tables(groups: Sequence[Sequence[Table]], room: int) -> Iterator[tuple[list[Table], int]]:
-    """Each group of tables cut to what the page has room for, with the number of lines that were left out.
+    """Yield each group of tables cut to the cells that the page has room for, and the number of lines left out.
 
     Args:
         groups: Tables of each result.
-        room: Bytes that figures have.
+        room: Bytes of room for figures.
     """
     cells = room // _PER_CELL
     for tables in groups:
