@@ -38,7 +38,7 @@ _INPUT_SIZES = (
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the encoder where tokens can be read.
+    """Place in the encoder where tokens can be read.
 
     Attributes:
         name: "block_00" (the input of the first block) to "block_NN", "final_norm", "projected".

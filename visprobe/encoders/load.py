@@ -138,7 +138,7 @@ def _naming_the_place(notes: Sequence[str]) -> Iterator[None]:
 
 
 def _on_twins(checkpoint: Checkpoint, layout: Layout, read: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    """Say of each other tower in the same files if its weights equal those that were `read`."""
+    """Yield a note on each other tower in the same files: whether its weights equal those that were `read`."""
     own = keys_of(source for name, source in layout.tower.items() if not layout.family.is_projection(name))
     for place, names in layout.twins.items():
         others = checkpoint.tensors.read_many(names[key] for key in own if key in names)

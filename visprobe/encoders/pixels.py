@@ -37,7 +37,7 @@ class Mosaic:
 
 @dataclass(frozen=True)
 class Pixels:
-    """A batch of images as the inputs of a tower.
+    """Batch of images as the inputs of a tower.
 
     Attributes:
         inputs: Tensors by the names of the tower's arguments; in each the images follow each other along dimension 0.

@@ -1,1 +1,1 @@
-"""One pass: encoders x images into a content-addressed, resumable feature store."""
+"""Extraction of features: one pass of encoders x images into a content-addressed, resumable feature store."""

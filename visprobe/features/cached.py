@@ -1,4 +1,4 @@
-"""What the feature store holds: entries for people, and whether each chunk is what it was written as."""
+"""Contents of the feature store: entries for people, and checks of each chunk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_NOTED = "not noted"
 
 
 def feature_entries() -> list[Entry]:
-    """One entry per encoder, image set and way of computing; damaged chunks and those without notes are entries too."""
+    """Return one entry per encoder, image set and computation; damaged chunks and those without notes count too."""
     groups: dict[tuple[str, str, str, str], list[Path]] = {}
     for path in sorted(default_folder().glob("[0-9a-f][0-9a-f]/*.safetensors")):
         if _CHUNK.fullmatch(path.name):
@@ -31,12 +31,12 @@ def feature_entries() -> list[Entry]:
 
 
 def feature_faults(entry: Entry) -> list[str]:
-    """What is wrong with the chunks of an entry: their length, their key, and the hash of their arrays."""
+    """Return faults of the chunks of an entry: their length, their key, and the hash of their arrays."""
     return [f"{path.name}: {fault}" for path in entry.files if (fault := _fault(path))]
 
 
 def _whose(path: Path) -> tuple[str, str, str, str]:
-    """Owner, images, what else a reader can tell, and what else tells entries apart."""
+    """Return owner, images, a description for people, and a key that separates entries."""
     try:
         noted = _noted(path)
         if "key" not in noted:

@@ -1,6 +1,6 @@
-"""One pass over the images: each is read and decoded once, each encoder sees it once, whatever is asked.
+"""Extraction in one pass over the images: each is read and decoded once, and seen once by each encoder.
 
-What is already in the feature store is not computed again, so an interrupted pass goes on where it stopped.
+Features in the feature store are not computed again, so an interrupted pass resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from visprobe.features.requests import forwarded, resolved, to_array
 from visprobe.features.store import ChunkKey, FeatureStore, StoredSites
 
 BATCH = 64
-CHUNK = 128  # images per file of the store: small enough to lose little to kill -9, large enough to be few
-KEPT = 1 << 20  # bytes of an image file that wait for their batch; larger ones are read again then
+CHUNK = 128  # images per file of the store: a killed run loses one chunk, and files stay few
+KEPT = 1 << 20  # largest image file, in bytes, that is held until its batch; larger ones are read again
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class BadItem:
-    """An image that was left out, and why."""
+    """Image that was left out, and the reason."""
 
     id: str
     reason: str
@@ -45,7 +45,7 @@ class BadItem:
 
 @dataclass(frozen=True)
 class Extraction:
-    """The features of one image set under several encoders.
+    """Features of one image set under several encoders.
 
     Attributes:
         features: One `FeatureSet` per encoder, in the order given, over the same images.
@@ -72,18 +72,18 @@ def extract(
     processors: Sequence[VisionEncoder] | None = None,
     progress: Progress | None = None,
 ) -> Extraction:
-    """Pooled features of every image, everything asked for, under every encoder.
+    """Compute pooled features of every image under every encoder.
 
     Args:
-        encoders: The encoders.
-        images: The images.
-        sites: From an encoder to what is wanted of it (`visprobe.features.requests`); "consumed" stands for the site
-            that the MLLM reads.
-        store: Where features are kept and found again.
+        encoders: Encoders that see the images.
+        images: Image set.
+        sites: Maps an encoder to the features wanted of it (`visprobe.features.requests`); "consumed" stands for the
+            site that the MLLM reads.
+        store: Store that features are read from and written to.
         batch_size: Images per forward pass; None is 64, halved where the accelerator's memory is too small.
         processors: For each encoder, the encoder whose processor makes its pixels; by default its own.
-            In a comparison of checkpoints all take the base's, so that only weights differ.
-        progress: Called with (what, images done, images in all).
+            A comparison of checkpoints takes the base's for all, so that only weights differ.
+        progress: Called with (name of the image set, images done, images in all).
 
     Returns:
         Feature sets paired by item id, float32 of shape (valid images, d) per site.
@@ -102,12 +102,12 @@ def extract(
 
 
 class Job:
-    """One encoder of a pass: which arrays it owes, and how it computes them.
+    """Encoder of a pass, with the arrays to compute.
 
     Args:
-        encoder: The encoder.
-        processor: Whose image processor makes its pixels.
-        sites: What is wanted of it.
+        encoder: Encoder that runs.
+        processor: Encoder whose image processor makes its pixels.
+        sites: Features wanted of it.
     """
 
     def __init__(self, encoder: VisionEncoder, processor: VisionEncoder, sites: Sequence[str]) -> None:
@@ -118,21 +118,21 @@ class Job:
         self.arrays = {request: _array(encoder, request) for request in self.requests}
 
     def key(self, hashes: tuple[str, ...]) -> ChunkKey:
-        """Where the features of the images with these hashes lie in a store."""
+        """Return the key in a store of the features of images with these hashes."""
         compute = f"{self.encoder.dtype}/{self.encoder.device.type}/{_libraries()}".removeprefix("torch.")
         encoder = self.encoder
         return ChunkKey(encoder.tower_hash, encoder.settings_hash, self.processor.processor_hash, compute, hashes)
 
     def compute(self, pixels: Pixels) -> dict[str, NDArray[np.floating]]:
-        """The arrays that it owes, of some images."""
-        if not self.requests:  # only whether the images are good is asked
+        """Compute its arrays for some images, one row per image."""
+        if not self.requests:  # a pass without requests only checks that images can be used
             return {}
         pooled = self.encoder.reduced(pixels, {request: forwarded(request) for request in self.requests})
         return {self.arrays[request]: to_array(rows) for request, rows in pooled.items()}
 
 
 def _array(encoder: VisionEncoder, request: str) -> str:
-    """A projector can be retrained under an untouched tower: arrays that depend on it carry its hash."""
+    """Name an array; arrays that depend on a projector carry its hash, as it can be retrained under the same tower."""
     if in_tower(request):
         return request
     if request == EMBEDDING:
@@ -142,22 +142,22 @@ def _array(encoder: VisionEncoder, request: str) -> str:
 
 @cache
 def _libraries() -> str:
-    """Versions of what decodes images and runs towers: features of another version are not those of this one."""
+    """Return versions of the libraries that decode images and run towers, as features depend on them."""
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "pillow"))
 
 
-Made = dict[tuple[object, ...], Pixels]  # how pixels are made -> what one image became
+Made = dict[tuple[object, ...], Pixels]  # key of the preprocessing to the pixels of one image
 
 
 @dataclass(frozen=True)
 class _File:
-    """An image file that was read and hashed.
+    """Image file that was read and hashed.
 
     Attributes:
-        index: Its place in the set.
-        hash: SHA-256 of its content, or why there is none.
-        data: Its content; None where it is large.
-        memory: Bytes that it takes on its way to pixels, where `data` is None.
+        index: Index in the image set.
+        hash: SHA-256 of its content, or the error if it cannot be read.
+        data: Content, or the error; None for a large file.
+        memory: Bytes needed to turn a large file into pixels; 0 for others.
     """
 
     index: int
@@ -168,7 +168,7 @@ class _File:
 
 @dataclass
 class _Chunk:
-    """A run of consecutive images of the set, read and hashed, and who still has to see them."""
+    """Consecutive images of the set, read and hashed, and the jobs that still need them."""
 
     start: int
     data: list[_File]
@@ -186,7 +186,7 @@ class _Pass:
 
     def run(self) -> Iterator[int]:
         parts: dict[int, list[dict[str, NDArray[np.floating]]]] = {}
-        # One batch is read and decoded in the background while the encoders work on the one before.
+        # One batch is read and decoded in the background while the encoders work on the one before it.
         with ThreadPoolExecutor(4) as readers, ThreadPoolExecutor(1) as ahead:
             for chunk, batch in _one_ahead(self._batches(readers), ahead):
                 if batch:
@@ -201,10 +201,8 @@ class _Pass:
                     yield chunk.start + len(chunk.data)
 
     def _batches(self, readers: ThreadPoolExecutor) -> Iterator[tuple[_Chunk, list[Made]]]:
-        """Every image as the pixels that are needed, in batches; an empty one ends its chunk.
-
-        Only a batch of pixels is held: of 128 images in tiles they are gigabytes.
-        """
+        """Yield the pixels of every image in batches; an empty batch ends its chunk."""
+        # only one batch of pixels is held at a time: 128 images in tiles take gigabytes
         for start in range(0, len(self.images.items), CHUNK):
             chunk = self._load(start, readers)
             processors = {job.pixels: job.processor for job in chunk.jobs}
@@ -223,7 +221,7 @@ class _Pass:
         data = list(readers.map(self._read, indices))
         hashes = tuple(file.hash for file in data)
         unseen = [job for job in self.jobs if self.store.missing(job.key(hashes), [*job.arrays.values(), "bad"])]
-        # Checkpoints with equal weights (a frozen tower, a copy) are one encoder: the first of them is forwarded.
+        # Checkpoints with equal weights (a frozen tower, a copy) have one key: only the first of them is forwarded.
         first = {(job.key(hashes), tuple(sorted(job.arrays.values()))): job for job in reversed(unseen)}
         return _Chunk(start, data, hashes, [job for job in unseen if job in first.values()])
 
@@ -237,7 +235,7 @@ class _Pass:
         return _File(index, _hash(data), None if large else data, memory_of(data) if large else 0)
 
     def _pixels(self, file: _File, processors: Mapping[tuple[object, ...], VisionEncoder]) -> Made | BadImage:
-        """One image, decoded once, as each of the processors gives it."""
+        """Decode one image once and preprocess it with each processor."""
         if isinstance(file.data, BadImage):
             return file.data
         with self.room.taken(file.memory if file.data is None else memory_of(file.data)):
@@ -248,7 +246,7 @@ class _Pass:
             return {how: encoder.preprocess([image]) for how, encoder in processors.items()}
 
     def _again(self, file: _File) -> bytes:
-        """The content of a large file; what is kept of it must be what its hash says."""
+        """Read a large file again, and refuse it if its hash has changed."""
         try:
             data = self.images.read(file.index)
         except OSError as error:
@@ -263,7 +261,7 @@ class _Pass:
     def _forward(
         self, chunk: _Chunk, batch: list[Made], parts: dict[int, list[dict[str, NDArray[np.floating]]]]
     ) -> None:
-        stacked: dict[tuple[object, ...], Pixels] = {}  # joined once for all encoders of one kind of pixels
+        stacked: dict[tuple[object, ...], Pixels] = {}  # batches, shared by encoders with equal preprocessing
 
         def compute(job: Job, piece: Sequence[Made]) -> dict[str, NDArray[np.floating]]:
             which = (job.pixels, id(piece[0]), len(piece))
@@ -296,7 +294,7 @@ class _Pass:
         )
 
     def _bad_of(self, hashes: tuple[str, ...]) -> dict[str, str]:
-        """Offset and reason of each unusable image of a chunk: the same images for every encoder, or none is paired."""
+        """Return offset and reason of each unusable image of a chunk, which must be the same for every encoder."""
         found = [_from_array(self.store.read(job.key(hashes), ["bad"])["bad"]) for job in self.jobs]
         for job, reasons in zip(self.jobs, found, strict=True):
             if reasons.keys() != found[0].keys():
@@ -332,7 +330,7 @@ class _Pass:
 
 
 def _one_ahead(items: Iterator[_T], thread: ThreadPoolExecutor) -> Iterator[_T]:
-    """The items, the next of them made by `thread` while the present one is used."""
+    """Yield the items, the next one computed by `thread` while the present one is used."""
     end = object()
     pending = thread.submit(next, items, end)
     while (item := pending.result()) is not end:
@@ -345,7 +343,7 @@ def _hash(data: bytes) -> str:
 
 
 def _joined(parts: list[dict[str, NDArray[np.floating]]], job: Job) -> dict[str, NDArray[Any]]:
-    empty = np.zeros((0, 0), np.float32)  # a chunk in which every image is bad
+    empty = np.zeros((0, 0), np.float32)  # for a chunk in which every image is bad
     return {name: np.concatenate([p[name] for p in parts]) if parts else empty for name in job.arrays.values()}
 
 

@@ -1,4 +1,4 @@
-"""Features of one image set under one encoder, as the analyses read them."""
+"""Features of one image set under one encoder, the input of analyses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 
 def of_tower(site: str) -> bool:
-    """Whether `site` is one of the tower's own sites, and not of the connector ("projected", "deepstack_1")."""
+    """Return whether `site` is one of the tower's own, and not of the connector ("projected", "deepstack_1")."""
     return site.startswith(("block_", "final_norm"))
 
 
 def in_tower(request: str) -> bool:
-    """Whether what is asked for depends on the tower alone; attention heads do too."""
+    """Return whether a request depends on the tower alone; attention heads do too."""
     return request.startswith(("block_", "final_norm", "heads_"))
 
 
@@ -26,12 +26,12 @@ class _InParts(Protocol):
 
 
 def parts_of(sites: Mapping[str, NDArray[np.floating]], name: str) -> Sequence[NDArray[np.floating]]:
-    """The rows of `name` in parts, in order, without reading what lies on disk; one part if they are in memory."""
+    """Return the rows of `name` in parts, in order, without reading them from disk; one part if they are in memory."""
     return sites.parts(name) if isinstance(sites, _InParts) else [sites[name]]
 
 
 class RequestView(Mapping[str, NDArray[np.floating]]):
-    """Some arrays of a mapping, which reads them only when they are asked for."""
+    """View of some arrays of a mapping, each read when it is asked for."""
 
     def __init__(self, whole: Mapping[str, NDArray[np.floating]], names: Sequence[str]) -> None:
         if lacking := [name for name in names if name not in whole]:
@@ -39,11 +39,11 @@ class RequestView(Mapping[str, NDArray[np.floating]]):
         self._whole, self._names = whole, dict.fromkeys(names)
 
     def __getitem__(self, name: str) -> NDArray[np.floating]:
-        self._names[name]  # what was not chosen is not there
+        self._names[name]  # raises KeyError for names outside the view
         return self._whole[name]
 
     def parts(self, name: str) -> Sequence[NDArray[np.floating]]:
-        """The rows of `name` in parts, in order: views of files where they lie on disk (`StoredSites.parts`)."""
+        """Return the rows of `name` in parts, in order: views of files where they lie on disk (`StoredSites.parts`)."""
         self._names[name]
         return parts_of(self._whole, name)
 
@@ -55,7 +55,7 @@ class RequestView(Mapping[str, NDArray[np.floating]]):
 
 
 class Rows(Mapping[str, NDArray[np.floating]]):
-    """The arrays of a mapping with some of their rows, taken when they are asked for."""
+    """View of some rows of the arrays of a mapping, taken when they are asked for; `rows` must ascend."""
 
     def __init__(self, whole: Mapping[str, NDArray[np.floating]], rows: NDArray[np.intp]) -> None:
         self._whole, self._rows = whole, rows
@@ -64,7 +64,7 @@ class Rows(Mapping[str, NDArray[np.floating]]):
         return self._whole[name][self._rows]
 
     def parts(self, name: str) -> Sequence[NDArray[np.floating]]:
-        """The rows of `name` in parts, in order."""
+        """Return the rows of `name` in parts, in order."""
         parts, start = [], 0
         for part in parts_of(self._whole, name):
             own = self._rows[(self._rows >= start) & (self._rows < start + len(part))]
@@ -84,14 +84,14 @@ class FeatureSet:
     """Pooled features, one row per image.
 
     Attributes:
-        encoder: Name of the checkpoint as the user gave it, or of a floor ("untrained").
+        encoder: Name of the checkpoint as the user gave it, or of a baseline ("untrained").
         images: Name of the image set.
         item_ids: One id per row; two feature sets are paired by these, never by position.
         labels: Class index per row, int64 of shape (n,), or None for unlabelled images.
         classes: Class names in the order of the labels, or None.
-        sites: What was asked for ("block_03", "projected", "heads_02", "block_03:norms") to an array with a row per
-            image, float32 of shape (n, d); all tokens ("block_03:tokens") are float16 of shape (n, T, d). Those of the
-            store are read at each access and held by nobody else: take an array once, and let it go.
+        sites: Request ("block_03", "projected", "heads_02", "block_03:norms") to an array with a row per image,
+            float32 of shape (n, d); all tokens ("block_03:tokens") are float16 of shape (n, T, d). Arrays of the store
+            are read at each access and not cached: take an array once, and drop it after use.
         consumed: Name of the site that the MLLM reads.
         contents: SHA-256 of each image file, one per row; empty where features were not made from files.
     """
@@ -107,7 +107,7 @@ class FeatureSet:
 
 
 def first_of_each(features: FeatureSet) -> NDArray[np.intp]:
-    """The rows of `features` without copies: of images with equal files and classes the first, in order."""
+    """Return the rows of `features` without copies: the first of images with equal files and classes, in order."""
     classes = [None] * len(features.item_ids) if features.labels is None else features.labels.tolist()
     first: dict[tuple[str, int | None], int] = {}
     for row, key in enumerate(zip(features.contents, classes, strict=True)):
@@ -116,7 +116,7 @@ def first_of_each(features: FeatureSet) -> NDArray[np.intp]:
 
 
 def with_rows(features: FeatureSet, rows: NDArray[np.intp]) -> FeatureSet:
-    """`features` of some of its images, in the order of `rows`, which is ascending."""
+    """Return `features` of some of its images, in the order of `rows`, which is ascending."""
     return replace(
         features,
         item_ids=tuple(features.item_ids[row] for row in rows),

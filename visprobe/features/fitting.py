@@ -1,4 +1,4 @@
-"""Batches that fit: halved where the accelerator's memory does not hold them."""
+"""Batches that are halved where the accelerator's memory does not hold them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Made = TypeVar("Made")
 
 
 class AdaptiveBatches:
-    """Work on batches, in pieces that fit into memory.
+    """Runner of work on batches, in pieces that fit into memory.
 
     Args:
-        size: Items at a time; None starts with `start` and halves it as often as memory makes necessary.
-        start: Items at a time to begin with, where `size` is None.
+        size: Items at a time; None starts with `start`, halved as often as memory makes necessary.
+        start: Items at a time at first, where `size` is None.
     """
 
     def __init__(self, size: int | None, start: int) -> None:
@@ -26,7 +26,7 @@ class AdaptiveBatches:
         self._may_shrink = size is None
 
     def pieces(self, batch: Sequence[Item], work: Callable[[Sequence[Item]], Made]) -> Iterator[Made]:
-        """What `work` makes of the batch, piece by piece in order.
+        """Yield the result of `work` for each piece of the batch, in order.
 
         Raises:
             PrerequisiteError: If a batch of the given size, or one item by itself, does not fit into memory.
@@ -42,7 +42,7 @@ class AdaptiveBatches:
                 yield made
                 first += len(piece)
                 continue
-            torch.cuda.empty_cache()  # not before: what was computed hangs on the exception
+            torch.cuda.empty_cache()  # after the except block: the exception keeps tensors alive inside it
 
     def _shrink(self, tried: int, error: torch.OutOfMemoryError) -> None:
         if not self._may_shrink or tried == 1:

@@ -1,4 +1,4 @@
-"""How much memory images may take between their files and their pixels, whatever the number of threads."""
+"""Bound on the memory of images between their files and their pixels, whatever the number of threads."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import contextmanager
 
 from visprobe.data.image_set import LARGE, pixels_in
 
-ROOM = 280_000_000  # bytes: one image of 64 Mpx, or two of a telephone
-_DECODED = 4  # bytes of a pixel in Pillow
-_PROCESSED = 14  # bytes of a pixel at the worst moment of a processor of transformers, measured
+ROOM = 280_000_000  # bytes: one image of 64 Mpx, or two of a phone's camera
+_DECODED = 4  # bytes per pixel in Pillow
+_PROCESSED = 14  # peak bytes per pixel in a processor of transformers, measured
 _REDUCED = 20_000_000  # bytes of the smaller copy that is made of a large image
 
 
 def memory_of(data: bytes) -> int:
-    """Bytes that an image file takes while it becomes pixels, about."""
+    """Estimate the bytes that an image file takes while it becomes pixels."""
     pixels = pixels_in(data)
     return len(data) + (_DECODED * pixels + _REDUCED if pixels > LARGE else _PROCESSED * pixels)
 
 
 class Room:
-    """Bytes that threads share: who needs more than is left waits, and who needs more than there is works alone."""
+    """Bytes shared by threads: a request waits until it fits, and one larger than the whole runs alone."""
 
     def __init__(self, size: int) -> None:
         self._size, self._taken = size, 0

@@ -1,4 +1,4 @@
-"""What passes over images read, forward and write, known before the first image."""
+"""Upper bounds on what passes over images decode, forward and write, known before the first image."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from visprobe.io.disk import size_text
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over images.
+    """Pass over images.
 
     Attributes:
-        images: The images.
-        sites: From an encoder to what is wanted of it.
-        encoders: Under which encoders.
+        images: Image set.
+        sites: Maps an encoder to the features wanted of it.
+        encoders: Encoders that see the images.
         processors: For each encoder, the one whose processor makes its pixels.
     """
 
@@ -34,7 +34,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Plan:
-    """What passes do at most: features that are in the store already are neither forwarded nor written again.
+    """Upper bounds of passes; features in the store are neither forwarded nor written again.
 
     Attributes:
         decoded: Images that are decoded.
@@ -48,7 +48,7 @@ class Plan:
 
 
 def planned(passes: Iterable[Pass]) -> Plan:
-    """The sum of passes that share one store: equal encoders are forwarded once, equal arrays written once."""
+    """Sum up passes that share one store: equal encoders are forwarded once, equal arrays written once."""
     decoded = forwarded = nbytes = 0
     for one in passes:
         jobs = [Job(e, p, one.sites(e)) for e, p in zip(one.encoders, one.processors, strict=True)]
@@ -64,7 +64,7 @@ def planned(passes: Iterable[Pass]) -> Plan:
 
 
 def row_bytes(encoder: VisionEncoder, request: str) -> int:
-    """Bytes that one image takes in the array of a request; of "embedding" about, as its width may be another."""
+    """Return bytes per image of the array of a request; for "embedding" an estimate, as its width may differ."""
     site, _, reduction = request.partition(":")
     width = _width(encoder, site)
     patches = encoder.grid[0] * encoder.grid[1] if encoder.grid else 0
@@ -81,7 +81,7 @@ def _width(encoder: VisionEncoder, site: str) -> int:
 
 
 def describe(plan: Plan, store: FeatureStore) -> str:
-    """The plan as a line for people."""
+    """Describe the plan in one line for people."""
     return (
         f"at most {plan.decoded:,} images are decoded, {plan.forwarded:,} times forwarded and "
         f"{size_text(plan.nbytes)} of features written to {store.folder} ({size_text(store.free())} free there); "
@@ -90,10 +90,10 @@ def describe(plan: Plan, store: FeatureStore) -> str:
 
 
 def check_room(plan: Plan, store: FeatureStore) -> None:
-    """Refuse what cannot fit, however much of it lies in the store already.
+    """Refuse a plan whose features cannot fit, however many of them are in the store already.
 
     Raises:
-        PrerequisiteError: If it cannot.
+        PrerequisiteError: If they need more than the free space and the whole store together.
     """
     free = store.free()
     if plan.nbytes > free and plan.nbytes > free + store.held():

@@ -1,15 +1,15 @@
-"""What an analysis asks of an encoder: a site, and how the tokens of an image there become one row.
+"""Requests of analyses to an encoder: a site, and how an image's tokens there become one row.
 
-"block_12" is the mean over the patch tokens; "block_12:cls" the class token; "heads_12" the mean of the attention
+"block_12" is the mean over patch tokens; "block_12:cls" the class token; "heads_12" the mean of the attention
 heads' outputs side by side; "block_12:norms" the norm of every patch token; "block_12:tokens" all patch tokens;
-"block_12:quarters" the mean of the tokens of each quarter of a square grid, row by row. The last three need images of
+"block_12:quarters" the mean over each quarter of a square grid, row by row. The last three need images of
 one grid. "block_12:drawn" is 32 of the patch tokens, whatever their number.
 
-"embedding" is what the tower's own class makes of the whole image: attention pooling of SigLIP, the normalised class
-token of CLIP and DINO, the pooler of ViT; of a two-tower checkpoint of CLIP after its visual projection. It takes no
-reduction. Only encoders with `VisionEncoder.embeds`, or that were lent a head, have it: many multimodal checkpoints
-drop the pooling head, and a head that was not in the checkpoint is never made up. It is no site, and needs no place on
-the path of the MLLM's loss.
+"embedding" is what the tower's own class returns for the whole image: attention pooling of SigLIP, the normalised class
+token of CLIP and DINO, the pooler of ViT; for a two-tower checkpoint of CLIP after its visual projection. It takes no
+reduction. Only encoders with `VisionEncoder.embeds`, or with a borrowed head, have it: many multimodal checkpoints
+drop the pooling head, and a missing head is never initialised at random. It is no site, and need not be on the path of
+the MLLM's loss.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from visprobe.encoders.watch import EMBEDDING
 from visprobe.errors import CheckpointError, UsageError
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
-DRAWN = 32  # patch tokens of "drawn"; of an image with fewer some are taken twice
+DRAWN = 32  # patch tokens of "drawn"; an image with fewer repeats some
 
 
 def read_sites(encoder: VisionEncoder) -> list[str]:
-    """The site the MLLM reads, and the projector's output where there is a projector."""
+    """Return the site that the MLLM reads, and the projector's output if there is a projector."""
     return [encoder.consumed, "projected"] if encoder.has_projector else [encoder.consumed]
 
 
@@ -48,11 +48,11 @@ def _norms(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _tokens(tokens: torch.Tensor) -> torch.Tensor:
-    return tokens.half()  # of thousands of numbers per image only their differences are looked at
+    return tokens.half()  # thousands of numbers per image, of which only differences are used
 
 
 def _drawn(tokens: torch.Tensor) -> torch.Tensor:
-    # Places depend on the number of tokens alone: under every checkpoint they are the same patches of an image.
+    # Places depend on the number of tokens alone: every checkpoint gets the same patches of an image.
     count = tokens.shape[1]
     order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
     places = order.repeat(math.ceil(DRAWN / count))[:DRAWN].sort().values
@@ -67,7 +67,7 @@ def _quarters(tokens: torch.Tensor) -> torch.Tensor:
             hint="Leave this analysis out for this encoder.",
         )
     grid = tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
-    # Of an odd grid the middle row and column belong to both of their sides.
+    # In an odd grid the middle row and column belong to both of their sides.
     return torch.nn.functional.adaptive_avg_pool2d(grid, 2).flatten(2).transpose(1, 2)
 
 
@@ -77,7 +77,7 @@ REDUCTIONS: dict[str, Reduce] = {
 
 
 def resolved(encoder: VisionEncoder, requests: Iterable[str]) -> list[str]:
-    """The requests with "consumed" replaced by the encoder's own site, each once.
+    """Return the requests with "consumed" replaced by the encoder's own site, each once.
 
     Raises:
         CheckpointError: If the encoder has no such site, or no embedding.
@@ -104,18 +104,18 @@ def resolved(encoder: VisionEncoder, requests: Iterable[str]) -> list[str]:
 
 
 def site_of(request: str) -> str:
-    """The site of a request."""
+    """Return the site of a request."""
     return request.partition(":")[0]
 
 
 def forwarded(request: str) -> tuple[str, Reduce]:
-    """What `VisionEncoder.reduced` is asked for."""
+    """Return the site and the reduction of a request, as `VisionEncoder.reduced` takes them."""
     site, _, reduction = request.partition(":")
     return (f"{site}:cls" if reduction == "cls" else site), REDUCTIONS.get(reduction, _mean)
 
 
 def to_array(rows: torch.Tensor) -> NDArray[np.floating]:
-    """Rows of a request as they are kept: float32, tokens in float16."""
+    """Convert rows of a request to the stored dtype: tokens float16, all else float32."""
     kept: NDArray[np.floating] = (rows if rows.dtype == torch.float16 else rows.float()).cpu().numpy()
     return kept
 

@@ -1,10 +1,10 @@
-"""Features on disk, keyed by what the numbers depend on, so that nothing stale is ever read.
+"""Store of features on disk, keyed by everything the numbers depend on, so that nothing stale is ever read.
 
 One file per encoder and chunk of images. Its name is a hash of the tower's weights, the pixels' processing, the
-number format, the device kind, the versions of the libraries and of this layout, and the content of the images; it
-holds one array per site and pooling. Names and times of files play no part. The header of the file notes a hash of each
-array, which is compared before the array is believed: what is damaged counts as missing and is made again. The key, and
-whose features of which images they are, stand there for people.
+dtype, the device kind, the versions of the libraries and of this layout, and the content of the images; it
+holds one array per site and pooling. Names and times of image files play no part. The file's header has a hash of each
+array, which is compared before the array is used: a damaged array counts as missing and is computed again. The header
+also has the key and the names of encoder and image set, for people.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ _DTYPES = {"F16": "<f2", "F32": "<f4", "U8": "|u1"}
 
 
 def default_folder() -> Path:
-    """Where features lie: $VISPROBE_CACHE, or the user's cache folder of this platform."""
+    """Return the folder of features in $VISPROBE_CACHE, or in the user's cache folder of this platform."""
     return cache_folder("features")
 
 
 @dataclass(frozen=True)
 class ChunkKey:
-    """What the features of one chunk of images depend on.
+    """Everything that the features of one chunk of images depend on.
 
     Attributes:
         tower_hash: Content hash of the tower's tensors.
-        settings_hash: Hash of the configuration that the same tensors could be run differently under.
-        processor_hash: Hash of how images became pixels.
-        compute: Number format, device kind and versions of the libraries, "float32/cpu/torch 2.9.0, …".
+        settings_hash: Hash of the settings under which the same tensors could run differently.
+        processor_hash: Hash of the processor's settings.
+        compute: Dtype, device kind and versions of the libraries, "float32/cpu/torch 2.9.0, …".
         image_hashes: SHA-256 of each image file of the chunk, in order.
     """
 
@@ -60,11 +60,11 @@ class ChunkKey:
     image_hashes: tuple[str, ...]
 
     def text(self) -> str:
-        """The key as JSON."""
+        """Return the key as JSON."""
         return json.dumps([LAYOUT_VERSION, *astuple(self)])
 
     def digest(self) -> str:
-        """The key as 64 hexadecimal digits."""
+        """Return the SHA-256 of the key, 64 hexadecimal digits."""
         return hashlib.sha256(self.text().encode()).hexdigest()
 
 
@@ -72,24 +72,22 @@ class FeatureStore:
     """Arrays of features by `ChunkKey` and array name.
 
     Args:
-        folder: Root of the store; made when first written.
-        fresh: Whether arrays that this object did not write count as missing, so that they are made anew.
+        folder: Root of the store, created on the first write.
+        fresh: True if arrays that this object did not write count as missing, so that they are computed anew.
     """
 
     def __init__(self, folder: Path, *, fresh: bool = False) -> None:
         self.folder = folder
         self._fresh = fresh
         self._written: set[tuple[str, str]] = set()  # digest of a chunk and name of an array
-        self._whole: set[tuple[Path, int, str]] = set()  # file, when it was written, and name of an array
+        self._whole: set[tuple[Path, int, str]] = set()  # file, its time of writing, and name of an intact array
         self._damaged: set[Path] = set()
 
     def check(self) -> None:
-        """Say before the work begins what would be found out in the middle of it: that nothing can be kept here.
-
-        Features that lie here are read all the same: they may be all that is wanted.
+        """Report before the work begins that nothing can be written here; a read-only store is a warning.
 
         Raises:
-            PrerequisiteError: If the folder is not there and cannot be made.
+            PrerequisiteError: If the folder does not exist and cannot be created.
         """
         if os.access(_existing(self.folder), os.W_OK | os.X_OK):
             return
@@ -98,35 +96,35 @@ class FeatureStore:
         _say_read_only(self.folder)
 
     def free(self) -> int:
-        """Bytes that are free on the disk of the store."""
+        """Return the free bytes on the disk of the store."""
         return shutil.disk_usage(_existing(self.folder)).free
 
     def held(self) -> int:
-        """Bytes of the features in the store."""
+        """Return the bytes of the features in the store."""
         return sum(path.stat().st_size for path in self.folder.glob("*/*.safetensors"))
 
     def missing(self, key: ChunkKey, names: Collection[str]) -> set[str]:
-        """Which of `names` this chunk does not hold yet, or not as they were written.
+        """Return those of `names` that this chunk lacks, or holds damaged.
 
-        Each array is hashed once; the sum over a run is that of the bytes that are read anyway.
+        Each array is hashed once per run, which reads only bytes that are needed anyway.
         """
         digest = key.digest()
         wanted = [name for name in names if not self._fresh or (digest, name) in self._written]
         return set(names) - set(self._believed(key, wanted))
 
     def write(self, key: ChunkKey, arrays: Mapping[str, NDArray[Any]], owner: str = "", images: str = "") -> None:
-        """Add `arrays` (one row per valid image) to the chunk; what it held stays.
+        """Add `arrays` (one row per valid image) to the chunk, which keeps its other arrays.
 
         Args:
-            key: The chunk.
-            arrays: What is added, by name.
+            key: Key of the chunk.
+            arrays: Arrays by name.
             owner: Name of the encoder, for people.
             images: Name of the image set, for people.
         """
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # The lock makes read-add-replace one step: two processes may add different sites to one chunk.
+            # The lock makes read-add-replace one step: two processes may add different sites to the same chunk.
             with locked(path.parent / ".lock", f"writes features to {path.parent}"):
                 self._add(key, path, arrays, owner, images)
         except OSError as error:
@@ -144,7 +142,7 @@ class FeatureStore:
                 "owner": redact(owner),
                 "images": redact(images),
             }
-            # The header is UTF-8, which the name of a file need not be.
+            # The header must be UTF-8; file names need not be.
             save_file(held, temporary, {k: v.encode("utf-8", "backslashreplace").decode() for k, v in noted.items()})
 
     def _cannot_be_written(self, why: str) -> PrerequisiteError:
@@ -154,7 +152,7 @@ class FeatureStore:
         )
 
     def read(self, key: ChunkKey, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """The named arrays of the chunk.
+        """Read the named arrays of the chunk.
 
         Raises:
             KeyError: If the chunk or an array is missing.
@@ -165,7 +163,7 @@ class FeatureStore:
             return {name: file.get_tensor(name) for name in names}
 
     def mapped(self, key: ChunkKey, name: str) -> NDArray[Any]:
-        """The named array of the chunk as a view of its file: rows are read when they are looked at.
+        """Map the named array of the chunk as a view of its file: rows are read on access.
 
         Raises:
             KeyError: If the chunk or the array is missing.
@@ -180,7 +178,7 @@ class FeatureStore:
         return np.memmap(path, _DTYPES[entry["dtype"]], "r", offset, tuple(entry["shape"]))
 
     def _believed(self, key: ChunkKey, names: Sequence[str]) -> list[str]:
-        """Those of `names` that the chunk holds as they were written."""
+        """Return those of `names` that the chunk holds intact."""
         path, held = self._path(key), self._names(key)
         there = [name for name in names if name in held]
         if not there:
@@ -199,7 +197,7 @@ class FeatureStore:
     def _hash(self, key: ChunkKey, name: str) -> str:
         try:
             return array_hash(self.mapped(key, name))
-        except (KeyError, ValueError):  # a header that the library takes, and that says what is never written
+        except (KeyError, ValueError):  # a header that safetensors accepts but that this store never writes
             return "damaged"
 
     def _names(self, key: ChunkKey) -> list[str]:
@@ -225,7 +223,7 @@ class FeatureStore:
 
 @cache
 def _say_read_only(folder: Path) -> None:
-    """Once, however often encoders are opened in a run."""
+    """Warn once, however often stores are opened in a run."""
     logging.getLogger(__name__).warning(
         "%s cannot be written: what lies there is used, and where something is missing the run ends; "
         "VISPROBE_CACHE=FOLDER keeps features in a folder of your own",
@@ -234,12 +232,12 @@ def _say_read_only(folder: Path) -> None:
 
 
 def _existing(folder: Path) -> Path:
-    """`folder`, or the folder above it that is there."""
+    """Return `folder`, or its nearest parent that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def array_hash(array: NDArray[Any]) -> str:
-    """SHA-256 over the dtype, shape and bytes of an array."""
+    """Return the SHA-256 over the dtype, shape and bytes of an array."""
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape}\0".encode())
     if array.size:
         digest.update(np.ascontiguousarray(array).data)
@@ -247,7 +245,7 @@ def array_hash(array: NDArray[Any]) -> str:
 
 
 def noted_hashes(metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """Hash of each array by its name, as the header of a chunk notes them; none where the header is damaged."""
+    """Return the hash of each array by its name, read from the header of a chunk; none where it is damaged."""
     try:
         noted = json.loads((metadata or {}).get("sha256", ""))
     except ValueError:
@@ -256,12 +254,12 @@ def noted_hashes(metadata: Mapping[str, str] | None) -> dict[str, str]:
 
 
 class StoredSites(Mapping[str, NDArray[np.floating]]):
-    """The arrays of a feature set as they lie in the store: joined when asked for, and not kept.
+    """Arrays of a feature set as they lie in the store: joined on access, and not cached.
 
     Args:
-        store: Where they lie.
+        store: Store that holds them.
         chunks: Keys of the chunks, in the order of the images.
-        arrays: From what was asked for to the name of its array.
+        arrays: Request to the name of its array.
     """
 
     def __init__(self, store: FeatureStore, chunks: Sequence[ChunkKey], arrays: Mapping[str, str]) -> None:
@@ -272,7 +270,7 @@ class StoredSites(Mapping[str, NDArray[np.floating]]):
         return joined
 
     def parts(self, request: str) -> list[NDArray[np.floating]]:
-        """The rows of all chunks in order, as views of the files: for what does not fit into memory."""
+        """Return the rows of all chunks in order, as views of the files: for arrays larger than memory."""
         parts = [self._store.mapped(key, self._arrays[request]) for key in self._chunks]
         return [part for part in parts if part.size]
 

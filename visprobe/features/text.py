@@ -1,4 +1,4 @@
-"""Features of captions under a language model: the mean over tokens at every layer, kept in the feature store."""
+"""Features of captions under a language model: the mean over tokens at every layer, cached in the feature store."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ class TextFeatures:
 
 
 class LanguageModel:
-    """A language model of which the states of every layer are read.
+    """Language model whose hidden states are read at every layer.
 
-    Its files are hashed at once; it is only loaded if a caption has to go through it.
+    Its files are hashed on construction; weights are only loaded if a caption has to go through them.
 
     Args:
         spec: Folder or hub id of a language model in the layout of transformers; no code of the model is run.
-        device: Where the model runs.
-        dtype: Number format in which it runs.
+        device: Device of the model.
+        dtype: Dtype in which it runs.
 
     Attributes:
-        spec: What the user named.
+        spec: Folder or hub id as the user gave it.
         layers: "layer_00" (the embeddings) to "layer_NN".
         content: SHA-256 of its files.
 
@@ -81,18 +81,18 @@ class LanguageModel:
             raise CheckpointError(
                 f"{spec} has no tokenizer that transformers can read", hint="Copy the tokenizer's files beside it."
             )
-        self._tokenizer.padding_side = "right"  # what comes later changes nothing for the tokens before it
+        self._tokenizer.padding_side = "right"  # a causal model's states do not depend on later tokens
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
         self.content = _content(files)
 
     def features(self, captions: Sequence[str], store: FeatureStore, progress: Progress | None = None) -> TextFeatures:
-        """Mean over tokens of every caption at every layer; what the store holds is not made again.
+        """Compute the mean over tokens of every caption at every layer, except for those in the store.
 
         Args:
-            captions: The captions.
-            store: Where features are kept and found again.
-            progress: Called with (what, captions done, captions in all).
+            captions: Texts of the captions.
+            store: Store that features are read from and written to.
+            progress: Called with (name of the stage, captions done, captions in all).
 
         Raises:
             CheckpointError: If transformers cannot load the model.
@@ -119,7 +119,7 @@ class LanguageModel:
         return ChunkKey(self.content, _HOW, "text", place, hashes)
 
     def _forward(self, captions: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """The features of `captions`, float32 of shape (captions, d) by layer."""
+        """Compute the features of `captions`, float32 of shape (captions, d) by layer."""
         parts = [list(self._batch(captions[start : start + _BATCH])) for start in range(0, len(captions), _BATCH)]
         joined = [np.concatenate(layer) for layer in zip(*parts, strict=True)]
         return dict(zip(self.layers, joined, strict=True))
@@ -150,7 +150,7 @@ class LanguageModel:
 
 
 def _files(folder: Folder, spec: str) -> list[Path]:
-    """The model's files on this machine: configuration, tokenizer and weights."""
+    """Fetch the model's files: configuration, tokenizer and weights."""
     names = [name for name in folder.names() if "/" not in name]
     kind = next((kind for kind in _WEIGHTS if any(name.endswith(kind) for name in names)), None)
     if kind is None or "config.json" not in names:
@@ -160,7 +160,7 @@ def _files(folder: Folder, spec: str) -> list[Path]:
 
 
 def _content(files: Sequence[Path]) -> str:
-    """SHA-256 over the contents of `files`, whatever they are called."""
+    """Return the SHA-256 over the contents of `files`, whatever their names."""
     digests = []
     for path in files:
         digest = hashlib.sha256()

@@ -1,1 +1,1 @@
-"""Files: the only package that writes to final paths."""
+"""Reading and writing files: the only package that writes to final paths."""

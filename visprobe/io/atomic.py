@@ -1,4 +1,4 @@
-"""Writing that survives kill -9: a file or folder is either the old one, the new one, or absent."""
+"""Atomic writing that survives kill -9: a file or folder is either the old one, the new one, or absent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 from visprobe.io.disk import writing
 
 MARK = ".visprobe-tmp-"  # in the name of every temporary file and folder
-ABANDONED = 3600.0  # seconds without a write after which a temporary file has no writer any more
+ABANDONED = 3600.0  # seconds without a write after which a temporary file counts as left behind
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _WRITER = re.compile(f"{re.escape(MARK)}([0-9a-f]{{8}})-([0-9]+)-[0-9a-f]{{12}}")
 # Control and bidirectional characters beyond those that JSON escapes by itself, and lone surrogates: a file name that
@@ -30,13 +30,13 @@ _UNSEEN = re.compile(
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`, file or folder.
+    """Yield a temporary path beside `path`; on success it replaces `path`, file or folder.
 
     The temporary name is unique per writer, so two processes never share one. On any exception the
     temporary file is removed and `path` is left as it was.
 
     Raises:
-        PrerequisiteError: If the disk is full, whichever library said so.
+        PrerequisiteError: If the disk is full, whichever library raised the error.
     """
     temporary = path.parent / f".{path.name[:100]}{MARK}{_writer()}{path.suffix[:20]}"
     try:
@@ -44,6 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _open_up(temporary)
+            # content reaches the disk before its name does, and the name before success is reported
             _sync(temporary)
             if temporary.is_dir() and path.is_dir():
                 shutil.rmtree(path)
@@ -58,13 +59,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder inside `folder`, which is made; on success its files move up into `folder`.
+    """Make `folder` and yield a temporary folder inside it; on success its files move up into `folder`.
 
-    `folder` itself is never replaced: it may be a mount point, or where the caller stands. On any exception what was
+    `folder` itself is never replaced: it may be a mount point, or the current directory. On any exception what was
     written is removed.
 
     Raises:
-        PrerequisiteError: If the disk is full, whichever library said so.
+        PrerequisiteError: If the disk is full, whichever library raised the error.
     """
     made = not folder.exists()
     temporary = folder / f".new{MARK}{_writer()}"
@@ -85,40 +86,40 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def is_filled(folder: Path) -> bool:
-    """Whether `folder` holds something, leftovers of a killed writer aside."""
+    """Return whether `folder` holds anything but leftovers of a killed writer."""
     return folder.exists() and any(MARK not in path.name for path in folder.iterdir())
 
 
 def _writer() -> str:
-    """Who writes a temporary file: this machine, this process, and what nobody else has called one."""
+    """Return an id of the writer of a temporary file: machine, process and a random part."""
     return f"{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
 def _is_left(path: Path) -> bool:
-    """Whether a temporary file has no writer any more: its process is gone, or of another machine and long silent."""
+    """Return whether a temporary file has no writer: its process is gone, or of another machine and long silent."""
     named = _WRITER.search(path.name)
     if named is None:
-        return True  # of a version that did not say whose it was
+        return True  # name from a version that did not record its writer
     if named[1] != _HOST:
         return time.time() - path.stat().st_mtime > ABANDONED
     try:
         os.kill(int(named[2]), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # another user's
+    except PermissionError:  # the process runs, as another user
         return False
     return False
 
 
 def _open_up(path: Path) -> None:
-    """Give a file, or the files of a folder, the rights that this user's files get: some libraries write secretly."""
+    """Give files the permissions of this user's new files: some libraries write with private ones."""
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file() and not file.is_symlink():
             file.chmod(0o666 & ~_UMASK)
 
 
 def _umask() -> int:
-    """What this user takes away from the rights of new files; it can only be read by setting it."""
+    """Return the umask of this user; it can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -153,13 +154,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def to_json(value: Any) -> str:
-    """`value` as indented strict JSON, what cannot be seen as JSON's own escapes; NaN and Infinity raise ValueError."""
+    """Format `value` as indented strict JSON, with invisible characters escaped; NaN and Infinity raise ValueError."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     return _UNSEEN.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Delete temporary files that a killed writer left in `folder`, and nobody else's; returns how many."""
+    """Delete temporary files that a killed writer left in `folder`, and return how many; live writers keep theirs."""
     leftovers = [path for path in folder.glob(f".*{MARK}*") if _is_left(path)]
     for path in leftovers:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

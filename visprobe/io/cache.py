@@ -1,4 +1,4 @@
-"""Where this machine keeps what can be made or fetched again, and what of it may be removed."""
+"""Caches of this machine: files that can be made or fetched again, and their removal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOCKS = (".lock", "lock")  # files of visprobe.io.lock
 
 
 def cache_folder(name: str) -> Path:
-    """Folder `name` in $VISPROBE_CACHE, or in the user's cache folder of this platform."""
+    """Return folder `name` in $VISPROBE_CACHE, or in the user's cache folder of this platform."""
     import platformdirs
 
     return Path(os.environ.get("VISPROBE_CACHE") or platformdirs.user_cache_dir("visprobe")) / name
@@ -30,15 +30,15 @@ def cache_folder(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """Files of a cache that belong together: what one checkpoint made of one image set, or one remote file.
+    """Files of a cache that belong together: features of one checkpoint on one image set, or one remote file.
 
     Attributes:
-        id: 12 hexadecimal digits that name it.
-        cache: The cache that it lies in: "features", "hub", "json-index".
-        checkpoint: Whose it is, as far as that was noted.
-        images: Of which images, or which file.
-        detail: What else tells it from others.
-        files: Its files.
+        id: 12 hexadecimal digits.
+        cache: Name of its cache: "features", "hub", "json-index".
+        checkpoint: Checkpoint that it belongs to, if that was noted.
+        images: Image set, or file, that it was made from.
+        detail: Text that tells it from other entries.
+        files: Paths of its files.
     """
 
     id: str
@@ -50,17 +50,17 @@ class Entry:
 
     @property
     def bytes(self) -> int:
-        """Room that its files take on the disk, holes of sparse files aside."""
+        """Bytes that its files take on the disk, holes of sparse files aside."""
         return sum(size_on_disk(path) for path in self.files)
 
     @property
     def written(self) -> float:
-        """When it was last written to, in seconds since 1970."""
+        """Time of the last write, in seconds since 1970."""
         return max((path.stat().st_mtime for path in self.files if path.exists()), default=0.0)
 
 
 def size_on_disk(path: Path) -> int:
-    """Bytes that a file takes on the disk; 0 if it is gone."""
+    """Return the bytes that a file takes on the disk; 0 if it is gone."""
     try:
         status = path.stat()
     except OSError:
@@ -69,14 +69,14 @@ def size_on_disk(path: Path) -> int:
 
 
 def abandoned(folder: Path) -> list[Path]:
-    """Temporary files anywhere in `folder` that killed writers left; those of the last hour may have a writer."""
+    """Return temporary files in `folder` or below that killed writers left; younger ones may have a writer."""
     temporary = [path for path in folder.rglob(f".*{MARK}*") if path.is_file()]
     return sorted(path for path in temporary if time.time() - path.stat().st_mtime > ABANDONED)
 
 
 @dataclass
 class Removed:
-    """What `remove` did: bytes of room that are free now, and files that a running command holds and that stay."""
+    """Result of `remove`: bytes freed, and files that stay because a running command holds them."""
 
     freed: int = 0
     in_use: list[Path] = field(default_factory=list)
@@ -86,8 +86,11 @@ def remove(paths: Sequence[Path], folder: Path) -> Removed:
     """Delete files of a cache.
 
     Args:
-        paths: Files; one that is gone already is no fault.
-        folder: Folder of the cache. What does not lie in it is not touched, whatever link leads there.
+        paths: Files; one that is gone already is skipped.
+        folder: Folder of the cache. Nothing outside of it is touched, wherever links lead.
+
+    Returns:
+        Bytes freed, and files that were in use.
 
     Raises:
         ValueError: If a path does not lie in `folder`; nothing is deleted then.
@@ -108,7 +111,7 @@ def remove(paths: Sequence[Path], folder: Path) -> Removed:
 
 
 def _right_to_write(folder: Path) -> AbstractContextManager[object]:
-    """The lock that writers of this folder take; it stays, as another process may be waiting for it."""
+    """Return the lock that writers of this folder take; its file stays, as another process may wait for it."""
     lock = next((folder / name for name in _LOCKS if (folder / name).is_file()), None)
     return FileLock(lock, timeout=1) if lock else nullcontext()
 
@@ -118,7 +121,7 @@ _OFFSETS = re.compile(r"([0-9a-f]{64})-(lines|array)-\d+\.npy")
 
 
 def hub_entries() -> list[Entry]:
-    """One entry per remote file of which ranges are here."""
+    """Return one entry per remote file of which ranges are cached."""
     folder = cache_folder("hub")
     owners = _owners(folder / "models")
     found = [path for path in (folder / "files").glob("*") if _ADDRESS.fullmatch(path.name)]
@@ -126,7 +129,7 @@ def hub_entries() -> list[Entry]:
 
 
 def json_entries() -> list[Entry]:
-    """One entry per JSON file of training rows whose records were found."""
+    """Return one entry per JSON file of training rows whose record offsets are cached."""
     found = [(path, _OFFSETS.fullmatch(path.name)) for path in sorted(cache_folder("json-index").glob("*.npy"))]
     return [
         Entry(match[1][:12], "json-index", "", f"rows of content {match[1][:12]}", match[2], (path,))
@@ -136,9 +139,9 @@ def json_entries() -> list[Entry]:
 
 
 def hub_faults(entry: Entry) -> list[str]:
-    """What is wrong with the ranges of one remote file: their list, their length, and their hashes.
+    """Return faults of the cached ranges of one remote file: their list, their length, and their hashes.
 
-    That the hub sent what it meant can only be compared where all of a file is here: its address is then its hash.
+    The hash of a whole file is its address; only a file that is cached whole can be compared with it.
     """
     data = next(path for path in entry.files if path.name == "data")
     try:
@@ -160,7 +163,7 @@ def hub_faults(entry: Entry) -> list[str]:
 
 
 def json_faults(entry: Entry) -> list[str]:
-    """What is wrong with a file of offsets: its length, or the hash of its numbers."""
+    """Return faults of a file of offsets: its length, or the hash of its numbers."""
     try:
         load_sealed(entry.files[0])
     except (OSError, ValueError) as error:
@@ -175,12 +178,12 @@ def _hub_entry(folder: Path, repo: str, name: str) -> Entry:
 
 
 def _owners(folder: Path) -> dict[str, tuple[str, str]]:
-    """Address of a content to the model and the file that have it, from the listings that were kept."""
+    """Map the address of a content to the model and the file that have it, by the cached listings."""
     owners: dict[str, tuple[str, str]] = {}
     for path in sorted(folder.glob("*/*.json")):
         try:
             files = json.loads(path.read_bytes())["files"]
             owners |= {str(of[1]): (path.parent.name.replace("--", "/"), name) for name, of in files.items() if of}
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-            continue  # a damaged listing names nothing; it is fetched again when it is needed
+            continue  # a damaged listing is fetched again when it is needed
     return owners

@@ -1,4 +1,4 @@
-"""What is said when the system does not let a file be written or read; a full disk has exit code 4."""
+"""Errors of reading and writing files, turned into messages for the user; a full disk has exit code 4."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import ParamSpec, TypeVar
 
 from visprobe.errors import PrerequisiteError, VisprobeError
 
-# EFBIG: no file may get larger here, which is a limit of the file system or of the shell.
+# EFBIG: the file reached the size limit of the file system or of the shell.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-# How safetensors, and torch when it writes a .pt file, say the same.
+# Messages of safetensors, and of torch when it writes a .pt file, for the same errors.
 _NO_ROOM_IN_WORDS = re.compile(
     r"os error (28|122|27)\b|No space left|quota exceeded|unexpected pos \d+ vs|PytorchStreamWriter|iostream error"
 )
@@ -25,18 +25,18 @@ _T = TypeVar("_T")
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether `error` says that a disk is full, whichever library raised it."""
+    """Return whether `error` means that a disk is full, whichever library raised it."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _NO_ROOM
     return isinstance(error, Exception) and bool(_NO_ROOM_IN_WORDS.search(str(error)))
 
 
 def translate_os_error(error: Exception, where: str | Path = "") -> VisprobeError:
-    """An error of the system as one that a user can act on.
+    """Turn an error of the system into one that a user can act on.
 
     Args:
-        error: An `OSError`, or what `is_disk_full` is true of.
-        where: What was being written, if the error does not say it.
+        error: An `OSError`, or an error for which `is_disk_full` is true.
+        where: Path that was being written, if the error does not name it.
     """
     name = str(where or getattr(error, "filename", None) or "")
     if is_disk_full(error):
@@ -54,7 +54,7 @@ def translate_os_error(error: Exception, where: str | Path = "") -> VisprobeErro
 
 @contextmanager
 def writing(where: Path) -> Iterator[None]:
-    """Say which file had no room, whichever library was writing it; all other errors pass.
+    """Name the file for which there was no room, whichever library was writing it; all other errors pass.
 
     Raises:
         PrerequisiteError: If the disk is full.
@@ -70,7 +70,7 @@ def writing(where: Path) -> Iterator[None]:
 
 
 def plain_errors(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """`function`, which raises `VisprobeError` where the system does not let it read or write."""
+    """Wrap `function` to raise `VisprobeError` where the system does not let it read or write."""
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -83,7 +83,7 @@ def plain_errors(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def size_text(count: float) -> str:
-    """Bytes as people read them: "1.2 GiB"."""
+    """Format a number of bytes for people: "1.2 GiB"."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""A lock between processes whose holder is known to those who wait for it."""
+"""Lock between processes; those who wait are told who holds it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-SILENT_WAIT = 10.0  # seconds before who waits says so
+SILENT_WAIT = 10.0  # seconds of waiting before a message
 
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock at `path`; who waits for it says after some seconds for which process. Ctrl-C gives the wait up.
+    """Hold the lock at `path`; after some seconds of waiting, log which process holds it. Ctrl-C ends the wait.
 
-    The lock goes with its holder: one that is killed holds nothing. Whose it is stands in a file beside it, since the
-    lock's own is emptied by everyone who asks for it.
+    A killed process holds no lock. Its holder is noted in a file beside it, since everyone who asks for the lock
+    empties the lock's own file.
 
     Args:
-        path: The lock's file; its folder is there.
-        what: What is done while it is held, for the message.
+        path: File of the lock, in a folder that exists.
+        what: What the holder does, for the message: "downloads the same file".
     """
     lock, holder = FileLock(path, mode=0o666), path.with_name(f"{path.name}.holder")
     try:

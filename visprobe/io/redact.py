@@ -1,4 +1,4 @@
-"""Secrets out of everything that is written: tokens in a command line, in a URL, in the environment."""
+"""Removal of secrets from everything that is written: tokens in a command line, a URL, the environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 _SHOWN = "[redacted]"
 _SHORTEST_SECRET = 8
-# A variable called so holds a secret; one that ends in _FILE or _PATH says where one lies.
+# A variable of such a name holds a secret; one that ends in _FILE or _PATH holds the path of one.
 _VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|(API|ACCESS|PRIVATE|AUTH)_?KEY)(_ID)?$")
 _KEY = r"(?:token|api[_-]?key|access[_-]key(?:[_-]id)?|secret|passw(?:or)?d|authorization)"
 _PATTERNS = (
@@ -27,12 +27,12 @@ _NAMED = (
 
 
 def redact(text: str) -> str:
-    """`text` without what looks like a secret, and without the value of any variable whose name says that it is one."""
+    """Remove from `text` what looks like a secret, and the values of variables whose names say that they are one."""
     return redactor()(text)
 
 
 def redactor() -> Callable[[str], str]:
-    """`redact` for many texts, with the variables as they are now; a text that comes again is not searched again."""
+    """Return `redact` for many texts, with the variables as they are now; results are cached."""
     held = [(name, value) for name, value in os.environ.items() if len(value) >= _SHORTEST_SECRET]
     secrets = [value for name, value in held if _VARIABLE.search(name.upper())]
 
@@ -50,7 +50,7 @@ def redactor() -> Callable[[str], str]:
 
 
 def redacted(value: Any) -> Any:
-    """A JSON value with every text in it, keys too, without what looks like a secret."""
+    """Remove what looks like a secret from every text in a JSON value, keys included."""
     return _redacted(value, redactor())
 
 

@@ -1,4 +1,4 @@
-"""Reading files that somebody named: regular ones alone, and none larger than it can be."""
+"""Reading of files that a user named: regular files alone, and none larger than expected."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 from visprobe.errors import CheckpointError
 
 DAMAGED = "Copy or download the checkpoint again; the file is damaged or incomplete."
-WRITTEN = 1 << 20  # bytes of a file that people write: a recipe, a configuration; pyyaml takes a second for half of it
-IMAGE = 64 << 20  # bytes of an image file: those of 64 Mpx have that many
+WRITTEN = 1 << 20  # bytes of a file written by hand: a recipe, a configuration; pyyaml takes a second for half of it
+IMAGE = 64 << 20  # bytes of an image file, enough for 64 Mpx
 
 
 class Unfit(OSError):
-    """A file that is not read because of what it is; as text the reason alone, which Python would put in brackets."""
+    """Error for a file of the wrong type or size; as text it is the reason alone, without Python's "[Errno 0]"."""
 
     def __str__(self) -> str:
         return str(self.strerror)
 
 
 def check_regular(path: Path, most: int | None = None) -> None:
-    """Refuse what would hang or fill the memory when it is read: a pipe, a device, a file of more than `most` bytes.
+    """Refuse a file that would hang or fill the memory: a pipe, a device, a file of more than `most` bytes.
 
     Raises:
-        OSError: If `path` is not there, or is such a file; its `strerror` says why.
+        OSError: If `path` does not exist, or is such a file; its `strerror` gives the reason.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -37,22 +37,22 @@ def check_regular(path: Path, most: int | None = None) -> None:
 
 
 def check_size(size: int, path: Path, most: int = IMAGE) -> None:
-    """Refuse what has more than `most` bytes; raises OSError as `check_regular` does."""
+    """Raise OSError for a `size` of more than `most` bytes."""
     if size > most:
         raise Unfit(0, f"it has {size:,} bytes, and at most {most:,} are read", str(path))
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:
-    """The bytes of the file at `path`; raises OSError as `check_regular` does."""
+    """Read the bytes of the regular file at `path`; raise OSError as `check_regular` does."""
     check_regular(path, most)
     return path.read_bytes()
 
 
 def read_text(path: Path, most: int | None = WRITTEN, encoding: str = "utf-8") -> str:
-    """The text of the file at `path`; lines end as Python has them.
+    """Read the text of the regular file at `path`, with universal newlines.
 
     Raises:
-        OSError: As `check_regular` does.
+        OSError: If `path` does not exist, is not a regular file, or has more than `most` bytes.
         ValueError: If it is no text in this encoding.
     """
     check_regular(path, most)
@@ -64,7 +64,7 @@ INDEX = 64 << 20  # bytes; the index of a model of a thousand shards has some te
 
 
 def read_object(path: Path, most: int = CONFIGURATION) -> dict[str, Any]:
-    """The object in file `path`, which has at most `most` bytes.
+    """Load the JSON object in file `path`, which has at most `most` bytes.
 
     Raises:
         CheckpointError: If the file cannot be read, is larger, is damaged, or holds something else.

@@ -1,4 +1,4 @@
-"""Rows of plain values as a file that a spreadsheet or a script reads."""
+"""Rows of plain values, written as a file for a spreadsheet or a script."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SUFFIXES = (".json", ".csv")
 
 
 def check_rows_path(path: Path) -> Path:
-    """`path`, if `write_rows` can write it.
+    """Return `path` if `write_rows` can write it.
 
     Raises:
-        UsageError: If its ending is neither .json nor .csv.
+        UsageError: If its suffix is neither .json nor .csv.
     """
     if path.suffix not in _SUFFIXES:
         raise UsageError(f"{path} ends in neither .json nor .csv", hint="Name a .json or a .csv file.")
@@ -28,10 +28,10 @@ def check_rows_path(path: Path) -> Path:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `rows` atomically, as JSON or CSV by the ending of `path`; in CSV a list becomes "a; b" or "none".
+    """Write `rows` atomically, as JSON or CSV by the suffix of `path`; in CSV a list becomes "a; b" or "none".
 
     Raises:
-        UsageError: If the ending is neither.
+        UsageError: If the suffix is neither.
     """
     if check_rows_path(path).suffix == ".json":
         atomic.write_json(path, redacted(list(rows)))

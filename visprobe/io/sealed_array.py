@@ -1,4 +1,4 @@
-"""Whole numbers on disk behind a hash of theirs, so that damaged ones are never believed."""
+"""Arrays of integers on disk with their SHA-256 in front, so that damaged ones are never used."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-_SEAL = 4  # numbers of 8 bytes that hold a SHA-256
+_SEAL = 4  # int64 elements that hold a SHA-256
 
 
 def save_sealed(path: Path, values: NDArray[np.int64]) -> None:
-    """Write `values`, int64 of shape (n,), as a .npy file at `path`; the caller makes it whole or absent."""
+    """Write `values`, int64 of shape (n,), as a .npy file at `path`; atomicity is up to the caller."""
     np.save(path, np.concatenate([_seal(values), values]))
 
 
 def load_sealed(path: Path) -> NDArray[np.int64]:
-    """What `save_sealed` wrote, int64 of shape (n,), as a view of the file.
+    """Load what `save_sealed` wrote, int64 of shape (n,), as a view of the file.
 
     Raises:
         OSError: If it cannot be read.
+        # the whole file is read once for the hash; the view itself costs no memory
         ValueError: If it is damaged, or another file.
     """
     try:

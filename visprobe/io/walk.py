@@ -1,4 +1,4 @@
-"""Folders of a directory tree that hold a model, whether it can be read or not."""
+"""Search of a directory tree for folders that hold a model, readable or not."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from visprobe.io.regular import INDEX, read_object
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".gguf")
 _OPENED = (".safetensors", ".bin", ".pt", ".pth")
-_MOST = 4  # a folder may hold thousands of tensors that are data
+_MOST = 4  # files opened per folder, which may hold thousands of tensors that are data
 _CONFIGS = {"config.json", "adapter_config.json"}
 # Folders that belong to the checkpoint around them, if there is one.
 _INNER = ("global_step", "pytorch_model_fsdp_", "distributed_checkpoint")
-_RESUMED_FROM = "inputs.json"  # beside the checkpoints that a training run of visprobe goes on from
+_RESUMED_FROM = "inputs.json"  # lies beside the checkpoints that a training run of visprobe resumes from
 _NO_MODELS = ("optimizer", "datasets--", "spaces--")  # states of FSDP's optimisers; other repositories of the hub
 
 
 def model_folders(root: Path) -> Iterator[Path]:
-    """Folders in `root`, or `root` itself, that hold the weights of a model; links are followed, each place once.
+    """Yield folders below `root`, or `root` itself, with the weights of a model; links are followed, each place once.
 
-    A folder with a configuration and weights is one; so is one without a configuration whose files are weights by
-    their names, or by the names of the tensors in them. In a checkpoint's own folders only the first counts: others
-    hold its shards, copies in other formats, or what its training goes on from. Folders that may not be read come last.
+    A folder with a configuration and weights counts; so does one without a configuration whose files are weights by
+    their names, or by the names of the tensors in them. Folders that belong to a checkpoint (its shards, copies in
+    other formats, states that its training resumes from) are left out. Folders that may not be read come last.
     """
     unreadable: list[Path] = []
     seen: set[str] = set()
@@ -62,19 +62,19 @@ def _may_hold_models(name: str) -> bool:
 
 
 def _shard_folders(folder: Path, files: Iterable[str]) -> set[Path]:
-    """Folders in `folder` whose files are shards of its checkpoint."""
+    """Return folders in `folder` whose files are shards of its checkpoint."""
     shards: set[str] = set()
     for index in (name for name in files if name in MODEL_FILES and name.endswith(".index.json")):
         try:
             weight_map = read_object(folder / index, INDEX).get("weight_map")
         except CheckpointError:
-            continue  # said when the checkpoint is read
+            continue  # raised again, with its reason, when the checkpoint is read
         shards |= {str(shard) for shard in weight_map.values()} if isinstance(weight_map, dict) else set()
     return {folder / shard.rpartition("/")[0] for shard in shards if "/" in shard}
 
 
 def _is_model(files: Sequence[str]) -> bool:
-    """Whether a folder with `files` holds a model by their names alone."""
+    """Return whether a folder with `files` holds a model, by their names alone."""
     if METADATA in files or any(known.alone for known, _ in known_formats(files)):
         return True
     vision = (file.endswith(".gguf") and "mmproj" in file.lower() for file in files)
@@ -82,7 +82,7 @@ def _is_model(files: Sequence[str]) -> bool:
 
 
 def _any_weights(folder: Path, files: Iterable[str]) -> bool:
-    """Whether files that may be called anything hold the weights of a model."""
+    """Return whether files of any name hold the weights of a model."""
     others = sorted(name for name in files if name.endswith(_OPENED) and not is_trainer_state(name))
     return any(name.endswith(".gguf") for name in files) or any(
         _holds_state_dict(folder, name) for name in others[:_MOST]
@@ -90,7 +90,7 @@ def _any_weights(folder: Path, files: Iterable[str]) -> bool:
 
 
 def _holds_state_dict(folder: Path, file: str) -> bool:
-    """Whether `file` has the weights of a model, to judge by the names of its tensors."""
+    """Return whether `file` has the weights of a model, by the names of its tensors."""
     try:
         return any(name.endswith(".weight") for name in open_file(LocalFolder(folder), file))
     except (CheckpointError, OSError):
@@ -98,7 +98,7 @@ def _holds_state_dict(folder: Path, file: str) -> bool:
 
 
 def _converted(folder: Path, inner: Iterable[str]) -> bool:
-    """Whether the shards in `folder` were merged into a folder in it, which is read instead."""
+    """Return whether the shards in `folder` were merged into a folder in it, which is read instead."""
     return any((folder / name / "config.json").is_file() and _any_model_file(folder / name) for name in inner)
 
 

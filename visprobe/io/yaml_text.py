@@ -1,4 +1,4 @@
-"""YAML that people write: no file, however it is made, takes long, much memory, or ends in a traceback."""
+"""Reading of YAML written by hand, bounded in time and memory, with plain errors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import yaml
 from yaml.composer import ComposerError
 
-_DEEPEST = 50  # lists and mappings in each other
-_MOST = 100_000  # values; aliases of aliases stand for millions in a few lines
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what no path and no file written as UTF-8 can hold
+_DEEPEST = 50  # nested lists and mappings
+_MOST = 100_000  # values; a few lines of nested aliases can stand for millions
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # not allowed in a path, or not encodable as UTF-8
 
 
 class _Loader(yaml.SafeLoader):
-    """pyyaml's, which would go on for as long as brackets open, and the slower the deeper it is."""
+    """Loader of pyyaml with a bound on nesting: pyyaml recurses on each bracket, slower the deeper it is."""
 
     _depth = 0
 
@@ -29,10 +29,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def composed(content: str | bytes) -> yaml.Node | None:
-    """The node at the root of YAML `content`, or None if there is nothing in it.
+    """Parse YAML `content` into its root node, or None if it is empty.
 
     Raises:
-        ValueError: If it is not YAML, or one with more values than anyone writes; the message says where.
+        ValueError: If it is not YAML, or has too many values; the message says where.
     """
     try:
         root = yaml.compose(content, _Loader)
@@ -44,11 +44,11 @@ def composed(content: str | bytes) -> yaml.Node | None:
 
 
 def yaml_value(content: str | bytes) -> Any:
-    """What YAML `content` says; the keys of its mappings are texts as they are written, whatever YAML takes them for.
+    """Parse YAML `content` into plain values; keys of mappings stay texts, whatever type YAML gives them.
 
     Raises:
-        ValueError: If it is not YAML, has more values than anyone writes, a key twice, a list or mapping for a key, a
-            value that is not of the type it is said to be, or a character that no text has; the message says where.
+        ValueError: If it is not YAML, has too many values, a key twice, a list or mapping for a key, a
+            value that does not fit its tag, or a character that no text has; the message says where.
     """
     root = composed(content)
     if root is None:
@@ -72,7 +72,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values `node` stands for, its aliases followed; 0 is known of those that are being counted."""
+    """Count the values of `node`, with its aliases followed; 0 in `known` marks nodes that are being counted."""
     if id(node) not in known:
         known[id(node)] = 0
         known[id(node)] = 1 + sum(_count(child, known) for child in _children(node))
@@ -84,7 +84,7 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def _check_keys(node: yaml.Node, seen: set[int]) -> None:
-    """Make texts of keys, and refuse keys that are none or come twice, and texts that can be written nowhere."""
+    """Turn keys into texts; refuse keys that are not scalars or come twice, and texts that cannot be encoded."""
     if id(node) in seen:
         return
     seen.add(id(node))

@@ -1,1 +1,1 @@
-"""An opened checkpoint, whatever wrapped, adapted, quantised or converted it."""
+"""Opened checkpoints, whatever wrapped, adapted, quantised or converted them."""

@@ -1,1 +1,1 @@
-"""What lies in a folder of checkpoints, and what can be read at all."""
+"""Listing of the checkpoints in a folder, and of the families that can be read."""

@@ -24,7 +24,7 @@ _ORIGINAL = {"L": "LLaVA (original)", "I": "InternVL (original)"}
 
 @dataclass(frozen=True)
 class Found:
-    """One checkpoint of a scan.
+    """Row of a scan: one checkpoint.
 
     Attributes:
         path: Folder or hub id.
@@ -46,7 +46,7 @@ class Found:
         projector_hash: SHA-256 of the connector's weights, if asked for.
         changed: Weight groups that differ from the base, if one was given and it has the same shape; being rounded to
             bfloat16 or float16 is no difference.
-        rounded: The dtype that weights of the base were rounded to and not changed otherwise ("bfloat16"), if any were.
+        rounded: Dtype that weights of the base were rounded to, if they were not changed otherwise ("bfloat16").
         problem: Reason why it cannot be loaded; everything above but the path is then empty.
         hint: Remedy for the problem.
     """

@@ -1,1 +1,1 @@
-"""How an encoder is built: families of towers and of models, connectors, grids and tiles."""
+"""Structure of an encoder: families of towers and of models, connectors, grids and tiles."""

@@ -42,7 +42,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Connector:
-    """A projector and everything else between tower and language model.
+    """Projector and everything else between tower and language model.
 
     Attributes:
         kind: Name for messages: "mlp2x_gelu", "Qwen2_5_VLPatchMerger".

@@ -1,1 +1,1 @@
-"""What a checkpoint knows of language beside its vision tower: text tower, words."""
+"""Language parts of a checkpoint beside its vision tower: text tower and token embeddings."""

@@ -1,4 +1,4 @@
-"""DeepSpeed's own checkpoints: the whole model of ZeRO 0 to 2, and universal checkpoints."""
+"""DeepSpeed checkpoints: the whole model of ZeRO 0 to 2, and universal checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from visprobe.io.regular import DAMAGED
 _MODEL = re.compile(r"(?:zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt")
 _MASTER = re.compile(r"zero/([^/]+)/fp32\.pt")
 _STEP_FILE = re.compile(rf"(?<![^/])(?:{_MASTER.pattern}|{_MODEL.pattern})$")
-_NESTED = re.compile(r"checkpoint-\d+/")  # a checkpoint of its own, as transformers names it
+_NESTED = re.compile(r"checkpoint-\d+/")  # a separate checkpoint, as transformers names it
 _GATHER = "Run python zero_to_fp32.py . out in the checkpoint's folder, or ds_to_universal.py, and give what it writes."
 
 _UNSAFE = (
@@ -27,14 +27,14 @@ _UNSAFE = (
 
 
 class DeepSpeed(TorchTensors):
-    """The tensors of one DeepSpeed checkpoint.
+    """Tensors of one DeepSpeed checkpoint.
 
-    ZeRO 0 to 2 keep the model as it is computed with (`mp_rank_00_model_states.pt`). A universal checkpoint adds the
-    float32 master of every trained parameter (`zero/<name>/fp32.pt`), which takes the place of the lesser copy.
+    ZeRO 0 to 2 store the model in the dtype of training (`mp_rank_00_model_states.pt`). A universal checkpoint adds the
+    float32 master of every trained parameter (`zero/<name>/fp32.pt`), which replaces the less precise copy.
 
     Args:
-        folder: Where the files lie.
-        inside: The folder in it of one step (`step_folder`), with "/" at its end; "" if it is `folder` itself.
+        folder: Folder of the files.
+        inside: Folder in it of one step (`step_folder`), with "/" at its end; "" if it is `folder` itself.
 
     Raises:
         CheckpointError: If the model lies in shards of ZeRO-3 or of model parallelism, or a file cannot be read.
@@ -88,16 +88,16 @@ class DeepSpeed(TorchTensors):
 
 
 def is_model_states(file: str) -> bool:
-    """Whether `file` is named as DeepSpeed names the model's part of a checkpoint."""
+    """Return whether `file` is named as DeepSpeed names the model's part of a checkpoint."""
     return _MODEL.fullmatch(file) is not None
 
 
 def step_folder(folder: Folder, names: Sequence[str]) -> str | None:
-    """The folder of one step in a DeepSpeed checkpoint.
+    """Find the folder of one step in a DeepSpeed checkpoint.
 
     Args:
-        folder: Where the checkpoint lies.
-        names: Its files.
+        folder: Folder of the checkpoint.
+        names: Names of its files.
 
     Returns:
         "" if it is `folder` itself, a path with "/" at its end, or None if this is no DeepSpeed checkpoint.
@@ -140,7 +140,7 @@ def _shapes(root: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _shaped(flat: View, shape: tuple[int, ...] | None, where: str) -> View:
-    """The parameter in a flat tensor; universal checkpoints of ZeRO-3 keep its shape in another file."""
+    """Give a flat parameter its shape; universal checkpoints of ZeRO-3 keep shapes in another file."""
     if shape is None or math.prod(shape) * flat.dtype.itemsize != flat.nbytes:
         raise CheckpointError(
             f"{where} is flat, and no file beside zero/ gives the shape of its {math.prod(flat.shape)} elements",

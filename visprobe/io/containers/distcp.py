@@ -21,13 +21,13 @@ from visprobe.io.containers.torch_archive import TorchArchive, View
 from visprobe.io.regular import DAMAGED
 
 METADATA = ".metadata"
-FSDP_FOLDER = "pytorch_model_fsdp_0/"  # accelerate's name for the model's folder
+FSDP_FOLDER = "pytorch_model_fsdp_0/"  # folder of the model as accelerate writes it
 _CONVERT = "Save it again, or convert it with python -m torch.distributed.checkpoint.format_utils dcp_to_torch."
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A box of a tensor and where its bytes lie."""
+    """Box of a tensor, and the place of its bytes."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -37,11 +37,11 @@ class _Chunk:
 
 
 class Distcp(Tensors):
-    """The tensors of a torch.distributed.checkpoint folder, each put together from its chunks.
+    """Tensors of a torch.distributed.checkpoint folder, each assembled from its chunks.
 
     Args:
-        folder: Where the files lie.
-        inside: The folder in it that holds `.metadata`, with "/" at its end; "" if it is `folder` itself.
+        folder: Folder of the files.
+        inside: Folder in it that holds `.metadata`, with "/" at its end; "" if it is `folder` itself.
 
     Raises:
         CheckpointError: If `.metadata` is damaged, needs a class that is not on the list, or does not describe every
@@ -124,7 +124,7 @@ class Distcp(Tensors):
 
 
 class _Blob:
-    """The bytes of one chunk, held in memory as a file of its own."""
+    """Bytes of one chunk, held in memory as a file."""
 
     def __init__(self, file: ByteFile, chunk: _Chunk) -> None:
         self._name = f"{file}, bytes {chunk.offset} to {chunk.offset + chunk.length}"
@@ -141,7 +141,7 @@ class _Blob:
 
 
 class _Tensor(Inert):
-    """Stands for TensorStorageMetadata."""
+    """Stand-in for TensorStorageMetadata."""
 
     properties: Any
     size: Any
@@ -161,7 +161,7 @@ def _box(chunk: _Chunk) -> tuple[slice, ...]:
 
 
 def _check_places(places: Iterable[Any]) -> None:
-    """No two chunks share a byte, so that none can be taken for another."""
+    """Check that no two chunks share a byte, so that none can be taken for another."""
     end: dict[str, int] = {}
     for file, offset, length in sorted((place.relative_path, place.offset, place.length) for place in places):
         if offset < end.get(file, 0):
@@ -170,7 +170,7 @@ def _check_places(places: Iterable[Any]) -> None:
 
 
 def _check_boxes(name: str, shape: tuple[int, ...], chunks: Sequence[_Chunk]) -> None:
-    """The chunks lie in the tensor, none meets another, and together they are as large as it: each element once."""
+    """Check that chunks cover each element of the tensor once: all inside, none overlapping, sizes adding up."""
     for chunk in chunks:
         inside = len(chunk.sizes) == len(chunk.offsets) == len(shape) and all(
             min(first, n) >= 0 and first + n <= whole
@@ -187,7 +187,7 @@ def _any_meet(chunks: Sequence[_Chunk]) -> bool:
     for at, chunk in enumerate(ordered):
         for other in ordered[at + 1 :]:
             if chunk.sizes and other.offsets[0] >= chunk.offsets[0] + chunk.sizes[0]:
-                break  # sorted by the first dimension: no later one meets this one
+                break  # chunks are sorted along the first dimension, so later ones cannot overlap either
             if all(
                 o < first + n and first < o + m
                 for first, n, o, m in zip(chunk.offsets, chunk.sizes, other.offsets, other.sizes, strict=True)

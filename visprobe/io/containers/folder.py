@@ -1,4 +1,4 @@
-"""Where a checkpoint's files lie: a folder on this machine, or one that can be read as if it were."""
+"""Interface to a checkpoint's files: a folder on this machine, or one that can be read as if it were."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from visprobe.io.regular import DAMAGED
 
 
 class ByteFile(Protocol):
-    """A large file of which only some bytes are wanted. `str` of it is its name in messages.
+    """Large file of which byte ranges are read. Its `str` is its name in messages.
 
     Attributes:
-        size: Bytes in the whole file.
+        size: Bytes of the whole file.
     """
 
     @property
     def size(self) -> int:
-        """Bytes in the whole file."""
+        """Bytes of the whole file."""
         ...
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
-        """The bytes of each (offset, count), in the order given.
+        """Read the bytes of each (offset, count), in the order given.
 
         Raises:
-            CheckpointError: If a range cannot be had in full.
+            CheckpointError: If a range cannot be read in full.
         """
         ...
 
 
 class Folder(Protocol):
-    """A checkpoint's folder. `str` of it is what the user typed.
+    """Folder of a checkpoint. Its `str` is what the user typed.
 
     Attributes:
-        notes: What a reader should know, one sentence each; grows while files are read.
-        commit: The commit that is read, for a folder on the hub; empty for one on this machine.
+        notes: Warnings for the reader, one sentence each; grows while files are read.
+        commit: Commit that is read, for a folder on the hub; empty for one on this machine.
     """
 
     notes: list[str]
@@ -44,15 +44,15 @@ class Folder(Protocol):
 
     @property
     def path(self) -> Path:
-        """A local folder that holds the small files (`*.json`): configuration, processor, index of shards."""
+        """Local folder of the small files (`*.json`): configuration, processor, index of shards."""
         ...
 
     def names(self) -> list[str]:
-        """All files, relative to the folder, with "/" between parts, sorted."""
+        """Return the names of all files, relative to the folder, with "/" between parts, sorted."""
         ...
 
     def open(self, name: str) -> ByteFile:
-        """File `name`, for reading ranges of it.
+        """Open file `name` for reading ranges of it.
 
         Raises:
             CheckpointError: If there is no such file.
@@ -60,7 +60,7 @@ class Folder(Protocol):
         ...
 
     def fetch(self, name: str) -> Path:
-        """File `name` as a whole, on this machine.
+        """Return the path of file `name`, whole and on this machine.
 
         Raises:
             CheckpointError: If there is no such file.
@@ -69,10 +69,10 @@ class Folder(Protocol):
 
 
 class LocalFile:
-    """A file on this machine.
+    """File on this machine.
 
     Args:
-        path: Where it lies.
+        path: Path of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,14 +83,14 @@ class LocalFile:
         return str(self.path)
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
-        """The bytes of each (offset, count), in the order given; nothing around them is read."""
+        """Read the bytes of each (offset, count), in the order given; nothing around them is read."""
         read = []
         with self.path.open("rb", buffering=0) as stream:
             for offset, count in ranges:
                 data = bytearray(count)
                 view, done = memoryview(data), 0
                 stream.seek(offset)
-                while done < count:  # an unbuffered read returns at most 2 GiB
+                while done < count:  # an unbuffered read returns at most 2 GiB on Linux
                     step = stream.readinto(view[done:])
                     if not step:
                         raise CheckpointError(f"{self} ends before byte {offset + count}", hint=DAMAGED)
@@ -100,10 +100,10 @@ class LocalFile:
 
 
 class LocalFolder:
-    """A folder on this machine.
+    """Folder on this machine.
 
     Args:
-        path: Where it lies.
+        path: Path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,16 +115,16 @@ class LocalFolder:
         return str(self.path)
 
     def names(self) -> list[str]:
-        """Files of the folder itself and of the folders in it, three levels deep."""
+        """Return files of the folder itself and of the folders in it, three levels deep."""
         found = [p for pattern in ("*", "*/*", "*/*/*", "*/*/*/*") for p in self.path.glob(pattern) if p.is_file()]
         return sorted(p.relative_to(self.path).as_posix() for p in found)
 
     def open(self, name: str) -> LocalFile:
-        """File `name`, for reading ranges of it."""
+        """Open file `name` for reading ranges of it."""
         return LocalFile(self.fetch(name))
 
     def fetch(self, name: str) -> Path:
-        """Path of file `name`."""
+        """Return the path of file `name`."""
         path = self.path / name
         if not path.is_file():
             raise CheckpointError(f"{self.path} has no file {name}", hint=DAMAGED)

@@ -1,4 +1,4 @@
-"""Formats that people have and that are not read: each told by its file names, with the step that converts it."""
+"""Formats that are not read: each recognised by its file names, with the step that converts it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shlex import quote
 
 @dataclass(frozen=True)
 class Format:
-    """A format that is not read.
+    """Format that is not read.
 
     Attributes:
-        file: What the name of one of its files of weights looks like.
-        what: What it is, for people.
-        hint: How it becomes a checkpoint that is read; `{folder}` is the folder it lies in and `{file}` its first file.
-        alone: Whether such a file is a checkpoint by itself, also without a configuration beside it.
-        parts: Whether an index makes a checkpoint of such files, if each has tensors of its own.
+        file: Pattern of the names of its files of weights.
+        what: Name of the format, for people.
+        hint: Steps that make a readable checkpoint of it; `{folder}` is its folder and `{file}` its first file.
+        alone: True if such a file is a checkpoint by itself, also without a configuration beside it.
+        parts: True if an index makes a checkpoint of such files, provided each has tensors of its own.
     """
 
     file: re.Pattern[str]
@@ -31,7 +31,7 @@ def _format(file: str, what: str, hint: str, *, alone: bool = True, parts: bool 
     return Format(re.compile(file), what, hint, alone, parts)
 
 
-MEGATRON = "common.pt"  # beside .metadata: a checkpoint of Megatron-Core, with names of its own
+MEGATRON = "common.pt"  # marks, beside .metadata, a checkpoint of Megatron-Core, whose tensors have other names
 _STATES_OF_DEEPSPEED = re.compile(r"(bf16_zero|zero)_pp_rank_.*_optim_states\.pt")
 _INDEX = (
     "cd {folder} && python -c \"import glob, json; from safetensors import safe_open; json.dump({{'metadata': {{}}, "
@@ -125,7 +125,7 @@ TRANSFORMERS = (
 )
 
 
-# What trainers write beside weights to go on later: state of optimisers, schedulers, random numbers, data loaders.
+# Files of trainer state beside weights: optimisers, schedulers, random numbers, data loaders.
 _STATE = re.compile(
     r"(training_args|optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|random_states|sampler|dl_state|dataloader"
     r"|data|trainer_state|train_state|extra_state|extra_state_world_size|ema|tokenizer)([_.-].*)?"
@@ -134,12 +134,12 @@ _STATE = re.compile(
 
 
 def is_trainer_state(file: str) -> bool:
-    """Whether `file` is named as trainers name what they need to go on, beside the weights."""
+    """Return whether `file` has a name that trainers give to state, and not to weights."""
     return _STATE.fullmatch(file) is not None and not _STATES_OF_DEEPSPEED.fullmatch(file)
 
 
 def known_formats(names: Iterable[str]) -> Iterator[tuple[Format, list[str]]]:
-    """Those of `FORMATS` that files have, in that order, each with the files that are of it.
+    """Yield those of `FORMATS` that files have, in that order, each with its files.
 
     Args:
         names: Names of files relative to a folder, with "/" between parts.
@@ -156,11 +156,11 @@ def _file(name: str) -> str:
 
 
 def _is_unread(name: str, there: Collection[str]) -> bool:
-    """Whether a shard lacks the .metadata that describes it; Megatron's file is told by lying beside one."""
+    """Return whether a shard lacks the .metadata that describes it; Megatron's file must have one beside it."""
     described = f"{name.removesuffix(_file(name))}.metadata" in there
     return not described if name.endswith(".distcp") else described or _file(name) != MEGATRON
 
 
 def conversion(one: Format, folder: str, file: str) -> str:
-    """What to do with files of the format `one` in `folder`."""
+    """Return the steps that convert files of the format `one` in `folder`."""
     return one.hint.format(folder=quote(folder), file=quote(file), transformers=TRANSFORMERS)

@@ -24,16 +24,16 @@ _MAX_HEADER = 64 << 20  # bytes; the vocabulary of a language model takes some m
 
 
 class GgufFile(Tensors):
-    """The tensors of one GGUF file (version 2 or 3, little-endian).
+    """Tensors of one GGUF file (version 2 or 3, little-endian).
 
-    Quantised tensors are given as float32, dequantised.
+    Quantised tensors are dequantised to float32.
 
     Args:
-        folder: Where the file lies.
-        name: The file.
+        folder: Folder of the file.
+        name: Name of the file.
 
     Attributes:
-        metadata: Its keys and values.
+        metadata: Keys and values of the header.
 
     Raises:
         CheckpointError: If the file is damaged or of another version.
@@ -101,7 +101,7 @@ class GgufFile(Tensors):
 
 
 class _Header:
-    """Reads a file from its beginning, a piece at a time; every count is checked against what is left."""
+    """Reader of a file from its beginning, piece by piece; every count is checked against what is left."""
 
     def __init__(self, file: ByteFile) -> None:
         self._file, self._data = file, bytearray()
@@ -154,11 +154,12 @@ def _tensor_info(header: _Header) -> tuple[str, tuple[int, ...], int, int]:
         raise ValueError(f"tensor {name!r} has {dims} dimensions")
     shape = header.unpack(f"{dims}Q")
     kind, offset = header.unpack("IQ")
+    # GGUF lists dimensions from the fastest-varying one; torch from the slowest
     return name, tuple(reversed(shape)), kind, offset
 
 
 def _check_layout(entries: Iterable[TensorEntry], start: int, alignment: int) -> None:
-    """The format wants each tensor to begin where the one before it ends, filled up to a multiple of the alignment."""
+    """Check that each tensor begins where the one before it ends, padded to a multiple of the alignment."""
     end = start
     for entry in sorted(entries, key=lambda entry: (entry.offset, entry.nbytes)):
         if entry.offset != end:

@@ -1,9 +1,9 @@
-"""Reading pickles without running anything in them: listed names become stand-ins, every other name is refused.
+"""Reading of pickles without running anything in them: listed names become stand-ins, every other name is refused.
 
-The unpickler is the one written in Python: its memo is a dict, so that a damaged index cannot claim gigabytes, and the
-opcodes that allocate by a number in the file are taken out of it. What has been checked as it was built cannot be given
-another state afterwards. A small file can ask for much, as one list copied again and again, or a key whose hash visits
-a nest of tuples: how much is copied, and what can be a key, is limited.
+The unpickler is the one written in Python: its memo is a dict, so that a damaged index cannot claim gigabytes, and
+opcodes that allocate by a number in the file are removed from it. An object that was checked when it was built cannot
+be given another state afterwards. A small file can ask for much work, such as one list copied again and again, or a key
+whose hash visits nested tuples: the number of copied elements and the types of keys are limited.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _UNREAD = {
 
 
 class Readable(Protocol):
-    """What a pickle is read from."""
+    """Stream that a pickle is read from."""
 
     def read(self, count: int, /) -> bytes:
-        """At most `count` bytes; fewer only at the end."""
+        """Read at most `count` bytes; fewer only at the end."""
         ...
 
     def readline(self) -> bytes:
-        """The bytes up to the end of the line."""
+        """Read the bytes up to the end of the line."""
         ...
 
 
 class Inert:
-    """Stands for an object of a pickle: what it was built from is kept, its own code is never run."""
+    """Stand-in for an object of a pickle: it keeps the arguments and runs none of the object's code."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
@@ -53,19 +53,19 @@ class Inert:
 
 
 class _ForbiddenName(Exception):
-    """A name that is not on the list."""
+    """Name that is not on the list."""
 
 
 def _build(unpickler: Any) -> None:
     state, built = unpickler.stack.pop(), unpickler.stack[-1]
     if isinstance(built, Inert):
         Inert.__setstate__(built, state)
-    elif not isinstance(built, dict):  # a dictionary's attributes are of no use here
+    elif not isinstance(built, dict):  # state of a dictionary is ignored: its attributes are not needed
         raise ValueError(f"a state for a {type(built).__name__}")
 
 
 def _key(value: Any) -> Any:
-    """A key of a dictionary or member of a set: nothing that is made of others, whose hash can take for ever."""
+    """Refuse nested keys of a dictionary or members of a set, whose hash can take exponential time."""
     if isinstance(value, tuple | frozenset):
         raise ValueError(f"a key that is a {type(value).__name__}")
     return value
@@ -109,7 +109,7 @@ def _newobj(unpickler: Any) -> None:
 
 
 def _count(unpickler: Any, function: Any, args: Any) -> None:
-    """Count what a function of the list copies of what it is given."""
+    """Count elements that a function of the list copies from its arguments."""
     for arg in args:
         if isinstance(arg, _COPIED):
             unpickler.copied += len(arg)
@@ -134,7 +134,7 @@ class _Unpickler(pickle._Unpickler):
         super().__init__(stream)
         self._allowed = allowed
         self._storage = storage
-        self.copied = 0  # elements of containers that were given to functions, which copy them
+        self.copied = 0  # elements of containers passed to functions, which copy them
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in self._allowed:
@@ -150,14 +150,14 @@ class _Unpickler(pickle._Unpickler):
 def unpickle(
     stream: Readable, where: str, allowed: Mapping[str, Any], hint: str, storage: Callable[[Any], Any] | None = None
 ) -> Any:
-    """The object of a pickle in which only the names in `allowed` occur.
+    """Load the object of a pickle in which only the names in `allowed` occur.
 
     Args:
-        stream: The pickle; reading stops at its end.
-        where: Its file, for messages.
-        allowed: What "module.name" becomes: a stand-in, a harmless function, or a value.
-        hint: What to do if another name occurs.
-        storage: What a persistent id becomes.
+        stream: Stream of the pickle; reading stops at its end.
+        where: File name for messages.
+        allowed: "module.name" to its replacement: a stand-in, a harmless function, or a value.
+        hint: Hint of the error if another name occurs.
+        storage: Maps a persistent id to its replacement.
 
     Returns:
         The object, made of plain containers and stand-ins.

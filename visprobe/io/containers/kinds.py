@@ -1,4 +1,4 @@
-"""Which container a checkpoint's folder holds."""
+"""Selection of the container that a checkpoint's folder holds."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _PROJECTOR = "mm_projector.bin"
 
 
 def open_tensors(folder: Folder) -> Tensors:
-    """The tensors of the checkpoint in `folder` itself; nested checkpoints (`checkpoint-500/`) are never looked at.
+    """Open the tensors of the checkpoint in `folder` itself; nested checkpoints (`checkpoint-500/`) are ignored.
 
-    In this order: safetensors, `.bin`, FSDP's sharded folder, DeepSpeed's own files, another single file of weights, a
-    projector alone.
+    Tried in this order: safetensors, `.bin`, FSDP's sharded folder, DeepSpeed's own files, another single file of
+    weights, a projector alone.
 
     Raises:
         CheckpointError: If there is no container, or it is damaged or incomplete.
@@ -54,11 +54,11 @@ def open_tensors(folder: Folder) -> Tensors:
 
 
 def open_file(folder: Folder, name: str) -> Tensors:
-    """The tensors of file `name`, or of the shards that it names if it is an index (`*.index.json`).
+    """Open the tensors of file `name`, or of the shards that it names if it is an index (`*.index.json`).
 
     Args:
-        folder: Where it lies.
-        name: A file or index of safetensors; any other name is taken for a file or index of `torch.save`.
+        folder: Folder of the file.
+        name: File or index of safetensors; any other name is taken for a file or index of `torch.save`.
 
     Raises:
         CheckpointError: If it is damaged or incomplete.
@@ -69,7 +69,7 @@ def open_file(folder: Folder, name: str) -> Tensors:
 
 
 def _single_file(names: Sequence[str]) -> str | None:
-    """The only file of weights: an adapter is none by itself, and one of several shards is not a checkpoint."""
+    """Return the only file of weights; adapters and single shards do not count."""
     own = [name for name in names if "/" not in name and not name.startswith("adapter_model.") and not _foreign(name)]
     parts = [name for name in own if name.startswith("consolidated.") and name.endswith(".pth")]
     candidates = [name for name in _ALONE if name in own and (name not in parts or len(parts) == 1)]
@@ -128,11 +128,7 @@ def _foreign_format(folder: Folder, names: Sequence[str], known: Format, files: 
 
 
 def _unlike_parts(folder: Folder, files: Sequence[str]) -> tuple[str, str] | None:
-    """Why an index of `files` would be none of a whole model, and what to do; None if each has tensors of its own.
-
-    Raises:
-        CheckpointError: If one of them is damaged.
-    """
+    """Return why `files` are no shards of one model, and a hint; None if each has tensors of its own."""
     numbers = [(int(match[1]), int(match[2])) for match in map(SHARD_OF.search, files) if match]
     total = max((of for _, of in numbers), default=0)
     if absent := sorted(set(range(1, total + 1)) - {number for number, _ in numbers}):

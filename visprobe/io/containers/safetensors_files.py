@@ -1,4 +1,4 @@
-"""Reading single tensors of a safetensors checkpoint by byte range, so that the rest is never touched.
+"""Reading of single tensors of a safetensors checkpoint by byte range, so that the rest is never touched.
 
 Why not `safe_open`: docs/design/0001-reading-checkpoints.md.
 """
@@ -25,15 +25,15 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _MAX_HEADER = 100_000_000  # the limit of the safetensors format
 _METADATA = "__metadata__"
-_NOTED = "visprobe.sha256"  # in the metadata of files that visprobe writes: a hash of each tensor's bytes, as JSON
+_NOTED = "visprobe.sha256"  # key in the metadata of files that visprobe writes: SHA-256 of each tensor, as JSON
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write contiguous `tensors` on the CPU as a safetensors file, with a hash of each that reading compares.
+    """Write contiguous `tensors` on the CPU as a safetensors file, with a hash of each that is checked on reading.
 
     Args:
-        tensors: By name; no two share their memory.
-        path: Where to; the caller makes it whole or absent (`visprobe.io.atomic.replacing`).
+        tensors: Tensors by name; no two share memory.
+        path: Path of the file; atomicity is up to the caller (`visprobe.io.atomic.replacing`).
     """
     stored = {name: tensor.reshape(-1).view(torch.uint8).numpy() for name, tensor in tensors.items()}
     hashes = {name: sha256(values.data).hexdigest() for name, values in stored.items()}
@@ -41,11 +41,11 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 class SafetensorsFiles(Tensors):
-    """The tensors of one safetensors file, or of the shards that an index names.
+    """Tensors of one safetensors file, or of the shards that an index names.
 
     Args:
-        folder: Where the files lie.
-        file: A single file (`SINGLE_FILE`, `adapter_model.safetensors`) or an index (`*.index.json`).
+        folder: Folder of the files.
+        file: Single file (`SINGLE_FILE`, `adapter_model.safetensors`) or index (`*.index.json`).
 
     Raises:
         CheckpointError: If a header or the index is damaged or incomplete.
@@ -132,7 +132,7 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_layout(entries: Iterable[TensorEntry], start: int, size: int) -> None:
-    """The format wants every byte of the file to belong to exactly one tensor."""
+    """Check that every byte of the file belongs to exactly one tensor, as the format requires."""
     end = start
     for entry in sorted(entries, key=lambda entry: (entry.offset, entry.nbytes)):
         if entry.offset != end:

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint by name, whatever container holds them; nothing is read before it is asked for."""
+"""Tensors of a checkpoint by name, whatever container holds them; nothing is read before it is asked for."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ NAME_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies.
+    """Place, shape and dtype of one tensor on disk.
 
     Attributes:
         name: Name in the file.
-        dtype: Stored type as safetensors spells it ("BF16"), a key of `DTYPES` if torch can hold it.
-        shape: Shape.
+        dtype: Stored dtype as safetensors spells it ("BF16"), a key of `DTYPES` if torch can hold it.
+        shape: Shape of the tensor.
         nbytes: Size in bytes.
         file: Name of the file, for messages.
         offset: First byte in that file, where the container has one.
@@ -56,10 +56,10 @@ class Tensors(Mapping[str, TensorEntry], ABC):
     """All tensors of a checkpoint by name; only headers are read until `read` is called.
 
     Attributes:
-        where: The checkpoint, for messages.
-        container: What holds the tensors, for people: "safetensors", "bin", "distcp", …
+        where: Name of the checkpoint, for messages.
+        container: File format, for people: "safetensors", "bin", "distcp", …
         bytes_read: Bytes read so far, headers and index included.
-        notes: What a reader should know, one sentence each.
+        notes: Warnings for the reader, one sentence each.
     """
 
     container: str
@@ -80,7 +80,7 @@ class Tensors(Mapping[str, TensorEntry], ABC):
         return len(self._entries)
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor `name` in its stored dtype, on the CPU.
+        """Read the tensor `name` in its stored dtype, on the CPU.
 
         Raises:
             CheckpointError: If the tensor is absent, was not gathered, or is of a type that torch cannot hold.
@@ -88,20 +88,20 @@ class Tensors(Mapping[str, TensorEntry], ABC):
         return self.read_many([name])[name]
 
     def read_many(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """The tensors `names`, in stored dtype, read in the order in which they lie on disk.
+        """Read the tensors `names`, in stored dtype, in the order in which they lie on disk.
 
         Raises:
-            CheckpointError: As `read`.
+            CheckpointError: If a tensor is absent, was not gathered, or is of a type that torch cannot hold.
         """
         entries = [self._readable(name) for name in dict.fromkeys(names)]
         empty = {one.name: torch.empty(one.shape, dtype=DTYPES[one.dtype]) for one in entries if not one.nbytes}
         return self._load([entry for entry in entries if entry.nbytes]) | empty
 
     def outlines(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """The tensors `names` as `read_many` would give them, without their values: on the device "meta".
+        """Return the tensors `names` on the device "meta": shape and dtype as `read_many` gives them, no values.
 
         Raises:
-            CheckpointError: As `read`, as far as headers tell.
+            CheckpointError: If a tensor is absent, was not gathered, or is of a type that torch cannot hold.
         """
         return self._outlined([self._readable(name) for name in dict.fromkeys(names)])
 
@@ -110,13 +110,13 @@ class Tensors(Mapping[str, TensorEntry], ABC):
 
     @abstractmethod
     def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
-        """The tensors of `entries`, checked before; adds to `bytes_read`."""
+        """Read the tensors of `entries`, which were checked before; adds to `bytes_read`."""
 
     def _readable(self, name: str) -> TensorEntry:
         entry = self._entries.get(name)
         if entry is None:
             raise CheckpointError(f"{self.where} has no tensor {name!r}", hint="Check that the checkpoint is complete.")
-        if entry.shape == (0,):  # what ZeRO-3 leaves of a tensor that lies in another process
+        if entry.shape == (0,):  # ZeRO-3 leaves this shape of a tensor that lies in another process
             raise CheckpointError(
                 f"tensor {name!r} in {entry.file} has no elements (shape {list(entry.shape)})",
                 hint="It was saved under ZeRO-3 without gathering; save it again with stage3_gather_16bit_weights_on_"
@@ -131,12 +131,12 @@ class Tensors(Mapping[str, TensorEntry], ABC):
 
 
 class Joined(Tensors):
-    """The tensors of `first`, and those of `second` that `first` lacks or holds without elements.
+    """Tensors of `first`, and those of `second` that `first` lacks or holds without elements.
 
     Args:
-        first: Tensors that count.
-        second: Where the others come from.
-        names: From the name under which a tensor of `second` appears here to its name there.
+        first: Tensors that take precedence.
+        second: Tensors that fill the gaps.
+        names: Name of a tensor of `second` here to its name there.
     """
 
     def __init__(self, first: Tensors, second: Tensors, names: Mapping[str, str]) -> None:
@@ -161,11 +161,11 @@ SHARD_OF = re.compile(r"-(\d+)-of-(\d+)\.\w+$")
 
 
 def read_index(folder: Folder, index: str) -> tuple[dict[str, set[str]], int]:
-    """The names of tensors that each shard must hold, and the bytes read to know it.
+    """Load the names of tensors that each shard must hold, and the bytes read to know them.
 
     Args:
-        folder: Where the index and its shards lie.
-        index: Name of the index.
+        folder: Folder of the index and its shards.
+        index: File name of the index.
 
     Returns:
         Names of tensors by shard, sorted by shard; size of the index in bytes.
@@ -188,7 +188,7 @@ def read_index(folder: Folder, index: str) -> tuple[dict[str, set[str]], int]:
 
 
 def check_promise(index: str, shard: str, listed: Collection[str], there: Collection[str]) -> None:
-    """All of `listed` are `there`.
+    """Check that all of `listed` are `there`.
 
     Raises:
         CheckpointError: If the shard lacks tensors that the index lists.

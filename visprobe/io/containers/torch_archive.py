@@ -1,6 +1,6 @@
-"""One file of `torch.save`: a zip of a small pickle and one record of bytes per storage.
+"""Reading of one file of `torch.save`: a zip of a small pickle and one record of bytes per storage.
 
-The pickle says which tensor views which storage; records are read by byte range and held against the checksums that
+The pickle says which tensor views which storage; records are read by byte range and compared with the checksums that
 the zip has of them, which `torch.load` does not do.
 """
 
@@ -27,7 +27,7 @@ from visprobe.io.regular import DAMAGED
 ZIP_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = 30
 _PIECE = 64 << 20  # bytes read at once
-_MAX_EXPANDED = 256 << 20  # bytes of a tensor that is larger than what is stored of it, as expand() makes
+_MAX_EXPANDED = 256 << 20  # bytes of a tensor larger than its storage, which expand() makes
 _CONVERT = (
     "If you trust its origin, load it once with torch.load(..., weights_only=False) and write the tensors alone with "
     "safetensors.torch.save_file."
@@ -36,12 +36,12 @@ _CONVERT = (
 
 @dataclass(frozen=True)
 class Storage:
-    """A record of bytes.
+    """Record of bytes.
 
     Attributes:
         record: Name of the record in the zip.
-        dtype: Type of its elements.
-        nbytes: Its size.
+        dtype: Dtype of its elements.
+        nbytes: Size in bytes.
     """
 
     record: str
@@ -51,12 +51,12 @@ class Storage:
 
 @dataclass(frozen=True)
 class View:
-    """A tensor in a storage.
+    """Tensor in a storage.
 
     Attributes:
-        storage: Where its elements lie.
-        dtype: Its type.
-        offset: Its first element, counted in elements.
+        storage: Storage of its elements.
+        dtype: Dtype.
+        offset: Offset of its first element, in elements.
         shape: Shape.
         stride: Stride, in elements.
     """
@@ -69,28 +69,29 @@ class View:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all its elements."""
+        """Bytes of all elements."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def span(self) -> tuple[int, int]:
-        """First byte in the storage and the one after the last."""
+        """First byte in the storage, and the byte after the last."""
+        # strides may skip or repeat elements: the last element lies at the sum of (n - 1) * stride
         reach = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True)) + 1 if self.nbytes else 0
         return self.offset * self.dtype.itemsize, (self.offset + reach) * self.dtype.itemsize
 
 
 def to_tensor(view: View, data: bytearray) -> torch.Tensor:
-    """The tensor of `view`, contiguous and with memory of its own; `data` are the bytes of its span."""
+    """Return the tensor of `view`, contiguous and with memory of its own; `data` are the bytes of its span."""
     return torch.frombuffer(data, dtype=view.dtype).as_strided(view.shape, view.stride).contiguous()
 
 
 def unpickle_tensors(stream: Readable, where: str, storage: Callable[[Any], Storage]) -> Any:
-    """The object of a pickle of `torch.save`, with a `View` for every tensor.
+    """Load the object of a pickle of `torch.save`, with a `View` for every tensor.
 
     Args:
-        stream: The pickle.
-        where: Its file, for messages.
-        storage: The storage of a persistent id.
+        stream: Stream of the pickle.
+        where: File name for messages.
+        storage: Maps a persistent id to its storage.
 
     Raises:
         CheckpointError: If the pickle is damaged or needs a class that is not safe to load.
@@ -99,15 +100,15 @@ def unpickle_tensors(stream: Readable, where: str, storage: Callable[[Any], Stor
 
 
 class TorchArchive:
-    """A zip file that `torch.save` wrote.
+    """Zip file that `torch.save` wrote.
 
     Args:
-        file: The file.
+        file: Open file.
 
     Attributes:
-        root: The object that was saved, with a `View` for every tensor.
+        root: Object that was saved, with a `View` for every tensor.
         bytes_read: Bytes read so far.
-        has_checksums: False if it was written without (`torch.utils.serialization.config.save.compute_crc32`).
+        has_checksums: False if it was written without them (`torch.utils.serialization.config.save.compute_crc32`).
 
     Raises:
         CheckpointError: If the file is damaged, is not of `torch.save`, or needs a class that is not safe to load.
@@ -128,7 +129,7 @@ class TorchArchive:
         self.root = unpickle_tensors(io.BytesIO(small[pickles[0]]), str(file), self._storage)
 
     def read(self, views: Mapping[str, View]) -> dict[str, torch.Tensor]:
-        """The tensors of `views`, contiguous, each with memory of its own.
+        """Read the tensors of `views`, contiguous, each with memory of its own.
 
         Raises:
             CheckpointError: If a record differs from its checksum or is not where the zip says.
@@ -144,6 +145,7 @@ class TorchArchive:
 
     def _read(self, spans: Mapping[str, Mapping[str, tuple[int, int]]]) -> dict[str, bytearray]:
         held = {name: bytearray(last - first) for parts in spans.values() for name, (first, last) in parts.items()}
+        # whole records are read in pieces for their checksum; only bytes inside a wanted span are kept
         sums = dict.fromkeys(spans, 0)
         starts = self._starts(sorted(spans, key=lambda record: self._records[record].header_offset))
         for batch in _batches((r, at, n) for r in starts for at, n in _pieces(self._records[r].file_size)):
@@ -181,6 +183,7 @@ class TorchArchive:
             raise CheckpointError(f"{self._file} ends before one of its records", hint=DAMAGED)
         headers = self._file.read([(offset, _LOCAL_HEADER) for offset in offsets])
         self.bytes_read += _LOCAL_HEADER * len(headers)
+        # name and extra field of a local header may be longer than in the directory, so each header is read
         starts = {}
         for record, offset, header in zip(records, offsets, headers, strict=True):
             start = offset + _LOCAL_HEADER + sum(struct.unpack("<HH", header[26:]))
@@ -198,7 +201,7 @@ class TorchArchive:
 
 
 class _Stream(io.RawIOBase):
-    """`file` as zipfile wants it."""
+    """File object of `file` for zipfile."""
 
     def __init__(self, file: ByteFile) -> None:
         self._file, self._at = file, 0

@@ -1,4 +1,4 @@
-"""Tensors of files of `torch.save`: `pytorch_model.bin`, its shards, `mm_projector.bin`, any `.pt` or `.pth`."""
+"""Tensors in files of `torch.save`: `pytorch_model.bin`, its shards, `mm_projector.bin`, any `.pt` or `.pth`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from visprobe.io.regular import DAMAGED
 SINGLE_FILE = "pytorch_model.bin"
 INDEX_FILE = "pytorch_model.bin.index.json"
 _WRAPPERS = ("state_dict", "model", "module")
-_BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch.save began before 1.6
+_BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first bytes of files of torch.save before 1.6
 
 
 class NoTensors(CheckpointError):
-    """A file of torch.save that holds something else than weights."""
+    """Error for a file of torch.save that holds no weights."""
 
 
 class TorchTensors(Tensors):
     """Tensors in files of `torch.save`.
 
     Args:
-        folder: Where the files lie.
+        folder: Folder of the files.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -72,14 +72,14 @@ class TorchTensors(Tensors):
 
 
 class TorchFiles(TorchTensors):
-    """The tensors of one file of `torch.save`, or of the shards that an index names.
+    """Tensors of one file of `torch.save`, or of the shards that an index names.
 
     The state dict is the saved object itself, or lies in it under "state_dict", "model" or "module"; anything but
     tensors is ignored.
 
     Args:
-        folder: Where the files lie.
-        file: A single file or an index (`*.index.json`).
+        folder: Folder of the files.
+        file: Single file or index (`*.index.json`).
 
     Raises:
         CheckpointError: If a file is damaged or incomplete, has no tensors, or needs a class that is not safe to load.
@@ -106,11 +106,11 @@ class TorchFiles(TorchTensors):
 
 
 def state_dict(root: Any, where: str) -> dict[str, View]:
-    """The tensors of a saved object by name.
+    """Return the tensors of a saved object by name.
 
     Args:
-        root: The object.
-        where: Its file, for messages.
+        root: Object that was saved.
+        where: File name for messages.
 
     Returns:
         The tensors under "state_dict", "model" or "module" if there are any, else those of the object itself.
@@ -135,7 +135,7 @@ def state_dict(root: Any, where: str) -> dict[str, View]:
 
 
 def tensors_of(value: Any) -> dict[str, View]:
-    """The tensors in a dictionary; none if `value` is something else."""
+    """Return the tensors in a dictionary; none if `value` is something else."""
     if not isinstance(value, Mapping):
         return {}
     return {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, View)}

@@ -1,4 +1,4 @@
-"""What can go wrong between here and the hub, as one message each, and what is worth another try."""
+"""Errors between this machine and the hub: one message each, and which of them are worth another try."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _Answer = TypeVar("_Answer")
 
 
 def seconds_to_wait(error: Exception, failures: int) -> float:
-    """How long to wait before the next try.
+    """Return how long to wait before the next try.
 
     Args:
-        error: Why the last try failed.
-        failures: Tries that failed one after the other, the last one included.
+        error: Error of the last try.
+        failures: Number of tries that failed in a row, the last one included.
 
     Returns:
-        Seconds: what the server asks for (`Retry-After`, `RateLimit`), or twice as long each time.
+        Seconds, as the server asks (`Retry-After`, `RateLimit`) or twice as long each time.
 
     Raises:
-        Exception: `error`, if it will not pass, has come too often or would have to be waited for too long.
+        Exception: `error`, if it will not pass, has come too often or would need too long a wait.
     """
     response = getattr(error, "response", None)
     if failures >= _TRIES or (response is not None and response.status_code not in _PASSING):
@@ -53,12 +53,12 @@ def seconds_to_wait(error: Exception, failures: int) -> float:
 def _asked_wait(headers: Mapping[str, str]) -> float | None:
     if (after := headers.get("Retry-After", "")).isdigit():
         return float(after)
-    limit = re.search(r";\s*r=0;\s*t=(\d+)", headers.get("RateLimit", ""))  # what the hub itself sends
+    limit = re.search(r";\s*r=0;\s*t=(\d+)", headers.get("RateLimit", ""))  # the hub's own header
     return float(limit[1]) + 1 if limit else None
 
 
 def retry(call: Callable[[], _Answer], sleep: Callable[[float], object]) -> _Answer:
-    """`call()`, again after a wait as long as the server answers that it is overloaded; a dead network ends it."""
+    """Call `call()`, and again after a wait while the server answers that it is overloaded; a dead network ends it."""
     for failures in range(1, _TRIES + 1):
         try:
             return call()
@@ -72,12 +72,12 @@ def translate_hub_errors(what: str, repo: str) -> Iterator[None]:
     """Turn every fault of the hub, the network or the cache into one message.
 
     Args:
-        what: What was being read, for the message: "org/name@main", "config.json of org/name@main".
-        repo: The model's id.
+        what: Thing that was being read, for the message: "org/name@main", "config.json of org/name@main".
+        repo: Model id.
 
     Raises:
         CheckpointError: For any such fault.
-        PrerequisiteError: If the disk is full, or may not be written.
+        PrerequisiteError: If the disk is full, or the cache is not writable.
     """
     try:
         yield
@@ -88,7 +88,7 @@ def translate_hub_errors(what: str, repo: str) -> Iterator[None]:
 
 
 def offline(what: str) -> CheckpointError:
-    """The error for `what` being needed but absent while the network may not be used."""
+    """Make the error for `what` being needed but absent while the network may not be used."""
     return CheckpointError(
         f"{what} is not on this machine in full, and the hub may not be asked (--offline, HF_HUB_OFFLINE)",
         hint="Run once with a network and without them, or bring the checkpoint here with `hf download`.",

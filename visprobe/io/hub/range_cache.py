@@ -1,4 +1,4 @@
-"""Byte ranges of large remote files, kept on this machine under the content's own address."""
+"""Cache of byte ranges of large remote files, stored under the content's own address."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from visprobe.io.lock import locked
 Span = tuple[int, int]  # first byte, byte after the last
 Kept = tuple[int, int, str]  # a span and the SHA-256 of its bytes
 
-_FLUSH_BYTES = 8 << 20  # finished bytes that a crash may cost; a flush takes tens of milliseconds
+_FLUSH_BYTES = 8 << 20  # bytes that a crash may lose; a flush takes tens of milliseconds
 _LARGEST_GAP = 1 << 20  # a wider gap takes longer to read than another request takes
-_GAP_SHARE = 0.01  # of the bytes wanted
+_GAP_SHARE = 0.01  # of the requested bytes
 _BLOCK = 1 << 24  # bytes hashed at a time
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
-    """The same bytes as `spans`, sorted, as few spans as possible."""
+    """Merge `spans` into as few as possible, sorted."""
     merged: list[Span] = []
     for start, end in sorted(span for span in spans if span[0] < span[1]):
         if merged and start <= merged[-1][1]:
@@ -37,7 +37,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def subtract(wanted: Iterable[Span], had: Iterable[Span]) -> list[Span]:
-    """The bytes of `wanted` that are not in `had`, sorted, as few spans as possible."""
+    """Return the bytes of `wanted` that are not in `had`, sorted, as few spans as possible."""
     missing, had = [], union(had)
     for start, end in union(wanted):
         for first, last in had:
@@ -50,7 +50,7 @@ def subtract(wanted: Iterable[Span], had: Iterable[Span]) -> list[Span]:
 
 
 def coalesce(spans: Sequence[Span]) -> list[Span]:
-    """Fewer spans for fewer requests: the smallest gaps are read too, in all at most 1 % of the bytes wanted."""
+    """Merge spans for fewer requests: the smallest gaps are read too, in all at most 1 % of the requested bytes."""
     spans = union(spans)
     budget = int(_GAP_SHARE * sum(end - start for start, end in spans))
     bridges: list[Span] = []
@@ -64,19 +64,19 @@ def coalesce(spans: Sequence[Span]) -> list[Span]:
 
 
 def split(spans: Iterable[Span], size: int) -> list[Span]:
-    """`spans` in pieces of at most `size` bytes."""
+    """Split `spans` into pieces of at most `size` bytes."""
     return [(at, min(at + size, end)) for start, end in spans for at in range(start, end, size)]
 
 
 class RangeCache:
-    """The ranges of one remote file that are on this machine: a sparse file with the remote's offsets and a list.
+    """Cached ranges of one remote file: a sparse file with the remote's offsets, and a list of ranges.
 
-    A range enters the list only after its bytes are on the disk, so what the list names is whole after any crash. The
-    list notes a hash of each range, which is compared before the range is believed, once per object: damaged bytes
-    count as missing. Several processes may read at once; who writes holds `locked()`.
+    A range enters the list only after its bytes are on the disk, so listed ranges are whole after any crash. The
+    list has a hash of each range, which is compared before the range is used, once per object: damaged bytes
+    count as missing. Several processes may read at once; a writer holds `locked()`.
 
     Args:
-        folder: Where both lie; its name is the address of the content.
+        folder: Folder of both files; its name is the address of the content.
         size: Bytes of the remote file.
     """
 
@@ -86,22 +86,22 @@ class RangeCache:
         self._data, self._list = folder / "data", folder / "ranges.json"
         self._descriptor = -1
         self._pending: list[Span] = []
-        self._compared: dict[Kept, bool] = {}  # whether a range was as its hash says
+        self._compared: dict[Kept, bool] = {}  # True if the bytes of a range match its hash
         self._guard = threading.Lock()
 
     def missing(self, wanted: Iterable[Span]) -> list[Span]:
-        """The bytes of `wanted` that are not here as they were received, sorted, as few spans as possible."""
+        """Return the bytes of `wanted` that are absent or damaged, sorted, as few spans as possible."""
         wanted = union(wanted)
         touched = [kept for kept in self._kept() if subtract(wanted, [(kept[0], kept[1])]) != wanted]
         return subtract(wanted, [(kept[0], kept[1]) for kept in touched if self._is_whole(kept)])
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
-        """The bytes of each (offset, count), all of which are here."""
+        """Read the bytes of each (offset, count), all of which must be cached."""
         return LocalFile(self._data).read(ranges) if ranges else []
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The right to write; waits while another process has it."""
+        """Hold the right to write; waits while another process holds it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with locked(self._folder / "lock", f"downloads the same file to {self._folder}"):
             self._descriptor = os.open(self._data, os.O_RDWR | os.O_CREAT, 0o666)
@@ -112,21 +112,21 @@ class RangeCache:
                 self._descriptor = -1
 
     def write(self, offset: int, chunk: bytes) -> None:
-        """Put `chunk` at `offset`; not believed before `finish`."""
+        """Write `chunk` at `offset`; it counts as missing until `finish`."""
         view = memoryview(chunk)
         while view:
             written = os.pwrite(self._descriptor, view, offset)
             view, offset = view[written:], offset + written
 
     def finish(self, span: Span) -> None:
-        """All bytes of `span` have been written."""
+        """Mark all bytes of `span` as written."""
         with self._guard:
             self._pending.append(span)
             if sum(end - start for start, end in self._pending) >= _FLUSH_BYTES:
                 self._flush()
 
     def flush(self) -> None:
-        """Put all finished ranges on the disk and into the list."""
+        """Sync all finished ranges to disk, then add them to the list."""
         with self._guard:
             self._flush()
 
@@ -136,7 +136,7 @@ class RangeCache:
         os.ftruncate(self._descriptor, self.size)
         os.fsync(self._descriptor)
         new = [(start, end, hash_of(self._data, (start, end))) for start, end in union(self._pending)]
-        had = [kept for kept in self._kept() if self._compared.get(kept, True)]  # the damaged ones were fetched again
+        had = [kept for kept in self._kept() if self._compared.get(kept, True)]  # damaged ranges were fetched again
         write_json(self._list, {"size": self.size, "ranges": sorted({*had, *new})})
         self._compared |= dict.fromkeys(new, True)
         self._pending = []
@@ -160,11 +160,11 @@ class RangeCache:
 
 
 def listed(path: Path) -> tuple[int, list[Kept]]:
-    """The size of the remote file, and the ranges of it that a list names.
+    """Load the size of the remote file and its cached ranges from a list.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError, TypeError, KeyError: If it is damaged, or names bytes that the file has not.
+        FileNotFoundError: If there is no list.
+        ValueError, TypeError, KeyError: If it is damaged, or names bytes beyond the end of the file.
     """
     content = json.loads(path.read_bytes())
     ranges = [(int(start), int(end), str(noted)) for start, end, noted in content["ranges"]]
@@ -175,7 +175,7 @@ def listed(path: Path) -> tuple[int, list[Kept]]:
 
 
 def hash_of(data: Path, span: Span) -> str:
-    """SHA-256 over the bytes of `span`, which are read in pieces."""
+    """Return the SHA-256 of the bytes of `span`, which are read in pieces."""
     digest, (at, end) = hashlib.sha256(), span
     with data.open("rb") as file:
         file.seek(at)
@@ -186,7 +186,7 @@ def hash_of(data: Path, span: Span) -> str:
 
 
 def has_address(path: Path, address: str) -> bool:
-    """Whether a whole file has its address on the hub: SHA-256 of large files, git's SHA-1 of small ones."""
+    """Return whether a whole file has its address on the hub: SHA-256 of large files, git's SHA-1 of small ones."""
     size = path.stat().st_size
     digest = hashlib.sha1(f"blob {size}\0".encode()) if len(address) == 40 else hashlib.sha256()
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A file on the hub of which only the wanted byte ranges travel, each of them once."""
+"""File on the hub of which only requested byte ranges are downloaded, each of them once."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from visprobe.io.hub.errors import TransportError, offline, seconds_to_wait, tra
 from visprobe.io.hub.range_cache import RangeCache, Span, coalesce, split
 
 _CONNECTIONS = 4
-_PIECE = 32 << 20  # one request; what a killed process loses per connection
-_PROGRESS = 1 << 20  # bytes after which a connection counts as having worked
+_PIECE = 32 << 20  # bytes per request, and most that a killed process loses per connection
+_PROGRESS = 1 << 20  # bytes after which earlier failures of a connection are forgotten
 _LONG = 64 << 20  # bytes from which on a progress bar is shown
 
 
 @dataclass(frozen=True)
 class RemoteAddress:
-    """Which bytes are meant.
+    """Identity of a remote file's content.
 
     Attributes:
-        repo: The model's id.
-        url: Where the file is, the commit included.
-        commit: The commit.
-        etag: The address of the content, as the hub gives it, without quotes.
-        size: Bytes in the file.
+        repo: Model id.
+        url: Address of the file, commit included.
+        commit: Commit hash.
+        etag: Address of the content, as the hub gives it, without quotes.
+        size: Bytes of the file.
     """
 
     repo: str
@@ -43,21 +43,21 @@ class RemoteAddress:
 
 
 class _NoRanges(Exception):
-    """The server sends whole files only."""
+    """Answer of a server that sends whole files only."""
 
 
 class _Cut(TransportError):  # type: ignore[misc]  # its base is httpx's or httpx2's
-    """The connection ended before the last byte."""
+    """End of a connection before the last byte."""
 
 
 class RemoteFile:
-    """A file on the hub; its ranges are read through a cache on this machine.
+    """File on the hub; its ranges are read through a cache on this machine.
 
     Args:
-        name: For messages: "model.safetensors of org/name@main".
-        address: Which bytes are meant.
-        cache: The ranges that are here.
-        notes: Where to say what a reader should know.
+        name: Name for messages: "model.safetensors of org/name@main".
+        address: Identity of the content.
+        cache: Cached ranges.
+        notes: List that warnings for the reader are added to.
     """
 
     def __init__(self, name: str, address: RemoteAddress, cache: RangeCache, notes: list[str]) -> None:
@@ -72,10 +72,10 @@ class RemoteFile:
         return self._name
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
-        """The bytes of each (offset, count), in the order given; what is not here travels first.
+        """Read the bytes of each (offset, count), in the order given; missing ranges are downloaded first.
 
         Raises:
-            CheckpointError: If a range cannot be had in full, or the file on the hub is not the one meant.
+            CheckpointError: If a range cannot be read in full, or the file on the hub has changed.
         """
         wanted = [(offset, offset + count) for offset, count in ranges]
         if any(start < 0 or end > self.size for start, end in wanted):
@@ -90,7 +90,7 @@ class RemoteFile:
         if spans and constants.HF_HUB_OFFLINE:
             raise offline(str(self))
         total = sum(end - start for start, end in spans)
-        disable = None if total >= _LONG else True  # None: shown on a terminal only
+        disable = None if total >= _LONG else True  # None shows the bar on terminals only
         bar = tqdm(total=total, unit="B", unit_scale=True, desc=str(self), disable=disable, leave=False)  # type: ignore[no-untyped-call]
         with bar:
             try:
@@ -152,6 +152,7 @@ class RemoteFile:
         with closing(self._stream(0, self.size, whole=True)) as chunks:
             for chunk in chunks:
                 end = position + len(chunk)
+                # only the parts of the chunk that a wanted span covers are written
                 while left and left[0][0] < end:
                     first, last = max(left[0][0], position), min(left[0][1], end)
                     self._cache.write(first, chunk[first - position : last - position])
@@ -187,7 +188,7 @@ class RemoteFile:
         hops = [*response.history, response]
         linked = [hop.headers["X-Linked-Etag"] for hop in hops if "X-Linked-Etag" in hop.headers]
         if not linked and len(hops) == 1:
-            linked = [response.headers.get("ETag", self._address.etag)]  # a storage behind a redirect has its own tags
+            linked = [response.headers.get("ETag", self._address.etag)]  # a redirect's storage has its own tags
         commits = {hop.headers["X-Repo-Commit"] for hop in hops if "X-Repo-Commit" in hop.headers}
         if any(plain_etag(tag) != self._address.etag for tag in linked) or commits - {self._address.commit}:
             raise CheckpointError(
@@ -215,5 +216,5 @@ class RemoteFile:
 
 
 def plain_etag(tag: str) -> str:
-    """The address of the content in an ETag header: without the mark of weak tags and the quotes."""
+    """Return the address of the content in an ETag header: without the mark of weak tags and the quotes."""
     return tag.removeprefix("W/").strip('"')

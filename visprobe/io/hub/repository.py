@@ -1,4 +1,4 @@
-"""Checkpoints by hub id: small files as a whole, large ones by the byte.
+"""Checkpoints by hub id: small files as a whole, large ones by byte range.
 
 Environment as in huggingface_hub: HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and the proxies.
 """
@@ -48,22 +48,22 @@ from visprobe.io.hub.remote_file import RemoteAddress, RemoteFile, plain_etag
 _HUB_ID = re.compile(r"(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>\S+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_MOST_PAGES = 1000  # the hub's have a thousand models each
+_MOST_PAGES = 1000  # of a thousand models each
 _NOT_NEEDED = {"tokenizer.json", "vocab.json"}  # megabytes that no vision encoder needs
 
 
 def open_folder(spec: str | Path) -> Folder:
-    """The checkpoint that a user names.
+    """Open the folder of a checkpoint that a user names.
 
     Args:
-        spec: A folder on this machine, or `org/name` or `org/name@revision` (branch, tag or commit) on the hub. What
-            exists on this machine comes first.
+        spec: Folder on this machine, or `org/name` or `org/name@revision` (branch, tag or commit) on the hub. A path
+            that exists on this machine comes first.
 
     Raises:
-        CheckpointError: If it is neither, or the hub does not have it or does not give it.
+        CheckpointError: If it is neither, or the hub does not have it or refuses it.
     """
     path = os.path.expanduser(spec)
-    if os.path.exists(path):  # not Path's: it raises for what no file can be called
+    if os.path.exists(path):  # not Path's: it raises for names that no file can have
         return open_local(Path(path))
     if (match := _HUB_ID.fullmatch(str(spec))) and _may_be_id(match["repo"]):
         return HubFolder(str(spec), match["repo"], match["revision"] or constants.DEFAULT_REVISION)
@@ -81,7 +81,7 @@ def _may_be_id(repo: str) -> bool:
 
 
 def list_models(author: str) -> list[str]:
-    """Ids of all models of a user or an organisation on the hub that one may see, in the hub's order.
+    """List the ids of all visible models of a user or an organisation on the hub, in the hub's order.
 
     Raises:
         CheckpointError: If the hub cannot be asked, or its pages lead to another server or never end.
@@ -99,10 +99,8 @@ def list_models(author: str) -> list[str]:
 
 
 def _next_page(author: str, url: str, link: str | None, asked: Collection[str]) -> str:
-    """Where the page behind `url` says that the next one is, or "" after the last one.
-
-    The token goes along with each request, so that no answer may choose who gets it.
-    """
+    """Return the URL of the page that follows `url`, or "" after the last one."""
+    # each request carries the token, so no answer may choose the server that receives it
     following = urljoin(url, link) if link else ""
     if following and _origin(following) != _origin(constants.ENDPOINT):
         raise CheckpointError(
@@ -125,7 +123,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _get(url: str) -> Any:
-    """The answer to one request; `HfApi.list_models` would try a dead network for half a minute."""
+    """Send one request; `HfApi.list_models` would retry a dead network for half a minute."""
     _api()
     headers = build_hf_headers(library_name="visprobe")
     answer = get_session().get(url, headers=headers, timeout=constants.HF_HUB_ETAG_TIMEOUT)
@@ -134,10 +132,10 @@ def _get(url: str) -> Any:
 
 
 def list_collection(slug: str) -> list[str]:
-    """Ids of the models in a collection, in its order.
+    """List the ids of the models in a collection, in its order.
 
     Args:
-        slug: The end of the collection's address: "org/title-0123456789abcdef01234567".
+        slug: End of the collection's address: "org/title-0123456789abcdef01234567".
 
     Raises:
         CheckpointError: If there is no such collection, or the hub cannot be asked.
@@ -149,26 +147,26 @@ def list_collection(slug: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Listing:
-    """The files of one commit: name to (size, etag), empty where the hub did not say."""
+    """Files of one commit: name to (size, etag), empty where the hub gave none."""
 
     commit: str
     files: dict[str, list[object]] = field(default_factory=dict)
 
 
 class HubFolder:
-    """A model's files at one commit on the hub. Only listing them travels at first.
+    """Files of a model at one commit on the hub; only their list is downloaded at first.
 
     Args:
-        spec: What the user typed.
-        repo: The model's id, `org/name`.
+        spec: Spec that the user typed.
+        repo: Model id, `org/name`.
         revision: Branch, tag or commit.
 
     Attributes:
-        commit: The commit that `revision` means now; all reading is from it.
-        notes: What a reader should know, one sentence each.
+        commit: Commit that `revision` means now; all reading is from it.
+        notes: Warnings for the reader, one sentence each.
 
     Raises:
-        CheckpointError: If the hub does not have it or does not give it.
+        CheckpointError: If the hub does not have it or refuses it.
     """
 
     def __init__(self, spec: str, repo: str, revision: str) -> None:
@@ -185,7 +183,7 @@ class HubFolder:
 
     @cached_property
     def path(self) -> Path:
-        """A local folder that holds all `*.json` of the checkpoint itself, tokenizer tables left out."""
+        """Local folder of all `*.json` of the checkpoint itself, without tokenizer tables."""
         small = [n for n in self.names() if n.endswith(".json") and "/" not in n and n not in _NOT_NEEDED]
         if not small:
             raise CheckpointError(f"{self} has no config.json", hint="Give a model in the layout of transformers.")
@@ -194,11 +192,11 @@ class HubFolder:
         return fetched[0].parent
 
     def names(self) -> list[str]:
-        """All files of the commit, sorted."""
+        """Return the names of all files of the commit, sorted."""
         return sorted(self._listing.files)
 
     def open(self, name: str) -> ByteFile:
-        """File `name`, for reading ranges of it; from huggingface_hub's cache where it lies there as a whole."""
+        """Open file `name` for reading ranges of it; huggingface_hub's cache is used if it holds the whole file."""
         self._check(name)
         whole = try_to_load_from_cache(self._repo, name, revision=self.commit)
         if isinstance(whole, str):
@@ -215,7 +213,7 @@ class HubFolder:
         )
 
     def fetch(self, name: str) -> Path:
-        """File `name` as a whole, in huggingface_hub's cache."""
+        """Download file `name` into huggingface_hub's cache and return its path."""
         self._check(name)
         with translate_hub_errors(f"{name} of {self}", self._repo):
             _api()
@@ -224,7 +222,7 @@ class HubFolder:
         return path
 
     def _compare(self, name: str, path: Path) -> None:
-        """Refuse a whole file that is not what the listing of its commit says: damaged, or of a mirror's own."""
+        """Refuse a whole file whose hash differs from the listing of its commit: damaged, or changed by a mirror."""
         _, address = self._listing.files[name] or (None, "")
         known = path in self._compared or not _HASH.fullmatch(str(address))
         if not known and not has_address(path, str(address)):
@@ -253,8 +251,8 @@ class HubFolder:
 
 
 def _api() -> HfApi:
-    # Without this, huggingface_hub adds versions and the calling program to each request, and may ask for a list of
-    # such programs: nothing but the requests themselves is to be sent.
+    # huggingface_hub would add versions and the calling program to each request, and may ask for a list of such
+    # programs: nothing but the requests themselves is to be sent.
     constants.HF_HUB_DISABLE_TELEMETRY = True
     return HfApi(library_name="visprobe")
 
@@ -262,7 +260,7 @@ def _api() -> HfApi:
 def _list_files(spec: str, repo: str, revision: str) -> _Listing:
     folder = cache_folder("hub") / "models" / repo.replace("/", "--")
     kept = folder / f"{quote(revision, safe='')}.json"
-    if _COMMIT.fullmatch(revision) or constants.HF_HUB_OFFLINE:  # what a commit holds never changes
+    if _COMMIT.fullmatch(revision) or constants.HF_HUB_OFFLINE:  # the content of a commit never changes
         if kept.is_file():
             return _Listing(**json.loads(kept.read_bytes()))
         if constants.HF_HUB_OFFLINE:
@@ -277,13 +275,13 @@ def _list_files(spec: str, repo: str, revision: str) -> _Listing:
         etag = file.lfs.sha256 if file.lfs else file.blob_id
         listing.files[file.rfilename] = [file.size, etag] if file.size is not None and etag else []
     for name in {kept.name, f"{info.sha}.json"}:
-        with suppress(PermissionError):  # another user's cache: what it holds is read all the same
+        with suppress(PermissionError):  # another user's cache can still be read
             _write_new(folder / name, asdict(listing))
     return listing
 
 
 def _write_new(path: Path, content: dict[str, Any]) -> None:
-    """Write what is not there already: a cache may be on a disk that cannot be written."""
+    """Write a file unless it has this content already: a cache may be on a disk that cannot be written."""
     if not path.is_file() or json.loads(path.read_bytes()) != content:
         write_json(path, content)
 
@@ -313,12 +311,12 @@ _OTHERS = {"datasets--": "a dataset", "spaces--": "a space"}
 
 
 def open_local(path: Path) -> LocalFolder:
-    """The folder `path`; for a model's folder in the hub's cache, or its `snapshots`, the snapshot that it holds.
+    """Open the folder `path`; a model's folder in the hub's cache, or its `snapshots`, stands for its snapshot.
 
-    Of several, the one that the branch main means is taken, as for the model's id, and a note says so.
+    Of several snapshots, that of the branch main is taken, as for the model's id, and a note says so.
 
     Raises:
-        CheckpointError: If it holds several and none is main's, none at all, or something else than a model.
+        CheckpointError: If there are several and none is main's, none at all, or `path` is no model's.
     """
     if (path / "config.json").is_file():
         return LocalFolder(path)
