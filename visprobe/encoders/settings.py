@@ -104,6 +104,7 @@ def _watching(config: Any, place: str, notes: set[str]) -> Any:
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
             vars(watched)[name] = _watching(value, f"{place}{name}.", notes)
+    # changing the class of the copy keeps its fields, so every read passes through _Watching
     watched.__class__ = type(kind.__name__, (_Watching, kind), {"watch_notes": notes, "watch_place": place})
     return watched
 

@@ -60,6 +60,7 @@ def load_tower(
     optional = family.detached if norm_needed or family.norm is None else (*family.detached, family.norm)
     _check(family, info, tuple(f"{part}." for part in optional))
     tower = family.without_absent(tower, names).eval().requires_grad_(False)
+    # from_pretrained knows no projection: `without_absent` attached it, so its weights are loaded here
     if beside:
         tower.load_state_dict(beside, strict=False)
         tower.to(widest(tensors))
@@ -77,6 +78,7 @@ def _check_extent(family: Family, config: Any, tensors: Mapping[str, torch.Tenso
         said = f"{family.depth(config):,} blocks"
     else:
         try:
+            # the meta device counts parameters without allocating them
             with quiet(), torch.device("meta"):
                 model = family.cls(copy.deepcopy(config), **family.options(set(tensors)))
         except Exception:  # load_tower raises the same fault with its reason

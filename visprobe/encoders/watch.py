@@ -45,6 +45,7 @@ def _hook(tower: torch.nn.Module, family: Family, site: str, keep: Keep) -> Any:
         return _after(tower.get_submodule(str(family.norm)), site, keep)
     if site == EMBEDDING:
         return tower.register_forward_hook(lambda *call: keep(site, _embedding(tower, family, call[-1])[:, None]))
+    # block_NN is the output of block NN, block_00 the input of the first; heads are the input of their projection
     kind, number = site.rsplit("_", 1)
     blocks = family.tower_blocks(tower)
     if kind == HEADS:

@@ -264,6 +264,7 @@ class _Pass:
         stacked: dict[tuple[object, ...], Pixels] = {}  # batches, shared by encoders with equal preprocessing
 
         def compute(job: Job, piece: Sequence[Made]) -> dict[str, NDArray[np.floating]]:
+            # first image and length identify a piece, also after the batch size was halved
             which = (job.pixels, id(piece[0]), len(piece))
             if which not in stacked:
                 stacked[which] = Pixels.join([pixels[job.pixels] for pixels in piece])

@@ -120,6 +120,9 @@ class FeatureStore:
             arrays: Arrays by name.
             owner: Name of the encoder, for people.
             images: Name of the image set, for people.
+
+        Raises:
+            PrerequisiteError: If the disk is full, or the folder is not writable.
         """
         path = self._path(key)
         try:
@@ -170,6 +173,7 @@ class FeatureStore:
         """
         path = self._path(key)
         with path.open("rb") as file:
+            # safetensors: 8 bytes of header length, a JSON header, then the arrays at offsets from its end
             length = int.from_bytes(file.read(8), "little")
             entry = json.loads(file.read(length))[name]
         if 0 in entry["shape"]:  # a chunk in which every image is bad; an empty file part cannot be mapped

@@ -125,6 +125,7 @@ def merged(
     _check_shape(delta, weight)
     if magnitude is None:
         return (weight.to(dtype) + delta).to(weight.dtype)
+    # DoRA scales each row of W + delta to its magnitude; the norm runs over all but the output dimension
     total = weight + delta
     norm: torch.Tensor = total.norm(p=2, dim=tuple(range(1, total.dim())), keepdim=True)
     factor = magnitude.to(dtype).view(-1, *(1,) * (weight.dim() - 1)) / norm

@@ -94,6 +94,7 @@ class Packed(Geometry):
 def _cells(image: Image.Image, budget: int) -> Grid:
     """Return the largest rows and columns in the proportions of `image`, rounded down, with at most `budget` cells."""
     width, height = image.size
+    # rows * columns = budget and rows / columns = height / width give rows² = budget * height / width
     rows, columns = isqrt(budget * height // width), isqrt(budget * width // height)
     return min(max(rows, 1), budget), min(max(columns, 1), budget)
 

@@ -79,7 +79,7 @@ def selected(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
 
 
 def one_selected(name: str) -> Reads:
-    """Return `selected` for the model `name`, whose projector reads one site."""
+    """Return `selected` for the model `name`, whose projector reads one site; it refuses several."""
 
     def reads(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
         sites, why = selected(config, family)

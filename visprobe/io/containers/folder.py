@@ -83,7 +83,11 @@ class LocalFile:
         return str(self.path)
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
-        """Read the bytes of each (offset, count), in the order given; nothing around them is read."""
+        """Read the bytes of each (offset, count), in the order given; nothing around them is read.
+
+        Raises:
+            CheckpointError: If the file ends before a range does.
+        """
         read = []
         with self.path.open("rb", buffering=0) as stream:
             for offset, count in ranges:
@@ -124,7 +128,11 @@ class LocalFolder:
         return LocalFile(self.fetch(name))
 
     def fetch(self, name: str) -> Path:
-        """Return the path of file `name`."""
+        """Return the path of file `name`.
+
+        Raises:
+            CheckpointError: If there is no such file.
+        """
         path = self.path / name
         if not path.is_file():
             raise CheckpointError(f"{self.path} has no file {name}", hint=DAMAGED)

@@ -83,6 +83,7 @@ class SafetensorsFiles(Tensors):
 
     def _header(self, name: str) -> dict[str, TensorEntry]:
         file = self._file(name)
+        # 8 bytes of header length, a JSON header, then the tensors at offsets from its end
         length = int.from_bytes(file.read([(0, 8)])[0], "little") if file.size >= 8 else file.size
         if not 2 <= length <= min(_MAX_HEADER, file.size - 8):
             raise CheckpointError(

@@ -133,6 +133,7 @@ class RangeCache:
     def _flush(self) -> None:
         if not self._pending:
             return
+        # data before list: a crash in between loses ranges, but never lists one that is not on the disk
         os.ftruncate(self._descriptor, self.size)
         os.fsync(self._descriptor)
         new = [(start, end, hash_of(self._data, (start, end))) for start, end in union(self._pending)]

@@ -122,6 +122,7 @@ class RemoteFile:
         position, end = piece
         failures = 0
         while position < end and not stop.is_set():
+            # a retry continues at `position`: bytes that arrived are written already
             before = position
             try:
                 with closing(self._stream(position, end)) as chunks:

@@ -183,7 +183,11 @@ class HubFolder:
 
     @cached_property
     def path(self) -> Path:
-        """Local folder of all `*.json` of the checkpoint itself, without tokenizer tables."""
+        """Local folder of all `*.json` of the checkpoint itself, without tokenizer tables.
+
+        Raises:
+            CheckpointError: If it has none.
+        """
         small = [n for n in self.names() if n.endswith(".json") and "/" not in n and n not in _NOT_NEEDED]
         if not small:
             raise CheckpointError(f"{self} has no config.json", hint="Give a model in the layout of transformers.")
