@@ -65,7 +65,7 @@ class _Watching:
 
     def __getattribute__(self, name: str) -> Any:
         cls = type(self)
-        # whoever asks for all attributes as a dictionary (to_dict, iteration) reads each of them
+        # reading __dict__ (to_dict, iteration) counts as reading every field
         own = _EVERYTHING if name == "__dict__" else getattr(cls, "attribute_map", {}).get(name, name)
         cls.watch_notes.add(cls.watch_place + own)
         return super().__getattribute__(name)
@@ -91,7 +91,7 @@ def fields_read(config: Any, use: Callable[[Any], object]) -> dict[str, Any]:
     notes: set[str] = set()
     try:
         use(_watching(config, "", notes))
-    except Exception:  # of whatever type: `use` is anybody's code
+    except Exception:  # any type: `use` runs foreign code
         notes.add(_EVERYTHING)
     whole = tuple(note.removesuffix(_EVERYTHING) for note in notes if note.endswith(_EVERYTHING))
     return {name: value for name, value in _fields(config, "") if name in notes or name.startswith(whole)}

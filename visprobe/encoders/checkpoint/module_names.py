@@ -17,7 +17,7 @@ from transformers.core_model_loading import Chunk, WeightConverter, WeightRenami
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 Rename = Callable[[str], str]
-_OPTIONAL_PARTS = {"model", "vision_model", "language_model"}  # of a name; versions of transformers differ in them
+_OPTIONAL_PARTS = {"model", "vision_model", "language_model"}  # versions of transformers add or drop these
 
 
 @dataclass(frozen=True)

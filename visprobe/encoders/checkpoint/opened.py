@@ -32,7 +32,7 @@ from visprobe.io.hub.repository import open_folder
 from visprobe.io.regular import read_object
 
 _NAME_BASE = f"Put the base model's folder, or its hub id, into base_model_name_or_path of {adapter.CONFIG}."
-_MOST_LABELS = 100_000  # the 21,843 of the whole ImageNet are the most in use
+_MOST_LABELS = 100_000  # the largest set of classes in use, the whole ImageNet, has 21,843
 # A directory of checkpoints holds one configuration many times, and each takes transformers 20 ms.
 _PARSED: dict[bytes, Any] = {}
 

@@ -89,7 +89,7 @@ class MergeOrder(Geometry):
         """Reorder tokens (T, D) of one image from merge order to raster order."""
         merge = int(config.spatial_merge_size)
         cells = tokens.reshape(grid[0] // merge, grid[1] // merge, merge, merge, -1)
-        # (cell rows, cell columns, merge, merge, D): swapping the middle two puts patches of a row beside each other
+        # (cell rows, cell columns, merge, merge, D): swapping 1 and 2 puts patches of a row beside each other
         return cells.transpose(1, 2).reshape(tokens.shape)
 
 

@@ -34,7 +34,7 @@ def bare_layout(family: Family, checkpoint: Checkpoint, resolution: Resolution) 
     tower = _tower_names(family, found, names)
     inside = _connector_names(family, tower)
     processor, warnings = find_processor(checkpoint.folder, family, vision, family.geometry, resolution)
-    for name in filter(family.is_projection, tower):  # the two-tower model has its own width beside the tower's
+    for name in filter(family.is_projection, tower):  # the width is a field of the two-tower model
         vision.projection_dim = checkpoint.tensors[tower[name]].shape[0]
     family.say_head(vision, tower)
     return Layout(

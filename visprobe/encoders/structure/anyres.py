@@ -20,7 +20,7 @@ from visprobe.encoders.structure.tiles import Tiled, arranged, tiles
 from visprobe.errors import CheckpointError
 
 _CUTS = "LlavaNextImageProcessorPil"
-_STORED = (  # CLIPImageProcessor and later: what an extracted encoder stores for its base view
+_STORED = (  # the last is stored by an extracted encoder of LLaVA-NeXT for its base view
     "LlavaNextImageProcessor", "LlavaOnevisionImageProcessor", "SiglipImageProcessor", "CLIPImageProcessor",
     "GotOcr2ImageProcessor",
 )  # fmt: skip

@@ -75,7 +75,7 @@ class Tiled(Geometry):
         """Put all tiles together to one grid, without tokens of padding."""
         ((tokens, tile),), (mosaic,) = views, pixels.mosaics
         rows, columns = mosaic.rows * tile[0], mosaic.columns * tile[1]
-        # (rows, columns, tile rows, tile columns, D): swapping the middle two puts tokens of one row beside each other
+        # (rows, columns, tile rows, tile columns, D): swapping 1 and 2 puts tokens of one row beside each other
         whole = tokens.reshape(mosaic.rows, mosaic.columns, *tile, -1).transpose(1, 2).reshape(rows, columns, -1)
         top, left, bottom, right = _scaled(mosaic, tile)
         shown = whole[top:bottom, left:right]
