@@ -1,4 +1,4 @@
-"""Load the vision encoder of a checkpoint, without reading the language model."""
+"""Loading of a checkpoint's vision encoder, without reading the language model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build a tower of transformers from tensors, with nothing missing and nothing left over."""
+"""Construction of a tower of transformers from tensors, with nothing missing and nothing left over."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from visprobe.io.disk import size_text
 
 @dataclass(frozen=True)
 class Pass:
-    """Pass over images.
+    """Pass of encoders over images.
 
     Attributes:
         images: Image set.

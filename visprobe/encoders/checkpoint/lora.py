@@ -1,4 +1,4 @@
-"""Merge LoRA and DoRA into weights, in the dtypes and the order of PEFT's `merge_and_unload`."""
+"""Merging of LoRA and DoRA into weights, in the dtypes and the order of PEFT's `merge_and_unload`."""
 
 from __future__ import annotations
 

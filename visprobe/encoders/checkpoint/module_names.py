@@ -1,4 +1,4 @@
-"""Find a model's tensor by the name that another version of transformers, or another class, gives it.
+"""Search for a model's tensor by the name that another version of transformers, or another class, gives it.
 
 An adapter names modules as they were called in memory where it was trained; a file names tensors as they were called
 where it was saved. Both go through the names of today's classes, which transformers itself knows how to reach.

@@ -39,7 +39,7 @@ _PARSED: dict[bytes, Any] = {}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Open checkpoint.
+    """Opened checkpoint.
 
     Attributes:
         spec: Folder, file or hub id as the user gave it.

@@ -1,4 +1,4 @@
-"""Extract a vision encoder from its checkpoint into a folder that transformers loads by itself.
+"""Extraction of a vision encoder from its checkpoint into a folder that transformers loads by itself.
 
 `projector.safetensors` and `mllm_config.json` lie beside the tower, so that visprobe reads the folder as it read the
 checkpoint, with projector and consumed site (`visprobe/encoders/checkpoint/extracted.py`).

@@ -1,4 +1,4 @@
-"""Replace the tower of a checkpoint by that of another one; everything else stays as it is."""
+"""Transplant of a tower from one checkpoint into another, everything else of which stays as it is."""
 
 from __future__ import annotations
 

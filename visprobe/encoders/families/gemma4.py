@@ -84,7 +84,7 @@ class PooledEmbedder(nn.Module):
         positions = _positions(grid).to(tokens.device).expand(len(tokens), -1, -1)
         no_filling = torch.zeros_like(positions[..., 0], dtype=torch.bool)
         length = tokens.shape[1] // self.pool**2
-        # The pooler scales by sqrt(width), which can exceed float16, so it returns float32 until the values are standardised.
+        # The pooler returns float32: it scales by sqrt(width), which can exceed float16 before standardisation.
         pooled, _ = self.pooler(tokens, positions, no_filling, length)
         if self.standardize:
             pooled = (pooled - self.get_buffer("std_bias").float()) * self.get_buffer("std_scale").float()

@@ -131,7 +131,7 @@ def original_tower(named: str) -> OriginalTower:
 
 
 class BaseScale(Geometry):
-    """Smallest of several scales: pixels made for the largest one are resampled to the tower's own size."""
+    """Geometry of the smallest of several scales: pixels of the largest are resampled to the tower's size."""
 
     def preprocess(self, processor: Any, config: Any, images: Sequence[Image.Image]) -> Pixels:
         """Turn RGB `images` of any sizes into inputs of the tower, float32, on the CPU."""

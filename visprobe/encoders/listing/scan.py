@@ -1,4 +1,4 @@
-"""Scan a directory tree of checkpoints: one row each, read from headers alone."""
+"""Scan of a directory tree of checkpoints: one row each, read from headers alone."""
 
 from __future__ import annotations
 

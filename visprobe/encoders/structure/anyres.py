@@ -28,7 +28,7 @@ _STORED = (  # the last is stored by an extracted encoder of LLaVA-NeXT for its 
 
 @dataclass(frozen=True)
 class AnyRes(Tiled):
-    """Tiles of the padded image, whose padding is removed again.
+    """Geometry of tiles of the padded image, whose padding is removed again.
 
     Attributes:
         pinpoints: Heights and widths, in pixels, that an image may be fitted into, where the processor names none.

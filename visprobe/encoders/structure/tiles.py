@@ -18,7 +18,7 @@ LEFT_OUT = "the tiles of an image are read, and not the view of the whole image 
 
 
 class Tiled(Geometry):
-    """Tiles of one size, row by row; each image is forwarded by itself, its prefix tokens are dropped.
+    """Geometry of tiles of one size, row by row; images are forwarded one by one, and prefix tokens dropped.
 
     A subclass cuts the image in `cut`. Views of the whole image that a model reads beside the tiles are left out.
 

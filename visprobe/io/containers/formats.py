@@ -10,7 +10,7 @@ from shlex import quote
 
 @dataclass(frozen=True)
 class Format:
-    """Format that is not read.
+    """Checkpoint format that is not read.
 
     Attributes:
         file: Pattern of the names of its files of weights.

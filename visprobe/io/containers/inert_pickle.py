@@ -53,7 +53,7 @@ class Inert:
 
 
 class _ForbiddenName(Exception):
-    """Name that is not on the list."""
+    """Error for a name that is not on the list."""
 
 
 def _build(unpickler: Any) -> None:

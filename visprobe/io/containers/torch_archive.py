@@ -36,7 +36,7 @@ _CONVERT = (
 
 @dataclass(frozen=True)
 class Storage:
-    """Record of bytes.
+    """Bytes of one record, which tensors view.
 
     Attributes:
         record: Name of the record in the zip.

@@ -43,11 +43,11 @@ class RemoteAddress:
 
 
 class _NoRanges(Exception):
-    """Answer of a server that sends whole files only."""
+    """Error for a server that sends whole files only."""
 
 
 class _Cut(TransportError):  # type: ignore[misc]  # its base is httpx's or httpx2's
-    """End of a connection before the last byte."""
+    """Error for a connection that ended before the last byte."""
 
 
 class RemoteFile:
