@@ -27,7 +27,7 @@ def rounding(base: torch.Tensor, other: torch.Tensor) -> str | None:
 
 
 def all_roundings(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> str | None:
-    """Return as `rounding`, but for several weights: "" if all are equal, dtypes of those rounded, or None."""
+    """Compare several weights by `rounding`: "" if all are equal, the dtypes that some were rounded to, or None."""
     kinds: set[str] = set()
     for base, other in pairs:
         if (kind := rounding(base, other)) is None:
