@@ -1,4 +1,4 @@
-"""What happens beside the training steps: progress, metrics, reasons to stop, and copies of the tower."""
+"""Trainer callbacks: progress, metrics, gradient checks and copies of the vision tower."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IDLE = 20  # steps without any gradient after which a run is given up
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Progress and metrics, and the reasons to stop: a part without gradient, a loss that is not a number.
+    """Callback that reports progress and metrics and stops a run on missing gradients or a non-finite loss.
 
     Args:
         recipe: The settings.
@@ -45,15 +45,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.without_gradient: list[str] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Forget what was measured and copied at steps that will be done again after a resume."""
+        """Drop metrics and copies of steps that will be repeated after a resume."""
         self._began = state.global_step
         if state.is_world_process_zero:
             forget_after(self._folder, state.global_step)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Refuse a part that should train and gets no gradient, at the first step that teaches anything.
+        """Refuse a part that should train and gets no gradient, at the first step with a non-zero gradient.
 
-        DeepSpeed keeps gradients to itself, so there nothing is checked.
+        Nothing is checked under DeepSpeed, which keeps gradients to itself.
         """
         if self._checked or args.deepspeed_plugin is not None:
             return
@@ -62,11 +62,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.without_gradient = check_gradients(model)
             return
         self._idle += 1
-        if self._idle == _IDLE and not self._began:  # what a resumed run has learned before, nobody has seen here
+        if self._idle == _IDLE and not self._began:  # a resumed run may have learned before the interruption
             raise self._nothing_learned()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Refuse a run in which no step taught anything, before it is saved as a trained model."""
+        """Refuse a run in which no step had a gradient, before it is saved as a trained model."""
         if self._idle and not self._checked and not self._began:
             raise self._nothing_learned()
 
@@ -74,18 +74,18 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return stage_of(self._recipe).nothing_learned(self._recipe, self._idle, read_metrics(self._folder))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Show how far training is, and have the last step logged whatever `log_every` is."""
+        """Report progress, and log the last step whatever `log_every` is."""
         if state.global_step >= state.max_steps:
             control.should_log = True
         if self._progress and state.is_world_process_zero:
             self._progress(f"train {self._recipe.stage}", state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Append the step's numbers to metrics.jsonl; stop where the loss is none."""
+        """Append the step's numbers to metrics.jsonl, and stop where the loss or gradient norm is not finite."""
         if not logs or "loss" not in logs:
             return
         numbers = {key: float(value) for key, value in logs.items() if value is not None}
-        # A gradient that is none has already spoilt the weights, except in float16, where such a step is left out.
+        # A non-finite gradient has already spoilt the weights, except in float16, where the scaler skips such a step.
         watched = ("loss",) if self._recipe.precision == "float16" else ("loss", "grad_norm")
         if broken := [key for key in watched if not math.isfinite(numbers.get(key, 0.0))]:
             per_step = self._recipe.batch_size * self._recipe.gradient_accumulation * process_count()
@@ -103,7 +103,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             append_line(self._folder / METRICS, line)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint that was just written as whole; one without the mark is never resumed from."""
+        """Mark the checkpoint just written as complete; one without the mark is never resumed from."""
         PartialState().wait_for_everyone()  # each process writes the state of its own random numbers
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -114,7 +114,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
 
 class Snapshots(TrainerCallback):  # type: ignore[misc]
-    """Copies of tower and projector alone, every so many steps, as folders that visprobe reads as checkpoints.
+    """Callback that saves vision tower and projector every few steps, as folders visprobe reads as checkpoints.
 
     Args:
         every: Steps between copies.
@@ -131,16 +131,16 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]
         refuse_zero3(args, "snapshot_tower_every")
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Write a copy if it is time."""
+        """Write a copy if this step is due."""
         if state.global_step % self._every == 0:
             save_vision(model, self._processor, snapshot_path(self._folder, state.global_step), self._dtype)
 
 
 class EverySteps(TrainerCallback):  # type: ignore[misc]
-    """Something that is done at steps 0, `every`, …, and the last; not at the start of a run that goes on.
+    """Callback that acts at steps 0, `every`, …, and the last; not at the start of a resumed run.
 
     Args:
-        every: Steps between.
+        every: Steps between calls of `do`.
     """
 
     def __init__(self, every: int) -> None:
@@ -148,24 +148,24 @@ class EverySteps(TrainerCallback):  # type: ignore[misc]
         self._last: int | None = None
 
     def refuse(self, args: Any, model: Any) -> None:
-        """Refuse what it cannot be done under."""
+        """Refuse a setup the action cannot run under."""
 
     def do(self, state: Any, model: Any) -> None:
-        """Do it; called once for a step."""
+        """Act on the model; called once per step."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Begin."""
+        """Act at step 0."""
         self.refuse(args, model)
         if state.global_step == 0:
             self._now(state, model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Do it if it is time."""
+        """Act if this step is due."""
         if state.global_step % self._every == 0:
             self._now(state, model)
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Do it at the end."""
+        """Act at the last step."""
         self._now(state, model)
 
     def _now(self, state: Any, model: Any) -> None:
@@ -192,9 +192,9 @@ def refuse_zero3(args: Any, setting: str) -> None:
 
 
 def save_vision(model: Any, processor: Any, path: Path, dtype: torch.dtype) -> None:
-    """Save tower and projector of an MLLM, with its configuration and processor, as one folder.
+    """Save vision tower and projector of an MLLM, with its configuration and processor, as one folder.
 
-    Every process has to call it: sharded weights are gathered by all of them, and the first one writes.
+    Every process has to call it: gathering sharded weights is collective. The first process writes.
     """
     weights = {
         name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().to(dtype).contiguous().cpu()
@@ -211,12 +211,12 @@ def save_vision(model: Any, processor: Any, path: Path, dtype: torch.dtype) -> N
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl; a line torn by kill -9 is left out."""
+    """Return the lines of a run's metrics.jsonl; a last line cut short by a kill is left out."""
     return read_lines(folder / METRICS)
 
 
 def without_gradient(model: nn.Module) -> Iterator[str]:
-    """Names of trainable parameters that the last backward pass did not reach."""
+    """Yield names of trainable parameters that the last backward pass did not reach."""
     for name, parameter in model.named_parameters():
         if ".lora_A." in name:
             continue  # its gradient is zero at the first step, where lora_B still is
@@ -225,13 +225,13 @@ def without_gradient(model: nn.Module) -> Iterator[str]:
 
 
 def taught_nothing(model: nn.Module) -> bool:
-    """Whether every trainable parameter was reached and all gradients are zero: a GRPO step of equal rewards."""
+    """Return whether all trainable parameters got gradients and all are zero: a GRPO step of equal rewards."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
     return all(gradient is not None and not bool(gradient.any()) for gradient in gradients)
 
 
 def check_gradients(model: nn.Module) -> list[str]:
-    """Refuse a part that is meant to train and gets no gradient at all.
+    """Refuse a part that is meant to train and gets no gradient.
 
     Returns:
         Trainable parameters without gradient inside parts that do train (a post_layernorm that the MLLM

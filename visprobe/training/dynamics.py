@@ -1,4 +1,4 @@
-"""Measurements while training goes on: how far the encoder is from the base, and what can be read from it."""
+"""Measurements during training: drift of the encoder from the base, and prototype accuracy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOW = "now"
 
 
 class Probe(EverySteps):
-    """Drift from the base and prototype accuracy at steps 0, `probe_every`, …, and the last.
+    """Callback that measures drift from the base and prototype accuracy at steps 0, `probe_every`, …, and the last.
 
     Each measurement is a line of dynamics.jsonl in the run's folder: "step", "seconds" it took, "n" images,
     "cka" and "top1" (with "top1_difference", paired, to the base) by site as {"value", "low", "high"}, and
@@ -63,7 +63,7 @@ class Probe(EverySteps):
         refuse_zero3(args, "probe_every")
 
     def do(self, state: Any, model: Any) -> None:
-        """Append a line, unless the step has one from before a resume."""
+        """Append a line to dynamics.jsonl, unless the step has one from before a resume."""
         step, started = state.global_step, time.perf_counter()
         with random_state_kept(), tempfile.TemporaryDirectory(prefix="visprobe-probe-") as scratch:
             save_vision(model, self._processor, Path(scratch) / NOW, torch.float32)  # every process takes part
@@ -82,7 +82,7 @@ class Probe(EverySteps):
 
     def _see(self, checkpoint: Path, scratch: Path, device: torch.device) -> State:
         encoder = load_encoder(checkpoint, device=device)
-        store = FeatureStore(scratch / "features")  # of one moment: nobody will ask for these features again
+        store = FeatureStore(scratch / "features")  # scratch: features of one step are never asked for again
 
         def features(images: ImageSet) -> FeatureSet:
             [found] = extract([encoder], images, read_sites, store=store, processors=[self._encoder]).features
@@ -94,10 +94,13 @@ class Probe(EverySteps):
 
 
 def line_of(step: Result) -> dict[str, Any]:
-    """The numbers of one measurement as a line of dynamics.jsonl holds them.
+    """Return the numbers of one measurement as a line of dynamics.jsonl.
 
     Args:
-        step: What `measure_step` returned.
+        step: Result of `measure_step`.
+
+    Returns:
+        "n" and, by measure, an interval by site.
     """
     line: dict[str, Any] = {"n": max(row.estimate.n for row in step.select(measure="cka"))}
     for row in step.rows:
@@ -114,7 +117,7 @@ def _interval(estimate: Estimate) -> float | dict[str, float]:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave every generator of random numbers as it was, so that what follows is as if nothing had been drawn."""
+    """Restore the state of Python's, NumPy's and torch's random number generators after the block."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:

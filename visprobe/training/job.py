@@ -1,4 +1,4 @@
-"""A training job: which model starts, on which rows, by which recipe, and where each setting came from."""
+"""Training jobs: the model to start from, rows, recipe, and the origin of each setting."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # its libraries take seconds to import
     from visprobe.training.on_paper import Plan
     from visprobe.training.run import RunOptions
 
-_NEW_MODEL = ("chat_template", "image_size", "feature_layer")  # they mean something for a new model alone
+_NEW_MODEL = ("chat_template", "image_size", "feature_layer")  # without meaning for an existing model
 MADE_OF = "made_of.json"  # in the folder of a new model: what it was put together from
 
 
@@ -74,7 +74,7 @@ def make_job(
     settings: Sequence[str] = (),
     vision_learning_rate: float | None = None,
 ) -> Job:
-    """A job from a recipe file, flags and `key=value` settings, later ones winning.
+    """Make a job from a recipe file, flags and `key=value` settings, later ones winning.
 
     Raises:
         UsageError: If anything in them is wrong; all faults are named at once.
@@ -96,7 +96,7 @@ def make_job(
             hint="Run visprobe train with that stage, or leave `stage` out of the recipe.",
         )
     rates = values.get("part_learning_rates", {})
-    if vision_learning_rate is not None and isinstance(rates, dict):  # what is none is refused with the other faults
+    if vision_learning_rate is not None and isinstance(rates, dict):  # other types are refused with the other faults
         values["part_learning_rates"] = {**rates, "vision_tower": vision_learning_rate}
     origins = {key: str(config) for key in from_file} | dict.fromkeys(given, "flag") | dict.fromkeys(assigned, "--set")
     sources = {key: values.pop(key) for key in list(values) if key in Sources.model_fields}
@@ -105,7 +105,7 @@ def make_job(
 
 
 def _refuse_idle(given: Mapping[str, Any]) -> None:
-    """Refuse settings of one command of which one makes the other mean nothing; a recipe file may hold either."""
+    """Refuse contradicting settings of one command; a recipe file may hold both for flags to override."""
     if "steps" in given and "epochs" in given:
         raise UsageError("steps and epochs both say how long to train", hint="Give one of the two.")
     if "images" in given and named_data(str(given.get("data"))):
@@ -113,7 +113,7 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
 
 
 def make_sources(values: Mapping[str, Any]) -> Sources:
-    """Sources from plain values.
+    """Make sources from plain values.
 
     Raises:
         UsageError: If a value does not fit; all faults are named at once.
@@ -138,7 +138,7 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def check_sources(sources: Sources) -> Sources:
-    """The sources, if they name one model to start from.
+    """Return the sources if they name exactly one model to start from.
 
     Raises:
         UsageError: If they name none, or both a base and the parts of a new model.
@@ -157,7 +157,7 @@ def check_sources(sources: Sources) -> Sources:
 
 
 def open_job_rows(sources: Sources, recipe: Recipe, output_dir: Path, *, overwrite: bool = False) -> Rows:
-    """The rows of a job; the built-in ones as many as the run will see, or would have seen before it was extended."""
+    """Open the rows of a job; built-in ones as many as the run sees, or would have seen before it was extended."""
     from visprobe.training.rows.combine import Selected
     from visprobe.training.rows.open import open_rows
 
@@ -170,10 +170,10 @@ def open_job_rows(sources: Sources, recipe: Recipe, output_dir: Path, *, overwri
 
 
 def run_job(job: Job, output_dir: Path, **options: Unpack[RunOptions]) -> dict[str, Any]:
-    """Run a job; see `run`.
+    """Run a job; see `run` for the options.
 
     Returns:
-        The manifest.
+        The manifest of the run.
     """
     from visprobe.training.run import run
 
@@ -182,7 +182,7 @@ def run_job(job: Job, output_dir: Path, **options: Unpack[RunOptions]) -> dict[s
 
 
 def dry_run_job(job: Job, output_dir: Path, **options: Unpack[RunOptions]) -> Plan:
-    """What a job would be; see `dry_run`. A new model is put together for it, and found again by the run."""
+    """Plan a job without training; see `dry_run`. A new model is put together for it, and reused by the run."""
     from visprobe.training.run import dry_run
 
     base, rows = _opened(job, output_dir, options)
@@ -190,17 +190,17 @@ def dry_run_job(job: Job, output_dir: Path, **options: Unpack[RunOptions]) -> Pl
 
 
 def _opened(job: Job, output_dir: Path, options: RunOptions) -> tuple[Path, Rows]:
-    """The folder that a job starts from, and its rows."""
+    """Return the folder that a job starts from, and its rows."""
     overwrite = options.get("overwrite", False)
     rows = open_job_rows(job.sources, job.recipe, output_dir, overwrite=overwrite)
     return start(job.sources, job.recipe.seed, output_dir, overwrite=overwrite), rows
 
 
 def start(sources: Sources, seed: int, output_dir: Path, *, overwrite: bool = False) -> Path:
-    """The folder that training starts from: the base, or a new model put together beside the output folder.
+    """Return the checkpoint folder to start from: the base, or a new model put together beside the output folder.
 
     Raises:
-        UsageError: If another model is in the way there.
+        UsageError: If the folder of the new model holds something else.
     """
     if sources.base is not None:
         return _local(sources.base)
@@ -223,17 +223,14 @@ def start(sources: Sources, seed: int, output_dir: Path, *, overwrite: bool = Fa
 
 
 def _identity(model: str) -> str:
-    """What a model is, whatever its path: the hash of its weights, or its hub id."""
+    """Return the hash of a model's weights, or its hub id, so that its path does not matter."""
     return weights_hash(Path(model)) if Path(model).is_dir() else model
 
 
 def _save_once(
     folder: Path, made_of: dict[str, Any], make: Callable[[], tuple[Any, Any]], overwrite: bool = False
 ) -> None:
-    """Save the model and processor that `make` returns, unless `folder` holds one made of the same.
-
-    Of several processes one does it.
-    """
+    """Save the model and processor that `make` returns, unless `folder` holds the same; one process writes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     note = folder / MADE_OF
     with locked(folder.parent / f".{folder.name}.lock", f"puts {folder} together"):
@@ -249,7 +246,7 @@ def _save_once(
 
 
 def _refuse_other_start(folder: Path, differ: Sequence[str], overwrite: bool) -> None:
-    """Refuse to put a new model where something else is, but for a model that may be overwritten."""
+    """Refuse to write a new model over anything but a model that may be overwritten."""
     names = visible(folder)
     if names and overwrite:
         refuse_unknown(folder)
@@ -262,7 +259,7 @@ def _refuse_other_start(folder: Path, differ: Sequence[str], overwrite: bool) ->
 
 
 def _local(base: str) -> Path:
-    """The folder of a checkpoint; one on the hub ("org/name", "org/name@revision") is downloaded first."""
+    """Return the folder of a checkpoint, downloading it from the hub ("org/name", "org/name@revision") if need be."""
     if os.path.exists(base) or base.count("/") != 1 or base.startswith((".", "/", "~")):
         return Path(base)
     from huggingface_hub import snapshot_download
@@ -289,30 +286,30 @@ def run_pivot(
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> dict[str, dict[str, Any]]:
-    """Transplant a post-trained tower, train the projector, then what the second recipe says (PIVOT's evaluation).
+    """Transplant a post-trained tower, train the projector, then run the second recipe (PIVOT's evaluation).
 
     Args:
-        tower_from: Checkpoint whose tower is taken.
-        language_model: Language model that it is put under.
+        tower_from: Checkpoint whose vision tower is taken.
+        language_model: Folder or hub id of the new language model.
         projector_config: Recipe file of the projector stage.
         full_config: Recipe file of the stage after it.
         output_dir: Gets the folders start, projector and full.
-        reuse_projector_layers: First layers of the projector that are taken over.
+        reuse_projector_layers: Number of projector layers to keep, from the first on.
         seed: Seed of the fresh projector.
-        options: As in `run`.
+        options: Options of `run`.
 
     Returns:
         The manifests by stage.
 
     Raises:
-        UsageError: If a folder holds anything else than its run, or than the model to start from.
+        UsageError: If a folder holds anything but its run or the model to start from.
 
     Source:
         "RL makes MLLMs see better than SFT" (2510.16333), section 6.
     """
     from visprobe.training.models.pivot import transplant
 
-    # Both recipes are read before anything is done, so that a fault in the second does not wait for the first.
+    # Read both recipes first, so that a fault in the second does not wait for the first run to end.
     names = {"projector": output_dir / "start", "full": output_dir / "projector"}
     configs = {"projector": projector_config, "full": full_config}
     jobs = {stage: make_job(stage, configs[stage], {"base": str(base)}) for stage, base in names.items()}

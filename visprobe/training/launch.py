@@ -1,4 +1,4 @@
-"""What can be known of a run before its libraries are imported: whether they are there, and its processes."""
+"""Facts about a run that need no training library: whether they are installed, and the processes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ ONE_STARTED = (
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes, draws bars and prints."""
+    """Return whether this process is the one that writes, draws progress bars and prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def process_count() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def launch_note() -> str | None:
-    """A warning where accelerate was asked for several processes and started a single one without saying so.
+    """Return a warning if accelerate was asked for several processes and silently started one.
 
     accelerate names a meeting point for the processes (MASTER_ADDR) only if it was asked for several of them, and
     each process that finds its way there is told of how many it is one (WORLD_SIZE).
@@ -35,7 +35,7 @@ def launch_note() -> str | None:
 
 
 def require_training() -> None:
-    """Refuse at once, with advice, where the training extra is not installed.
+    """Refuse to train if the training extra is not installed.
 
     Raises:
         PrerequisiteError: If a library is missing.

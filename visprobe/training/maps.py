@@ -1,4 +1,4 @@
-"""Maps of a few pictures while a model is trained, which trains on as if nobody had looked.
+"""Attribution maps of a few images during training, without a change to the training itself.
 
 A run's folder gets attribution.npz with all maps, attribution.jsonl with a line of numbers per step, and
 attribution/step-000100.png.
@@ -35,22 +35,22 @@ from visprobe.training.callbacks import EverySteps
 from visprobe.training.dynamics import random_state_kept
 from visprobe.training.run_folder.by_step import ATTRIBUTION, append_line, map_figure, read_lines
 
-_FEATURES = "get_image_features"  # preference trainers let it give the features of an image once per answer
+_FEATURES = "get_image_features"  # preference trainers patch it to compute the features of an image once per answer
 
 
 @dataclass(frozen=True)
 class TrackedExamples:
-    """What is looked at, the same at every step.
+    """Images, questions and settings of the maps, the same at every step.
 
     Attributes:
-        ids: Name of each picture.
-        images: The pictures, RGB.
-        questions: What is asked of each.
-        regions: Share of each patch that the answer's region fills, or None where nobody says.
-        target: Which number is explained, as `MllmSubject` names it.
-        method: Method of the maps.
-        encoder: Encoder of the base: its geometry and processor.
-        processor: Processor of the whole model.
+        ids: Name of each image.
+        images: RGB images.
+        questions: Question about each image.
+        regions: Per image, the share of each patch that the answer's region fills, or None where unknown.
+        target: Number that is explained, by its name in `MllmSubject`.
+        method: Attribution method.
+        encoder: Encoder of the base, for its geometry and processor.
+        processor: Processor of the MLLM.
     """
 
     ids: Sequence[str]
@@ -68,16 +68,16 @@ Draw = Callable[[TrackedExamples, Attributions], bytes]
 
 
 class MapsDuringTraining(EverySteps):
-    """Maps of a few pictures at steps 0, `every`, …, and the last, on the model in training itself.
+    """Callback that maps a few images at steps 0, `every`, …, and the last, on the model in training.
 
-    Whatever goes wrong here is said once and does not stop training. The first process looks, the others go on.
+    An error here is reported once and does not stop training. Only the first process computes maps.
 
     Args:
         every: Steps between maps.
         folder: The run's folder.
-        held: Gives the pictures; called once, at the first step that is looked at.
+        held: Opens the examples; called once, at the first step with maps.
         draw: Draws the maps of all steps so far.
-        warn: Told what went wrong.
+        warn: Called with a message when maps fail.
     """
 
     def __init__(
@@ -89,17 +89,17 @@ class MapsDuringTraining(EverySteps):
         self._said: set[str] = set()
 
     def refuse(self, args: Any, model: Any) -> None:
-        """Refuse a model in shards."""
+        """Refuse a sharded model."""
         refuse_shards(args, model)
 
     def do(self, state: Any, model: Any) -> None:
-        """Look, where this is the first process."""
+        """Compute and save maps in the first process; failures become warnings."""
         if not state.is_world_process_zero:
             return
         step = int(state.global_step)
         try:
             self._record(step, model)
-        except Exception as error:  # a look is never worth a training run
+        except Exception as error:  # a failed map must not end a training run
             if str(error) not in self._said:
                 self._said.add(str(error))
                 self._warn(f"maps of step {step} failed, training goes on: {type(error).__name__}: {error}")
@@ -119,7 +119,7 @@ class MapsDuringTraining(EverySteps):
             append_line(lines, {"step": step, "seconds": seconds, **how, **line_of(found, step)})
 
     def _joined(self, held: TrackedExamples, step: int, found: Maps) -> Attributions:
-        """The maps of all steps up to `step`; later ones are of before a resume."""
+        """Return the maps of all steps up to `step`, without later ones from before a resume."""
         path = self._folder / f"{ATTRIBUTION}.npz"
         before = load(path).maps if path.is_file() else {}
         kept = {name: made for name, made in before.items() if step_of(name) < step}
@@ -128,25 +128,25 @@ class MapsDuringTraining(EverySteps):
 
 
 def name_of(step: int) -> str:
-    """Name of the maps of a step in attribution.npz."""
+    """Return the name of a step's maps in attribution.npz."""
     return f"step {step}"
 
 
 def step_of(name: str) -> int:
-    """The inverse of `name_of`."""
+    """Return the step of a name made by `name_of`."""
     return int(name.removeprefix("step "))
 
 
 def line_of(found: Attributions, step: int) -> dict[str, Any]:
-    """The numbers of a step as a line of attribution.jsonl holds them.
+    """Return the numbers of a step as a line of attribution.jsonl.
 
     Args:
         found: Maps of all steps so far.
-        step: The step.
+        step: Step of the line.
 
     Returns:
-        "scores" by picture; "score" and each measure of focus as {"value", "low", "high", "n"}: mean over pictures and
-        its 95 % t interval, for pointing Wilson's. Measures that are defined for fewer than two pictures are left out.
+        "scores" by image; "score" and each focus measure as {"value", "low", "high", "n"}: mean over images with its
+        95 % t interval (Wilson's for pointing). Measures defined for fewer than two images are left out.
     """
     name = name_of(step)
     [own] = found.maps[name].values()
@@ -171,11 +171,11 @@ def _mean(measure: str, values: Floats) -> dict[str, float]:
 
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
-    """Leave random numbers, training modes, gradients and what is trainable as they were, to the bit.
+    """Restore random states, training modes, gradients and requires_grad, bit for bit, after the block.
 
     Args:
-        model: The model; inside the block it may be put into evaluation mode and frozen, and it gives the features
-            of an image as its class does, whatever a trainer has put in the place of that.
+        model: The model. Inside the block it may be put into evaluation mode and frozen, and `get_image_features` is
+            the method of its class, without a trainer's patch.
     """
     patched = [(module, vars(module).pop(_FEATURES)) for module in model.modules() if _FEATURES in vars(module)]
     modes = [(module, module.training) for module in model.modules()]
@@ -198,10 +198,10 @@ def refuse_shards(args: Any, model: Any) -> None:
 
     Args:
         args: The trainer's arguments.
-        model: The model as the trainer has prepared it.
+        model: The model as the trainer prepared it.
 
     Raises:
-        TrainingError: If the model is in shards.
+        TrainingError: If the model is sharded.
     """
     zero3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
     wrapped = any(isinstance(module, FullyShardedDataParallel) for module in model.modules())

@@ -1,4 +1,4 @@
-"""What a run would be: its steps, its rows, what of the model it would train, and the memory that this takes."""
+"""Plan of a run before it starts: its steps, rows, trainable parameters and memory."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _WEIGHT, _GRADIENT, _ADAM = 4, 4, 8  # bytes per parameter: weights are kept in 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that has not been started.
+    """Plan of a run that has not been started.
 
     Attributes:
-        stage: What would be trained.
+        stage: Name of the training stage.
         rows: Name of the rows.
-        count: Rows that there are.
-        used: Rows that can be trained on.
+        count: Number of rows.
+        used: Number of rows that can be trained on.
         steps: Optimizer steps.
-        rows_per_step: Rows in each, over all processes; the last of a pass may have fewer.
-        seen: Rows that go into all of them, each as often as it does.
-        parameters: Of each part of the model, how many numbers would be trained and how many there are.
-        memory: Bytes of each process, by what they are for, without activations and without what sharding saves.
-        room: Bytes of memory that the device has.
+        rows_per_step: Rows per optimizer step, over all processes; the last step of a pass may have fewer.
+        seen: Rows over all steps, repeated ones counted each time.
+        parameters: Trainable and total number of parameters, by part of the model.
+        memory: Bytes per process by purpose, without activations and without savings from sharding.
+        room: Memory of the device in bytes.
         device: Name of the device.
     """
 
@@ -52,13 +52,13 @@ class Plan:
 
 
 def plan(model: Any, recipe: Recipe, found: Survey, rows: str) -> Plan:
-    """What training `model` by `recipe` on the rows in `found` would be.
+    """Plan the training of `model` by `recipe` on surveyed rows.
 
     Args:
-        model: The model; its weights may be on the meta device. It is changed as a run would change it.
+        model: The model, possibly on the meta device. Changed in place (frozen, adapters) as a run would change it.
         recipe: The settings.
-        found: What a look at the rows found.
-        rows: Their name.
+        found: Survey of the rows.
+        rows: Name of the rows.
 
     Raises:
         UsageError: If a part that is to be trained does not exist.
@@ -91,7 +91,7 @@ def plan(model: Any, recipe: Recipe, found: Survey, rows: str) -> Plan:
 
 
 def rows_per_pass(recipe: Recipe, count: int, processes: int) -> int:
-    """How many of `count` rows a pass trains on: a stage may leave out what fills no batch, drop_last what no step."""
+    """Return the rows of `count` that one pass trains on: some stages drop partial batches, drop_last partial steps."""
     batch = recipe.batch_size * processes
     if stage_of(recipe).whole_batches:
         count -= count % batch
@@ -101,7 +101,7 @@ def rows_per_pass(recipe: Recipe, count: int, processes: int) -> int:
 
 
 def steps_of(recipe: Recipe, count: int, processes: int) -> int:
-    """Optimizer steps of a run over `count` rows."""
+    """Return the number of optimizer steps of a run over `count` rows."""
     if recipe.steps:
         return recipe.steps
     per_step = recipe.batch_size * processes * recipe.gradient_accumulation
@@ -109,10 +109,10 @@ def steps_of(recipe: Recipe, count: int, processes: int) -> int:
 
 
 def seen(recipe: Recipe, steps: int, count: int, processes: int) -> dict[str, int]:
-    """How many rows, how many different ones of them, and how many answers went into `steps` steps over `count` rows.
+    """Count the rows, different rows and answers that `steps` steps over `count` rows take.
 
-    The last step of each pass over the rows has what is left of them, unless they are left out. What is left out is
-    different in each pass, so that of several passes the different rows are at least so many.
+    The last step of a pass may be smaller, or dropped. Dropped rows differ from pass to pass, so for several passes
+    "different_rows" is a lower bound.
     """
     per_step = recipe.batch_size * processes * recipe.gradient_accumulation
     count = rows_per_pass(recipe, count, processes)

@@ -1,4 +1,4 @@
-"""The recipe of a training run: every setting, checked together before anything is loaded."""
+"""Recipe of a training run: all settings, checked together before anything is loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from visprobe.training.stages import stages
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-# Those of transformers that need no further settings.
+# Only schedules of transformers that need no further settings.
 Schedule = Literal[
     "linear",
     "cosine",
@@ -121,7 +121,7 @@ class Recipe(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     def __new__(cls, **settings: Any) -> Self:
-        """A recipe of the class of its stage; a stage that does not exist is refused by `__init__`."""
+        """Make a recipe of its stage's class; `__init__` refuses unknown stages."""
         stage = stages().get(str(settings.get("stage"))) if cls is Recipe else None
         return super().__new__(stage.recipe if stage else cls)  # type: ignore[return-value]
 
@@ -134,18 +134,18 @@ class Recipe(BaseModel):
         return stage
 
     def faults(self) -> list[str]:
-        """What is wrong beside single settings."""
+        """Return faults that concern several settings together."""
         rows = (self.steps or 1) * self.batch_size * self.gradient_accumulation
         return ["steps x batch_size x gradient_accumulation: no run sees so many rows"] if rows > MOST_ROWS else []
 
 
 def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = ()) -> Recipe:
-    """A recipe from plain values, with every fault of them reported at once.
+    """Make a recipe from plain values, reporting all faults at once.
 
     Args:
         settings: Values by field name; a string may stand for a sequence, its items separated by commas.
-        where: Where they come from, for the message: "recipe.yaml", "the command line".
-        known: Keys that are handled elsewhere and may be what an unknown key was meant to be.
+        where: Origin of the values, for the message: "recipe.yaml", "the command line".
+        known: Keys handled elsewhere that an unknown key may be a misspelling of.
 
     Raises:
         UsageError: If a key is unknown (the nearest known one is named), a value does not fit, or a setting has
@@ -171,23 +171,23 @@ def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = 
 
 
 def _only(setting: str) -> list[str]:
-    """The stages that have a setting which others have not."""
+    """Return the stages that have a setting, or none if all have it."""
     names = [name for name, stage in stages().items() if stage.takes(setting)]
     return names if len(names) < len(stages()) else []
 
 
 def own_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A written recipe without what belongs to other stages; earlier versions wrote the settings of all of them."""
+    """Return a written recipe without settings of other stages, which earlier versions wrote too."""
     stage = stages().get(str(recipe.get("stage")))
     own = set(stage.recipe.model_fields) if stage else recipe.keys()
     return {key: value for key, value in recipe.items() if key in own or not _only(key)}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read the mapping in a YAML file.
 
     Raises:
-        UsageError: If the file is missing, no YAML, or holds something else than a mapping.
+        UsageError: If the file is missing, not YAML, or holds no mapping.
     """
     try:
         value = yaml_value(read_text(path))
@@ -201,7 +201,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A hint at the known name that `name` was probably meant to be, or nothing."""
+    """Return a hint at the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 

@@ -1,8 +1,8 @@
-"""One training run, from a base and rows to a checkpoint folder with its manifest.
+"""Training runs, from a base and rows to a checkpoint folder with its manifest.
 
-The folder holds, while the run goes on, checkpoints/ (to resume from), metrics.jsonl and snapshots/; at its end
-the model, its processor and, last of all, manifest.json. A folder with a manifest is finished. What may be there before
-is in `visprobe.training.run_folder.folder`.
+During the run the folder holds checkpoints/ (to resume from), metrics.jsonl and snapshots/; at its end the model, its
+processor and, last of all, manifest.json. A folder with a manifest is finished. What the folder may hold before is
+checked in `visprobe.training.run_folder.folder`.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ CallbackFactory = Callable[[Recipe, Path, UsableRows, Any, Path], TrainerCallbac
 
 
 class RunOptions(TypedDict, total=False):
-    """Options of a run, whatever is trained in it.
+    """Options of a run that are not part of its recipe.
 
     Attributes:
         progress: Called with (stage, step, steps).
-        note: Told, before the first step, what of the rows is not used.
-        callbacks: Made for the run; must hold one for `attribution_every`, which is not of this floor.
-        max_bad: How many rows may be unusable, as `refuse_bad` takes it.
-        overwrite: Whether another run or model in the folder makes room when this one begins to train.
+        note: Called before the first step, with a sentence on each thing in the rows that is not used.
+        callbacks: Factories of callbacks; one must draw the maps of `attribution_every`, which need a higher layer.
+        max_bad: Most unusable rows, as a number ("20") or a share ("1%").
+        overwrite: Whether to remove another run or model from the folder when this one begins to train.
     """
 
     progress: Progress | None
@@ -87,23 +87,23 @@ def run(
 ) -> dict[str, Any]:
     """Train a branch of `base` and save it as a folder that transformers loads.
 
-    A finished run of the same base, rows and recipe is not repeated; a stopped one goes on from its last whole
-    checkpoint, and so does one that is given more steps or epochs than before.
+    A finished run of the same base, rows and recipe is not repeated. A stopped run goes on from its last complete
+    checkpoint, and so does one that gets more steps or epochs than before.
 
     Args:
         base: Checkpoint folder to start from.
-        recipe: The settings.
+        recipe: Settings of the run.
         rows: The training rows.
         output_dir: The run's folder.
-        origins: Where settings came from that are not defaults, for the manifest.
+        origins: Origin of each setting that is not a default, for the manifest.
         options: See `RunOptions`.
 
     Returns:
         The manifest, also written to `output_dir/manifest.json`; with "reused" if nothing had to be done.
 
     Raises:
-        UsageError: If the folder holds anything but this run, too many rows cannot be used, or the recipe asks for what
-            base or rows do not allow.
+        UsageError: If the folder holds anything but this run, too many rows are unusable, or the recipe does not suit
+            base or rows.
         CheckpointError: If `base` cannot be loaded.
         TrainingError: If the loss is not finite, or a part that should train gets no gradient.
     """
@@ -119,7 +119,7 @@ def run(
         fitted = UsableRows(rows, stage_of(recipe).need, found.usable)
         model = model_for_training(base)
         off_path = train_only(model, recipe.train)
-        model._no_split_modules = blocks_to_shard(model)  # what FSDP wraps where its configuration names nothing else
+        model._no_split_modules = blocks_to_shard(model)  # FSDP wraps these unless its configuration names others
         checkpoint = start.checkpoint
         watch = Watch(recipe, output_dir, progress)
         probe = Probe(recipe, base, output_dir, processor) if recipe.probe_every else None
@@ -130,12 +130,12 @@ def run(
         for make in options.get("callbacks", ()):
             if looker := make(recipe, base, fitted, processor, output_dir):
                 trainer.add_callback(looker)
-        trainer.accelerator.wait_for_everyone()  # every process has looked into the folder
+        trainer.accelerator.wait_for_everyone()  # every process has read the folder, which `claim` is about to change
         if trainer.is_world_process_zero():
             claim(output_dir, inputs, start)
         with _readable_failure(recipe, output_dir):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.accelerator.wait_for_everyone()  # the first process has written its last metrics
+        trainer.accelerator.wait_for_everyone()  # for the last metrics of the first process
         metrics = read_metrics(output_dir)
         about = {
             "inputs": inputs,
@@ -165,10 +165,12 @@ def run(
 
 
 def dry_run(base: Path, recipe: Recipe, rows: Rows, output_dir: Path, **options: Unpack[RunOptions]) -> Plan:
-    """Check what `run` checks before it trains, and say what it would train; nothing is written.
+    """Check all that `run` checks before it trains, and plan what it would train; nothing is written.
 
     Raises:
-        As `run`.
+        UsageError: If the folder, the recipe or too many rows do not allow the run.
+        CheckpointError: If `base` cannot be loaded.
+        TrainingError: If the learning rate is 0.
     """
     _refuse(base, recipe, output_dir, options)
     if visible(output_dir):
@@ -179,7 +181,7 @@ def dry_run(base: Path, recipe: Recipe, rows: Rows, output_dir: Path, **options:
 
 
 def _get_ready(base: Path, recipe: Recipe, rows: Rows, options: RunOptions) -> tuple[Any, Conversations, Survey]:
-    """Read the processor and look at all rows; refuse too many bad ones."""
+    """Read the processor and survey all rows; refuse too many bad ones."""
     processor, config = processor_for_training(base, recipe.resample)
     told = conversations(processor, config, recipe)
     found = look_through(rows, recipe, told, options.get("progress"))
@@ -191,8 +193,8 @@ def _get_ready(base: Path, recipe: Recipe, rows: Rows, options: RunOptions) -> t
 
 
 def _refuse(base: Path, recipe: Recipe, output_dir: Path, options: RunOptions) -> None:
-    """Refuse what can be known to be wrong before anything is read."""
-    allowed_bad(options.get("max_bad", MAX_BAD), total=0)  # whether it is a number, before all rows are looked at
+    """Refuse settings that are known to be wrong before anything is read."""
+    allowed_bad(options.get("max_bad", MAX_BAD), total=0)  # refuses a malformed number before the long survey
     refuse_folder(base, output_dir)
     available = get_available_reporting_integrations()
     if missing := [name for name in recipe.report_to if name not in available]:
@@ -200,7 +202,7 @@ def _refuse(base: Path, recipe: Recipe, output_dir: Path, options: RunOptions) -
             f"report_to: {', '.join(missing)} does not exist or is not installed",
             hint=f"Here there is {', '.join(sorted(available)) or 'none'}; metrics.jsonl is always written.",
         )
-    if recipe.attribution_every and not options.get("callbacks"):  # figures are made on a higher floor
+    if recipe.attribution_every and not options.get("callbacks"):  # figures come from a higher layer
         raise UsageError(
             "attribution_every: nobody is there to draw maps",
             hint="Start visprobe train, or give run() the `attribution_callback` of "
@@ -211,7 +213,7 @@ def _refuse(base: Path, recipe: Recipe, output_dir: Path, options: RunOptions) -
 
 
 def _rewards(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """The mean reward of a run, and the share of answers in groups whose rewards are all equal; nothing without."""
+    """Return the mean reward and the share of answers in groups of equal rewards; empty without rewards."""
     told = [line for line in lines if "reward" in line]
     if not told:
         return {}
@@ -244,8 +246,8 @@ def _trainer(
 
 def _save(trainer: Any, processor: Any, output_dir: Path, manifest: dict[str, Any]) -> None:
     scratch = output_dir / CHECKPOINTS / "final"
-    merge(trainer.model)  # adapters, if there are any, so that the checkpoint is an ordinary one
-    trainer.save_model(str(scratch))  # every process takes part: sharded weights are gathered here
+    merge(trainer.model)  # adapters, so that the checkpoint is an ordinary one
+    trainer.save_model(str(scratch))  # in every process: gathering sharded weights is collective
     if not trainer.is_world_process_zero():
         return
     processor.save_pretrained(scratch)
@@ -257,7 +259,7 @@ def _save(trainer: Any, processor: Any, output_dir: Path, manifest: dict[str, An
 
 @contextlib.contextmanager
 def _readable_failure(recipe: Recipe, output_dir: Path) -> Iterator[None]:
-    """Out of memory and a full disk, said in a way that can be acted on."""
+    """Turn out-of-memory and disk errors into errors with advice."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
@@ -267,7 +269,7 @@ def _readable_failure(recipe: Recipe, output_dir: Path) -> Iterator[None]:
             f"{recipe.gradient_accumulation * 2}, then gradient_checkpointing.",
         ) from error
     except (OSError, SafetensorError, RuntimeError) as error:
-        # The libraries' own OSErrors have no number, and are not about the disk.
+        # OSErrors that the libraries raise themselves have no errno, and are not about the disk.
         if is_disk_full(error) or (isinstance(error, OSError) and error.errno is not None):
             raise translate_os_error(error, output_dir if is_disk_full(error) else "") from error
         raise
@@ -275,7 +277,7 @@ def _readable_failure(recipe: Recipe, output_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' bars, notes and step logs off the terminal; errors still come through."""
+    """Silence the libraries' progress bars, notes and step logs, but not their errors."""
     from transformers.utils import logging as library
 
     level, bars = library.get_verbosity(), library.is_progress_bar_enabled()

@@ -1,6 +1,6 @@
-"""A new LLaVA from a vision tower and a language model, with a fresh projector between them.
+"""LLaVA models assembled from a vision tower and a language model, with a fresh projector between them.
 
-It is built as in the PIVOT paper's runs: one square image, no tiles, a two-layer projector.
+Built as in the PIVOT paper: one square image, no tiles, a two-layer projector.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from visprobe.mllm.language import LanguageModel, read_language_model, with_imag
 
 IMAGE_TOKEN = "<image>"
 _PROJECTORS = ("mlp2x_gelu",)
-_ROWS = 8  # embedding matrices are filled up to a multiple of this, which matrix products like
-# Towers whose MLLMs usually read their last block; the others are read one block before.
+_ROWS = 8  # embedding matrices are padded to a multiple of this, which tensor cores need for speed
+# Families whose MLLMs usually read the last block; for the others the last but one is read.
 _READ_TO_THE_END = ("dinov2", "vit")
 
 
@@ -35,16 +35,16 @@ def assemble(
     seed: int = 0,
     chat_template: Path | None = None,
 ) -> tuple[Any, Any]:
-    """A LLaVA of a tower and a language model that have not met, ready for its projector stage.
+    """Assemble a LLaVA from a vision tower and a language model, ready for its projector stage.
 
     Args:
         vision_tower: Any checkpoint that `load_encoder` reads: a bare tower, or an MLLM for its trained tower.
         language_model: Folder or hub id of a causal language model; a folder may hold one .gguf file.
         projector: Kind of projector; "mlp2x_gelu" is the one that transformers' LLaVA has.
-        image_size: Side of the square image in pixels; None for that of the tower. Another size stretches the
+        image_size: Side of the square image in pixels; None for the tower's own. Another size interpolates the
             position embeddings.
-        feature_layer: How many blocks the language model's image tokens have passed; None for what the tower's
-            MLLM reads, for a bare SigLIP or CLIP all but the last, for a bare DINOv2 or ViT all.
+        feature_layer: Block of the tower whose output the language model reads, counted from 1; None for what the
+            tower's MLLM reads: for a bare SigLIP or CLIP the last but one, for a bare DINOv2 or ViT the last.
         seed: Fixes the projector's initial weights.
         chat_template: Jinja file to use instead of the language model's own chat template.
 
@@ -93,7 +93,7 @@ def _depth(encoder: VisionEncoder, feature_layer: int | None) -> int:
 
 
 def _tower(encoder: VisionEncoder, depth: int, image_size: int | None) -> tuple[dict[str, torch.Tensor], Any]:
-    """Weights and configuration of the tower: SigLIP without what is never read, the others whole."""
+    """Return weights and configuration of the tower; SigLIP loses the blocks and head that are never read."""
     config, family = encoder.config, encoder.provenance.family
     aside = {name for name in encoder.weights() if name.startswith("projector.") or encoder.family.is_projection(name)}
     weights = {name: value.float() for name, value in encoder.weights().items() if name not in aside}
@@ -112,10 +112,11 @@ def _tower(encoder: VisionEncoder, depth: int, image_size: int | None) -> tuple[
 
 
 def _stretched(weights: Mapping[str, torch.Tensor], prefix: int, side: int) -> dict[str, torch.Tensor]:
-    """The tower's weights with position embeddings for a grid of `side` x `side` patches, bicubic."""
+    """Return the weights with position embeddings interpolated (bicubic) to a `side` x `side` patch grid."""
     result = dict(weights)
     for name, value in weights.items():
         if name.startswith("embeddings.position_embedding"):
+            # Rows are prefix tokens (class token) first, then patches row by row; only the patches form a grid.
             rows = value.reshape(-1, value.shape[-1])
             before = int((len(rows) - prefix) ** 0.5)
             grid = rows[prefix:].reshape(1, before, before, -1).permute(0, 3, 1, 2)
@@ -150,7 +151,7 @@ def _config(encoder: VisionEncoder, vision: Any, depth: int, language: LanguageM
 
 
 def _rows(language: LanguageModel) -> int:
-    """Rows of the embedding matrix: as many as it has, or, where that is too few, enough for every token."""
+    """Return the rows of the embedding matrix: its own number, or, if too few, enough for every token."""
     present, needed = len(language.model.get_input_embeddings().weight), len(language.tokenizer)
     return present if present >= needed else -(-needed // _ROWS) * _ROWS
 
@@ -163,6 +164,7 @@ def _model(config: Any, tower: Mapping[str, torch.Tensor], language: LanguageMod
         model, loaded = LlavaForConditionalGeneration.from_pretrained(
             None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
         )
+    # Norms after the block that is read never reach the language model, so their weights may be fresh.
     fresh = ("model.multi_modal_projector.", "model.vision_tower.post_layernorm.", "model.vision_tower.layernorm.")
     missing = [name for name in loaded["missing_keys"] if not name.startswith(fresh)]
     if faults := sorted({*missing, *loaded["unexpected_keys"]}):
@@ -178,6 +180,7 @@ def _language_weights(language: LanguageModel, tied: bool) -> dict[str, torch.Te
     inside = language.model.base_model.state_dict()
     weights = {f"model.language_model.{name}": value for name, value in inside.items()}
     embedding = language.model.get_input_embeddings().weight
+    # Tied copies of the embedding share memory; each of them has to grow with it.
     names = {
         f"model.language_model.{name}" for name, value in inside.items() if value.data_ptr() == embedding.data_ptr()
     }
@@ -188,13 +191,13 @@ def _language_weights(language: LanguageModel, tied: bool) -> dict[str, torch.Te
 
 
 def _filled_up(matrix: torch.Tensor, rows: int) -> torch.Tensor:
-    """`matrix` with rows added at its end, each the mean of its rows: neither likely nor unlikely tokens."""
+    """Append rows to `matrix`, each its mean row, so that new tokens are neither likely nor unlikely."""
     added = matrix.mean(0, keepdim=True).expand(rows - len(matrix), -1)
     return torch.cat([matrix, added])
 
 
 def _generation_config(model: Any, language: LanguageModel) -> GenerationConfig:
-    """Ends where the language model ends; never writes the image token or a row that stands for no token."""
+    """Make a generation config with the language model's end tokens that never emits image or unused tokens."""
     ends = getattr(language.model.generation_config, "eos_token_id", None)
     never = sorted({model.config.image_token_id, *range(len(language.tokenizer), model.config.text_config.vocab_size)})
     return GenerationConfig(

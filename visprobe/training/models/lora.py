@@ -1,4 +1,4 @@
-"""Low-rank adapters on single parts of an MLLM, and merging them into ordinary weights."""
+"""LoRA adapters on single parts of an MLLM, and merging them into ordinary weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from visprobe.training.recipe import Lora
 
 
 def add_adapters(model: Any, lora: Lora) -> list[str]:
-    """Put adapters on the linear layers of some parts; call it after `train_only`.
+    """Add LoRA adapters to the linear layers of some parts; call it after `train_only`.
 
-    The weights of these parts are frozen; what is trainable elsewhere stays so. The model keeps its class, and at
-    first its outputs, because adapters start at zero.
+    The weights of these parts are frozen; other parts stay as trainable as they were. The model keeps its class, and
+    at first its outputs, because adapters start at zero.
 
     Args:
         model: An MLLM of transformers.
@@ -43,14 +43,14 @@ def add_adapters(model: Any, lora: Lora) -> list[str]:
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad} - frozen
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=adapted)
     parameters = dict(model.named_parameters())
-    inject_adapter_in_model(settings, model)  # it freezes everything but the adapters
+    inject_adapter_in_model(settings, model)  # freezes everything but the adapters, so the rest is restored below
     for name in trained:
         parameters[name].requires_grad_(True)
     return sorted(adapted)
 
 
 def merge(model: Any) -> Any:
-    """Add every adapter to the weights it stands on, so that the model is an ordinary one again.
+    """Merge every adapter into its base weights, so that the model is an ordinary one again.
 
     Args:
         model: A model with adapters from `add_adapters`; changed in place.
@@ -68,7 +68,7 @@ def merge(model: Any) -> Any:
 
 
 def merged_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The state dict that `model` would have after `merge`, while it goes on training with its adapters.
+    """Return the state dict that `model` would have after `merge`, leaving its adapters in place for training.
 
     Args:
         model: A model with adapters from `add_adapters`, or without any.
@@ -86,10 +86,7 @@ def merged_weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _linear_layers(model: Any, parameters: set[str]) -> list[str]:
-    """Names of the linear layers with weights in `parameters`, less the one that makes the scores.
-
-    That one often shares its weights with the embeddings, which an adapter would have to change too.
-    """
+    """Return names of linear layers with weights in `parameters`, but the output head, often tied to the embeddings."""
     return [
         name
         for name, layer in model.named_modules()

@@ -1,4 +1,4 @@
-"""PIVOT: a tower that was post-trained in one MLLM, under a fresh projector and another language model."""
+"""PIVOT evaluation: a post-trained vision tower under a fresh projector and another language model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def transplant(
     seed: int = 0,
     chat_template: Path | None = None,
 ) -> tuple[Any, Any]:
-    """The post-trained tower of an MLLM in a new LLaVA, whose image tokens leave it at the same block.
+    """Transplant the post-trained vision tower of an MLLM into a new LLaVA that reads the same block.
 
     Args:
         tower_from: Checkpoint of the post-trained MLLM, or a bare tower.
         language_model: Folder or hub id of a causal language model; a folder may hold one .gguf file.
-        reuse_projector_layers: How many of the MLLM's projector layers are taken over, from the first on; they
-            fit only between language models of the same width.
-        image_size: Side of the square image in pixels; None for that of the tower.
+        reuse_projector_layers: Number of projector layers to copy from the MLLM, from the first on; they fit only
+            between language models of the same width.
+        image_size: Side of the square image in pixels; None for the tower's own.
         seed: Fixes the initial weights of the other projector layers.
         chat_template: Jinja file to use instead of the language model's own chat template.
 

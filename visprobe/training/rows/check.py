@@ -1,7 +1,7 @@
-"""Which rows a stage can train on: every one is looked at before training begins, and the others are counted by reason.
+"""Survey of training rows: find those a stage can train on, and count the others by reason, before training begins.
 
-A row that turned out to be unusable in the middle of a run could only be left out of its batch or filled up with
-another; either way the arms of a study would train on other rows than they name.
+A row found unusable during a run could only be dropped or replaced, so that the arms of a study would train on other
+rows than they name.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ Raises BadRow if the model cannot be told the row.
 """
 MAX_BAD = "1%"
 _AT_ONCE = 256
-_THREADS = 16  # images are decoded by a library that lets go of Python's lock
+_THREADS = 16  # PIL releases the GIL while it decodes
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a look at rows found.
+    """Usable and unusable rows, found by `survey`.
 
     Attributes:
-        prompts: SHA-256 of the prompt of each usable row, by its index, in order.
-        skipped: Why a row is unusable, by its index.
+        prompts: SHA-256 of the prompt of each usable row, by row index, in order.
+        skipped: Reason why a row is unusable, by row index.
         examples: One "id: details" per reason.
-        unused: Fields that hold something and are not read, by the name of the source.
+        unused: Fields with a value that are not read, by name of the source.
     """
 
     prompts: Mapping[int, bytes]
@@ -56,17 +56,17 @@ class Survey:
 
     @property
     def usable(self) -> list[int]:
-        """The indices of the rows that can be trained on."""
+        """Indices of the rows that can be trained on."""
         return list(self.prompts)
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Number of unusable rows by reason, commonest first."""
+        """Number of unusable rows by reason, most frequent first."""
         return dict(Counter(self.skipped.values()).most_common())
 
     @property
     def prompts_hash(self) -> str:
-        """SHA-256 over all prompts in the order of the rows: two runs that share it were told the same."""
+        """SHA-256 over all prompts in row order; runs with the same hash saw the same prompts."""
         return hashlib.sha256(b"".join(self.prompts.values())).hexdigest()
 
 
@@ -79,14 +79,14 @@ def survey(
     indices: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Survey:
-    """Look at rows and their images, each image decoded once, and say which can be trained on.
+    """Check rows and their images, decoding each image once, and find those that can be trained on.
 
     Args:
         rows: The rows.
-        need: What the stage trains on; see `fit`.
-        check: What the model can be told.
+        need: Shape of row that the stage trains on; see `fit`.
+        check: Returns the prompt of a row, or raises BadRow.
         image_required: Whether rows without images are unusable.
-        indices: Which rows; all by default.
+        indices: Rows to check; all by default.
         progress: Called with (stage, done, total).
     """
     wanted = range(len(rows)) if indices is None else indices
@@ -127,7 +127,7 @@ def survey(
 
 
 def merged(parts: Iterable[Survey]) -> Survey:
-    """What several processes found, each in its own share of the rows."""
+    """Merge the surveys of several processes, each of its own share of the rows."""
     all_parts = list(parts)
     prompts = {index: each for part in all_parts for index, each in part.prompts.items()}
     skipped = {index: each for part in all_parts for index, each in part.skipped.items()}
@@ -138,18 +138,18 @@ def merged(parts: Iterable[Survey]) -> Survey:
 
 
 def refuse_bad(found: Survey, name: str, stage: str, most: str) -> None:
-    """Refuse rows of which too many are unusable.
+    """Refuse rows if too many of them are unusable.
 
-    Rows without images count as long as there is any with one: leaving them out is a setting.
+    Rows without images count only if no row is usable: leaving them out is a setting.
 
     Args:
-        found: What a look at the rows found.
+        found: Survey of the rows.
         name: Name of the rows.
-        stage: What was to be trained.
-        most: How many rows may be unusable: "20", or "1%", rounded up so that one row of a small set may be.
+        stage: Name of the training stage.
+        most: Most unusable rows, as a number ("20") or a share ("1%"), rounded up.
 
     Raises:
-        UsageError: If more are, or none is left.
+        UsageError: If more are unusable, or no row is left.
     """
     total = len(found.prompts) + len(found.skipped)
     if total == 0:
@@ -165,7 +165,7 @@ def refuse_bad(found: Survey, name: str, stage: str, most: str) -> None:
 
 
 def _size(rows: Rows, key: str) -> Size | str:
-    """Height and width of an image, or why there is none."""
+    """Return height and width of an image, or the reason why it is unreadable."""
     try:
         width, height = rows.image(key).size
     except BadRow as error:
@@ -188,7 +188,7 @@ def _hint(reason: str) -> str:
 
 
 def conversations(processor: Any, config: Any, recipe: Recipe) -> Conversations:
-    """How a model of `config` is told rows, with the room that the recipe leaves for them."""
+    """Make the `Conversations` of a model, with room for the tokens that the recipe generates."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None:
         positions -= stage_of(recipe).new_tokens(recipe)
@@ -196,7 +196,7 @@ def conversations(processor: Any, config: Any, recipe: Recipe) -> Conversations:
 
 
 def look_through(rows: Rows, recipe: Recipe, told: Conversations, progress: Progress | None = None) -> Survey:
-    """Look at all rows; several processes share them among themselves, and each gets what all have found."""
+    """Survey all rows; several processes share the work, and each gets the whole survey."""
     processes = PartialState(cpu=not torch.cuda.is_available())
     mine = range(processes.process_index, len(rows), processes.num_processes)
     need, image_required = stage_of(recipe).need, recipe.image_required
@@ -205,7 +205,7 @@ def look_through(rows: Rows, recipe: Recipe, told: Conversations, progress: Prog
 
 
 def in_manifest(found: Survey) -> dict[str, Any]:
-    """What the manifest says of rows beside their number."""
+    """Return the survey's entries of the manifest, beside the number of rows."""
     return {
         "skipped": found.reasons,
         "examples": dict(found.examples),
@@ -215,7 +215,7 @@ def in_manifest(found: Survey) -> dict[str, Any]:
 
 
 def notes(found: Survey, told: Conversations, name: str) -> Iterator[str]:
-    """What of the rows is not used, and what is added to them, one sentence each."""
+    """Yield one sentence for each thing that is left out of the rows or added to them."""
     if found.skipped:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in found.reasons.items())
         total = len(found.prompts) + len(found.skipped)

@@ -17,7 +17,7 @@ class Selected:
     """The rows at `indices`, in that order; an index may come twice.
 
     Args:
-        rows: Where they come from.
+        rows: Rows to select from.
         indices: Integers of shape (n,), each in [0, len(rows)).
     """
 
@@ -30,15 +30,15 @@ class Selected:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Row:
-        """The row at `index`; raises BadRow if the data there is no usable row."""
+        """Return the row at `index`; raises BadRow if it is unusable."""
         return self._rows[int(self._indices[index])]
 
     def image(self, key: str) -> Image.Image:
-        """The RGB image behind a row's image key; raises BadRow if it is missing or damaged."""
+        """Return the RGB image of an image key; raises BadRow if it is missing or damaged."""
         return self._rows.image(key)
 
     def content_hash(self) -> str:
-        """SHA-256 over the source's hash and the indices."""
+        """Return the SHA-256 over the source's hash and the indices."""
         return hashlib.sha256(self._rows.content_hash().encode() + self._indices.tobytes()).hexdigest()
 
 
@@ -46,7 +46,7 @@ class Concatenated:
     """Several sources, one after the other; an image key starts with the number of its source.
 
     Args:
-        name: Name of the whole.
+        name: Name of all rows together.
         parts: The sources.
     """
 
@@ -59,7 +59,7 @@ class Concatenated:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> Row:
-        """The row at `index`; raises BadRow if the data there is no usable row."""
+        """Return the row at `index`; raises BadRow if it is unusable."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = int(np.searchsorted(self._ends, index, side="right"))
@@ -72,10 +72,10 @@ class Concatenated:
         return replace(row, images=tuple(f"{number}/{key}" for key in row.images))
 
     def image(self, key: str) -> Image.Image:
-        """The RGB image behind a row's image key; raises BadRow if it is missing or damaged."""
+        """Return the RGB image of an image key; raises BadRow if it is missing or damaged."""
         number, _, inner = key.partition("/")
         return self.parts[int(number)].image(inner)
 
     def content_hash(self) -> str:
-        """SHA-256 over the hashes of the sources."""
+        """Return the SHA-256 over the hashes of the sources."""
         return hashlib.sha256("\n".join(part.content_hash() for part in self.parts).encode()).hexdigest()

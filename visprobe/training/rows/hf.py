@@ -17,14 +17,14 @@ from visprobe.training.rows.combine import Concatenated
 from visprobe.training.rows.image_files import decode_image, read_image
 from visprobe.training.rows.records import CONVERSATIONS, IMAGES, PROMPTS, image_cells, nearest_format, to_row
 
-BATCH = 1000  # rows hashed at once; another number gives other hashes
+BATCH = 1000  # rows hashed at once; part of the hash, so it must not change
 
 
 class HuggingFaceRows:
     """Rows of one `datasets.Dataset`, which is memory-mapped; image keys are "row/number".
 
     Args:
-        dataset: Columns of one of `records.FORMATS`; images embedded or as paths.
+        dataset: Dataset with the columns of one of `records.FORMATS`; images embedded or as paths.
         name: Name of the rows, which also starts their ids.
         images: Folder that image paths start from, if images are paths.
 
@@ -47,13 +47,13 @@ class HuggingFaceRows:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Row:
-        """The row at `index`; raises BadRow if the data there is no usable row."""
+        """Return the row at `index`; raises BadRow if it is unusable."""
         record = self._rows[index]
         keys = tuple(f"{index}/{number}" for number in range(len(image_cells(record))))
         return to_row(record, row_id=f"{self.name}#{index}", images=keys, apart=True)
 
     def image(self, key: str) -> Image.Image:
-        """The RGB image behind a row's image key; raises BadRow if it is missing or damaged."""
+        """Return the RGB image of an image key; raises BadRow if it is missing or damaged."""
         index, _, number = key.partition("/")
         cell = image_cells(self._rows[int(index)])[int(number)]
         key = f"{self.name}#{key}"
@@ -65,7 +65,7 @@ class HuggingFaceRows:
         return read_image(self._images, path)
 
     def content_hash(self) -> str:
-        """SHA-256 over the name and all columns but the images."""
+        """Return the SHA-256 over the name and all columns but the images."""
         digest = hashlib.sha256(self.name.encode())
         texts = self._rows.remove_columns([column for column in IMAGES if column in self._rows.column_names])
         for batch in texts.iter(batch_size=BATCH):
@@ -74,7 +74,7 @@ class HuggingFaceRows:
 
 
 def _undecoded(dataset: Any) -> Any:
-    """The dataset with its images as stored bytes: they are decoded when they are asked for, by our own rules."""
+    """Return the dataset with images as stored bytes, to be decoded one by one by visprobe's own rules."""
     import datasets
 
     stored = datasets.Image(decode=False)
@@ -88,11 +88,11 @@ def _undecoded(dataset: Any) -> Any:
 
 
 def hf_rows(spec: str, *, split: str = "train", images: Path | None = None) -> HuggingFaceRows:
-    """Rows of a Hugging Face dataset.
+    """Open the rows of a Hugging Face dataset.
 
     Args:
         spec: Folder written by `save_to_disk`, or a hub id.
-        split: Which split, if the dataset has several.
+        split: Name of the split, if the dataset has several.
         images: Folder that image paths start from, if images are paths.
 
     Returns:
@@ -109,20 +109,20 @@ def hf_rows(spec: str, *, split: str = "train", images: Path | None = None) -> H
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The parquet files below `folder`, at any depth, sorted; those in hidden folders are left out."""
+    """Return the parquet files below `folder`, at any depth, sorted; those in hidden folders are left out."""
     found = sorted(folder.rglob("*.parquet"))
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def onevision_parquet(folder: Path, images: Path | None = None) -> Concatenated:
-    """Rows of all parquet files below a folder; each folder that holds some is one subset.
+    """Open the rows of all parquet files below a folder; each folder that holds some is one subset.
 
     The columns are id, image (bytes and path), conversations and data_source, or any others that
-    `HuggingFaceRows` reads. `datasets` copies the files once into its own memory-mapped form, below
-    $HF_DATASETS_CACHE: parquet itself gives no access to single rows.
+    `HuggingFaceRows` reads. `datasets` copies the files once into its memory-mapped Arrow form, below
+    $HF_DATASETS_CACHE, because parquet gives no random access to rows.
 
     Args:
-        folder: The folder.
+        folder: Folder with .parquet files at any depth.
         images: Folder that image paths start from, if images are paths.
 
     Returns:
@@ -144,7 +144,7 @@ def _subset(parent: Path, files: list[Path], images: Path | None) -> HuggingFace
 
     try:
         dataset = datasets.load_dataset("parquet", data_files=[str(path) for path in files], split="train")
-    except Exception as error:  # the library raises a dozen unrelated types
+    except Exception as error:  # `datasets` raises a dozen unrelated types
         raise DataError(
             f"cannot read the parquet files of {parent}: {str(error).splitlines()[0][:300] if str(error) else error!r}",
             hint="Download them again; a file may be cut off or a Git LFS pointer.",

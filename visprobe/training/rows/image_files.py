@@ -1,4 +1,4 @@
-"""Images of rows: bytes into RGB, with one reason for each way they can fail."""
+"""Decoding of the images of rows, with a reason for each failure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from visprobe.data.image_set import BadImage, decode
 from visprobe.data.rows import BadRow
 from visprobe.io.regular import IMAGE, read_regular
 
-_LONG = 200  # characters of a name that a message shows: some rows hold whole images as text
+_LONG = 200  # characters of a name in a message: some rows hold whole images as text
 
 
 def decode_image(data: bytes, key: str) -> Image.Image:
-    """The RGB image in `data`; the content decides its format, not its name.
+    """Decode `data` to an RGB image; the content decides its format, not the name.
 
     Raises:
         BadRow: If it cannot be decoded.
@@ -29,11 +29,12 @@ def decode_image(data: bytes, key: str) -> Image.Image:
 
 
 def read_image(folder: Path, key: str) -> Image.Image:
-    """The RGB image that rows call `key`: a path from `folder`, a file: URL, or a data: URL that holds it.
+    """Read the RGB image called `key`: a path from `folder`, a file: URL, or a data: URL.
 
     Raises:
-        BadRow: If the file is missing or cannot be decoded, or the image would have to be fetched.
+        BadRow: If the file is missing or cannot be decoded, or the image is on the network.
     """
+    # A scheme stands in the first characters; a long data: URL is not searched.
     said = key if len(key) <= _LONG else f"{key[:_LONG]}…"
     scheme = urlsplit(key).scheme if ":" in key[:8] else ""
     if scheme == "data":
@@ -44,7 +45,7 @@ def read_image(folder: Path, key: str) -> Image.Image:
         data = read_regular(folder / (unquote(urlsplit(key).path) if scheme == "file" else key), IMAGE)
     except FileNotFoundError as error:
         raise BadRow(f"missing image: {said}") from error
-    except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise BadRow(f"unreadable image: {said} ({error.strerror if isinstance(error, OSError) else error})") from error
     return decode_image(data, said)
 

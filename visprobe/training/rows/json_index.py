@@ -1,7 +1,7 @@
-"""Random access to the records of a JSON array or of JSON Lines, by byte offsets that are found once.
+"""Random access to the records of a JSON array or of JSON Lines, by byte offsets found once.
 
-A file is decoded as Latin-1 while it is indexed: one byte is one character, so the offset of a character is the
-offset of a byte, and every structural character of JSON is ASCII. Records themselves are decoded as UTF-8.
+A file is decoded as Latin-1 while it is indexed: one byte is one character, so character offsets are byte offsets,
+and every structural character of JSON is ASCII. Records themselves are decoded as UTF-8.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from visprobe.io.sealed_array import load_sealed, save_sealed
 
 VERSION = 2
 WINDOW = 1 << 22
-MAX_RECORD = 1 << 26  # a damaged file must not be read into memory to its end in search of a closing brace
+MAX_RECORD = 1 << 26  # 64 MiB: the search for a closing brace must not read a whole damaged file into memory
 BOM = b"\xef\xbb\xbf"
 SPACE = " \t\n\r"
 Kind = Literal["array", "lines"]
-_DECODER = json.JSONDecoder(strict=False)  # captions hold raw tabs and line ends
+_DECODER = json.JSONDecoder(strict=False)  # captions hold raw tabs and newlines
 
 
 class JsonIndex:
-    """The records of one JSON file.
+    """Records of one JSON file, found by byte offset.
 
-    The offsets lie in the user's cache folder under the hash of the file's content, so that they are found
-    again when the file is moved and never when it is changed.
+    The offsets are cached in the user's cache folder under the hash of the file's content, so they survive moving the
+    file and never outlive a change of it.
 
     Args:
-        path: A JSON array of objects, or JSON Lines.
+        path: JSON array of objects, or JSON Lines.
 
     Attributes:
         path: The file.
-        sha256: Hash of its content.
+        sha256: SHA-256 of its content, in hex.
 
     Raises:
-        DataError: If the file cannot be read or is neither.
+        DataError: If the file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +62,7 @@ class JsonIndex:
         return len(self._starts) - 1
 
     def record(self, index: int) -> Any:
-        """The parsed record at `index`.
+        """Parse the record at `index`.
 
         Raises:
             ValueError: If the record is damaged.
@@ -74,7 +74,7 @@ class JsonIndex:
         return value
 
     def text(self, index: int) -> str:
-        """The record at `index` as it stands in the file, perhaps with a separator after it.
+        """Return the record at `index` as it stands in the file, perhaps with a separator after it.
 
         Raises:
             ValueError: If it is not UTF-8.
@@ -82,7 +82,7 @@ class JsonIndex:
         if not 0 <= index < len(self):
             raise IndexError(index)
         start, stop = int(self._starts[index]), int(self._starts[index + 1])
-        with self.path.open("rb") as file:  # opened for each record, so that processes and threads share nothing
+        with self.path.open("rb") as file:  # opened each time: processes and threads must not share a file position
             file.seek(start)
             return file.read(stop - start).decode()
 
@@ -97,7 +97,7 @@ def _cached(path: Path, sha256: str) -> NDArray[np.int64]:
     try:
         with replacing(cache) as temporary:
             save_sealed(temporary, starts)
-    except (OSError, PrerequisiteError):  # a full or read-only home: the offsets are found again next time
+    except (OSError, PrerequisiteError):  # full or read-only home: the offsets are found again next time
         pass
     return starts
 
@@ -120,7 +120,7 @@ def _kind(path: Path) -> Kind:
 
 
 def find_starts(path: Path, kind: Kind, window: int = WINDOW) -> NDArray[np.int64]:
-    """Byte offsets of the records of `path`.
+    """Find the byte offsets of the records of `path`.
 
     Args:
         path: The file.
@@ -128,10 +128,10 @@ def find_starts(path: Path, kind: Kind, window: int = WINDOW) -> NDArray[np.int6
         window: Bytes read at a time.
 
     Returns:
-        int64 of shape (records + 1,): where each record starts, then where the last one ends.
+        int64 of shape (records + 1,): start of each record, then end of the last.
 
     Raises:
-        DataError: If an array is damaged; the offset is named. Damaged lines are found when they are read.
+        DataError: If an array is damaged; the message names the offset. Damaged lines are found when they are read.
     """
     with path.open("rb") as file:
         start = len(BOM) if file.read(len(BOM)) == BOM else 0
@@ -149,7 +149,7 @@ def _lines(file: BinaryIO, at: int) -> Iterator[int]:
 
 
 class _Scanner:
-    """A window that slides over a JSON array; `base + at` is the offset in the file that it looks at."""
+    """Window that slides over a JSON array; `base + at` is its position in the file."""
 
     def __init__(self, path: Path, file: BinaryIO, base: int, window: int) -> None:
         self._path, self._file, self._base, self._window = path, file, base, window
@@ -174,7 +174,7 @@ class _Scanner:
                 return
 
     def _next(self) -> str:
-        """The next character that is no space, "" at the end of the file."""
+        """Return the next non-space character, "" at the end of the file."""
         while True:
             while self._at < len(self._text):
                 if self._text[self._at] not in SPACE:
@@ -195,7 +195,7 @@ class _Scanner:
             reason = "the file ends after this record, not after the array"
             try:
                 _, end = _DECODER.raw_decode(self._text, self._at)
-                # A number that touches the end of the window may go on after it.
+                # A number that touches the end of the window may continue after it.
                 if end < len(self._text) and self._text[end] in SPACE + ",]":
                     self._at = end
                     return
@@ -207,7 +207,7 @@ class _Scanner:
                 raise self._damaged(reason)
 
     def _more(self) -> bool:
-        """Forget what lies behind, read on; at least as much as is left, so that a long record stays linear."""
+        """Drop the text before `at` and read on, at least doubling it, so that long records take linear time."""
         self._base += self._at
         self._text, self._at = self._text[self._at :], 0
         data = self._file.read(max(self._window, len(self._text)))

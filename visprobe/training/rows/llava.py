@@ -1,4 +1,4 @@
-"""Rows from JSON files as LLaVA, LLaVA-NeXT, LLaVA-OneVision and MMPR publish them."""
+"""Rows of JSON files in the formats of LLaVA, LLaVA-NeXT, LLaVA-OneVision and MMPR."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from visprobe.training.rows.records import image_cells, to_row
 
 
 class LlavaRows:
-    """Records of one JSON file whose images are paths below a folder.
+    """Rows of one JSON file whose images are paths below a folder.
 
     Args:
-        path: JSON array or JSON Lines; each record as `records.FORMATS` lists.
+        path: JSON array or JSON Lines of records in one of `records.FORMATS`.
         images: Folder that the image paths start from.
-        group: Group of the rows that name none.
+        group: Group of rows that name none.
 
     Raises:
         DataError: If the file cannot be read.
@@ -38,7 +38,7 @@ class LlavaRows:
         return len(self.index)
 
     def __getitem__(self, index: int) -> Row:
-        """The row at `index`; raises BadRow if the record is no usable row."""
+        """Return the row at `index`; raises BadRow if the record is unusable."""
         try:
             record = self.index.record(index)
         except ValueError as error:
@@ -48,11 +48,11 @@ class LlavaRows:
         return row if row.group else replace(row, group=self._group)
 
     def image(self, key: str) -> Image.Image:
-        """The RGB image at the path `key`; raises BadRow if it is missing or damaged."""
+        """Return the RGB image at the path `key`; raises BadRow if it is missing or damaged."""
         return read_image(self.images, key)
 
     def content_hash(self) -> str:
-        """SHA-256 over the file's name, which the row ids hold, and its content."""
+        """Return the SHA-256 over the file's name, which the row ids hold, and its content."""
         return hashlib.sha256(f"{self.name}\n{self.index.sha256}".encode()).hexdigest()
 
 
@@ -64,7 +64,7 @@ def _path(cell: Any) -> str:
 
 
 def llava_json(path: Path, images: Path | None = None) -> LlavaRows:
-    """Rows of a JSON file in a LLaVA format.
+    """Open the rows of a JSON file in a LLaVA format.
 
     Args:
         path: JSON array or JSON Lines of {"id", "image": path or list of paths, "conversations": [{"from", "value"}]},

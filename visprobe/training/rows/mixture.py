@@ -1,4 +1,4 @@
-"""Mixtures of JSON files as LLaVA-NeXT writes them: a YAML list with sampling, or names in braces."""
+"""Mixtures of JSON files in LLaVA-NeXT's notation: a YAML list with sampling, or names in braces."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _STRATEGY = re.compile(r"(first|end|random):(\d+)(%?)")
 
 
 def is_braces(spec: str) -> bool:
-    """Whether `spec` names several JSON files: "folder/{a,b}.json"."""
+    """Return whether `spec` names several JSON files: "folder/{a,b}.json"."""
     return _BRACES.fullmatch(spec) is not None
 
 
 def mixture(spec: str, images: Path | None = None, *, seed: int = 0) -> Concatenated:
-    """Rows of several JSON files.
+    """Open the rows of several JSON files.
 
     Args:
         spec: "folder/{a,b}.json", or a YAML file with `datasets: [{json_path, sampling_strategy}]`, where the
@@ -42,7 +42,7 @@ def mixture(spec: str, images: Path | None = None, *, seed: int = 0) -> Concaten
 
     Raises:
         DataError: If a file cannot be read.
-        UsageError: If the YAML has no such list, or a strategy is unknown.
+        UsageError: If the YAML has no list `datasets`, or a strategy is unknown.
     """
     braces = _BRACES.fullmatch(spec)
     if braces:
@@ -51,6 +51,7 @@ def mixture(spec: str, images: Path | None = None, *, seed: int = 0) -> Concaten
         return Concatenated(spec, parts)
     path = Path(spec)
     entries = [_entry(entry, path) for entry in _entries(path)]
+    # A seed per entry: changing one entry leaves the samples of the others alone.
     drawn = [_draw(llava_json(_find(path, name), images), how, (seed, i)) for i, (name, how) in enumerate(entries)]
     return Concatenated(path.name, drawn)
 

@@ -1,6 +1,6 @@
-"""MMPR: preference pairs in annotation files that meta.json lists with their image folders, and the paper's subset.
+"""MMPR preference pairs, read through meta.json, and the random subset of the PIVOT paper.
 
-The subset is a random one, of the same rows for supervised fine-tuning and for DPO.
+The subset gives the same rows to supervised fine-tuning and to DPO.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ META = "meta.json"
 SUFFIXES = (".jpg", ".jpeg", ".png")
 NO_LIMIT = "off: no tokenizer was given"
 _THOUGHT = re.compile("</?think>")
-_IMAGE_LIST = re.compile(r'"image"\s*:\s*\[')  # cheap sign of a row with several images; the parsed row decides
+_IMAGE_LIST = re.compile(r'"image"\s*:\s*\[')  # cheap test for several images; the parsed row decides
 CountTokens = Callable[[str], int]
 
 
@@ -51,12 +51,12 @@ class Source:
 
 
 def sources(folder: Path) -> tuple[Source, ...]:
-    """The annotation files in the order of meta.json.
+    """List the annotation files in the order of meta.json.
 
-    Paths in meta.json start from the folder, or from above it ("MMPR-v1.2/annotations/…"); both are found.
+    Paths in meta.json start from the folder or from its parent ("MMPR-v1.2/annotations/…"); both are found.
 
     Raises:
-        DataError: If meta.json or an annotation file is missing, or meta.json is something else.
+        DataError: If meta.json is missing or malformed, or an annotation file is missing.
     """
     try:
         meta = json.loads(read_text(folder / META))
@@ -85,10 +85,10 @@ def _inside(folder: Path, path: Any) -> str:
 
 
 def mmpr(folder: Path) -> Concatenated:
-    """All rows of MMPR as published, each once: images, question, chosen and rejected answer.
+    """Open all rows of MMPR as published, each once: images, question, chosen and rejected answer.
 
     Args:
-        folder: The folder of meta.json.
+        folder: Folder that holds meta.json.
 
     Returns:
         The rows file by file; the group of a row is the name of its file in meta.json.
@@ -102,28 +102,28 @@ def mmpr(folder: Path) -> Concatenated:
 
 @dataclass(frozen=True)
 class MmprSubset:
-    """What was drawn, and what was not.
+    """Rows of a drawn subset, and counts of the rows left out.
 
     Attributes:
         records: One mapping per row: id, image (path below the folder of MMPR), prompt, chosen, rejected, data_source.
-        manifest: Size, seed, limits, counts per reason and per annotation file.
+        manifest: Size, seed, limits, and counts per reason and per annotation file.
     """
 
     records: tuple[Mapping[str, str], ...]
     manifest: Mapping[str, Any]
 
     def supervised(self) -> Iterator[dict[str, Any]]:
-        """The rows as LLaVA conversations that end with the chosen answer."""
+        """Yield the rows as LLaVA conversations that end with the chosen answer."""
         for record in self.records:
             turns = [{"from": "human", "value": record["prompt"]}, {"from": "gpt", "value": record["chosen"]}]
             kept = {name: record[name] for name in ("id", "image", "data_source")}
             yield {**kept, "conversations": turns}
 
     def write(self, folder: Path) -> dict[str, Path]:
-        """Write `sft_….jsonl`, `dpo_….jsonl` and `mmpr_….json`, the manifest with their hashes, to `folder`.
+        """Write `sft_….jsonl`, `dpo_….jsonl` and the manifest with their hashes, `mmpr_….json`, to `folder`.
 
         Returns:
-            The three paths: "sft", "dpo", "manifest".
+            Paths of the three files, by "sft", "dpo" and "manifest".
         """
         name = f"mmpr_{self.manifest['size']}_{self.manifest['seed']}"
         paths = {kind: folder / f"{kind}_{name}.jsonl" for kind in ("sft", "dpo")}
@@ -154,19 +154,19 @@ def mmpr_subset(
     """Draw a random subset of MMPR's single-image rows.
 
     Each annotation file counts up to its first row with a list of images. The rows of all files are shuffled, then
-    taken in turn until `size` are kept. A row is kept if its image is a .jpg, .jpeg or .png (.gif is read as .jpg)
-    that exists, neither answer holds `<image>`, and prompt and chosen answer together are at most `max_tokens`
-    tokens. A prompt without `<image>` gets one in front. Further limits hold for both answers, so that both arms have
-    them.
+    taken in turn until `size` are kept. A row is kept if its image is an existing .jpg, .jpeg or .png (.gif is read as
+    .jpg), neither answer holds `<image>`, and prompt and chosen answer together are at most `max_tokens` tokens. A
+    prompt without `<image>` gets one in front. The limits on words and thoughts hold for both answers, so that both
+    arms see the same rows.
 
     Args:
-        folder: The folder of MMPR's meta.json.
-        size: How many rows; fewer are kept if MMPR has no more.
+        folder: Folder that holds MMPR's meta.json.
+        size: Number of rows; fewer are kept if MMPR has no more.
         seed: Seed of the shuffle.
         max_tokens: Largest number of tokens of "prompt chosen", without special tokens.
-        tokenizer: Folder of the tokenizer that counts them; without it rows of any length are kept.
-        max_words: Largest number of words of an answer, which are what stands between spaces; None for any.
-        no_thought: Whether rows with a thought, marked by `<think>`, in an answer are left out.
+        tokenizer: Folder of the tokenizer that counts them; None for no limit on tokens.
+        max_words: Largest number of space-separated words of an answer; None for any.
+        no_thought: Whether rows with `<think>` or `</think>` in an answer are left out.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -180,7 +180,7 @@ def mmpr_subset(
         gives the script's shuffle and its row ids.
 
     Differs from source: where the script stops with an error (other image types, rows without an image), the row is
-        left out and counted. It has no limit on words or thoughts; those are of the paper's appendix (table E).
+    left out and counted. The script has no limit on words or thoughts; those are of the paper's appendix (table E).
     """
     if size < 1:
         raise UsageError(f"a subset of {size} rows", hint="Give a size from 1 up.")
@@ -216,7 +216,7 @@ def _token_counter(tokenizer: Path | None) -> CountTokens | None:
 
     try:
         loaded = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises many unrelated types
+    except Exception as error:  # `transformers` raises many unrelated types
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UsageError(
             f"cannot read a tokenizer in {tokenizer}: {reason}",
@@ -227,7 +227,7 @@ def _token_counter(tokenizer: Path | None) -> CountTokens | None:
 
 @dataclass(frozen=True)
 class _Limits:
-    """What a row's texts must keep to."""
+    """Limits on the texts of a row."""
 
     max_tokens: int
     count_tokens: CountTokens | None
@@ -246,7 +246,7 @@ class _Limits:
 
 
 class _Draw:
-    """The shuffled walk over the single-image rows of all annotation files."""
+    """Shuffled walk over the single-image rows of all annotation files."""
 
     def __init__(self, folder: Path, rng: random.Random, limits: _Limits, progress: Progress) -> None:
         self._folder, self._rng, self._limits, self._progress = folder, rng, limits, progress
@@ -261,7 +261,7 @@ class _Draw:
         self.left_out: Counter[str] = Counter()
 
     def walk(self, size: int) -> list[dict[str, str]]:
-        order = array("I", range(int(self.ends[-1])))  # 4 bytes a row: a list of three million is 100 MB
+        order = array("I", range(int(self.ends[-1])))  # 4 bytes a row; a list of three million ints takes 100 MB
         self._rng.shuffle(order)
         records: list[dict[str, str]] = []
         for position in order:
@@ -291,7 +291,7 @@ class _Draw:
         except (ValueError, KeyError, TypeError) as error:
             raise BadRow("damaged record") from error
         image = self._image(row.get("image"), source)
-        row_id = self._id(image)  # drawn here, before the other filters, as the script does
+        row_id = self._id(image)  # drawn before the other filters, as in the script, to keep its random sequence
         if IMAGE in chosen or IMAGE in rejected:
             raise BadRow(f"{IMAGE} in an answer")
         prompt = question if IMAGE in question else f"{IMAGE}\n{question}"
@@ -316,11 +316,11 @@ class _Draw:
 
 
 def _single_image_rows(index: JsonIndex) -> int:
-    """How many rows come before the first whose `image` is a list."""
+    """Count the rows before the first whose `image` is a list."""
     for number in range(len(index)):
         try:
             if _IMAGE_LIST.search(index.text(number)) and isinstance(index.record(number)["image"], list):
                 return number
-        except (ValueError, KeyError, TypeError):  # damaged or no list after all; the walk will count it
+        except (ValueError, KeyError, TypeError):  # damaged, or no list after all; the walk counts it
             continue
     return len(index)

@@ -1,4 +1,4 @@
-"""From what a user writes after --data to training rows."""
+"""Opening of training rows from a path, hub id or built-in name."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def open_rows(spec: str, images: Path | None = None, split: str = "train", seed:
     """Open training rows of any format that visprobe reads.
 
     Args:
-        spec: "digits", a file, a folder or a hub id; what is there decides.
-        images: Folder that image paths start from, where rows hold paths; by default that of the JSON file.
+        spec: "digits", a file, a folder or a hub id; the content found there decides the format.
+        images: Folder that image paths start from; by default the folder of the JSON file.
         split: Split of a Hugging Face dataset.
         seed: Seed of a mixture's samples and of the built-in scenes.
 
@@ -33,7 +33,7 @@ def open_rows(spec: str, images: Path | None = None, split: str = "train", seed:
 
     Raises:
         DataError: If nothing readable is there; the message names what was found.
-        UsageError: If a mixture is misspelt or a split does not exist.
+        UsageError: If a mixture is malformed or a split does not exist.
     """
     path = Path(spec).expanduser()
     if named := named_data(spec):

@@ -1,7 +1,7 @@
-"""One record of a published format, as parsed JSON, into a `Row`.
+"""Conversion of one record of a published format, as parsed JSON, to a `Row`.
 
-`FORMATS` lists what is read. Where two fields could say the same (a prompt and an answer that begins with it)
-they have to agree: a record that means two things is a bad row, never one of the two.
+`FORMATS` lists the formats. Fields that say the same thing twice (a prompt, and an answer that begins with it) have
+to agree: a contradictory record is a bad row.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORMATS = {
     "LLaMA-Factory's Alpaca": ("images", "instruction", "output"),
     "questions with a reference answer (R1)": ("image", "problem", "solution"),
 }
-_ALIKE = {"image": "images", "question": "prompt", "problem": "prompt", "answer": "solution"}  # either is read
+_ALIKE = {"image": "images", "question": "prompt", "problem": "prompt", "answer": "solution"}  # synonyms
 ROLES: Mapping[str, Role] = {
     "human": "user",
     "user": "user",
@@ -46,16 +46,16 @@ ROLES: Mapping[str, Role] = {
     "system": "system",
 }
 _OF_MESSAGE = ("from", "role", "value", "content", "loss", "weight")
-_PICTURES = ("image", "image_url", "path", "url")  # where a part of a message names its picture
+_PICTURES = ("image", "image_url", "path", "url")  # fields of a message part that may hold its image
 
 
 def image_cells(record: Any) -> list[Any]:
-    """The images of a record as they are stored: paths, or what the file format has in their place.
+    """Return the images of a record as stored: paths, or the file format's own cells (bytes and path).
 
-    They stand beside the conversation, or in the messages themselves.
+    They come from the fields beside the conversation, or from the messages themselves.
 
     Raises:
-        BadRow: If the record is not a JSON object, or has images in both places.
+        BadRow: If the record is not a JSON object, or has different images in both places.
     """
     if not isinstance(record, Mapping):
         raise BadRow(f"not an object: {str(record)[:40]}")
@@ -67,21 +67,21 @@ def image_cells(record: Any) -> list[Any]:
 
 
 def to_row(record: Mapping[str, Any], *, row_id: str, images: tuple[str, ...], apart: bool = False) -> Row:
-    """A training row from one record.
+    """Convert one record to a training row.
 
     Args:
-        record: The record.
-        row_id: Name of the row.
+        record: Parsed record.
+        row_id: Id of the row.
         images: Keys of the record's images, in order.
         apart: Whether the format keeps images apart from the text, so that a row without any `<image>` mark gets
             one mark per image. Otherwise only a row with one image gets its missing mark, as in LLaVA.
 
     Returns:
-        The row; its marks are as many as its images.
+        The row, with as many `<image>` marks as images.
 
     Raises:
-        BadRow: If the record is no conversation, says two things at once, a role is unknown, an answer is empty or
-            holds an `<image>` mark, or the marks do not match the images.
+        BadRow: If the record is no conversation, contradicts itself, has an unknown role, an answer that is empty or
+            holds an `<image>` mark, or marks that do not match the images.
     """
     if media := [name for name in OTHER_MEDIA if not _absent(record.get(name))]:
         raise BadRow(f"holds {media[0]}, which no stage trains on")
@@ -111,7 +111,7 @@ def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _absent(value: Any) -> bool:
-    """Whether a field says nothing: null, an empty text or list, or parquet's struct without a value."""
+    """Return whether a field is null, an empty text or list, or parquet's struct without a value."""
     if isinstance(value, Mapping):
         return all(inner is None for inner in value.values())
     return value is None or (isinstance(value, str | list | tuple) and not value)
@@ -123,9 +123,9 @@ def _cells(value: Any) -> list[Any]:
 
 
 def _messages(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The messages of a record whose pictures are its own: of one conversation, once."""
+    """Return the messages whose images belong to the record, those of a shared prompt once."""
     talk = _first(record, CONVERSATIONS + PROMPTS)
-    # Without a prompt it stands in both answers; with one they are about its pictures.
+    # Without a prompt both answers repeat the conversation, so one is enough; with one, only its images count.
     sides = [] if talk is not None else [record.get("chosen")]
     return [m for each in (talk, *sides) if isinstance(each, list | tuple) for m in each if isinstance(m, Mapping)]
 
@@ -138,19 +138,19 @@ def _pictures(message: Mapping[str, Any]) -> list[Any]:
 
 
 def _named(cell: Any) -> Any:
-    """What a picture in a message is: OpenAI's image_url is an object with a url."""
+    """Return the image of a message part, unwrapping OpenAI's image_url objects."""
     return cell["url"] if isinstance(cell, Mapping) and isinstance(cell.get("url"), str) else cell
 
 
 def _kind(part: Mapping[str, Any]) -> str:
-    """What a part of a message is: "image", "text" or another word; Qwen leaves the type out."""
+    """Return the type of a message part: "image", "text" or another word; Qwen leaves `type` out."""
     told = (name for name in ("image", "image_url", "text") if not _absent(part.get(name)))
     kind = part.get("type") or next(told, "")
     return "image" if kind == "image_url" else str(kind)
 
 
 def _turns_of(record: Mapping[str, Any]) -> tuple[Turn, ...]:
-    """The conversation of a record; empty where it stands in `chosen` and `rejected` alone."""
+    """Return the conversation of a record; empty if it stands in `chosen` and `rejected` alone."""
     talk = _first(record, CONVERSATIONS + PROMPTS)
     if isinstance(talk, list | tuple):
         return tuple(_turn(message) for message in talk)
@@ -169,7 +169,7 @@ def _turns_of(record: Mapping[str, Any]) -> tuple[Turn, ...]:
 
 
 def _history(pairs: Any) -> tuple[Turn, ...]:
-    """Earlier turns as LLaMA-Factory and ms-swift keep them: pairs of question and answer."""
+    """Return earlier turns from question-answer pairs, the form of LLaMA-Factory and ms-swift."""
     if _absent(pairs):
         return ()
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_text, pair)) for pair in pairs):
@@ -187,7 +187,7 @@ def _turn(message: Any) -> Turn:
     role = _first(message, ("from", "role"))
     if role not in ROLES:
         raise BadRow(f"unknown role: {role!r}")
-    learned = 0 not in (message.get("loss"), message.get("weight"))  # false is 0
+    learned = 0 not in (message.get("loss"), message.get("weight"))  # False == 0
     return Turn(ROLES[role], _text(_first(message, ("value", "content"))), learned)
 
 
@@ -207,12 +207,12 @@ def _part(part: Any) -> str:
 
 
 def _paired(turns: tuple[Turn, ...], record: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str | None, str | None]:
-    """The conversation up to the two answers, and the answers; those may bring turns of their own."""
+    """Return the conversation before the two answers, and the answers, which may bring turns of their own."""
     rejected = _side(_first(record, ("rejected", "rejected_response", "rejected_messages")))
     chosen = _side(record.get("chosen"))
-    if rejected and not chosen and turns and turns[-1].role == "assistant":  # ms-swift: the conversation is the chosen
+    if rejected and not chosen and turns and turns[-1].role == "assistant":  # ms-swift: the conversation is chosen
         chosen = turns[-1:]
-        if rejected[0].role != "assistant":  # the whole conversation once more
+        if rejected[0].role != "assistant":  # `rejected` repeats the whole conversation
             turns, chosen = (), turns
         else:
             turns = turns[:-1]
@@ -226,7 +226,7 @@ def _paired(turns: tuple[Turn, ...], record: Mapping[str, Any]) -> tuple[tuple[T
             raise BadRow("the prompt is not what chosen and rejected begin with")
         before = ()
     last = chosen[-1]
-    if turns and turns[-1] == last:  # conversations that end with the chosen answer, and name it once more
+    if turns and turns[-1] == last:  # the conversation already ends with the chosen answer
         turns = turns[:-1]
     if not last.learned:
         raise BadRow("the chosen answer is marked as not to be learned")
@@ -234,7 +234,7 @@ def _paired(turns: tuple[Turn, ...], record: Mapping[str, Any]) -> tuple[tuple[T
 
 
 def _side(value: Any) -> tuple[Turn, ...]:
-    """The turns in a `chosen` or `rejected` field: a string, one message, or messages that end with the answer."""
+    """Return the turns of a `chosen` or `rejected` field: a string, one message, or messages ending with the answer."""
     if value is None:
         return ()
     if isinstance(value, str):
@@ -250,7 +250,7 @@ def _bare(turn: Turn) -> tuple[Role, str]:
 
 
 def _with_system(turns: tuple[Turn, ...], system: Any) -> tuple[Turn, ...]:
-    """The conversation after the system prompt of the field `system`, if it has one."""
+    """Prepend the system prompt of the field `system`, if there is one."""
     if not isinstance(system, str) or not system.strip():
         return turns
     if turns[0].role == "system":
@@ -261,8 +261,8 @@ def _with_system(turns: tuple[Turn, ...], system: Any) -> tuple[Turn, ...]:
 
 
 def _unused(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the fields that hold something and are not read, of the record and of its messages."""
-    elsewhere = {"query": ("response",), "instruction": ("input", "output")}  # fields that mean something beside these
+    """Return names of fields with a value that are not read, of the record and of its messages."""
+    elsewhere = {"query": ("response",), "instruction": ("input", "output")}  # read only beside the key field
     idle = {name for beside, names in elsewhere.items() if beside not in record for name in names}
     fields = [str(name) for name, value in record.items() if name not in KNOWN - idle and not _absent(value)]
     inner = {
@@ -293,7 +293,7 @@ def _marked(turns: tuple[Turn, ...], images: int, apart: bool) -> tuple[Turn, ..
 
 
 def nearest_format(fields: Sequence[str]) -> str:
-    """A clause about the known format that records with `fields` come closest to, misspelt names among them."""
+    """Return a clause about the known format closest to `fields`, with guesses for misspelt names."""
     names = {_ALIKE.get(field, field): field for field in fields}
 
     def close(wanted: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Rows as a stage needs them: those that can be trained on, and no others."""
+"""Rows in the shape that a stage trains on, without those it cannot use."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from visprobe.errors import DataError
 
 Need = Callable[[Row], Row]
 """From a row to the shape that a stage trains on. Raises BadRow if it cannot have it."""
-NO_IMAGE = "no image"  # not a fault of a row but its kind, which a recipe can want or not
+NO_IMAGE = "no image"  # a kind of row rather than a fault: a recipe may want it
 
 
 def supervised(row: Row) -> Row:
-    """The row with an assistant turn at its end: `chosen` or `answer` where the conversation has none."""
+    """Return the row with an assistant turn at its end: `chosen` or `answer` if the conversation has none."""
     if row.turns[-1].role == "assistant":
         if not any(turn.learned for turn in row.turns if turn.role == "assistant"):
             raise BadRow("every answer is marked as not to be learned")
@@ -28,14 +28,14 @@ def supervised(row: Row) -> Row:
 
 
 def preference(row: Row) -> Row:
-    """The row, which ends with the user's question, with `chosen` and `rejected`."""
+    """Return the row if it ends with the user's question and has `chosen` and `rejected`."""
     if row.chosen is None or row.rejected is None:
         raise BadRow("no pair of answers")
     return _asking(row, row.turns)
 
 
 def verifiable(row: Row) -> Row:
-    """The row up to the user's last question, with `answer`, which a reward compares with."""
+    """Return the row up to the user's last question, with `answer`, the reference of a reward."""
     if not (row.answer or "").strip():
         raise BadRow("no reference answer")
     return _asking(row, row.turns[:-1] if row.turns[-1].role == "assistant" else row.turns)
@@ -48,11 +48,11 @@ def _asking(row: Row, turns: tuple[Turn, ...]) -> Row:
 
 
 def fit(row: Row, need: Need, *, image_required: bool = True) -> Row:
-    """The row in the shape that a stage trains on.
+    """Return the row in the shape that a stage trains on.
 
     Args:
         row: The row.
-        need: Gives it that shape.
+        need: Converts a row to that shape, or raises BadRow.
         image_required: Whether a row without images is unusable.
 
     Raises:
@@ -64,12 +64,12 @@ def fit(row: Row, need: Need, *, image_required: bool = True) -> Row:
 
 
 class UsableRows:
-    """Some rows, in the shape that a stage trains on.
+    """Rows that can be trained on, in the shape that a stage needs.
 
     Args:
         rows: The rows as they were read.
-        need: What the stage trains on.
-        usable: Indices of those that can be trained on, as `survey` finds them; all by default.
+        need: Converts a row to the stage's shape.
+        usable: Indices of usable rows, found by `survey`; all by default.
 
     Attributes:
         source: The rows as they were read.
@@ -84,10 +84,10 @@ class UsableRows:
         return len(self._usable)
 
     def __getitem__(self, index: int) -> Row:
-        """The usable row at `index`.
+        """Return the usable row at `index`.
 
         Raises:
-            DataError: If it cannot be read, or not be trained on, any more.
+            DataError: If it can no longer be read or trained on.
         """
         try:
             return fit(self.source[self._usable[index]], self._need, image_required=False)
@@ -95,15 +95,15 @@ class UsableRows:
             raise self._changed(error) from error
 
     def length(self, index: int) -> int:
-        """Characters of text in the row at `index` as it was read, the same for every stage."""
+        """Return the characters of text in the row at `index`, before conversion, so the same for every stage."""
         row = self.source[self._usable[index]]
         return sum(len(turn.text) for turn in row.turns) + len(row.chosen or "") + len(row.rejected or "")
 
     def image(self, key: str) -> Image.Image:
-        """The RGB image behind a row's image key.
+        """Return the RGB image of an image key.
 
         Raises:
-            DataError: If it cannot be read any more.
+            DataError: If it can no longer be read.
         """
         try:
             return self.source.image(key)
@@ -111,7 +111,7 @@ class UsableRows:
             raise self._changed(error) from error
 
     def content_hash(self) -> str:
-        """SHA-256 over what the rows are."""
+        """Return the SHA-256 over the source rows."""
         return self.source.content_hash()
 
     def _changed(self, error: BadRow) -> DataError:

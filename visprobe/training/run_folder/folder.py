@@ -1,6 +1,6 @@
-"""What an output folder holds, and whether a run may begin there: nothing that exists is overwritten unasked.
+"""Checks of output folders: whether a run may begin there, resume or extend; nothing is overwritten unasked.
 
-All is decided before a model is loaded. What has to go goes when the new run is about to train.
+All is decided before a model is loaded; files are removed only when the new run is about to train.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from visprobe.training.recipe import Recipe, own_settings
 from visprobe.training.run_folder.by_step import ATTRIBUTION, CHECKPOINTS, COMPLETE, DYNAMICS, METRICS, SNAPSHOTS
 from visprobe.training.run_folder.manifest import NAME, settings_hash, weights_hash
 
-_BEGUN = "inputs.json"  # in checkpoints/: whose they are
+_BEGUN = "inputs.json"  # in checkpoints/: the inputs of the run they belong to
 _LOGS = (".log", ".out", ".err")
 _OWN_FOLDERS = {CHECKPOINTS, SNAPSHOTS, ATTRIBUTION, "additional_chat_templates"}
-# Files of runs and of models; a pattern for each kind, because every family has other names.
+# Files of runs and of models, by patterns because every model family has other names.
 _OWN_FILES = (
     *(METRICS, DYNAMICS, f"{ATTRIBUTION}.jsonl", f"{ATTRIBUTION}.npz", NAME, "made_of.json", "trainer_state.json"),
     *("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.index.json", "*_results.json"),
@@ -38,13 +38,13 @@ _MODEL = "config.json"
 
 @dataclass(frozen=True)
 class Start:
-    """How a run begins in its folder.
+    """State from which a run begins in its folder.
 
     Attributes:
-        manifest: Its manifest, if it is finished and there is nothing to do.
-        checkpoint: What it goes on from; None at a new start.
-        extended_from: Steps that it was planned with before, or epochs where it goes by them; earliest first.
-        clear: Whether another run or model is in the folder, which has to go.
+        manifest: Manifest of the run if it is finished and there is nothing to do.
+        checkpoint: Checkpoint to resume from; None at a new start.
+        extended_from: Earlier plans of the run, in steps, or epochs if it goes by them; earliest first.
+        clear: Whether another run or model in the folder has to be removed.
     """
 
     manifest: dict[str, Any] | None = None
@@ -55,15 +55,7 @@ class Start:
 
 @dataclass(frozen=True)
 class _Held:
-    """A run that a folder holds.
-
-    Attributes:
-        inputs: What it was made of.
-        manifest: Its manifest, if it is finished.
-        checkpoint: Its newest whole checkpoint.
-        processes: How many processes trained it.
-        extended_from: As in `Start`.
-    """
+    """Run found in a folder: its inputs, and its manifest or newest complete checkpoint, if it has them."""
 
     inputs: dict[str, Any]
     manifest: dict[str, Any] | None
@@ -73,12 +65,12 @@ class _Held:
 
     @property
     def name(self) -> str:
-        """What kind of run it is, for messages."""
+        """Kind of run, for messages."""
         return f"a {'finished' if self.manifest else 'stopped'} {self.inputs['recipe'].get('stage', 'training')} run"
 
 
 def inputs_of(base: Path, recipe: Recipe, rows: Rows) -> dict[str, Any]:
-    """What a run is made of: two runs of the same inputs are one."""
+    """Return the inputs that identify a run: hashes of base and rows, and the recipe."""
     return {
         "base": weights_hash(base),
         "base_settings": settings_hash(base),
@@ -88,16 +80,16 @@ def inputs_of(base: Path, recipe: Recipe, rows: Rows) -> dict[str, Any]:
 
 
 def start_of(output_dir: Path, inputs: Mapping[str, Any], *, overwrite: bool) -> Start:
-    """How a run of `inputs` begins in a folder.
+    """Decide how a run of `inputs` begins in a folder.
 
     Args:
-        output_dir: The folder; it may not exist.
-        inputs: As `inputs_of` gives them.
-        overwrite: Whether another run or model there has to make room.
+        output_dir: Output folder, which may not exist.
+        inputs: Result of `inputs_of`.
+        overwrite: Whether another run or model there may be removed.
 
     Raises:
-        UsageError: If the folder holds anything but this run, finished or stopped, or planned with fewer steps; with
-            `overwrite`, if it holds what no run and no model is.
+        UsageError: If the folder holds anything but this run, finished, stopped, or planned with fewer steps; with
+            `overwrite`, if it holds something that is neither run nor model.
     """
     if not visible(output_dir):
         return Start()
@@ -115,17 +107,17 @@ def start_of(output_dir: Path, inputs: Mapping[str, Any], *, overwrite: bool) ->
 
 
 def claim(output_dir: Path, inputs: Mapping[str, Any], start: Start) -> None:
-    """Make the folder that of the run that is about to train. One process does it, after all have asked `start_of`.
+    """Take over the folder for the run that is about to train; called in one process, after all have called `start_of`.
 
-    After kill -9 at any moment of it the same command does it again.
+    Killed at any moment, it can be repeated by the same command.
     """
     begun = output_dir / CHECKPOINTS / _BEGUN
     if start.clear:
-        write_json(begun, {})  # from here on what is left is nobody's, and is still known for a run that may go
+        write_json(begun, {})  # so a kill from here on leaves a folder of no run that may still be cleared
     (output_dir / NAME).unlink(missing_ok=True)
     if start.clear:
         for path in (output_dir / name for name in visible(output_dir) if name != CHECKPOINTS):
-            if _is_own(path):  # what has come since the folder was looked into stays
+            if _is_own(path):  # files that appeared since the folder was checked stay
                 _remove(path)
     if start.checkpoint is None:
         _keep(output_dir, None)
@@ -133,7 +125,7 @@ def claim(output_dir: Path, inputs: Mapping[str, Any], start: Start) -> None:
 
 
 def finish(output_dir: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest, last of all. The newest whole checkpoint stays, so that the run can be extended."""
+    """Write the manifest, last of all; the newest complete checkpoint stays, so that the run can be extended."""
     last = _newest(output_dir)
     _keep(output_dir, last)
     write_json(output_dir / NAME, manifest)
@@ -142,12 +134,12 @@ def finish(output_dir: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def first_steps(output_dir: Path, recipe: Recipe, *, overwrite: bool) -> int | None:
-    """The steps that the run in a folder was planned with at first, if `recipe` can be that run or extend it.
+    """Return the first planned steps of the run in a folder, if `recipe` can be that run or extend it, else None.
 
     Args:
-        output_dir: The folder; it may not exist.
-        recipe: The settings.
-        overwrite: As in `start_of`; what cannot be extended is then not the same run.
+        output_dir: Output folder, which may not exist.
+        recipe: Settings of the run.
+        overwrite: Whether a run that cannot be extended may be removed, and so does not count.
     """
     held = _held(output_dir)
     if held is None or recipe.steps is None:
@@ -160,10 +152,10 @@ def first_steps(output_dir: Path, recipe: Recipe, *, overwrite: bool) -> int | N
 
 
 def refuse_folder(base: Path, output_dir: Path) -> None:
-    """Refuse an output folder that cannot be one.
+    """Refuse an output folder that cannot be used.
 
     Raises:
-        UsageError: If the base lies in it, or it is no folder.
+        UsageError: If it is or contains the base, or a file is in its path.
     """
     if output_dir.resolve() == base.resolve():
         raise UsageError(f"the output folder {output_dir} is that of the base", hint="Give another output folder.")
@@ -175,7 +167,7 @@ def refuse_folder(base: Path, output_dir: Path) -> None:
 
 
 def visible(folder: Path) -> list[str]:
-    """Names of what lies in a folder, but for hidden files, logs, and what a run leaves that has made no step."""
+    """Return names in a folder without hidden files, logs, and traces of a run that made no step."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     shown = [name for name in names if not name.startswith(".") and not name.endswith(_LOGS)]
     nothing = shown == [CHECKPOINTS] and set(visible(folder / CHECKPOINTS)) <= {_BEGUN}
@@ -183,10 +175,10 @@ def visible(folder: Path) -> list[str]:
 
 
 def refuse_unknown(folder: Path) -> None:
-    """Refuse to remove what is in a folder unless all of it belongs to a run or to a model.
+    """Refuse to remove a folder's content unless all of it belongs to a run or a model.
 
     Raises:
-        UsageError: If anything does not, by its name.
+        UsageError: If a name does not.
     """
     names = visible(folder)
     if not _is_run_or_model(folder):
@@ -203,14 +195,14 @@ def refuse_unknown(folder: Path) -> None:
 
 
 def way_out(folder: Path) -> str:
-    """What to do where something else is in the way."""
+    """Return advice for a folder that holds something else."""
     if _is_run_or_model(folder):
         return "Give another output folder, or --overwrite to remove what is there."
     return "Give another output folder."
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few names, and how many there are beyond them."""
+    """Return the first three names, and the number of further ones, as text."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -219,7 +211,7 @@ def _is_run_or_model(folder: Path) -> bool:
 
 
 def _settings(recipe: Recipe) -> Any:
-    return redacted(json.loads(recipe.model_dump_json()))  # written down, and compared with what was written
+    return redacted(json.loads(recipe.model_dump_json()))  # redacted like the written recipe it is compared with
 
 
 def _is_own(path: Path) -> bool:
@@ -229,7 +221,7 @@ def _is_own(path: Path) -> bool:
 
 
 def _held(folder: Path) -> _Held | None:
-    """The run in a folder, if it is one and says what it was made of."""
+    """Return the run in a folder, if there is one that says what it was made of."""
     manifest, begun = _read(folder / NAME), _read(folder / CHECKPOINTS / _BEGUN)
     beside = {key: begun.pop(key, None) for key in ("processes", "extended_from")}
     begun = _own(begun)
@@ -248,14 +240,14 @@ def _held(folder: Path) -> _Held | None:
 
 
 def _own(inputs: Any) -> dict[str, Any]:
-    """What a run was made of, as far as its stage knows it; empty if this is no such thing."""
+    """Return inputs with only the settings of their own stage; empty if they are not inputs of a run."""
     if not isinstance(inputs, dict) or not isinstance(inputs.get("recipe"), dict):
         return {}
     return {**inputs, "recipe": own_settings(inputs["recipe"])}
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one if there is none, or none that can be read."""
+    """Read the object in a JSON file; empty if it is missing or unreadable."""
     try:
         return read_object(path)
     except CheckpointError:
@@ -263,14 +255,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint in a run's folder."""
+    """Return the newest complete checkpoint in a run's folder."""
     marks = (folder / CHECKPOINTS).glob(f"checkpoint-*/{COMPLETE}")
     named = [(re.fullmatch(r"checkpoint-(\d+)", mark.parent.name), mark.parent) for mark in marks]
     return max(((int(name[1]), path) for name, path in named if name), default=(0, None))[1]
 
 
 def _keep(folder: Path, checkpoint: Path | None) -> None:
-    """Remove from checkpoints/ all but one of them and the note whose they are."""
+    """Remove from checkpoints/ everything but `checkpoint` and the run's inputs."""
     for path in (folder / CHECKPOINTS).glob("*"):
         if path.name != _BEGUN and path != checkpoint:
             _remove(path)
@@ -284,7 +276,7 @@ def _remove(path: Path) -> None:
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """How the inputs of two runs differ, in words."""
+    """List how the inputs of two runs differ, in words."""
     found = []
     if there.get("base") != here["base"]:
         found.append("another base")
@@ -303,14 +295,14 @@ def _changed(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:
-    if key not in settings:  # of another version
+    if key not in settings:  # written by another version
         return "unknown"
     value = settings[key]
     return "not given" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _earlier(there: Mapping[str, Any], here: Mapping[str, Any]) -> float | None:
-    """The steps, or epochs, that a run was planned with, if the other one is the same run with more of them."""
+    """Return the steps or epochs of the run `there`, if `here` is the same run with more of them."""
     one, two = there["recipe"], here["recipe"]
     changed = _changed(one, two)
     if len(_differences(there, here)) != 1 or changed not in (["steps"], ["epochs"]):
@@ -323,7 +315,7 @@ def _earlier(there: Mapping[str, Any], here: Mapping[str, Any]) -> float | None:
 
 
 def _refusal(folder: Path, held: _Held | None, inputs: Mapping[str, Any]) -> UsageError:
-    """Why a folder is not written to, in words of the one who named it."""
+    """Make the error that says why a folder is not written to."""
     if held is None:
         return UsageError(f"{folder} holds {_not_a_run(folder)}", hint=way_out(folder))
     differences = _differences(held.inputs, inputs)

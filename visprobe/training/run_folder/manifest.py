@@ -1,4 +1,4 @@
-"""What a training run was: enough to repeat it and to say exactly how two runs differed."""
+"""Manifest of a training run: hashes, versions and times, enough to repeat it and compare it with others."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ NAME = "manifest.json"
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 over the weight files of a checkpoint folder, by name and content."""
+    """Return the SHA-256 over the weight files of a checkpoint folder, by name and content."""
     files = sorted(folder.glob("*.safetensors"))
     return hashlib.sha256("".join(f"{f.name} {file_hash(f)}\n" for f in files).encode()).hexdigest()
 
 
 def settings_hash(folder: Path) -> str:
-    """SHA-256 over what else a checkpoint folder says of its model: configuration, tokenizer, chat template."""
+    """Return the SHA-256 over a checkpoint folder's configuration, tokenizer and chat template."""
     kinds = {".json", ".jinja", ".txt", ".model", ".bin"}
     files = sorted(f for f in folder.glob("*") if f.suffix in kinds and f.name != NAME)
     return hashlib.sha256("".join(f"{f.name} {file_hash(f)}\n" for f in files).encode()).hexdigest()
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, as far as they can change a number; None for a package that is not installed."""
+    """Return versions and platform that can change a number; None for a package that is not installed."""
     packages = ("torch", "torchvision", "transformers", "tokenizers", "trl", "peft", "accelerate", "pillow", "numpy")
     return {
         "visprobe": __version__,
@@ -61,7 +61,7 @@ class Clock:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def read(self) -> dict[str, Any]:
-        """Start (UTC, ISO 8601), seconds of wall and processor time, peak resident memory in MiB."""
+        """Return start (UTC, ISO 8601), wall and CPU time in seconds, and peak resident memory in MiB."""
         return {
             "started": self._started.isoformat(timespec="seconds"),
             "wall_seconds": round(time.perf_counter() - self._wall, 1),

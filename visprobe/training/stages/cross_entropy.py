@@ -1,4 +1,4 @@
-"""Stages that learn the answers that rows bring, by their cross-entropy."""
+"""Stages with a cross-entropy loss on the answers of the rows."""
 
 from __future__ import annotations
 

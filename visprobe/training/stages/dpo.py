@@ -38,11 +38,11 @@ class DPORecipe(Recipe):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Loss types and their weights, presets written out."""
+        """Loss types and their weights, with presets expanded."""
         return MPO if self.losses == "mpo" else dict(self.losses)
 
     def faults(self) -> list[str]:
-        """Losses that do not exist or do not go with label_smoothing, beside what is wrong in any recipe."""
+        """Return unknown losses and misuse of label_smoothing, beside the faults of any recipe."""
         names = list(self.loss_weights)
         faults = [] if names else ["losses: name at least one"]
         faults += [f"losses: no such loss: {n}{nearest(n, list(LOSSES))}" for n in names if n not in LOSSES]

@@ -1,4 +1,4 @@
-"""What a stage of training is, and which ones there are."""
+"""Definition of a training stage, and the registry of stages."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ENTRY_POINTS = "visprobe.stages"
 
 @dataclass(frozen=True)
 class TrainerInputs:
-    """What a trainer is made of.
+    """Inputs of a stage's trainer.
 
     Attributes:
-        model: The model, its trainable parts set.
-        processor: Its processor.
-        recipe: The settings, of the stage's own class.
-        rows: The rows, all usable and in the shape that the stage needs.
-        folder: Where the trainer keeps its checkpoints.
+        model: Model with its trainable parts set.
+        processor: Processor of the model.
+        recipe: Settings, of the stage's own class.
+        rows: Usable rows, in the shape that the stage needs.
+        folder: Folder of the trainer's checkpoints.
         callbacks: Trainer callbacks.
         progress: Called with (stage, done, total).
     """
@@ -46,7 +46,7 @@ class TrainerInputs:
 
     @cached_property
     def encoder(self) -> RowEncoder:
-        """The rows as tokens and pixels, each encoded once."""
+        """Encoder of rows to tokens and pixels, each row encoded once."""
         from visprobe.mllm.batches import RowEncoder
 
         return RowEncoder(self.processor, self.rows, end_turns=self.recipe.end_of_turn == "auto")
@@ -65,23 +65,23 @@ def _no_gradient(recipe: Recipe, steps: int, metrics: Sequence[Mapping[str, floa
 
 @dataclass(frozen=True)
 class Stage:
-    """One way to train. Functions of a recipe get one of the stage's own class.
+    """Training stage. Callables that take a recipe get one of the stage's own class.
 
     Attributes:
         name: Name of the command, `visprobe train NAME`, and of `stage` in a recipe.
-        summary: What it does, in one line.
-        recipe: Class of its settings: `Recipe`, or a subclass with those that no other stage has.
-        need: Gives a row the shape that the stage trains on.
-        trainer: Makes the trainer, from its inputs and what `prepare` has returned.
-        prepare: Runs before adapters are added, with the model as it was loaded.
-        examples: Options of the command, one line each, without the output folder.
-        without: Common settings that mean nothing to it.
-        responses: How many answers a row brings into a step.
-        new_tokens: How many tokens the model writes itself, at most, after those of a row.
+        summary: One line on what the stage does.
+        recipe: Class of its settings: `Recipe`, or a subclass with further settings.
+        need: Converts a row to the shape that the stage trains on.
+        trainer: Makes the trainer, from its inputs and the result of `prepare`.
+        prepare: Runs before adapters are added, on the model as loaded.
+        examples: Example options of the command, one line each, without the output folder.
+        without: Common settings without meaning for the stage.
+        responses: Number of answers that a row adds to a step.
+        new_tokens: Largest number of tokens that the model generates after those of a row.
         whole_batches: Whether rows at the end of a pass that fill no batch are left out.
         copies_model: Whether a second model, the reference, is in memory.
         contrasts: Whether maps during training explain the chosen minus the rejected answer.
-        nothing_learned: The error after so many first steps without a gradient, from recipe, steps and metrics.
+        nothing_learned: Makes the error for a start without gradients, from recipe, steps and metrics.
         demo: Settings with which `visprobe demo` trains it; None if it is no arm of the demo.
     """
 
@@ -102,16 +102,16 @@ class Stage:
     demo: Mapping[str, Any] | None = None
 
     def takes(self, setting: str) -> bool:
-        """Whether a setting of a recipe means something to it."""
+        """Return whether a recipe setting has a meaning for the stage."""
         return setting in self.recipe.model_fields and setting not in self.without
 
 
 @cache
 def stages() -> dict[str, Stage]:
-    """All stages by name: those of this folder in the order of its files, then those of installed packages.
+    """Return all stages by name: those of this folder in the order of its files, then those of installed packages.
 
     Raises:
-        UsageError: If another package's stage cannot be loaded or has the name of another one.
+        UsageError: If another package's stage cannot be loaded or its name is taken.
     """
     folder = Path(__file__).parent
     modules = [importlib.import_module(f"{__package__}.{one.name}") for one in pkgutil.iter_modules([str(folder)])]
@@ -119,7 +119,7 @@ def stages() -> dict[str, Stage]:
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             stage = entry.load()
-        except Exception as error:  # code of others may raise anything
+        except Exception as error:  # other packages may raise anything
             raise UsageError(
                 f"the stage {entry.value} cannot be loaded: {error}", hint="Repair or uninstall that package."
             ) from error
@@ -132,5 +132,5 @@ def stages() -> dict[str, Stage]:
 
 
 def stage_of(recipe: Recipe) -> Stage:
-    """The stage that a recipe is for."""
+    """Return the stage of a recipe."""
     return stages()[recipe.stage]

@@ -1,4 +1,4 @@
-"""What the trainers of all stages share: how they are made, and their settings."""
+"""Construction and settings shared by the trainers of all stages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from visprobe.training.stages import TrainerInputs
 
 
 def images_are_encoded_once(model: Any) -> bool:
-    """Whether copies of an image in a batch can share one encoding of this model, as its family says."""
+    """Return whether copies of an image in a batch can share one encoding, a property of the model's family."""
     family = MODEL_OF.get(getattr(model.config, "model_type", ""))
     return family is not None and family.encoded_once
 
@@ -29,18 +29,18 @@ def make_trainer(
     columns: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Any:
-    """A trainer of written answers.
+    """Make a trainer on written answers.
 
     Args:
-        kind: Its class, with the mixins `OrderBySeed`, `PartLearningRates` and `ResumeByName`.
-        config: Its arguments, made of `trainer_settings`.
-        inputs: What it is made of.
-        collator: Makes a batch of examples, each with the number of its "row".
-        columns: Further columns of the data set, each with the value that it has in every row.
+        kind: Trainer class with the mixins `OrderBySeed`, `PartLearningRates` and `ResumeByName`.
+        config: Training arguments, made from `trainer_settings`.
+        inputs: Model, rows, recipe and callbacks.
+        collator: Makes a batch of examples, each with its "row" number.
+        columns: Further dataset columns, each with one value for all rows.
         more: Further arguments of the class.
 
     Raises:
-        UsageError: If the rows fill no step and the recipe drops what fills none.
+        UsageError: If drop_last is set and the rows do not fill one step.
     """
     recipe, numbers = inputs.recipe, range(len(inputs.rows))
     dataset = {"row": list(numbers)} | {name: [value] * len(numbers) for name, value in (columns or {}).items()}
@@ -66,7 +66,7 @@ def make_trainer(
 
 
 def trainer_settings(recipe: Recipe, folder: str) -> dict[str, Any]:
-    """Training arguments that every stage shares."""
+    """Return training arguments shared by all stages."""
     precision = resolved_precision(recipe.precision)
     return {
         "output_dir": folder,
@@ -87,7 +87,7 @@ def trainer_settings(recipe: Recipe, folder: str) -> dict[str, Any]:
         "remove_unused_columns": False,
         "seed": recipe.seed,
         "logging_steps": recipe.log_every,
-        "logging_nan_inf_filter": False,  # by default a NaN is logged as the last finite loss
+        "logging_nan_inf_filter": False,  # the default logs a NaN as the last finite loss, and Watch would miss it
         "save_strategy": "steps" if recipe.save_every else "no",
         "save_steps": recipe.save_every or 500,
         "save_total_limit": 2,
@@ -97,15 +97,15 @@ def trainer_settings(recipe: Recipe, folder: str) -> dict[str, Any]:
 
 
 def warmup_steps(recipe: Recipe, steps: int) -> int:
-    """Steps of warmup in a run of `steps`: it begins at a rate of 0, with which a single step would learn nothing."""
+    """Return warmup steps of a run of `steps`; fewer than all, since the rate starts at 0."""
     return min(math.ceil(recipe.warmup * steps), steps - 1)
 
 
 def resolved_precision(wanted: str) -> str:
-    """What "auto" means here: bfloat16 where the CUDA device computes in it, else float32.
+    """Resolve "auto": bfloat16 if the CUDA device supports it, else float32.
 
     Raises:
-        UsageError: If float16 is wanted where it cannot be had.
+        UsageError: If float16 is wanted without a CUDA device.
     """
     if wanted == "float16" and not torch.cuda.is_available():
         raise UsageError(

@@ -1,7 +1,7 @@
-"""Group relative policy optimization with verifiable rewards, by trl's trainer.
+"""Group relative policy optimization (GRPO) with verifiable rewards, on trl's trainer.
 
-For each question the model samples a group of answers; an answer's advantage is its reward, centred and scaled
-within its group, so that a group whose answers all earn the same teaches nothing.
+For each question the model samples a group of answers; the advantage of an answer is its reward, centred and scaled
+within its group, so a group of equal rewards has no gradient.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class GroupTrainer(PartLearningRates, ResumeByName, GRPOTrainer):  # type: ignor
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
         tokens, images, fields = super()._tokenize_prompts(prompts)
-        return tokens, images and [each or [] for each in images], fields  # trl's None fails in the processor
+        return tokens, images and [each or [] for each in images], fields  # the processor fails on trl's None
 
 
 class QuestionCollator:
-    """Batches of questions as trl's GRPOTrainer wants them, each row and its images loaded once per batch.
+    """Collator that makes batches of questions for trl's GRPOTrainer, loading each row and its images once per batch.
 
     Args:
-        rows: The rows, all usable.
+        rows: Rows, all usable.
     """
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """One dictionary per example: "prompt" (a conversation), "images" (a list) and "answer"."""
+        """Return one dictionary per example: "prompt" (a conversation), "images" (a list) and "answer"."""
         numbers = [example["row"] for example in examples]
         loaded = {number: self._question(number) for number in dict.fromkeys(numbers)}
         return [loaded[number] for number in numbers]
@@ -56,20 +56,20 @@ class QuestionCollator:
 
 
 def group_trainer(inputs: TrainerInputs) -> Any:
-    """The trainer of stage "grpo".
+    """Make the trainer of stage "grpo".
 
-    A batch is `recipe.batch_size` questions times `recipe.generations` answers, per process. The loss is that of
-    the paper: clipped policy gradient, averaged over the tokens of an answer and then over answers, one update per
+    A batch is `recipe.batch_size` questions times `recipe.generations` answers, per process. The loss is the
+    paper's: clipped policy gradient, averaged over the tokens of an answer and then over answers, one update per
     sampled batch. Every log has "reward" and "reward_std" (over the batch), "rewards/NAME/mean" and ".../std" per
-    reward, and "frac_reward_zero_std", the share of answers in groups whose rewards are all equal. Several rewards
-    are averaged.
+    reward, and "frac_reward_zero_std", the share of answers in groups of equal rewards. Several rewards are
+    averaged.
 
     Args:
-        inputs: What it is made of; its rows are questions, each with its reference answer.
+        inputs: Model, rows (questions with reference answers), recipe and callbacks.
 
     Raises:
-        UsageError: If the rows are fewer than a step takes, or a reward cannot be found.
-        TrainingError: If the KL penalty needs a reference that is not to be had.
+        UsageError: If there are fewer rows than a step takes, or a reward cannot be found.
+        TrainingError: If the reference of the KL penalty cannot be loaded or is another model.
 
     Source: DeepSeekMath (arXiv 2402.03300), equations 3 and 4.
     """
@@ -80,7 +80,7 @@ def group_trainer(inputs: TrainerInputs) -> Any:
         raise UsageError(
             f"{rows.name} has {len(rows)} rows, one step takes {needed} questions", hint="Lower batch_size."
         )
-    # trl pads what goes with the tokens on the tokenizer's side and the tokens on the left.
+    # trl pads prompts on the left, but the fields beside them (token types) on the tokenizer's side; make both left.
     processor = copy.deepcopy(inputs.processor)
     processor.tokenizer.padding_side = "left"
     trainer = _construct(
@@ -102,14 +102,14 @@ def group_trainer(inputs: TrainerInputs) -> Any:
 
 
 def share_encodings(model: Any) -> None:
-    """Let the copies of an image in a batch, one per answer, pass tower and projector once.
+    """Encode the copies of an image in a batch, one per answer, only once.
 
-    The features are handed to every copy, so the gradient of all answers flows through one encoding, which is the
-    same sum. For models whose image features are a list of images.
+    The features of one encoding are given to every copy, so the gradients of all answers sum up in it, as they would
+    over copies. For models whose image features are a list of images.
     """
     encode = model.model.get_image_features
 
-    @functools.wraps(encode)  # generation reads the signature
+    @functools.wraps(encode)  # generation inspects the signature
     def shared(pixel_values: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         first, copies = distinct(pixel_values)
         outputs = encode(pixel_values[first], *args, **kwargs)
@@ -120,16 +120,17 @@ def share_encodings(model: Any) -> None:
 
 
 def distinct(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The different images of a batch.
+    """Find the different images of a batch.
 
     Args:
         images: Of shape (n, ...), any dtype.
 
     Returns:
-        Positions of one copy of each image, int64 of shape (k,), and for every image which of these it is, int64
-        of shape (n,): `images[first][copies]` is `images`. All n, should two images agree in the sampled pixels.
+        Positions of one copy of each image, int64 of shape (k,), and the index into these for every image, int64 of
+        shape (n,): `images[first][copies]` equals `images`. All n if two images agree in the sampled pixels only.
     """
     flat = images.flatten(1)
+    # Comparing about 1024 values per image is enough to tell most images apart; the check below catches the rest.
     sampled = flat[:, :: max(1, flat.shape[1] // 1024)]
     _, copies = torch.unique(sampled, dim=0, return_inverse=True)
     everyone = torch.arange(len(images), device=images.device)
@@ -142,7 +143,7 @@ def _config(recipe: GRPORecipe, folder: str, rewards: int) -> GRPOConfig:
         **{
             **trainer_settings(recipe, folder),
             "per_device_train_batch_size": recipe.batch_size * recipe.generations,
-            "steps_per_generation": 1,  # by default all accumulated batches are sampled at once, which costs memory
+            "steps_per_generation": 1,  # the default samples all accumulated batches at once, which costs memory
             "num_generations": recipe.generations,
             "max_completion_length": recipe.max_new_tokens,
             "temperature": recipe.temperature,
@@ -167,7 +168,7 @@ def _construct(**settings: Any) -> GroupTrainer:
 
 
 def _refuse_another_reference(trainer: Any) -> None:
-    """Refuse a reference that is not the model that training starts from; sharded weights cannot be compared."""
+    """Refuse a reference other than the initial model; sharded weights cannot be compared."""
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return
     reference = dict(trainer.ref_model.named_parameters())

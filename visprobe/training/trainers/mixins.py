@@ -1,6 +1,6 @@
-"""What transformers' Trainer lacks, as mixins of every trainer here.
+"""Mixins for transformers' Trainer, used by every trainer here.
 
-A learning rate per part; an order of rows that seed and epoch alone decide; resuming from the weights that were saved,
+They add a learning rate per part, a row order that depends on seed and epoch alone, and resuming from weights
 whatever names they were saved under.
 """
 
@@ -23,17 +23,17 @@ from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.errors import TrainingError
 from visprobe.mllm.parts import part_of
 
-TRAINED = "trained.safetensors"  # what was trainable, by its name in memory; written where there are adapters
+TRAINED = "trained.safetensors"  # trainable weights by their names in memory; written if there are adapters
 
 
 class LengthGrouped(LengthGroupedSampler):  # type: ignore[misc]
-    """Batches of rows of like length, in an order that seed and epoch alone decide.
+    """Sampler of batches of similar length, in an order that depends on seed and epoch alone.
 
-    The Trainer's own draws from the global random numbers, so that a resumed run would see other batches.
+    The Trainer's own sampler draws from the global random state, so a resumed run would see other batches.
 
     Args:
-        like: What the Trainer has made.
-        seed_now: Gives the seed of the pass over the rows that begins.
+        like: Sampler made by the Trainer.
+        seed_now: Returns the seed of the pass that begins.
     """
 
     def __init__(self, like: LengthGroupedSampler, seed_now: Callable[[], int]) -> None:
@@ -46,11 +46,11 @@ class LengthGrouped(LengthGroupedSampler):  # type: ignore[misc]
 
 
 class WholeSteps(Sampler[int]):
-    """A sampler without the rows at the end of a pass that fill no optimizer step.
+    """Sampler without the rows at the end of a pass that fill no optimizer step.
 
     Args:
-        sampler: Gives the rows of a pass in order.
-        per_step: Rows of an optimizer step, of all processes.
+        sampler: Sampler of the rows of a pass.
+        per_step: Rows per optimizer step, over all processes.
     """
 
     def __init__(self, sampler: Sampler[int], per_step: int) -> None:
@@ -65,9 +65,9 @@ class WholeSteps(Sampler[int]):
 
 
 class OrderBySeed:
-    """Mixin for a transformers Trainer: batches of rows of like length come in the order of `LengthGrouped`.
+    """Mixin for a transformers Trainer: length-grouped batches come in the order of `LengthGrouped`.
 
-    With `drop_last` a pass over the rows is whole optimizer steps; transformers itself drops what fills no batch.
+    With `drop_last` a pass is whole optimizer steps; transformers itself drops only incomplete batches.
     """
 
     drop_last = False
@@ -75,7 +75,7 @@ class OrderBySeed:
     def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
         if isinstance(sampler, LengthGroupedSampler):
-            # Not by `set_epoch`: accelerate does not pass it on where several processes go on within an epoch.
+            # Not through `set_epoch`: accelerate does not pass it on when several processes resume within an epoch.
             sampler = LengthGrouped(sampler, lambda: self.args.seed + int(self.state.epoch or 0))
         if not self.drop_last:
             return sampler
@@ -92,7 +92,7 @@ class PartLearningRates:
     part_learning_rates: Mapping[Any, float] = {}
 
     def create_optimizer(self: Any, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer of the training arguments over one parameter group per part and decay."""
+        """Make the optimizer of the training arguments, with one parameter group per part and decay."""
         if self.optimizer is None:
             model = model or self.model
             decayed = set(self.get_decay_parameter_names(model))
@@ -117,14 +117,14 @@ class PartLearningRates:
 
 
 class ResumeByName:
-    """Mixin for a transformers Trainer: a checkpoint's weights are loaded as `from_pretrained` loads them.
+    """Mixin for a transformers Trainer: a checkpoint's weights are loaded by `from_pretrained`.
 
-    The Trainer reads the file and matches names itself, with `strict=False`. A LLaVA is saved under other names
-    ("vision_tower.") than it has in memory ("model.vision_tower."), so nothing matches, a warning is logged, and
-    training goes on from the base with the optimizer's old state (transformers 5.23).
+    The Trainer matches names itself, with `strict=False`. A LLaVA is saved under other names ("vision_tower.") than it
+    has in memory ("model.vision_tower."), so nothing matches, only a warning is logged, and training goes on from the
+    base with the optimizer's old state (transformers 5.23).
 
-    It also takes one step too many from a checkpoint of the last step, and the first step of a run that is extended at
-    the rate with which the shorter schedule had ended, mostly 0.
+    The Trainer also takes one step too many from a checkpoint of the last step, and takes the first step of an
+    extended run at the rate at the end of the shorter schedule, mostly 0.
     """
 
     def _save(self: Any, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -160,8 +160,9 @@ class ResumeByName:
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
         schedule = self.lr_scheduler
-        if checkpoint is None or not isinstance(schedule, LambdaLR):  # DeepSpeed has one of its own
+        if checkpoint is None or not isinstance(schedule, LambdaLR):  # DeepSpeed has its own schedule
             return
+        # The restored rates belong to the schedule of the earlier plan; recompute them from this run's schedule.
         shares = [share(schedule.last_epoch) for share in schedule.lr_lambdas]
         schedule._last_lr = [peak * share for peak, share in zip(schedule.base_lrs, shares, strict=True)]
         for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):

@@ -1,7 +1,7 @@
-"""Direct preference optimization, by trl's trainer, and the reference's log-probabilities, computed once before it.
+"""Direct preference optimization (DPO) on trl's trainer, with the reference's log-probabilities computed in advance.
 
-The reference is the model that training starts from. Running it once over the rows spares its copy in memory and
-one forward pass per batch from the second epoch on; trl itself refuses to do this for images.
+The reference is the initial model. Running it once over the rows saves its copy in memory, and one forward pass per
+batch from the second epoch on; trl itself refuses to do this for images.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from visprobe.training.trainers.mixins import OrderBySeed, PartLearningRates, Re
 
 
 class PreferenceTrainer(OrderBySeed, PartLearningRates, ResumeByName, DPOTrainer):  # type: ignore[misc]
-    """trl's DPOTrainer with a learning rate per part, on prepared batches."""
+    """trl's DPOTrainer with a learning rate per part, on batches prepared by a collator."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset  # rows are tokenized by the collator
+        return dataset  # the collator tokenizes rows
 
     def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset  # the collator brings them
+        return dataset  # the collator adds them
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["row"]
 
 
 class WithReference:
-    """A `PreferenceCollator` whose batches carry the reference's log-probabilities."""
+    """Collator that adds the reference's log-probabilities to the batches of a `PreferenceCollator`."""
 
     def __init__(self, collate: PreferenceCollator, reference: Mapping[int, tuple[float, float]]) -> None:
         self._collate, self._reference = collate, reference
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """The batch, with "ref_chosen_logps" and "ref_rejected_logps" of shape (batch,)."""
+        """Return the batch, with "ref_chosen_logps" and "ref_rejected_logps" of shape (batch,)."""
         found = torch.tensor([self._reference[example["row"]] for example in examples])
         return {**self._collate(examples), "ref_chosen_logps": found[:, 0], "ref_rejected_logps": found[:, 1]}
 
 
 def preference_trainer(inputs: TrainerInputs, reference: Any) -> Any:
-    """The trainer of stage "dpo".
+    """Make the trainer of stage "dpo".
 
     Args:
-        inputs: What it is made of.
-        reference: Log-probabilities by row, or a model, as `reference_of` gives them.
+        inputs: Model, rows, recipe and callbacks.
+        reference: Result of `reference_of`: log-probabilities by row, or a model.
 
     Raises:
-        UsageError: If the rows fill no step and the recipe drops what fills none.
+        UsageError: If drop_last is set and the rows do not fill one step.
     """
     recipe: DPORecipe = inputs.recipe
     precomputed = isinstance(reference, Mapping)
@@ -72,7 +72,7 @@ def preference_trainer(inputs: TrainerInputs, reference: Any) -> Any:
         loss_weights=list(recipe.loss_weights.values()),
         label_smoothing=recipe.label_smoothing,
         precompute_ref_log_probs=precomputed,
-        max_length=None,  # a cut sequence loses image tokens
+        max_length=None,  # cutting a sequence would lose image tokens
         **trainer_settings(recipe, inputs.folder),
     )
     collate = PreferenceCollator(inputs.encoder, repeat_images=not images_are_encoded_once(inputs.model))
@@ -81,7 +81,7 @@ def preference_trainer(inputs: TrainerInputs, reference: Any) -> Any:
         config,
         inputs,
         WithReference(collate, reference) if precomputed else collate,
-        # Without a reference model trl reloads one by the name in the config, which may be another model by now.
+        # Without a reference model trl reloads one by the name in the config, which may have changed since.
         ref_model=None if precomputed else reference,
         columns={"prompt": ""},
     )
@@ -92,10 +92,10 @@ def preference_trainer(inputs: TrainerInputs, reference: Any) -> Any:
 
 
 def encode_images_once(model: Any) -> None:
-    """Let each image of a DPO batch serve its chosen and its rejected answer.
+    """Encode each image of a DPO batch once for its chosen and its rejected answer.
 
-    Batches then hold n images for 2n sequences. The features are repeated after tower and projector, so the
-    gradient of both answers flows through one encoding, which is the same sum.
+    Batches then hold n images for 2n sequences, all chosen ones first. Features are repeated after tower and
+    projector, so the gradients of both answers sum up in one encoding, as they would over copies.
     """
     encode = model.model.get_image_features
 
@@ -108,7 +108,7 @@ def encode_images_once(model: Any) -> None:
 
 
 def reference_of(inputs: TrainerInputs) -> Any:
-    """The model that training starts from, as the recipe wants it: a frozen copy, or its log-probabilities by row."""
+    """Return the initial model as a frozen copy, or its log-probabilities by row, as the recipe says."""
     recipe: DPORecipe = inputs.recipe
     if recipe.reference == "model":
         return copy.deepcopy(inputs.model).requires_grad_(False).eval()
@@ -131,20 +131,20 @@ def reference_log_probabilities(
     precision: str = "float32",
     progress: Progress | None = None,
 ) -> dict[int, tuple[float, float]]:
-    """Summed log-probability of the chosen and of the rejected answer of each row.
+    """Compute the summed log-probabilities of the chosen and the rejected answer of each row.
 
-    Several processes share the rows among themselves, and each gets the numbers of all.
+    Several processes share the rows, and each gets the numbers of all.
 
     Args:
-        model: The model that training starts from; it is moved to the process's own device.
-        encoder: The rows.
-        rows: Which rows.
+        model: Initial model; moved to the process's own device.
+        encoder: Encoder of the rows.
+        rows: Row numbers.
         batch_size: Rows per forward pass.
-        precision: What the policy will be computed in: "float32", "bfloat16" or "float16".
+        precision: Precision of the policy in training: "float32", "bfloat16" or "float16".
         progress: Called with (stage, rows done, rows of this process).
 
     Returns:
-        Row number to (chosen, rejected), natural logarithms.
+        (chosen, rejected) by row number, natural logarithms.
     """
     processes = PartialState(cpu=not torch.cuda.is_available())
     device = processes.device
@@ -168,7 +168,8 @@ def reference_log_probabilities(
 
 
 def answer_log_probabilities(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Summed log-probability of each answer in a batch of `PreferenceCollator`, shape (2 batch,)."""
+    """Return the summed log-probability of each answer in a batch of `PreferenceCollator`, shape (2 batch,)."""
+    # Logits at a position score the next token, hence the shift by one against ids and mask.
     inputs = {name: value for name, value in batch.items() if name != "completion_mask"}
     logits: torch.Tensor = model(**inputs, use_cache=False).logits
     scores = logits[:, :-1].float().log_softmax(-1)
