@@ -1,4 +1,4 @@
-"""Images damaged in the ways that cameras, weather and compression damage them, after ImageNet-C."""
+"""Corruptions of images after ImageNet-C: noise, blur, weather and compression."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFERENCE = 224  # pixels on the shorter side for which the constants were publi
 
 
 def unit(pixels: Pixels) -> float:
-    """How many pixels of the picture one published pixel is."""
+    """Return how many pixels of the image one published pixel is."""
     height, width = pixels.shape[:2]
     return float(min(height, width) / REFERENCE)
 
@@ -36,35 +36,35 @@ def resized(
     resample: Image.Resampling,
     box: tuple[float, float, float, float] | None = None,
 ) -> Plane:
-    """A plane, or the part (left, top, right, bottom) of it, at another size (height, width)."""
+    """Resize a plane, or its box (left, top, right, bottom), to a size (height, width)."""
     image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
     return np.asarray(image.resize((size[1], size[0]), resample, box), np.float32)
 
 
 def channels(pixels: Pixels, size: tuple[int, int], resample: Image.Resampling) -> Pixels:
-    """All channels at another size (height, width)."""
+    """Resize all channels to a size (height, width)."""
     return np.stack([resized(pixels[..., c], size, resample) for c in range(3)], axis=-1)
 
 
 def by_area(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Reduced by the mean over what a new pixel covers; enlarged by repetition."""
+    """Resize by the mean over the area of a new pixel; enlarging repeats pixels."""
     return channels(pixels, size, Image.Resampling.BOX)
 
 
 def own(pixels: Pixels) -> Pixels:
-    """The picture as it is: for what does not depend on neighbours."""
+    """Return the image unchanged, for corruptions that do not depend on neighbours."""
     return pixels
 
 
 def reference(pixels: Pixels) -> Pixels:
-    """The picture at 224 pixels on its shorter side: for what is added to it in grains of a published pixel."""
+    """Resize to 224 pixels on the shorter side, for corruptions that add grains of a published pixel's size."""
     if min(pixels.shape[:2]) > REFERENCE:
         return by_area(pixels, _reference_size(pixels))
     return at_least_reference(pixels)
 
 
 def at_least_reference(pixels: Pixels) -> Pixels:
-    """A picture of 224 pixels on its shorter side or more: for what moves pixels by published distances."""
+    """Enlarge to 224 pixels on the shorter side if smaller, for corruptions that move pixels by published distances."""
     if min(pixels.shape[:2]) >= REFERENCE:
         return pixels
     return channels(pixels, _reference_size(pixels), Image.Resampling.BICUBIC).clip(0, 1)
@@ -78,17 +78,17 @@ def _reference_size(pixels: Pixels) -> tuple[int, int]:
 _RADIUS = (3, 4, 6, 8, 10)
 _GLASS = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))  # sigma, reach, rounds
 _MOTION = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))  # length, sigma
-_ZOOM = ((0.10, 11), (0.15, 16), (0.20, 11), (0.25, 13), (0.30, 11))  # furthest, pictures
-_FINE = 5  # samples per pixel along which the edge of a disk is averaged
+_ZOOM = ((0.10, 11), (0.15, 16), (0.20, 11), (0.25, 13), (0.30, 11))  # largest zoom, number of images
+_FINE = 5  # samples per pixel and axis for the antialiased edge of a disk
 
 
 def defocus_blur(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Every point becomes a disk."""
+    """Blur every point to a disk."""
     return convolved(pixels, _disk(_RADIUS[severity - 1] * unit(pixels)))
 
 
 def glass_blur(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Every pixel takes the place of one nearby, between two light blurs."""
+    """Swap every pixel for a random one nearby, between two light blurs."""
     sigma, reach, rounds = _GLASS[severity - 1]
     blurred, most = _smooth(pixels, sigma), round(reach * unit(pixels))
     rows, columns = np.indices(pixels.shape[:2])
@@ -101,13 +101,13 @@ def glass_blur(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixel
 
 
 def motion_blur(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Every point leaves a fading trail to one side, within 45 degrees of the horizontal."""
+    """Smear every point to one side in a fading trail, within 45 degrees of the horizontal."""
     length, sigma = _MOTION[severity - 1]
     return convolved(pixels, trail(length * unit(pixels), sigma * unit(pixels), rng.uniform(-45, 45)))
 
 
 def zoom_blur(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """The mean of the picture and of pictures zoomed further and further into its centre."""
+    """Average the image with images zoomed further and further into its centre."""
     furthest, count = _ZOOM[severity - 1]
     total = pixels.copy()
     for factor in 1 + np.linspace(0, furthest, count):
@@ -116,13 +116,13 @@ def zoom_blur(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels
 
 
 def trail(length: float, sigma: float, degrees: float) -> Plane:
-    """Kernel of half a normal curve along a line from its centre, shape (2 r + 1, 2 r + 1), summing to 1."""
+    """Make a kernel of half a normal curve along a line from its centre, shape (2 r + 1, 2 r + 1), sum 1."""
     radius = math.ceil(length) + 1
     steps = np.linspace(0, length, 2 * radius)
     weights, angle = np.exp(-(steps**2) / (2 * sigma**2)), math.radians(degrees)
     kernel = np.zeros((2 * radius + 1, 2 * radius + 1), np.float32)
     y, x = radius + steps * math.sin(angle), radius + steps * math.cos(angle)
-    for down in (0, 1):  # each sample is shared by the four pixels around it
+    for down in (0, 1):  # bilinear: each sample is shared by the four pixels around it
         for right in (0, 1):
             near = np.abs(1 - down - y % 1) * np.abs(1 - right - x % 1)
             np.add.at(kernel, (y.astype(int) + down, x.astype(int) + right), weights * near)
@@ -130,9 +130,10 @@ def trail(length: float, sigma: float, degrees: float) -> Plane:
 
 
 def convolved(pixels: Pixels, kernel: Plane) -> Pixels:
-    """Every channel convolved with a kernel of odd sides; beyond its edges a picture is mirrored."""
+    """Convolve every channel with a kernel of odd sides, mirroring the image at its edges."""
     radius = kernel.shape[0] // 2
     padded = np.pad(pixels, ((radius, radius), (radius, radius), (0, 0)), "symmetric")
+    # FFT: its time hardly depends on the kernel, whose radius grows with the image.
     shape = [fft.next_fast_len(side + 2 * radius, real=True) for side in padded.shape[:2]]
     spectrum = fft.rfft2(padded, shape, axes=(0, 1)) * fft.rfft2(kernel, shape)[..., None]
     whole = fft.irfft2(spectrum, shape, axes=(0, 1))
@@ -169,13 +170,13 @@ _QUALITY = (25, 18, 15, 10, 7)
 
 
 def contrast(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Every channel is drawn towards its mean over the picture."""
+    """Move every channel towards its mean over the image."""
     mean = pixels.mean((0, 1), keepdims=True)
     return np.asarray((pixels - mean) * np.float32(_CONTRAST[severity - 1]) + mean, np.float32)
 
 
 def elastic_transform(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Every pixel is displaced by a smooth random field."""
+    """Displace every pixel by a smooth random field."""
     field = rng.standard_normal((2, *pixels.shape[:2]), np.float32)
     field = np.stack([gaussian_filter(part, _SMOOTHNESS * unit(pixels), mode="reflect") for part in field])
     field *= _DISTANCE[severity - 1] * unit(pixels) / field.std()
@@ -185,13 +186,13 @@ def elastic_transform(pixels: Pixels, severity: int, rng: np.random.Generator) -
 
 
 def pixelate(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Blocks of one colour, their mean."""
+    """Replace blocks of pixels by their mean."""
     height, width = (max(1, round(side / unit(pixels) * _BLOCKS[severity - 1])) for side in pixels.shape[:2])
     return by_area(by_area(pixels, (height, width)), (pixels.shape[0], pixels.shape[1]))
 
 
 def jpeg_compression(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Written as a JPEG file of low quality and read again."""
+    """Encode as JPEG of low quality and decode again."""
     buffer = io.BytesIO()
     Image.fromarray((pixels * 255).round().astype(np.uint8)).save(buffer, "JPEG", quality=_QUALITY[severity - 1])
     return (np.asarray(Image.open(buffer)) / 255).astype(np.float32)
@@ -203,23 +204,24 @@ _SHARE = (0.03, 0.06, 0.09, 0.17, 0.27)
 
 
 def gaussian_noise(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """A normal number of its own is added to every channel of every pixel."""
+    """Add independent normal noise to every channel of every pixel."""
     return pixels + np.float32(_SPREAD[severity - 1]) * rng.standard_normal(pixels.shape, np.float32)
 
 
 def shot_noise(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Every channel of every pixel counts few photons."""
+    """Replace every channel of every pixel by a count of few photons."""
     photons = _PHOTONS[severity - 1]
     return (rng.poisson(pixels * photons) / photons).astype(np.float32)
 
 
 def impulse_noise(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Channels of pixels become black or white."""
+    """Turn random channels of pixels black or white."""
     hit = rng.random(pixels.shape, np.float32) < _SHARE[severity - 1]
     return np.where(hit, rng.integers(0, 2, pixels.shape), pixels).astype(np.float32)
 
 
-# Mean and spread of the flakes, their size, what is no flake, length and sigma of their fall, light that passes.
+# Mean and spread of flakes, their size, threshold below which there is none, length and sigma of their fall, share of
+# the image that stays.
 _SNOW = (
     (0.1, 0.3, 3.0, 0.5, 10, 4, 0.8),
     (0.2, 0.3, 2.0, 0.5, 12, 4, 0.7),
@@ -227,14 +229,14 @@ _SNOW = (
     (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
     (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
 )
-_FOG = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))  # thickness, how much smoother coarse is than fine
+_FOG = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))  # thickness, ratio of amplitudes between octaves
 _BRIGHTER = (0.1, 0.2, 0.3, 0.4, 0.5)
 _OCTAVES = 7
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def snow(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Streaks of white over a picture that is paler."""
+    """Add streaks of white to a paler image."""
     mean, spread, size, least, length, sigma, passing = _SNOW[severity - 1]
     height, width = pixels.shape[:2]
     coarse = max(1, round(height / size)), max(1, round(width / size))
@@ -246,7 +248,7 @@ def snow(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
 
 
 def fog(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Clouds are added, and the whole darkened to the range the picture had."""
+    """Add clouds, and darken the whole to the image's former range."""
     thickness, smoothness = _FOG[severity - 1]
     brightest = pixels.max()
     clouds = _clouds(pixels.shape[0], pixels.shape[1], smoothness, rng)[..., None]
@@ -254,7 +256,7 @@ def fog(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
 
 
 def brightness(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """A constant is added to the value of hue, saturation and value."""
+    """Add a constant to the value channel of HSV."""
     value = pixels.max(-1, keepdims=True)
     brighter = np.minimum(value + np.float32(_BRIGHTER[severity - 1]), 1)
     shown = np.where(value > 0, pixels * brighter / np.maximum(value, 1e-6), brighter)
@@ -262,7 +264,7 @@ def brightness(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixel
 
 
 def _clouds(height: int, width: int, smoothness: float, rng: np.random.Generator) -> Plane:
-    """Random numbers on finer and finer grids, each weaker than the one before by `smoothness`, from 0 to 1."""
+    """Sum random numbers on finer and finer grids, each weaker by the factor `smoothness`, scaled to [0, 1]."""
     total = np.zeros((height, width), np.float32)
     for octave in range(1, _OCTAVES + 1):
         grid = rng.uniform(-1, 1, (2**octave + 1, 2**octave + 1)) / smoothness**octave
@@ -272,17 +274,17 @@ def _clouds(height: int, width: int, smoothness: float, rng: np.random.Generator
 
 
 SEVERITIES = (1, 2, 3, 4, 5)
-_MOST = 4 * REFERENCE  # pixels on the shorter side; of more an encoder sees nothing, and blurs would take seconds
+_MOST = 4 * REFERENCE  # pixels on the shorter side; encoders see no more, and blurs of larger images take seconds
 
 
 class Corruption(NamedTuple):
-    """What is done to a picture of values in [0, 1] at a severity, and at which size."""
+    """Operation on an image with values in [0, 1] at a severity, and the frame that sets its size."""
 
     operation: Callable[[Pixels, int, np.random.Generator], Pixels]
     frame: Callable[[Pixels], Pixels]
 
 
-# In the groups and the order of ImageNet-C.
+# Groups and order of ImageNet-C.
 CORRUPTIONS = {
     "gaussian_noise": Corruption(gaussian_noise, reference),
     "shot_noise": Corruption(shot_noise, reference),
@@ -302,13 +304,13 @@ CORRUPTIONS = {
 
 
 def corrupt(image: NDArray[np.uint8], kind: str, severity: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A damaged copy of an image, of the same size.
+    """Return a corrupted copy of an image, of the same size.
 
     Args:
         image: uint8 of shape (height, width, 3), RGB.
         kind: A key of `CORRUPTIONS`.
         severity: 1 to 5.
-        rng: Source of what is random.
+        rng: Random number generator.
 
     Returns:
         uint8 of the same shape.
@@ -334,13 +336,13 @@ def corrupt(image: NDArray[np.uint8], kind: str, severity: int, rng: np.random.G
 
 
 class Corrupted(Changed):
-    """Damaged copies of images; what is random in one depends on the seed and its own content alone.
+    """Corrupted copies of images; their randomness depends on the seed and the image's own content alone.
 
     Args:
-        images: What is damaged.
+        images: Images to corrupt.
         kind: A key of `CORRUPTIONS`.
         severity: 1 to 5; the severities of one image share their random numbers.
-        seed: Seed of what is random.
+        seed: Seed of the random numbers.
 
     Raises:
         UsageError: If kind or severity is unknown.
@@ -352,7 +354,7 @@ class Corrupted(Changed):
         self._kind, self._severity, self._seed = kind, severity, seed
 
     def change(self, image: Image.Image, data: bytes) -> Image.Image:
-        """`image` damaged; of more than 896 pixels on its shorter side, it is reduced to that first."""
+        """Return `image` corrupted; a shorter side of more than 896 pixels is reduced to that first."""
         if (shorter := min(image.size)) > _MOST:
             width, height = (round(side * _MOST / shorter) for side in image.size)
             image = image.resize((width, height), Image.Resampling.BOX)
@@ -362,10 +364,10 @@ class Corrupted(Changed):
 
 
 def check_corruptions(kinds: Sequence[str], severities: Sequence[int]) -> None:
-    """Refuse what there is not.
+    """Refuse unknown corruptions and severities.
 
     Raises:
-        UsageError: If a kind or a severity is unknown; all unknown ones are said.
+        UsageError: If a kind or a severity is unknown; the message names all of them.
     """
     if unknown := [kind for kind in kinds if kind not in CORRUPTIONS]:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Images of which less is shown: fewer pixels, or the centre alone."""
+"""Images with less to see: fewer pixels, or the centre alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from visprobe.errors import UsageError
 
 
 class Changed:
-    """The images of `images` after `change`, as PNG files, with their ids and classes.
+    """Base class of image sets with each image changed, as PNG files, with the original ids and classes.
 
     Args:
-        images: What is changed.
-        what: What is done to them, for the name of the set.
+        images: Original images.
+        what: The change, for the name of the set.
     """
 
     def __init__(self, images: ImageSet, what: str) -> None:
@@ -27,27 +27,27 @@ class Changed:
         self.classes = images.classes
 
     def change(self, image: Image.Image, data: bytes) -> Image.Image:
-        """`image`, decoded from `data`, as it is to be seen."""
+        """Return the changed `image`, decoded from `data`."""
         raise NotImplementedError
 
     def read(self, index: int) -> bytes:
-        """The changed image as a PNG file; raises OSError if the image cannot be read."""
+        """Return the changed image as a PNG file; raises OSError if the image cannot be read."""
         data = self._images.read(index)
         try:
             image = decode(data)
         except BadImage:
-            return data  # who decodes it finds it damaged, for the same reason as the original
+            return data  # decoding it again reports the damage, for the same reason as the original
         buffer = io.BytesIO()
         self.change(image, data).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
 
 
 class Resized(Changed):
-    """Images reduced to few pixels; the processor of an encoder enlarges them again to what it takes.
+    """Images reduced to few pixels, which the encoder's processor enlarges again.
 
     Args:
-        images: What is reduced. An image that is no larger stays as it is.
-        pixels: Of the shorter side afterwards.
+        images: Original images; smaller ones stay as they are.
+        pixels: Shorter side afterwards, in pixels.
 
     Raises:
         UsageError: If `pixels` is less than 1.
@@ -59,7 +59,7 @@ class Resized(Changed):
         self._pixels = pixels
 
     def change(self, image: Image.Image, data: bytes) -> Image.Image:
-        """`image` with `pixels` on its shorter side, its proportions kept; bicubic with antialiasing."""
+        """Return `image` with `pixels` on its shorter side, proportions kept; bicubic with antialiasing."""
         shorter = min(image.size)
         if shorter <= self._pixels:
             return image
@@ -68,11 +68,11 @@ class Resized(Changed):
 
 
 class Cropped(Changed):
-    """The centre of images.
+    """Images cropped to their centre.
 
     Args:
-        images: What is cropped.
-        share: Of each side that is kept.
+        images: Original images.
+        share: Share of each side that is kept.
 
     Raises:
         UsageError: If `share` is not above 0 and at most 1.
@@ -84,18 +84,19 @@ class Cropped(Changed):
         self._share = share
 
     def change(self, image: Image.Image, data: bytes) -> Image.Image:
-        """The middle of `image`; rounded up, so that no side vanishes and strips grow no longer."""
+        """Return the centre of `image`, rounded up so that no side vanishes and thin strips become no thinner."""
+        # The small offset keeps a share like 0.7 from rounding a whole number of pixels up.
         width, height = (math.ceil(side * self._share - 1e-9) for side in image.size)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         return image.crop((left, top, left + width, top + height))
 
 
 def check_sizes(pixels: Sequence[int], shares: Sequence[float]) -> None:
-    """Refuse sizes that leave nothing, or more than there is.
+    """Refuse sizes that leave nothing, or more than the image.
 
     Raises:
-        UsageError: If a number of pixels is less than 1, or a share is not above 0 and at most 1; all of one kind
-            are said.
+        UsageError: If a number of pixels is below 1, or a share not above 0 and at most 1; the message names all
+            wrong ones of a kind.
     """
     if few := [number for number in pixels if number < 1]:
         raise UsageError(

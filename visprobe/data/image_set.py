@@ -1,4 +1,4 @@
-"""A set of images: what can be listed, read and decoded, with damage counted instead of hidden."""
+"""Image sets, and decoding of image files with damage reported instead of hidden."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from visprobe.data.sources.formats import FORMATS, unreadable
 from visprobe.errors import UsageError
 
 MAX_PIXELS = 64_000_000
-LARGE = 20_000_000  # pixels above which a decoded image, and what a processor makes of it, fill a machine's memory
-_KEPT = 4_000_000  # pixels that are left of such an image at most; square towers read less than one million
-MAX_ASPECT = 200  # processors that set the shorter side would make gigabytes of a longer strip
-# Up to 64 MB of an image in one piece of memory: the C library gives large pieces back when they are free, and keeps
-# Pillow's usual 16 MB for each thread.
+LARGE = 20_000_000  # pixels above which a decoded image and the processor's copies of it fill a machine's memory
+_KEPT = 4_000_000  # most pixels kept of such an image; square towers read less than one million
+MAX_ASPECT = 200  # processors that resize the shorter side would make gigabytes of a longer strip
+# Let Pillow allocate up to 64 MB of an image in one block: the C library returns large blocks to the system when freed,
+# but keeps Pillow's default 16 MB blocks for each thread.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
-_ORIENTATION = 0x0112  # EXIF tag, and what makes an image of each of its values upright
+_ORIENTATION = 0x0112  # EXIF tag; `_UPRIGHT` undoes each of its values
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,14 +37,14 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a set: its id (stable across machines) and its class index, if it has one."""
+    """Image of a set: its id (stable across machines) and its class index, if it has one."""
 
     id: str
     label: int | None = None
 
 
 class ImageSet(Protocol):
-    """Images in a fixed order. `read` gives the encoded file, so that it can be hashed and decoded once."""
+    """Images in a fixed order; `read` returns encoded files, so that they are hashed and decoded once."""
 
     @property
     def name(self) -> str:
@@ -52,14 +52,14 @@ class ImageSet(Protocol):
 
     @property
     def items(self) -> Sequence[Item]:
-        """The images in order."""
+        """Images in order."""
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Class names in the order of the labels, or None for unlabelled images."""
+        """Class names in the order of the labels; None for unlabelled images."""
 
     def read(self, index: int) -> bytes:
-        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+        """Return the encoded image file of `items[index]`; raises OSError if it cannot be read."""
 
 
 class BadImage(Exception):
@@ -67,20 +67,21 @@ class BadImage(Exception):
 
 
 def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
-    """`image`, which was made of `source`, turned as the EXIF data of that say."""
+    """Turn `image`, made from `source`, upright by the EXIF orientation of `source`."""
     try:
         orientation = source.getexif().get(_ORIENTATION)
-    except Exception:  # Pillow raises many types on damaged EXIF data, beside which the pixels are whole
+    except Exception:  # Pillow raises many types on damaged EXIF data, while the pixels may be intact
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """An image that is not decoded yet, with at most `_KEPT` pixels; a band at a time, so that it is held once."""
-    image.draft(None, (image.width // 2, image.height // 2))  # only JPEG can
+    """Decode an image with at most `_KEPT` pixels, one band at a time, so that no second full copy is in memory."""
+    image.draft(None, (image.width // 2, image.height // 2))  # does nothing unless JPEG
     image.load()
     factor = math.ceil(math.sqrt(image.width * image.height / _KEPT))
     small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    # Bands are a multiple of `factor` high, so that no block of the mean is cut.
     rows = factor * max(1, _KEPT // 4 // image.width // factor)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
@@ -97,11 +98,11 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def pixels_in(data: bytes) -> int:
-    """How many pixels the header of an image file promises; 0 if it is none."""
+    """Return the number of pixels in the header of an image file; 0 if it has none."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.width * image.height
-    except Exception:  # as in `decode`, which says it
+    except Exception:  # `decode` reports it
         return 0
 
 
@@ -110,12 +111,12 @@ def decode(data: bytes, *, reduced: bool = False) -> Image.Image:
 
     Args:
         data: The file.
-        reduced: Whether an image of more than 20 Mpx may be given with fewer, 2 to 4 Mpx: JPEG is decoded
-            at half its size, and blocks of pixels are replaced by their mean.
+        reduced: Whether an image of more than 20 Mpx may be returned with 2 to 4 Mpx: JPEG is decoded at half its
+            size, and blocks of pixels are replaced by their mean.
 
     Raises:
-        BadImage: If the file is damaged, truncated, of an unknown format, larger than 64 Mpx or
-            longer than 200 times its width (checked in the header, before any pixel is decoded).
+        BadImage: If the file is damaged, truncated, of an unknown format, larger than 64 Mpx or more than 200 times
+            as long as wide (checked in the header, before any pixel is decoded).
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -126,7 +127,7 @@ def decode(data: bytes, *, reduced: bool = False) -> Image.Image:
                 raise BadImage(f"{width}x{height} is more than {MAX_ASPECT} times as long as wide")
             if reduced and width * height > LARGE:
                 small = _upright(_reduced(image), image)
-                image.close()  # now: it can be in a cycle, and others wait for its memory
+                image.close()  # now: it can be in a cycle, and other threads wait for its memory
                 return small
             image.load()
             return _upright(_rgb(image), image)
@@ -134,22 +135,22 @@ def decode(data: bytes, *, reduced: bool = False) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise BadImage(unreadable(data)) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, higher, limits
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, higher limits
         raise BadImage(f"more than {MAX_PIXELS // 1_000_000} Mpx") from error
     except Exception as error:  # Pillow raises many types on damaged files, SyntaxError and struct.error among them
         raise BadImage(f"{type(error).__name__}: {error}".splitlines()[0][:200]) from error
 
 
 def allowed_bad(text: str, total: int, *, round_up: bool = False) -> int:
-    """How many of `total` items may be bad, from "N" or "P%".
+    """Return how many of `total` items may be bad, from "N" or "P%".
 
     Args:
         text: The number or the share.
-        total: How many items there are.
-        round_up: Whether a share is rounded up, so that one of a few may be bad, instead of down.
+        total: Number of items.
+        round_up: Whether to round a share up, so that one of a few may be bad, instead of down.
 
     Raises:
-        UsageError: If the text is neither.
+        UsageError: If the text is neither a number nor a percentage.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip())
     if not match or (not match[2] and "." in match[1]):
@@ -162,7 +163,7 @@ PREFIX = "data:image/jpeg;base64,"
 
 
 def thumbnail(images: ImageSet, row: int, side: int = 96) -> str | None:
-    """Image `row` as a data URI, its longer side at most `side` pixels; None if it is gone since it was measured."""
+    """Return image `row` as a data URI, its longer side at most `side` pixels; None if it cannot be read any more."""
     try:
         image = decode(images.read(row), reduced=True)
     except (OSError, BadImage):

@@ -1,4 +1,4 @@
-"""The numbers that are made of the log-probabilities of an answer's tokens."""
+"""Scores and losses of answers, computed from the log-probabilities of their tokens, and a model's own answer."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Terms = Callable[[Answer], torch.Tensor]
 def answer_score(
     target: str, answers: Sequence[Answer], terms: Terms, reference: tuple[float, float] | None, beta: float
 ) -> torch.Tensor:
-    """The number `target` of one question, float32 of shape ().
+    """Compute the number `target` of one question, float32 of shape ().
 
     Args:
         target: One of `TARGETS`, or "token:N"; checked.
         answers: The answer, and the rejected one if the target needs it.
-        terms: Gives the log-probabilities of an answer.
-        reference: For "dpo-loss" the sums of `terms` of both answers under the reference.
-        beta: For "dpo-loss" the factor of the margin.
+        terms: Returns the log-probabilities of an answer's tokens.
+        reference: For "dpo-loss", the sums of `terms` of both answers under the reference.
+        beta: For "dpo-loss", the factor of the margin.
 
     Source:
         "dpo-loss": Rafailov et al. 2023 (2305.18290), equation 7.
@@ -56,7 +56,7 @@ def check_target(target: str) -> None:
     """Refuse a target that does not exist.
 
     Raises:
-        UsageError: If it does not.
+        UsageError: If the target does not exist.
     """
     known = target in TARGETS or (target.startswith(_TOKEN) and target.removeprefix(_TOKEN).isdecimal())
     if not known:
@@ -66,10 +66,10 @@ def check_target(target: str) -> None:
 
 
 def check_answers(target: str, answers: Sequence[Answer], where: str) -> None:
-    """Refuse a question that does not have what `target` is a number of.
+    """Refuse a question that lacks the answers or tokens that `target` needs.
 
     Raises:
-        UsageError: If it has one answer instead of two, or two that are the same tokens, or fewer tokens.
+        UsageError: If it has one answer instead of two, two with the same tokens, or too few tokens.
     """
     if target in OF_TWO and len(answers) < 2:
         raise UsageError(f"{where}: {target} needs a rejected answer", hint="Give it one: --rejected TEXT.")
@@ -87,7 +87,7 @@ def check_answers(target: str, answers: Sequence[Answer], where: str) -> None:
 
 
 def _text(answer: Answer, terms: Terms) -> torch.Tensor:
-    """Log p of the answer's own text."""
+    """Return log p of the answer's own text."""
     return terms(answer)[answer.first : answer.stop].sum()
 
 
@@ -101,11 +101,11 @@ MOST_TOKENS = 32
 
 @dataclass(frozen=True)
 class OwnAnswer:
-    """What a model says.
+    """Answer that a model generates itself.
 
     Attributes:
-        text: Its answer, without special tokens.
-        forced: Whether it says nothing by itself, so that `text` is the likeliest token among those that say something.
+        text: The answer, without special tokens.
+        forced: Whether the model generates no text by itself, so that `text` is its likeliest printable token.
     """
 
     text: str
@@ -113,19 +113,19 @@ class OwnAnswer:
 
 
 def own_answer(model: Any, processor: Any, picture: Image.Image, prompt: str = PROMPT) -> OwnAnswer:
-    """The model's most likely answer, token by token; one token where that is the end of the turn at once.
+    """Generate the model's greedy answer; if it ends its turn at once, take its likeliest printable token.
 
     Args:
         model: A multimodal LLM of transformers, in evaluation mode.
-        processor: Its processor, with image token and chat template.
+        processor: Processor of the model, with image token and chat template.
         picture: RGB image.
-        prompt: What is asked; the image stands where it says "<image>", or in front.
+        prompt: Question; the image stands in place of "<image>", or in front.
 
     Returns:
-        At most 32 tokens as text.
+        Answer of at most 32 tokens.
 
     Raises:
-        DataError: If no token of the vocabulary says anything.
+        DataError: If no token of the vocabulary is printable.
     """
     rows = RowEncoder(processor, OneImage(picture))
     row = rows.encode(Row("the picture", (Turn("user", Question(prompt, "").turn),), ("picture",)))
@@ -144,7 +144,7 @@ def own_answer(model: Any, processor: Any, picture: Image.Image, prompt: str = P
 
 
 def _likeliest(logits: torch.Tensor, tokenizer: Any) -> str:
-    """The text of the likeliest token that has one and that the tokenizer reads again as that text."""
+    """Return the text of the likeliest token that has one and survives decoding and encoding."""
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     for token in logits.argsort(descending=True, stable=True).tolist():
         text: str = "" if token in special else tokenizer.decode([token]).strip()

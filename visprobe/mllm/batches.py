@@ -1,7 +1,7 @@
-"""Rows into batches. Each row is tokenized and its images are processed once, not once per epoch.
+"""Batches of rows. Each row is tokenized and its images are processed once, not once per epoch.
 
-The trainers of trl apply the template, tokenize and process images anew for every batch; on small models that is
-a third of the time. Everything is padded on the right, so that positions do not depend on what else is in the batch.
+trl's trainers apply the template, tokenize and process images anew for every batch, a third of the time on small
+models. Everything is padded on the right, so that positions do not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of tokens that is either given (prompt) or answered (the model's own turn)."""
+    """Run of tokens that are all given (prompt) or all answered (the model's own turn)."""
 
     ids: list[int]
     answered: bool
@@ -31,13 +31,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """One row as tokens.
+    """Row as tokens and image tensors.
 
     Attributes:
-        prompt: Given and answered segments up to the end of the conversation, or up to the two answers.
-        chosen: Tokens of the preferred answer with its end of turn; empty for a supervised row.
-        rejected: Tokens of the other answer.
-        images: What the processor made of the images, by name ("pixel_values", "image_grid_thw"), along dim 0.
+        prompt: Given and answered segments, up to the end of the conversation or up to the two answers.
+        chosen: Token ids of the preferred answer with its end of turn; empty for a supervised row.
+        rejected: Token ids of the other answer.
+        images: Image tensors of the processor by name ("pixel_values", "image_grid_thw"), concatenated along dim 0.
     """
 
     prompt: list[Segment]
@@ -47,13 +47,13 @@ class EncodedRow:
 
 
 class RowEncoder:
-    """Tokenizes rows by the model's own chat template and processes their images, each once.
+    """Encoder that tokenizes rows by the model's chat template and processes their images, each once.
 
     Args:
-        processor: A transformers processor with a chat template.
+        processor: Processor of transformers with a chat template.
         rows: The rows.
-        memory: Bytes of encoded rows to keep; rows beyond that are encoded again each time.
-        end_turns: As in `Conversations`.
+        memory: Bytes of encoded rows to cache; further rows are encoded again each time.
+        end_turns: Whether to end answers with the end-of-sequence token if the template writes no end of turn.
     """
 
     def __init__(self, processor: Any, rows: Rows, *, memory: int = 1 << 30, end_turns: bool = True) -> None:
@@ -63,7 +63,7 @@ class RowEncoder:
 
     @property
     def pad(self) -> int:
-        """The token that fills a batch up."""
+        """Token id that pads a batch."""
         return int(self._processor.tokenizer.pad_token_id)
 
     def __getitem__(self, index: int) -> EncodedRow:
@@ -72,7 +72,7 @@ class RowEncoder:
         row = self._rows[index]
         try:
             encoded = self.encode(row)
-        except BadRow as error:  # what the check of rows, which leaves images out, cannot know
+        except BadRow as error:  # found only now, because the survey of rows processes no images
             raise DataError(f"{row.id}: {error}", hint="Take this row out and start again.") from error
         if (size := _size(encoded)) <= self._free:
             self._free -= size
@@ -80,31 +80,32 @@ class RowEncoder:
         return encoded
 
     def encode(self, row: Row) -> EncodedRow:
-        """The row as tokens.
+        """Tokenize a row and process its images.
 
         Raises:
-            BadRow: If its images cannot be loaded or do not match its marks.
+            BadRow: If images cannot be loaded or do not match the `<image>` marks.
         """
         images = [self._rows.image(key) for key in row.images]
         if sum(turn.text.count(IMAGE) for turn in row.turns) != len(images):
             raise BadRow(f"it has {len(images)} images and another number of {IMAGE} marks")
         answers = [answer for answer in (row.chosen, row.rejected) if answer is not None]
-        if row.turns[-1].role == "assistant" or not answers:  # the conversation itself holds the answer, or none is
+        if row.turns[-1].role == "assistant" or not answers:  # the conversation holds the answer, or there is none
             told = self._conversations.tokens(row.turns, images, ask=row.turns[-1].role != "assistant")
             return EncodedRow(_segments(told, len(told.ids)), [], [], told.images)
         both = self._conversations.pair(row.turns, answers, images)
+        # A token that merges the end of the prompt with an answer belongs to the answer: cut before it, in both alike.
         asked = min(_prompt(both[0], one) for one in both)
         chosen, rejected = [*(one.ids[asked:] for one in both), []][:2]
         return EncodedRow(_segments(both[0], asked), chosen, rejected, both[0].images)
 
     def token_types(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Which tokens stand for images (1) and which are text (0), for a model that asks for it.
+        """Mark image tokens (1) and text tokens (0), for models with such an input.
 
         Args:
             ids: Token ids of shape (batch, length), int64.
 
         Returns:
-            int64 of the shape of `ids`, under the name the model wants; empty for models that do not ask.
+            int64 of the shape of `ids`, under the model's name for it; empty for models without this input.
         """
         asked = [name for name in _TOKEN_TYPES if name in self._processor.model_input_names]
         if not asked:
@@ -114,19 +115,19 @@ class RowEncoder:
 
 
 def _prompt(one: Tokens, other: Tokens) -> int:
-    """How many tokens stand before the last answer of `other`, as far as they are those of `one` too."""
+    """Count the tokens before the last answer of `other` that `one` shares."""
     last = max((number for number, answered in enumerate(other.answered) if not answered), default=-1) + 1
     return next((n for n in range(last) if one.ids[n : n + 1] != other.ids[n : n + 1]), last)
 
 
 def _segments(tokens: Tokens, count: int) -> list[Segment]:
-    """The first `count` tokens in runs that are given or answered."""
+    """Group the first `count` tokens into given and answered runs."""
     runs = groupby(zip(tokens.ids[:count], tokens.answered[:count], strict=True), key=lambda pair: pair[1])
     return [Segment([token for token, _ in run], answered) for answered, run in runs]
 
 
 def _size(row: EncodedRow) -> int:
-    """Bytes in memory, about: tensors, and 36 for each token in a list."""
+    """Estimate bytes in memory: tensors, and 36 for each token in a list."""
     tokens = sum(len(segment.ids) for segment in row.prompt) + len(row.chosen) + len(row.rejected)
     return sum(value.nbytes for value in row.images.values()) + 36 * tokens
 
@@ -142,7 +143,7 @@ def _images(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
 
 
 def _stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """All `parts` along dim 0; where images were cut into different numbers of tiles, the rest is zeros."""
+    """Concatenate along dim 0, padding with zeros where images have different numbers of tiles."""
     if parts[0].dim() < 2:
         return torch.cat(list(parts))
     most = max(part.shape[1] for part in parts)
@@ -151,13 +152,13 @@ def _stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class SupervisedCollator:
-    """Batches for SFT: the loss is on the model's own turns and their end-of-turn tokens only."""
+    """Collator for SFT; the loss is on the model's own turns and their end-of-turn tokens only."""
 
     def __init__(self, encoder: RowEncoder) -> None:
         self._encoder = encoder
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Input ids, attention mask and labels of shape (batch, length), and the images."""
+        """Return input ids, attention mask and labels, int64 of shape (batch, length), and image tensors."""
         rows = [self._encoder[example["row"]] for example in examples]
         parts = [[*row.prompt, *([Segment(row.chosen, True)] if row.chosen else [])] for row in rows]
         ids = [[token for segment in row for token in segment.ids] for row in parts]
@@ -173,18 +174,18 @@ class SupervisedCollator:
 
 
 class PreferenceCollator:
-    """Batches for DPO as trl wants them: all chosen first, then all rejected.
+    """Collator for DPO in trl's order: all chosen answers, then all rejected ones.
 
     Args:
-        encoder: The rows.
-        repeat_images: Whether the images come twice too, for a model that does not repeat their features itself.
+        encoder: Encoder of the rows.
+        repeat_images: Whether images come twice too, for a model that does not repeat their features itself.
     """
 
     def __init__(self, encoder: RowEncoder, *, repeat_images: bool = True) -> None:
         self._encoder, self._times = encoder, 2 if repeat_images else 1
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Input ids, attention mask and completion mask of shape (2 batch, length), and the images."""
+        """Return input ids, attention mask and completion mask, int64 of shape (2 batch, length), and image tensors."""
         rows = [self._encoder[example["row"]] for example in examples]
         prompts = [[token for segment in row.prompt for token in segment.ids] for row in rows]
         answers = [row.chosen for row in rows] + [row.rejected for row in rows]

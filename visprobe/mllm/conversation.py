@@ -1,7 +1,7 @@
-"""Conversations as the tokens that a model reads: rendered once, tokenised once as the library does, cut by characters.
+"""Conversations as tokens: rendered once, tokenized once by the processor, and cut into turns by character offsets.
 
-Whoever tokenises the pieces of a conversation one by one loses the token that a tokenizer puts in front of a text, and
-gets a mark for a space at each joint where the tokenizer writes one in front of every text.
+Tokenizing turns one by one would lose the token that a tokenizer puts in front of a text, or add a space mark at each
+joint for tokenizers that write one in front of every text.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from visprobe.data.rows import IMAGE, BadRow, Row, Turn
 from visprobe.errors import CheckpointError
 from visprobe.mllm.limits import TooLong, within
 
-_SECONDS, _MEMORY = 5, 1 << 30  # a template that works takes a thousandth of a second, and some thousands of bytes
-_ANSWER = "answer"  # any word: what a template writes behind it is what ends a turn
+_SECONDS, _MEMORY = 5, 1 << 30  # a sane template takes about a millisecond and some kilobytes
+_ANSWER = "answer"  # any word will do; the text after it is the template's end of turn
 _OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A conversation as the model reads it.
+    """Conversation as token ids, with the tokens of the model's turns marked.
 
     Attributes:
-        ids: Its tokens, those that stand for images expanded, as `processor.apply_chat_template(tokenize=True)`
-            gives them.
-        answered: Of each token whether it belongs to a turn of the model: the answer and what ends the turn.
-        images: What the processor made of the images, by name ("pixel_values", "image_grid_thw"), along dim 0.
+        ids: Token ids with expanded image tokens, equal to those of `processor.apply_chat_template(tokenize=True)`.
+        answered: For each token, whether it belongs to a turn of the model: the answer and its end of turn.
+        images: Image tensors of the processor by name ("pixel_values", "image_grid_thw"), concatenated along dim 0.
     """
 
     ids: list[int]
@@ -42,17 +41,16 @@ class Tokens:
 
 
 class Conversations:
-    """Renders and tokenises conversations by a model's own chat template.
+    """Renderer and tokenizer of conversations, by a model's own chat template.
 
     Args:
-        processor: A transformers processor with a chat template and a tokenizer of the tokenizers library.
+        processor: Processor of transformers with a chat template and a fast tokenizer.
         end_turns: Whether an answer after which the template writes no end of turn gets the tokenizer's
             end-of-sequence token.
-        positions: How many tokens the language model has places for, less those that it may still say; None for no
-            limit.
+        positions: Positions of the language model, less the tokens still to be generated; None for no limit.
 
     Raises:
-        CheckpointError: If the tokenizer does not say which characters a token is made of.
+        CheckpointError: If the tokenizer gives no character offsets.
     """
 
     def __init__(self, processor: Any, *, end_turns: bool = True, positions: int | None = None) -> None:
@@ -64,15 +62,15 @@ class Conversations:
                 "save_pretrained.",
             )
         self._processor, self._end_turns, self._positions = processor, end_turns, positions
-        self._text = lru_cache(maxsize=16)(self._render)  # the beginning of a conversation is asked for several times
+        self._text = lru_cache(maxsize=16)(self._render)  # prefixes of a conversation are rendered several times
         self._image_tokens = lru_cache(maxsize=None)(self._count_image_tokens)
 
     def text(self, turns: Sequence[Turn], *, ask: bool = False) -> str:
-        """`turns` by the chat template, with a generation prompt at the end if `ask`.
+        """Render `turns` by the chat template, with a generation prompt at the end if `ask`.
 
         Raises:
             BadRow: If the template refuses them.
-            CheckpointError: If the template does not come to an end.
+            CheckpointError: If the template exceeds its limits on time or memory.
         """
         return self._text(tuple(turns), ask)
 
@@ -92,23 +90,23 @@ class Conversations:
         return text
 
     def tokens(self, turns: Sequence[Turn], images: Sequence[Image.Image], *, ask: bool = False) -> Tokens:
-        """`turns` as tokens, and which of them the model has to say.
+        """Tokenize `turns`, and mark the tokens of the model's turns.
 
         Args:
             turns: The conversation.
-            images: RGB images, one for each mark in the turns.
+            images: RGB images, one for each `<image>` mark in the turns.
             ask: Whether the generation prompt follows, for a conversation that ends with a question.
 
         Raises:
-            BadRow: If the template refuses the turns or rewrites earlier ones, or images and marks do not agree.
+            BadRow: If the template refuses the turns or rewrites earlier ones, or images and marks do not match.
         """
         return self._tokens(self.text(turns, ask=ask), turns, images)[0]
 
     def pair(self, turns: Sequence[Turn], answers: Sequence[str], images: Sequence[Image.Image]) -> list[Tokens]:
-        """`turns` with each of several answers to the last, as tokens; images are processed once, for the first.
+        """Tokenize `turns` followed by each of several answers; images are processed once, for the first.
 
         Raises:
-            BadRow: As `tokens`.
+            BadRow: If the template refuses the turns or rewrites earlier ones, or images and marks do not match.
         """
         told = [(*turns, Turn("assistant", answer)) for answer in answers]
         texts = [self.text(one) for one in told]
@@ -119,14 +117,14 @@ class Conversations:
     def _tokens(
         self, text: str, turns: Sequence[Turn], images: Sequence[Image.Image], like: _Read | None = None
     ) -> tuple[Tokens, _Read]:
-        """Tokens of `text`, which is `turns`; `like` is what was read of a text that differs in its last turn alone."""
+        """Tokenize `text`, rendered from `turns`; `like` is the reading of a text that differs in its last turn."""
         spans = list(self._answers(text, turns))
         if (marks := text.count(self._processor.image_token)) != len(images):
             raise BadRow(f"the chat template writes another number of images: {marks} of {len(images)}")
         read = self._read(text, images) if like is None else like.with_end(text)
         where = _Expanded(text, read.expanded, self._processor.image_token)
         cut = [(where.at(start), where.at(stop)) for start, stop in spans]
-        # A token that holds the end of the prompt and the beginning of the answer is the answer's to say.
+        # A token that spans the end of the prompt and the start of the answer is generated with the answer.
         answered = [any(start < end <= stop for start, stop in cut) for _, end in read.offsets]
         ids = read.ids
         if turns[-1].role == "assistant" and self._end_turns and not self._ends_turns:
@@ -135,14 +133,17 @@ class Conversations:
         return Tokens(ids, answered, read.images), read
 
     def check(self, row: Row, sizes: Sequence[tuple[int, int]]) -> str:
-        """The prompt of `row`: all that is said before the last answer, with the generation prompt.
+        """Check that the model can be trained on `row`, without processing images, and return its prompt.
 
         Args:
-            row: The row in the shape that it is trained in.
-            sizes: Height and width of its images. They are not looked at, only the room that they take is.
+            row: Row in the shape that the stage trains on.
+            sizes: Height and width in pixels of its images; only their number of tokens matters.
+
+        Returns:
+            Rendered text before the last answer, with the generation prompt.
 
         Raises:
-            BadRow: If the model cannot be told the row, with the reason.
+            BadRow: If the row cannot be trained on, with the reason.
         """
         answers = [answer for answer in (row.chosen, row.rejected) if answer is not None]
         asks = row.turns[-1].role != "assistant"
@@ -168,20 +169,20 @@ class Conversations:
         return self.text(row.turns if asks else row.turns[:-1], ask=True)
 
     def _beyond_marks(self, sizes: Sequence[tuple[int, int]]) -> int:
-        """How many tokens images of these sizes (height, width) take beside their marks."""
+        """Return the tokens that images of these sizes (height, width) take beyond one mark each."""
         return 0 if self._positions is None else sum(map(self._image_tokens, sizes)) - len(sizes)
 
     def _count_image_tokens(self, size: tuple[int, int]) -> int:
         try:
             return int(self._processor._get_num_multimodal_tokens(image_sizes=[list(size)]).num_image_tokens[0])
-        except (AttributeError, TypeError, KeyError):  # not every processor has it, LLaVA's only for some towers
+        except (AttributeError, TypeError, KeyError):  # not all processors have it, LLaVA's only for some towers
             blank = Image.new("RGB", size[::-1])
             read = self._read(self.text([Turn("user", IMAGE)]), [blank])
             return len(read.ids) - len(self._processor.tokenizer(read.text)["input_ids"]) + 1
 
     @cached_property
     def _ends(self) -> tuple[str, ...]:
-        """The special tokens that the template writes after an answer, and the tokenizer's own end."""
+        """Special tokens that the template writes after an answer, and the tokenizer's end of sequence."""
         tokenizer = self._processor.tokenizer
         text = self.text([Turn("user", "question"), Turn("assistant", _ANSWER)])
         rest = tokenizer(text.rpartition(_ANSWER)[2], add_special_tokens=False)["input_ids"]
@@ -191,23 +192,19 @@ class Conversations:
 
     @property
     def end_of_turn(self) -> str:
-        """What ends an answer: a mark of the template's, "… added" where there is none, "none" if none is wanted."""
+        """End of an answer: the template's token, "… added" if the template writes none, "none" if none is wanted."""
         if self._ends_turns:
             return self._ends[0]
         return f"{self._processor.tokenizer.eos_token} added" if self._end_turns else "none"
 
     @cached_property
     def _ends_turns(self) -> bool:
-        """Whether the template writes a special token after an answer."""
+        """True if the template writes a special token after an answer."""
         text = self.text([Turn("user", "question"), Turn("assistant", _ANSWER)])
         return any(end in text.rpartition(_ANSWER)[2] for end in self._ends)
 
     def _answers(self, text: str, turns: Sequence[Turn]) -> Iterator[tuple[int, int]]:
-        """Where in `text` each of the model's turns that is to be learned begins and ends; `text` is all of them.
-
-        A turn begins where the generation prompt before it ends or, where that opens something which the finished turn
-        does not have, such as a thought, where the two part.
-        """
+        """Yield start and end in `text`, rendered from all `turns`, of each turn of the model that is to be learned."""
         for number, turn in enumerate(turns):
             if turn.role == "assistant" and turn.learned:
                 finished = text if number == len(turns) - 1 else self.text(turns[: number + 1])
@@ -217,39 +214,40 @@ class Conversations:
                 yield start, len(finished)
 
     def _begins(self, before: Sequence[Turn], finished: str) -> int | None:
-        """Where in `finished` the turn begins that follows `before`; None if `before` is not there as it was."""
+        """Return the start in `finished` of the turn after `before`; None if the template rewrote `before`."""
         if before:
+            # A generation prompt may open what a finished turn lacks, such as a thought; start where they part.
             start = _common(self.text(before, ask=True), finished)
             return start if start >= len(self.text(before)) else None
-        question = [Turn("user", "question")]  # a template cannot be asked for its prompt alone
+        question = [Turn("user", "question")]  # a template cannot render its generation prompt alone
         prompt = self.text(question, ask=True).removeprefix(self.text(question))
         return finished.index(prompt) + len(prompt) if prompt in finished else 0
 
     def _read(self, text: str, images: Sequence[Image.Image]) -> _Read:
         tokenizer, special = self._processor.tokenizer, {}
         if tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token):
-            special = {"add_special_tokens": False}  # as `apply_chat_template` does
+            special = {"add_special_tokens": False}  # as in `apply_chat_template`, or the text would start with two
         given = {"images": [list(images)]} if images else {}
         with _overheard(self._processor) as heard:
             made = self._processor(text=[text], return_tensors="pt", **given, **special)
         tensors = {name: value for name, value in made.items() if name not in _OF_TEXT}
         ids, expanded = made["input_ids"][0].tolist(), heard.text
-        if len(heard.offsets) > len(ids):  # a processor may add something behind the text, and take it away again
+        if len(heard.offsets) > len(ids):  # some processors append text for the tokenizer and cut it off again
             expanded = expanded[: heard.offsets[len(ids)][0]]
         return _Read(text, expanded, ids, heard.offsets[: len(ids)], tensors, heard.again)
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What a processor made of a text and its images.
+    """Result of a processor for a text and its images.
 
     Attributes:
-        text: The text.
-        expanded: The same, with what stands for each image in place of its mark.
-        ids: Its tokens.
-        offsets: Of each token the characters of `expanded` that it is made of.
-        images: Tensors of the images by name.
-        again: Tokenises another text in the same way.
+        text: Text with one mark per image.
+        expanded: Text with the image tokens in place of each mark.
+        ids: Token ids.
+        offsets: For each token, its characters in `expanded`.
+        images: Image tensors by name.
+        again: Tokenizes another text in the same way.
     """
 
     text: str
@@ -260,7 +258,7 @@ class _Read:
     again: Callable[[str], tuple[list[int], list[tuple[int, int]]]]
 
     def with_end(self, text: str) -> _Read:
-        """The same of a text that has these images, and differs from this one behind them."""
+        """Tokenize a text with the same images that differs only after them, without processing images again."""
         kept = _common(self.text, text)
         expanded = self.expanded[: len(self.expanded) - (len(self.text) - kept)] + text[kept:]
         ids, offsets = self.again(expanded)
@@ -268,7 +266,7 @@ class _Read:
 
 
 class _Overheard:
-    """A tokenizer that keeps what it was last asked, and the characters of each token that it gave."""
+    """Tokenizer wrapper that records the last text it was given and the character offsets of its tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer, self._how = tokenizer, dict[str, Any]()
@@ -278,14 +276,14 @@ class _Overheard:
         return getattr(self._tokenizer, name)
 
     def __call__(self, text: list[str], **how: Any) -> Any:
-        """As the tokenizer, for one text in a list."""
+        """Call the tokenizer on one text in a list."""
         made = self._tokenizer(text, **{**how, "return_offsets_mapping": True})
         (self.text,), self._how = text, how
         self.offsets = _pairs(made.pop("offset_mapping"))
         return made
 
     def again(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokens of another text, tokenised as the last one was, and their characters."""
+        """Tokenize another text like the last one; return its ids and offsets."""
         made = self._tokenizer([text], **{**self._how, "return_tensors": None, "return_offsets_mapping": True})
         return list(made["input_ids"][0]), _pairs(made["offset_mapping"])
 
@@ -296,7 +294,7 @@ def _pairs(offsets: Any) -> list[tuple[int, int]]:
 
 @contextmanager
 def _overheard(processor: Any) -> Iterator[_Overheard]:
-    """Let the processor call a tokenizer that is listened to: it alone knows the text with its images expanded."""
+    """Give the processor a recording tokenizer, since the text with expanded images exists only in between."""
     tokenizer, listening = processor.tokenizer, _Overheard(processor.tokenizer)
     processor.tokenizer = listening
     try:
@@ -306,22 +304,22 @@ def _overheard(processor: Any) -> Iterator[_Overheard]:
 
 
 class _Expanded:
-    """Where characters of a text lie once its marks for images are expanded.
+    """Map from character positions of a text to those after expansion of its image marks.
 
     Args:
-        text: The text, with one mark for each image.
-        expanded: The same, with what stands for each image in place of its mark.
-        mark: The mark.
+        text: Text with one mark per image.
+        expanded: Text with the image tokens in place of each mark.
+        mark: Image mark.
     """
 
     def __init__(self, text: str, expanded: str, mark: str) -> None:
         self._text, self._expanded, self._mark = text, expanded, mark
 
     def at(self, place: int) -> int:
-        """Place in the expanded text.
+        """Return the position in the expanded text.
 
         Raises:
-            BadRow: If it lies between two images, and what is written there does not say where.
+            BadRow: If the position lies between two images and the text there is not unique.
         """
         text, mark = self._text, self._mark
         if mark not in text[:place]:
@@ -330,14 +328,14 @@ class _Expanded:
             return len(self._expanded) - (len(text) - place)
         first = text.rindex(mark, 0, place) + len(mark)
         between = text[first : text.index(mark, place)]
-        # Pieces of text between images are kept as they are; the one that holds the place has to be the only such one.
+        # Text between images survives expansion, so a piece that is unique in both texts aligns them.
         if text.count(between) != 1 or self._expanded.count(between) != 1:
             raise BadRow("a turn between two images says too little to be found among their tokens")
         return self._expanded.index(between) + place - first
 
 
 def content_parts(text: str) -> list[dict[str, str]]:
-    """The parts of a turn as chat templates want them: text, image, text."""
+    """Split a turn into the parts that chat templates expect: text, image, text."""
     parts: list[dict[str, str]] = []
     for number, piece in enumerate(text.split(IMAGE)):
         if number:
@@ -348,7 +346,7 @@ def content_parts(text: str) -> list[dict[str, str]]:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text can be written: JSON may hold one half of a surrogate pair."""
+    """Return whether a text is valid Unicode: JSON may hold one half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -357,6 +355,6 @@ def _is_unicode(text: str) -> bool:
 
 
 def _common(one: str, other: str) -> int:
-    """How many characters two texts share at their beginning."""
+    """Return the length of the common prefix of two texts."""
     most = min(len(one), len(other))
     return next((place for place in range(most) if one[place] != other[place]), most)

@@ -1,4 +1,4 @@
-"""The image features that a multimodal LLM reads, and the tower inside it that makes them."""
+"""Image features that a multimodal LLM reads, and the vision tower inside it that makes them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from visprobe.mllm.question import TokenizedPrompt
 
 
 def tower_of(model: Any, encoder: VisionEncoder) -> torch.nn.Module:
-    """The tower of `model`: its module of the encoder's class.
+    """Return the vision tower of `model`: its only module of the encoder's class.
 
     Raises:
-        CheckpointError: If there is not exactly one, or it is built in another way.
+        CheckpointError: If there is not exactly one, or its settings differ from the encoder's.
     """
     found = [module for module in model.modules() if isinstance(module, encoder.family.cls)]
     if len(found) != 1:
@@ -38,12 +38,15 @@ def tower_of(model: Any, encoder: VisionEncoder) -> torch.nn.Module:
 
 
 def image_features(model: Any, question: TokenizedPrompt, pixels: Pixels) -> Any:
-    """What the language model of `model` reads of one image, as its class gives it; one run of the tower.
+    """Compute the image features that the language model reads, in one run of the tower.
 
     Args:
-        model: Model of transformers.
-        question: Any question about the image.
-        pixels: The image.
+        model: MLLM of transformers.
+        question: Any question about the image, for its image inputs.
+        pixels: Preprocessed image; takes the place of the question's pixels.
+
+    Returns:
+        Output of the model's `get_image_features`.
     """
     (values,) = [tensor for tensor in pixels.inputs.values() if tensor.is_floating_point()]
     given = {**question.images, "pixel_values": values.reshape(question.images["pixel_values"].shape)}
@@ -51,21 +54,21 @@ def image_features(model: Any, question: TokenizedPrompt, pixels: Pixels) -> Any
 
 
 def projected(encoder: VisionEncoder, features: Any, grid: Grid, newlines: int) -> Captured:
-    """The site "projected" in image features: their patch tokens.
+    """Capture the site "projected": the patch tokens among the image features.
 
     Args:
-        encoder: The encoder.
-        features: What `image_features` gives.
+        encoder: Encoder of the tower.
+        features: Result of `image_features`.
         grid: Rows and columns of patches in the tower.
-        newlines: How many tokens come after those of the image.
+        newlines: Number of tokens after those of the image.
 
     Raises:
-        CheckpointError: If the tokens are no whole grid.
+        CheckpointError: If the tokens do not fill a grid.
     """
     pooled = features.pooler_output
     leaf = pooled if isinstance(pooled, torch.Tensor) else pooled[0]
     patches, count = grid[0] * grid[1], leaf.shape[-2] - newlines
-    lead = encoder.prefix_tokens if count > patches else 0  # a class token that the model reads too
+    lead = encoder.prefix_tokens if count > patches else 0  # some models read the class token too
     rows, columns = shrunk(grid, patches, count - lead)
     if rows * columns != count - lead:
         raise CheckpointError(
@@ -80,5 +83,5 @@ def projected(encoder: VisionEncoder, features: Any, grid: Grid, newlines: int) 
 
 
 def on_device(device: torch.device, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors on `device`."""
+    """Move tensors to `device`."""
     return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""The language model that a vision tower is put under: weights, tokenizer and chat template."""
+"""Loading of language models: weights, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from visprobe.errors import CheckpointError
 from visprobe.io.regular import read_text
 from visprobe.mllm.load import refuse_code
 
-# Chat templates of language models expect text. This turns the parts of a message into text first.
+# Chat templates of language models expect text; this prefix turns the parts of a message into text first.
 _FLATTEN = (
     "{%- set flat = namespace(messages=[]) -%}"
     "{%- for message in messages -%}"
@@ -35,12 +35,12 @@ _FLATTEN = (
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model in float32.
+    """Causal language model in float32, with tokenizer and chat template.
 
     Attributes:
-        model: The transformers model.
-        tokenizer: Its tokenizer, with a padding token.
-        chat_template: Its chat template.
+        model: Model of transformers.
+        tokenizer: Tokenizer of the model, with a padding token.
+        chat_template: Jinja chat template.
     """
 
     model: Any
@@ -49,7 +49,7 @@ class LanguageModel:
 
 
 def read_language_model(path: str | Path, chat_template: Path | None = None) -> LanguageModel:
-    """The language model in `path`.
+    """Load the language model in `path`.
 
     Args:
         path: Folder or hub id of a causal language model; a folder may hold one .gguf file instead.
@@ -57,7 +57,7 @@ def read_language_model(path: str | Path, chat_template: Path | None = None) -> 
 
     Raises:
         CheckpointError: If it cannot be loaded, or there is no chat template.
-        PrerequisiteError: If the model needs code of its own.
+        PrerequisiteError: If the model needs remote code.
     """
     refuse_code(path)
     options = {**_gguf_options(path), "trust_remote_code": False}
@@ -77,9 +77,9 @@ def read_language_model(path: str | Path, chat_template: Path | None = None) -> 
 
 
 def with_images(chat_template: str, image_token: str) -> str:
-    """`chat_template`, extended to messages whose content is a list of texts and images.
+    """Extend a chat template to messages whose content is a list of texts and images.
 
-    Each image becomes the image token and a new line. A template that knows images stays as it is.
+    Each image becomes the image token and a newline. A template that handles images is returned unchanged.
     """
     if "'image'" in chat_template or '"image"' in chat_template:
         return chat_template
@@ -99,7 +99,7 @@ def _gguf_options(path: str | Path) -> dict[str, str]:
 
 
 def read_template(file: Path) -> str:
-    """The chat template in a file; raises CheckpointError if it cannot be read."""
+    """Read a chat template from a file; raises CheckpointError if it cannot be read."""
     try:
         return read_text(file)
     except (OSError, UnicodeDecodeError) as error:

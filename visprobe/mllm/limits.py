@@ -1,4 +1,4 @@
-"""Limits on what something of others may take, such as a chat template, which is a program."""
+"""Limits on time and memory of untrusted work, such as a chat template, which is a program."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _PAGES = Path("/proc/self/statm")  # its first number: pages of memory that the 
 
 
 class TooLong(Exception):
-    """What was done took longer than it may."""
+    """Error of work that exceeds its time limit."""
 
 
 @contextmanager
 def within(seconds: float, memory: int) -> Iterator[None]:
-    """Stop what is done inside after so many seconds of wall time, or when it asks for so many bytes more.
+    """Stop the block after `seconds` of wall time, or when it allocates more than `memory` further bytes.
 
-    In another thread than the main one, which alone gets signals, there is no limit, and where the system does not tell
-    how much memory is in use, none of memory.
+    There is no limit outside the main thread, which alone receives signals, and no memory limit where the system
+    does not report memory use.
 
     Raises:
-        TooLong: If it took too long.
-        MemoryError: If it asked for too much.
+        TooLong: If the block takes too long.
+        MemoryError: If it allocates too much.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

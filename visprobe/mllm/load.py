@@ -1,4 +1,4 @@
-"""A multimodal LLM and its processor, complete and ready to be trained."""
+"""Loading of a multimodal LLM and its processor, with checks that both can be trained."""
 
 from __future__ import annotations
 
@@ -25,39 +25,40 @@ from visprobe.errors import CheckpointError, PrerequisiteError, UsageError
 from visprobe.mllm import Resample
 
 _WHOLE = "Give a folder with a multimodal model and its processor, as save_pretrained writes it."
-_UNREADABLE = (OSError, ValueError, KeyError, StrictDataclassError)  # what the library raises for files it cannot use
+_UNREADABLE = (OSError, ValueError, KeyError, StrictDataclassError)  # raised by transformers for unusable files
 _AGAIN = "The checkpoint is incomplete or damaged; copy or download it again."
 
 
 def load_for_training(path: str | Path, precision: str = "float32") -> tuple[Any, Any]:
-    """The multimodal LLM in `path` and its processor.
+    """Load the multimodal LLM in `path` and its processor.
 
     Args:
         path: Folder, or the id of a model on the Hugging Face hub.
-        precision: Dtype of the weights in memory: "float32", "bfloat16", "float16", or "auto" for that of the file.
+        precision: Dtype of the weights in memory: "float32", "bfloat16", "float16", or "auto" for the file's own.
 
     Returns:
         The model, and a processor with image token and chat template.
 
     Raises:
-        CheckpointError: If there is no such folder, weights are missing or damaged, or the processor is absent or
+        CheckpointError: If the folder does not exist, weights are missing or damaged, or the processor is absent or
             lacks its image token or chat template.
-        PrerequisiteError: If the processor needs a library that is not installed, or the model code of its own.
+        PrerequisiteError: If the processor needs a library that is not installed, or the model remote code.
     """
     processor, _ = processor_for_training(path)
     return model_for_training(path, precision), processor
 
 
 def processor_for_training(path: str | Path, resample: Resample = "processor") -> tuple[Any, Any]:
-    """The processor in `path` and the configuration of its model, whose weights are not read.
+    """Load the processor in `path` and the configuration of its model, without reading weights.
 
     Args:
-        path: As `load_for_training` takes it.
+        path: Folder, or the id of a model on the Hugging Face hub.
         resample: Filter that the processor resizes images with; "processor" for its own.
 
     Raises:
-        CheckpointError, PrerequisiteError: As `load_for_training`.
-        UsageError: If there is a filter to set and the image processor takes none.
+        CheckpointError: If the folder does not exist, or processor or configuration cannot be used.
+        PrerequisiteError: If the processor needs a library that is not installed, or the model remote code.
+        UsageError: If `resample` names a filter and the image processor takes none.
     """
     _check_folder(path)
     refuse_code(path)
@@ -67,14 +68,14 @@ def processor_for_training(path: str | Path, resample: Resample = "processor") -
     try:
         with quiet():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # transformers raises many types on files it cannot use
+    except Exception as error:  # transformers raises many types on unusable files
         raise _cannot(path, f"its configuration does not load: {_first_line(error)}", _WHOLE) from error
     check_processor(path, processor, config)
     return processor, config
 
 
 def read_processor(path: str | Path) -> Any:
-    """The processor in `path`, with Pillow's pixels, as measuring has them: torchvision's differ in the last bits.
+    """Load the processor in `path` with its Pillow backend, like the encoders: torchvision's pixels differ slightly.
 
     Raises:
         CheckpointError: If it does not load.
@@ -85,25 +86,25 @@ def read_processor(path: str | Path) -> Any:
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
             images = getattr(processor, "image_processor", None)
             if images is not None and not type(images).__name__.endswith("Pil"):
-                # Not by an option of AutoProcessor: the tokenizer takes "backend" for its own.
+                # Not by an option of AutoProcessor, whose tokenizer would take "backend" for its own.
                 processor.image_processor = AutoImageProcessor.from_pretrained(
                     path, backend="pil", trust_remote_code=False
                 )
             return processor
-    except ImportError as error:  # processors that also take videos want torchvision
+    except ImportError as error:  # processors that also take videos need torchvision
         raise PrerequisiteError(
             f"cannot load the processor of {path}: {_first_line(error)}",
             hint="Install the library it names: pip install torchvision, for example.",
         ) from error
-    except Exception as error:  # as above
+    except Exception as error:  # transformers raises many types on unusable files
         raise _cannot(path, f"its processor does not load: {_first_line(error)}", _WHOLE) from error
 
 
 def _resize_with(resample: Resample, path: str | Path, processor: Any) -> None:
-    """Set the filter of the image processor, which then also stands in what is saved of it."""
+    """Set the image processor's filter, which is then saved with it."""
     images = getattr(processor, "image_processor", None)
     if images is None:
-        return  # refused where the processor is checked against its model
+        return  # `check_processor` refuses it
     if getattr(images, "resample", None) is None:
         raise UsageError(
             f"resample {resample}: the image processor of {path}, {type(images).__name__}, takes no filter",
@@ -113,7 +114,7 @@ def _resize_with(resample: Resample, path: str | Path, processor: Any) -> None:
 
 
 def model_for_training(path: str | Path, precision: str = "float32", *, on_paper: bool = False) -> Any:
-    """The multimodal LLM in `path`; `on_paper` without its numbers, on the meta device.
+    """Load the multimodal LLM in `path`; with `on_paper` on the meta device, without weights in memory.
 
     Raises:
         CheckpointError: If weights are missing or damaged.
@@ -169,16 +170,16 @@ def check_processor(path: str | Path, processor: Any, config: Any) -> None:
 
 
 def refuse_code(path: str | Path) -> None:
-    """Refuse a folder whose model is of a class that only code in it defines: code of others is never run.
+    """Refuse a model whose class only code in its folder defines: remote code is never run.
 
     Raises:
-        PrerequisiteError: If it is so.
+        PrerequisiteError: If the model needs such code.
     """
     file = Path(path) / "config.json"
     try:
         config = json.loads(file.read_text("utf-8-sig")) if file.is_file() else {}
     except (ValueError, RecursionError):
-        return  # said where the configuration is read
+        return  # reported when the configuration is loaded
     if not isinstance(config, dict):
         return
     check_labels(config, file)
@@ -193,7 +194,7 @@ def refuse_code(path: str | Path) -> None:
 
 def _check_folder(path: str | Path) -> None:
     folder = Path(path)
-    if os.path.isdir(folder):  # not Path's is_dir: it raises for what no folder can be called
+    if os.path.isdir(folder):  # Path.is_dir raises for names that are too long or hold a NUL
         if (folder / "adapter_config.json").is_file():
             raise _cannot(path, "it is a LoRA adapter", "Merge it into its base model and save that.")
         return
@@ -212,6 +213,6 @@ def _listed(names: list[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    if lines[0].endswith(":"):  # it announces what is wrong
+    if lines[0].endswith(":"):  # only announces the next line
         lines = [" ".join(line.strip() for line in lines[:2])]
     return lines[0][:300]

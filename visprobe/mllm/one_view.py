@@ -1,8 +1,8 @@
-"""One view of each image for models whose own processor may cut it into tiles or choose its size.
+"""One view of each image, for models whose own processor may cut it into tiles or choose its size.
 
-A map shows the tokens of one view, so the score must be that of a model that sees the same view and no other. The
-tokens of the prompt come from the model's processor, which is told to make one view, as its family says
-(`Model.single_view`); the pixels are those of the encoder.
+A map shows the tokens of one view, so the score must be that of a model that sees this view alone. Prompt tokens come
+from the model's processor, with its family's options for a single view (`Model.single_view`); pixels come from the
+encoder.
 
 Design: docs/design/0003-maps-of-answers.md.
 """
@@ -24,17 +24,17 @@ from visprobe.encoders.structure.model import SingleView
 from visprobe.encoders.structure.tiles import Tiled
 from visprobe.errors import CheckpointError
 
-_COLOUR = (200, 200, 200)  # an image that is all zeros after normalisation would count as padding
+_COLOUR = (200, 200, 200)  # an image of zeros after normalisation would count as padding
 _SAME = 0.05
 
 
 class OneView:
-    """A model's processor that makes one view of an image.
+    """Processor of a model, set to make one view of an image.
 
     Args:
         processor: The model's processor.
-        options: What its image processor is told.
-        in_pairs: Whether the image has to be given as one of two.
+        options: Options of its image processor for one view.
+        in_pairs: Whether the image has to be given as one of two, because a single one would be tiled.
     """
 
     def __init__(self, processor: Any, options: Mapping[str, Any], in_pairs: bool) -> None:
@@ -45,7 +45,7 @@ class OneView:
 
     @property
     def tokenizer(self) -> Any:
-        """That of the processor; who puts another one in its place puts it there."""
+        """Tokenizer of the wrapped processor; assignment replaces it there."""
         return self._processor.tokenizer
 
     @tokenizer.setter
@@ -53,10 +53,11 @@ class OneView:
         self._processor.tokenizer = tokenizer
 
     def __call__(self, images: list[list[Image.Image]], text: list[str], **options: Any) -> Any:
-        """What the processor makes of one text with one image."""
+        """Process one text with one image."""
         options = {**self._options, **options}
         if not self._in_pairs:
             return self._processor(images=images, text=text, **options)
+        # With two images the processor does not tile; drop the second one's tokens and pixels again.
         mark = self._processor.image_token
         made = self._processor(images=[images[0] * 2], text=[text[0] + mark], **options)
         count = int((made["input_ids"] == self._processor.image_token_id).sum()) // 2
@@ -65,12 +66,12 @@ class OneView:
 
 
 def one_view(encoder: VisionEncoder, processor: Any, model_type: str, grid: Grid) -> tuple[OneView, Image.Image]:
-    """The processor for images of `grid` patches, and an image of no content that gives as many.
+    """Return the processor for images of `grid` patches, and a blank image of that size.
 
     Args:
-        encoder: The encoder.
-        processor: The processor of the whole model.
-        model_type: Of the whole model.
+        encoder: Encoder of the tower.
+        processor: Processor of the MLLM.
+        model_type: Model type of the MLLM's configuration.
         grid: Rows and columns of patches.
     """
     patch = side(encoder.config.patch_size)
@@ -81,7 +82,7 @@ def one_view(encoder: VisionEncoder, processor: Any, model_type: str, grid: Grid
 
 
 def newlines(model_type: str) -> int:
-    """How many tokens a model of `model_type` puts after those of a view."""
+    """Return the number of tokens that a model of `model_type` puts after those of a view."""
     return int(_single_view(model_type).in_pairs)
 
 
@@ -92,10 +93,10 @@ def _single_view(model_type: str) -> SingleView:
 
 
 def check_one_view(encoder: VisionEncoder, processor: Any, model_type: str) -> None:
-    """Refuse a model that cannot be given one view, or whose processor makes another one than the encoder's.
+    """Refuse a model that cannot be given one view, or whose processor makes other pixels than the encoder's.
 
     Raises:
-        CheckpointError: If it is so.
+        CheckpointError: If maps of its answers are not possible, or the pixels differ.
     """
     native = encoder.geometry.resolution == "native"
     view = model.single_view if (model := MODEL_OF.get(model_type)) else None
@@ -117,8 +118,8 @@ def check_one_view(encoder: VisionEncoder, processor: Any, model_type: str) -> N
     image = wide.resize(blank.size) if native else wide
     options = view.told(blank.width * blank.height)
     made = processor.image_processor([image], return_tensors="pt", **options)["pixel_values"]
-    theirs = torch.as_tensor(made).float().flatten()[: ours.numel()]  # OneVision's base view is the first
-    # Filters and the number of resizings differ a little; another crop or colour scale is several times as far away.
+    theirs = torch.as_tensor(made).float().flatten()[: ours.numel()]  # LLaVA-OneVision's base view comes first
+    # Filters and repeated resizing differ a little; another crop or colour scale is several times further off.
     if theirs.numel() < ours.numel() or (theirs - ours.flatten()).abs().mean() > _SAME:
         raise CheckpointError(
             f"{encoder.name}: the processor of the model makes other pixels of an image than that of the encoder",
@@ -127,6 +128,6 @@ def check_one_view(encoder: VisionEncoder, processor: Any, model_type: str) -> N
 
 
 def _ramp() -> Image.Image:
-    """A smooth image, wider than high, that differs along both axes and in each colour."""
+    """Make a smooth image, wider than high, that differs along both axes and in each colour."""
     rows, columns = np.mgrid[0:1:64j, 0:1:96j]
     return Image.fromarray((np.stack([columns, rows, 1 - columns * rows], axis=-1) * 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""The parts of an MLLM, and which of them are trained."""
+"""Parts of an MLLM (vision tower, projector, language model), and the choice of those that are trained."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from visprobe.errors import TrainingError, UsageError
 
 PARTS = ("vision_tower", "projector", "language_model")
 _RANGE = re.compile(r"vision_tower\.blocks\[(\d*):(\d*)\]")
-# What wrappers (DDP, compile, FSDP, PEFT) put into names.
+# Prefixes that wrappers (DDP, compile, FSDP, PEFT) add to names.
 _WRAPPERS = re.compile(r"(?:^base_model\.model\.|^module\.|_orig_mod\.|_fsdp_wrapped_module\.)")
 
 
 @cache
 def _prefixes() -> Mapping[str, tuple[str, ...]]:
-    """What the names of each part begin with in any family; projectors first, since those of Qwen lie in the tower."""
+    """Return name prefixes of each part in all families; projectors first, since Qwen's lie inside the tower."""
     spelled = [model.in_memory for model in MODELS]
     return {
         "projector": tuple(
@@ -40,7 +40,7 @@ def _tower_block() -> re.Pattern[str]:
 
 
 def part_of(parameter: str) -> str:
-    """The part that a parameter of an MLLM belongs to, by its name in memory.
+    """Return the part of an MLLM that a parameter belongs to, by its name in memory.
 
     Raises:
         TrainingError: If the name belongs to no known part.
@@ -56,13 +56,13 @@ def part_of(parameter: str) -> str:
 
 
 def tower_block(parameter: str) -> int | None:
-    """The index, from 0, of the tower's block that a parameter belongs to; None outside the tower's blocks."""
+    """Return the index, from 0, of the tower block that a parameter belongs to; None outside the blocks."""
     found = _tower_block().match(_in_tower(parameter)) if part_of(parameter) == "vision_tower" else None
     return int(found[1]) if found else None
 
 
 def selected(item: str, names: Collection[str]) -> set[str]:
-    """Those of the parameters `names` that `item` stands for.
+    """Select the parameters that `item` stands for.
 
     Args:
         item: A part, or a range of the tower's blocks: "vision_tower.blocks[8:12]".
@@ -93,7 +93,7 @@ def train_only(model: nn.Module, parts: Collection[str]) -> list[str]:
         parts: Parts, and ranges of the tower's blocks as slices: "vision_tower.blocks[8:12]" are the 9th to 12th.
 
     Returns:
-        What `off_path` says: names that stay frozen whatever is asked for.
+        Names that stay frozen in any case; see `off_path`.
 
     Raises:
         UsageError: If a part or a block does not exist, or the model reads none of the blocks asked for.
@@ -112,12 +112,12 @@ def train_only(model: nn.Module, parts: Collection[str]) -> list[str]:
 
 
 def off_path(model: Any) -> list[str]:
-    """Names of the tower's parameters that lie behind what the model reads, so that no loss can reach them, sorted.
+    """Return sorted names of the tower's parameters after the layer that the model reads, which no loss can reach.
 
     They have to be frozen before training: distributed training waits for the gradient of every trainable parameter.
 
     Raises:
-        TrainingError: If visprobe knows no family that the model is of.
+        TrainingError: If the model is of no known family.
     """
     row, family = _family(model)
     vision = model.config.vision_config
@@ -128,10 +128,10 @@ def off_path(model: Any) -> list[str]:
 
 
 def blocks_to_shard(model: Any) -> list[str]:
-    """Names of the classes of the blocks of tower and language model, which FSDP wraps one by one.
+    """Return class names of the blocks of tower and language model, which FSDP wraps one by one.
 
     Raises:
-        TrainingError: As `off_path`.
+        TrainingError: If the model is of no known family.
     """
     row, family = _family(model)
     tower = family.tower_blocks(model.get_submodule(row.in_memory.tower.removesuffix(".")))

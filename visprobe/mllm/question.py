@@ -1,4 +1,4 @@
-"""A question as the tokens that a multimodal LLM reads, as in training."""
+"""Questions about an image as the tokens that a multimodal LLM reads, as in training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from visprobe.mllm.batches import RowEncoder
 
 @dataclass(frozen=True)
 class Answer:
-    """The tokens of an answer.
+    """Tokens of an answer, and the span of its own text among them.
 
     Attributes:
-        ids: All that training asks for: the answer, its end of turn, and what else the chat template writes.
-        first: Number of the first of them that belongs to the answer's own text.
-        stop: Number of the one after the last.
+        ids: Token ids: the answer, its end of turn, and what else the chat template writes.
+        first: Index in `ids` of the first token of the answer's own text.
+        stop: Index after the last one.
     """
 
     ids: tuple[int, ...]
@@ -32,14 +32,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A question as tokens.
+    """Question as tokens, with its answers and image inputs.
 
     Attributes:
-        prompt: Tokens up to the answer.
-        answers: The one or two answers.
-        images: What the model's processor made of an image without content, by name; floating-point tensors have its
-            shape only.
-        token_types: From token ids to what the model wants to know of each token.
+        prompt: Token ids up to the answer.
+        answers: One or two answers.
+        images: Image tensors of the processor for a blank image, by name; floating-point tensors have its shape only.
+        token_types: Returns the model's token types for token ids.
     """
 
     prompt: tuple[int, ...]
@@ -49,16 +48,16 @@ class TokenizedPrompt:
 
 
 def tokenized(question: Question, processor: Any, blank: Image.Image, where: str) -> TokenizedPrompt:
-    """`question` as tokens, by the model's own chat template.
+    """Tokenize `question` by the model's own chat template.
 
     Args:
-        question: The question.
-        processor: The model's processor, called with one image and one text.
-        blank: An image that takes as many tokens as the one that is asked about.
-        where: Which question of which checkpoint, for messages.
+        question: Question with its answers.
+        processor: Processor of the model, called with one image and one text.
+        blank: Image that takes as many tokens as the one in question.
+        where: Question and checkpoint, for messages.
 
     Raises:
-        UsageError: If it has not exactly one image, or an answer has no tokens of its own.
+        UsageError: If the prompt has not exactly one image, or an answer has no tokens of its own.
     """
     _check_marks(question, processor.image_token, where)
     turns, two = (Turn("user", question.turn),), (*question.answers, None)[:2]
@@ -78,7 +77,7 @@ def tokenized(question: Question, processor: Any, blank: Image.Image, where: str
 
 
 class OneImage:
-    """What `RowEncoder` asks of a source of rows, for one image.
+    """Source of one image, with the interface of rows that `RowEncoder` needs.
 
     Args:
         image: RGB image.
@@ -96,11 +95,11 @@ class OneImage:
         raise IndexError(index)
 
     def image(self, key: str) -> Image.Image:
-        """The image."""
+        """Return the image."""
         return self._image
 
     def content_hash(self) -> str:
-        """Nothing: it is in no manifest."""
+        """Return an empty hash: questions are in no manifest."""
         return ""
 
 
@@ -113,11 +112,7 @@ def _check_marks(question: Question, mark: str, where: str) -> None:
 
 
 def _answer(tokenizer: Any, text: str, ids: list[int], where: str) -> Answer:
-    """Where the text of an answer lies among the tokens that the chat template makes of it.
-
-    Raises:
-        UsageError: If it has no tokens, or they do not spell it.
-    """
+    """Find the text of an answer among the tokens that the chat template makes of it."""
     sought = _plain(text)
     if not sought:
         raise UsageError(f"{where}: an answer with no tokens", hint="Give each question an answer.")
@@ -131,6 +126,7 @@ def _answer(tokenizer: Any, text: str, ids: list[int], where: str) -> Answer:
             f"{where}: the tokens of the answer {text!r} do not spell it",
             hint="The tokenizer does not know its words, or the chat template changes it; use other words.",
         )
+    # Shrink the span while it still spells the answer: first from the end, then from the start.
     while spelled(first, stop - 1):
         stop -= 1
     while spelled(first + 1, stop):
@@ -139,7 +135,7 @@ def _answer(tokenizer: Any, text: str, ids: list[int], where: str) -> Answer:
 
 
 def _plain(text: str) -> str:
-    """Without what tokenizers change: spaces, capitals, forms of one character."""
+    """Remove what tokenizers change: spaces, capitals, Unicode variants."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -152,7 +148,7 @@ class Question:
     """A question about one image, with the answer whose probability is explained.
 
     Attributes:
-        prompt: The user's turn; the image stands where it says "<image>", or in front.
+        prompt: The user's turn; the image stands in place of "<image>", or in front.
         answer: An answer, such as the preferred one.
         rejected: Another answer, to be contrasted with the first.
     """
@@ -163,10 +159,10 @@ class Question:
 
     @property
     def turn(self) -> str:
-        """The user's turn with its image."""
+        """User's turn with its image mark."""
         return self.prompt if IMAGE in self.prompt else f"{IMAGE}\n{self.prompt}"
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The one or two answers."""
+        """One or two answers."""
         return (self.answer,) if self.rejected is None else (self.answer, self.rejected)

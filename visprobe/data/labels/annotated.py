@@ -1,4 +1,4 @@
-"""What images may carry beside a class: targets, masks, captions and readable class names."""
+"""Annotations of images beside a class: targets, masks, captions and readable class names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from visprobe.data.image_set import ImageSet
 
 @dataclass(frozen=True)
 class Targets:
-    """Several things to predict of every image.
+    """Several targets of every image.
 
     Attributes:
         names: Name of each target.
@@ -27,22 +27,22 @@ class Targets:
     kind: Literal["labels", "numbers"]
 
     def rows(self, indices: Sequence[int]) -> Targets:
-        """The targets of some of the images, in the order of `indices`."""
+        """Return the targets of some images, in the order of `indices`."""
         return replace(self, values=self.values[np.asarray(indices, np.intp)])
 
 
 @runtime_checkable
 class HasTargets(Protocol):
-    """Images with several targets each, in the order of `items`."""
+    """Images with several targets each."""
 
     @property
     def targets(self) -> Targets:
-        """The targets of all images."""
+        """Targets of all images, in the order of `items`."""
 
 
 @runtime_checkable
 class HasMasks(Protocol):
-    """Images whose every pixel has a class."""
+    """Images with a class for every pixel."""
 
     @property
     def mask_classes(self) -> tuple[str, ...]:
@@ -50,10 +50,10 @@ class HasMasks(Protocol):
 
     @property
     def ignored(self) -> int:
-        """Number in the masks of pixels that count for no class, such as 255."""
+        """Value of mask pixels that count for no class, such as 255."""
 
     def mask(self, index: int) -> NDArray[np.int64]:
-        """Pixel classes of `items[index]`, of shape (height, width) of the decoded image.
+        """Return the pixel classes of `items[index]`, of shape (height, width) of the decoded image.
 
         Raises:
             BadImage: If the mask cannot be decoded.
@@ -63,11 +63,11 @@ class HasMasks(Protocol):
 
 @runtime_checkable
 class HasCaptions(Protocol):
-    """Images with one or more captions each, in the order of `items`."""
+    """Images with one or more captions each."""
 
     @property
     def captions(self) -> Sequence[tuple[str, ...]]:
-        """The captions of all images; an empty tuple where an image has none."""
+        """Captions of all images, in the order of `items`; an empty tuple for an image without any."""
 
 
 @runtime_checkable
@@ -80,6 +80,6 @@ class HasTitles(Protocol):
 
 
 def no_classes(images: ImageSet) -> str:
-    """That images have no classes and, where it is known, why, as one sentence without a full stop."""
+    """Return that images have no classes and, if known, why, as one sentence without a full stop."""
     why = getattr(images, "why_no_classes", "")
     return f"{images.name} has no classes" + (f": {why}" if why else "")

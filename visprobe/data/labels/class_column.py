@@ -1,4 +1,4 @@
-"""Which column of a table beside its images is the class, and why none is."""
+"""Choice of the column of a table that holds the class of each image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from visprobe.errors import DataError
 
-LABEL = "label"  # the name that leaves no doubt
-# Names that people give to the column of the class, in lower case. With a digit at the end they are one of several.
+LABEL = "label"  # this name always wins
+# Usual names of class columns, in lower case. A name that ends in a digit is one of several targets.
 _NAMES = re.compile(
     r"(fine|coarse)?labels?(id|idx|index|name)?|class(es)?(id|idx|index|name|label)?|cls|category(id|name)?|targets?|"
     r"wnid|synset(id)?|groundtruth"
@@ -23,15 +23,15 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class Table:
-    """What is known of the images of a set, one row each.
+    """Table with one row per image.
 
     Attributes:
         name: Name of the set, for messages.
-        ids: Of the images.
+        ids: Ids of the images.
         columns: Names of the columns, without that of the images.
-        column_of: From a column's name to its cells; asked of columns that may be the class.
-        declared: Class names of the columns whose type says that they hold numbers of classes.
-        word: What a column is called there.
+        column_of: Returns the cells of a column; called only for columns that may be the class.
+        declared: Class names of the columns whose type declares class numbers.
+        word: Word for a column in messages.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a set's images.
+    """Classes of a set's images, or why there are none.
 
     Attributes:
         of: Class of each image; None if there are none.
         names: All classes that the column declares, in order; None if it does not declare them.
-        column: Where they come from.
-        notes: What a reader must know of that choice.
-        why_none: Why there are none, and what to do; empty if nothing is known.
+        column: Name of their column.
+        notes: Remarks for the reader about that choice.
+        why_none: Reason why there are none, and what to do; empty if unknown.
     """
 
     of: tuple[str, ...] | None = None
@@ -62,17 +62,17 @@ class Classes:
 
 
 def may_be_class(column: str) -> bool:
-    """Whether people call the column of classes so: "label", "class_id", "Fine Label"."""
+    """Return whether a name is usual for a class column: "label", "class_id", "Fine Label"."""
     return _NAMES.fullmatch(re.sub(r"[^a-z0-9]", "", column.lower())) is not None
 
 
 def is_row_number(column: str) -> bool:
-    """Whether a column is the index that pandas writes beside a table."""
+    """Return whether a column is the index that pandas writes beside a table."""
     return re.fullmatch(r"|Unnamed: \d+|__index_level_\d+__", column) is not None
 
 
 def candidates(table: Table, chosen: str | None = None) -> list[str]:
-    """The columns that may be the class: one without doubt, or all that are called as classes are."""
+    """Return the columns that may be the class: a certain one alone, or all with a usual name."""
     if chosen is not None:
         return [column for column in table.columns if column == chosen]
     if LABEL in table.columns:
@@ -83,14 +83,14 @@ def candidates(table: Table, chosen: str | None = None) -> list[str]:
 
 
 def find_classes(table: Table, chosen: str | None = None) -> Classes:
-    """The classes from the column that is the class without doubt.
+    """Find the classes in the one column that must be the class.
 
-    That is the one called "label", or else the first whose type declares classes, or else the only one that is called
-    as classes are; of two that say the same, such as class and class_id, the one in words.
+    It is the one called "label", else the first whose type declares classes, else the only one with a usual name; of
+    two that say the same, such as class and class_id, the one in words.
 
     Args:
-        table: What there is.
-        chosen: The column that a user named.
+        table: Columns of the images.
+        chosen: Column named by the user.
 
     Raises:
         DataError: If only some of the images have a class.
@@ -148,7 +148,7 @@ def _read(table: Table, column: str) -> tuple[list[str | None], bool]:
 
 
 def _say_the_same(columns: Sequence[Sequence[str | None]]) -> bool:
-    """Whether each class of one column is one class of every other."""
+    """Return whether the columns are the same partition of the images under different names."""
     together = len(set(zip(*columns, strict=True)))
     return all(len(set(column)) == together for column in columns)
 
@@ -197,7 +197,7 @@ class NumbersError(NotClassesError):
 
 
 def class_names(values: Sequence[Any]) -> tuple[list[str | None], bool]:
-    """The class in every cell, None where it is empty, NaN or -1, as test splits are often published.
+    """Return the class of every cell, None if it is empty, NaN or -1, as in many published test splits.
 
     Integers, booleans and strings are classes. 7, 7.0, "7" and "07" are one class, unless the column holds words too.
 
@@ -205,7 +205,7 @@ def class_names(values: Sequence[Any]) -> tuple[list[str | None], bool]:
         values: The cells.
 
     Returns:
-        The classes; and whether they were written with a decimal point.
+        Classes, and whether they were written with a decimal point.
 
     Raises:
         NotClassesError: If cells hold several labels, or decimal numbers that are not all whole or mostly occur once.
@@ -223,7 +223,7 @@ def class_names(values: Sequence[Any]) -> tuple[list[str | None], bool]:
 
 
 def several_in(value: Any) -> list[Any] | None:
-    """The labels in a cell that holds a list or the text of one, "[0, 3]" or "cat|dog"; None in an empty cell."""
+    """Return the labels in a cell with a list or its text, "[0, 3]" or "cat|dog"; None for an empty cell."""
     if value in (None, "") or (isinstance(value, float) and math.isnan(value)):
         return None
     if not isinstance(value, str):
@@ -234,27 +234,27 @@ def several_in(value: Any) -> list[Any] | None:
 
 
 def number_in(value: Any) -> float:
-    """The number in a cell that holds one or the text of one; NaN in an empty cell."""
+    """Return the number in a cell, possibly as text; NaN for an empty cell."""
     return math.nan if value in (None, "") else float(value)
 
 
 def same_name(text: str) -> str:
-    """A name without the differences that nobody sees: in Unicode's composed form, without blanks around it."""
+    """Normalise a name: Unicode's composed form, without blanks around it."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 def sorted_classes(names: set[str]) -> tuple[str, ...]:
-    """Class names in order: by number if all are numbers, else by letter."""
+    """Sort class names, by number if all are numbers, else by letter."""
     return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
 
 
 def refuse_lookalikes(found: Mapping[str, tuple[str, ...] | None], where: object) -> None:
     """Refuse classes of two splits whose names differ only in case, blanks, underscores or hyphens.
 
-    Both in one split are two classes, as the letters a and A are.
+    If one split has both, such as the letters a and A, they are two classes.
 
     Raises:
-        DataError: With both spellings in quotation marks.
+        DataError: If there are such classes; the message quotes both spellings.
     """
     for split, names in found.items():
         for other, others in found.items():
@@ -293,6 +293,6 @@ def _name(cell: str | bool | int | float | None) -> str | None:
 
 
 def _look(name: str) -> str:
-    """A name without what is hard to see: case, blanks, underscores and hyphens, but for those between digits."""
+    """Remove case, blanks, underscores and hyphens from a name, but for separators between digits."""
     text = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf").casefold()
     return re.sub(r"[\s_-]+", "", re.sub(r"(?<=\d)[\s_-]+(?=\d)|^-(?=\d)", ".", text.strip()))

@@ -1,4 +1,4 @@
-"""Columns of a table beside its images: which hold a class, targets or captions."""
+"""Classes, targets and captions from the columns of a table of images."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def classes_of_rows(
     name: str,
     chosen: str | None,
 ) -> Classes:
-    """The classes of the rows of a table of the datasets library (`visprobe.data.labels.class_column.find_classes`).
+    """Find the classes of the rows of a `datasets` table; see `visprobe.data.labels.class_column.find_classes`.
 
     Args:
-        ids: Of the images.
-        features: Type of every column but that of the images, of the datasets library.
-        column_of: From a column's name to its values.
+        ids: Ids of the images.
+        features: `datasets` feature of every column but that of the images.
+        column_of: Returns the values of a column.
         name: Name of the set, for messages.
-        chosen: The column that a user named.
+        chosen: Column named by the user.
 
     Raises:
         DataError: If only some of the rows have a class.
@@ -59,7 +59,7 @@ def classes_of_rows(
 
 
 def items_of(ids: Sequence[str], classes: Classes) -> tuple[list[Item], tuple[str, ...] | None]:
-    """Images with the numbers of their classes, and the class names in the order of these numbers."""
+    """Return items with class numbers, and the class names in the order of these numbers."""
     if classes.of is None:
         return [Item(one) for one in ids], None
     names = classes.names if classes.names is not None else sorted_classes(set(classes.of))
@@ -70,18 +70,18 @@ def items_of(ids: Sequence[str], classes: Classes) -> tuple[list[Item], tuple[st
 def targets_of(
     features: Mapping[str, Any], column_of: Callable[[str], Sequence[Any]], name: str, chosen: str | None
 ) -> tuple[Targets | None, tuple[str, ...]]:
-    """Targets from a column of several labels ("labels"), or else from all float columns ("numbers").
+    """Read targets from a column of several labels ("labels"), or else from all float columns ("numbers").
 
-    Several labels are lists of named classes, or what `targets_instead` takes for them.
+    Several labels are lists of named classes, or any column that `targets_instead` accepts.
 
     Args:
-        features: Type of every column but that of the images, of the datasets library.
-        column_of: From a column's name to its values.
+        features: `datasets` feature of every column but that of the images.
+        column_of: Returns the values of a column.
         name: Name of the set.
-        chosen: The column that a user named.
+        chosen: Column named by the user.
 
     Returns:
-        The targets, or None if there is no such column; and the names of columns that were left for another's sake.
+        Targets, or None if there is no such column; and the names of further columns that were not read.
     """
     import datasets
 
@@ -101,11 +101,11 @@ def targets_of(
 
 
 def several_labels(rows: Sequence[Any], names: Sequence[str] | None = None) -> Targets:
-    """A column of lists as one target for each label.
+    """Turn a column of lists into one target per label.
 
     Args:
-        rows: Lists of labels; or of as many 0 and 1 as there are labels, which is told by rows that repeat a value;
-            None where they are missing.
+        rows: Lists of labels, or of 0 and 1, one for each label (recognised by rows that repeat a value); None if
+            missing.
         names: Names of labels that are numbers; by default the labels themselves.
     """
     there = [row for row in rows if row is not None]
@@ -128,7 +128,7 @@ def several_labels(rows: Sequence[Any], names: Sequence[str] | None = None) -> T
 
 
 def share_labels(sets: Sequence[Any]) -> None:
-    """Give all sets of a data set the labels of each: one that does not occur in a split holds for no image there."""
+    """Give all splits the labels of each; a label that does not occur in a split is 0 for its images."""
     labelled = [images for images in sets if isinstance(images, HasTargets) and images.targets.kind == "labels"]
     names = tuple(dict.fromkeys(name for images in labelled for name in images.targets.names))
     for images in labelled:
@@ -136,11 +136,11 @@ def share_labels(sets: Sequence[Any]) -> None:
         at = {name: number for number, name in enumerate(own.names)}
         none = np.where(np.isnan(own.values).all(1, keepdims=True), np.nan, 0.0)
         columns = [own.values[:, [at[name]]] if name in at else none for name in names]
-        images.targets = Targets(names, np.hstack(columns), "labels")  # type: ignore[misc]  # a set's own attribute
+        images.targets = Targets(names, np.hstack(columns), "labels")  # type: ignore[misc]  # a plain attribute of sets
 
 
 def targets_instead(table: Table, chosen: str | None) -> Targets | None:
-    """Targets from the first column that is called as classes are and holds several labels, or else decimal numbers."""
+    """Read targets from the first column with a usual class name that holds several labels, or else decimal numbers."""
     numbers = None
     for column in candidates(table, chosen):
         values = table.column_of(column)
@@ -158,28 +158,28 @@ def targets_instead(table: Table, chosen: str | None) -> Targets | None:
 def captions_of(
     features: Mapping[str, Any], column_of: Callable[[str], Sequence[Any]]
 ) -> tuple[tuple[str, ...], ...] | None:
-    """Captions from the first column of strings or lists of strings called caption, captions or text."""
+    """Read captions from the first column of strings or lists of strings called caption, captions or text."""
     for column in CAPTIONS:
         kind = features.get(column)
-        cell = getattr(kind, "feature", kind)  # of a list, what it holds
+        cell = getattr(kind, "feature", kind)  # the element type of a list
         if getattr(cell, "dtype", "") in ("string", "large_string"):
             return tuple(as_captions(value) for value in column_of(column))
     return None
 
 
 def as_captions(value: Any) -> tuple[str, ...]:
-    """The captions in a cell that holds one, several or none."""
+    """Return the captions in a cell that holds one, several or none."""
     texts = [value] if isinstance(value, str) else value or []
     return tuple(text for text in texts if isinstance(text, str) and text.strip())
 
 
 def numbers_of(values: Sequence[Any]) -> NDArray[np.float64]:
-    """Numbers as float64, NaN where they are missing."""
+    """Convert cells to float64, NaN where they are empty."""
     return np.array([number_in(value) for value in values], np.float64)
 
 
 def _are_indicators(rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether all rows are equally long lists of 0 and 1, one of which has one of them twice."""
+    """Return whether all rows are equally long lists of 0 and 1, at least one with a repeated value."""
     same_length = len({len(row) for row in rows}) == 1
     return (
         same_length and all(cell in (0, 1) for row in rows for cell in row) and any(len(set(r)) < len(r) for r in rows)

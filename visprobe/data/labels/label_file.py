@@ -1,4 +1,4 @@
-"""Classes of a flat folder's images from a file beside it, in the forms in which people have such files."""
+"""Classes of a flat folder's images from a label file beside it, in any usual form."""
 
 from __future__ import annotations
 
@@ -30,30 +30,29 @@ from visprobe.errors import DataError, UsageError
 from visprobe.io.regular import read_regular
 
 KAGGLE = "PredictionString"  # "n03995372 85 1 499 272": the class, then boxes
-LISTS = (INDEX, "synsets.txt", "synset_words.txt", "LOC_synset_mapping.txt")  # the class of number k in line k + 1
+LISTS = (INDEX, "synsets.txt", "synset_words.txt", "LOC_synset_mapping.txt")  # line k + 1 names class number k
 _FILE = re.compile(r"(image|img|file|photo)?[_ ]?(file)?[_ ]?(name|path|id|index)?s?", re.IGNORECASE)
 
 
 def relabelled(images: ImageSet, file: Path, classes: tuple[str, ...] | None) -> Relabelled:
-    """The images with the classes that `file` gives them.
+    """Return the images with the classes in `file`.
 
-    The separator and the column of files are those by which most images are found; the column of the class is told by
-    its name (`visprobe.data.labels.class_column`), by the classes of the training images, or by being the only other
-    one.
+    The separator and the column of file names are those that match most images. The class column is the one with a
+    usual name (`visprobe.data.labels.class_column`), with the classes of the training images, or the only other one.
 
-    Classes are matched by name. Numbers that are no class names are positions in one of `LISTS`, from 0, if 0 is
-    among them; ILSVRC2012 ids, from 1, in the order of meta.mat, if the last id is among them. The list or meta.mat
-    lies beside `file`.
+    Classes are matched by name. Numbers that are not class names are, if 0 is among them, positions from 0 in one of
+    `LISTS`; otherwise, if the last id is among them, ILSVRC2012 ids from 1 in the order of meta.mat. The list or
+    meta.mat lies beside `file`.
 
     Args:
-        images: The images, whose classes come from no folders.
+        images: Images without classes from folders.
         file: One class per line in the order of the file names (ILSVRC2012_validation_ground_truth.txt); one
             line per image, "file class" (Caffe's val.txt); a table (Kaggle's LOC_val_solution.csv) or JSON.
-        classes: Class names of the training images; None without training images: the file's own are used.
+        classes: Class names of the training images; None to use the file's own.
 
     Raises:
-        UsageError: If folders give the classes.
-        DataError: If the file does not give each of the images one class, or a class cannot be mapped.
+        UsageError: If the images have classes from folders.
+        DataError: If the file does not give each image one class, or a class cannot be matched.
     """
     before = getattr(images, "label_column", None)
     if images.classes is not None and before is None:
@@ -72,7 +71,7 @@ def relabelled(images: ImageSet, file: Path, classes: tuple[str, ...] | None) ->
 
 
 def _given(images: ImageSet, file: Path, classes: Sequence[str] | None) -> tuple[list[str], str, list[str]]:
-    """The class of each image, in the order of the set, as it stands in the file; where there; and what to say."""
+    """Return the class of each image as in the file, its place for messages, and notes."""
     names = ImageNames(images)
     tables, lines = readings(file)
     blanks = _by_blanks(lines, names)
@@ -83,7 +82,7 @@ def _given(images: ImageSet, file: Path, classes: Sequence[str] | None) -> tuple
     )
     if not hits[1] or 2 * hits[1] < min(
         len(rows.cells), len(images.items)
-    ):  # classes, too, may be called as a few images are
+    ):  # too few matches to be a column of file names: class names may equal a few image names
         given = _classes(_in_order(tables, lines, images, file, classes), str(file))
         return _without_gaps(given, images, file), str(file), []
     _refuse_ragged(rows, file)
@@ -98,13 +97,13 @@ def _given(images: ImageSet, file: Path, classes: Sequence[str] | None) -> tuple
 
 
 def _width(rows: Rows) -> int:
-    """How many columns there are; none in a list of single cells, which are no files beside classes."""
+    """Return the number of columns; 0 for single cells, which cannot hold files beside classes."""
     width = max(map(len, rows.cells), default=0)
     return width if width > 1 else 0
 
 
 def _hits(rows: Rows, names: ImageNames, column: int) -> tuple[int, int, int]:
-    """How many images a column names with their suffix, how many at all, and whether it is called as files are."""
+    """Rank a column by images named with suffix, images named at all, and a usual name for a file column."""
     cells = [row[column] for row in rows.cells if column < len(row)]
     called = rows.header[column] if rows.header else str(cells[0])
     return (
@@ -115,7 +114,7 @@ def _hits(rows: Rows, names: ImageNames, column: int) -> tuple[int, int, int]:
 
 
 def _by_blanks(lines: Sequence[str], names: ImageNames) -> Rows:
-    """Lines cut at the blank before or behind which an image is named; else at the last one."""
+    """Cut each line at the blank next to an image's name, else at the last one."""
     return Rows([_cut(line, names) for line in lines], None, lines)
 
 
@@ -141,7 +140,7 @@ def _refuse_ragged(rows: Rows, file: Path) -> None:
 
 
 def _header(rows: Rows, column: int, names: ImageNames) -> tuple[tuple[str, ...], Sequence[Sequence[Any]]]:
-    """Names of the columns, made up if there are none, and the rows below."""
+    """Return column names, numbered ones if there are none, and the rows below."""
     if rows.header is not None:
         return rows.header, rows.cells
     first = str(rows.cells[0][column])
@@ -153,7 +152,7 @@ def _header(rows: Rows, column: int, names: ImageNames) -> tuple[tuple[str, ...]
 def _class_column(
     header: Sequence[str], files: int, body: Sequence[Sequence[Any]], classes: Sequence[str] | None, file: Path
 ) -> int:
-    """Where the class stands."""
+    """Return the index of the class column."""
     others = [at for at, name in enumerate(header) if at != files and not is_row_number(name)]
     if kaggle := [at for at in others if header[at].lower() == KAGGLE.lower()]:
         return kaggle[0]
@@ -187,7 +186,7 @@ def _classes(cells: Sequence[Any], where: str) -> list[str | None]:
 def _in_order(
     tables: Sequence[Rows], lines: Sequence[str], images: ImageSet, file: Path, classes: Sequence[str] | None
 ) -> list[Any]:
-    """The cells of a file without names of images: one for each image, in their order."""
+    """Return the cells of a file without image names, one per image, in their order."""
     for rows in tables:
         header = rows.header or tuple(map(str, rows.cells[0]))
         body = rows.cells if rows.header else rows.cells[1:]
@@ -224,7 +223,7 @@ def _as_many(cells: Sequence[Any], images: ImageSet, file: Path) -> list[Any]:
 def _by_image(
     images: ImageSet, names: ImageNames, files: Sequence[Any], classes: Sequence[str | None], file: Path
 ) -> tuple[list[str], list[str]]:
-    """The classes in the order of the set, and what to say of files that are not there."""
+    """Return classes in the order of the set, and a note on listed files that are not there."""
     labels: list[str | None] = [None] * len(images.items)
     absent = []
     for name, label in zip(files, classes, strict=True):
@@ -260,12 +259,12 @@ def _without_gaps(labels: Sequence[str | None], images: ImageSet, file: Path, sa
 
 
 def _matched(labels: Sequence[str], classes: Sequence[str], file: Path, where: str) -> list[str]:
-    """The training images' classes that are meant: by name, by number, or by a list of names beside `file`."""
+    """Match labels to the training images' classes by name, by number, or by a list beside `file`."""
     named = {same_name(name): name for name in classes}
     numbered = {str(int(name)): name for name in classes if name.isdecimal()}
     if not set(labels) <= set(named) and all(label.isdecimal() for label in labels):
         if set(labels) <= set(numbered):
-            named = numbered  # "00012" is 12
+            named = numbered  # "00012" equals "12"
         else:
             labels = _mapped(labels, named, file, where)
     if unknown := sorted(set(labels) - set(named)):
@@ -278,7 +277,7 @@ def _matched(labels: Sequence[str], classes: Sequence[str], file: Path, where: s
 
 
 def _like(name: str, classes: Sequence[str]) -> str:
-    """The class that is called the same but for case, blanks and marks, so that the difference can be seen."""
+    """Return a hint at the class with the same letters and digits, to show the difference."""
 
     def bare(text: str) -> str:
         return "".join(filter(str.isalnum, same_name(text).casefold()))
@@ -288,7 +287,7 @@ def _like(name: str, classes: Sequence[str]) -> str:
 
 
 def _mapped(labels: Sequence[str], classes: Mapping[str, str], file: Path, where: str) -> list[str]:
-    """Class names of numbers, by the list or the meta.mat beside `file`."""
+    """Return class names for numbers, by the list or the meta.mat beside `file`."""
     numbers = [int(label) for label in labels]
     from_zero = min(numbers) == 0
     names = _listed(file.parent, where, classes) if from_zero else _ilsvrc_ids(file.parent, where)
@@ -318,7 +317,7 @@ def _listed(folder: Path, where: str, classes: Mapping[str, str]) -> list[str]:
 
 
 def _ilsvrc_ids(folder: Path, where: str) -> list[str]:
-    """WordNet ids in the order of ILSVRC2012_ID, from the devkit's meta.mat."""
+    """Return WordNet ids in the order of ILSVRC2012_ID, from the devkit's meta.mat."""
     path = folder / "meta.mat"
     if not path.is_file():
         raise DataError(f"{where} has numbers, the training images have class names", hint=_LIST)
@@ -326,11 +325,11 @@ def _ilsvrc_ids(folder: Path, where: str) -> list[str]:
 
     try:
         synsets: Any = loadmat(path, squeeze_me=True)["synsets"]
-        # Ids beyond the last class belong to the classes' ancestors.
+        # Ids beyond the last class belong to ancestors of classes.
         leaves = [row for row in synsets if int(row["num_children"]) == 0]
         names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
         return [names[number] for number in range(1, len(names) + 1)]
-    except Exception as error:  # the library raises many types on damaged files
+    except Exception as error:  # scipy raises many types on damaged files
         raise DataError(f"{path} cannot be read: {error}", hint="Take meta.mat of ILSVRC2012_devkit_t12.") from error
 
 
@@ -345,12 +344,12 @@ _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM
 
 @dataclass(frozen=True)
 class Rows:
-    """A table as it stands in a file.
+    """Table as it stands in a file.
 
     Attributes:
-        cells: Row by row, of equal lengths if the file is in order.
-        header: Names of the columns, where the form of the file gives them.
-        lines: What stands in the file for each row.
+        cells: Cells by row; rows of equal length in a well-formed file.
+        header: Names of the columns, if the file format has them.
+        lines: Text of each row in the file.
     """
 
     cells: Sequence[Sequence[Any]]
@@ -359,13 +358,13 @@ class Rows:
 
 
 def readings(file: Path) -> tuple[list[Rows], list[str]]:
-    """The tables that a file may be, one for each separator in it, and its lines.
+    """Read the tables that a file may be, one for each separator in it, and its lines.
 
     Args:
-        file: Text or JSON.
+        file: Text or JSON file.
 
     Raises:
-        DataError: If it is neither, or empty.
+        DataError: If the file is unreadable, malformed or empty.
     """
     text = _text(file)
     if text.lstrip()[:1] in ("{", "["):
@@ -408,8 +407,8 @@ def _json_rows(text: str, file: Path) -> Rows:
         except ValueError as error:
             raise DataError(f"{file} is neither JSON nor lines of JSON: {error}", hint=FORMS) from error
     while isinstance(found, dict) and len(found) == 1 and isinstance(inner := next(iter(found.values())), (dict, list)):
-        found = inner  # {"labels": ...}
-    if isinstance(found, dict) and any(map(may_be_class, found)):  # a table by columns
+        found = inner  # unwrap {"labels": ...}
+    if isinstance(found, dict) and any(map(may_be_class, found)):  # one list per column
         columns = [list(cells.values()) if isinstance(cells, dict) else cells for cells in found.values()]
         if not all(isinstance(cells, list) for cells in columns) or len({len(cells) for cells in columns}) > 1:
             raise DataError(f"{file} holds {', '.join(found)}, which are no columns of one table", hint=FORMS)

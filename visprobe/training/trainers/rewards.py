@@ -1,7 +1,7 @@
-"""Verifiable rewards: plain functions that compare a model's answer with the reference answer.
+"""Verifiable rewards: functions that compare a model's answer with the reference answer.
 
-A reward is `reward(completion, answer) -> float` in [0, 1]. The built-in ones are known by name, and so are those of
-installed packages (entry point `visprobe.rewards`); any other is "module:function", imported only when it is asked for.
+A reward is `reward(completion, answer) -> float` in [0, 1]. Built-in rewards and those of installed packages (entry
+point `visprobe.rewards`) have names; any other is "module:function", imported only on demand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from visprobe.training.recipe import nearest
 Reward = Callable[[str, str], float]
 
 RELATIVE_TOLERANCE = 0.05
-ZERO_TOLERANCE = 1e-6  # a share of zero is zero, so an answer of 0 needs a tolerance of its own
+ZERO_TOLERANCE = 1e-6  # an answer of 0 needs an absolute tolerance: any share of 0 is 0
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _ONE_DASH_AND_SLASH = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212\u2044", "------/")
@@ -40,14 +40,14 @@ _HEDGED = r"(?!\W*(?:or|and|,|/)\W*[A-J]\b)"  # "B or C" names no option
 _ALONE = re.compile(r"[\W_]*([A-Ja-j])[\W_]*")
 _STATED = re.compile(rf"(?i:\banswer(?:\s+is|\s*:)+)[\s*\"'`]*(?:\(([A-Ja-j])\)|([A-J])(?![\w'])){_HEDGED}")
 _LEADING = re.compile(rf"[\W_]*([A-Ja-j])\s*[.):]+(?=[\s*]|$){_HEDGED}")
-# "A" before a word in lower case is the article, "I" is the pronoun.
+# "A" before a lower-case word is the article, "I" is the pronoun.
 _NAMED = re.compile(r"(?<!not )(?<!n't )(?:\(([A-Ja-j])\)|(?<![\w'-])(A(?!\s+[a-z])|[B-HJ])(?![\w'-]))")
 
 
 def exact(completion: str, answer: str) -> float:
-    """1 if both are the same words, whatever their case, spacing and the punctuation around words; else 0.
+    """Return 1 if both are the same words, ignoring case, spacing and punctuation around words; else 0.
 
-    Of both, what is said at last is read (`said`); where each is one number, numbers are compared: 3 is 3.0.
+    Only the final answer of each text counts (`said`). If both are one number, numbers are compared: 3 equals 3.0.
     """
     completion, answer = said(completion), said(answer)
     given, wanted = _words(completion), _words(answer)
@@ -58,10 +58,10 @@ def exact(completion: str, answer: str) -> float:
 
 
 def said(text: str) -> str:
-    r"""What an answer says at last, as public code for R1-style training reads it.
+    r"""Extract the final answer of a text, by the rules of public code for R1-style training.
 
-    Of a text with a thought what follows it, of one with <answer> tags what stands in the last of them, of one with
-    \boxed{} what stands in the last box; else the text itself.
+    It is what follows "</think>", then the content of the last <answer> tag, then that of the last \boxed{}, each
+    where present; otherwise the text itself.
     """
     text = text.rpartition("</think>")[2]
     if tagged := _TAGGED.findall(text):
@@ -71,7 +71,7 @@ def said(text: str) -> str:
 
 
 def _until_closed(text: str) -> str:
-    """`text` up to the brace that closes one which stands before it."""
+    """Cut `text` at the brace that closes one opened before it."""
     depth = 1
     for place, character in enumerate(text):
         depth += {"{": 1, "}": -1}.get(character, 0)
@@ -81,18 +81,18 @@ def _until_closed(text: str) -> str:
 
 
 def _number(words: Sequence[str]) -> tuple[float, bool] | None:
-    """The number that is all there is, and whether it is a percentage."""
+    """Return the number, and whether it is a percentage, if the only word is one."""
     if len(words) != 1 or not _NUMBER.fullmatch(words[0]):
         return None
     return _last_number(words[0])
 
 
 def numeric(completion: str, answer: str) -> float:
-    """1 if the last number of the completion is within 5 % of the answer's; else 0.
+    """Return 1 if the last number of the completion is within 5 % of the answer's; else 0.
 
     Thousands separators, currency signs, exponents and fractions ("3/4", "1 1/2", "½") are read. A per cent sign
-    on one side only fits either reading: "5%" fits 5 and 0.05. An answer of zero allows 1e-6, an answer without
-    any number is compared by `exact`. Years differ by less than 5 %: use `exact` for them.
+    on one side only fits either reading: "5%" fits 5 and 0.05. An answer of zero allows 1e-6; an answer without
+    a number is compared by `exact`. Years differ by less than 5 %: use `exact` for them.
 
     Source: relaxed accuracy of ChartQA (arXiv 2203.10244, section 5.1).
     Differs from source: the number may stand inside a sentence; the source reads "5%" as 0.05 only.
@@ -110,11 +110,11 @@ def numeric(completion: str, answer: str) -> float:
 
 
 def choice(completion: str, answer: str) -> float:
-    """1 if the completion settles on the answer's option letter, A to J; else 0.
+    """Return 1 if the completion settles on the answer's option letter, A to J; else 0.
 
-    Read as an option, in this order: the letter alone ("b", "(B).", "**B**"); "the answer is B", the last such
-    statement; a letter that begins a list item ("B. cat"); the only letter named at all. A completion that names
-    several gets 0. An answer without a letter is compared by `exact`.
+    An option is, in this order: the letter alone ("b", "(B).", "**B**"); the last "the answer is B"; a letter that
+    begins a list item ("B. cat"); the only letter named at all. A completion that names several gets 0. An answer
+    without a letter is compared by `exact`.
     """
     completion, answer = said(completion), said(answer)
     wanted = _option(answer)
@@ -126,9 +126,9 @@ ENTRY_POINTS = "visprobe.rewards"
 
 
 def find_reward(name: str) -> Reward:
-    """The reward of that name, built in or of an installed package, or the function behind "module:function".
+    """Find a reward by its name, built in or from an installed package, or as "module:function".
 
-    The working folder counts as a place to import from, after all others.
+    The working directory is searched too, after all other places.
 
     Raises:
         UsageError: If there is no such reward, its module cannot be imported, or it does not take two texts.
@@ -147,7 +147,7 @@ def find_reward(name: str) -> Reward:
         sys.path.append(os.getcwd())
     try:
         reward = getattr(importlib.import_module(module), function)
-    except Exception as error:  # a module of the user's own may fail in any way
+    except Exception as error:  # a user's module may fail in any way
         raise UsageError(
             f"cannot import the reward {name}: {type(error).__name__}: {error}",
             hint="Write module:function as Python would import it, from the folder that holds the module.",
@@ -164,11 +164,11 @@ def find_reward(name: str) -> Reward:
 
 
 def as_trl(names: Sequence[str]) -> list[Callable[..., list[float]]]:
-    """The named rewards as trl calls them: over a batch, with the data set's columns by name.
+    """Wrap the named rewards for trl, which calls them on a batch with the dataset's columns by name.
 
     Returns:
-        One function per name: `completions` (texts, or conversations whose last message is the completion) and
-        `answer` (texts) to rewards in [0, 1]. It raises TrainingError where a reward is none.
+        One function per name, from `completions` (texts, or conversations whose last message is the completion) and
+        `answer` (texts) to rewards in [0, 1]. It raises TrainingError if a reward fails or is out of range.
 
     Raises:
         UsageError: If a reward cannot be found.
@@ -188,7 +188,7 @@ def _checked(name: str, reward: Reward, completion: str, answer: str) -> float:
     hint = "A reward returns a number from 0 to 1 for every text, the empty one included."
     try:
         value = float(reward(completion, answer))
-    except Exception as error:  # a reward of the user's own may fail in any way
+    except Exception as error:  # a user's reward may fail in any way
         message = f"the reward {name} failed on {completion[:80]!r}: {type(error).__name__}: {error}"
         raise TrainingError(message, hint=hint) from error
     if not 0 <= value <= 1:
@@ -204,7 +204,7 @@ def _text(completion: Any) -> str:
 
 
 def _folded(text: str) -> str:
-    """The text with one kind of dash and of slash, and wide letters as plain ones."""
+    """Normalise dashes, slashes and full-width characters."""
     plain = (unicodedata.normalize("NFKC", c) if unicodedata.east_asian_width(c) in "FH" else c for c in text)
     return unicodedata.normalize("NFC", "".join(plain)).translate(_ONE_DASH_AND_SLASH)
 
@@ -214,7 +214,7 @@ def _words(text: str) -> list[str]:
 
 
 def _bare(word: str) -> str:
-    """The word without the punctuation around it; a sign or point before a digit belongs to the number."""
+    """Strip punctuation around a word; a sign or point before a digit belongs to the number."""
     while word and _is_loose(word[0]) and not re.match(r"-?\.?\d", word):
         word = word[1:]
     while word and _is_loose(word[-1]):
@@ -227,7 +227,7 @@ def _is_loose(character: str) -> bool:
 
 
 def _last_number(text: str) -> tuple[float, bool] | None:
-    """The last number and whether it is a percentage."""
+    """Return the last number of a text, and whether it is a percentage."""
     decimal = _FRACTION.sub(_quotient, _folded(_VULGAR_FRACTION.sub(_spelled, text)))
     last = None
     for sign, digits, power, percent in _NUMBER.findall(decimal):

@@ -1,4 +1,4 @@
-"""Supervised training, by trl's trainer."""
+"""Trainer of supervised stages, on trl's."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class SupervisedTrainer(OrderBySeed, PartLearningRates, ResumeByName, SFTTrainer
 
 
 def supervised_trainer(inputs: TrainerInputs) -> Any:
-    """The trainer of stages that learn the answers of their rows.
+    """Make the trainer of the stages with a cross-entropy loss.
 
     Raises:
-        UsageError: If the rows fill no step and the recipe drops what fills none.
+        UsageError: If drop_last is set and the rows do not fill one step.
     """
-    config = SFTConfig(**trainer_settings(inputs.recipe, inputs.folder), max_length=None)  # cutting loses image tokens
+    config = SFTConfig(**trainer_settings(inputs.recipe, inputs.folder), max_length=None)  # a cut loses image tokens
     collator = SupervisedCollator(inputs.encoder)
     # An empty "images" tells trl that this is vision data.
     return make_trainer(SupervisedTrainer, config, inputs, collator, columns={"images": []})
