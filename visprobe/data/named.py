@@ -1,4 +1,4 @@
-"""Data sets with a name of their own, such as the built-in "digits": packages register them by entry point."""
+"""Data sets with a registered name, such as the built-in "digits"; packages register them by entry point."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ ENTRY_POINTS = "visprobe.data"
 
 
 class NamedData(Protocol):
-    """What `--data NAME` stands for, as images and as training rows."""
+    """Data set behind `--data NAME`, as images and as training rows."""
 
     def images(self, val: int | None, train: int | None, seed: int) -> dict[str, ImageSet]:
-        """The splits "train" and "val", of so many images; None for as many as are usual."""
+        """Return the splits "train" and "val" with these numbers of images; None for the usual number."""
 
     def rows(self, count: int | None, seed: int) -> Rows:
-        """Training rows, the same ones for the same seed."""
+        """Return training rows, the same for the same seed."""
 
     def answers(self, checkpoints: Mapping[str, Path], count: int, seed: int) -> Any:
-        """A `Result`: how many questions about `count` unseen images each checkpoint answers right."""
+        """Return a `Result`: each checkpoint's accuracy on questions about `count` unseen images."""
 
 
 @runtime_checkable
@@ -35,19 +35,19 @@ class HasPrompts(Protocol):
     """Images that come with questions."""
 
     def prompts(self, index: int) -> Sequence[tuple[Prompt, NDArray[np.bool_] | None]]:
-        """What is asked of `items[index]`, each with the pixels (height, width) where the answer lies, if known."""
+        """Return the questions about `items[index]`, each with the answer's pixels (height, width), if known."""
 
 
 @runtime_checkable
 class HasHeldOut(Protocol):
-    """Training rows that know images like theirs on which nothing is trained."""
+    """Training rows with further images of their kind that are never trained on."""
 
     def held_out(self, count: int) -> ImageSet:
-        """So many of them."""
+        """Return `count` of these images."""
 
 
 def named_data(name: str) -> NamedData | None:
-    """The data set called `name`, or None if there is none."""
+    """Return the data set called `name`, or None if there is none."""
     for entry in entry_points(group=ENTRY_POINTS, name=name):
         data: NamedData = entry.load()
         return data

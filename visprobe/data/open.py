@@ -1,4 +1,4 @@
-"""From what a user writes after --data to image sets."""
+"""Opening of the argument of --data as image sets."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from visprobe.errors import UsageError
 
 @dataclass(frozen=True)
 class ImageData:
-    """The image sets behind one --data: what is measured, and where prototypes come from.
+    """Image sets of one --data: those measured, and those that class prototypes come from.
 
     Attributes:
         name: Name for tables.
-        query: The images that are measured.
-        support: The images that class prototypes are made of; None if there is only one split.
-        notes: What a reader must know of these images.
+        query: Images that are measured.
+        support: Images that class prototypes are made from; None if there is only one split.
+        notes: Remarks for the reader on these images.
     """
 
     name: str
@@ -43,25 +43,25 @@ def open_images(
     subset_per_class: int | None = None,
     to_look_into: bool = False,
 ) -> ImageData:
-    """Open what a user named after --data.
+    """Open the argument of --data.
 
     Args:
         spec: "digits" (the built-in scenes) or another registered name, a folder of images, a folder with train/ and
             val/ inside, ImageNet as Kaggle lays it out, a folder of parquet or WebDataset shards, a folder written by
             `datasets.save_to_disk`, or a Hugging Face hub id.
-        split: Name of the split to measure; by default the one for validation, else the one for tests, under any of
-            their usual names (`visprobe.data.layout.splits`).
-        limit: At most so many images of each split, drawn evenly over the classes.
+        split: Name of the split to measure; by default the validation split, else the test split, under any usual
+            name (`visprobe.data.layout.splits`).
+        limit: Most images of each split, drawn evenly over the classes.
         seed: Seed of the draws, and of the built-in scenes.
-        labels: File with the classes of the images that are measured (`visprobe.data.labels.label_file`), or the
-            column of their classes.
-        subset_per_class: At most so many training images of each class.
-        to_look_into: Whether they are pictures to look into: then `limit` says nothing of the training images, and
-            images that lie beside folders of images are wanted more than those folders as classes.
+        labels: File with the classes of the measured images (`visprobe.data.labels.label_file`), or the column of
+            their classes.
+        subset_per_class: Most training images of each class.
+        to_look_into: Whether the images are for inspection: `limit` then does not apply to training images, and
+            images beside folders of images are read instead of these folders as classes.
 
     Raises:
         DataError: If nothing can be read there, or the labels do not fit.
-        UsageError: If the split does not exist, or `subset_per_class` has nothing to be drawn from.
+        UsageError: If the split does not exist, or `subset_per_class` is given without a training split.
     """
     file = Path(labels) if labels and Path(labels).is_file() else None
     column = str(labels) if labels and file is None else None
@@ -96,7 +96,7 @@ def open_images(
         name=_name(spec),
         query=take(query, limit, seed),
         support=take(support, support_limit, seed) if support is not None else None,
-        notes=tuple(dict.fromkeys(notes)),  # what holds for all splits is said by each
+        notes=tuple(dict.fromkeys(notes)),  # notes on the whole data set come with each split
     )
 
 
@@ -125,10 +125,10 @@ def _query_name(sets: dict[str, ImageSet], split: str | None, spec: str) -> str:
 
 
 def _left_out(sets: dict[str, ImageSet], query: str, support: str | None) -> list[str]:
-    """Splits that are neither measured nor made prototypes of."""
+    """Return notes on splits that are neither measured nor used for prototypes."""
     others = [name for name in sets if name not in (query, support)]
     return [f"{sets[name].name} is left out; --split {name} measures it" for name in others]
 
 
 def _name(spec: str) -> str:
-    return Path(os.path.abspath(spec)).name  # also of "." and ".."
+    return Path(os.path.abspath(spec)).name  # abspath gives "." and ".." a name

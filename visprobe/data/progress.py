@@ -1,8 +1,8 @@
-"""How anything long says how far it is."""
+"""Type of progress callbacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# What is done, how many of it are done, and how many there are in all.
+# Called with the stage, the number done and the total.
 Progress = Callable[[str, int, int], None]

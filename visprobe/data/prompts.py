@@ -1,4 +1,4 @@
-"""What is asked of each image, and where in it the answer lies, from a file of lines or a folder of masks."""
+"""Questions about images, and the regions of their answers, from a file of JSON lines or a folder of masks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _FORM = 'One JSON object per line: {"image": "a.png", "prompt": "…", "answer":
 
 @dataclass(frozen=True)
 class Prompt:
-    """One image's question.
+    """Question about an image.
 
     Attributes:
-        text: What is asked; None if the file does not say.
-        answer: The answer that is explained.
-        rejected: Another answer, to be told apart from it.
-        box: Left, top, right and bottom in pixels of the upright image, right and bottom exclusive: where the answer
-            lies.
+        text: The question; None if the file has none.
+        answer: Answer that is explained.
+        rejected: Another answer, for contrast.
+        box: Region of the answer: left, top, right and bottom in pixels of the upright image, right and bottom
+            exclusive.
     """
 
     text: str | None = None
@@ -40,10 +40,10 @@ class Prompt:
     box: tuple[int, int, int, int] | None = None
 
     def region(self, width: int, height: int) -> NDArray[np.bool_] | None:
-        """The box as a mask of shape (height, width), or None.
+        """Return the box as a mask of shape (height, width), or None without a box.
 
         Raises:
-            BadImage: If no pixel of the image lies in the box, or part of the box outside the image.
+            BadImage: If the box is empty or does not lie inside the image.
         """
         if self.box is None:
             return None
@@ -56,16 +56,16 @@ class Prompt:
 
 
 def read_prompts(file: Path, images: ImageSet) -> dict[int, list[Prompt]]:
-    """What the lines of `file` ask, by the row of the image that they are about, in the order of the lines.
+    """Read the questions in `file`, by row of their image, in the order of the lines.
 
     Args:
-        file: JSON lines with "image" (the id of an image, or the end of its path where that tells it from the others)
-            and any of "prompt", "answer", "rejected" and "box". Several lines may ask of one image.
-        images: The images; those of which nothing is asked are left out.
+        file: JSON lines with "image" (id of an image, or a unique trailing part of its path) and any of "prompt",
+            "answer", "rejected" and "box". Several lines may be about one image.
+        images: Image set; images without a question are left out.
 
     Raises:
         UsageError: If there is no such file.
-        DataError: If a line is no such object, names no image of the set or one answer twice, or there is no line.
+        DataError: If a line is malformed, names no image of the set or has two equal answers, or there is no line.
     """
     if not file.is_file():
         raise UsageError(f"the file of questions {file} does not exist", hint="Check its path.")
@@ -90,10 +90,10 @@ def read_prompts(file: Path, images: ImageSet) -> dict[int, list[Prompt]]:
 
 
 def read_region(folder: Path, image_id: str, size: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Where in an image something lies: the pixels that are not 0 in the mask of its name.
+    """Read the region of an image: the pixels that are not 0 in the mask of its name.
 
     Args:
-        folder: Masks as PNG files at the images' paths or, with the file name alone, at its top.
+        folder: Folder of PNG masks, at the images' paths or, by file name alone, at its top.
         image_id: Id of the image.
         size: Width and height of the upright image.
 
@@ -115,10 +115,10 @@ def read_region(folder: Path, image_id: str, size: tuple[int, int]) -> NDArray[n
 
 
 def _rows_by_name(images: ImageSet) -> Mapping[str, int]:
-    """Rows by id, and by every end of an id's path that no other id has."""
+    """Return rows by id, and by every trailing part of a path that only one id has."""
     ends: dict[str, set[int]] = defaultdict(set)
     for row, item in enumerate(images.items):
-        parts = PurePosixPath(images.name, item.id).parts  # a split is part of the folder that was named
+        parts = PurePosixPath(images.name, item.id).parts  # a split is a folder below the one that was named
         for first in range(len(parts)):
             ends["/".join(parts[first:])].add(row)
     short = {name: next(iter(rows)) for name, rows in ends.items() if len(rows) == 1}

@@ -16,9 +16,9 @@ class Turn:
     """One turn of a conversation; each `<image>` in its text stands for the next image of the row.
 
     Attributes:
-        role: Who speaks.
-        text: What is said.
-        learned: Whether a supervised stage trains on it, if it is the model's: rows can say `loss: false`.
+        role: Speaker of the turn.
+        text: Text of the turn.
+        learned: Whether a supervised stage trains on it, for the model's turns; rows can say `loss: false`.
     """
 
     role: Role
@@ -28,18 +28,18 @@ class Turn:
 
 @dataclass(frozen=True)
 class Row:
-    """One training row.
+    """Training row: a conversation with images and, by kind, its answers.
 
     Attributes:
-        id: Stable name of the row: "file.json#17".
-        turns: The conversation. A supervised row ends with an assistant turn; a preference row ends with the
-            user's question, and its two answers follow in `chosen` and `rejected`.
-        images: Keys of the images, in the order of the `<image>` marks; the row's source can load them.
-        chosen: The preferred answer of a preference row.
-        rejected: The other answer of a preference row.
-        answer: The reference answer that a verifiable reward compares with.
-        group: What kind of question it is, if known, for reports per group.
-        unused: Names of the record's fields that hold something and are not read.
+        id: Stable id of the row: "file.json#17".
+        turns: Conversation. A supervised row ends with an assistant turn; a preference row ends with the user's
+            question, and its two answers follow in `chosen` and `rejected`.
+        images: Keys of the images, in the order of the `<image>` marks, for `Rows.image`.
+        chosen: Preferred answer of a preference row.
+        rejected: Other answer of a preference row.
+        answer: Reference answer for a verifiable reward.
+        group: Kind of question, if known, for reports per group.
+        unused: Names of the record's fields with a value that are not read.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Row:
 
 
 class BadRow(Exception):
-    """A row that cannot be trained on; the text is the reason, perhaps followed by ": " and its details."""
+    """Row that cannot be trained on; the text is the reason, perhaps followed by ": " and details."""
 
 
 class Rows(Protocol):
@@ -66,10 +66,10 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Row:
-        """The row at `index`; raises BadRow if the data there is no usable row."""
+        """Return the row at `index`; raises BadRow if it is unusable."""
 
     def image(self, key: str) -> Image.Image:
-        """The RGB image behind a row's image key; raises BadRow if it is missing or damaged."""
+        """Return the RGB image of an image key; raises BadRow if it is missing or damaged."""
 
     def content_hash(self) -> str:
-        """SHA-256 over what the rows are (ids and texts; images by key), for manifests."""
+        """Return the SHA-256 over the rows (ids and texts; images by key), for manifests."""

@@ -1,4 +1,4 @@
-"""Some images of a set: the first few spread over it, an even draw, so many of each class."""
+"""Subsets of image sets: evenly spaced, drawn evenly over classes, or a number of each class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from visprobe.errors import UsageError
 class Subset:
     """Images `indices` of `whole`, under its name and with its classes.
 
-    It has the targets, masks and captions of `whole`, and lacks those that `whole` lacks.
+    It has the targets, masks, captions and prompts of `whole`, and lacks those that `whole` lacks.
     """
 
     def __init__(self, whole: ImageSet, indices: Sequence[int]) -> None:
@@ -52,18 +52,18 @@ class Subset:
             self.prompts = prompts
 
     def read(self, index: int) -> bytes:
-        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+        """Return the encoded image file of `items[index]`; raises OSError if it cannot be read."""
         return self.whole.read(self.indices[index])
 
 
 class Relabelled(Subset):
-    """All images of `whole` with other labels.
+    """Images of `whole` with other labels.
 
     Args:
-        whole: The images.
-        labels: Class of each image, numbers into `classes`.
+        whole: Original images.
+        labels: Class of each image, an index into `classes`.
         classes: Class names.
-        titles: Their readable names, if known.
+        titles: Readable names of the classes, if known.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Relabelled(Subset):
 
 
 def first_spread(images: ImageSet, count: int) -> ImageSet:
-    """At most `count` images at equal distances in the order of the set."""
+    """Return at most `count` images at equal distances in the order of the set."""
     total = len(images.items)
     if count >= total:
         return images
@@ -83,7 +83,7 @@ def first_spread(images: ImageSet, count: int) -> ImageSet:
 
 
 def take(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
-    """At most `limit` images, as evenly over the classes as possible, the same ones for the same seed."""
+    """Draw at most `limit` images, as evenly over the classes as possible, the same for the same seed."""
     if limit is None or limit >= len(images.items):
         return images
     if limit < 1:
@@ -92,20 +92,21 @@ def take(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
     generator = random.Random(seed)
     for members in groups.values():
         generator.shuffle(members)
+    # Sorting by rank within the class takes one image of every class before a second of any.
     rounds = [(rank, order, index) for order, m in enumerate(groups.values()) for rank, index in enumerate(m)]
     return Subset(images, sorted(index for _, _, index in sorted(rounds)[:limit]))
 
 
 def per_class(images: ImageSet, count: int, seed: int) -> tuple[ImageSet, tuple[str, ...]]:
-    """At most `count` images of every class, the same ones for the same seed.
+    """Draw at most `count` images of every class, the same for the same seed.
 
     Args:
         images: Labelled images.
-        count: How many of each class.
-        seed: Seed of the draw; the draw of a smaller `count` lies within that of a larger one.
+        count: Number of images of each class.
+        seed: Seed of the draw; a smaller `count` draws a subset of a larger one's images.
 
     Returns:
-        The images, in the order of the set; and what to say of classes that have fewer.
+        Images in the order of the set, and notes on classes that have fewer.
 
     Raises:
         UsageError: If the images are unlabelled or `count` leaves none.
@@ -118,7 +119,7 @@ def per_class(images: ImageSet, count: int, seed: int) -> tuple[ImageSet, tuple[
     short: dict[str, int] = {}
     for label, members in _by_class(images).items():
         name = images.classes[label or 0]
-        # A generator for each class: its draw does not depend on which other classes there are.
+        # A generator per class: its draw does not depend on the other classes.
         random.Random(f"{seed}/{name}").shuffle(members)
         chosen += members[:count]
         if len(members) < count:

@@ -1,4 +1,4 @@
-"""Sentences about classes: what a text tower is given in the place of a class name."""
+"""Templates of sentences about classes, which a text tower reads instead of bare class names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from visprobe.data.labels.annotated import HasTitles
 from visprobe.errors import DataError
 from visprobe.io.regular import read_text
 
-# Plain words of our own; the 80 sentences published with CLIP can be given as a file.
+# Our own; the 80 templates published with CLIP can be given as a file.
 TEMPLATES = (
     "{}",
     "a picture of {}.",
@@ -24,10 +24,10 @@ _SLOT = "{}"
 
 
 def read_templates(path: Path) -> tuple[str, ...]:
-    """The templates in a text file, one per line, with {} where the class name goes; empty lines are left out.
+    """Read the templates in a text file, one per line, with {} in place of the class name; empty lines are skipped.
 
     Raises:
-        DataError: If the file cannot be read, holds none, or has lines without exactly one {}; all are listed.
+        DataError: If the file cannot be read, has no template, or has lines without exactly one {}; all are listed.
     """
     try:
         lines = [line.strip() for line in read_text(path).splitlines()]
@@ -44,19 +44,19 @@ def read_templates(path: Path) -> tuple[str, ...]:
 
 
 def prompts(name: str, templates: Sequence[str]) -> list[str]:
-    """The sentences about one class."""
+    """Return the sentences about one class."""
     return [template.replace(_SLOT, name) for template in templates]
 
 
 def spoken_names(classes: Sequence[str], images: ImageSet | None) -> tuple[str, ...]:
-    """What to call each class in a sentence.
+    """Return the name of each class for use in a sentence.
 
     Args:
         classes: Class names.
-        images: Their images, which may know readable titles.
+        images: Image set, which may know readable titles.
 
     Returns:
-        The first of a title's synonyms, or the whole title where two classes share that; without titles the class
+        First synonym of each title, or the whole title where two classes share the first; without titles the class
         names with spaces for underscores.
     """
     titles = images.class_titles if isinstance(images, HasTitles) else None

@@ -1,4 +1,4 @@
-"""How many questions about digit scenes a multimodal LLM answers right, beside what can be guessed blind."""
+"""Accuracy of a multimodal LLM on questions about digit scenes, with a baseline that ignores the image."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ BATCH = 50
 
 @dataclass(frozen=True)
 class Answers:
-    """Which questions one model answered right; two of them on the same scenes are paired row by row.
+    """Correctness of one model's answers; two models on the same scenes are paired row by row.
 
     Attributes:
         correct: bool of shape (questions,).
-        scenes: int64 of shape (questions,): which scene each question is about.
+        scenes: int64 of shape (questions,): index of the scene that each question is about.
         groups: Group of each question.
         kinds: Kind of each question.
     """
@@ -46,22 +46,22 @@ class Answers:
 
 
 def ask(scenes: DigitScenes) -> list[list[Question]]:
-    """The questions about every scene, one list per scene."""
+    """Return the questions about every scene, one list per scene."""
     return [questions_about(scenes, index) for index in range(scenes.size)]
 
 
 @torch.inference_mode()
 def answer(model: Any, processor: Any, scenes: DigitScenes) -> Answers:
-    """Exact-match correctness of greedy answers to all questions about `scenes`.
+    """Compute exact-match correctness of greedy answers to all questions about `scenes`.
 
     Greedy decoding gives exactly the gold answer if, and only if, at every answer position, given the gold
     tokens before it, the likeliest token is the gold one, the end token included. So one forward pass per
-    scene, all questions packed, decides; nothing is generated. Each image passes the tower once.
+    scene with all questions packed decides, without generation. Each image passes the vision tower once.
 
     Args:
-        model: A `LlavaForConditionalGeneration`; it is put into evaluation mode and left in its old one.
-        processor: Its processor.
-        scenes: The scenes.
+        model: A `LlavaForConditionalGeneration`; set to evaluation mode during the call.
+        processor: Processor of the model.
+        scenes: Digit scenes.
 
     Returns:
         One entry per question, scene by scene in the order of `ask`.
@@ -86,7 +86,7 @@ def _correct(
 
 
 def exact_matches(model: Any, packed: Packed, features: torch.Tensor) -> Bools:
-    """For each packed question, whether all its answer tokens are the likeliest ones; bool of shape (questions,)."""
+    """Return for each packed question whether all its answer tokens are the likeliest; bool of shape (questions,)."""
     logits, gold = answer_logits(model, packed, features)
     missed = packed.question[packed.targets >= 0][logits.argmax(-1) != gold]
     correct = np.ones(int(packed.question.max()) + 1, np.bool_)
@@ -95,7 +95,7 @@ def exact_matches(model: Any, packed: Packed, features: torch.Tensor) -> Bools:
 
 
 def answer_blind(train: DigitScenes, scenes: DigitScenes) -> Answers:
-    """The blind score: each question text gets its most frequent answer in `train`, the image is ignored."""
+    """Answer each question text with its most frequent answer in `train`, ignoring the image."""
     guess = blind_guess(question for row in ask(train) for question in row)
     asked = ask(scenes)
     return _answers(np.array([guess.get(q.text) == q.answer for row in asked for q in row]), asked)
@@ -108,15 +108,15 @@ def _answers(correct: Bools, asked: list[list[Question]]) -> Answers:
 
 
 def evaluate_answers(checkpoints: Mapping[str, Path], scenes: DigitScenes, blind_from: DigitScenes) -> Result:
-    """Answer accuracy of checkpoints on the same questions, with paired differences and the blind floor.
+    """Compute answer accuracy of checkpoints on the same questions, with paired differences and the blind baseline.
 
     Args:
-        checkpoints: Name to folder of a LLaVA checkpoint with its processor, the base first.
+        checkpoints: Folder of a LLaVA checkpoint with its processor, by name, the base first.
         scenes: Scenes that none of them was trained on.
-        blind_from: Training scenes whose most frequent answers make the blind floor.
+        blind_from: Training scenes whose most frequent answers are the blind baseline.
 
     Returns:
-        The "answers" result, as `answers_result` makes it.
+        The "answers" result; see `answers_result`.
     """
     answers = {}
     for name, folder in checkpoints.items():
@@ -128,11 +128,11 @@ def evaluate_answers(checkpoints: Mapping[str, Path], scenes: DigitScenes, blind
 
 
 def answers_result(answers: Mapping[str, Answers], blind: Answers, scenes: str) -> Result:
-    """Accuracy per group and over all, paired differences, and the blind floor, as an "answers" result.
+    """Collect accuracy per group and over all, paired differences, and the blind baseline in an "answers" result.
 
     Args:
-        answers: Name of a checkpoint to its answers, the base first, all to the same questions.
-        blind: The blind answers to the same questions.
+        answers: Answers by name of the checkpoint, the base first, all to the same questions.
+        blind: Blind answers to the same questions.
         scenes: Name of the scenes.
 
     Returns:
@@ -165,7 +165,7 @@ def answers_result(answers: Mapping[str, Answers], blind: Answers, scenes: str) 
 
 
 def _masks(groups: Sequence[str]) -> dict[str, Bools]:
-    """Which questions belong to each group, and to "all"; groups nobody asked about are left out."""
+    """Select the questions of each group, and of "all"; groups without questions are left out."""
     column = np.array(groups)
     masks: dict[str, Bools] = {group: column == group for group in GROUPS if group in groups}
     return {**masks, "all": np.ones(len(column), np.bool_)}

@@ -1,7 +1,7 @@
-"""Training the demo's base model from nothing: first the tower learns to see, then the whole learns to answer.
+"""Training of the demo's base model from scratch: first the vision tower on patches, then the whole on answers.
 
-Real multimodal LLMs start from a tower that was trained before. So does this one: with answers alone, a tower of
-this size never learns what a digit is. Its first lessons, digit and colour per patch, go on beside the answers.
+Real multimodal LLMs start from a pretrained tower. So does this one: from answers alone, a tower of this size never
+learns to recognise digits. The patch task (digit and colour per patch) goes on beside the answers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BASE = Path(__file__).parent / "base_checkpoint"
 
 _SCENES, _SEEING_STEPS, _ANSWERING_STEPS = 12_000, 600, 700
 _SEEING_BATCH, _ANSWERING_BATCH = 64, 32
-# Matrices are trained by Muon. Once the tower sees, the rate it learned with would wipe that out.
+# Rates of Muon. When answering starts, the rate of the first stage would destroy what the tower has learned.
 _SEEING_RATE, _TOWER_RATE, _LLM_RATE = 1e-2, 2e-3, 3e-3
 _ADAMW_RATE = 1e-3
 _WARMUP = 0.08
@@ -58,14 +58,14 @@ def train_base(
 
     Args:
         output_dir: Folder for the checkpoint: float16 weights, processor, manifest.json.
-        seed: Fixes initial weights, batches and questions.
-        scenes: How many training scenes.
-        seeing_steps: Steps of 64 scenes in which the tower learns digit and colour per patch.
-        answering_steps: Steps of 32 scenes with all their questions in which everything learns.
+        seed: Seed of initial weights, batches and questions.
+        scenes: Number of training scenes.
+        seeing_steps: Steps of 64 scenes in which the tower alone learns digit and colour per patch.
+        answering_steps: Steps of 32 scenes with all their questions in which the whole model learns.
         progress: Called after every step with stage ("seeing", "answering"), step and steps.
 
     Returns:
-        The "answers" result on 500 unseen scenes, as it also stands in manifest.json.
+        The "answers" result on 500 unseen scenes, also written to manifest.json.
     """
     clock, rng = Clock(), np.random.default_rng(seed)
     processor = build_processor()
@@ -91,7 +91,7 @@ def train_base(
 
 
 class PatchHead(nn.Module):
-    """Reads digit and colour off each patch; thrown away after training."""
+    """Linear heads for digit and colour of each patch, discarded after training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -100,11 +100,11 @@ class PatchHead(nn.Module):
             nn.Linear(width, 11),
             nn.Linear(width, 1 + len(COLOURS)),
         )
-        # Most patches are background; at full weight they drown the digits.
+        # Most patches are background; at full weight they would drown the digits.
         self.weight = torch.tensor([0.1] + [1.0] * 10)
 
     def loss(self, hidden: torch.Tensor, digits: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
-        """Sum of two cross-entropies, from features (n, patches, d) and labels (n, patches)."""
+        """Return the sum of both cross-entropies, from features (n, patches, d) and labels (n, patches)."""
         normed = self.norm(hidden).flatten(0, 1)
         digit = cross_entropy(self.digit(normed), digits.flatten(), self.weight)
         return digit + cross_entropy(self.colour(normed), colours.flatten())
@@ -112,7 +112,7 @@ class PatchHead(nn.Module):
 
 @dataclass(frozen=True)
 class _Training:
-    """The two stages, and what they share."""
+    """State shared by the two training stages."""
 
     model: Any
     head: PatchHead
@@ -122,15 +122,15 @@ class _Training:
     progress: Progress
 
     def seeing(self, steps: int) -> None:
-        """The tower alone, on patches."""
+        """Train the tower alone, on patches."""
         self._run("seeing", self._seeing_loss, steps, _SEEING_BATCH, _SEEING_RATE)
 
     def answering(self, steps: int) -> None:
-        """The whole model, on answers and patches."""
+        """Train the whole model, on answers and patches."""
         self._run("answering", self._answering_loss, steps, _ANSWERING_BATCH, _TOWER_RATE)
 
     def _tower(self, rows: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of the scenes `rows`, and the patch loss on them."""
+        """Return the features of the scenes `rows`, and the patch loss on them."""
         pixels = self.pool.pixel_values(rows)
         hidden = self.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
         return hidden, self.head.loss(hidden, self.pool.digits[rows], self.pool.colours[rows])
@@ -161,12 +161,12 @@ class _Training:
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the full learning rate: a linear rise over the first 8 % of the steps, then half a cosine to 0."""
+    """Return the share of the full rate: linear warmup over the first 8 % of the steps, then half a cosine to 0."""
     return min((step + 1) / max(1, _WARMUP * steps), 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def _optimizers(model: Any, head: nn.Module, tower_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks and the projector, AdamW for all else."""
+    """Make Muon for the matrices of blocks and projector, and AdamW for everything else."""
     tower: list[nn.Parameter] = []
     llm: list[nn.Parameter] = []
     rest = list(head.parameters())
@@ -185,7 +185,7 @@ def _save(model: Any, processor: Any, folder: Path) -> None:
     with quiet():
         model.half().save_pretrained(folder)
         processor.save_pretrained(folder)
-    # float16 is for the size of the file. A processor computes in float32, so that is what a plain load should give.
+    # float16 keeps the file small; a plain load should give float32, in which CPUs compute.
     path = folder / "config.json"
     config = json.loads(path.read_text())
     for part in (config, config["text_config"], config["vision_config"]):

@@ -1,4 +1,4 @@
-"""One image and all its questions in one sequence: the same numbers as one by one, at a fraction of the cost."""
+"""Packing of all questions about an image into one sequence, for the same logits at a fraction of the cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from visprobe.demo.questions import Question
 
 @dataclass(frozen=True)
 class Block:
-    """The tokens of one question after the shared prefix, its gold answer included."""
+    """Token ids of one question after the shared prefix, including its gold answer."""
 
     tokens: tuple[int, ...]
     answer_length: int
@@ -27,9 +27,9 @@ class Packed:
         input_ids: int64 of shape (images, length).
         attention_mask: bool of shape (images, 1, length, length); a question sees the image and itself.
         position_ids: int64 of shape (images, length); every question restarts after the image.
-        targets: int64 of shape (images, length): the answer token that a position must predict, else -100.
-        question: int64 of shape (images, length): index of the question a position belongs to, counted over
-            the whole batch, or -1.
+        targets: int64 of shape (images, length): answer token that a position must predict, else -100.
+        question: int64 of shape (images, length): index of the question of a position, counted over the whole
+            batch, or -1.
     """
 
     input_ids: torch.Tensor
@@ -39,17 +39,17 @@ class Packed:
     question: torch.Tensor
 
     def to(self, device: torch.device) -> Packed:
-        """The same batch on `device`."""
+        """Move the batch to `device`."""
         parts = (self.input_ids, self.attention_mask, self.position_ids, self.targets, self.question)
         return Packed(*(part.to(device) for part in parts))
 
 
 class Packer:
-    """Turns questions into packed batches through the processor's own chat template.
+    """Packer of questions into batches, through the processor's own chat template.
 
     Args:
         processor: A `LlavaProcessor`, or any processor whose template puts the image before the question.
-        image_tokens: How many tokens stand for one image.
+        image_tokens: Number of tokens per image.
     """
 
     def __init__(self, processor: Any, image_tokens: int) -> None:
@@ -59,7 +59,7 @@ class Packer:
         self._prefix, _ = self._tokens("", None)
 
     def block(self, text: str, answer: str) -> Block:
-        """Tokens of a question and its answer, the image and what stands before it left out."""
+        """Return the tokens of a question and its answer, without the image and the tokens before it."""
         key = (text, answer)
         if key not in self._blocks:
             _, prompt = self._tokens(text, None)
@@ -68,7 +68,7 @@ class Packer:
         return self._blocks[key]
 
     def _tokens(self, text: str, answer: str | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Token ids up to and with the image (once expanded), and after it; with an answer, up to its end token."""
+        """Return token ids up to the expanded image, and after it; an answer is cut after its end token."""
         messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
         if answer is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
@@ -85,10 +85,10 @@ class Packer:
         """Pack the questions of several images.
 
         Args:
-            asked: For each image its questions; at least one image and one question.
+            asked: Questions of each image; at least one image and one question.
 
         Returns:
-            The batch, padded on the right to the longest sequence.
+            Batch, padded on the right to the longest sequence.
         """
         rows = [[self.block(q.text, q.answer) for q in questions] for questions in asked]
         start = len(self._prefix)
@@ -105,6 +105,7 @@ class Packer:
                 end = at + len(block.tokens)
                 ids[i, at:end] = torch.tensor(block.tokens)
                 positions[i, at:end] = torch.arange(start, start + len(block.tokens))
+                # Logits at a position predict the next token, hence one position before each answer token.
                 targets[i, end - block.answer_length - 1 : end - 1] = ids[i, end - block.answer_length : end]
                 question[i, at:end] = index
                 index, at = index + 1, end
@@ -112,7 +113,7 @@ class Packer:
 
 
 def _mask(question: torch.Tensor, start: int) -> torch.Tensor:
-    """Causal, the prefix is seen by all, a question only by itself; padding sees itself, lest softmax is empty."""
+    """Make a causal mask: the prefix is seen by all, a question by itself alone; padding sees prefix and padding."""
     length = question.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     in_prefix = torch.arange(length) < start
@@ -121,15 +122,15 @@ def _mask(question: torch.Tensor, start: int) -> torch.Tensor:
 
 
 def answer_logits(model: Any, packed: Packed, image_features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits at the positions that predict answer tokens.
+    """Compute logits at the positions that predict answer tokens.
 
     Args:
         model: A `LlavaForConditionalGeneration`.
-        packed: The questions of n images.
-        image_features: float of shape (n, image tokens, d): what the projector gave for each image.
+        packed: Packed questions of n images.
+        image_features: Features after the projector, float of shape (n, image tokens, d).
 
     Returns:
-        Logits of shape (answer tokens, vocabulary) and the gold tokens, int64 of shape (answer tokens,).
+        Logits of shape (answer tokens, vocabulary), and gold tokens, int64 of shape (answer tokens,).
     """
     embeddings = model.get_input_embeddings()(packed.input_ids)
     at_image = (packed.input_ids == model.config.image_token_id)[..., None]
@@ -144,5 +145,5 @@ def answer_logits(model: Any, packed: Packed, image_features: torch.Tensor) -> t
 
 
 def image_features(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
-    """What the LLM is given for each image, float of shape (n, image tokens, d)."""
+    """Compute the projected features of each image, float of shape (n, image tokens, d)."""
     return torch.stack(list(model.get_image_features(pixel_values=pixel_values).pooler_output))

@@ -19,21 +19,21 @@ GROUPS: tuple[Group, ...] = ("general", "knowledge", "ocr", "vision")
 _DIGITS = tuple(str(digit) for digit in range(10))
 _WORDS = """yes no is there a digit what plus the even or odd which larger read top bottom row colour where
 how many digits are ? . ,"""
-_ABOUT_ONE_DIGIT = ("colour", "where", "read", "parity")  # kinds whose answer lies in one digit
-_LEVEL_GAP = 3  # pixels between two sizes that are not jitter of the same one
+_ABOUT_ONE_DIGIT = ("colour", "where", "read", "parity")  # kinds with an answer about a single digit
+_LEVEL_GAP = 3  # pixels; a smaller difference may be jitter of one size level
 _PAIRS_WITH_SUM = Counter(a + b for a, b in combinations(range(10), 2))
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scene.
+    """Question about a scene, with its right and a wrong answer.
 
     Attributes:
-        text: The question.
-        answer: The right answer, one or two words.
-        wrong: A plausible wrong answer, one that holds for something else in the image where there is one.
-        group: One of `GROUPS`, the four groups that benchmarks of multimodal models fall into.
-        kind: What is asked, a key of `ANSWERS`.
+        text: Text of the question.
+        answer: Right answer, one or two words.
+        wrong: Plausible wrong answer, true of something else in the image if possible.
+        group: Benchmark group, one of `GROUPS`.
+        kind: Kind of question, a key of `ANSWERS`.
     """
 
     text: str
@@ -43,8 +43,8 @@ class Question:
     kind: str
 
 
-# How many answers each kind has. All are equally likely whatever the text, so the best guess from the text
-# alone is right once in that many.
+# Number of possible answers of each kind. All are equally likely for any text, so the best guess from the text alone is
+# right once in that many.
 ANSWERS = {
     "colour present": 2,
     "digit present": 2,
@@ -60,11 +60,11 @@ ANSWERS = {
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """One question of each kind that the scene allows.
+    """Draw one question of each kind that the scene allows.
 
     Args:
-        scene: The scene to ask about.
-        rng: Chooses which digit, colour or row each question is about.
+        scene: Scene to ask about.
+        rng: Random number generator; chooses the digit, colour or row of each question.
 
     Returns:
         7 to 10 questions, in the order of `ANSWERS`.
@@ -74,13 +74,13 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def questions_about(scenes: DigitScenes, index: int) -> list[Question]:
-    """The questions about scene `index`, the same ones every time."""
+    """Return the questions about scene `index`, the same on every call."""
     rng = np.random.default_rng((ord(scenes.split[0]), scenes.seed, index))
     return questions(scenes.scene(index), rng)
 
 
 def about_different_digits(scenes: DigitScenes, index: int) -> list[tuple[Question, NDArray[np.bool_]]]:
-    """The first questions of scene `index` about one digit that are about different ones; kinds take turns."""
+    """Return one question for each different digit of scene `index`, with its pixels; kinds rotate with the index."""
     scene = scenes.scene(index)
     by_kind = {question.kind: question for question in questions_about(scenes, index)}
     turn = index % len(_ABOUT_ONE_DIGIT)
@@ -93,15 +93,15 @@ def about_different_digits(scenes: DigitScenes, index: int) -> list[tuple[Questi
 
 
 def region_of(question: Question, scene: Scene) -> NDArray[np.bool_] | None:
-    """Where in the image the answer lies: the pixels of the digits that the question names.
+    """Return the region of the answer: the pixels of the digits that the question names.
 
     Args:
         question: A question about `scene`.
-        scene: The scene.
+        scene: Scene with its masks.
 
     Returns:
-        Bool of shape (64, 64): one digit for most kinds, two for "sum", "row" and "compare", all of them for "count".
-        None where what the question names is not in the image.
+        bool of shape (64, 64): one digit for most kinds, two for "sum", "row" and "compare", all for "count". None if
+        the image does not show what the question names.
     """
     words = set(question.text.strip("?.").replace(",", "").split())
     row = next((word for word in ("top", "bottom") if word in words), None)
@@ -116,19 +116,19 @@ def region_of(question: Question, scene: Scene) -> NDArray[np.bool_] | None:
 
 
 def vocabulary() -> list[str]:
-    """Every word and punctuation mark that occurs in a question or an answer, lower case, in a fixed order."""
+    """Return every word and punctuation mark of questions and answers, lower case, in a fixed order."""
     words = [*_WORDS.split(), *COLOURS, *CELLS, *(str(number) for number in range(18))]
     return list(dict.fromkeys(words))
 
 
 def blind_guess(train_questions: Iterable[Question]) -> dict[str, str]:
-    """The most frequent answer to each question text: the best that can be done without the image.
+    """Find the most frequent answer to each question text, the best guess without the image.
 
     Args:
         train_questions: Questions about training scenes.
 
     Returns:
-        Question text to answer; among equally frequent answers the first in alphabetical order.
+        Answer by question text; among equally frequent answers the first in alphabetical order.
     """
     answers: dict[str, Counter[str]] = {}
     for question in train_questions:
@@ -141,7 +141,7 @@ def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def _other(answer: str, in_image: Iterable[str], all_answers: Iterable[str], rng: np.random.Generator) -> str:
-    """Something else that is in the image, or failing that any other answer."""
+    """Draw another answer that holds for something in the image, or else any other answer."""
     near = [option for option in in_image if option != answer]
     return _pick(near or [option for option in all_answers if option != answer], rng)
 
@@ -151,7 +151,7 @@ def _some(scene: Scene, rng: np.random.Generator) -> PlacedDigit:
 
 
 def _present(text: str, present: list[str], everything: Iterable[str], kind: str, rng: np.random.Generator) -> Question:
-    """A yes/no question: the answer is drawn first, so that neither is likelier for any text."""
+    """Make a yes/no question; the answer is drawn first, so that neither is likelier for any text."""
     absent = [option for option in everything if option not in present]
     answer, wrong, named = ("yes", "no", present) if rng.integers(2) else ("no", "yes", absent)
     return Question(text.format(_pick(named, rng)), answer, wrong, "general", kind)
@@ -172,7 +172,7 @@ def _parity(scene: Scene, rng: np.random.Generator) -> Question:
 
 
 def _sum(scene: Scene, rng: np.random.Generator) -> Question | None:
-    """A sum, kept with a chance that makes all sums equally frequent: 1 has one pair of digits, 9 has five."""
+    """Make a sum, with a probability that makes all sums equally frequent: 1 has one pair of digits, 9 has five."""
     pairs = list(combinations(rng.permutation(len(scene.digits)), 2))
     kept = []
     for i, j in pairs:

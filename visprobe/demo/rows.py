@@ -1,4 +1,4 @@
-"""Training rows from the built-in scenes: the same rows for every arm of a study."""
+"""Training rows from the built-in scenes, the same for every arm of a study."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from visprobe.data.rows import IMAGE, Row, Turn
 from visprobe.demo.questions import Question, questions_about
 from visprobe.demo.scenes import DigitScenes
 
-SEED_OFFSET = 1_000_000  # post-training sees scenes that the base was not trained on
+SEED_OFFSET = 1_000_000  # post-training uses scenes that the base was not trained on
 
 
 class DigitRows:
-    """Questions about training scenes, each with its right and a plausible wrong answer.
+    """Rows of questions about training scenes, each with its right and a plausible wrong answer.
 
     Args:
-        count: How many rows.
+        count: Number of rows.
         seed: Another seed gives other scenes.
     """
 
@@ -44,7 +44,7 @@ class DigitRows:
         return self.count
 
     def __getitem__(self, index: int) -> Row:
-        """Row `index`: one image, one question, both answers."""
+        """Return row `index`: one image, one question, both answers."""
         scene, question = self._questions[index]
         return Row(
             id=f"{self.name}#{index}",
@@ -57,13 +57,13 @@ class DigitRows:
         )
 
     def image(self, key: str) -> Image.Image:
-        """The scene behind a row's image key, RGB."""
+        """Return the scene of an image key as an RGB image."""
         return Image.fromarray(self._scenes.scene(int(key)).image)
 
     def held_out(self, count: int) -> DigitScenes:
-        """Scenes of handwriting that nothing is trained on."""
+        """Return scenes of handwriting that is never trained on."""
         return DigitScenes("val", count)
 
     def content_hash(self) -> str:
-        """SHA-256 over the questions, their answers and the scenes they are about."""
+        """Return the SHA-256 over the questions, their answers and their scenes."""
         return hashlib.sha256("\n".join(f"{self._scenes.name} {row}" for row in self._questions).encode()).hexdigest()

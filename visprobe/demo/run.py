@@ -1,4 +1,4 @@
-"""The demo: post-trained branches of a small multimodal LLM, and what became of their encoders."""
+"""Demo: post-train branches of a small multimodal LLM, and compare their encoders."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from visprobe.training.recipe import Recipe
 from visprobe.training.run_folder.folder import listed, visible
 from visprobe.training.stages import stages
 
-MADE_OF = "base-made-of.json"  # in a demo's folder, and only there
+MADE_OF = "base-made-of.json"  # marks a folder as a demo's
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much the demo does."""
+    """Size of a demo: training steps, rows per step, and images and scenes to measure."""
 
     steps: int
     batch_size: int
@@ -50,23 +50,22 @@ def demo(
 ) -> Measurement:
     """Branch the base by each arm on the same rows, and compare the encoders.
 
-    What was finished in an earlier run with the same settings is not done again; what an earlier run with other
-    settings left makes room.
+    Runs finished earlier with the same settings are reused; those with other settings are replaced.
 
     Args:
-        output_dir: Gets a checkpoint folder for the base and for each run.
+        output_dir: Receives a checkpoint folder for the base and for each run.
         arms: Names of stages that have settings for the demo.
-        seeds: Runs per arm.
-        fast: A smoke run of under a minute.
-        from_scratch: Train the base too, instead of copying the one that ships.
+        seeds: Number of runs per arm.
+        fast: Whether to do a smoke run of under a minute.
+        from_scratch: Whether to train the base too, instead of copying the packaged one.
         seed: Seed of scenes, rows and training; further runs take the following seeds.
         progress: Called with (stage, done, total).
 
     Returns:
-        The comparison on unseen scenes, answer accuracy included; with one run per arm also where each looks.
+        Comparison on unseen scenes with answer accuracy; with one run per arm also maps of where each looks.
 
     Raises:
-        UsageError: If an arm is unknown, or the folder holds something that no demo has put there.
+        UsageError: If an arm is unknown, or the folder holds files that no demo has written.
     """
     size = FAST if fast else FULL
     recipes = arm_recipes(size)
@@ -100,20 +99,20 @@ def demo(
 
 
 def arm_recipes(size: Size) -> dict[str, Recipe]:
-    """The demo's arms: the same rows, steps and learning rate, and what belongs to each stage."""
+    """Return the recipes of the arms: the same rows, steps and learning rate, and each stage's own settings."""
     common: dict[str, Any] = {"steps": size.steps, "batch_size": size.batch_size, "learning_rate": 5e-5}
     demos = {name: stage.demo for name, stage in stages().items() if stage.demo is not None}
     return {name: Recipe(stage=name, **common, **own) for name, own in demos.items()}
 
 
 def _base(folder: Path, from_scratch: bool, seed: int, progress: Progress | None) -> Path:
-    """The base checkpoint in `folder`: trained, or copied from the package; made anew if it was the other one."""
+    """Return the base checkpoint in `folder`, trained or copied first unless it is there with the same settings."""
     from visprobe.demo.base import BASE, train_base
 
     note = folder.parent / MADE_OF
     made_of = {"from_scratch": from_scratch, "seed": seed if from_scratch else None}
     if not (folder / "manifest.json").is_file() or not note.is_file() or json.loads(note.read_text()) != made_of:
-        write_json(note, {})  # the folder is a demo's, and its base is none yet
+        write_json(note, {})  # so a kill from here on leaves a demo's folder whose base is made again
         if from_scratch:
             train_base(folder, seed=seed, progress=progress or (lambda stage, done, total: None))
         else:

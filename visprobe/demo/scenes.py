@@ -1,4 +1,4 @@
-"""The built-in image set: scenes of real handwritten digits with known classes, positions and masks."""
+"""Built-in image set: scenes of real handwritten digits with known classes, positions and masks."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ COLOURS = {
     "purple": (205, 80, 235),
     "white": (245, 245, 245),
 }
-# Three sizes in pixels, each with its jitter; gaps between them keep "larger" beyond doubt.
+# Smallest and largest side in pixels of each size; the gaps between them make "larger" unambiguous.
 SIZES = {"small": (18, 19), "medium": (22, 24), "large": (28, 31)}
 _SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True)
 class PlacedDigit:
-    """One digit of a scene.
+    """Digit in a scene.
 
     Attributes:
-        digit: What it reads, 0 to 9.
+        digit: The digit, 0 to 9.
         colour: Name of its colour, a key of `COLOURS`.
-        cell: Quarter of the image it lies in, one of `CELLS`.
+        cell: Quarter of the image, one of `CELLS`.
         box: Left, top, right, bottom of its pixels, right and bottom exclusive.
         size: Side in pixels of the square it was drawn into.
     """
@@ -55,7 +55,7 @@ class PlacedDigit:
 
 @dataclass(frozen=True)
 class Scene:
-    """One image and everything that is true about it.
+    """Image with the digits in it and their masks.
 
     Attributes:
         image: uint8 of shape (64, 64, 3), RGB.
@@ -69,26 +69,26 @@ class Scene:
 
     @property
     def label(self) -> int:
-        """Class of the scene: what its largest digit reads."""
+        """Class of the scene: its largest digit."""
         return self.digits[0].digit
 
     @property
     def caption(self) -> str:
-        """What is seen, the largest digit first: "a large red 3 top-left, a small blue 7 bottom-right"."""
+        """Caption, the largest digit first: "a large red 3 top-left, a small blue 7 bottom-right"."""
         return ", ".join(f"a {_size_name(d.size)} {d.colour} {d.digit} {d.cell}" for d in self.digits)
 
 
 class DigitScenes:
     """Scenes composed of scikit-learn's 1,797 handwritten digits, with 10 classes.
 
-    They carry targets (which digits are there), masks (which digit each pixel belongs to) and one caption each.
+    They have targets (digits present), masks (digit of each pixel) and one caption each.
 
-    Scene i depends on (split, seed, i) alone. The splits share no handwriting: of each class the first
-    two thirds in file order, which is by writer, are for training.
+    Scene i depends on (split, seed, i) alone. The splits share no handwriting: the first two thirds of each class in file
+    order, which is by writer, are for training.
 
     Args:
         split: "train" or "val".
-        size: How many scenes.
+        size: Number of scenes.
         seed: Another seed gives other scenes of the same kind.
 
     Raises:
@@ -113,22 +113,22 @@ class DigitScenes:
 
     @cached_property
     def items(self) -> tuple[Item, ...]:
-        """The scenes in order; classes take turns, so every prefix is balanced."""
+        """Scenes in order; classes take turns, so every prefix is balanced."""
         return tuple(Item(f"{self.split}-{self.seed}-{i:06d}", i % 10) for i in range(self.size))
 
     def read(self, index: int) -> bytes:
-        """Scene `index` as a binary PPM file."""
+        """Return scene `index` as a binary PPM file."""
         return b"P6\n%d %d\n255\n" % (SIDE, SIDE) + self.scene(index).image.tobytes()
 
     def mask(self, index: int) -> NDArray[np.int64]:
-        """Number into `mask_classes` of every pixel of scene `index`, of shape (64, 64)."""
+        """Return the index into `mask_classes` of every pixel of scene `index`, int64 of shape (64, 64)."""
         scene = self.scene(index)
         return np.array([0, *(placed.digit + 1 for placed in scene.digits)], np.int64)[scene.masks]
 
     def prompts(self, index: int) -> Sequence[tuple[Prompt, NDArray[np.bool_] | None]]:
-        """Two questions about two digits, so that a map that ignores the question is found out; one about a lone digit.
+        """Return two questions about different digits of a scene (one if it has a lone digit), with their digits' pixels.
 
-        Each with the pixels of its digit. Kinds of questions take turns.
+        Two questions about one image expose a map that ignores the question. Kinds of questions take turns.
         """
         from visprobe.demo.questions import about_different_digits
 
@@ -136,17 +136,17 @@ class DigitScenes:
 
     @property
     def targets(self) -> Targets:
-        """Labels "digit_0" to "digit_9": whether the scene holds that digit."""
+        """Labels "digit_0" to "digit_9": 1 if the scene holds that digit, else 0."""
         return Targets(self.mask_classes[1:], self._described[0], "labels")
 
     @property
     def captions(self) -> tuple[tuple[str, ...], ...]:
-        """One caption of each scene (`Scene.caption`)."""
+        """One caption of each scene; see `Scene.caption`."""
         return self._described[1]
 
     @cached_property
     def _described(self) -> tuple[NDArray[np.float64], tuple[tuple[str, ...], ...]]:
-        """Digits present, float64 of shape (size, 10), and captions, from drawing every scene once."""
+        """Digits present, float64 of shape (size, 10), and captions; both in one pass, since drawing scenes is slow."""
         present, captions = np.zeros((self.size, 10)), []
         for index in range(self.size):
             scene = self.scene(index)
@@ -155,7 +155,7 @@ class DigitScenes:
         return present, tuple(captions)
 
     def scene(self, index: int) -> Scene:
-        """Scene `index` with its digits and masks.
+        """Draw scene `index` with its digits and masks.
 
         Raises:
             IndexError: If `index` is not in 0 to `size` - 1.
@@ -199,7 +199,7 @@ def _compose(label: int, split: Split, rng: np.random.Generator) -> Scene:
 
 
 def _enlarge(image: Floats, size: int) -> Floats:
-    """Opacity of shape (size, size): smooth strokes with soft edges."""
+    """Return the opacity of an enlarged digit, shape (size, size): smooth strokes with soft edges."""
     return np.asarray(np.clip((_resize(image, size) - 0.2) / 0.4, 0, 1), np.float32)
 
 
@@ -217,7 +217,7 @@ def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 def _background(rng: np.random.Generator) -> Floats:
-    """A dim texture in two muted tints, float32 of shape (64, 64, 3)."""
+    """Draw a dim texture in two muted tints, float32 of shape (64, 64, 3)."""
     pattern = _TEXTURES[rng.integers(len(_TEXTURES))](rng)[..., None]
     tints = rng.uniform(25, 90, (2, 1)) + rng.uniform(-14, 14, (2, 3))
     grain = rng.standard_normal((SIDE, SIDE, 1), np.float32) * 4
@@ -225,7 +225,7 @@ def _background(rng: np.random.Generator) -> Floats:
 
 
 def _along(rng: np.random.Generator) -> Floats:
-    """Distance along a random direction, -1 to 1 across the image's circle."""
+    """Return the distance along a random direction, from -1 to 1 across the image's circumscribed circle."""
     angle = rng.uniform(0, 2 * np.pi)
     axis = np.linspace(-1, 1, SIDE)
     return np.asarray((np.cos(angle) * axis[None] + np.sin(angle) * axis[:, None]) / np.sqrt(2), np.float32)

@@ -1,4 +1,4 @@
-"""The whole path once, on what ships: is a planted change of an encoder found where it was planted?"""
+"""Self-check of the whole pipeline with the packaged base: a planted change of an encoder must be found in place."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from visprobe.pipelines.measurement import Options
 from visprobe.report.write import write_report
 
 IMAGES = 32
-_BLOCK = 2  # whose weights are changed: what the third block gives is block_03
+_BLOCK = 2  # index from 0 of the changed block; its output is the site block_03
 _SCALE = 0.05
-_SAME = 1e-6  # of the distance of CKA from 1: float32 sums in another order
+_SAME = 1e-6  # largest distance of CKA from 1 by float32 rounding
 
 
 def self_check() -> float:
-    """Compare the base that ships with a copy of it of which one block of the tower was changed.
+    """Compare the packaged base with a copy in which one block of the vision tower was changed.
 
     Returns:
-        CKA behind the change: below 1.
+        CKA after the changed block, below 1.
 
     Raises:
-        VisprobeError: If the change is found before its place or not behind it, or the report is not written.
+        VisprobeError: If CKA drops before the changed block or not after it, or the report is not written.
     """
     with TemporaryDirectory(prefix="visprobe-check-") as scratch:
         changed = _changed_copy(Path(scratch) / "changed")

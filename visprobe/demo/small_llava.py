@@ -1,4 +1,4 @@
-"""The demo's multimodal LLM: a stock LLaVA of under a million parameters for the digit scenes."""
+"""Demo model: a stock LLaVA of under a million parameters for the digit scenes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from visprobe.demo.questions import vocabulary
 from visprobe.demo.scenes import SIDE
 
 PATCH = 8
-# 0.02, the usual width of the initial weights, is far too narrow for layers of about 100 units: they learn 2-4x slower.
+# The usual 0.02 is far too small for layers of about 100 units, which then learn 2-4 times slower.
 INIT_RANGE = 0.08
 
-# <|im_end|> lies inside the generation block, so that the loss on answers also teaches to stop.
+# <|im_end|> is inside the generation block, so that the loss on answers also teaches the model to stop.
 CHAT_TEMPLATE = """
 {%- macro text(content) -%}
 {%- if content is string -%}{{ content }}{%- else -%}
@@ -42,7 +42,7 @@ CHAT_TEMPLATE = """
 
 
 def build_processor() -> Any:
-    """Tokenizer (one token per word), image processor and chat template as a `LlavaProcessor`."""
+    """Make a `LlavaProcessor` of tokenizer (one token per word), image processor and chat template."""
     image_processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     return LlavaProcessor(
         image_processor=image_processor,
@@ -74,11 +74,11 @@ def _tokenizer() -> Any:
 
 
 def build_model(processor: Any, seed: int) -> Any:
-    """An untrained LLaVA: SigLIP tower of 4 blocks x 96, two-layer projector, Qwen2 of 2 blocks x 128.
+    """Make an untrained LLaVA: SigLIP tower of 4 blocks x 96, two-layer projector, Qwen2 of 2 blocks x 128.
 
     Args:
-        processor: What `build_processor` returned; it fixes the vocabulary.
-        seed: Fixes the initial weights.
+        processor: Result of `build_processor`; it fixes the vocabulary.
+        seed: Seed of the initial weights.
 
     Returns:
         `LlavaForConditionalGeneration` in float32.
@@ -132,7 +132,7 @@ def _init_tower(tower: Any) -> None:
 
 
 def _sin_cos(grid: int, width: int) -> torch.Tensor:
-    """Fixed two-dimensional waves to start the position embedding from, float32 of shape (grid**2, width)."""
+    """Return two-dimensional sine and cosine waves as initial position embedding, float32 of shape (grid**2, width)."""
     rates = 1 / 10 ** torch.linspace(0, 1, width // 4)
     waves = torch.arange(grid)[:, None] * rates
     axis = torch.cat([waves.sin(), waves.cos()], 1)

@@ -1,4 +1,4 @@
-"""Images with a class for every pixel: folders of images and masks side by side, Pascal VOC, COCO-stuff, datasets."""
+"""Images with a class for every pixel: images and masks side by side, Pascal VOC, COCO-stuff, `datasets` columns."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from visprobe.io.regular import IMAGE, read_regular
 PAIRS = (("images", "masks"), ("images", "annotations"), ("images", "labels"), ("img", "ann"), ("image", "mask"))
 COLUMNS = ("mask", "annotation", "label", "segmentation", "segmentation_mask", "labels", "annotations")
 IGNORED = 255
-_ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are exchanged
+_ORIENTATION = 0x0112  # EXIF tag; values from 5 on swap width and height
 
 
 class MaskedImages:
-    """Image files, each with the file of its mask.
+    """Image files with their mask files.
 
     Args:
         name: Name of the set, for tables.
-        folder: What the ids are relative to.
-        pairs: Image and mask of each; None for a mask that is not there.
-        names: Gives the names of the pixel classes when they are first asked for.
-        ignored: Number of pixels that count for no class.
+        folder: Folder that the ids are relative to.
+        pairs: Image and mask file of each item; None for a missing mask.
+        names: Returns the names of the pixel classes; called when they are first needed.
+        ignored: Mask value of pixels that count for no class.
     """
 
     classes = None
@@ -53,18 +53,18 @@ class MaskedImages:
 
     @cached_property
     def mask_classes(self) -> tuple[str, ...]:
-        """Names of the pixel classes; their numbers where no names lie beside the images."""
+        """Names of the pixel classes; their numbers if no list of names lies beside the images."""
         return self._names()
 
     def read(self, index: int) -> bytes:
-        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+        """Return the encoded image file of `items[index]`; raises OSError if it cannot be read."""
         return read_regular(self.pairs[index][0], IMAGE)
 
     def mask(self, index: int) -> NDArray[np.int64]:
-        """Pixel classes of `items[index]`, of shape (height, width) of the decoded image.
+        """Return the pixel classes of `items[index]`, of shape (height, width) of the decoded image.
 
         Raises:
-            BadImage: If there is no mask, or it cannot be decoded, or it has another size than its image.
+            BadImage: If there is no mask, it cannot be decoded, or its size differs from the image's.
             OSError: If it cannot be read.
         """
         image, mask = self.pairs[index]
@@ -77,10 +77,10 @@ class MaskedRows(HuggingFaceImages):
     """One split of a `datasets.Dataset` with a column of images and one of masks.
 
     Args:
-        dataset: The split.
+        dataset: Dataset of the split.
         column: Name of the column of masks.
         name: Name of the set, for tables.
-        names: Gives the names of the pixel classes when they are first asked for.
+        names: Returns the names of the pixel classes; called when they are first needed.
     """
 
     ignored = IGNORED
@@ -94,15 +94,15 @@ class MaskedRows(HuggingFaceImages):
 
     @cached_property
     def mask_classes(self) -> tuple[str, ...]:
-        """The numbers of the pixel classes, as names."""
+        """Numbers of the pixel classes, as names."""
         return self._names()
 
     def mask(self, index: int) -> NDArray[np.int64]:
-        """As `MaskedImages.mask`."""
+        """Return the pixel classes of `items[index]`; see `MaskedImages.mask`."""
         return of_size(self.stored_mask(index), self.read(index))
 
     def stored_mask(self, index: int) -> NDArray[np.int64]:
-        """The mask, whatever size its image has."""
+        """Return the mask without a check of its size."""
         cell = self._masks[index][self._mask_column]
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise BadImage("the cell of the mask is empty")
@@ -110,11 +110,11 @@ class MaskedRows(HuggingFaceImages):
 
 
 def open_masks(folder: Path, name: str) -> dict[str, MaskedImages] | None:
-    """The splits of a folder of images with masks, or None if `folder` is not laid out as one.
+    """Open the splits of a folder of images with masks; None if `folder` has no such layout.
 
     Args:
-        folder: With `images/` and `masks/` (or `annotations/`, `labels/`; or `img/` and `ann/`), splits inside or
-            around them and masks named as their images; Pascal VOC; or COCO-stuff.
+        folder: Folder with `images/` and `masks/` (or `annotations/`, `labels/`; or `img/` and `ann/`), splits inside
+            or around them and masks named like their images; Pascal VOC; or COCO-stuff.
         name: Name for tables.
 
     Raises:
@@ -135,7 +135,7 @@ def open_masks(folder: Path, name: str) -> dict[str, MaskedImages] | None:
 
 
 def open_masked_rows(splits: Mapping[str, Any], name: str) -> dict[str, MaskedRows] | None:
-    """The splits of a dataset with a column of images and one of masks, or None if it is not one."""
+    """Open the splits of a dataset with a column of images and one of masks; None if it has others."""
     import datasets
 
     found = {}
@@ -157,13 +157,13 @@ def open_masked_rows(splits: Mapping[str, Any], name: str) -> dict[str, MaskedRo
 
 
 def decode_mask(data: bytes) -> NDArray[np.int64]:
-    """Class numbers of a mask file: grey values, or places in the palette.
+    """Decode a mask file to class numbers: grey values or palette indices.
 
     Returns:
         int64 of shape (height, width).
 
     Raises:
-        BadImage: If it cannot be decoded or has colours instead of numbers.
+        BadImage: If it cannot be decoded, is larger than 64 Mpx, or has colours instead of numbers.
     """
     try:
         with Image.open(io.BytesIO(data)) as mask:
@@ -181,10 +181,10 @@ def decode_mask(data: bytes) -> NDArray[np.int64]:
 
 
 def of_size(mask: NDArray[np.int64], image: bytes) -> NDArray[np.int64]:
-    """`mask`, if it has as many pixels across and down as the image that the file `image` holds, shown upright.
+    """Return `mask` if it has the size of the upright image in the file content `image`.
 
     Raises:
-        BadImage: If it has not.
+        BadImage: If the sizes differ, or the image has no readable header.
     """
     try:
         with Image.open(io.BytesIO(image)) as opened:
@@ -211,13 +211,13 @@ def _side_by_side(folder: Path) -> Pairs:
             return {split: list(_paired(*place)) for split, place in there.items()}
         if (folder / masks).is_dir() and (folder / images).is_dir() and not there:
             pairs = list(_paired(folder / images, folder / masks))
-            if any(mask for _, mask in pairs):  # else two classes of these names
+            if any(mask for _, mask in pairs):  # else the two folders are classes that happen to have these names
                 return {folder.name: pairs}
     return {}
 
 
 def _may_hold_masks(folder: Path) -> bool:
-    """Whether a folder is one of masks: labels/ and annotations/ also hold boxes, in files that are no images."""
+    """Return whether a folder holds masks; labels/ and annotations/ may hold boxes in text files instead."""
     return folder.is_dir() and ("mask" in folder.parent.name + folder.name or any(image_paths(folder)))
 
 
@@ -248,7 +248,7 @@ def _coco(folder: Path) -> Pairs:
 
 
 def _paired(images: Path, masks: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Each image with the mask of its path, up to the suffix."""
+    """Pair each image with the mask of the same path without suffix."""
     known = {str(Path(path).with_suffix("")): masks / path for path in image_paths(masks)} if masks.is_dir() else {}
     for path in sorted(image_paths(images)):
         yield images / path, known.get(str(Path(path).with_suffix("")))
@@ -263,7 +263,7 @@ def _stored_mask(path: Path) -> NDArray[np.int64]:
 
 
 def _readable(read: Callable[[int], NDArray[np.int64]], index: int) -> NDArray[np.int64]:
-    """A mask, or nothing if it is damaged: which ones are is said where they are used."""
+    """Return a mask, empty if damaged; damage is reported when the mask is used."""
     try:
         return read(index)
     except (BadImage, OSError):
@@ -276,7 +276,7 @@ def _numbers(masks: Iterator[NDArray[np.int64]], ignored: int) -> tuple[str, ...
 
 
 def _once(names: Callable[[], tuple[str, ...]]) -> Callable[[], tuple[str, ...]]:
-    """`names`, asked once for all splits: without a list of names every mask has to be read."""
+    """Cache `names` for all splits: without a list of names, every mask has to be read."""
     known: list[tuple[str, ...]] = []
 
     def ask() -> tuple[str, ...]:
@@ -291,21 +291,21 @@ VOC_NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-COCO_STUFF_NAMES = tuple(str(number) for number in range(182))  # of the pixel maps: 0 is a person
+COCO_STUFF_NAMES = tuple(str(number) for number in range(182))  # numbers in the pixel maps: 0 is a person
 _NUMBERED = re.compile(r"\s*(\d+)\s*[:,\t ]\s*(.+)")
 
 
 def stored_names(folder: Path) -> tuple[str, ...] | None:
-    """Names of the pixel classes from `classes.txt` (a name per line, in order, or "number: name") or ADE20K's list.
+    """Read names of pixel classes from `classes.txt` (a name per line, in order, or "number: name") or ADE20K's list.
 
     Args:
-        folder: Where the list may lie.
+        folder: Folder that may hold the list.
 
     Returns:
         The names by class number; None if there is no list.
 
     Raises:
-        DataError: If the list is there and cannot be read.
+        DataError: If there is a list that cannot be read.
     """
     for name, read in (("objectInfo150.txt", _ade), ("classes.txt", _lines)):
         path = folder / name
@@ -318,7 +318,7 @@ def stored_names(folder: Path) -> tuple[str, ...] | None:
 
 
 def _ade(text: str) -> tuple[str, ...]:
-    """Columns by tabulators: number from 1 up, three others, names; 0 is what has no label."""
+    """Parse tab-separated columns: number from 1 up, three others, names; class 0 has no label."""
     fields = [line.split("\t") for line in text.splitlines() if line.strip()]
     return _by_number({0: "unlabelled", **{int(row[0]): row[4].split(",")[0].strip() for row in fields[1:]}})
 

@@ -1,6 +1,6 @@
-"""Classes, targets and captions of a folder's images, from the metadata.csv or metadata.jsonl in it.
+"""Classes, targets and captions of a folder's images from its metadata.csv or metadata.jsonl.
 
-Source: the imagefolder convention of Hugging Face datasets: a column file_name, and what is known of each image.
+Source: the imagefolder convention of Hugging Face datasets: a column file_name, and further columns on each image.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _HINT = "Each image needs one row, with its path in the column file_name."
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a metadata file says of a folder's images.
+    """Content of a metadata file on a folder's images.
 
     Attributes:
-        classes: Classes of all images (`visprobe.data.labels.class_column`), where the folders are none.
+        classes: Classes of all images (`visprobe.data.labels.class_column`), if the folders are not the classes.
         targets: "labels" if all columns of numbers hold 0 and 1 only, else "numbers"; None without such a column.
         captions: Captions of every image; None without such a column.
-        notes: What the file lacks, has too much, or is not used for.
+        notes: Remarks on missing, superfluous and unused entries.
     """
 
     classes: Classes
@@ -52,13 +52,13 @@ class Metadata:
 
 
 def read_metadata(folder: Path, paths: Sequence[str], *, labelled: bool, labels: str | None = None) -> Metadata:
-    """What the metadata file in `folder`, if there is one, says of its images.
+    """Read the metadata file in `folder`, if there is one.
 
     Args:
-        folder: The folder.
-        paths: The images, relative to it.
-        labelled: Whether they have classes already.
-        labels: The column of classes, as a user named it.
+        folder: Folder of images.
+        paths: Paths of the images, relative to the folder.
+        labelled: Whether the images have classes already.
+        labels: Column of classes named by the user.
 
     Raises:
         DataError: If there are two such files, or one cannot be read or lists an image twice.
@@ -90,19 +90,19 @@ def read_metadata(folder: Path, paths: Sequence[str], *, labelled: bool, labels:
 def _classes(table: Table, labels: str | None) -> Classes:
     try:
         return find_classes(table, labels)
-    except DataError as error:  # of classes that some images lack; the file may be there for its targets
+    except DataError as error:  # some images lack a class; the file may still be there for its targets
         return Classes(why_none=error.message)
 
 
 def _instead(classes: Classes, labelled: bool) -> str:
-    """Why a column that is called as classes are is not the class."""
+    """Return why a column with a usual class name is not the class."""
     if labelled:
         return "the folders are the classes"
     return classes.why_none or f"the classes are the column {classes.column}"
 
 
 def _is_class(table: Table, column: str) -> bool:
-    """Whether a column is called as classes are and holds some: numbers in it are no targets."""
+    """Return whether a column has a usual class name and holds classes, so that its numbers are no targets."""
     try:
         return may_be_class(column) and any(class_names(table.column_of(column))[0])
     except NotClassesError:
@@ -128,7 +128,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         if file.suffix == ".jsonl":
             return [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
         rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-        if any(None in row or None in row.values() for row in rows):  # how the library marks too many and too few
+        if any(None in row or None in row.values() for row in rows):  # DictReader's mark for too many or too few
             raise ValueError("a row has more or fewer fields than the header")
         return rows
     except (ValueError, TypeError, csv.Error) as error:
@@ -136,7 +136,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]], column: str) -> list[float] | None:
-    """A column as numbers, NaN where it is empty; None if it holds anything else, or nothing."""
+    """Return a column as floats, NaN where empty; None if it holds anything else, or nothing."""
     values = []
     for row in rows:
         cell = row.get(column)

@@ -1,4 +1,4 @@
-"""Readable names of classes that are WordNet ids or numbers, from the files that lie beside the images."""
+"""Readable names of classes that are WordNet ids or numbers, from lists beside the images."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from visprobe.data.labels.class_column import same_name
 from visprobe.errors import DataError
 
 NAMES = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt", "imagenet_class_index.json")
-INDEX = "classnames.txt"  # the name of class k in line k + 1, as CLIP_benchmark writes it
-LISTS = (INDEX, "class_names.txt", "classes.txt", "labels.txt")  # the same, if there is one line for each class
+INDEX = "classnames.txt"  # line k + 1 names class k, as in CLIP_benchmark
+LISTS = (INDEX, "class_names.txt", "classes.txt", "labels.txt")  # the others count only with one line per class
 
 
 def class_titles(classes: tuple[str, ...] | None, folders: Sequence[Path]) -> tuple[str, ...] | None:
-    """The readable name of every class, from the first folder and file that know any of them.
+    """Find the readable name of every class, in the first folder and file that know any of them.
 
     Args:
         classes: Class names, such as "n01440764", or numbers.
-        folders: Where `NAMES` or, for numbers, `LISTS` may lie.
+        folders: Folders that may hold one of `NAMES` or, for numbers, of `LISTS`.
 
     Returns:
-        One name per class, the class itself where the file does not know it; None if no file knows any.
+        One name per class, or the class itself if the file does not have it; None if no file has any.
 
     Raises:
         DataError: If such a file cannot be read.
@@ -38,10 +38,10 @@ def class_titles(classes: tuple[str, ...] | None, folders: Sequence[Path]) -> tu
 
 
 def names_in(path: Path) -> list[str]:
-    """The lines of a list of class names.
+    """Read the lines of a list of class names.
 
     Raises:
-        DataError: If it is no text.
+        DataError: If it is not UTF-8 text.
     """
     try:
         return [same_name(line) for line in path.read_text("utf-8-sig").strip("\n").split("\n")]
@@ -50,7 +50,7 @@ def names_in(path: Path) -> list[str]:
 
 
 def _in_list(path: Path, numbers: Sequence[int]) -> list[str]:
-    """The names of numbered classes; empty if the list may be another thing or start at another number."""
+    """Return names of numbered classes; empty if the list may be something else or start at another number."""
     names = names_in(path)
     start = 0 if 0 in numbers else 1
     count = max(numbers) + 1 - start

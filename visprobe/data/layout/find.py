@@ -1,4 +1,4 @@
-"""From a folder or a hub id to its splits, by names and shapes that leave no doubt."""
+"""Opening of a folder or hub id as its splits, by unambiguous names and shapes."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from visprobe.data.sources.parquet import ParquetImages, parquet_splits
 from visprobe.data.sources.tar import TarImages, open_tars, tar_splits
 from visprobe.errors import DataError
 
-KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # where the splits of Kaggle's ImageNet lie
+KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # folders of the splits in Kaggle's ImageNet
 KAGGLE_LABELS = "LOC_val_solution.csv"
 
 
 def open_splits(spec: str, labels: str | None = None, *, keep_loose: bool = False) -> dict[str, ImageSet]:
-    """The splits of what a user named, by name.
+    """Open the splits of a folder or hub id, by name.
 
     Args:
         spec: A folder or a hub id.
-        labels: The column of classes, as a user named it.
-        keep_loose: Whether images beside folders are wanted more than those folders as classes.
+        labels: Column of classes named by the user.
+        keep_loose: Whether to read images that lie beside folders, instead of these folders as classes.
 
-    A folder is, in this order: one that `datasets.save_to_disk` wrote, images with masks beside them, Kaggle's
+    A folder is, in this order: one written by `datasets.save_to_disk`, images with masks beside them, Kaggle's
     ImageNet, parquet shards, WebDataset shards, folders of images.
 
     Raises:
-        DataError: If nothing can be read there, or it could be two of these.
+        DataError: If nothing can be read there, or the content is ambiguous.
     """
     folder, name = Path(spec), Path(os.path.abspath(spec)).name
     if not folder.exists() and (spec.count("/") > 1 or spec.startswith((".", "/", "~"))):
@@ -68,7 +68,7 @@ def open_splits(spec: str, labels: str | None = None, *, keep_loose: bool = Fals
 
 
 def _titled(sets: Mapping[str, HuggingFaceImages | ParquetImages | TarImages], folder: Path) -> dict[str, ImageSet]:
-    """The sets with readable names of their classes, from a file in the folder or, if it is one split, above it."""
+    """Add readable class names to the sets, from a file in the folder or, for a single split, above it."""
     beside = [folder, *([folder.absolute().parent] if role_of(folder.absolute().name) else [])]
     refuse_lookalikes({split: images.classes for split, images in sets.items()}, folder)
     for images in sets.values():
@@ -80,7 +80,7 @@ def _titled(sets: Mapping[str, HuggingFaceImages | ParquetImages | TarImages], f
 def _open_folders(
     folder: Path, name: str, beside: Sequence[Path], labels: str | None = None, keep_loose: bool = False
 ) -> dict[str, ImageSet]:
-    """Splits of one numbering of classes; a split whose images lie in no class folder has no classes."""
+    """Open folders of images; all splits share one numbering of classes, and flat splits have no classes."""
     layout = find_layout(folder)
     if not layout.splits:
         images = _open_classes(folder, layout, name, beside, labels, keep_loose)
@@ -108,7 +108,7 @@ def _open_folders(
 def _open_classes(
     folder: Path, layout: Layout, name: str, beside: Sequence[Path], labels: str | None, keep_loose: bool
 ) -> ImageFolder:
-    """A folder without splits."""
+    """Open a folder without splits."""
     place = layout.classes
     if place is None or not (classes := folder_classes(place, keep_loose=keep_loose)):
         images = ImageFolder(place or folder, name=name, classes=(), labels=labels)
@@ -122,12 +122,12 @@ def _open_classes(
 
 
 def _empty(place: Path, known: Collection[str] = ()) -> list[str]:
-    """A note of the folders beside those of the classes that hold no image."""
+    """Return a note on folders without images beside those of the classes."""
     return _not_read(place, without_images(place, known))
 
 
 def _aside(place: Path) -> list[str]:
-    """A note of the folders beside unlabelled images that hold no image, such as those of boxes."""
+    """Return a note on folders without images, such as those of boxes, beside unlabelled images."""
     return _not_read(place, [path for path in folders_in(place) if not any(image_paths(path))])
 
 
@@ -144,7 +144,7 @@ def _is_inside_kaggle(folder: Path) -> bool:
 
 
 def _open_kaggle(data: Path, name: str) -> dict[str, ImageSet]:
-    """Kaggle's ImageNet: train in class folders, val and test flat, the labels of val in a file some folders above."""
+    """Open Kaggle's ImageNet: train in class folders, val and test flat, val's labels in a file some folders above."""
     above = [data, *data.resolve().parents[:3]]
     sets = _open_folders(data, name, above)
     solution = next((folder / KAGGLE_LABELS for folder in above if (folder / KAGGLE_LABELS).is_file()), None)
@@ -157,7 +157,7 @@ def _open_kaggle(data: Path, name: str) -> dict[str, ImageSet]:
 
 
 def _refuse_mixture(folder: Path, parquet: object, tars: object) -> None:
-    """Shards beside folders of images, or of two kinds: which of them is meant cannot be known."""
+    """Refuse shards of two kinds or beside folders of images, since either may be meant."""
     places = [folder, *folders_in(folder)]
     images = [place.name for place in places if any(is_image(path.name) for path in place.iterdir())]
     kinds = [kind for kind, there in (("parquet files", parquet), ("tar files", tars), ("images", images)) if there]

@@ -1,4 +1,4 @@
-"""Images by the names that lists give them: paths of any machine, with or without suffix, in any Unicode form."""
+"""Look-up of images by names from lists: paths of any machine, with or without suffix, in any Unicode form."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SEVERAL = -1  # a name that fits more than one image
 
 
 class ImageNames:
-    """The images of a set by every end of their paths, with and without suffix.
+    """Index of a set's images by every trailing part of their paths, with and without suffix.
 
     Args:
-        images: The set.
+        images: Image set.
     """
 
     def __init__(self, images: ImageSet) -> None:
@@ -28,20 +28,20 @@ class ImageNames:
         self._whole |= {same_name(item.id): index for index, item in enumerate(images.items)}
 
     def find(self, name: object) -> int | None:
-        """The number of the image that `name` fits best, `SEVERAL`, or None."""
+        """Return the index of the image that `name` fits best, `SEVERAL`, or None."""
         found = self.exactly(name)
         if found is not None or not isinstance(name, (str, int)):
             return found
         return next((self._stems[stem] for end in _ends(_tidy(name)) if (stem := _stem(end)) in self._stems), None)
 
     def exactly(self, name: object) -> int | None:
-        """As `find`, with the suffix that the name has."""
+        """Return what `find` does, but only for names with the image's suffix."""
         ends = _ends(_tidy(name)) if isinstance(name, str) else []
         return next((self._whole[end] for end in ends if end in self._whole), None)
 
 
 def is_file_name(name: object) -> bool:
-    """Whether a cell ends in the suffix of an image."""
+    """Return whether a cell ends in the suffix of an image."""
     return isinstance(name, str) and os.path.splitext(name.lower())[1] in LOOKS
 
 
@@ -50,7 +50,7 @@ def _tidy(name: str | int) -> str:
 
 
 def _ends(path: str) -> list[str]:
-    """The path, then without its first folder, and so on to the name of the file."""
+    """Return the path, the path without its first folder, and so on to the file name."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return ["/".join(parts[first:]) for first in range(len(parts))]
 

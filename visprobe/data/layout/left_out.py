@@ -1,4 +1,4 @@
-"""What lies beside the images that are read, and is left out: named, so that nothing is missed in silence."""
+"""Notes on files and folders beside the images that are not read, so that nothing is left out in silence."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from visprobe.errors import DataError
 
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
 _SHOWN = 5  # folders named in one note
-_TRIED = 50  # files of one suffix that are looked into
+_TRIED = 50  # files per suffix that are tested for being images
 
 
 def beside(folder: Path, kept: Collection[Path]) -> list[str]:
-    """A note of what lies directly in `folder` and is not read, but for single files that are no images.
+    """Return a note on loose images and folders in `folder` that are not read.
 
     Args:
-        folder: The folder.
-        kept: Those folders in it that are read, under any name.
+        folder: Folder to look into.
+        kept: Folders in it that are read, under any name.
     """
     real = {path.resolve() for path in kept}
     said = loose_images(folder)
@@ -34,13 +34,13 @@ def beside(folder: Path, kept: Collection[Path]) -> list[str]:
 
 
 def loose_images(folder: Path) -> list[str]:
-    """How many images lie directly in `folder`, and the first, in words; nothing if none does."""
+    """Return the number of images directly in `folder`, and the first, in words; empty without any."""
     loose = sorted(loose_in(folder))
     return [f"{_counted(len(loose), 'image')} in no folder (the first {loose[0]})"] if loose else []
 
 
 def described(folder: Path) -> str:
-    """The name of a folder that is left out, and what is in it."""
+    """Return the name of a folder that is left out, and what it holds."""
     count = sum(1 for _ in image_paths(folder))
     if count:
         return f"{folder.name} ({_counted(count, 'image')})"
@@ -49,14 +49,14 @@ def described(folder: Path) -> str:
 
 
 def without_images(folder: Path, known: Collection[str] = ()) -> list[Path]:
-    """Folders among those of the classes that hold no image, which are left out.
+    """Find class folders without images, which are left out.
 
     Args:
-        folder: Holds one folder per class.
-        known: Classes that other splits have.
+        folder: Folder with one folder per class.
+        known: Classes of other splits.
 
     Raises:
-        DataError: If one of them is such a class, or holds images that cannot be read here.
+        DataError: If such a folder is a class of other splits, or holds images that cannot be read here.
     """
     found = []
     for inside in folders_in(folder):
@@ -76,7 +76,7 @@ def without_images(folder: Path, known: Collection[str] = ()) -> list[Path]:
 
 
 def _images_in(folder: Path) -> tuple[str, str]:
-    """What looks like images in a folder without any file that is called as one, and the step that helps."""
+    """Find images in a folder without image suffixes; return the reason they are not read, and advice."""
     tried: Counter[str] = Counter()
     for path in _files(folder):
         suffix = path.suffix.lower()

@@ -1,4 +1,4 @@
-"""Where the splits or the classes of a folder of images lie, by names and shapes that leave no doubt."""
+"""Recognition of split and class folders, by unambiguous names and shapes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from visprobe.data.sources.folder import folders_in, image_paths, loose_in
 from visprobe.errors import DataError
 
 _WRAPPERS = {"images", "image", "imgs", "img", "data", "dataset", "jpegimages"}
-_DEPTH = 8  # folders in folders that are followed: a link may lead back up
+_DEPTH = 8  # nested folders that are followed: a link may lead back up
 _NAMED = 4  # folders named in one message
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the images of a folder lie.
+    """Split or class folders of a folder of images.
 
     Attributes:
-        splits: The folders of the splits by name; none if there are no splits.
-        classes: The folder that holds one folder per class, where there are no splits; None if there are no classes.
-        notes: What is left out, and how names were read where they could be read in two ways.
+        splits: Folders of the splits by name; empty if there are none.
+        classes: Folder with one folder per class, if there are no splits; None if there are no classes.
+        notes: Remarks on what is left out, and on readings of ambiguous names.
     """
 
     splits: dict[str, Path] = field(default_factory=dict)
@@ -34,39 +34,39 @@ class Layout:
 
 
 class _Place:
-    """A folder with images in it."""
+    """Folder that holds images, at any depth."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.name
 
     @cached_property
     def flat(self) -> bool:
-        """Whether images lie directly in it."""
+        """True if images lie directly in it."""
         return any(True for _ in loose_in(self.path))
 
     @cached_property
     def inside(self) -> dict[str, _Place]:
-        """The folders with images that it holds."""
+        """Folders in it that hold images, by name."""
         return {place.name: place for place in _places(self.path)}
 
     @property
     def only(self) -> _Place | None:
-        """The folder in which all its images lie, if there is one."""
+        """Folder in it that holds all its images, if there is one."""
         return None if self.flat else self.lone
 
     @property
     def lone(self) -> _Place | None:
-        """The only folder with images in it; images may lie beside that."""
+        """Single folder with images in it; loose images may lie beside that."""
         return next(iter(self.inside.values())) if len(self.inside) == 1 else None
 
 
 def find_layout(folder: Path) -> Layout:
-    """The splits in `folder`, or its classes; where all its images lie in one folder, those in that one.
+    """Find the splits in `folder`, or its classes, also inside folders that hold all its images.
 
-    A split whose images lie deeper, as in seg_train/seg_train and train/images, is that folder.
+    The folder of a split is the innermost one that holds its images, as in seg_train/seg_train and train/images.
 
     Raises:
-        DataError: If it can be read in two ways.
+        DataError: If there are two readings.
     """
     outer, notes, said = folder, list[str](), list[str]()
     for _ in range(_DEPTH + 1):
@@ -97,7 +97,7 @@ def _in_splits(folder: Path, splits: Sequence[_Place], notes: Sequence[str]) -> 
 
 
 def _in_classes(outer: Path, notes: Sequence[str]) -> Layout:
-    """The classes in `outer`, or in the only folder in it that holds several."""
+    """Find the classes in `outer`, or in the only folder in it that holds several."""
     place, passed = _Place(outer), list(notes)
     for _ in range(_DEPTH):
         if place.only is None:
@@ -106,7 +106,7 @@ def _in_classes(outer: Path, notes: Sequence[str]) -> Layout:
         place = place.only
     deeper = place.path != outer
     if deeper and (any((outer / name).is_file() for name in NAMES) or (place.flat and place.name.lower() in _WRAPPERS)):
-        return Layout(notes=tuple(passed))  # metadata gives the classes, if anything does
+        return Layout(notes=tuple(passed))  # only metadata can give classes here
     if deeper and len(place.inside) > 1:
         passed.append(f"the classes of {outer} are the folders in {place.path.relative_to(outer)}")
         return Layout(classes=place.path, notes=(*passed, *_checked(place)))
@@ -114,7 +114,7 @@ def _in_classes(outer: Path, notes: Sequence[str]) -> Layout:
 
 
 def _checked(classes: _Place) -> list[str]:
-    """Notes of the folders of classes; refuses those that are none."""
+    """Return notes on class folders; refuses what cannot be classes."""
     below = list(classes.inside.values())
     _refuse_splits_in_classes(classes.path, below)
     _refuse_copies(classes.path, below)
@@ -122,7 +122,7 @@ def _checked(classes: _Place) -> list[str]:
 
 
 def _splits(folder: Path, below: Sequence[_Place]) -> tuple[list[_Place], list[str]]:
-    """The folders that are splits; and a note, if one that is called as a split is a class."""
+    """Return the split folders, and a note if one with a split's name is a class."""
     roles = splits_among([place.name for place in below], folder)
     splits = [place for place in below if place.name in roles]
     others = [place for place in below if place.name not in roles]
@@ -155,7 +155,7 @@ def _splits(folder: Path, below: Sequence[_Place]) -> tuple[list[_Place], list[s
 
 
 def _refuse_lone_split(folder: Path, below: Sequence[_Place]) -> None:
-    """Refuse a folder that seems to be a split by its name and shape, among others that do not."""
+    """Refuse a folder that looks like a split, by name and shape, among others that do not."""
     for place in below:
         others = [other for other in below if other is not place]
         deep = len(place.inside) > 1 and not _share_classes(place, others)
@@ -164,7 +164,7 @@ def _refuse_lone_split(folder: Path, below: Sequence[_Place]) -> None:
 
 
 def _is_vehicle(splits: Sequence[_Place], others: Sequence[_Place]) -> bool:
-    """Whether "train" is one of several classes: the others have no split's name, and all have the same shape."""
+    """Return whether "train" is one of several classes: none of the others is named like a split, all look alike."""
     if len(splits) != 1 or splits[0].name.lower() != "train" or len(others) < 2:
         return False
     if any(likely_role(place.name) for place in others):
@@ -174,7 +174,7 @@ def _is_vehicle(splits: Sequence[_Place], others: Sequence[_Place]) -> bool:
 
 
 def _may_lie_beside(split: _Place, others: Sequence[_Place]) -> bool:
-    """Whether folders beside the only split are no classes: one of loose images, or those that hold its classes too."""
+    """Return whether folders beside the only split are no classes: one of loose images, or with the same classes."""
     return (len(others) == 1 and others[0].flat) or _share_classes(split, others)
 
 
@@ -202,10 +202,7 @@ def _plain_names(splits: Sequence[_Place]) -> Iterator[str]:
 
 
 def _holder_of_splits(below: Sequence[_Place]) -> _Place | None:
-    """The only folder of images; or the only one of several that holds splits, if it is surely no class.
-
-    That is one whose splits hold folders of classes, or that is called as images are.
-    """
+    """Return the only folder, or the only one with splits if its class folders or its name show it is no class."""
     if len(below) == 1:
         return below[0]
     holders = [place for place in below if _roles_in(place)]
@@ -217,14 +214,14 @@ def _holder_of_splits(below: Sequence[_Place]) -> _Place | None:
 
 
 def _roles_in(place: _Place) -> dict[str, str]:
-    """The folders in `place` that are splits: of two roles, or all there are."""
+    """Return the split folders in `place`: of at least two roles, or all folders there are."""
     roles = {name: role for name in place.inside if (role := role_of(name))}
     whole = len(set(roles.values())) > 1 or (len(roles) == len(place.inside) and not place.flat)
     return {**roles} if whole else {}
 
 
 def _splits_inside(place: _Place) -> Path | None:
-    """The folder in which `place` holds splits of two roles, at any depth of folders that hold nothing else."""
+    """Return the folder in `place`, below any folders that hold nothing else, that has splits of two roles."""
     for _ in range(_DEPTH):
         if len(set(_roles_in(place).values())) > 1:
             return place.path
@@ -235,7 +232,7 @@ def _splits_inside(place: _Place) -> Path | None:
 
 
 def _refuse_copies(folder: Path, below: Sequence[_Place]) -> None:
-    """Refuse a folder that holds what lies beside it once more, as archives do that were unpacked twice."""
+    """Refuse a folder that repeats its neighbours, as after unpacking an archive twice."""
     names = {place.name for place in below}
     for place in below:
         again = sorted(names & set(place.inside))
@@ -247,7 +244,7 @@ def _refuse_copies(folder: Path, below: Sequence[_Place]) -> None:
 
 
 def _ragged(folder: Path, below: Sequence[_Place]) -> list[str]:
-    """A note of classes that consist of folders while others hold images: they may be a whole data set."""
+    """Return a note on classes made of folders beside classes made of images, which may be whole data sets."""
     deep = [place for place in below if len(place.inside) > 1 and not place.flat]
     if not deep or not any(place.flat for place in below):
         return []
@@ -256,7 +253,7 @@ def _ragged(folder: Path, below: Sequence[_Place]) -> list[str]:
 
 
 def _refuse_splits_in_classes(folder: Path, below: Sequence[_Place]) -> None:
-    """Refuse folders that hold splits, as cat/train, cat/test, dog/train and dog/test, with where to move them."""
+    """Refuse class folders that hold splits, such as cat/train and cat/test, and say where to move them."""
     moves = [(place.name, split) for place in below for split in _roles_in(place)]
     if not moves:
         return
@@ -273,10 +270,10 @@ def _refuse_splits_in_classes(folder: Path, below: Sequence[_Place]) -> None:
 
 
 def refuse_unknown_splits(folder: Path) -> None:
-    """Refuse folders that mostly share their sub-folders, as splits do and classes do not.
+    """Refuse folders that share most of their subfolders, as splits do and classes do not.
 
     Raises:
-        DataError: Naming them.
+        DataError: If there are such folders; the message names them.
     """
     below = _places(folder)
     inside = [{path.name for path in folders_in(_inner(place).path)} for place in below]
@@ -303,7 +300,7 @@ def _order(split: _Place) -> int:
 
 
 def _inner(split: _Place) -> _Place:
-    """The only folder in `split`, at any depth, as long as it is no class."""
+    """Return the innermost only folder in `split` that is not a class."""
     place = split
     while (inner := place.lone) is not None and (not place.flat or len(inner.inside) > 1):
         if not _is_wrapped(split, inner):
@@ -313,7 +310,7 @@ def _inner(split: _Place) -> _Place:
 
 
 def _is_wrapped(split: _Place, inner: _Place) -> bool:
-    """Whether the only folder in a split is called as the split or its role, or as images are."""
+    """Return whether the only folder in a split is named like the split, its role, or a folder of images."""
     if inner.name.lower() in _WRAPPERS or inner.name.lower() == split.name.lower():
         return True
     if role := role_of(inner.name):
@@ -322,13 +319,13 @@ def _is_wrapped(split: _Place, inner: _Place) -> bool:
 
 
 def _one_folder_in_all(splits: Sequence[_Place]) -> str | None:
-    """The name of the only folder in every split, if it holds several: it is no class, as nothing is beside it."""
+    """Return the name of the only folder in every split, if it holds several; it cannot be the only class."""
     names = {place.only.name if place.only is not None and len(place.only.inside) > 1 else None for place in splits}
     return names.pop() if len(names) == 1 else None
 
 
 def _passed(split: _Place, inner: _Place) -> Iterator[str]:
-    """Notes of what lies beside the folders between a split and its images."""
+    """Yield notes on what lies beside the folders between a split and its images."""
     place = split
     while place.path != inner.path and place.lone is not None:
         yield from beside(place.path, [place.lone.path])

@@ -1,4 +1,4 @@
-"""Names of splits, and files sorted by the split that their names say."""
+"""Names of splits, and grouping of files by the split in their names."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SPLITS = (*TRAIN, *VAL, *TEST)
 _ROLE: dict[str, Role] = {
     **dict.fromkeys(TRAIN, "train"), **dict.fromkeys(VAL, "val"), **dict.fromkeys(TEST, "test")
 }  # fmt: skip
-# Words that say nothing of the role: seg_train, trainset, train_images, imgs_train, ILSVRC2012_img_val.
+# Words without meaning for the role: seg_train, trainset, train_images, imgs_train, ILSVRC2012_img_val.
 _BESIDE = {"set", "seg", "split", "data", "dataset", "img", "imgs", "image", "images", "ilsvrc", "folder", "dir"}
 _JOINED = re.compile(rf"({'|'.join(SPLITS)})(?:set|data|images|imgs)")
 
 
 def role_of(name: str) -> Role | None:
-    """What a split of this name is for, in any case and with any year; None if it is the name of no split."""
+    """Return the role of a split name, in any case and with any year; None if it is not a split name."""
     words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word and word not in _BESIDE]
     if len(words) != 1:
         return None
@@ -33,9 +33,9 @@ def role_of(name: str) -> Role | None:
 
 
 def likely_role(name: str) -> Role | None:
-    """As `role_of`, or what the only word of `name` that says a split says: train of "asl_train" or "train_small".
+    """Return `role_of(name)`, or the role of the only split word in it: train for "asl_train" or "train_small".
 
-    A class may be called so, too ("bullet train"): to be asked only of names that are known to be of splits.
+    A class may have such a name too ("bullet train"), so ask this only of names of splits.
     """
     if role := role_of(name):
         return role
@@ -44,13 +44,13 @@ def likely_role(name: str) -> Role | None:
 
 
 def splits_among(names: Iterable[str], where: Path) -> dict[str, Role]:
-    """Which of the names that lie beside each other are of splits.
+    """Find the split names among neighbouring names.
 
-    Those that `role_of` knows, and the only one with another word that has a role they lack. Without any: names that
-    are the same but for the role (asl_train and asl_test), or else all of them, if each says another role.
+    They are those that `role_of` knows, plus one name with further words for each role they lack, if it is the only
+    one. Without any: names that differ only in the role (asl_train and asl_test), or else all, if no role repeats.
 
     Raises:
-        DataError: If there are several families of them, as small_train, small_test, big_train and big_test are.
+        DataError: If there are several families, such as small_train, small_test, big_train and big_test.
     """
     names = list(names)
     known = {name: role for name in names if (role := role_of(name))}
@@ -74,12 +74,12 @@ def splits_among(names: Iterable[str], where: Path) -> dict[str, Role]:
 
 
 def same_but_for_role(names: Iterable[str]) -> bool:
-    """Whether names of splits, such as train_small and test_small, differ in nothing but the role."""
+    """Return whether split names, such as train_small and test_small, differ in nothing but the role."""
     return len({_words(name)[1] for name in names}) == 1
 
 
 def _words(name: str) -> tuple[list[Role], tuple[str, ...]]:
-    """The roles that words of a name say, and its other words, without those that say nothing."""
+    """Return the roles that words of a name stand for, and its other meaningful words."""
     words = re.findall(r"\d+|[^\W\d_]+", name.lower())
     role_in = {word: role for word in words if (role := role_of(word))}
     return [role_in[word] for word in words if word in role_in], tuple(
@@ -88,9 +88,9 @@ def _words(name: str) -> tuple[list[Role], tuple[str, ...]]:
 
 
 def with_role(names: Iterable[str], *roles: Role) -> list[str]:
-    """Those names of splits that have one of the roles, in the order of the roles.
+    """Return the split names that have one of the roles, in the order of the roles.
 
-    A role's own name comes first, then short names, then those that have other words beside the role.
+    Within a role, its own name comes first, then short names, then names with further words.
     """
     found = [
         (roles.index(role), name.lower() != role, role_of(name) is None, len(name), name)
@@ -101,22 +101,22 @@ def with_role(names: Iterable[str], *roles: Role) -> list[str]:
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:
-    """Files of one suffix directly in a folder, sorted; not the hidden ones that macOS puts beside them ("._0.tar")."""
+    """Return files of one suffix directly in a folder, sorted, without macOS's hidden ones ("._0.tar")."""
     return [path for path in sorted(folder.glob(f"*{suffix}")) if not path.name.startswith(".")]
 
 
 def in_split_folders(folder: Path, suffix: str) -> dict[Path, str | None]:
-    """Files of one suffix in the folders of splits, with the names of these folders."""
+    """Return files of one suffix in split folders, with the folder's name for each."""
     places = {path.name: files_in(path, suffix) for path in sorted(folder.iterdir()) if path.is_dir()}
     known = splits_among([name for name, files in places.items() if files and not name.startswith(".")], folder)
     return {path: name for name in places if name in known for path in places[name]}
 
 
 def by_split(split_of: Mapping[Path, str | None], folder: Path) -> dict[str, list[Path]]:
-    """Files by split; one split "data" where no name says a split.
+    """Group files by split; one split "data" if no name has a split.
 
     Raises:
-        DataError: If only some names say their split.
+        DataError: If only some names have a split.
     """
     unnamed = [path for path, split in split_of.items() if split is None]
     if unnamed and len(unnamed) < len(split_of):

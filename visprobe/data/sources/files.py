@@ -1,4 +1,4 @@
-"""Images named one by one: files, folders, or one data set."""
+"""Images named one by one on the command line: files, folders, or one data set."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from visprobe.errors import DataError, UsageError
 
 
 class ImageFiles:
-    """Image files wherever they lie, in the order in which they were named; unlabelled.
+    """Unlabelled image files anywhere, in the order in which they were named.
 
     Args:
-        paths: The files; their ids are these paths.
+        paths: Image files; their paths are the ids.
     """
 
     classes = None
@@ -28,7 +28,7 @@ class ImageFiles:
         self._paths = tuple(paths)
 
     def read(self, index: int) -> bytes:
-        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+        """Return the encoded image file of `items[index]`; raises OSError if it cannot be read."""
         return read_image(self._paths[index])
 
 
@@ -40,18 +40,18 @@ def open_named(
     seed: int = 0,
     subset_per_class: int | None = None,
 ) -> ImageData:
-    """Open what a user named on the command line.
+    """Open the images named on the command line.
 
     Args:
-        named: Image files and folders of images in any mixture; or one thing that `open_images` understands.
-        split: As `open_images`, which files do not have.
-        limit: At most so many images, drawn evenly over the classes; training images are not counted.
+        named: Image files and folders of images in any mixture; or one argument that `open_images` accepts.
+        split: Name of the split to measure, for `open_images`; image files have none.
+        limit: Most images, drawn evenly over the classes; training images are not counted.
         seed: Seed of the draws.
-        subset_per_class: At most so many training images of each class.
+        subset_per_class: Most training images of each class.
 
     Raises:
-        DataError: If a name is no image, or nothing can be read there.
-        UsageError: As `open_images`.
+        DataError: If a name is not an image, or nothing can be read there.
+        UsageError: If the split does not exist, or `subset_per_class` is given without a training split.
     """
     if len(named) == 1 and not Path(named[0]).is_file():
         return open_images(

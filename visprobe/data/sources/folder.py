@@ -14,7 +14,7 @@ from visprobe.data.sources.formats import LOOKS, SUFFIXES, UNREADABLE
 from visprobe.errors import DataError
 from visprobe.io.regular import IMAGE, read_regular
 
-# What file systems, photo stations and archivers put beside people's files; and all that starts with a dot.
+# Folders that file systems, NAS boxes and archivers add; names that start with a dot count too.
 _SYSTEM = {
     "@eadir", "__macosx", "$recycle.bin", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "@tmp",
     "system volume information", "lost+found", "__pycache__",
@@ -24,16 +24,16 @@ _SYSTEM = {
 class ImageFolder:
     """Images below a folder, in the order of their relative paths.
 
-    It has `targets` and `captions` only where a metadata file gives them (`visprobe.data.labels.metadata`).
+    `targets` and `captions` exist only if a metadata file gives them (`visprobe.data.labels.metadata`).
 
     Args:
-        folder: Where the images lie. The first level of sub-folders gives the classes, if there are any
-            (`folder_classes`); otherwise the metadata file, if there is one and it knows them.
+        folder: Folder of images. Its sub-folders are the classes if `folder_classes` says so; otherwise the classes
+            come from the metadata file, if it has some.
         name: Name of the set, for tables.
         classes: Class names to use instead of the sub-folders found, so that two splits share one numbering; an
-            empty tuple if the sub-folders are no classes.
+            empty tuple if the sub-folders are not classes.
         titles: Readable names of those classes, if known.
-        labels: The column of classes in the metadata file, as a user named it.
+        labels: Column of classes in the metadata file, named by the user.
 
     Raises:
         DataError: If the folder does not exist or holds no image, or its metadata file cannot be read.
@@ -71,19 +71,20 @@ class ImageFolder:
             self.captions = metadata.captions
 
     def read(self, index: int) -> bytes:
-        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+        """Return the encoded image file of `items[index]`; raises OSError if it cannot be read."""
         return read_image(self._folder / self.items[index].id)
 
 
 def image_paths(folder: Path) -> Iterator[str]:
-    """Paths of all images below `folder`, relative to it, with forward slashes; without hidden and system files."""
+    """Yield paths of all images below `folder`, relative, with forward slashes, without hidden and system files."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder", hint="Check the path after --data.")
+    # Real paths of all folders above each folder, so that a link to one of them is not followed for ever.
     lineage = {os.fspath(folder): {os.path.realpath(folder)}}
     for root, folders, files in os.walk(folder, followlinks=True):
         above = lineage.pop(root)
         real = {name: os.path.realpath(os.path.join(root, name)) for name in folders if not is_system(name)}
-        folders[:] = [name for name in real if real[name] not in above]  # a link back up would be walked again
+        folders[:] = [name for name in real if real[name] not in above]  # in place: os.walk descends into what is left
         lineage.update({os.path.join(root, name): above | {real[name]} for name in folders})
         for file in files:
             if is_image(file):
@@ -93,15 +94,15 @@ def image_paths(folder: Path) -> Iterator[str]:
 def folder_classes(
     folder: Path, paths: Sequence[str] | None = None, *, keep_loose: bool = False
 ) -> tuple[str, ...] | None:
-    """The first-level folders that hold images, sorted; None if they are no classes.
+    """Return the first-level folders that hold images, sorted; None if they are not classes.
 
-    They are classes if all images lie in them, or if there are several and most images do: then the few that lie
-    loose are left out, unless a metadata file may speak of them.
+    They are classes if all images lie in them, or if there are several and most images do. The few loose images are
+    then left out, unless a metadata file may describe them.
 
     Args:
-        folder: The folder.
-        paths: The images in it, if they are known.
-        keep_loose: Leave none out: folders beside loose images are no classes.
+        folder: Folder of images.
+        paths: Paths of the images in it, if known.
+        keep_loose: Whether loose images are wanted, so that folders beside them are not classes.
     """
     paths = sorted(image_paths(folder)) if paths is None else paths
     inside = [path for path in paths if "/" in path]
@@ -114,32 +115,32 @@ def folder_classes(
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is called as images are, and is not the system's own."""
+    """Return whether a file has an image suffix and is not a system file."""
     return not is_system(name) and os.path.splitext(name)[1].lower() in LOOKS
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder is hidden or the system's own, and no image or class of anybody."""
+    """Return whether a file or folder is hidden or the system's own."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders directly in `folder`, sorted, without the system's own."""
-    with os.scandir(folder) as entries:  # which knows folders without asking for each of a million files
+    """Return the folders directly in `folder`, sorted, without the system's own."""
+    with os.scandir(folder) as entries:  # knows folders without a system call for each of a million files
         return [folder / name for name in sorted(e.name for e in entries if not is_system(e.name) and e.is_dir())]
 
 
 def loose_in(folder: Path) -> Iterator[str]:
-    """Names of the images directly in `folder`, in no order."""
+    """Yield names of the images directly in `folder`, in no order."""
     with os.scandir(folder) as entries:
         yield from (entry.name for entry in entries if is_image(entry.name) and entry.is_file())
 
 
 def read_image(path: Path) -> bytes:
-    """The bytes of an image file.
+    """Read the bytes of an image file.
 
     Raises:
-        OSError: If it cannot be read, or holds raw sensor data, of which Pillow would show the thumbnail.
+        OSError: If it cannot be read, or holds raw sensor data, from which Pillow would read the thumbnail.
     """
     data = read_regular(path, IMAGE)
     advice = UNREADABLE.get(path.suffix.lower(), "")
@@ -149,7 +150,7 @@ def read_image(path: Path) -> bytes:
 
 
 def class_of(path: str) -> str:
-    """The first part of a path, in Unicode's composed form: macOS and Linux store the same name differently."""
+    """Return the first part of a path in NFC form: macOS and Linux store the same name differently."""
     return unicodedata.normalize("NFC", path.split("/", 1)[0])
 
 
@@ -158,7 +159,7 @@ def _has_metadata(folder: Path) -> bool:
 
 
 def _loose(paths: Sequence[str], name: str, labelled: bool) -> tuple[tuple[str, ...], Sequence[str]]:
-    """A note of images that lie in no folder beside folders of images; and the images that are left."""
+    """Return a note on loose images beside folders of images, and the paths that are kept."""
     loose = [path for path in paths if "/" not in path]
     if not loose or len(loose) == len(paths):
         return (), paths

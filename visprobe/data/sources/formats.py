@@ -1,4 +1,4 @@
-"""Which files are images: the suffixes and formats that Pillow reads here, and those that only look like images."""
+"""Suffixes and formats of images that Pillow reads here, and advice for those it does not read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import importlib
 
 from PIL import Image
 
-_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": "", "pillow_jxl": ""}  # what registers them
-# Containers of data and films that Pillow names and does not decode, and drawings that need another program.
+_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": "", "pillow_jxl": ""}  # module: its register function
+# Data and film containers that Pillow lists but does not decode, and drawings that need another program.
 _NOT_PICTURES = {"BUFR", "GRIB", "HDF5", "FITS", "MPEG", "EPS", "WMF", "FLI", "IPTC"}
 _HEIF, _RAW = "install it with: pip install pillow-heif", "convert raw files to JPEG or PNG"
 _ADVICE = {
@@ -29,17 +29,17 @@ def _registered() -> tuple[tuple[str, ...], frozenset[str]]:
                 getattr(plugin, register)()
     suffixes = Image.registered_extensions()  # loads all of Pillow's own plugins
     formats = tuple(name for name in Image.OPEN if name not in _NOT_PICTURES)
-    opened = {*formats, "MPO"}  # several JPEGs in one file: its format has no opener of its own
+    opened = {*formats, "MPO"}  # MPO, several JPEGs in one file, has no opener of its own
     return formats, frozenset({".mpo"} | {suffix for suffix, name in suffixes.items() if name in opened})
 
 
 FORMATS, SUFFIXES = _registered()
 UNREADABLE = {suffix: advice for suffix, advice in _ADVICE.items() if suffix not in SUFFIXES}
-LOOKS = SUFFIXES | UNREADABLE.keys()  # what is listed as an image, and counted where it cannot be read
+LOOKS = SUFFIXES | UNREADABLE.keys()  # listed as images, and counted as damaged if unreadable
 
 
 def unreadable(data: bytes) -> str:
-    """Why Pillow does not know the format of an image file, with what helps, by its first bytes."""
+    """Return why Pillow does not know the format of an image file, with advice, from its first bytes."""
     brand, head = (data[8:12] if data[4:8] == b"ftyp" else b""), data[:1024].lower()
     if brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"):
         return f"HEIC, which Pillow reads with a plugin: {_HEIF}"

@@ -15,16 +15,16 @@ MARKERS = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
 class DescribedRows:
-    """Images with what the columns beside them say: classes, and `targets` and `captions` only where there are any.
+    """Base class of images described by table columns: classes, and `targets` and `captions` only if there are any.
 
     Attributes:
         name: Name of the set.
-        items: The images with their classes.
+        items: Images with their classes.
         classes: Class names, or None.
-        class_titles: Their readable names, if known.
-        label_column: The column that the classes come from.
-        why_no_classes: Why there are none, and what to do.
-        notes: What a reader must know.
+        class_titles: Readable names of the classes, if known.
+        label_column: Column of the classes.
+        why_no_classes: Reason why there are none, and advice.
+        notes: Remarks for the reader.
     """
 
     name: str
@@ -38,7 +38,7 @@ class DescribedRows:
     def _describe(
         self, ids: Sequence[str], features: Mapping[str, Any], column_of: Callable[[str], Any], chosen: str | None
     ) -> None:
-        """Take what the columns `features`, by name and type, say; `chosen` is the column of classes that was named."""
+        """Read classes, targets and captions from columns; `chosen` is the class column named by the user."""
         classes = classes_of_rows(ids, features, column_of, self.name, chosen)
         self.items, self.classes = items_of(ids, classes)
         self.label_column, self.why_no_classes, self.notes = classes.column, classes.why_none, classes.notes
@@ -54,14 +54,14 @@ class DescribedRows:
 
 
 class HuggingFaceImages(DescribedRows):
-    """One split of a `datasets.Dataset` that has an image column and perhaps labels, targets and captions.
+    """Split of a `datasets.Dataset` with an image column.
 
-    It has `targets` and `captions` only where there are columns of them (`visprobe.data.labels.columns`).
+    `targets` and `captions` exist only if there are columns of them (`visprobe.data.labels.columns`).
 
     Args:
-        dataset: The split.
+        dataset: Dataset of the split.
         name: Name of the set, for tables; also the prefix of the item ids.
-        labels: The column of classes, as a user named it.
+        labels: Column of classes named by the user.
 
     Raises:
         DataError: If there is no image column, or more than one.
@@ -79,7 +79,7 @@ class HuggingFaceImages(DescribedRows):
         self._describe(ids, beside, dataset.__getitem__, labels)
 
     def read(self, index: int) -> bytes:
-        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+        """Return the encoded image file of `items[index]`; raises OSError if it cannot be read."""
         cell = self._rows[index][self._column]
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise OSError("the image cell is empty")
@@ -88,7 +88,7 @@ class HuggingFaceImages(DescribedRows):
 
 
 def only_image_column(columns: Sequence[str], among: Sequence[str], name: str) -> str:
-    """The one image column.
+    """Return the only image column.
 
     Raises:
         DataError: If there is none, or more than one.
@@ -102,16 +102,16 @@ def only_image_column(columns: Sequence[str], among: Sequence[str], name: str) -
 
 
 def load_splits(spec: str) -> dict[str, Any]:
-    """The splits of a saved dataset folder or of a hub id, by name.
+    """Load the splits of a saved dataset folder or of a hub id, by name.
 
     Raises:
-        DataError: If the dataset cannot be read; the text is the library's own reason.
+        DataError: If the dataset cannot be read; the text is the library's reason.
     """
     import datasets
 
     try:
         loaded = datasets.load_from_disk(spec) if Path(spec).is_dir() else datasets.load_dataset(spec)
-    except Exception as error:  # the library raises a dozen unrelated types for "cannot be had"
+    except Exception as error:  # `datasets` raises a dozen unrelated types
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         place = "" if Path(spec).is_dir() else " (no such folder here, so asked of the hub)"
         raise DataError(

@@ -1,4 +1,4 @@
-"""Image sets from parquet shards, as the Hugging Face hub stores them, read where they lie."""
+"""Image sets from parquet shards, the format of the Hugging Face hub, read in place."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from visprobe.data.layout.splits import by_split, files_in, in_split_folders, sp
 from visprobe.data.sources.hf import DescribedRows, only_image_column
 from visprobe.errors import DataError
 
-HELD = 2  # row groups kept in memory: the one being read, and its neighbour for readers at a border
+HELD = 2  # row groups in memory: the current one, and its neighbour for threads that read across a border
 _SHARD = re.compile(r"(?P<split>.+?)-(?P<number>\d{5})-of-(?P<total>\d{5})(?:-[0-9a-f]+)?")
 
 
 class ParquetImages(DescribedRows):
-    """One split stored as parquet shards with an image column and perhaps labels, targets and captions.
+    """Split of parquet shards with an image column and perhaps labels, targets and captions.
 
-    Nothing is copied: the column of labels is read at once, images one row group at a time.
+    Nothing is copied: columns of labels are read at once, images one row group at a time.
 
     Args:
-        shards: The files, in order.
+        shards: Parquet files, in order.
         name: Name of the set, for tables.
-        labels: The column of classes, as a user named it.
+        labels: Column of classes named by the user.
 
     Raises:
-        DataError: If a shard is damaged or of other columns than the first, or there is not one image column.
+        DataError: If a shard is damaged or has other columns than the first, or there is not one image column.
     """
 
     def __init__(self, shards: Sequence[Path], *, name: str, labels: str | None = None) -> None:
@@ -49,14 +49,14 @@ class ParquetImages(DescribedRows):
         sizes = [file.metadata.row_group(group).num_rows for file, group in self._groups]
         self._starts = [0, *accumulate(sizes)]
         self._held: OrderedDict[int, Any] = OrderedDict()
-        self._lock = threading.Lock()  # images are read by several threads
+        self._lock = threading.Lock()  # several threads read images
         beside = {column: kind for column, kind in features.items() if column != self._column}
         ids = [f"{index:08d}" for index in range(self._starts[-1])]
         self._describe(ids, beside, self._values, labels)
         self.notes = (*_missing_shards(shards, name), *self.notes)
 
     def read(self, index: int) -> bytes:
-        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+        """Return the encoded image file of `items[index]`; raises OSError if it cannot be read."""
         number = bisect_right(self._starts, index) - 1
         cell = self._group(number)[index - self._starts[number]].as_py()
         if cell is None or cell["bytes"] is None:
@@ -71,13 +71,13 @@ class ParquetImages(DescribedRows):
             raise DataError(f"cannot read {column} of {self.name}: {_reason(error)}", hint=_AGAIN) from error
 
     def _group(self, number: int) -> Any:
-        """The image column of a row group."""
+        """Return the image column of a row group."""
         with self._lock:
             if number not in self._held:
                 file, group = self._groups[number]
                 try:
                     column = file.read_row_group(group, columns=[self._column])[self._column]
-                except Exception as error:  # pyarrow raises its own types, and OSError
+                except Exception as error:  # pyarrow raises types of its own, and OSError
                     raise OSError(_reason(error)) from error
                 self._held[number] = column
                 if len(self._held) > HELD:
@@ -89,13 +89,13 @@ _AGAIN = "Download the shard again."
 
 
 def parquet_splits(folder: Path) -> dict[str, list[Path]]:
-    """Shards by split: train-00000-of-00294.parquet or train.parquet, in the folder or its data/, or train/*.parquet.
+    """Group shards by split: train-00000-of-00294.parquet or train.parquet, also in data/, or train/*.parquet.
 
     Returns:
-        Split name to files in order; empty without parquet files, and one split "data" where no name says a split.
+        Files in order, by split; empty without parquet files, and one split "data" if no name has a split.
 
     Raises:
-        DataError: If only some names say their split, or a split has shards of several numberings.
+        DataError: If only some names have a split, or a split has shards of several numberings.
     """
     flat = files_in(folder, ".parquet") or files_in(folder / "data", ".parquet")
     split_of = _splits_of(flat, folder)
@@ -113,7 +113,7 @@ def parquet_splits(folder: Path) -> dict[str, list[Path]]:
 
 
 def _splits_of(files: Sequence[Path], folder: Path) -> dict[Path, str | None]:
-    """The split that the name of each file says."""
+    """Return the split in the name of each file."""
     shards = {path: shard["split"] for path in files if (shard := _SHARD.fullmatch(path.stem))}
     known = splits_among([path.stem for path in files if path not in shards], folder)
     return {path: shards.get(path, path.stem if path.stem in known else None) for path in files}
@@ -131,12 +131,12 @@ def _opened(path: Path) -> Any:
 
     try:
         return pyarrow.parquet.ParquetFile(path, memory_map=True)
-    except Exception as error:  # pyarrow raises its own types, and OSError
+    except Exception as error:  # pyarrow raises types of its own, and OSError
         raise DataError(f"cannot read {path}: {_reason(error)}", hint=_AGAIN) from error
 
 
 def _is_image(kind: Any) -> bool:
-    """Of the datasets library's own type, or of its shape in a file written without the library."""
+    """Return whether a column has the `datasets` image type, or its structure without the library's metadata."""
     import datasets
 
     return isinstance(kind, datasets.Image) or (isinstance(kind, dict) and set(kind) == {"bytes", "path"})

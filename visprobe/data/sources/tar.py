@@ -1,4 +1,4 @@
-"""Image sets from WebDataset shards: tar archives in which files of one sample share a name, read where they lie.
+"""Image sets from WebDataset shards: tar archives in which the files of a sample share a name, read in place.
 
 Source: the WebDataset format, https://github.com/webdataset/webdataset
 """
@@ -33,20 +33,20 @@ from visprobe.io.regular import check_size
 
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 _BLOCK = 512
-_LARGEST_TEXT = 1 << 20  # bytes of a label or caption: more is no such thing
+_LARGEST_TEXT = 1 << 20  # bytes of a label or caption; larger files are something else
 
 
 @dataclass
 class Sample:
-    """One sample of a shard: where its image lies, what its small files say that may be its class, and its captions.
+    """Sample of a shard: position of its image, possible class fields, and captions.
 
     Attributes:
         id: Name of the shard and of the image in it.
-        path: The shard.
-        offset: Where the image starts.
-        size: Its length in bytes.
-        fields: By name; that of a .cls file is "label".
-        captions: From a .txt file.
+        path: Path of the shard.
+        offset: Byte offset of the image in the shard.
+        size: Length of the image in bytes.
+        fields: Values of its label files by field name; that of a .cls file is "label".
+        captions: Captions from a .txt file.
     """
 
     id: str
@@ -58,17 +58,16 @@ class Sample:
 
 
 class TarImages:
-    """One split of samples.
+    """Split of samples in shards.
 
-    Classes come from .cls files or from fields of .json files (`visprobe.data.labels.class_column`), or, where there
-    are images alone, from the folders that they lie in; captions from .txt files. It has `captions` and `targets` only
-    where a sample has some.
+    Classes come from .cls files or fields of .json files (`visprobe.data.labels.class_column`), or, if there are only
+    images, from their folders; captions come from .txt files. `captions` and `targets` exist only if a sample has some.
 
     Args:
-        samples: As `read_samples` gives them.
+        samples: Samples of `read_samples`.
         name: Name of the set, for tables.
         fields: Names of all fields of the samples' files.
-        labels: The field of classes, as a user named it.
+        labels: Field of classes named by the user.
 
     Raises:
         DataError: If only some of the samples have a class.
@@ -96,14 +95,14 @@ class TarImages:
             self.targets = targets
 
     def number_as(self, classes: tuple[str, ...]) -> None:
-        """Number the classes in the order of `classes`, among which they are."""
+        """Renumber the classes in the order of `classes`, which holds all of them."""
         numbers = {name: number for number, name in enumerate(classes)}
         own = self.classes or ()
         self.items = [replace(i, label=None if i.label is None else numbers[own[i.label]]) for i in self.items]
         self.classes = classes
 
     def read(self, index: int) -> bytes:
-        """The encoded image file of `items[index]`; raises OSError if it cannot be read."""
+        """Return the encoded image file of `items[index]`; raises OSError if it cannot be read."""
         sample = self._samples[index]
         check_size(sample.size, sample.path)
         with sample.path.open("rb") as file:
@@ -115,13 +114,13 @@ class TarImages:
 
 
 def tar_splits(folder: Path) -> dict[str, list[Path]]:
-    """Shards by split: a name of which one word is a split (imagenet1k-train-0000.tar), or train/*.tar and val/*.tar.
+    """Group shards by split: one word of the name is a split (imagenet1k-train-0000.tar), or train/*.tar and val/*.tar.
 
     Returns:
-        Split name to files in order; empty without tar files, and one split "data" where no name says a split.
+        Files in order, by split; empty without tar files, and one split "data" if no name has a split.
 
     Raises:
-        DataError: If only some names say their split.
+        DataError: If only some names have a split.
     """
     if flat := files_in(folder, ".tar"):
         return by_split({path: _split_of(path) for path in flat}, folder)
@@ -129,12 +128,12 @@ def tar_splits(folder: Path) -> dict[str, list[Path]]:
 
 
 def open_tars(splits: dict[str, list[Path]], name: str, labels: str | None = None) -> dict[str, TarImages]:
-    """Image sets of all splits with one numbering of the classes.
+    """Open the image sets of all splits with one numbering of the classes.
 
     Args:
-        splits: Files by split, as `tar_splits` gives them.
+        splits: Result of `tar_splits`.
         name: Name of the data set.
-        labels: The field of classes, as a user named it.
+        labels: Field of classes named by the user.
 
     Raises:
         DataError: If a shard is damaged or holds no image, or a label cannot be read.
@@ -153,18 +152,18 @@ def open_tars(splits: dict[str, list[Path]], name: str, labels: str | None = Non
 
 
 def read_samples(path: Path, fields: dict[str, None], labels: str | None = None) -> list[Sample]:
-    """The samples of a shard that have an image, in its order; only headers and small files are read.
+    """Read the samples of a shard that have an image, in order; only headers and small files are read.
 
     Args:
-        path: The shard.
-        fields: Gets the names of all fields of small files.
-        labels: A field that is kept beside those that are called as classes are.
+        path: Path of the shard.
+        fields: Receives the names of all fields of small files.
+        labels: Field to keep beside those with a usual class name.
 
     Raises:
         DataError: If the archive is damaged, holds no image, or a sample has two images or an unreadable label.
     """
     samples: dict[str, Sample] = {}
-    images: dict[str, str] = {}  # the suffix of each sample's image
+    images: dict[str, str] = {}  # suffix of each sample's image
     elsewhere = ""
     with path.open("rb") as file:
         for member in _members(path):
@@ -174,7 +173,7 @@ def read_samples(path: Path, fields: dict[str, None], labels: str | None = None)
             key, suffix = match[1], "." + match[2].lower()
             sample = samples.setdefault(key, Sample(f"{path.name}/{member.name}", path))
             if suffix in LOOKS:
-                if key in images and suffix in UNREADABLE:  # raw data or a drawing beside its picture
+                if key in images and suffix in UNREADABLE:  # raw data or a drawing beside the image itself
                     continue
                 if images.get(key, "") in UNREADABLE:
                     images.pop(key)
@@ -207,12 +206,12 @@ def read_samples(path: Path, fields: dict[str, None], labels: str | None = None)
 
 
 def _is_label(suffix: str) -> bool:
-    """Whether a file holds a label by itself: .cls, and such names as .label or .class.txt."""
+    """Return whether a file is a label by itself: .cls, and names such as .label or .class.txt."""
     return may_be_class(suffix.removesuffix(".txt"))
 
 
 def _said(suffix: str, data: bytes, where: str) -> dict[str, Any]:
-    """What a small file says, by the names of fields."""
+    """Parse a small file to values by field name."""
     try:
         text = data.decode().strip()
         found = json.loads(text) if suffix == ".json" else text
@@ -224,9 +223,9 @@ def _said(suffix: str, data: bytes, where: str) -> dict[str, Any]:
 
 
 def _add(known: dict[str, Any], said: dict[str, Any], where: str) -> None:
-    """Add fields to those of a sample, where they are not missing."""
+    """Add values to the fields of a sample, except missing ones."""
     for name, value in said.items():
-        if value in (None, "", -1, "-1"):  # test splits are often published so
+        if value in (None, "", -1, "-1"):  # usual in published test splits
             continue
         if str(known.setdefault(name, value)) != str(value):
             raise DataError(
@@ -235,7 +234,7 @@ def _add(known: dict[str, Any], said: dict[str, Any], where: str) -> None:
 
 
 def _folders(samples: Sequence[Sample], name: str) -> Classes:
-    """Classes from the folders in archives that hold images alone; folders around all images are none."""
+    """Return classes from folders in archives of images alone; folders around all images do not count."""
     paths = [sample.id.split("/")[1:] for sample in samples]
     folders = [[part for part in path[:-1] if part != "."] for path in paths]
     while folders and all(len(inside) > 1 for inside in folders) and len({inside[0] for inside in folders}) == 1:
@@ -249,12 +248,12 @@ def _folders(samples: Sequence[Sample], name: str) -> Classes:
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
-    """The regular files of an archive, and the certainty that it is whole."""
+    """Yield the regular files of an archive, and check that it is complete."""
     hint = "Download the shard again; compressed archives have to be unpacked."
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # the library would keep every header
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
                 if member.isreg() and not member.issparse() and not _is_system(member.name):
                     yield member
             end = archive.offset
@@ -262,7 +261,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
         raise DataError(f"{path} is damaged: {error}", hint=hint) from error
     with path.open("rb") as file:
         file.seek(end)
-        if file.read(_BLOCK) != bytes(_BLOCK):  # the library takes a cut or a broken header for the end
+        if file.read(_BLOCK) != bytes(_BLOCK):  # tarfile takes a cut or a broken header for the end
             raise DataError(f"{path} is damaged: it has no end mark at byte {end}", hint=hint)
 
 

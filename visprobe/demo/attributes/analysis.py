@@ -1,4 +1,4 @@
-"""What of a scene can be read linearly: which digit, in which colour, where, and how many?"""
+"""Analysis of scene attributes that can be read linearly: which digit, in which colour, where, and how many."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ MAJORITY = "most frequent answer"
 
 
 def attributes(inputs: Inputs) -> Result:
-    """Linear probes of the attributes of digit scenes, trained on the training scenes and tried on the others.
+    """Train linear probes of scene attributes on the training scenes, and measure them on the others.
 
     Args:
-        inputs: Features of `DigitScenes` with their training split; `images` and `support_images` are the scenes.
+        inputs: Features of `DigitScenes` and of their training split; `images` and `support_images` are the scenes.
 
     Returns:
         Rows "attribute_consumed/<attribute>" and "attribute_projected/<attribute>" from the mean over all tokens, and
         "attribute_quarters/<attribute>" from the mean over the tokens of a quarter of the grid, one probe for all four
-        quarters: accuracy with Wilson intervals, for quarters with t intervals in which the quarters of an image go
-        together. As floors the untrained encoder and the most frequent answer of the training scenes. Paired
-        differences between checkpoints with Newcombe (for quarters jackknife) intervals; their tests, with Holm's p
-        over the attributes of a pair and place, are in the settings.
+        quarters: accuracy in [0, 1] with Wilson intervals, for quarters with t intervals clustered by image. Baselines
+        (role "floor") are the untrained encoder and the most frequent answer of the training scenes. Paired differences
+        between checkpoints have Newcombe (for quarters jackknife) intervals; their tests, with Holm's p over the
+        attributes of a pair and place, are in the settings.
 
     Raises:
-        DataError: If images cannot be paired, a feature is not finite, or there are too few scenes to learn from.
+        DataError: If images cannot be paired, a feature is not finite, or there are too few training scenes.
     """
     sets, support = align(inputs.all), align(inputs.support)
     refuse_fewer(sets[0], 2, "an accuracy")
-    assert inputs.images is not None and inputs.support_images is not None  # check sees to it
+    assert inputs.images is not None and inputs.support_images is not None  # ensured by check
     asked = asked_of(sets[0], support[0], inputs.images, inputs.support_images)
     probes = probed(sets, support, asked, inputs.seed)
     floors = {floor.encoder for floor in inputs.floors}
@@ -98,7 +98,7 @@ def _difference(later: Bools, earlier: Bools, one: AttributeTarget) -> tuple[Est
     if not one.quarters:
         return paired_difference(later, earlier)
     change = later.astype(np.float64) - earlier
-    # Of one number per image, the sum over its quarters, the test is that of a mean.
+    # One sum per image over its quarters, so that the test of a mean has independent values.
     sums = np.bincount(one.images, weights=change)[np.unique(one.images)]
     return clustered_mean(change, one.images, FRACTION.of_differences), replicate_mean(sums).student.p_zero()
 
@@ -120,11 +120,7 @@ def _needs(encoder: VisionEncoder) -> list[str]:
 
 
 def _check(images: ImageSet, support: ImageSet | None) -> None:
-    """Refuse what is no digit scene.
-
-    Raises:
-        DataError: If the images, or those to learn from, are no digit scenes.
-    """
+    """Refuse images, or training images, that are not digit scenes."""
     scenes_of(images)
     if support is None:
         raise DataError(

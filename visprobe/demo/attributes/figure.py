@@ -1,4 +1,4 @@
-"""Figure: which details of a scene can be read from each checkpoint's features."""
+"""Figure of scene attributes that can be read from each checkpoint's features."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _PLACES = {
 _ROW_INCHES = 0.24
 _LINE_INCHES = 0.068  # between checkpoints of one row
 _FRAME_INCHES = 0.5
-_TITLE = 0.6  # of the width of the figure
-_BOLD = 9.0  # points that 8 points in bold are as wide as
+_TITLE = 0.6  # share of the figure's width
+_BOLD = 9.0  # regular font size in points that is as wide as 8 points in bold
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Accuracy with intervals, one line per attribute, one panel per place.
+    """Draw accuracy with intervals, one line per attribute, one panel per place.
 
     Args:
         result: An "attributes" result.
-        checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
+        checkpoints: All checkpoints of the report, base first, so that each keeps its colour in all figures;
             those of `result` if empty.
-        width: Inches; two columns of a paper if None.
+        width: Width in inches; two columns of a paper if None.
     """
     look = looks([*checkpoints, *checkpoints_of(result)])
     shown = [row for row in result.rows if row.role != "difference" and row.measure.startswith("attribute_")]
@@ -61,7 +61,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.rows if row.role == "value"]
     return (
         "Linear probes of what is in a scene, trained on the training scenes. From the mean over the image a probe "

@@ -1,4 +1,4 @@
-"""Linear probes of what is in a digit scene: what is asked, of which rows of the features, and who answers what."""
+"""Linear probes of attributes of digit scenes, trained at every site of every checkpoint."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from visprobe.metrics.arrays import Array, Bools, Labels
 from visprobe.metrics.classifiers.logistic import NotConverged
 from visprobe.metrics.classifiers.select_c import AtBoundary, select_c
 
-# In units of features whose dimensions have a variance of 1 in the mean.
+# For features scaled to a mean variance of 1 per dimension.
 CS = tuple(float(c) for c in 10.0 ** np.arange(-4, 3))
-_FEWEST = 2  # training images of an answer, one of which chooses C
+_FEWEST = 2  # training images per answer: one to fit, one to choose C
 
 
 @dataclass(frozen=True)
 class AttributeTarget:
-    """One attribute of the images and of the training images: answers, and which rows of the features have one.
+    """Answers to one attribute for test and training images, and the feature rows that have one.
 
     Attributes:
-        name: Of the attribute.
-        classes: How many answers can be learned.
-        quarters: Whether a row is a quarter of an image.
-        train: Which rows of the training features have an answer, shape (m,).
-        test: Which rows of the features have one, shape (n,).
-        answers: Of the training rows, shape (m,), from 0.
-        truth: Of the rows, shape (n,); `NONE` for an answer that cannot be learned.
-        images: Which image each row is of, shape (n,).
+        name: Name of the attribute.
+        classes: Number of answers that can be learned.
+        quarters: Whether a feature row is a quarter of an image.
+        train: Indices of training feature rows with an answer, int64 of shape (m,).
+        test: Indices of test feature rows with an answer, int64 of shape (n,).
+        answers: Answers of the training rows, int64 of shape (m,), from 0.
+        truth: Answers of the test rows, int64 of shape (n,); `NONE` for an answer that cannot be learned.
+        images: Image of each test row, int64 of shape (n,).
     """
 
     name: str
@@ -57,12 +57,12 @@ class AttributeTarget:
 
 @dataclass
 class Probes:
-    """Who answers what.
+    """Correctness of all probes.
 
     Attributes:
-        right: (attribute, place) to checkpoint to whether each answer is right.
-        sites: Place ("consumed", "projected", "quarters") to its site.
-        wrong: How often each kind of warning came up.
+        right: Correctness of each answer, bool of shape (n,), by (attribute, place) and checkpoint.
+        sites: Site by place ("consumed", "projected", "quarters").
+        wrong: Number of warnings by kind.
     """
 
     right: dict[tuple[str, str], dict[str, Bools]] = field(default_factory=dict)
@@ -71,16 +71,16 @@ class Probes:
 
 
 def asked_of(test: FeatureSet, train: FeatureSet, images: ImageSet, support: ImageSet) -> list[AttributeTarget]:
-    """Every attribute that can be learned from the training scenes.
+    """Collect every attribute that can be learned from the training scenes.
 
     Args:
-        test: Features of the scenes asked about, for the order of their ids.
-        train: Features of the training scenes, likewise.
-        images: The scenes asked about.
+        test: Features of the test scenes, for the order of their ids.
+        train: Features of the training scenes, for the order of their ids.
+        images: Test scenes.
         support: The training scenes.
 
     Raises:
-        DataError: If the images are no digit scenes.
+        DataError: If the images are not digit scenes.
     """
     shown, learned = scenes_of(images), scenes_of(support)
     scenes, training = [shown[item] for item in test.item_ids], [learned[item] for item in train.item_ids]
@@ -100,7 +100,7 @@ def _ask(
     answers, truth = answers.ravel(), truth.ravel()
     counts = np.bincount(answers[answers != NONE], minlength=len(attribute.classes))
     learnable = counts >= _FEWEST
-    number = np.where(learnable, learnable.cumsum() - 1, NONE)  # of each answer among those that can be learned
+    number = np.where(learnable, learnable.cumsum() - 1, NONE)  # renumbers the learnable answers from 0
     train = np.flatnonzero((answers != NONE) & learnable[answers])
     test = np.flatnonzero(truth != NONE)
     if learnable.sum() < 2 or not test.size:
@@ -112,16 +112,16 @@ def _ask(
 
 
 def probed(sets: list[FeatureSet], support: list[FeatureSet], asked: list[AttributeTarget], seed: int) -> Probes:
-    """Probes of every attribute at every place of every checkpoint.
+    """Train and test probes of every attribute at every place of every checkpoint.
 
     Args:
-        sets: Features of the scenes asked about, by checkpoint, rows in one order.
-        support: Features of the training scenes, rows in one order.
-        asked: What is asked.
-        seed: Of the part of the training scenes that C is chosen on.
+        sets: Features of the test scenes, by checkpoint, rows in one order.
+        support: Features of the training scenes, by checkpoint, rows in one order.
+        asked: Attributes to probe.
+        seed: Seed of the part of the training scenes that C is chosen on.
 
     Raises:
-        DataError: If features do not vary, or those of one checkpoint differ in width.
+        DataError: If features do not vary, or their widths differ within a checkpoint.
     """
     probes = Probes()
     learned = {features.encoder: features for features in support}
@@ -151,11 +151,12 @@ def _right(train: Array, test: Array, one: AttributeTarget, seed: int, wrong: Co
 
 
 def _as_rows(features: NDArray[np.floating]) -> Array:
-    """One row per image, or per quarter of an image."""
+    """Reshape features to one row per image, or per quarter of an image."""
     return np.asarray(features.reshape(-1, features.shape[-1]), np.float64)
 
 
 def _scaled(train: Array, test: Array) -> tuple[Array, Array]:
+    # One scale for all dimensions keeps their relative variances; both sets use the training statistics.
     mean, spread = train.mean(0), np.sqrt(train.var(0).mean())
     if test.shape[1] != train.shape[1] or spread == 0:
         raise ValueError("features do not vary, or are not as wide as those learned from")

@@ -1,4 +1,4 @@
-"""What can be asked of a digit scene with one answer of a few: of the whole scene, and of one quarter of it."""
+"""Attributes of digit scenes, of a whole scene or a quarter of it, each with one answer out of a few."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from visprobe.demo.scenes import CELLS, COLOURS, DigitScenes, PlacedDigit, Scene
 from visprobe.errors import DataError
 from visprobe.metrics.arrays import Labels
 
-NONE = -1  # a scene that the question cannot be asked of
+NONE = -1  # no answer: the question does not apply to the scene
 _COLOURS = tuple(COLOURS)
 _DIGITS = tuple(str(digit) for digit in range(10))
 _COUNTS = ("1", "2", "3", "4")
@@ -22,12 +22,12 @@ _LARGE_SUM = 10
 
 @dataclass(frozen=True)
 class Attribute:
-    """A question with one right answer for each scene, or each quarter of one.
+    """Question with one right answer for each scene.
 
     Attributes:
-        name: As tables call it.
-        classes: The answers.
-        of: Number of the answer, or `NONE`.
+        name: Name in tables.
+        classes: Possible answers.
+        of: Returns the index of a scene's answer, or `NONE`.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class QuarterAttribute:
-    """As `Attribute`; `of` is given what lies in a quarter, or None for an empty one."""
+    """`Attribute` of a quarter; `of` takes the digit in the quarter, or None for an empty one."""
 
     name: str
     classes: tuple[str, ...]
@@ -82,10 +82,10 @@ QUARTER_ATTRIBUTES = (
 
 
 def scenes_of(images: ImageSet) -> dict[str, Scene]:
-    """The scenes by item id.
+    """Return the scenes by item id.
 
     Raises:
-        DataError: If the images are no digit scenes.
+        DataError: If the images are not digit scenes.
     """
     scenes, indices = images, tuple(range(len(images.items)))
     while isinstance(scenes, Subset):
@@ -99,7 +99,7 @@ def scenes_of(images: ImageSet) -> dict[str, Scene]:
 
 
 def labels_of(attribute: Attribute | QuarterAttribute, scenes: list[Scene]) -> Labels:
-    """Answers for each scene, int64 of shape (n,); for each of its quarters, in the order of `CELLS`, (n, 4)."""
+    """Return answers, int64 of shape (n,), or (n, 4) for the quarters in the order of `CELLS`."""
     if isinstance(attribute, QuarterAttribute):
         return np.array([[attribute.of(_in(scene, cell)) for cell in CELLS] for scene in scenes], np.int64)
     return np.array([attribute.of(scene) for scene in scenes], np.int64)
