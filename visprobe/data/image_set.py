@@ -63,7 +63,7 @@ class ImageSet(Protocol):
 
 
 class BadImage(Exception):
-    """An image that cannot be used; the text is the reason."""
+    """Image that cannot be used; the text is the reason."""
 
 
 def _upright(image: Image.Image, source: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation; each `<image>` in its text stands for the next image of the row.
+    """Turn of a conversation; each `<image>` in its text stands for the next image of the row.
 
     Attributes:
         role: Speaker of the turn.

@@ -1,1 +1,1 @@
-"""The built-in digit scenes, and everything that is special to them."""
+"""Demo: the built-in digit scenes, and a small model trained on them."""

@@ -21,7 +21,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch of packed sequences, one per image.
+    """Batch of packed sequences, one per image.
 
     Attributes:
         input_ids: int64 of shape (images, length).

@@ -83,8 +83,8 @@ class DigitScenes:
 
     They have targets (digits present), masks (digit of each pixel) and one caption each.
 
-    Scene i depends on (split, seed, i) alone. The splits share no handwriting: the first two thirds of each class in file
-    order, which is by writer, are for training.
+    Scene i depends on (split, seed, i) alone. The splits share no handwriting: in each class the first two thirds
+    in file order, which is by writer, are for training.
 
     Args:
         split: "train" or "val".
@@ -126,7 +126,7 @@ class DigitScenes:
         return np.array([0, *(placed.digit + 1 for placed in scene.digits)], np.int64)[scene.masks]
 
     def prompts(self, index: int) -> Sequence[tuple[Prompt, NDArray[np.bool_] | None]]:
-        """Return two questions about different digits of a scene (one if it has a lone digit), with their digits' pixels.
+        """Return two questions on different digits of a scene (one if it has a lone digit), with the digits' pixels.
 
         Two questions about one image expose a map that ignores the question. Kinds of questions take turns.
         """
@@ -141,7 +141,7 @@ class DigitScenes:
 
     @property
     def captions(self) -> tuple[tuple[str, ...], ...]:
-        """One caption of each scene; see `Scene.caption`."""
+        """Captions of all scenes, one each; see `Scene.caption`."""
         return self._described[1]
 
     @cached_property

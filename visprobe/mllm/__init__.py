@@ -1,4 +1,4 @@
-"""A whole multimodal LLM: loading it, rendering a conversation, scoring and generating answers, its parts."""
+"""Multimodal LLMs: loading, rendering of conversations, scoring and generation of answers, and their parts."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""One view of each image, for models whose own processor may cut it into tiles or choose its size.
+"""Single views of images, for models whose own processor may cut an image into tiles or choose its size.
 
 A map shows the tokens of one view, so the score must be that of a model that sees this view alone. Prompt tokens come
 from the model's processor, with its family's options for a single view (`Model.single_view`); pixels come from the

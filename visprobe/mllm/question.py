@@ -145,7 +145,7 @@ def _shape_only(tensor: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one image, with the answer whose probability is explained.
+    """Question about one image, with the answer whose probability is explained.
 
     Attributes:
         prompt: The user's turn; the image stands in place of "<image>", or in front.
@@ -164,5 +164,5 @@ class Question:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """One or two answers."""
+        """Answer and, if there is one, the rejected answer."""
         return (self.answer,) if self.rejected is None else (self.answer, self.rejected)

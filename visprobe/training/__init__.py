@@ -1,1 +1,1 @@
-"""The training backend: checkpoints to compare, made from one base on the same rows."""
+"""Training backend: makes checkpoints to compare, from one base on the same rows."""

@@ -1,1 +1,1 @@
-"""What stands beside images: classes, targets, captions, masks."""
+"""Labels of images: classes, targets, captions, masks."""

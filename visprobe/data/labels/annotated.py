@@ -14,7 +14,7 @@ from visprobe.data.image_set import ImageSet
 
 @dataclass(frozen=True)
 class Targets:
-    """Several targets of every image.
+    """Targets of a set of images, several for each.
 
     Attributes:
         names: Name of each target.

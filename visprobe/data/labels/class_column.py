@@ -179,18 +179,18 @@ _SEVERAL = re.compile(r"\[.*[,\s].*\]|.*\|.*", re.DOTALL)  # "[0, 3]" and "cat|d
 
 
 class NotClassesError(Exception):
-    """A column that holds no classes; the text says what it holds instead."""
+    """Column that holds no classes; the text says what it holds instead."""
 
 
 class SeveralLabelsError(NotClassesError):
-    """A column that holds several labels of an image."""
+    """Column that holds several labels per image."""
 
     def __init__(self) -> None:
         super().__init__("holds several labels of an image, not one class")
 
 
 class NumbersError(NotClassesError):
-    """A column that holds measured numbers."""
+    """Column that holds measured numbers."""
 
     def __init__(self) -> None:
         super().__init__("holds decimal numbers, which are a target and no class")

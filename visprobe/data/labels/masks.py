@@ -74,7 +74,7 @@ class MaskedImages:
 
 
 class MaskedRows(HuggingFaceImages):
-    """One split of a `datasets.Dataset` with a column of images and one of masks.
+    """Split of a `datasets.Dataset` with a column of images and one of masks.
 
     Args:
         dataset: Dataset of the split.

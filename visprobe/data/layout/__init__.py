@@ -1,1 +1,1 @@
-"""From a folder as people have it to its splits and classes."""
+"""Recognition of splits and classes in folders of images."""

@@ -1,1 +1,1 @@
-"""What of a digit scene can be read linearly: an analysis with its figure, registered as a plug-in would be."""
+"""Analysis of digit-scene attributes that can be read linearly, registered with its figure like a plug-in."""

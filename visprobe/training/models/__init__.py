@@ -1,1 +1,1 @@
-"""Models made of the parts of others: assembled, transplanted, adapted."""
+"""Models made from parts of others: assembled, transplanted, adapted."""

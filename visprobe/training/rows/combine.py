@@ -14,7 +14,7 @@ from visprobe.data.rows import BadRow, Row, Rows
 
 
 class Selected:
-    """The rows at `indices`, in that order; an index may come twice.
+    """Selection of the rows at `indices`, in that order; an index may come twice.
 
     Args:
         rows: Rows to select from.
@@ -43,7 +43,7 @@ class Selected:
 
 
 class Concatenated:
-    """Several sources, one after the other; an image key starts with the number of its source.
+    """Concatenation of several sources; an image key starts with the number of its source.
 
     Args:
         name: Name of all rows together.

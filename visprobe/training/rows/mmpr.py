@@ -37,7 +37,7 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True)
 class Source:
-    """One annotation file of MMPR.
+    """Annotation file of MMPR.
 
     Attributes:
         name: Its name in meta.json.

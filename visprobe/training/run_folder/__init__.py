@@ -1,1 +1,1 @@
-"""What a training run leaves in its folder, and how it goes on from there."""
+"""Folder of a training run: its files, and resuming from them."""

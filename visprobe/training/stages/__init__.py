@@ -1,4 +1,4 @@
-"""Stages: every module here but `stage` holds some, each one object that knows all there is to know of it.
+"""Training stages: every module here but `stage` defines some, each as one `Stage` object.
 
 A stage is found by being here, or by the entry point `visprobe.stages` of another package. None of the modules imports
 torch: what trains is in `visprobe.training.trainers`.

@@ -1,1 +1,1 @@
-"""Trainers of the stages, on trl's; nothing here is imported before a run begins."""
+"""Trainers of the stages, based on trl's; imported only when a run begins."""
