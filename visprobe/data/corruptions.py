@@ -88,7 +88,7 @@ def defocus_blur(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pix
 
 
 def glass_blur(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """Swap every pixel for a random one nearby, between two light blurs."""
+    """Replace every pixel by a random one nearby, between two light blurs."""
     sigma, reach, rounds = _GLASS[severity - 1]
     blurred, most = _smooth(pixels, sigma), round(reach * unit(pixels))
     rows, columns = np.indices(pixels.shape[:2])

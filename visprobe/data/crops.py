@@ -85,7 +85,7 @@ class Cropped(Changed):
 
     def change(self, image: Image.Image, data: bytes) -> Image.Image:
         """Return the centre of `image`, rounded up so that no side vanishes and thin strips become no thinner."""
-        # The small offset keeps a share like 0.7 from rounding a whole number of pixels up.
+        # The small offset keeps float error from rounding a whole number of pixels up.
         width, height = (math.ceil(side * self._share - 1e-9) for side in image.size)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         return image.crop((left, top, left + width, top + height))

@@ -23,7 +23,7 @@ _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 @dataclass(frozen=True)
 class Segment:
-    """Run of tokens that are all given (prompt) or all answered (the model's own turn)."""
+    """Consecutive tokens that are all given (prompt) or all answered (the model's own turn)."""
 
     ids: list[int]
     answered: bool

@@ -226,7 +226,7 @@ class Conversations:
     def _read(self, text: str, images: Sequence[Image.Image]) -> _Read:
         tokenizer, special = self._processor.tokenizer, {}
         if tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token):
-            special = {"add_special_tokens": False}  # as in `apply_chat_template`, or the text would start with two
+            special = {"add_special_tokens": False}  # as in `apply_chat_template`; else it would get a second one
         given = {"images": [list(images)]} if images else {}
         with _overheard(self._processor) as heard:
             made = self._processor(text=[text], return_tensors="pt", **given, **special)

@@ -194,7 +194,7 @@ def refuse_code(path: str | Path) -> None:
 
 def _check_folder(path: str | Path) -> None:
     folder = Path(path)
-    if os.path.isdir(folder):  # Path.is_dir raises for names that are too long or hold a NUL
+    if os.path.isdir(folder):  # Path.is_dir raises for impossible names, such as too long ones
         if (folder / "adapter_config.json").is_file():
             raise _cannot(path, "it is a LoRA adapter", "Merge it into its base model and save that.")
         return

@@ -1,4 +1,4 @@
-"""Survey of training rows: find those a stage can train on, and count the others by reason, before training begins.
+"""Survey of training rows before training begins: those a stage can train on, and the others, counted by reason.
 
 A row found unusable during a run could only be dropped or replaced, so that the arms of a study would train on other
 rows than they name.

@@ -80,7 +80,7 @@ def group_trainer(inputs: TrainerInputs) -> Any:
         raise UsageError(
             f"{rows.name} has {len(rows)} rows, one step takes {needed} questions", hint="Lower batch_size."
         )
-    # trl pads prompts on the left, but the fields beside them (token types) on the tokenizer's side; make both left.
+    # trl pads tokens on the left, but the fields beside them on the tokenizer's side; make both left.
     processor = copy.deepcopy(inputs.processor)
     processor.tokenizer.padding_side = "left"
     trainer = _construct(
