@@ -18,17 +18,17 @@ CENTRE = "centre"
 
 @dataclass(frozen=True)
 class Attributions:
-    """What is scored and stored together.
+    """Maps that are scored and stored together.
 
     Attributes:
-        names: The checkpoints, the base first.
-        controls: What they are read against: "centre", a map of the frame alone, which needs no maps, and names in
-            `maps`, such as "randomised".
-        maps: Of each checkpoint and control the maps of every image; a control may have fewer methods and sites.
-        regions: Of each image the share of each patch that the answer's region fills, float of shape (rows, columns)
-            of the finest map, or None.
-        images: Which image each picture is of, by name: several questions about one image repeat it, and so do copies.
-        ids: What each picture itself is called; empty where that is the name of its image.
+        names: Checkpoints, the base first.
+        controls: Names of controls: "centre", the centre bias, which needs no maps, and names in `maps`, such as
+            "randomised".
+        maps: Maps of every image by checkpoint or control; a control may have fewer methods and sites.
+        regions: For each picture, the share of each patch that the answer's region fills, float of shape (rows,
+            columns) of the finest map, or None.
+        images: Name of the image of each picture; several questions about one image repeat it, and so do copies.
+        ids: Id of each picture; empty if ids and names of images are the same.
     """
 
     names: tuple[str, ...]
@@ -39,11 +39,11 @@ class Attributions:
     ids: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be compared.
+        """Refuse maps that cannot be compared.
 
         Raises:
-            DataError: If names repeat, maps are missing or not finite, or an image has not one grid per method and
-                site under all of them.
+            DataError: If names repeat, maps are missing or not finite, or the grid of an image differs between
+                checkpoints for a method and site.
         """
         every = (*self.names, *self.controls)
         if not self.names or len(set(every)) != len(every):
@@ -81,7 +81,7 @@ class Attributions:
                 raise DataError(f"{at} of {image} under {name} is not finite", hint="Run it in float32.")
 
     def region(self, image: int, grid: Grid) -> Floats | None:
-        """The region of an image on the patches of a map, float64 of shape `grid`.
+        """Return the region of an image on the patches of a map, float64 of shape `grid`, or None.
 
         Raises:
             DataError: If the region's own grid does not divide into these patches.

@@ -1,4 +1,4 @@
-"""A map of one image: how much each patch says for or against the score."""
+"""Attribution map of one image: the contribution of each patch to the score."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from visprobe.encoders.pixels import Grid
 
 @dataclass(frozen=True)
 class Map:
-    """What one method found at one site of one image.
+    """An attribution map of one image by one method at one site.
 
     Attributes:
         values: Signed values as the method defines them, float32 of shape (rows, columns), on the CPU.
-        score: The number that is explained.
+        score: Number that is explained.
         method: Name of the method.
         site: Name of the site, "pixels" for methods that change the input.
-        note: What a reader must know of this map; empty if nothing.
-        delta: Sum of the values minus the difference of score between image and baseline, which it should equal;
-            integrated gradients only.
+        note: Caveat about this map, or "".
+        delta: For integrated gradients, the sum of the values minus the score difference between image and baseline,
+            which is 0 for an exact integral.
     """
 
     values: torch.Tensor

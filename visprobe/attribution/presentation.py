@@ -1,4 +1,4 @@
-"""How results on where models look are shown."""
+"""Presentations of the results of gradcam."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Maps on disk: one compressed .npz file with everything that scores and figures need of them.
+"""Storage of maps: one compressed .npz file with everything that scores and figures need.
 
-"about" is a JSON text; the values of all maps of one checkpoint, method and site follow each other in one array, in the
-order in which "about" lists them, and so do the regions. Nothing in it is pickled.
+"about" is a JSON text. The values of all maps of one checkpoint, method and site are concatenated in one array, in the
+order in which "about" lists them, and so are the regions. Nothing in it is pickled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def save(attributions: Attributions, path: Path) -> None:
-    """Write maps, regions and names to `path`, in one piece or not at all; the same maps give the same bytes."""
+    """Write maps, regions and names to `path`, atomically; the same maps give the same bytes."""
     arrays: dict[str, NDArray[Any]] = {}
     listed = [
         {"of": name, "method": key[0], "site": key[1], "maps": [_about(one) for one in maps]}
@@ -54,10 +54,10 @@ def save(attributions: Attributions, path: Path) -> None:
 
 
 def load(path: Path) -> Attributions:
-    """What `save` wrote, bit for bit.
+    """Load what `save` wrote, bit for bit.
 
     Raises:
-        DataError: If there is no such file, it is damaged, holds something else, or is of another layout.
+        DataError: If the file is missing, damaged, of another kind, or of another layout.
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -100,7 +100,7 @@ def _attributions(about: Any, arrays: Arrays) -> Attributions:
 
 
 def _without_secrets(names: Sequence[str]) -> dict[str, str]:
-    """Each name as it is written; those that only a secret tells apart are numbered, and stay as many as they were."""
+    """Return each name with secrets removed; names that become equal are numbered, so that they stay distinct."""
     redact, written = redactor(), dict[str, str]()
     taken = {name for name in names if redact(name) == name}
     for name in dict.fromkeys(names):
@@ -122,7 +122,7 @@ def _joined(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
 
 
 def _parts(joined: NDArray[Any], shapes: Sequence[Sequence[int]]) -> list[NDArray[Any]]:
-    """The arrays of some shapes that follow each other in `joined`."""
+    """Split `joined` into consecutive arrays of the given shapes."""
     ends = np.cumsum([0, *(rows * columns for rows, columns in shapes)])
     if ends[-1] != len(joined):
         raise ValueError(f"it holds {len(joined)} values where {ends[-1]} are listed")

@@ -1,4 +1,4 @@
-"""What a map must beat: a bias to the middle of the picture, and the same method on a model of random weights."""
+"""Controls that a map must beat: a bias to the centre of the picture, and the same method on random weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _VARIANCE, _ANISOTROPY = 0.22, 0.45  # of Clarke & Tatler, over ten sets of fixa
 
 
 def centre_map(grid: Grid) -> torch.Tensor:
-    """Where people look at pictures whatever these show: a Gaussian around the middle, flatter than wide.
+    """Return the centre bias of human fixations: a Gaussian around the middle, wider than high.
 
-    Across, where the picture reaches from -1 to 1, its variance is 0.22; down, in the same units, 0.45 of that.
+    In units of half the picture's width, its variance is 0.22 across and 0.45 x 0.22 down.
 
     Args:
         grid: Rows and columns of square patches.
@@ -35,29 +35,29 @@ def centre_map(grid: Grid) -> torch.Tensor:
 
 
 class HasModules(Protocol):
-    """A `Subject` of any kind, or a `VisionEncoder`."""
+    """Protocol of `Subject` and `VisionEncoder` for `randomised`."""
 
     @property
     def modules(self) -> Sequence[torch.nn.Module]:
-        """All modules whose weights take part."""
+        """Modules whose weights take part."""
 
 
 @contextmanager
 def randomised(subject: HasModules, seed: int) -> Iterator[None]:
-    """Let a model run with random weights inside the block: the model parameter randomisation test.
+    """Run a model with random weights inside the block: the model parameter randomisation test.
 
-    Every floating-point parameter of all its modules is drawn anew from a normal distribution of its own mean and
-    standard deviation, in its own shape and dtype; those of one value only, such as a bias of zeros, stay as they
-    are, and so do buffers. Afterwards the weights are the very tensors that were there before.
+    Every floating-point parameter of all modules is drawn from a normal distribution of its own mean and standard
+    deviation, in its own shape and dtype. Constant ones, such as a bias of zeros, stay as they are, and so do buffers.
+    Afterwards the parameters have their original tensors back.
 
-    `VisionEncoder.untrained` differs: it is another encoder, of the weights with which transformers begins training,
-    without what training did to their scale. Here means and spreads of all tensors stay, so that activations remain
-    of the order that the model had, and a language model behind the tower is random as well.
+    `VisionEncoder.untrained` differs: it is a separate encoder, freshly initialised by transformers. Here the mean and
+    spread of every tensor are kept, so that activations stay of the same order, and a language model behind the tower
+    is random as well.
 
     Args:
-        subject: A subject of attribution, or an encoder. Others that share its weights are random as well, as long as
-            the block lasts.
-        seed: The same seed gives the same weights, bit for bit.
+        subject: Subject of attribution, or encoder. Other objects that share its weights are random as well inside the
+            block.
+        seed: Seed of the weights; the same seed gives the same weights, bit for bit.
 
     Source:
         Adebayo et al. 2018 (1810.03292), model parameter randomization test, all layers at once.
@@ -66,7 +66,7 @@ def randomised(subject: HasModules, seed: int) -> Iterator[None]:
     generator = torch.Generator().manual_seed(seed)
     held: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
     try:
-        # A tower may be there by itself and inside the whole model: each parameter is drawn once.
+        # A tower may be listed by itself and inside the whole model: each parameter is drawn once.
         for parameter in dict.fromkeys(p for module in subject.modules for p in module.parameters()):
             if parameter.is_floating_point():
                 held.append((parameter, parameter.data))

@@ -1,4 +1,4 @@
-"""How faithful maps are: mean deletion and insertion curves over images, and the gain between them."""
+"""Faithfulness of maps: mean deletion and insertion curves over images, and the gain between them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ CHANCE = ", random order"
 def faithfulness(
     curves: Mapping[str, Sequence[Curves]], images: Sequence[str], method: str, site: str, unit: str, baseline: str
 ) -> Result:
-    """Mean curves of every checkpoint, and paired differences of their gain to the base's.
+    """Average the curves of every checkpoint over images, and compare their gain with the base's.
 
     Args:
-        curves: As `curve_rows`, as are `images`, `method`, `site` and `unit`.
+        curves: Curves of each image by the name of the checkpoint, the base first.
         images: Name of the image of each curve.
         method: Method of the maps.
         site: Site of the maps.
         unit: Unit of the score.
-        baseline: What replaces a patch.
+        baseline: Name of the baseline image that replaces patches.
 
     Returns:
-        Result "faithfulness": what `curve_rows` gives, and the differences, with t intervals over images.
+        Result "faithfulness": the rows of `curve_rows`, and paired differences of the gain, with 95 % t intervals over
+        images.
 
     Raises:
-        DataError: As `curve_rows`.
+        DataError: If curves and images do not fit, or curves have different numbers of points.
     """
     rows = curve_rows(curves, images, method, site, unit)
     (base, before), *others = curves.items()
@@ -51,11 +52,11 @@ def faithfulness(
 def curve_rows(
     curves: Mapping[str, Sequence[Curves]], images: Sequence[str], method: str, site: str, unit: str
 ) -> list[Row]:
-    """Mean curves over images, in units of the score: no image is left out, and none counts more than another.
+    """Average curves over images, in units of the score; every image has the same weight.
 
     Args:
-        curves: Name of each checkpoint, the base first, to the curves of each image.
-        images: Name of the image of each; several questions about one image repeat it, and go together.
+        curves: Curves of each image by the name of the checkpoint, the base first.
+        images: Name of the image of each curve; several questions about one image repeat it and form a cluster.
         method: Method of the maps.
         site: Site of the maps.
         unit: Unit of the score.
@@ -83,7 +84,7 @@ def curve_rows(
 def _rows(name: str, site: str, curves: Sequence[Curves], clusters: Labels, unit: str) -> Iterator[Row]:
     fractions = np.mean([one.fractions for one in curves], axis=0)
     for way in WAYS:
-        # Deleting in random order leaves what inserting the others has made: one random order controls both.
+        # Deleting patches in random order is inserting the others in reverse: one random order is the control of both.
         chance = [one.random if way == "deletion" else one.random[::-1] for one in curves]
         own = [one.deletion if way == "deletion" else one.insertion for one in curves]
         for at, scores, by_chance in zip(fractions, np.transpose(own), np.transpose(chance), strict=True):

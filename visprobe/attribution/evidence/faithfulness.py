@@ -1,4 +1,4 @@
-"""Whether a map is true to the model: what becomes of the score when patches are taken away, or given, in its order."""
+"""Deletion and insertion curves of a map: the score as patches are removed, or inserted, in the map's order."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _ROUNDING = 1e-6  # ten times the relative precision of float32
 
 @dataclass(frozen=True)
 class Curves:
-    """Scores of one image on the way between itself and its baseline, in the order of a map.
+    """Scores of one image on the path between itself and its baseline, in the order of a map.
 
-    The picture that is left after the most important patches have been deleted from it in a random order is the one
-    that has been made by inserting the others, so that one random order is the control of both curves.
+    Deleting patches in a random order gives the same pictures as inserting the others in the reverse order, so one
+    random order is the control of both curves.
 
     Attributes:
-        fractions: Share of the map's cells that is deleted or inserted, from 0 to 1.
+        fractions: Shares of the map's cells that are deleted or inserted, from 0 to 1.
         deletion: Scores as cells of the image are replaced by the baseline, the largest value of the map first.
         insertion: Scores as cells of the baseline are replaced by the image, the largest value of the map first.
-        random: As `deletion`, cells in random order.
+        random: Scores as cells of the image are replaced by the baseline in random order.
     """
 
     fractions: tuple[float, ...]
@@ -49,31 +49,31 @@ class Curves:
 
     @property
     def note(self) -> str:
-        """Why there are no areas; empty if there are."""
+        """Reason why the areas are not defined; empty if they are."""
         if self.full - self.empty > _ROUNDING * max(abs(self.full), abs(self.empty)):
             return ""
         return f"the image scores {self.full:.4g}, its baseline {self.empty:.4g}: there is no gain to take apart"
 
     @property
     def deletion_area(self) -> float | None:
-        """Area under `deletion`, where the baseline's score is 0 and the image's 1; the lower, the more faithful."""
+        """Area under `deletion`, baseline's score scaled to 0 and the image's to 1; lower is more faithful."""
         return self._area(self.deletion)
 
     @property
     def insertion_area(self) -> float | None:
-        """Area under `insertion`, where the baseline's score is 0 and the image's 1; the higher, the more faithful."""
+        """Area under `insertion`, baseline's score scaled to 0 and the image's to 1; higher is more faithful."""
         return self._area(self.insertion)
 
     @property
     def random_area(self) -> float | None:
-        """Area under `random` on the same scale: 0.5 in expectation where the score is a sum over patches."""
+        """Area under `random` on the same scale: 0.5 in expectation if the score is a sum over patches."""
         return self._area(self.random)
 
     @property
     def gain(self) -> float:
-        """Area under `insertion` less that under `deletion`, in units of the score; 0 expected of a random order.
+        """Area under `insertion` minus that under `deletion`, in units of the score; 0 expected of a random order.
 
-        It needs no scale, so every image has one, also where the baseline scores higher than the image.
+        It is not rescaled, so that every image has one, even if the baseline scores higher than the image.
 
         Source:
             Symmetric relevance gain: Blücher et al. 2024 (2401.06654).
@@ -98,24 +98,24 @@ def curves(
     first: int = 0,
     batch: int = 8,
 ) -> list[Curves]:
-    """Deletion and insertion curves of maps, and those of a random order.
+    """Compute deletion and insertion curves of maps, and those of a random order.
 
     Args:
-        subject: A checkpoint with a question asked of it.
+        subject: Checkpoint with a score to explain.
         images: RGB images.
-        maps: Signed map of each image, (rows, columns) of the tower's patches or coarser. Cells of one value come in
+        maps: Signed map of each image, (rows, columns) of the tower's patches or coarser. Cells of equal value come in
             random order.
-        baseline: What replaces a patch: the same place of an image without content, a name in `BASELINES`.
-        steps: Points on the way, fewer where a map has fewer cells; 3 x steps - 1 forward passes in all.
-        seed: Of the random orders; each image has its own.
-        first: Which of the question's images the first one is.
+        baseline: Name in `BASELINES` of the image without content that replaces patches at the same place.
+        steps: Points on the path, fewer if a map has fewer cells; 3 x steps - 1 forward passes per image.
+        seed: Seed of the random orders; each image has its own.
+        first: Index of the first image among the subject's targets.
         batch: Images that are forwarded together.
 
     Returns:
-        One per image, in units of the score.
+        Curves of each image, in units of the score.
 
     Raises:
-        UsageError: If there is no such baseline, or less than one step.
+        UsageError: If the baseline does not exist, or there is less than one step.
         DataError: If maps and images do not fit.
         NotFinite: If a score is not finite.
 
@@ -129,7 +129,7 @@ def curves(
     for start in range(0, len(images), batch):
         numbers = range(start, min(start + batch, len(images)))
         some = [_deleted(subject, images[n], maps[n], baseline, count, seed + first + n) for n in numbers]
-        # One picture of every image at a time: targets may differ from image to image.
+        # One path point of every image per pass, because targets may differ from image to image.
         scores = torch.stack([_scores(subject, parts, first + start) for parts in zip(*some, strict=True)], dim=1)
         found += [_curves(own, maps[n].numel(), count) for own, n in zip(scores.tolist(), numbers, strict=True)]
     return found
@@ -153,7 +153,7 @@ def _scores(subject: Subject, pictures: Sequence[Pixels], first: int) -> torch.T
 def _deleted(
     subject: Subject, image: Image.Image, values: torch.Tensor, baseline: str, steps: int, seed: int
 ) -> Iterator[Pixels]:
-    """The image, its baseline, and what lies between them on each of the three ways."""
+    """Yield the image, its baseline, and the pictures between them on each of the three paths."""
     encoder = subject.encoder
     shown, empty = (encoder.preprocess([some]) for some in (image, BASELINES[baseline](image.convert("RGB"))))
     (name,) = [name for name, tensor in shown.inputs.items() if tensor.is_floating_point()]
@@ -165,7 +165,7 @@ def _deleted(
 
 
 def _cells_of(grid: Grid, values: torch.Tensor) -> torch.Tensor:
-    """Cell of the map in which the middle of each patch lies, in raster order."""
+    """Return the cell of the map in which the centre of each patch lies, in raster order."""
     if values.dim() != 2 or values.shape[0] > grid[0] or values.shape[1] > grid[1]:
         raise DataError(
             f"a map of {tuple(values.shape)} cells does not fit an image of {grid[0]}x{grid[1]} patches",
@@ -182,8 +182,9 @@ def _points(cells: int, steps: int) -> list[int]:
 
 
 def _kept(values: torch.Tensor, steps: int, seed: int) -> Iterator[torch.Tensor]:
-    """Which cells show the image: all, none, then on the way of deletion, of insertion and of the random order."""
+    """Yield masks of cells that show the image: all, none, then those of deletion, insertion and the random order."""
     flat = values.detach().cpu().flatten()
+    # A stable sort of shuffled cells leaves ties in random order instead of raster order.
     shuffled = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))
     order = shuffled[flat[shuffled].argsort(descending=True, stable=True)]
     rank, chance = order.argsort(), shuffled.argsort()

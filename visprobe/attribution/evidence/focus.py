@@ -1,7 +1,7 @@
-"""How focused a map is, and whether on the right place; each measure beside its value for a map without a preference.
+"""Measures of a map's focus and localisation, each with its value for a uniform map.
 
-Maps are signed. What speaks against the score is no place where a model looks, so the mass of a map is its positive
-part; a map without any has no mass, and its measures are None.
+Maps are signed. Patches that speak against the score are not where a model looks, so the mass of a map is its positive
+part; a map without positive values has no mass, and its measures are None.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Value = float | bool | None
 
 
 def entropy(values: ArrayLike) -> float | None:
-    """Entropy of the mass of a map over its patches, as a share of the largest possible, log(patches).
+    """Compute the entropy of a map's mass over its patches, as a share of the largest possible, log(patches).
 
     Args:
         values: Signed map of shape (rows, columns).
@@ -30,7 +30,7 @@ def entropy(values: ArrayLike) -> float | None:
         0 (one patch has all mass) to 1 (all patches have the same); None without mass or with one patch only.
 
     Raises:
-        DataError: If it is no map of finite numbers.
+        DataError: If `values` is not a map of finite numbers.
 
     Source:
         Shannon 1948.
@@ -43,16 +43,16 @@ def entropy(values: ArrayLike) -> float | None:
 
 
 def gini(values: ArrayLike) -> float | None:
-    """Gini coefficient of the mass of a map: half the mean difference of two patches, relative to the mean.
+    """Compute the Gini coefficient of a map's mass: half the mean absolute difference of two patches over the mean.
 
     Args:
         values: Signed map of shape (rows, columns).
 
     Returns:
-        0 (all patches have the same) to 1 - 1 / patches (one has all); None without mass.
+        0 (all patches have the same) to 1 - 1 / patches (one patch has all mass); None without mass.
 
     Raises:
-        DataError: If it is no map of finite numbers.
+        DataError: If `values` is not a map of finite numbers.
 
     Source:
         Gini 1912; for sparsity Hurley & Rickard 2009 (0811.4706).
@@ -66,16 +66,16 @@ def gini(values: ArrayLike) -> float | None:
 
 
 def border_mass(values: ArrayLike) -> float | None:
-    """Share of the mass of a map on its outermost patches, where registers and artefacts gather.
+    """Compute the share of a map's mass on its outermost patches, where registers and artefacts gather.
 
     Args:
         values: Signed map of shape (rows, columns).
 
     Returns:
-        0 to 1, to be read against `border_share`; None without mass.
+        0 to 1, with `border_share` as baseline; None without mass.
 
     Raises:
-        DataError: If it is no map of finite numbers.
+        DataError: If `values` is not a map of finite numbers.
     """
     mass = mass_of(values)
     if mass is None:
@@ -85,13 +85,13 @@ def border_mass(values: ArrayLike) -> float | None:
 
 
 def border_share(grid: Grid) -> float:
-    """Share of the patches of a grid that are outermost ones."""
+    """Return the share of the patches of a grid that are outermost."""
     rows, columns = grid
     return 1 - max(rows - 2, 0) * max(columns - 2, 0) / (rows * columns)
 
 
 def pointing(values: ArrayLike, region: ArrayLike) -> bool | None:
-    """Whether the largest value lies in a region: the pointing game.
+    """Play the pointing game: return whether the largest value lies in a region.
 
     Args:
         values: Signed map of shape (rows, columns).
@@ -99,8 +99,8 @@ def pointing(values: ArrayLike, region: ArrayLike) -> bool | None:
             at least half as much as the patch that is filled most.
 
     Returns:
-        True or False; None without a positive value. Where several patches have the largest value, all of them must
-        be in the region: a map that prefers nothing does not point.
+        True or False; None without a positive value. If several patches have the largest value, all of them must be in
+        the region: a uniform map does not point.
 
     Raises:
         DataError: If map and region do not fit each other.
@@ -113,14 +113,14 @@ def pointing(values: ArrayLike, region: ArrayLike) -> bool | None:
 
 
 def mass_inside(values: ArrayLike, region: ArrayLike) -> float | None:
-    """Share of the mass of a map in a region; a patch that the region fills in part counts in part.
+    """Compute the share of a map's mass in a region; a patch that the region fills in part counts in part.
 
     Args:
         values: Signed map of shape (rows, columns).
         region: Share of each patch that the region fills, the same shape.
 
     Returns:
-        0 to 1, to be read against the share of the grid that the region fills; None without mass.
+        0 to 1, with the share of the grid that the region fills as baseline; None without mass.
 
     Raises:
         DataError: If map and region do not fit each other.
@@ -133,17 +133,17 @@ def mass_inside(values: ArrayLike, region: ArrayLike) -> float | None:
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
-    """Spearman's correlation of two maps over their patches: whether they rank them alike; signs are kept.
+    """Compute Spearman's correlation of two signed maps over their patches.
 
     Args:
         first: Signed map of shape (rows, columns).
-        second: Another, the same shape.
+        second: Signed map of the same shape.
 
     Returns:
-        -1 to 1, ties averaged; None where a map has one value everywhere.
+        -1 to 1, ties averaged; None if a map is constant.
 
     Raises:
-        DataError: If the maps do not fit each other.
+        DataError: If the maps differ in shape or are not finite.
 
     Source:
         Spearman 1904; for attribution maps Adebayo et al. 2018 (1810.03292).
@@ -155,14 +155,14 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
 
 
 class Measure(NamedTuple):
-    """One measure of one map.
+    """A measure of a map.
 
     Attributes:
-        function: From a map, and a region if it needs one, to its value.
-        needs_region: Whether it does.
-        unit: Of the value.
-        uniform: From the grid and the region to the value of a map without a preference; for pointing the chance that
-            a patch picked at random is in the region.
+        function: Function of a map, and of a region if needed, to the value.
+        needs_region: True if `function` takes a region.
+        unit: Unit of the value.
+        uniform: Function of grid and region to the value of a uniform map; for pointing, the chance that a random patch
+            is in the region.
     """
 
     function: Callable[..., Value]
@@ -200,18 +200,18 @@ def _finite(values: ArrayLike) -> Floats:
 
 
 def mass_of(values: ArrayLike) -> Floats | None:
-    """The positive part of a map, with sum 1; None without any.
+    """Return the positive part of a map, scaled to sum 1; None if there is none.
 
     Args:
         values: Signed map of shape (rows, columns).
 
     Raises:
-        DataError: If it is no map of finite numbers.
+        DataError: If `values` is not a map of finite numbers.
     """
     positive = np.clip(_finite(values), 0, None)
     if not positive.any():
         return None
-    scaled = positive / positive.max()  # sums of the smallest numbers would lose their digits
+    scaled = positive / positive.max()  # keeps the sum of very small numbers out of the subnormal range
     mass: Floats = scaled / scaled.sum()
     return mass
 

@@ -1,4 +1,4 @@
-"""One number per image: every measure of every map, under checkpoints and controls."""
+"""Measures of single maps: one number per image, under checkpoints and controls."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ Place = tuple[str, str]
 
 
 def measured(attributions: Attributions, name: str) -> Iterator[tuple[Place, Floats]]:
-    """Every measure of the maps of a checkpoint or control.
+    """Compute every measure of the maps of a checkpoint or control.
 
     Args:
         attributions: All maps.
-        name: Of the checkpoint or control.
+        name: Name of the checkpoint or control.
 
     Yields:
-        Method, site and measure, and one number per image, float64; NaN where the measure is not defined or the image
-        has no region. For all but the base also the rank correlation with the base's maps; the selectivity where an
-        image is asked about more than once, and else the specificity.
+        ("method@site", measure) and one number per image, float64; NaN where the measure is not defined or the image
+        has no region. For all but the base also the rank correlation with the base's maps. Selectivity if an image has
+        several questions, else specificity.
     """
     base = attributions.names[0]
     for key, own in attributions.maps[base].items():
@@ -64,7 +64,7 @@ def measured(attributions: Attributions, name: str) -> Iterator[tuple[Place, Flo
 
 
 def uniform(attributions: Attributions) -> Iterator[tuple[Place, Floats]]:
-    """The same of maps without a preference."""
+    """Compute every measure of uniform maps, in the form of `measured`."""
     for key, own in attributions.maps[attributions.names[0]].items():
         regions = _regions(attributions, own)
         for measure, (_, needs_region, _, value) in _asked(regions):
@@ -74,17 +74,17 @@ def uniform(attributions: Attributions) -> Iterator[tuple[Place, Floats]]:
 
 
 def needs_region(measure: str) -> bool:
-    """Whether a measure is of a map and a region."""
+    """Return whether a measure is of a map and a region."""
     return measure in OF_OTHERS or (measure in MEASURES and MEASURES[measure].needs_region)
 
 
 def unit(measure: str) -> str:
-    """Unit of a measure."""
+    """Return the unit of a measure."""
     return {RANKS: "correlation", **dict.fromkeys(OF_OTHERS, "share of mass")}.get(measure) or MEASURES[measure].unit
 
 
 def lowest(measure: str) -> float:
-    """The least value of a measure; the largest is 1."""
+    """Return the smallest possible value of a measure; the largest is 1."""
     return -1.0 if measure in (RANKS, *OF_OTHERS) else 0.0
 
 
@@ -94,7 +94,7 @@ def _asked(regions: Sequence[Floats | None]) -> list[tuple[str, Measure]]:
 
 
 def _maps(attributions: Attributions, name: str, key: tuple[str, str]) -> list[Floats] | None:
-    """Values of the maps of every image, or None where a control has none."""
+    """Return the values of the maps of every image, or None if a control has none."""
     if name == CENTRE:
         return [np.asarray(centre_map(one.grid), np.float64) for one in attributions.maps[attributions.names[0]][key]]
     found = attributions.maps[name].get(key)
@@ -104,11 +104,9 @@ def _maps(attributions: Attributions, name: str, key: tuple[str, str]) -> list[F
 def _selectivities(
     maps: Sequence[Floats], regions: Sequence[Floats | None], images: Sequence[str]
 ) -> Iterator[float | None]:
-    """By how much more mass each map has in its region than the maps of other questions about its image have there.
-
-    It is exactly 0 for a map that does not depend on the question, such as one of whatever is bright; mass in the
-    region is not: where the answer lies on something bright, a random model has more of it than a map of the frame.
-    """
+    """Yield each map's mass in its region minus the mean mass there of maps for other questions about the image."""
+    # Exactly 0 for a map that ignores the question. Mass in the region alone is no proof: if the answer lies on
+    # something bright, a random model has much of its mass there as well.
     asked: dict[str, list[int]] = defaultdict(list)
     for number, image in enumerate(images):
         asked[image].append(number)
@@ -125,14 +123,10 @@ def _selectivities(
 def _specificities(
     maps: Sequence[Floats], regions: Sequence[Floats | None], images: Sequence[str]
 ) -> list[float | None]:
-    """By how much more mass each map has in its region than the maps of other images have there.
-
-    Its expectation is 0 for maps that do not depend on the image: where all regions lie low in the picture, a model
-    that always looks low, as random weights may, has mass in them that no control but this one takes away.
-
-    Source:
-        Shuffled fixations as the control for a bias of place: Tatler et al. 2005, Zhang et al. 2008 (SUN).
-    """
+    """Return each map's mass in its region minus the mean mass there of maps of other images."""
+    # Its expectation is 0 for maps that ignore the image. If all regions lie low in the picture, a model that always
+    # looks low has mass in them, and no other control takes that away. Source: shuffled fixations as the control for a
+    # bias of place, Tatler et al. 2005, Zhang et al. 2008 (SUN).
     found: list[float | None] = [None] * len(maps)
     masses = [(number, mass) for number, one in enumerate(maps) if (mass := mass_of(one)) is not None]
     for grid in {mass.shape for _, mass in masses}:
@@ -154,7 +148,7 @@ def _same(one: Floats | None, other: Floats | None) -> bool:
 
 
 def _pointing_in_part(values: Floats, region: Floats) -> float | None:
-    """Share of the largest values that point at the region: one, or the middle four, or a square that was occluded."""
+    """Return the share of the largest values that lie in the region; ties are common (occlusion, the centre map)."""
     if values.max() <= 0:
         return None
     largest = np.argwhere(values == values.max())

@@ -1,4 +1,4 @@
-"""Where an object lies on the patches of a map: a mask of the picture as the share of each patch that it fills."""
+"""Regions on the patches of a map: a mask of the picture as the share of each patch that it fills."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ Region = NDArray[np.float64]
 def on_patches(
     mask: NDArray[np.bool_], grid: Grid, encoder: VisionEncoder | None = None, *, size: tuple[int, int] | None = None
 ) -> Region:
-    """Share of each patch that a mask fills.
+    """Compute the share of each patch that a mask fills.
 
     Args:
-        mask: Where the object is, bool of shape (H, W) of the picture.
-        grid: Rows and columns of the map that is to be compared with it; a coarser one than the tower's averages.
-        encoder: Whose processor shows the picture: the mask goes the same way as the picture, whatever is resized,
-            cropped, padded or cut into tiles there. Without it the whole picture is taken to fill the grid.
-        size: Width and height of the picture, to be checked against the mask.
+        mask: Mask of the object, bool of the picture's shape (H, W).
+        grid: Rows and columns of the map; a grid coarser than the tower's averages its patches.
+        encoder: Encoder whose processor is applied to the mask as to the picture, with all resizing, cropping, padding
+            and tiling. Without it, the whole picture is taken to fill the grid.
+        size: Width and height of the picture, checked against the mask.
 
     Returns:
-        Shares in [0, 1], float64 of shape (rows, columns). Exact without an encoder; with one the mask is resampled
-        as its processor resamples pictures, so that its edge is as soft as theirs.
+        Shares in [0, 1], float64 of shape (rows, columns). Exact without an encoder; with one, the mask is resampled
+        like a picture, so that its edges are soft.
 
     Raises:
-        DataError: If the mask is of another size than the picture or holds nothing, or the processor crops away all
-            that it holds.
+        DataError: If the mask is empty or not of the picture's size, or the processor crops all of it away.
     """
     _check(mask, size)
     shares = mask.astype(np.float64) if encoder is None else _shown(mask, encoder)
@@ -59,29 +58,29 @@ def _check(mask: NDArray[np.bool_], size: tuple[int, int] | None) -> None:
 
 
 def _shown(mask: NDArray[np.bool_], encoder: VisionEncoder) -> Region:
-    """Share of each of the tower's own patches, from what the processor makes of the mask as a picture."""
     return patch_means(Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).convert("RGB"), encoder)
 
 
 def patch_means(picture: Image.Image, encoder: VisionEncoder) -> Region:
-    """What each patch of the tower shows of a picture on average: 0 (black) to 1 (white).
+    """Compute the mean grey value of a picture in each patch of the tower: 0 (black) to 1 (white).
 
     Args:
-        picture: A grey picture, as RGB.
-        encoder: Whose processor shows it.
+        picture: Grey picture in RGB.
+        encoder: Encoder whose processor is applied.
 
     Returns:
-        float64 of shape (rows, columns); 0 for patches of nothing but padding.
+        float64 of shape (rows, columns); 0 for patches of padding alone.
     """
     shown = encoder.preprocess([picture])
     patches = patches_of(encoder, shown).cpu().flatten()
     (name,) = [name for name, tensor in shown.inputs.items() if tensor.is_floating_point()]
+    # The processor normalises channels and may pad: black and white pictures show the range of each input element.
     black, white = (
         encoder.preprocess([Image.new("RGB", picture.size, (grey,) * 3)]).inputs[name].double().flatten()
         for grey in (0, 255)
     )
     span = white - black
-    image = span > 0.5 * span.max()  # padding is the same whatever the picture
+    image = span > 0.5 * span.max()  # padding has no range: it is the same for black and white
     share = torch.where(image, (shown.inputs[name].double().flatten() - black) / torch.where(image, span, 1), 0)
     inside = patches >= 0
     rows, columns = shown.grids[0]
@@ -91,7 +90,7 @@ def patch_means(picture: Image.Image, encoder: VisionEncoder) -> Region:
 
 
 def _cells(cells: int, parts: int) -> NDArray[np.float64]:
-    """Share of each of `cells` equal intervals that each of `parts` equal intervals of the same length fills."""
+    """Return the share of each of `cells` equal intervals of a line that each of `parts` equal intervals fills."""
     # In units of 1 / (cells x parts) all edges are integers, so nothing rounds.
     cell, part = np.arange(cells)[:, None] * parts, np.arange(parts)[None] * cells
     common = np.minimum(cell + parts, part + cells) - np.maximum(cell, part)

@@ -1,4 +1,4 @@
-"""How focused maps are, and whether on the right place: means over images, floors, paired differences."""
+"""Scores of maps: means over images of focus and localisation, with baselines and paired differences."""
 
 from __future__ import annotations
 
@@ -34,36 +34,35 @@ from visprobe.results.statement import listed
 
 QUESTION = "Where does each checkpoint look, and is it where the answer lies?"
 UNIFORM = "uniform"
-_ROUNDING = 1e-12  # of a mean of equal float64
+_ROUNDING = 1e-12  # relative rounding error of a mean of equal float64
 Table = Mapping[str, Mapping[Place, Floats]]
 """Of each checkpoint and control one number per image, NaN where a measure is not defined."""
 
 
 class Sample(NamedTuple):
-    """One number per image, NaN where there is none, and which images are the same."""
+    """Defined numbers, and the image (cluster) index of each."""
 
     values: Floats
     images: NDArray[np.int64]
 
 
 def score(attributions: Attributions) -> Result:
-    """Measures of every map, checkpoint by checkpoint, against controls and against each other.
+    """Score the maps of every checkpoint, against controls and against each other.
 
     Args:
         attributions: Maps of the same images under all checkpoints and controls.
 
     Returns:
-        Result "attribution"; the site of a row is "method@site". Means over images of every measure in
-        `focus.MEASURES` (those of a region over the images that have one), of "rank_correlation", Spearman's with
-        the base's map, and, where an image is asked about more than once, of "selectivity": by how much more mass a
-        map has in its region than the maps of the other questions about the image have there, from -1 to 1, 0 if
-        the map does not follow the question. Where no image is, "specificity": by how much more mass it has there
-        than the maps of other images, 0 if maps do not follow the image. Floors: the controls, and "uniform", the
-        value of a map without a preference. Paired differences over the same images between all checkpoints, later
-        minus earlier, and of each checkpoint and control minus each control. The unit is the image: questions about
-        one image go together in the intervals (t over images; for pointing with one question per image Wilson and
-        Newcombe). "tests" in the settings holds the p of each difference (t test, McNemar), adjusted by Holm over
-        all measures, methods and sites of its pair.
+        Result "attribution"; the site of a row is "method@site". The measures, as means over images, are those of
+        `focus.MEASURES` (with a region, over the images that have one); "rank_correlation", Spearman's with the
+        base's map; and "selectivity" if an image has several questions, else "specificity". Selectivity is the mass
+        of a map in its region minus that of maps for other questions about the image there, specificity minus that
+        of maps of other images: from -1 to 1, 0 if maps ignore the question or the image. Baselines are the controls
+        and "uniform", the value of a uniform map. Paired differences over the same images are taken between all
+        checkpoints, later minus earlier, and of each checkpoint and control minus each control. Intervals are 95 %
+        and clustered by image (t over images; for pointing with one question per image Wilson and Newcombe).
+        "tests" in the settings holds the p of each difference (t test, McNemar), adjusted by Holm over all measures,
+        methods and sites of its pair.
 
     Raises:
         DataError: If there are fewer than two images, or a measure is not defined for its map.
@@ -101,7 +100,7 @@ def _values(
         for (site, measure), values in places.items():
             asked = _with_region(attributions) if needs_region(measure) else np.ones(len(values), bool)
             missing = int(np.isnan(values[asked]).sum())
-            if missing and measure != SELECTIVITY:  # an image that is asked about once has none
+            if missing and measure != SELECTIVITY:  # an image with one question has no selectivity
                 lacking.setdefault((name, site, missing, int(asked.sum())), []).append(measure)
             sample = _defined(values, numbers)
             if len(np.unique(sample.images)) >= 2:
@@ -115,7 +114,7 @@ def _values(
 
 def _differences(attributions: Attributions, table: Table, numbers: Labels) -> tuple[list[Row], list[Test]]:
     names = attributions.names
-    controls = sorted(attributions.controls, key=lambda name: name != CENTRE)  # the rest is also read against it
+    controls = sorted(attributions.controls, key=lambda name: name != CENTRE)  # the others are compared with the centre
     rows, tests = [], []
     for reference, name in [*combinations(names, 2), *product(controls, names), *combinations(controls, 2)]:
         both = {(who, *place): values for who in (reference, name) for place, values in table[who].items()}
@@ -145,7 +144,7 @@ def _difference(sample: Sample, measure: str, after: Floats, before: Floats) -> 
         difference, p = paired_difference(after[both] > 0, before[both] > 0)
         return replace(difference, unit=unit(measure)), p
     found = clustered_student(sample.values, sample.images)
-    # Where all images have one number, t says nothing: p is then that of flipping the signs of all of them.
+    # If all images have the same number, t is not defined: p is then that of a sign flip of all of them.
     apart = found.error > abs(found.value) * _ROUNDING
     p = found.p_zero() if apart or not found.value else 2.0**-found.freedom
     return found.estimate(_scale(measure).of_differences), p
@@ -156,7 +155,7 @@ def _scale(measure: str) -> Scale:
 
 
 def _counts(sample: Sample, measure: str, values: Floats) -> bool:
-    """Whether `values` say yes or no, once for each image."""
+    """Return whether `values` are binary, with one value for each image."""
     yes_or_no = measure == "pointing" and bool(np.isin(values, (0, 1)).all())
     return yes_or_no and len(np.unique(sample.images)) == len(sample.images)
 

@@ -1,4 +1,4 @@
-"""What the scores of maps allow to be said, in sentences that claim no more than their intervals."""
+"""Verdict on the scores of maps, in sentences that claim no more than their intervals."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _INSIDE, _FOCUS = "mass_inside", "gini"
 
 
 def preferred(attributions: Attributions) -> Statement:
-    """How often each checkpoint finds the chosen answer more likely than the rejected one.
+    """Count how often each checkpoint finds the chosen answer more likely than the rejected one.
 
-    A map of what tells two answers apart reads otherwise where a model ranks them the other way.
+    Where a model ranks the answers the other way, a map of their difference means the opposite.
 
     Args:
         attributions: Maps whose scores are log p(chosen) − log p(rejected).
@@ -29,19 +29,18 @@ def preferred(attributions: Attributions) -> Statement:
 
 
 def attribution_verdict(result: Result) -> list[Statement]:
-    """Whether maps lie where the answers lie, and whether post-training changed that.
+    """Conclude whether maps lie where the answers lie, and whether post-training changed that.
 
     The rules:
 
-    - With regions, the measure is the mass inside them; otherwise how focused a map is (its Gini coefficient).
+    - With regions, the measure is the mass inside them; otherwise the focus of a map (its Gini coefficient).
     - *A method is to be trusted here* only if the base's maps beat the centre bias and random weights, each by a paired
-      difference whose p, adjusted by Holm, is below 0.05, and if they follow what is asked: their selectivity's
-      interval is above 0 or, where no image is asked about more than once, their specificity's, which takes away a bias
-      to wherever answers usually lie. Otherwise its sentence says what they do not beat.
-      Without regions only random weights are asked, in either direction. There is one sentence for each method and
-      site.
-    - *More, less, no measurable difference*: of the first method and site, by the paired difference of each checkpoint
-      to the base, adjusted alike.
+      difference whose p, adjusted by Holm, is below 0.05, and if they follow the question: the interval of their
+      selectivity is above 0, or, where no image has several questions, that of their specificity, which removes a bias
+      to places where answers usually lie. Otherwise its sentence says what they do not beat. Without regions, only
+      random weights are compared, in either direction. There is one sentence for each method and site.
+    - *More, less, no measurable difference*: for the first method and site, by the paired difference of each checkpoint
+      to the base, with p adjusted in the same way.
 
     Args:
         result: An "attribution" result.
@@ -105,7 +104,7 @@ def _against_base(result: Result, row: Row, base: Row) -> Statement | None:
 
 
 def _difference(result: Result, name: str, reference: str, like: Row) -> tuple[Row, float] | None:
-    """The paired difference of a measure, and its adjusted p."""
+    """Return the paired difference of a measure, and its adjusted p."""
     wanted = {"checkpoint": name, "reference": reference, "site": like.site, "measure": like.measure}
     rows = result.select(**wanted, role="difference")
     tests: Iterator[float] = (

@@ -1,1 +1,1 @@
-"""Figures of maps and of their scores."""
+"""Figures of attribution maps and of their scores."""

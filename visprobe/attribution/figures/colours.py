@@ -1,4 +1,4 @@
-"""A map's values as colours over its picture, and the bar that says which colour is which value."""
+"""Colours of maps over pictures, and their colour bars."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 
 _SIDE = 240  # pixels of a painted picture's longer side, or a little more: 300 dots per inch at 0.8 inches
-_DARKEST, _LIGHTEST = 0.28, 0.88  # greys of the picture below a map: black and white would hide colours
+_DARKEST, _LIGHTEST = 0.28, 0.88  # greys of the picture below a map: black and white would hide the colours
 _MIDDLE = (_DARKEST + _LIGHTEST) / 2
-_OPAQUE = 0.82  # at the end of a scale; below, opacity falls so that the picture shows where nothing was found
+_OPAQUE = 0.82  # opacity at the end of a scale; it falls towards 0, so that the picture shows there
 _FOR, _AGAINST = (0.98, 0.46, 0.0), (0.0, 0.42, 0.85)  # orange and blue, told apart by all readers
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Which value has which colour.
+    """A colour scale.
 
     Attributes:
-        limit: The value of the strongest colour, 0 if there is none.
-        signed: Whether the scale goes from -`limit`, else from 0; values below are drawn as the lower end.
+        limit: Value of the strongest colour, 0 if all values are 0.
+        signed: True if the scale begins at -`limit`, else it begins at 0; values below are drawn as the lower end.
     """
 
     limit: float
@@ -42,7 +42,7 @@ class Scale:
 
 
 def scale_of(maps: Iterable[Map], signed: bool) -> Scale:
-    """The scale that holds all values of `maps`, or all positive ones; its end has two digits."""
+    """Return the scale that covers all values of `maps` (all positive ones if not `signed`); its end has two digits."""
     every = [one.values.abs() if signed else one.values for one in maps]
     highest = max([0.0, *(float(values.max()) for values in every)])
     if not highest:
@@ -52,7 +52,7 @@ def scale_of(maps: Iterable[Map], signed: bool) -> Scale:
 
 
 def painted(picture: Image.Image, one: Map, scale: Scale) -> Bytes:
-    """`picture` in grey under the colours of the map; every patch is one rectangle, nothing is interpolated.
+    """Paint a map over its picture in grey; every patch is one rectangle, nothing is interpolated.
 
     Returns:
         uint8 RGB of shape (rows of patches x k, columns of patches x l, 3).
@@ -67,13 +67,13 @@ def painted(picture: Image.Image, one: Map, scale: Scale) -> Bytes:
 
 
 def bar(scale: Scale) -> Bytes:
-    """All colours of `scale`, the highest value on top, over the grey between black and white."""
+    """Return the colours of `scale` as a column, uint8 RGB, the highest value on top, over a middle grey."""
     values = np.linspace(scale.limit, scale.low, 128)[:, None]
     return _blended(np.full_like(values, _MIDDLE), values, scale)
 
 
 def shades(count: int) -> list[str]:
-    """`count` colours from 0 to the end of a scale without sign, for CSS: to be laid over a picture in grey."""
+    """Return `count` CSS colours from 0 to the end of an unsigned scale, to be laid over a picture in grey."""
     colours, opacity = _positive(np.linspace(0.0, 1.0, count))
     return [
         f"rgba({', '.join(str(round(255 * part)) for part in colour)}, {round(one, 3)})"
@@ -82,7 +82,7 @@ def shades(count: int) -> list[str]:
 
 
 def _positive(share: Floats) -> tuple[Floats, Floats]:
-    """Colour and opacity of each share of a scale without sign; the hue tells small values apart, if it is seen."""
+    """Return colour and opacity of shares of an unsigned scale; the exponent keeps small values visible."""
     return matplotlib.colormaps["plasma"](share)[..., :3], _OPAQUE * share**0.6
 
 

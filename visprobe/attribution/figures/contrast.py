@@ -1,4 +1,4 @@
-"""Figure: what speaks for the chosen answer, what for the rejected one, and what tells them apart."""
+"""Figure of maps for the chosen answer, the rejected one, and their difference."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def contrast_sheet(
     contrast: Sequence[Map],
     unit: str,
 ) -> Sheet:
-    """Maps of one checkpoint for three scores, at the same weights.
+    """Make the sheet of one checkpoint's maps for three scores.
 
     Args:
-        pictures: As the tower saw them (`Sheet`).
-        titles: What was asked of each.
+        pictures: RGB images as the tower saw them (`Sheet`).
+        titles: Question about each image.
         chosen: Maps of the chosen answer's score.
         rejected: Maps of the rejected answer's score.
         contrast: Maps of the first score minus the second.
@@ -39,10 +39,10 @@ def contrast_sheet(
 
 
 def draw(sheet: Sheet, width: float | None = None) -> Figure:
-    """Each picture, then its signed maps for the chosen answer, the rejected one and their contrast.
+    """Draw each picture, then its signed maps for the chosen answer, the rejected one and their contrast.
 
     Args:
-        sheet: What `contrast_sheet` made.
+        sheet: Sheet of `contrast_sheet`.
         width: Inches; one or two columns of a paper, by the number of columns, if None.
     """
     scales = [scale_of((maps[row] for maps in sheet.maps.values()), True) for row in range(len(sheet.pictures))]
@@ -50,11 +50,11 @@ def draw(sheet: Sheet, width: float | None = None) -> Figure:
 
 
 def caption(sheet: Sheet, checkpoint: str) -> str:
-    """The caption of `draw(sheet)`.
+    """Return the caption of `draw(sheet)`.
 
     Args:
-        sheet: What `contrast_sheet` made.
-        checkpoint: Whose maps they are.
+        sheet: Sheet of `contrast_sheet`.
+        checkpoint: Name of the checkpoint.
     """
     return (
         f"{shorten(checkpoint, 48)}: {sheet.method} maps at {sheet.site} of the chosen answer, of the rejected one, "

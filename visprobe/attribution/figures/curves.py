@@ -1,4 +1,4 @@
-"""Figure: deletion and insertion curves of each checkpoint's maps, beside those of a random order."""
+"""Figure of deletion and insertion curves of each checkpoint's maps, beside those of a random order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_IN_ONE_COLUMN = 4
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Deletion on the left, insertion on the right: mean curves with bands, dashed those of a random order.
+    """Draw mean deletion curves (left) and insertion curves (right) with bands, dashed those of a random order.
 
     Args:
         result: A "faithfulness" result.
@@ -54,7 +54,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`."""
+    """Return the caption of `draw(result)`."""
     rows = [row for row in result.rows if row.role != "difference"]
     gains = [row for row in rows if row.measure == "gain"]
     numbers = ", ".join(

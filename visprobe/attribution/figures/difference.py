@@ -1,4 +1,4 @@
-"""Figure: where a checkpoint looks more, and where less, than the base."""
+"""Figure of the maps of each checkpoint minus those of the base."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from visprobe.figures.text import short_number
 
 
 def differences(sheet: Sheet) -> Sheet:
-    """Every checkpoint's signed maps and scores minus those of the first; under "<name> − <base>".
+    """Return a sheet of signed maps and scores of every checkpoint minus those of the first, named "<name> − <base>".
 
     Raises:
         UsageError: If there is no second checkpoint, or two maps of an image have different grids.
@@ -29,7 +29,7 @@ def differences(sheet: Sheet) -> Sheet:
 
 
 def draw(sheet: Sheet, width: float | None = None) -> Figure:
-    """Each picture, then the difference of each checkpoint's map to the base's, with that of the scores below.
+    """Draw each picture, then each checkpoint's map minus the base's, with the difference of the scores below.
 
     Args:
         sheet: Pictures as the tower saw them, with their differences (`differences`).
@@ -40,7 +40,7 @@ def draw(sheet: Sheet, width: float | None = None) -> Figure:
 
 
 def caption(sheet: Sheet) -> str:
-    """The caption of `draw(sheet)`."""
+    """Return the caption of `draw(sheet)`."""
     return (
         f"Differences between the {sheet.method} maps of two checkpoints at {sheet.site}, after the picture as the "
         "tower sees it. Orange: the first named has the higher value there; blue: the second. For a map, positive "

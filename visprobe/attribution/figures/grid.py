@@ -1,4 +1,4 @@
-"""Figure: where each checkpoint looks, image by image, on one scale over all checkpoints."""
+"""Figure of the maps of each checkpoint, image by image, on one colour scale over all checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from visprobe.figures.text import short_number
 
 
 def draw(sheet: Sheet, width: float | None = None) -> Figure:
-    """Each picture, then the positive part of its map of every checkpoint, with the score below.
+    """Draw each picture, then the positive part of its map under every checkpoint, with the score below.
 
     Args:
         sheet: Pictures as the tower saw them, with their maps; `pages` splits one that is too long for a page.
@@ -22,7 +22,7 @@ def draw(sheet: Sheet, width: float | None = None) -> Figure:
 
 
 def caption(sheet: Sheet) -> str:
-    """The caption of `draw(sheet)`: what colours and numbers mean, and how many images they are."""
+    """Return the caption of `draw(sheet)`: meaning of colours and numbers, and n."""
     every = [one.values for maps in sheet.shown.values() for one in maps]
     hidden = -sum(float(values.clamp(max=0).sum()) for values in every)
     whole = sum(float(values.abs().sum()) for values in every)

@@ -15,43 +15,43 @@ from visprobe.results.result import Result
 
 
 def draw_maps(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Maps of every checkpoint, one row per picture."""
+    """Draw the maps of every checkpoint, one row per picture."""
     return attribution_grid.draw(sheet_of(result.settings["sheet"]), width)
 
 
 def caption_of_maps(result: Result) -> str:
-    """The caption of `draw_maps(result)`."""
+    """Return the caption of `draw_maps(result)`."""
     return f"{_asked(result)}{attribution_grid.caption(sheet_of(result.settings['sheet']))}{_of(result)}"
 
 
 def draw_differences(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Maps of every checkpoint minus those of the base."""
+    """Draw the maps of every checkpoint minus those of the base."""
     return attribution_difference.draw(sheet_of(result.settings["sheet"]), width)
 
 
 def caption_of_differences(result: Result) -> str:
-    """The caption of `draw_differences(result)`."""
+    """Return the caption of `draw_differences(result)`."""
     return f"{_asked(result)}{attribution_difference.caption(sheet_of(result.settings['sheet']))}{_of(result)}"
 
 
 def draw_contrast(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """What speaks for the answer, for the rejected one and for their difference, under one checkpoint."""
+    """Draw the maps of the answer, of the rejected one and of their difference, for one checkpoint."""
     return attribution_contrast.draw(sheet_of(result.settings["sheet"]), width)
 
 
 def caption_of_contrast(result: Result) -> str:
-    """The caption of `draw_contrast(result)`."""
+    """Return the caption of `draw_contrast(result)`."""
     settings = result.settings
     return attribution_contrast.caption(sheet_of(settings["sheet"]), settings["checkpoint"]) + _of(result)
 
 
 def draw_strip(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Maps of one picture at every step of training, with the score below."""
+    """Draw the maps of one picture at every step of training, with the score below."""
     return attribution_strip.draw(sheet_of(result.settings["sheet"]), result.settings["steps"], width)
 
 
 def caption_of_strip(result: Result) -> str:
-    """The caption of `draw_strip(result)`."""
+    """Return the caption of `draw_strip(result)`."""
     settings = result.settings
     model = settings.get("language_model")
     under = f" The language model is that of {model} at every step." if model else ""

@@ -1,4 +1,4 @@
-"""Figure: how focused the maps of each checkpoint are, and whether on the right place, beside their floors."""
+"""Figure of the focus and localisation of each checkpoint's maps, beside baselines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, checkpoints_of
 from visprobe.figures.ticks import round_below
 from visprobe.results.result import Result, Row
 
-# From where the answer lies to the maps' shape alone.
+# In order of drawing: measures of the answer's region first, measures of a map's shape last.
 _MEASURES = {
     "mass_inside": "Mass in the region",
     "selectivity": "Mass that follows the question",
@@ -33,13 +33,13 @@ _MEASURES = {
 _FLOORS: dict[str, Literal["-", "--", ":"]] = {"uniform": "-", "centre": ":", "randomised": "--"}
 _ACROSS = 3
 _LINE, _BETWEEN, _FRAME, _LEGEND = 0.095, 0.13, 0.48, 0.3  # inches of a checkpoint, between groups, of titles and axes
-_LEAST = 0.27  # inches of a group: two lines of text
+_LEAST = 0.27  # inches of a group, enough for two lines of text
 _PAGE = 9.0
 _SIGNIFICANT = 0.05
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Every measure by method and site, with intervals and floors; below, the paired differences to the base.
+    """Draw every measure by method and site, with intervals and baselines; below, the paired differences to the base.
 
     A difference is filled where Holm's p is below 0.05, hollow where it is not.
 
@@ -70,7 +70,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     every, shown = result.sites, _sites(result)
     rows = [row for row in result.rows if row.role != "floor" and row.site in shown]
     limit = f" The first {len(shown)} of {len(every)} methods and sites are shown." if len(shown) < len(every) else ""
@@ -84,7 +84,7 @@ def caption(result: Result) -> str:
 
 
 def _panels(measures: int, parts: int, height: float, width: float) -> tuple[Figure, NDArray[Any]]:
-    """A figure and its axes: three measures in a row, differences below; on a narrow figure a line per measure."""
+    """Make a figure and its axes: three measures in a row, differences below; on a narrow figure a line per measure."""
     across = parts if stacked(width) else max(1, min(measures, _ACROSS))
     down = max(1, measures) if stacked(width) else parts * max(1, -(-measures // _ACROSS))
     figure = Figure((width, height * down), layout="constrained")
@@ -92,7 +92,7 @@ def _panels(measures: int, parts: int, height: float, width: float) -> tuple[Fig
 
 
 def _pairs(panels: NDArray[Any], paired: bool, stack: bool) -> Iterator[Sequence[Axes]]:
-    """The axes of each measure: of its values and of their differences."""
+    """Yield the axes of each measure: of its values and of their differences."""
     if stack or not paired:
         yield from panels if stack else panels.reshape(-1, 1)
         return
@@ -101,7 +101,7 @@ def _pairs(panels: NDArray[Any], paired: bool, stack: bool) -> Iterator[Sequence
 
 
 def _title(axes: Axes, measure: str, stack: bool) -> None:
-    """The measure above its panel; on a narrow figure from the left, where there is more room."""
+    """Write the measure above its panel; on a narrow figure from the left, where there is more room."""
     if not stack:
         axes.set_title(_MEASURES[measure])
         return
@@ -117,7 +117,7 @@ def _measures(result: Result) -> list[str]:
 
 
 def _sites(result: Result) -> list[str]:
-    """As many of the methods and sites as a page has lines for."""
+    """Return as many of the methods and sites as a page has lines for."""
     every = result.sites or list(dict.fromkeys(row.site for row in result.rows))
     count = len(checkpoints_of(result))
     down = -(-len(_measures(result)) // _ACROSS) * (1 + (count > 1))
@@ -126,12 +126,12 @@ def _sites(result: Result) -> list[str]:
 
 
 def _group(checkpoints: int) -> float:
-    """Height of the lines of one method and site, in inches."""
+    """Return the height of one method and site, in inches."""
     return max(_LEAST, _BETWEEN + _LINE * checkpoints)
 
 
 def _place(site: int, checkpoint: float, count: int) -> float:
-    """Height of a checkpoint's line, downwards, in inches."""
+    """Return the position of a checkpoint's line, in inches from the top."""
     return (site + 0.5) * _group(count) + _LINE * (checkpoint - (count - 1) / 2)
 
 

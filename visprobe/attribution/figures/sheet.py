@@ -1,4 +1,4 @@
-"""What figures of attribution maps show: pictures, and for each of them the map of every checkpoint."""
+"""Sheets, the data of a figure of attribution maps: pictures, and the map of each under every checkpoint."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Sheet:
     """Maps of one method at one site.
 
     Attributes:
-        pictures: RGB images as the tower saw them, one per image: resized and cropped as its processor does. A map
-            covers the whole picture, so with any other picture it would point to the wrong place.
-        titles: What each image is, or what was asked of it.
-        maps: Name of each checkpoint, the base first, to one map per image.
+        pictures: RGB images as the tower saw them, one per image: resized and cropped as by its processor. A map is
+            stretched over the whole picture, so over any other crop it would point to the wrong place.
+        titles: Name of each image, or the question about it.
+        maps: One map per image by the name of each checkpoint, the base first.
         unit: Unit of the score: "nats", "cosine".
-        first: Number of the first image within all that were asked for, from 0.
-        total: How many images were asked for; those of this sheet if 0.
+        first: Index of the first image within all that were asked for, from 0.
+        total: Number of images that were asked for; those of this sheet if 0.
     """
 
     pictures: Sequence[Image.Image]
@@ -76,21 +76,21 @@ class Sheet:
 
     @property
     def map_unit(self) -> str:
-        """Unit of the maps' values, which is not that of the score for every method."""
+        """Unit of the maps' values, which for some methods differs from that of the score."""
         return _UNITS.get(self.method, "{}").format(self.unit)
 
     @property
     def meaning(self) -> str:
-        """What a positive value of a map says."""
+        """Meaning of a positive value of a map, in words."""
         return _MEANINGS.get(self.method, "the patch speaks for the score")
 
     @property
     def shown(self) -> dict[str, Sequence[Map]]:
-        """The maps that have a place: those of the first eight checkpoints."""
+        """Maps of the first eight checkpoints, for which a figure has room."""
         return dict(list(self.maps.items())[:MOST_CHECKPOINTS])
 
     def part(self, start: int, stop: int) -> Sheet:
-        """Images `start` to `stop` as a sheet that knows where in the whole they stand."""
+        """Return images `start` to `stop` (exclusive) as a sheet that keeps their position in the whole."""
         maps = {name: maps[start:stop] for name, maps in self.maps.items()}
         total = self.total or len(self.pictures)
         pictures, titles = self.pictures[start:stop], self.titles[start:stop]
@@ -98,7 +98,7 @@ class Sheet:
 
 
 def what_is_shown(sheet: Sheet) -> str:
-    """Sentences on how many images and checkpoints a figure of `sheet` shows, for its caption."""
+    """Return sentences for a caption: how many images and checkpoints of `sheet` a figure shows."""
     count, total = len(sheet.pictures), sheet.total or len(sheet.pictures)
     span = f"{sheet.first + 1} to {sheet.first + count}" if count > 1 else f"{sheet.first + 1}"
     images = f"n = {count} image{'s' * (count > 1)}" + (f" ({span} of {total})" if total > count else "")
@@ -108,7 +108,7 @@ def what_is_shown(sheet: Sheet) -> str:
 
 
 def sheet_rows(sheet: Sheet) -> Iterator[Row]:
-    """Score and patch values of every map of `sheet`, for its CSV file."""
+    """Yield score and patch values of every map of `sheet`, for its CSV file."""
     for name, maps in sheet.shown.items():
         for title, one in zip(sheet.titles, maps, strict=True):
             site = f"{one.method}@{one.site}"

@@ -1,4 +1,4 @@
-"""Sheets of maps as plain JSON, so that a report can be drawn again from its file."""
+"""Conversion of sheets to plain JSON and back, so that a report can be redrawn from its file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DIGITS = 5  # of each value: more than a colour shows
 
 
 def sheet_json(sheet: Sheet) -> dict[str, Any]:
-    """A sheet as plain JSON: small JPEG pictures, values to five digits."""
+    """Convert a sheet to plain JSON: small JPEG pictures, values to five digits."""
     return {
         "method": sheet.method,
         "site": sheet.site,
@@ -34,10 +34,10 @@ def sheet_json(sheet: Sheet) -> dict[str, Any]:
 
 
 def sheet_of(value: Mapping[str, Any]) -> Sheet:
-    """The inverse of `sheet_json`.
+    """Convert the JSON of `sheet_json` back to a sheet.
 
     Raises:
-        DataError: If a picture is none.
+        DataError: If a picture cannot be decoded.
     """
     kind = value["method"], value["site"]
     maps = {

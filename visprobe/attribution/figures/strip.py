@@ -1,4 +1,4 @@
-"""Figure: where the encoder looks in one image as training goes on, and what becomes of the score."""
+"""Figure of one image's maps over training, with the score at each step."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from visprobe.figures.text import fitted, in_two_lines
 
 MOST_STEPS = 9
 _MARGIN, _GAP, _LINE = 0.05, 0.05, 0.13  # inches
-_UNDER, _PANEL = 0.42, 0.75  # for the steps, and of the score's line
+_UNDER, _PANEL = 0.42, 0.75  # heights of the step labels and of the score's panel
 _TALLEST = 1.5
 _NARROWEST = 0.55  # inches of a map with its gap
 
 
 def draw(sheet: Sheet, steps: Sequence[int], width: float | None = None) -> Figure:
-    """The picture, then the positive part of its map at each step on one scale; below each map the score then.
+    """Draw the picture, then the positive part of its map at each step on one scale, with the score below each map.
 
     Args:
-        sheet: One picture as the tower saw it, its maps at each moment of training, in order, the base first.
+        sheet: One picture as the tower saw it, with its maps at each step of training, in order, the base first.
         steps: Optimizer step of each map; 0 is the base.
         width: Inches; as wide as its maps need, two columns of a paper at most, if None.
 
     Raises:
-        UsageError: If there is not one picture, or not one step per map.
+        UsageError: If there is not exactly one picture, or not one step per map.
     """
     places, maps = _places(sheet, steps, _most(width)), [maps[0] for maps in sheet.maps.values()]
     scale, picture = scale_of([maps[place] for place in places], False), sheet.pictures[0]
@@ -59,7 +59,7 @@ def draw(sheet: Sheet, steps: Sequence[int], width: float | None = None) -> Figu
 
 
 def caption(sheet: Sheet, steps: Sequence[int]) -> str:
-    """The caption of `draw(sheet, steps)`."""
+    """Return the caption of `draw(sheet, steps)`."""
     shown = len(_places(sheet, steps, MOST_STEPS))
     limit = f" {shown} of {len(steps)} moments are shown, the first and the last among them." * (shown < len(steps))
     return (
@@ -72,12 +72,12 @@ def caption(sheet: Sheet, steps: Sequence[int]) -> str:
 
 
 def _most(width: float | None) -> int:
-    """How many maps stand in a row."""
+    """Return the number of maps that fit in a row."""
     return MOST_STEPS if width is None else min(MOST_STEPS, max(2, int((width - BAR_ROOM) / _NARROWEST) - 1))
 
 
 def _places(sheet: Sheet, steps: Sequence[int], most: int) -> list[int]:
-    """Numbers of the maps that have a column: all, or some spread evenly over training."""
+    """Return the indices of the maps to show: all, or some spread evenly over training."""
     if len(sheet.pictures) != 1 or len(steps) != len(sheet.maps):
         raise UsageError(
             f"{len(sheet.pictures)} pictures, {len(sheet.maps)} maps and {len(steps)} steps do not make a strip",
@@ -87,7 +87,7 @@ def _places(sheet: Sheet, steps: Sequence[int], most: int) -> list[int]:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers from 0 to `count` - 1, evenly spread, the first and the last among them."""
+    """Return at most `most` of the numbers from 0 to `count` - 1, evenly spread, with the first and the last."""
     return [round(place) for place in np.linspace(0, count - 1, min(most, count)).tolist()]
 
 

@@ -1,4 +1,4 @@
-"""Pictures in rows and maps beside them in columns, each row with its score and its colour bar."""
+"""Table of pictures in rows and maps in columns, with scores and colour bars."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _MOST_IN_ONE_COLUMN = 4
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything stands in a table of `across` columns.
+    """Positions in inches of everything in a table of `across` columns.
 
     Attributes:
-        across: Columns with the picture.
-        shapes: Height by width of each row's picture.
-        head: Height of the columns' names.
+        across: Number of columns, that of the picture included.
+        shapes: Height divided by width of each row's picture.
+        head: Height of the column names.
         given: Width of the figure; one or two columns of a paper if None.
-        floor: Height of what stands below the table.
+        floor: Height of everything below the table.
     """
 
     across: int
@@ -48,7 +48,7 @@ class Layout:
 
     @property
     def width(self) -> float:
-        """Of the figure."""
+        """Width of the figure."""
         return self.given or (ONE_COLUMN if self.across <= _MOST_IN_ONE_COLUMN else TWO_COLUMNS)
 
     @property
@@ -58,25 +58,25 @@ class Layout:
 
     @cached_property
     def heights(self) -> list[float]:
-        """Of the rows' pictures; a very tall one becomes narrower instead."""
+        """Heights of the rows' pictures; a very tall one becomes narrower instead."""
         return [self.cell * min(shape, 1.5) for shape in self.shapes]
 
     @property
     def height(self) -> float:
-        """Of the table."""
+        """Height of the table."""
         return self.head + 2 * _MARGIN + sum(self.heights) + (len(self.heights) - 0.1) * _TEXTS
 
     def left(self, column: int) -> float:
-        """Left edge of a column."""
+        """Return the left edge of a column."""
         return _MARGIN + column * (self.cell + _GAP)
 
     def bottom(self, row: int) -> float:
-        """Lower edge of a row's pictures."""
+        """Return the lower edge of a row's pictures."""
         return self.floor + self.height - self.head - _MARGIN - sum(self.heights[: row + 1]) - row * _TEXTS - _LINE
 
 
 def pages(sheet: Sheet) -> list[Sheet]:
-    """`sheet` in parts whose tables fit on a page of a paper each."""
+    """Split `sheet` into parts whose tables fit on a page of a paper each."""
     parts, start, across = list[Sheet](), 0, 1 + len(sheet.shown)
     for stop in range(1, len(sheet.pictures) + 1):
         last = stop == len(sheet.pictures)
@@ -94,14 +94,14 @@ def draw_table(
     said: str,
     width: float | None = None,
 ) -> Figure:
-    """The picture of each image, then its maps; where the width ends, the maps go on in a second table below.
+    """Draw each picture, then its maps; maps beyond the width go into a second table below.
 
     Args:
-        sheet: What the pictures are.
-        maps: What the columns are called, to one map per picture.
-        scales: For each picture the scale of all its maps.
-        number: What stands below a map.
-        said: What that is, below the picture.
+        sheet: Pictures and titles.
+        maps: One map per picture by the name of the column.
+        scales: Colour scale of each picture's maps.
+        number: Text below a map.
+        said: Label of that text, below the picture.
         width: Inches; one or two columns of a paper if None.
     """
     most = len(maps) if width is None else max(1, int((width - BAR_ROOM) / (_NARROWEST + _GAP)) - 1)
@@ -124,7 +124,7 @@ def _layout(sheet: Sheet, maps: Mapping[str, Sequence[Map]], columns: int, width
 
 
 def _heads(layout: Layout, sheet: Sheet, maps: Mapping[str, Sequence[Map]]) -> list[str]:
-    """Names of the columns, and the unit above the bars."""
+    """Return the names of the columns, and the unit above the bars."""
     heads = [in_two_lines(name, layout.cell * 72 - _PAD, SMALL) for name in ("picture", *maps)]
     return [*heads, in_two_lines(sheet.map_unit, BAR_ROOM * 72, SMALL)]
 
@@ -169,7 +169,7 @@ def _cell(figure: Figure, layout: Layout, row: int, column: int) -> Axes:
 
 
 def add_axes(figure: Figure, place: Sequence[float]) -> Axes:
-    """Bare axes at left, bottom, width, height in inches."""
+    """Add bare axes at left, bottom, width, height in inches."""
     wide, high = figure.get_size_inches()
     axes = figure.add_axes((place[0] / wide, place[1] / high, place[2] / wide, place[3] / high))
     axes.set_axis_off()
@@ -187,7 +187,6 @@ def _write(figure: Figure, x: float, y: float, text: str) -> None:
 
 
 def _write_heads(figure: Figure, layout: Layout, heads: Sequence[str]) -> None:
-    """The names of the columns, and above the bars the unit."""
     wide, high = figure.get_size_inches()
     y = (layout.floor + layout.height - _MARGIN - layout.head + 0.5 * _LINE) / high
     for column, name in enumerate(heads[:-1]):
@@ -197,14 +196,14 @@ def _write_heads(figure: Figure, layout: Layout, heads: Sequence[str]) -> None:
 
 
 def _runs(scales: Sequence[Scale]) -> list[tuple[int, int, Scale]]:
-    """First and last row of each bar: one for the figure where all rows have one scale, else one per row."""
+    """Return first and last row of each bar: one bar for all rows if they share a scale, else one per row."""
     if len(set(scales)) == 1:
         return [(0, len(scales) - 1, scales[0])]
     return [(row, row, scale) for row, scale in enumerate(scales)]
 
 
 def draw_bar(figure: Figure, place: Sequence[float], scale: Scale) -> None:
-    """The colours of `scale` with its ends and 0, at left, bottom, width, height in inches."""
+    """Draw the colours of `scale` with its ends and 0, at left, bottom, width, height in inches."""
     axes = add_axes(figure, place)
     axes.imshow(bar(scale), aspect="auto", interpolation="none")
     ends = {0.0: scale.low, 1.0: scale.limit} if scale.limit else {0.0: 0.0}

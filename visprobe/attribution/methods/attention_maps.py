@@ -1,9 +1,9 @@
 """Maps over patches from attention probabilities: rollout, and attention weighted by its gradient.
 
-A row of the product of all blocks' attention says how much each token of the input reaches one token of the output. A
-site is read as a mean of rows, so one row vector goes down through the blocks, from the last to the first, and no
-product of two matrices is taken. It has one number per token in the order in which the blocks hold them; the tower's
-geometry brings it to raster order as it does a state of width 1.
+A row of the product of all blocks' attention says how much each input token reaches one output token. A site is read as
+a mean of rows, so one row vector is multiplied through the blocks, from the last to the first, and no product of two
+matrices is needed. It has one number per token, in the order of the blocks' tokens; the tower's geometry brings it to
+raster order like a hidden state of width 1.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ Records = list[list[torch.Tensor]]
 def attention_maps(
     subject: Subject, images: Sequence[Image.Image], methods: Sequence[str], sites: Sequence[str], first: int = 0
 ) -> dict[tuple[str, str], list[Map]]:
-    """Attention of the blocks up to each site.
+    """Compute maps from the attention of the blocks up to each site.
 
-    "rollout" multiplies, over blocks, half the mean attention of all heads and half the identity (the residual path).
-    It does not depend on the score. Read is the row of the class token where the tower has one, else the mean row of
+    "rollout" multiplies, over blocks, half the mean attention of all heads plus half the identity (the residual path).
+    It does not depend on the score. The map is the row of the class token if the tower has one, else the mean row of
     the patch tokens.
 
-    "gradient-attention" adds up R = R + mean over heads of max(0, gradient x attention) R, from the identity on. Read
-    is the mean row of those patch tokens that the score reads: whose attention has a gradient in the last block; if
-    it reads none (a score of the class token), the row of the class token.
+    "gradient-attention" accumulates R = R + mean over heads of max(0, gradient x attention) R, from the identity on.
+    The map is the mean row of the patch tokens that the score reads, i.e. whose attention has a gradient in the last
+    block; if there are none (a score of the class token), it is the row of the class token.
 
     Args:
-        subject: A checkpoint with a question asked of it.
+        subject: Checkpoint with a score to explain.
         images: RGB images.
-        methods: Of `ATTENTION_MAPS`.
-        sites: Names of sites; for an output of the connector, the last block that it reads.
-        first: Which of the question's images the first one is.
+        methods: Names in `ATTENTION_MAPS`.
+        sites: Names of sites; for an output of the connector, the last block that it reads is used.
+        first: Index of the first image among the subject's targets.
 
     Returns:
-        For each method and site one map per image: 0 or more, registers and class token left out.
+        One non-negative map per image by method and site, registers and class token left out.
 
     Raises:
         DataError: If the score does not depend on a site's attention.
@@ -84,10 +84,10 @@ def attention_maps(
 
 @contextmanager
 def recorded(encoder: VisionEncoder) -> Iterator[list[Records]]:
-    """Let the tower of `encoder` compute attention step by step inside the block, and keep its probabilities.
+    """Compute attention of the tower of `encoder` explicitly inside the block, and record its probabilities.
 
     Yields:
-        A list that gets one entry for each run of the tower.
+        A list that gets one entry for each forward pass of the tower.
     """
     runs: list[Records] = []
     tower, number = encoder.tower, 0
@@ -126,7 +126,8 @@ def recorded(encoder: VisionEncoder) -> Iterator[list[Records]]:
 
 @contextmanager
 def _attention(tower: torch.nn.Module, function: Callable[..., Any]) -> Iterator[None]:
-    """Compute the attention of `tower` by `function` inside the block."""
+    """Use `function` as the attention of `tower` inside the block."""
+    # Transformers looks the function up by the name in a module's config; blocks may share one config object.
     configs = {id(c): c for module in tower.modules() if (c := getattr(module, "config", None)) is not None}
     before = [(config, config._attn_implementation) for config in configs.values()]
     ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, eager_mask)
@@ -151,7 +152,7 @@ def _checked(encoder: VisionEncoder, runs: list[Records], graphs: int) -> list[R
 
 
 def _blocks(encoder: VisionEncoder, site: str) -> int:
-    """How many blocks `site` comes after."""
+    """Return the number of blocks before `site`."""
     depth = encoder.family.depth(encoder.config)
     end = max(depth if read == "final_norm" else int(read.removeprefix("block_")) for read in encoder.reads(site))
     if end == 0:
@@ -187,7 +188,7 @@ def _gradient_attention(
     read = torch.cat([gradient.ne(0).any(dim=3).any(dim=1) for gradient in gradients[-1] if gradient is not None], 1)
     row = _mean_row(state)
     row = row * read.reshape(row.shape)
-    # Of each image the mean over the tokens that are read, where not all of them are.
+    # Share of patch tokens that are read: the division below makes the row a mean over these tokens alone.
     shares = [float(values.sum()) for values in _maps(state, row)]
     if not any(shares) and subject.encoder.family.has_cls:
         row = _class_row(subject.encoder, graph, state)
@@ -202,19 +203,19 @@ def _weighted(probabilities: torch.Tensor, gradient: Gradient) -> torch.Tensor:
 
 
 def _through(row: torch.Tensor, attention: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The row vector `row` times the attention of one block, which consists of (B, queries, keys) windows."""
+    """Multiply the row vector `row` by the attention of one block, given as (B, queries, keys) windows."""
     parts = torch.split(row.reshape(len(attention[0]), -1), [window.shape[1] for window in attention], dim=1)
     through = [(part[:, None] @ window)[:, 0] for part, window in zip(parts, attention, strict=True)]
     return torch.cat(through, dim=1).reshape(row.shape)
 
 
 def _mean_row(state: Captured) -> torch.Tensor:
-    """For each token of a state the share that it has in the mean patch token of its image, in the state's shape."""
+    """Return the weight of each token of a state in the mean patch token of its image, in the state's shape."""
     return _adjoint(state, lambda row: sum(tokens.mean() for tokens, _ in state.views([row])))
 
 
 def _class_row(encoder: VisionEncoder, graph: Graph, state: Captured) -> torch.Tensor:
-    """The same for the class token of each image, or the mean of those of its tiles."""
+    """Return the weight of each token in the class token of its image, or in the mean over its tiles' class tokens."""
     pixels = graph.pixels
 
     def total(row: torch.Tensor) -> Any:
@@ -225,7 +226,8 @@ def _class_row(encoder: VisionEncoder, graph: Graph, state: Captured) -> torch.T
 
 
 def _adjoint(state: Captured, total: Callable[[torch.Tensor], Any]) -> torch.Tensor:
-    """How much each token of a state counts in `total`, a linear function of one number per token."""
+    """Return the weight of each token of a state in `total`, a linear function of one number per token."""
+    # The gradient of a linear function is its weights, in the tokens' own order: no geometry has to be inverted.
     (leaf,) = state.leaves
     row = torch.zeros(*leaf.shape[:-1], 1, device=leaf.device, requires_grad=True)
     with torch.enable_grad():
@@ -234,5 +236,5 @@ def _adjoint(state: Captured, total: Callable[[torch.Tensor], Any]) -> torch.Ten
 
 
 def _maps(state: Captured, row: torch.Tensor) -> list[torch.Tensor]:
-    """One number per token of a state as the map of each image."""
+    """Arrange one number per token of a state as the map of each image."""
     return [tokens[0, :, 0].reshape(grid).cpu() for tokens, grid in state.views([row[..., None]])]

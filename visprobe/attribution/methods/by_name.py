@@ -1,4 +1,4 @@
-"""All methods by name: maps of any images at any sites, in batches."""
+"""Attribution methods by name: maps of any images at any sites, in batches."""
 
 from __future__ import annotations
 
@@ -34,28 +34,26 @@ def maps(
     side: int = 1,
     first: int = 0,
 ) -> Maps:
-    """Maps of all images by all methods at all sites.
+    """Compute maps of all images by all methods at all sites.
 
-    Where a gradient or a score overflows the dtype in which the model runs, the batch is run again in float32, and its
-    maps say so.
+    If a gradient or a score overflows the dtype of the model, the batch runs again in float32, and its maps get a note.
 
     Args:
-        subject: A checkpoint with a question asked of it.
+        subject: Checkpoint with a score to explain.
         images: RGB images of any sizes.
-        methods: Of `METHODS`.
-        sites: Names of sites, or "consumed". Integrated gradients and occlusion have the one site "pixels", which need
-            not be named.
+        methods: Names in `METHODS`.
+        sites: Names of sites, or "consumed". Integrated gradients and occlusion always have the one site "pixels".
         batch: Images that are forwarded together.
         baseline: Image without content for integrated gradients and occlusion: a name in `BASELINES`.
         steps: Steps of integrated gradients.
         side: Side in patches of the squares that occlusion replaces.
-        first: Which of the question's images the first one is.
+        first: Index of the first image among the subject's targets.
 
     Returns:
-        For each method and site ("consumed" by its name) one map per image, in order.
+        One map per image by method and site, in order; "consumed" is replaced by the site's own name.
 
     Raises:
-        UsageError: If a method, site or baseline does not exist, or there is no attention to look at.
+        UsageError: If a method, site or baseline does not exist, or the tower's attention cannot be recorded.
         DataError: If the score does not depend on a site, or overflows in float32.
     """
     methods, sites = list(dict.fromkeys(methods)), _checked(subject, methods, sites, baseline)
@@ -96,7 +94,7 @@ def _keyed(made: list[Map]) -> Maps:
 
 
 def _wide_enough(subject: Subject, run: Callable[[], Maps]) -> Maps:
-    """What `run` gives, in float32 if the model's own dtype cannot hold it."""
+    """Return the maps of `run`, in float32 if the model's own dtype overflows."""
     try:
         return run()
     except NotFinite as overflow:
@@ -112,11 +110,7 @@ def _wide_enough(subject: Subject, run: Callable[[], Maps]) -> Maps:
 
 
 def _checked(subject: Subject, methods: Sequence[str], sites: Sequence[str], baseline: str) -> list[str]:
-    """Names of the sites, each once.
-
-    Raises:
-        UsageError: As `maps`.
-    """
+    """Return the names of the sites, each once; refuse unknown methods, sites and baselines."""
     encoder = subject.encoder
     named = list(dict.fromkeys(encoder.consumed if site == "consumed" else site for site in sites))
     for kind, given, known in (

@@ -1,8 +1,8 @@
-"""Maps over patches from changed pixels: integrated gradients and occlusion, both of Captum.
+"""Maps over patches from changed pixels: integrated gradients and occlusion, both by Captum.
 
-What a patch is in the inputs of a tower differs from family to family: a square of pixels, a row of a packed matrix, a
-row in an order of its own. It is read off from the tower itself: an element of the input belongs to the patch token
-before the first block that depends on it.
+A patch in a tower's input differs from family to family: a square of pixels, a row of a packed matrix, in raster order
+or another. It is therefore found with gradients: an input element belongs to the patch token, before the first block,
+that depends on it.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.watch import watched
 
 PIXELS = "pixels"
-_BLUR = 10  # the blur's radius is the longer side by this: no digit, letter or face is left
+_BLUR = 10  # longer side / radius of the blur, which leaves no digit, letter or face
 
 
 def integrated_gradients(
     subject: Subject, images: Sequence[Image.Image], *, baseline: str = "mean", steps: int = 50, first: int = 0
 ) -> list[Map]:
-    """Gradient by the pixels, averaged on the way from a baseline image to the image, times their difference.
+    """Integrated gradients: the gradient averaged on the path from a baseline image, times image minus baseline.
 
     Args:
-        subject: A checkpoint with a question asked of it.
+        subject: Checkpoint with a score to explain.
         images: RGB images.
         baseline: Name of a baseline in `BASELINES`.
-        steps: Points of the Gauss-Legendre rule on the way.
-        first: Which of the question's images the first one is.
+        steps: Points of the Gauss-Legendre rule on the path.
+        first: Index of the first image among the subject's targets.
 
     Returns:
-        One map per image, summed over channels and pixels of each patch. Each map's `delta` says how far its sum is
-        from the difference of score between image and baseline; a note says so where that is more than a twentieth.
+        One signed map per image, in units of the score, summed over channels and pixels of each patch. `delta` is the
+        sum of the map minus the score difference between image and baseline; a map gets a note where it exceeds 5 %.
 
     Raises:
         NotFinite: If a value is not finite.
@@ -52,7 +52,7 @@ def integrated_gradients(
     """
     maps = []
     for part in _parts(subject, images, baseline, first):
-        # One point of every image at a time: targets may differ from image to image.
+        # One path point of every image per pass, because targets may differ from image to image.
         values = IntegratedGradients(part.score).attribute(
             part.values, part.baseline, n_steps=steps, internal_batch_size=len(part.values)
         )
@@ -70,14 +70,14 @@ def integrated_gradients(
 def occlusion(
     subject: Subject, images: Sequence[Image.Image], *, baseline: str = "mean", side: int = 1, first: int = 0
 ) -> list[Map]:
-    """By how much the score falls when a square of patches is replaced by the baseline image.
+    """Occlusion: the fall of the score when a square of patches is replaced by the baseline image.
 
     Args:
-        subject: A checkpoint with a question asked of it.
+        subject: Checkpoint with a score to explain.
         images: RGB images.
         baseline: Name of a baseline in `BASELINES`.
         side: Patches along a side of the square; squares do not overlap, each of their patches gets the same value.
-        first: Which of the question's images the first one is.
+        first: Index of the first image among the subject's targets.
 
     Returns:
         One signed map per image, in units of the score.
@@ -125,15 +125,15 @@ BASELINES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def patches_of(encoder: VisionEncoder, pixels: Pixels) -> torch.Tensor:
-    """Which patch each element of a tower's input belongs to.
+    """Find the patch that each element of a tower's input belongs to.
 
     Args:
-        encoder: The encoder.
-        pixels: One image, preprocessed.
+        encoder: Vision encoder.
+        pixels: One preprocessed image.
 
     Returns:
-        Number of the patch in raster order, or -1 for elements of none, such as filling; int64 of the shape of the
-        one floating-point input.
+        Index of the patch in raster order, or -1 for elements of none, such as padding; int64 of the shape of the one
+        floating-point input.
     """
     leaf = requiring_gradients(pixels.to(encoder.device, encoder.dtype))
     reached: list[torch.Tensor] = []
@@ -148,9 +148,11 @@ def patches_of(encoder: VisionEncoder, pixels: Pixels) -> torch.Tensor:
         raise AssertionError("the tower has no first block")
     with torch.enable_grad():
         ((tokens, _),) = captured(encoder, leaf, reached[0]).views(reached)
+        # A random projection makes each token one number; its gradient by the token's own pixels does not cancel to 0.
         probe = torch.randn(tokens.shape[-1], generator=torch.Generator().manual_seed(0)).to(tokens)
         answers = tokens[0] @ probe
-    # The number of a patch is spelled in bits; a gradient is exactly 0 where it comes from patches left out alone.
+    # Patch numbers are read bit by bit, in log2(patches) backward passes: the gradient of the patches whose number has
+    # a bit set is exactly 0 at pixels of all other patches.
     numbers = torch.arange(1, len(answers) + 1, device=answers.device)
     values, found = leaf.inputs[_name(pixels)], torch.zeros((), dtype=torch.int64, device=answers.device)
     for bit in range(len(answers).bit_length()):
@@ -161,19 +163,19 @@ def patches_of(encoder: VisionEncoder, pixels: Pixels) -> torch.Tensor:
 
 
 class _BeforeFirstBlock(Exception):
-    """The tower has run as far as needed."""
+    """Signal that stops the tower before its first block."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Images that Captum takes together: it holds dimension 0 for examples.
+    """Images that Captum takes together, which treats dimension 0 as examples.
 
     Attributes:
         values: Inputs, float32 of shape (images, …).
-        baseline: The same of the baseline images.
-        patches: Patch of each element, shape (1, …).
+        baseline: Inputs of the baseline images, the same shape.
+        patches: Patch index of each element, shape (1, …).
         grid: Rows and columns of patches.
-        score: From tensors such as `values` to scores of shape (images,).
+        score: Function from tensors like `values` to scores of shape (images,).
     """
 
     values: torch.Tensor
@@ -184,7 +186,7 @@ class _Part:
 
 
 def _parts(subject: Subject, images: Sequence[Image.Image], baseline: str, first: int) -> Iterator[_Part]:
-    """All images at once where the rows of every input are images of one grid, else one by one."""
+    """Yield all images at once if every input has one row per image and one grid, else one by one."""
     encoder, empty = subject.encoder, [BASELINES[baseline](image.convert("RGB")) for image in images]
     pixels = encoder.preprocess(images)
     if _one_row_each(pixels):
@@ -221,12 +223,13 @@ def _name(pixels: Pixels) -> str:
 
 
 def _summed(values: torch.Tensor, patches: torch.Tensor, count: int) -> torch.Tensor:
-    """Sum of `values` (n, …) over the elements of each of `count` patches, shape (n, count)."""
+    """Sum `values` (n, …) over the elements of each of `count` patches, shape (n, count)."""
+    # Column 0 collects elements of no patch (-1) and is dropped.
     sums = torch.zeros(len(values), count + 1, dtype=torch.float64, device=values.device)
     return sums.index_add_(1, patches.flatten() + 1, values.flatten(1).double())[:, 1:]
 
 
 def _shared(values: torch.Tensor, patches: torch.Tensor, count: int) -> torch.Tensor:
-    """The value that all elements of a patch have in `values` (n, …), shape (n, count)."""
+    """Return the value that all elements of a patch share in `values` (n, …), shape (n, count)."""
     found = torch.zeros(len(values), count + 1, device=values.device)
     return found.index_copy_(1, patches.flatten() + 1, values.flatten(1).float())[:, 1:]

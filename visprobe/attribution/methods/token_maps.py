@@ -10,11 +10,11 @@ from visprobe.attribution.methods.trace import Trace
 
 
 def gradcam(trace: Trace) -> torch.Tensor:
-    """Grad-CAM of tokens: each channel weighs as much as its gradient has on average over the patches.
+    """Grad-CAM of patch tokens: activations weighted by each channel's mean gradient over the patches.
 
     Returns:
-        Signed map, float32 of shape (rows, columns). The paper keeps its positive part only; that is left to whoever
-        draws it, as a negative value says that a patch speaks against the target.
+        Signed map, float32 of shape (rows, columns). The paper keeps the positive part only, which is left to figures
+        and scores: a negative value says that a patch speaks against the target.
 
     Source:
         Selvaraju et al. 2017 (1610.02391), equations 1 and 2, with patches for positions.
@@ -24,10 +24,10 @@ def gradcam(trace: Trace) -> torch.Tensor:
 
 
 def gradient_norm(trace: Trace) -> torch.Tensor:
-    """Sum over channels of the gradient's absolute value: what "RL makes MLLMs see better than SFT" draws.
+    """Gradient norm: sum over channels of the gradient's absolute value, as in "RL makes MLLMs see better than SFT".
 
     Returns:
-        Map of 0 or more, float32 of shape (rows, columns).
+        Non-negative map, float32 of shape (rows, columns).
 
     Source:
         2510.16333, appendix E.4. Its code also replaces the outermost patches by random neighbours; this does not.
@@ -36,7 +36,7 @@ def gradient_norm(trace: Trace) -> torch.Tensor:
 
 
 def gradient_times_input(trace: Trace) -> torch.Tensor:
-    """Gradient times activation, summed over channels: the score's change to first order without each token.
+    """Gradient times input, summed over channels: to first order, the fall of the score without each token.
 
     Returns:
         Signed map, float32 of shape (rows, columns).

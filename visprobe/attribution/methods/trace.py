@@ -1,4 +1,4 @@
-"""Activations and gradients of the tokens of each image, in raster order."""
+"""Activations and gradients of the patch tokens of each image, in raster order."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from visprobe.errors import DataError
 
 
 class NotFinite(DataError):
-    """A number that the dtype in which the model runs cannot hold."""
+    """Error for a number that overflows the dtype in which the model runs."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One image at one site.
+    """Activations and gradients of one image at one site.
 
     Attributes:
         activations: Patch tokens in raster order, float32 of shape (T, D), on the CPU.
-        gradients: Derivative of the image's score by them, the same shape.
-        grid: Rows and columns of the patches.
-        score: The number that was asked for.
+        gradients: Gradient of the image's score with respect to them, the same shape.
+        grid: Rows and columns of patches.
+        score: Score of the image.
     """
 
     activations: torch.Tensor
@@ -37,16 +37,16 @@ class Trace:
 def trace(
     subject: Subject, images: Sequence[Image.Image], sites: Sequence[str], first: int = 0
 ) -> dict[str, list[Trace]]:
-    """Activations and gradients of every image at every site, from one forward and one backward pass.
+    """Compute activations and gradients of every image at every site, from one forward and one backward pass.
 
     Args:
-        subject: A checkpoint with a question asked of it.
+        subject: Checkpoint with a score to explain.
         images: RGB images.
         sites: Names of sites.
-        first: Which of the question's images the first one is.
+        first: Index of the first image among the subject's targets.
 
     Returns:
-        For each site one trace per image, in order.
+        One trace per image by the name of the site, in order.
 
     Raises:
         DataError: If the score does not depend on a site.
@@ -55,7 +55,7 @@ def trace(
     traces: dict[str, list[Trace]] = {site: [] for site in sites}
     for graph in subject.forward(images, sites, first):
         leaves = [leaf for site in sites for leaf in graph.sites[site].leaves]
-        # Images do not see each other, so the gradient of the sum holds that of every image's own score.
+        # Images do not interact, so the gradient of the summed scores is that of each image's own score.
         gradients = list(torch.autograd.grad(graph.scores.sum(), leaves, allow_unused=True))
         scores = graph.scores.detach().float().cpu().tolist()
         for site in sites:
@@ -79,10 +79,10 @@ def _checked(subject: Subject, site: str, gradient: torch.Tensor | None) -> torc
 
 
 def finite(subject: Subject, what: str, tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` if it has finite values only.
+    """Return `tensor`; refuse values that are not finite.
 
     Raises:
-        NotFinite: If it has others.
+        NotFinite: If there is one.
     """
     if not torch.isfinite(tensor).all():
         raise NotFinite(

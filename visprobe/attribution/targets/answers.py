@@ -1,6 +1,6 @@
-"""A whole multimodal LLM as what is explained: the log-probability that it gives to an answer about an image.
+"""Subject of a whole multimodal LLM: the log-probability that it gives to an answer about an image.
 
-The tower runs once per image, also where two answers are compared: both read the same image features.
+The tower runs once per image even if two answers are compared: both read the same image features.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from visprobe.mllm.one_view import check_one_view, newlines, one_view
 from visprobe.mllm.question import Answer, Question, TokenizedPrompt, tokenized
 
 _PROJECTED = "projected"
-_TRIED = (4, 4)  # patches of the image that questions are tried with where their number depends on the image
+_TRIED = (4, 4)  # patch grid that questions are checked with where the grid depends on the image
 Reference = Sequence[tuple[float, float]]
 
 
 class MllmSubject:
-    """A multimodal LLM with one question asked of each image; satisfies `Subject`.
+    """Subject of a multimodal LLM with one question about each image; satisfies `Subject`.
 
-    The model sees one view of the image, which is that of `encoder`: see `one_view`.
+    The model sees one view of the image, that of `encoder`; see `one_view`.
 
     Args:
-        model: Model of transformers; it is put into evaluation mode and its weights are frozen.
-        processor: Its processor, with image token and chat template.
-        encoder: The encoder of the same checkpoint: its sites, geometry and image processor. Its weights do not matter.
+        model: Transformers model; it is put into evaluation mode and its weights are frozen.
+        processor: Processor of the model, with image token and chat template.
+        encoder: Encoder of the same checkpoint, for its sites, geometry and image processor; its weights are not used.
         questions: One for each image, in the order of the images.
         target: One of `TARGETS`, or "token:N". "answer" and "rejected" are log p(answer | image, prompt), summed over
             the tokens of the answer's text; "contrast" is the first minus the second; "token:N" is the term of the
@@ -55,7 +55,7 @@ class MllmSubject:
 
     Raises:
         CheckpointError: If the model is of a kind that is not known here, or does not fit encoder or processor.
-        UsageError: If there is no such target, or a question cannot be asked.
+        UsageError: If the target does not exist, or a question cannot be asked.
     """
 
     def __init__(
@@ -82,16 +82,16 @@ class MllmSubject:
 
     @property
     def modules(self) -> Sequence[torch.nn.Module]:
-        """The whole model."""
+        """Modules whose weights take part: the whole model."""
         return (self._model,)
 
     @property
     def count(self) -> int:
-        """How many images there are questions about."""
+        """Number of questions, one per image."""
         return len(self._questions)
 
     def forward(self, images: Sequence[Image.Image], sites: Collection[str], first: int = 0) -> list[Graph]:
-        """As `Subject`: one graph per image.
+        """Forward images, with one graph per image; see `Subject.forward`.
 
         Raises:
             UsageError: If there are more images than questions.
@@ -104,7 +104,7 @@ class MllmSubject:
         return graphs
 
     def score(self, pixels: Pixels, first: int = 0) -> torch.Tensor:
-        """As `Subject`.
+        """Score preprocessed images; see `Subject.score`.
 
         Raises:
             UsageError: If there are more images than questions.
@@ -113,13 +113,13 @@ class MllmSubject:
 
     @torch.no_grad()
     def log_probabilities(self, images: Sequence[Image.Image]) -> list[tuple[float, float]]:
-        """Log p of the answer and of the rejected answer to each question, end of turn included, as DPO sums them.
+        """Return log p of answer and rejected answer to each question, in nats, with the end of turn as in DPO.
 
         Args:
             images: RGB images, one for each question.
 
         Raises:
-            UsageError: If a question has one answer only, or there are not as many images as questions.
+            UsageError: If a question has only one answer, or the numbers of images and questions differ.
         """
         if len(images) != self.count:
             raise self._not_as_many(len(images))
@@ -133,7 +133,6 @@ class MllmSubject:
         return found
 
     def _run(self, pixels: Pixels, sites: Collection[str], number: int) -> Graph:
-        """The graph of one image and its question."""
         states, encoder = dict[str, torch.Tensor](), self.encoder
         in_tower = {site for site in sites if encoder.reads(site) == (site,)}
         if beyond := set(sites) - in_tower - {_PROJECTED}:
@@ -150,7 +149,7 @@ class MllmSubject:
         return Graph(score[None], found, pixels)
 
     def _terms(self, question: TokenizedPrompt, features: Any, answer: Answer) -> torch.Tensor:
-        """Log p of each token of an answer given those before it, float32 of shape (tokens,)."""
+        """Return log p of each token of an answer given those before it, float32 of shape (tokens,)."""
         ids = torch.tensor([[*question.prompt, *answer.ids]])
         beside = {name: tensor for name, tensor in question.images.items() if name != "pixel_values"}
         text = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **question.token_types(ids)}
@@ -160,14 +159,16 @@ class MllmSubject:
             logits_to_keep=len(answer.ids) + 1,
             use_cache=False,
         ).logits
+        # Logits at a position predict the next token: the kept ones begin at the last token of the prompt.
         terms: torch.Tensor = logits[0, :-1].float().log_softmax(-1)
         return terms.gather(-1, torch.tensor(answer.ids, device=terms.device)[:, None])[:, 0]
 
     def _numbered(self, pixels: Pixels, first: int) -> Iterator[tuple[int, Pixels]]:
-        """Each image by itself with its number, ready for the tower."""
+        """Yield each image by itself with its index, on the encoder's device and in its dtype."""
         if first + len(pixels) > self.count:
             raise self._not_as_many(first + len(pixels))
         pixels = pixels.to(self.encoder.device, self.encoder.dtype)
+        # Inputs have one row per image, or are packed: one row per patch, images one after the other.
         tokens = [rows * columns for rows, columns in pixels.grids]
         parts = {
             name: torch.split(tensor, 1 if len(tensor) == len(pixels) else tokens)
@@ -177,7 +178,7 @@ class MllmSubject:
             yield first + place, Pixels({name: part[place] for name, part in parts.items()}, (grid,))
 
     def _question(self, number: int, grid: Grid) -> TokenizedPrompt:
-        """Question `number` about an image of `grid` patches, as tokens."""
+        """Tokenize question `number` about an image of `grid` patches."""
         if (number, grid) not in self._asked:
             processor, blank = one_view(self.encoder, self._processor, self._kind, grid)
             self._asked[number, grid] = tokenized(self._questions[number], processor, blank, self._where(number))
@@ -212,23 +213,23 @@ def open_mllm(
     reference: Reference | None = None,
     beta: float = 0.1,
 ) -> MllmSubject:
-    """The checkpoint in `path` with a question asked of each image.
+    """Load the checkpoint in `path` as a subject with one question about each image.
 
     Args:
-        path: Folder, or the id of a model on the Hugging Face hub.
-        questions: As in `MllmSubject`.
-        target: As in `MllmSubject`.
-        device: Where the model runs.
-        dtype: Dtype in which it runs.
-        name: Its name; by default that of the folder.
+        path: Folder, or id of a model on the Hugging Face hub.
+        questions: One for each image, in the order of the images.
+        target: Name of the target; see `MllmSubject`.
+        device: Device of the model.
+        dtype: Dtype of the model.
+        name: Name of the checkpoint; by default that of the folder.
         resolution: Pixels per image for towers of native resolution.
-        reference: As in `MllmSubject`.
-        beta: As in `MllmSubject`.
+        reference: For "dpo-loss", the log-probabilities of the reference model.
+        beta: For "dpo-loss", the factor of the margin.
 
     Raises:
-        CheckpointError: If the checkpoint does not load, or as `MllmSubject`.
+        CheckpointError: If the checkpoint does not load, is of an unknown kind, or does not fit encoder or processor.
         PrerequisiteError: If its processor needs a library that is not installed.
-        UsageError: As `MllmSubject`.
+        UsageError: If the target does not exist, or a question cannot be asked.
     """
     model, processor = load_for_training(path, str(dtype).removeprefix("torch."))
     encoder = load_encoder(path, dtype=dtype, resolution=resolution)

@@ -1,7 +1,6 @@
-"""What a tower by itself can be asked: how far it puts an image into its class.
+"""Targets of a tower by itself: how well it separates an image's class from the others.
 
-Every target compares the image's own class with the others. Without that, most of a map shows what all classes have in
-common: that there is something to see at all.
+Every target subtracts the other classes. Without that, most of a map shows what all classes have in common.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ _NO_CLASSES = "Give the classes that the labels count, two or more of them."
 
 
 def class_similarity(prototypes: ArrayLike, labels: Sequence[int]) -> Target:
-    """Cosine of the image's mean token with the prototype of its class, minus its mean cosine with the others.
+    """Return a target: cosine of the mean token with the prototype of its class, minus the mean cosine with the others.
 
     Args:
         prototypes: Mean feature of each class at the site that is read, shape (classes, D), from other images.
-        labels: Class of each image.
+        labels: Class index of each image.
 
     Returns:
         A target whose scores lie in [-2, 2].
 
     Raises:
-        DataError: If there are fewer than two classes, a label that is none of them, or a prototype that is zero or
-            not finite; when it is called, if its prototypes have another width than the tokens.
+        DataError: If there are fewer than two classes, a label is out of range, or a prototype is zero or not finite;
+            when the target is called, if prototypes and tokens differ in width.
     """
     rows = _rows(prototypes, labels, "prototypes")
     if not rows.any(dim=1).all():
@@ -41,18 +40,21 @@ def class_similarity(prototypes: ArrayLike, labels: Sequence[int]) -> Target:
 
 
 def class_logit(coefficients: ArrayLike, intercepts: ArrayLike, labels: Sequence[int]) -> Target:
-    """Log odds of the image's class under a linear probe of its mean token: its logit minus logsumexp of the others.
+    """Return a target: log odds of the image's class under a linear probe of its mean token.
+
+    The log odds are the logit of the class minus the logsumexp of the other logits.
 
     Args:
-        coefficients: Of the probe, shape (classes, D), for features as the tower gives them.
-        intercepts: Of the probe, shape (classes,).
-        labels: Class of each image.
+        coefficients: Weights of the probe, shape (classes, D), for features that are not standardised.
+        intercepts: Biases of the probe, shape (classes,).
+        labels: Class index of each image.
 
     Returns:
-        A target whose scores are natural logarithms: above 0 where the probe gives the class more than half.
+        A target whose scores are in nats: above 0 where the probe gives the class a probability above one half.
 
     Raises:
-        DataError: As `class_similarity`; also if there is not one intercept for each class.
+        DataError: If there are fewer than two classes or not one intercept for each, a label is out of range, or a
+            coefficient is not finite; when the target is called, if coefficients and tokens differ in width.
     """
     rows = _rows(coefficients, labels, "coefficients")
     shifts = torch.as_tensor(intercepts, dtype=torch.float32).detach()
@@ -69,21 +71,22 @@ def class_logit(coefficients: ArrayLike, intercepts: ArrayLike, labels: Sequence
 def text_similarity(
     reader: Reader, names: Sequence[str], labels: Sequence[int], templates: Sequence[str] = TEMPLATES
 ) -> Target:
-    """Cosine of the image's embedding with the sentences about its class, minus its mean cosine with the others.
+    """Return a target: cosine of the embedding with its class's sentences, minus the mean cosine with the others.
 
-    For a subject that reads "embedding", what the tower's own head makes of the whole image.
+    It needs a subject that reads "embedding", the output of the tower's own head.
 
     Args:
-        reader: The text tower, and whether its visual projection is needed.
-        names: What each class is called.
-        labels: Class of each image.
+        reader: Text tower, with a flag for its visual projection.
+        names: Name of each class.
+        labels: Class index of each image.
         templates: Sentences with {} where the name goes.
 
     Returns:
         A target whose scores lie in [-2, 2].
 
     Raises:
-        DataError: As `class_similarity`.
+        DataError: If there are fewer than two classes, or a label is out of range; when the target is called, if names
+            and tokens differ in width.
 
     Source:
         CLIP (2103.00020), section 3.1.4, for the sentences.
@@ -94,7 +97,7 @@ def text_similarity(
 
 
 def _against_the_mean(rows: torch.Tensor, labels: Sequence[int], projection: torch.Tensor | None = None) -> Target:
-    """From class directions (classes, D) of length 1 to a target."""
+    """Return a target from unit vectors of the classes, shape (classes, D)."""
 
     def above(pooled: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         read = pooled if projection is None else pooled @ projection.to(pooled).T
@@ -108,7 +111,7 @@ def _against_the_mean(rows: torch.Tensor, labels: Sequence[int], projection: tor
 def _of_pooled(
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], labels: Sequence[int], classes: int, width: int
 ) -> Target:
-    """A target from a score of the mean tokens (images, D), given which class is each one's own (images, classes)."""
+    """Return a target from a score of mean tokens (images, D) and the one-hot mask of their classes."""
     own = one_hot(torch.as_tensor(labels, dtype=torch.int64), classes).bool()
 
     def target(tokens: list[torch.Tensor], first: int) -> torch.Tensor:
@@ -128,11 +131,7 @@ def _of_pooled(
 
 
 def _rows(values: ArrayLike, labels: Sequence[int], what: str) -> torch.Tensor:
-    """One row per class, float32.
-
-    Raises:
-        DataError: If that is not what they are, or a label is none of them.
-    """
+    """Return one row per class, float32; refuse other shapes, values that are not finite, and labels out of range."""
     rows = torch.as_tensor(values, dtype=torch.float32).detach()
     if rows.ndim != 2 or len(rows) < 2 or not torch.isfinite(rows).all():
         raise DataError(

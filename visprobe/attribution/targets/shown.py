@@ -1,4 +1,4 @@
-"""The part of a picture that a tower sees, so that a map can be laid over it."""
+"""Cropping of a picture to the part that a tower sees, so that a map can be laid over it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _LEVELS = 255
 
 
 def as_shown(picture: Image.Image, encoder: VisionEncoder) -> Image.Image:
-    """What a map of `encoder` covers: the picture without what its processor crops away, with padding in black.
+    """Crop or pad a picture (in black) to the part that a map of `encoder` covers.
 
-    The processor is asked where it shows what: it gets two pictures of the same size whose grey values are the
-    coordinates. So the edges are exact to about a 250th of the picture's sides.
+    The part is found by preprocessing two pictures whose grey values are their coordinates, so that edges are exact to
+    about 1/250 of the picture's sides.
 
     Args:
         picture: RGB image.
-        encoder: Whose processor shows it.
+        encoder: Encoder whose processor crops, pads and resizes.
 
     Returns:
         RGB image of the same scale; the picture itself if nothing is cropped or padded.
@@ -35,16 +35,17 @@ def as_shown(picture: Image.Image, encoder: VisionEncoder) -> Image.Image:
 
 
 def _coordinate(width: int, height: int, axis: int, encoder: VisionEncoder) -> Region:
-    """Where on one axis the patches lie, as shares of the picture's side, shape (rows, columns)."""
+    """Return the position of each patch on one axis, as a share of the picture's side, shape (rows, columns)."""
     ramp = (np.arange((height, width)[axis]) + 0.5) / (height, width)[axis] * _LEVELS
     grey = np.broadcast_to(ramp[:, None] if axis == 0 else ramp[None], (height, width))
     return patch_means(Image.fromarray(np.round(grey).astype(np.uint8)).convert("RGB"), encoder)
 
 
 def _edges(centres: Region) -> tuple[float, float]:
-    """First and last edge of neighbouring patches of one size, from where their middles are."""
+    """Return the first and last edge of adjacent patches of one size, from their centres."""
     if len(centres) == 1:
         return 0.0, 2 * float(centres[0])
+    # Medians, because the centres of patches that show padding are off.
     half = float(np.median(np.diff(centres))) / 2
     middle = float(np.median(centres - 2 * half * np.arange(len(centres))))
     return middle - half, middle + (2 * len(centres) - 1) * half

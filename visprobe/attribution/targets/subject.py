@@ -1,4 +1,4 @@
-"""What is explained: one checkpoint, and a number that it gives to each image, with the graph kept behind it."""
+"""Subjects of attribution: a checkpoint, and a differentiable number that it gives to each image."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from visprobe.errors import DataError
 
 @dataclass(frozen=True)
 class Graph:
-    """One forward pass, still differentiable.
+    """Result of one forward pass, with its autograd graph.
 
     Attributes:
-        scores: The number asked for, float32 of shape (images,).
-        sites: What was computed at each site that was asked for.
-        pixels: The inputs that were forwarded; the floating-point ones require a gradient.
+        scores: Score of each image, float32 of shape (images,).
+        sites: Hidden states at each site that was asked for.
+        pixels: Inputs that were forwarded; the floating-point ones require a gradient.
     """
 
     scores: torch.Tensor
@@ -34,11 +34,11 @@ class Graph:
 
 
 class Subject(Protocol):
-    """A checkpoint with a question asked of it.
+    """A checkpoint with a score to explain.
 
     Attributes:
         name: Name of the checkpoint.
-        encoder: Its encoder: the tower that runs, its geometry and processor.
+        encoder: Encoder of the checkpoint: the tower that runs, its geometry and processor.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Subject(Protocol):
 
     @property
     def modules(self) -> Sequence[torch.nn.Module]:
-        """All modules whose weights take part."""
+        """Modules whose weights take part in the score."""
 
     def forward(self, images: Sequence[Image.Image], sites: Collection[str], first: int = 0) -> list[Graph]:
         """Forward images, in as few passes as the model allows; each pass runs the tower once.
@@ -54,19 +54,18 @@ class Subject(Protocol):
         Args:
             images: RGB images of any sizes.
             sites: Names of the sites whose states are kept.
-            first: Which of the question's images the first one is, where each has a target of its own.
+            first: Index of the first image among the images that the subject has targets for.
 
         Returns:
             Graphs that together hold all images, in order.
         """
 
     def score(self, pixels: Pixels, first: int = 0) -> torch.Tensor:
-        """The number asked for, of images that are pixels already; float32 of shape (images,).
+        """Score preprocessed images; float32 of shape (images,).
 
         Args:
-            pixels: What `preprocess` of the encoder makes, perhaps changed since; where one of them requires a
-                gradient, the score has it.
-            first: Which of the question's images the first one is, where each has a target of its own.
+            pixels: Output of the encoder's `preprocess`, perhaps modified; gradients flow back to it.
+            first: Index of the first image among the images that the subject has targets for.
         """
 
 
@@ -75,12 +74,12 @@ Target = Callable[[list[torch.Tensor], int], torch.Tensor]
 
 
 class TowerSubject:
-    """An encoder by itself: the number is a function of its tokens where the language model reads them.
+    """Subject of an encoder by itself: the score is a function of its tokens at one site.
 
     Args:
-        encoder: The encoder.
-        target: From tokens to the number.
-        read: Site of these tokens: "consumed", "projected" or any other, or "embedding", the one token that the tower's
+        encoder: Vision encoder.
+        target: Function from tokens to scores.
+        read: Site of the tokens: "consumed", "projected" or any other, or "embedding", the one token that the tower's
             own head makes of the whole image.
     """
 
@@ -95,7 +94,7 @@ class TowerSubject:
         return self.encoder.modules
 
     def forward(self, images: Sequence[Image.Image], sites: Collection[str], first: int = 0) -> list[Graph]:
-        """As `Subject`."""
+        """Forward images, in as few passes as the model allows; see `Subject.forward`."""
         graphs, encoder = [], self.encoder
         for piece in encoder.geometry.pieces(encoder.preprocess(images)):
             with torch.enable_grad():
@@ -104,7 +103,7 @@ class TowerSubject:
         return graphs
 
     def score(self, pixels: Pixels, first: int = 0) -> torch.Tensor:
-        """As `Subject`."""
+        """Score preprocessed images; see `Subject.score`."""
         parts = []
         for piece in self.encoder.geometry.pieces(pixels):
             parts.append(self._run(self._moved(piece), (), first).scores)
@@ -123,7 +122,7 @@ class TowerSubject:
         with watched(encoder.tower, encoder.family, in_tower, states.__setitem__):
             encoder.geometry.run(encoder.tower, pixels)
         held = {site: encoder.geometry.views(state, pixels, encoder.tower) for site, state in states.items()}
-        # The embedding of the whole image is one token, and none of them is a prefix.
+        # The embedding is one token per image, with no prefix token to drop.
         read = encoder.tokens(self._read, self._read == EMBEDDING, held, pixels)
         scores = self._target([one.float() for tokens, _ in read for one in torch.split(tokens, 1)], first)
         found = {site: captured(encoder, pixels, state) for site, state in states.items() if site in sites}
@@ -134,7 +133,7 @@ class TowerSubject:
 
 
 def not_reached(subject: Subject, site: str) -> DataError:
-    """The error for a site that the score does not depend on."""
+    """Return the error for a site that the score does not depend on."""
     return DataError(
         f"{subject.name}: the score does not depend on {site}",
         hint="Name a site before the one that the score is computed from.",
@@ -143,7 +142,7 @@ def not_reached(subject: Subject, site: str) -> DataError:
 
 @contextmanager
 def in_float32(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """Let `modules` run in float32 inside the block, with the weights that they have now."""
+    """Run `modules` in float32 inside the block; afterwards they have their own tensors back."""
     held = [
         (tensor, tensor.data)
         for module in modules
@@ -160,7 +159,7 @@ def in_float32(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
 
 
 def requiring_gradients(pixels: Pixels) -> Pixels:
-    """The same inputs, the floating-point ones as leaves of a new graph: frozen weights alone would make none."""
+    """Copy the inputs, floating-point ones as leaves that require gradients: frozen weights alone build no graph."""
     inputs = {
         name: tensor.detach().clone().requires_grad_() if tensor.is_floating_point() else tensor
         for name, tensor in pixels.inputs.items()
@@ -169,7 +168,7 @@ def requiring_gradients(pixels: Pixels) -> Pixels:
 
 
 def captured(encoder: VisionEncoder, pixels: Pixels, state: torch.Tensor) -> Captured:
-    """A hidden state of the encoder's tower, as its geometry says how it becomes tokens."""
+    """Wrap a hidden state of the tower with the function that turns it into patch tokens in raster order."""
 
     def views(tensors: Sequence[torch.Tensor]) -> list[View]:
         found = encoder.geometry.views(tensors[0], pixels, encoder.tower)
