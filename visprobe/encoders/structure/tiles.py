@@ -90,7 +90,7 @@ def tiles(values: Any, mosaic: Mosaic) -> Pixels:
         mosaic: Arrangement of the tiles.
 
     Raises:
-            CheckpointError: If the number of tiles is not that of `mosaic`.
+        CheckpointError: If the number of tiles is not that of `mosaic`.
     """
     tensor = torch.as_tensor(values, dtype=torch.float32)
     if len(tensor) != mosaic.rows * mosaic.columns:
