@@ -329,6 +329,7 @@ def corrupt(image: NDArray[np.uint8], kind: str, severity: int, rng: np.random.G
     operation, frame = CORRUPTIONS[kind]
     pixels = (image / 255).astype(np.float32)
     framed = frame(pixels)
+    # Only the change is resized and added, so that detail beyond the resolution of the frame survives.
     change = operation(framed, severity, rng).clip(0, 1) - framed
     if change.shape != pixels.shape:
         change = by_area(change, (pixels.shape[0], pixels.shape[1]))

@@ -88,6 +88,7 @@ def _correct(
 def exact_matches(model: Any, packed: Packed, features: torch.Tensor) -> Bools:
     """Return for each packed question whether all its answer tokens are the likeliest; bool of shape (questions,)."""
     logits, gold = answer_logits(model, packed, features)
+    # A question is correct unless one of its answer tokens is missed.
     missed = packed.question[packed.targets >= 0][logits.argmax(-1) != gold]
     correct = np.ones(int(packed.question.max()) + 1, np.bool_)
     correct[missed.cpu().numpy()] = False
@@ -136,8 +137,8 @@ def answers_result(answers: Mapping[str, Answers], blind: Answers, scenes: str) 
         scenes: Name of the scenes.
 
     Returns:
-        Shares in [0, 1] and differences `later - earlier` for every pair of checkpoints, with 95 % intervals that
-        allow for several questions about one scene; the blind score with role "floor".
+        Shares in [0, 1] and differences `later - earlier` for every pair of checkpoints, with 95 % intervals
+        clustered by scene; the blind baseline with role "floor".
 
     Raises:
         UsageError: If two of them answered different questions.

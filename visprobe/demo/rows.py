@@ -19,7 +19,7 @@ class DigitRows:
 
     Args:
         count: Number of rows.
-        seed: Another seed gives other scenes.
+        seed: Seed of the scenes.
     """
 
     def __init__(self, count: int, seed: int = 0) -> None:

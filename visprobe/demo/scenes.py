@@ -89,7 +89,7 @@ class DigitScenes:
     Args:
         split: "train" or "val".
         size: Number of scenes.
-        seed: Another seed gives other scenes of the same kind.
+        seed: Seed of the scenes.
 
     Raises:
         UsageError: If the split is unknown or `size` is negative.

@@ -176,6 +176,7 @@ class Conversations:
         try:
             return int(self._processor._get_num_multimodal_tokens(image_sizes=[list(size)]).num_image_tokens[0])
         except (AttributeError, TypeError, KeyError):  # not all processors have it, LLaVA's only for some towers
+            # Expand a blank image instead; its mark is one token, which the difference leaves out.
             blank = Image.new("RGB", size[::-1])
             read = self._read(self.text([Turn("user", IMAGE)]), [blank])
             return len(read.ids) - len(self._processor.tokenizer(read.text)["input_ids"]) + 1
@@ -260,6 +261,7 @@ class _Read:
     def with_end(self, text: str) -> _Read:
         """Tokenize a text with the same images that differs only after them, without processing images again."""
         kept = _common(self.text, text)
+        # The texts part after the last image, so the rest has the same length before and after expansion.
         expanded = self.expanded[: len(self.expanded) - (len(self.text) - kept)] + text[kept:]
         ids, offsets = self.again(expanded)
         return _Read(text, expanded, ids, offsets, self.images, self.again)

@@ -27,7 +27,7 @@ def launch_note() -> str | None:
     """Return a warning if accelerate was asked for several processes and silently started one.
 
     accelerate names a meeting point for the processes (MASTER_ADDR) only if it was asked for several of them, and
-    each process that finds its way there is told of how many it is one (WORLD_SIZE).
+    sets WORLD_SIZE in each process that it starts.
     """
     by_accelerate = any(name.startswith("ACCELERATE_") for name in os.environ)
     alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ

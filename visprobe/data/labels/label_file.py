@@ -75,6 +75,7 @@ def _given(images: ImageSet, file: Path, classes: Sequence[str] | None) -> tuple
     names = ImageNames(images)
     tables, lines = readings(file)
     blanks = _by_blanks(lines, names)
+    # Try every column of every reading as file names; the one that names most images wins.
     hits, rows, column = max(
         ((_hits(rows, names, column), rows, column) for rows in (*tables, blanks) for column in range(_width(rows))),
         key=lambda found: found[0],

@@ -302,7 +302,7 @@ def stored_names(folder: Path) -> tuple[str, ...] | None:
         folder: Folder that may hold the list.
 
     Returns:
-        The names by class number; None if there is no list.
+        Names in the order of class numbers; None if there is no list.
 
     Raises:
         DataError: If there is a list that cannot be read.

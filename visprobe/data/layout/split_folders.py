@@ -131,6 +131,7 @@ def _splits(folder: Path, below: Sequence[_Place]) -> tuple[list[_Place], list[s
             return list(below), []
         _refuse_lone_split(folder, below)
         return [], []
+    # Folders in a folder may be classes, which makes it likelier to be a split.
     several = [place for place in splits if len(place.inside) > 1]
     if len(set(roles.values())) > 1:
         only_likely = any(role_of(name) is None for name in roles) and not same_but_for_role(roles)
