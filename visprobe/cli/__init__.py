@@ -1,1 +1,1 @@
-"""The command line; no command imports torch before it runs."""
+"""Command line interface; no command imports torch before it runs."""

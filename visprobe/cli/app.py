@@ -1,4 +1,4 @@
-"""The `visprobe` command: its sub-commands, and what happens to errors and signals."""
+"""Entry point of the `visprobe` command: its sub-commands, and the handling of errors and signals."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EXIT_CODES = {
 }
 
 _INTERRUPTED = 130
-# What to give where a required option is forgotten, by what Typer says of it.
+# Hints for a required option that is missing, by Typer's message.
 _MISSING = {
     "Missing option '--data' / '-d'.": "Images: a folder, a hub id, or 'digits', the built-in scenes. ",
     "Missing option '--ckpt'.": "Checkpoints follow --ckpt, once for each. ",
@@ -101,26 +101,26 @@ def _root(
 
 
 def main() -> NoReturn:
-    """Run the command line; it leaves with one of `EXIT_CODES`."""
+    """Run the command line, and exit with one of `EXIT_CODES`."""
     signal.signal(signal.SIGTERM, _terminate)
     sys.excepthook = print_traceback
     if os.environ.get("NO_COLOR"):
         from typer import rich_utils
 
-        rich_utils.COLOR_SYSTEM = None  # help would still be bold
+        rich_utils.COLOR_SYSTEM = None  # otherwise help is still bold
     # Some photographs of every large set have damaged EXIF data; their pixels are whole.
     warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
-    # Threads of torch that wait by spinning take the cores from whoever else computes on this machine: with two other
-    # busy processes on two cores a training step took five times as long. Read when torch is first imported.
+    # Threads of torch that spin while they wait take the cores from other processes: with two other busy processes on
+    # two cores a training step took five times as long. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # closed by who started it
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None if the parent closed them
     commands = get_command(app)
     assert isinstance(commands, TyperGroup)
     read_environment(commands)
     try:
-        left = commands(standalone_mode=False)  # a number where a command was left early: --help, --version
+        left = commands(standalone_mode=False)  # an exit code if a command ended early: --help, --version
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as in `visprobe list measures | head -1`
+    except BrokenPipeError:  # the reader closed the pipe, as in `visprobe list measures | head -1`
         _discard_stdout()
         left = 1
     except (VisprobeError, OSError, TyperException, RuntimeError) as problem:
@@ -133,7 +133,7 @@ def main() -> NoReturn:
         left = error.exit_code
     except KeyboardInterrupt:
         left = _INTERRUPTED
-    except Abort as no:  # somebody was asked and said no; Typer makes it of the end of any file too
+    except Abort as no:  # a question was answered with no; Typer turns any EOFError into Abort as well
         if isinstance(no.__cause__, EOFError):
             raise no.__cause__ from None
         print("nothing was done", file=sys.stderr)
@@ -148,7 +148,7 @@ def _nowhere() -> TextIO:
 
 
 def _discard_stdout() -> None:
-    """Let what is still to be written go nowhere: Python would try again as it ends, and complain."""
+    """Redirect stdout to the null device: Python would flush it again at exit, and complain."""
     with suppress(OSError), _nowhere() as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
@@ -165,7 +165,7 @@ def _tell(error: VisprobeError) -> None:
 
 
 def _called(command: object) -> str:
-    """The command that the command line names, as it would be typed."""
+    """Return the command that the command line names, as it would be typed."""
     names = ["visprobe"]
     for word in (word.replace("_", "-") for word in sys.argv[1:]):
         if not isinstance(command, TyperGroup) or word not in command.commands:
@@ -176,7 +176,7 @@ def _called(command: object) -> str:
 
 
 def _no_memory(problem: RuntimeError) -> bool:
-    return type(problem).__name__ == "OutOfMemoryError"  # of torch, which this module does not wait for
+    return type(problem).__name__ == "OutOfMemoryError"  # torch's, compared by name because importing torch is slow
 
 
 def _explained(problem: Exception, command: str) -> VisprobeError:
@@ -187,7 +187,7 @@ def _explained(problem: Exception, command: str) -> VisprobeError:
         )
     if isinstance(problem, TyperException):
         said = " ".join(problem.format_message().split()).replace("Value error, ", "")
-        # Which variable the option has is worth saying where it is set.
+        # Name an option's environment variable only if it is set, as the value may come from it.
         said = re.sub(r" \(env var: '(\w+)'\)", lambda found: found[0] if found[1] in os.environ else "", said)
         return UsageError(said, hint=f"{_MISSING.get(said, '')}{command} --help shows what there is.")
     if isinstance(problem, OSError):

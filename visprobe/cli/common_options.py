@@ -1,4 +1,4 @@
-"""What all commands that measure share: their common options, and the way from a measurement to the terminal."""
+"""Common options of the measuring commands, and the run of a measurement from options to exit code."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _REQUIRED = "a command that takes it has to be given it"
 
 @dataclass(frozen=True)
 class Common:
-    """The options of a measuring command that mean the same in all of them.
+    """Options that mean the same in all measuring commands.
 
-    Attributes are as `visprobe.pipelines.measurement.Options` and the help of the options describe them.
+    See `visprobe.pipelines.measurement.Options` and the help of the options for the attributes.
     """
 
     data: o.Data = _REQUIRED
@@ -54,11 +54,11 @@ class Common:
 def measuring(
     *, without: tuple[str, ...] = (), **defaults: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the common options, which it receives as its first argument.
+    """Return a decorator that gives a command the common options, as its first argument.
 
     Args:
-        without: Common options that mean nothing to it.
-        defaults: Defaults of its own for common options.
+        without: Names of common options that the command does not have.
+        defaults: The command's own defaults of common options.
     """
     hints = get_type_hints(Common, include_extras=True)
     known = [one for one in fields(Common) if one.name not in ("asked", *without)]
@@ -73,6 +73,7 @@ def measuring(
             shared = {one.name: values.pop(one.name) for one in known}
             command(Common(**shared, asked=origins(context)), **values)
 
+        # Typer reads options from the signature and the annotations, not from those of the wrapped command.
         keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         signature = inspect.Signature([*keyword, *common, context])
         call.__signature__ = signature  # type: ignore[attr-defined]
@@ -95,13 +96,13 @@ def run(
     short: Callable[[Any], Any] | None = None,
     show_as: Callable[[Any], None] | None = None,
 ) -> None:
-    """Measure, write the report, show it, and leave with the exit code that the outcome deserves.
+    """Measure, write the report, show it, and raise the error that sets the exit code, if any.
 
     Args:
-        common: The common options.
-        measure: From `visprobe.Options` to a `Measurement`.
-        short: From a result to what of it a terminal has room for.
-        show_as: Prints the measurement in the command's own way, instead of `short` and the usual tables.
+        common: Common options.
+        measure: Function from `visprobe.Options` to a `Measurement`.
+        short: Function that cuts a result to the rows that a terminal has room for.
+        show_as: Function that prints the measurement in the command's own way, instead of `short` and the usual tables.
 
     Raises:
         TooManyBadItems, GateTripped, UsageError: After everything is written and shown.
@@ -131,7 +132,7 @@ def run(
 
 
 def _held_against(conditions: Sequence[Condition], results: Sequence[Result]) -> tuple[list[Gate], list[UsageError]]:
-    """What became of each condition, and which speak of nothing: neither the others nor the numbers are lost for it."""
+    """Judge each condition; those that match nothing are returned as errors, to be raised after the output."""
     from visprobe.analyses.core.gates import judge
 
     gates: list[Gate] = []

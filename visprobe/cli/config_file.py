@@ -1,4 +1,4 @@
-"""`--config FILE`: options of a command from a YAML file, all of its faults named at once."""
+"""Option `--config FILE`: options of a command from a YAML file, with all faults named at once."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typer.exceptions import TyperException
 
 from visprobe.errors import UsageError, VisprobeError
 
-_NOT_HERE = ("config", "help", "json")  # errors in --config itself have to know about --json
+_NOT_HERE = ("config", "help", "json")  # --json must be known before the file is read, for its errors
 _SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp")}
 
 
 def read_config(context: typer.Context, value: Path | None) -> Path | None:
-    """Let the options in the file `value` stand for those that the command line and the environment leave open.
+    """Take from the file `value` the options that command line and environment do not set.
 
-    Values are taken as they are written, as from a command line: a class may be called no, a folder 007.
+    Values are taken as they are written, as on a command line: a class may be called no, a folder 007.
 
     Args:
-        context: The command that is called; its defaults are changed.
-        value: The file, or None.
+        context: Context of the command; its default map is changed.
+        value: Path of the file, or None.
 
     Raises:
-        UsageError: If the file is not there, is no mapping, names unknown options or one of them twice, or gives values
-            that they cannot take; all of that in one message.
+        UsageError: If the file is missing or is no mapping, or has unknown options, duplicates or invalid values; all
+            of these in one message.
     """
     if value is None:
         return None
@@ -57,7 +57,7 @@ def read_config(context: typer.Context, value: Path | None) -> Path | None:
 
 
 def _entries(file: Path) -> list[tuple[str, Any]]:
-    """Keys as they are written, and the nodes that stand behind them."""
+    """Return the keys as they are written, with their YAML nodes."""
     import yaml
 
     from visprobe.io.regular import WRITTEN, read_regular
@@ -74,7 +74,7 @@ def _entries(file: Path) -> list[tuple[str, Any]]:
 
 
 def _options(context: typer.Context) -> dict[str, tuple[Any, bool]]:
-    """From long names with underscores to options or arguments, and whether the name switches one off."""
+    """Return by long name with underscores the option or argument, and True if the name switches it off."""
     return {
         name.lstrip("-").replace("-", "_").lower(): (parameter, name in parameter.secondary_opts)
         for parameter in context.command.params
@@ -91,7 +91,7 @@ def _unknown(key: str, known: dict[str, tuple[Any, bool]]) -> str:
 
 
 def _setting(context: typer.Context, parameter: Any, node: Any, inverse: bool) -> tuple[Any, str]:
-    """A value as the command line would give it, or None; and what is wrong with it."""
+    """Return a value as the command line would give it (or None), and its fault (or "")."""
     texts = [_text(one) for one in (node.value if node.id == "sequence" else [node])]
     if None in texts:
         return None, " is neither a value nor a list of values"
@@ -105,13 +105,13 @@ def _setting(context: typer.Context, parameter: Any, node: Any, inverse: bool) -
         return None, f": {error.message}"
     except (TyperException, TypeError, ValueError, OSError) as error:
         return None, f": {getattr(error, 'message', error)}"
-    if meant is False and parameter.default is None:  # "quiet: false" does not ask for more than usual
+    if meant is False and parameter.default is None:  # "quiet: false" is not "verbose"
         return None, ""
     return (not meant if inverse else given), ""
 
 
 def _text(node: Any) -> str | None:
-    """A scalar as it is written, with the home folder for ~/; "" where there is nothing, None where it is no scalar."""
+    """Return a scalar as it is written, with ~/ expanded; "" for null, None for anything but a scalar."""
     if node.tag == "tag:yaml.org,2002:null":
         return ""
     if node.id != "scalar" or node.tag not in _SCALARS:
@@ -124,13 +124,13 @@ _NAMES = {"COMMANDLINE": "command line", "ENVIRONMENT": "environment", "DEFAULT_
 
 
 def origins(context: typer.Context) -> dict[str, dict[str, Any]]:
-    """Every option of the command that is called: "value" as plain JSON, and "origin".
+    """Return every option of the command: its "value" as plain JSON, and its "origin".
 
     Args:
-        context: The command.
+        context: Context of the command.
 
     Returns:
-        By the name of the option in Python; an origin is "command line", "environment", "file NAME" or "default".
+        Options by their names in Python; an origin is "command line", "environment", "file NAME" or "default".
     """
     file = context.params.get("config")
     found = {}
@@ -149,16 +149,16 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-# Only what belongs to a machine or a habit: what is asked stands in the command line.
+# Options that depend on machine or habit; those that change the question must be on the command line.
 COMMON = ("device", "dtype", "batch_size", "limit", "max_bad", "verbose")
-_OWN_MEANING = ("train",)  # whose batches and precision belong to a recipe
+_OWN_MEANING = ("train",)  # its batch size and precision belong to a recipe
 
 
 def read_environment(group: TyperGroup) -> None:
     """Let the common options of all commands below `group` be given as environment variables.
 
     Args:
-        group: The commands, as Typer built them; changed in place.
+        group: Commands as Typer built them; changed in place.
     """
     for name, command in group.commands.items():
         if isinstance(command, TyperGroup) and name not in _OWN_MEANING:
@@ -169,17 +169,17 @@ def read_environment(group: TyperGroup) -> None:
 
 
 def variable(name: str) -> str:
-    """The environment variable of the option called `name` in Python."""
+    """Return the environment variable of the option called `name` in Python."""
     return f"VISPROBE_{name.upper()}"
 
 
 def assignments() -> list[str]:
-    """The variables that are set, as a shell takes them before a command: "VISPROBE_DEVICE=cpu"."""
+    """Return the variables that are set, as a shell takes them before a command: "VISPROBE_DEVICE=cpu"."""
     return [f"{name}={os.environ[name]}" for name in map(variable, COMMON) if os.environ.get(name)]
 
 
 def mention_env_var(message: str) -> str:
-    """`message`, with the variable that is to blame where it refuses a value that a variable gives to an option."""
+    """Add to `message` the environment variable that set the refused value, if one did."""
     for name in COMMON:
         value = os.environ.get(variable(name))
         if value and f"--{name.replace('_', '-')} " in message and value in message:

@@ -147,7 +147,7 @@ Verbose = Annotated[
 
 
 def writable(path: Path) -> Path:
-    """`path`, if a folder can be written there; refused before any work is done."""
+    """Return `path` if a folder can be written there; refuse it before any work is done."""
     existing = next(place for place in (path, *path.parents) if place.exists())
     if not existing.is_dir():
         raise UsageError(f"--output-dir {path}: {existing} is a file", hint="Name a folder, or a new one.")
@@ -162,11 +162,7 @@ def _checked(text: str) -> str:
 
 
 def _at_a_time(text: str) -> int | None:
-    """How many images go through an encoder together; None is for the program to find out.
-
-    Raises:
-        UsageError: If the text is neither "auto" nor a positive number.
-    """
+    """Return the batch size, or None for "auto"."""
     if text.strip() == AUTO:
         return None
     if not re.fullmatch(r"0*[1-9]\d*", text.strip()):

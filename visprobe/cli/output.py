@@ -1,4 +1,4 @@
-"""What commands print: results on stdout, progress and errors on stderr."""
+"""Output of commands: results on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from visprobe.results.result import Result
 
 WIDE = 2  # more measures than this do not fit side by side
 UNBOUNDED = 1000  # characters of a line that goes to a file or a pipe
-QUIET_PERIOD = 30.0  # seconds between two lines where there is no terminal to draw a bar on
+QUIET_PERIOD = 30.0  # seconds between two lines of progress without a terminal
 
 
 class Bars:
-    """A progress bar per stage on stderr; plain lines where stderr is no terminal; nothing if quiet.
+    """Progress bars on stderr, one per stage; plain lines if stderr is not a terminal; nothing if quiet.
 
     Args:
-        verbose: False shows nothing; True also says how long each stage took, and what `say` is told.
+        verbose: False shows nothing; True also shows how long each stage took, and the lines of `say`.
     """
 
     def __init__(self, verbose: bool | None = None) -> None:
@@ -73,12 +73,12 @@ class Bars:
             print(f"{printable(stage)}: {done}/{total}", file=sys.stderr, flush=True)
 
     def say(self, lines: Iterable[str]) -> None:
-        """Lines on stderr, above the bars, for those who want to know."""
+        """Print lines on stderr, above the bars, if verbose."""
         for line in lines if self._verbose else ():
             self._progress.console.print(escape(printable(line)), highlight=False)
 
     def note(self, line: str) -> None:
-        """A line on stderr, above the bars, unless quiet."""
+        """Print a line on stderr, above the bars, unless quiet."""
         if not self._quiet:
             self._progress.console.print(escape(printable(line)), highlight=False, soft_wrap=True)
 
@@ -91,42 +91,42 @@ class Bars:
 
 
 def print_error(error: VisprobeError) -> None:
-    """The error on stderr."""
+    """Print message and hint of an error on stderr."""
     print_paragraph("error:", printable(error.message), style="bold red", stderr=True)
     print_paragraph("  try:", printable(error.hint), style="bold", stderr=True)
 
 
 def print_error_document(error: VisprobeError) -> None:
-    """The error as the one JSON document on stdout."""
+    """Print the error as the one JSON document on stdout."""
     message, hint = printable(error.message), printable(error.hint)
     print(to_json({"error": {"type": type(error).__name__, "message": message, "hint": hint}}))
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A traceback on stderr as Python shows it, without secrets and control characters; for `sys.excepthook`."""
+    """Print a traceback on stderr, without secrets and control characters; for `sys.excepthook`."""
     for line in "".join(traceback.format_exception(kind, error, trace)).splitlines():
         print(printable(line), file=sys.stderr)
 
 
 def printable(text: str) -> str:
-    """`text` without secrets, its control characters spelled out, so that a file name cannot steer the terminal."""
+    """Remove secrets and spell out control characters, so that a file name cannot steer the terminal."""
     return escape_control_characters(redact(text))
 
 
 def print_statements(statements: Sequence[str]) -> None:
-    """The verdict, one paragraph per statement."""
+    """Print the verdict, one paragraph per statement."""
     for statement in statements:
         print_paragraph("•", printable(statement))
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """What a reader must know before believing the numbers, on stderr."""
+    """Print warnings on stderr."""
     for note in notes:
         print_paragraph("note:", printable(note), style="yellow", stderr=True)
 
 
 def print_paragraph(mark: str, text: str, *, style: str = "", stderr: bool = False) -> None:
-    """Text behind a mark, in lines that fit the terminal, set in below the first."""
+    """Print text after a mark, wrapped to the terminal with a hanging indent."""
     out = _console(stderr)
     lead = f"[{style}]{mark}[/]" if style else mark
     first, *rest = wrapped(text, out.width - len(mark) - 1)
@@ -136,7 +136,7 @@ def print_paragraph(mark: str, text: str, *, style: str = "", stderr: bool = Fal
 
 
 def print_results(results: Iterable[Result]) -> None:
-    """One table per result: a line per checkpoint and site, a column per measure, with intervals."""
+    """Print one table per result: a line per checkpoint and site, a column per measure, with intervals."""
     for result in results:
         _print_result(result)
 
@@ -150,17 +150,17 @@ def print_table(
     faint: Collection[int] = (),
     caption: str = "",
 ) -> None:
-    """A table of text, a list of cells per line; as wide as it needs to be where there is no terminal.
+    """Print a table of text, as wide as it needs to be if there is no terminal.
 
-    Where words would have to be broken to fit a terminal, each line of the table becomes a paragraph.
+    If words would have to be broken to fit a terminal, each line of the table becomes a paragraph.
 
     Args:
-        title: What it is about.
+        title: Title above the table.
         columns: Headings.
-        lines: Cells.
-        numbers: Columns, by place, that are flush right.
-        faint: Lines, by place, that are only there to be compared with.
-        caption: What stands below it.
+        lines: Cells of each line.
+        numbers: Indices of columns that are flush right.
+        faint: Indices of lines that are dimmed, such as baselines.
+        caption: Text below the table.
     """
     cells = [[printable(cell) for cell in line] for line in lines]
     headings = [printable(column) for column in columns]
@@ -186,7 +186,7 @@ def print_table(
 
 
 def _print_line(out: Console, headings: Sequence[str], cells: Sequence[str]) -> None:
-    """A line of a table as a paragraph: its first cell, and below it what each other column says."""
+    """Print a line of a table as a paragraph: its first cell, and below it heading and text of the others."""
     said = "; ".join(f"{heading} {cell}" for heading, cell in zip(headings[1:], cells[1:], strict=True) if cell)
     for line in wrapped(cells[0], out.width):
         out.print(f"[bold]{escape(line)}[/]", soft_wrap=True)
@@ -199,7 +199,7 @@ def _fitted(text: str, width: int) -> str:
 
 
 def _column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int] | None:
-    """Widths of columns of texts that take at most `room` together and break no word; None if there are none."""
+    """Return widths of columns with a sum of at most `room` that break no word; None if there are none."""
     widths = [max(map(cell_len, texts)) for texts in columns]
     longest = [max((cell_len(word) for text in texts for word in words(text)), default=0) for texts in columns]
     while sum(widths) > room:
@@ -211,7 +211,7 @@ def _column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int] | N
 
 
 def _console(stderr: bool = False) -> Console:
-    """Where text goes: as wide as the terminal, or as the text where there is none; no escape code with NO_COLOR."""
+    """Return a console as wide as the terminal, or as the text without one; without escape codes if NO_COLOR is set."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else UNBOUNDED
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
@@ -219,7 +219,7 @@ def _console(stderr: bool = False) -> Console:
 
 
 def _print_result(result: Result) -> None:
-    """Checkpoint and site down, measures across; many measures go down too, so that 80 columns are enough."""
+    """Print checkpoints and sites down, measures across; many measures go down too, to fit 80 columns."""
     measures = list(dict.fromkeys(row.measure for row in result.rows))
     sites = list(dict.fromkeys(row.site for row in result.rows))
     down = len(measures) > WIDE
@@ -246,7 +246,7 @@ def _print_result(result: Result) -> None:
 
 
 def _caption(result: Result) -> str:
-    """How many units the numbers rest on, and how their intervals were made."""
+    """Return n and the methods of the intervals."""
     methods = list(dict.fromkeys(row.estimate.method for row in result.rows))
     if methods == ["exact"]:
         return "exact"
@@ -256,23 +256,23 @@ def _caption(result: Result) -> str:
 
 
 _TOGETHER = re.compile(r"\[[^\s\[\]]+, [^\s\[\]]+\]|\b[nkp] = \S+|[\d.,]+ %|\d (?:[KMGT]?i?B|s)\b")
-_HELD = "\0"  # stands for a space that must stay; `printable` text has none
+_HELD = "\0"  # a space at which a line must not end; `printable` text has no such character
 
 
 def words(text: str) -> list[str]:
-    """`text` cut where a line may end: "0.9 [0.8, 1.0]" has two words, "n = 100" one."""
+    """Split `text` where a line may end: "0.9 [0.8, 1.0]" has two words, "n = 100" one."""
     return [
         word.replace(_HELD, " ") for word in _TOGETHER.sub(lambda match: match[0].replace(" ", _HELD), text).split()
     ]
 
 
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    """`text` in lines of at most `width` columns; a word that is longer is cut.
+    """Wrap `text` into lines of at most `width` columns; a longer word is cut.
 
     Args:
         text: Text without control characters.
         width: Columns of a line.
-        indent: What each line but the first begins with.
+        indent: Prefix of each line but the first.
     """
     lines, line = [], ""
     for word in words(text):

@@ -1,4 +1,4 @@
-"""Showing a measurement, and leaving with the exit code it deserves."""
+"""Presentation of a measurement on the terminal, and the errors that set the exit code."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from visprobe.pipelines.measurement import Measurement
 from visprobe.report.presentations import presentation_of
 from visprobe.results.result import Result
 
-NAMED = 10
-LONG = 40  # rows of a table that reads easily on a terminal; twice as many still do
+NAMED = 10  # bad images that are printed
+LONG = 40  # rows above which a table is cut on a terminal; what is left may have twice as many
 
 
 def command_line() -> list[str]:
-    """The command line as it was typed: options from the environment, program name, arguments."""
+    """Return the command line as it was typed: options from the environment, program name, arguments."""
     return [*assignments(), "visprobe", *sys.argv[1:]]
 
 
 def show_json(document: Mapping[str, Any]) -> None:
-    """The one JSON document on stdout."""
+    """Print the one JSON document on stdout."""
     print(to_json(document))
 
 
 def show(measured: Measurement, *, page: Path | None = None, whole: bool = False) -> None:
-    """The verdict and tables on stdout.
+    """Print tables and verdict on stdout.
 
     Args:
-        measured: What was measured.
-        page: The report, where there is one; then long results are cut to what a terminal has room for.
-        whole: Whether nothing is cut.
+        measured: Measurement to show.
+        page: Path of the report, if there is one; long results are then cut to what a terminal has room for.
+        whole: Cut nothing.
     """
-    # Single runs of a study, and analyses of every tensor, fill hundreds of lines: they are in the report.
+    # Single runs of a study, and analyses of every tensor, fill hundreds of lines: a result that sums up replaces them.
     results = [result for result in measured.results if presentation_of(result.analysis).sums_up] or measured.results
     shown = [result if page is None or whole else _short(result) for result in results]
     print_results([result for result in shown if result.rows])
@@ -52,13 +52,13 @@ def show(measured: Measurement, *, page: Path | None = None, whole: bool = False
 
 
 def print_report(page: Path | None) -> None:
-    """Where the report lies, if there is one."""
+    """Print the path of the report, if there is one."""
     if page is not None:
         print(f"\nreport: {printable(str(page))}")
 
 
 def _short(result: Result) -> Result:
-    """A long result's rows where the language model reads; of a very long one those of its first measure only."""
+    """Cut a long result to rows where the language model reads, a very long one to the first measure of these."""
     read = {result.consumed, "projected", "tower"}
     where_read = tuple(row for row in result.rows if row.site in read)
     first = tuple(row for row in where_read if row.measure == where_read[0].measure)
@@ -69,12 +69,12 @@ def _short(result: Result) -> Result:
 
 
 def finish(measured: Measurement, max_bad: str, gates: Sequence[Gate] = (), misfits: Sequence[UsageError] = ()) -> None:
-    """Name the images that were left out and the conditions that were met; too many, or any, is exit code 3.
+    """Print the images that were left out; raise an error if there are too many, or a condition was met.
 
     Raises:
         TooManyBadItems: If more images were unusable than `max_bad` allows.
         GateTripped: If a condition was met.
-        UsageError: The first of `misfits`, conditions that speak of nothing that was measured.
+        UsageError: The first of `misfits`, conditions that match nothing that was measured.
     """
     problems: list[VisprobeError] = []
     allowed = allowed_bad(max_bad, measured.images)

@@ -1,4 +1,4 @@
-"""`visprobe families`: what can be read."""
+"""`visprobe families`: table of the model families that can be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`visprobe scan`: what lies in a directory tree or on a hub page full of checkpoints."""
+"""`visprobe scan`: table of the checkpoints in a directory tree or on a hub page."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _print(rows: list[Found], compared: bool) -> None:
 
 
 def _table(rows: list[Found], common: str, compared: bool) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a line per checkpoint."""
+    """Return headings, and a line per checkpoint."""
     columns = ["checkpoint", "family", "tower", "weights", "reads", "off path", "to read"]
     hashed = any(row.tower_hash for row in rows)
     cells = []
@@ -118,7 +118,7 @@ def _short(row: Found, common: str) -> str:
 
 
 def _common(rows: list[Found]) -> str:
-    """The directory that all rows lie in, which a table need not repeat."""
+    """Return the directory that all rows share, which a table need not repeat."""
     paths = [row.path for row in rows]
     shared = os.path.commonpath(paths) if paths and len({os.path.isabs(path) for path in paths}) == 1 else ""
     return f"{shared}/" if shared and len(paths) > 1 else ""

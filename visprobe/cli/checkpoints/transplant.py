@@ -1,4 +1,4 @@
-"""`visprobe transplant`: the tower of one checkpoint in another."""
+"""`visprobe transplant`: a copy of one checkpoint with the vision tower of another."""
 
 from __future__ import annotations
 

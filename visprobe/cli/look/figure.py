@@ -1,4 +1,4 @@
-"""`visprobe figure`: one figure of a run, drawn again from its report.json."""
+"""`visprobe figure`: redrawing of a figure of a run from its report.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from visprobe.cli.output import printable
 from visprobe.errors import UsageError
 
-NARROWEST, WIDEST = 2.5, 20.0  # inches: below, names have no room; above, no page is
+NARROWEST, WIDEST = 2.5, 20.0  # inches: below, names have no room; no page is wider
 
 
 def command(
@@ -59,7 +59,7 @@ def command(
 
 
 def _inches(width: str | None) -> float | None:
-    """The width that `--width` names."""
+    """Return the width that `--width` names, in inches."""
     from visprobe.figures.style import ONE_COLUMN, TWO_COLUMNS
 
     named = {None: None, "one": ONE_COLUMN, "two": TWO_COLUMNS}

@@ -1,4 +1,4 @@
-"""`visprobe gradcam`: where checkpoints look."""
+"""`visprobe gradcam`: attribution maps of checkpoints."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _look(
     how: Options,
     folder: Path,
 ) -> Measurement:
-    """Make the maps, and keep them beside where the report will be."""
+    """Make the maps, and store them in the folder of the report."""
     from visprobe.attribution.storage import save
     from visprobe.pipelines.attribution.run import gradcam
     from visprobe.pipelines.attribution.steps import gradcam_steps
@@ -133,11 +133,7 @@ def _look(
 
 
 def _questions(named: Sequence[str]) -> tuple[list[str], Path | None]:
-    """Images and the file of questions apart; where there is only the file, the images that it names.
-
-    Raises:
-        UsageError: If there are several such files, or one names no image.
-    """
+    """Separate images from the file of questions; with the file alone, return the images that it names."""
     files = [one for one in named if one.lower().endswith(QUESTIONS)]
     images = [one for one in named if one not in files]
     if len(files) > 1:
@@ -156,7 +152,7 @@ def _questions(named: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def _image(line: str) -> str | None:
-    """The image that a line names; what is wrong with lines is said where they are read."""
+    """Return the image that a line names, if any; faulty lines are reported where the file is read in full."""
     try:
         value = json.loads(line)
     except ValueError:
@@ -166,7 +162,7 @@ def _image(line: str) -> str | None:
 
 
 def _aim(target: str | None) -> tuple[str | None, str | None, str | None]:
-    """What is explained; the class, where one is named; and the text tower, where one is named."""
+    """Split `--target` into the target, a class name and a text tower; None where not given."""
     kind, _, name = (target or "").partition(":")
     if kind == "class" and name:
         return kind, name, None
@@ -176,11 +172,7 @@ def _aim(target: str | None) -> tuple[str | None, str | None, str | None]:
 
 
 def _check(checkpoints: list[str], trajectory: Path | None, faithfulness: int) -> None:
-    """Refuse what does not go together.
-
-    Raises:
-        UsageError: If it is so.
-    """
+    """Refuse options that do not go together."""
     if trajectory is None and not checkpoints:
         raise UsageError("there is no checkpoint", hint="Name one: --ckpt FOLDER, or a training run: --trajectory RUN.")
     if trajectory is not None and len(checkpoints) > 1:
@@ -195,7 +187,7 @@ def _check(checkpoints: list[str], trajectory: Path | None, faithfulness: int) -
 
 
 def _short(result: Result) -> Result:
-    """What reads on a terminal: the first method and site, where the answers lie if that is known, else the focus."""
+    """Cut a result to the first method and site, and to mass in the region if there are regions, else focus."""
     if result.analysis not in ("attribution", "map_steps"):
         return replace(result, rows=())
     shown = ("mass_inside", "selectivity") if result.settings["with_region"] >= 2 else ("gini", "entropy")

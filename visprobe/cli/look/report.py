@@ -1,4 +1,4 @@
-"""`visprobe report`: the page of a run made anew, and several runs side by side."""
+"""`visprobe report`: rebuilding of the page of a run, and merging of several runs."""
 
 from __future__ import annotations
 

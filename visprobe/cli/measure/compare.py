@@ -1,4 +1,4 @@
-"""`visprobe compare`: what post-training did to the vision encoder."""
+"""`visprobe compare`: comparison of the vision encoders of checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`visprobe imagenet`: how well encoders tell the classes of images apart."""
+"""`visprobe imagenet`: classification accuracy of encoders."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def command(
 
 
 def _at(row: Row, site: str | None) -> bool:
-    """Whether `row` is about `site`, or about its embedding under a head of which the site's name tells."""
+    """Return whether `row` is of `site`; "embedding" also matches "embedding (…)", that of a borrowed head."""
     return row.site == site or (site == "embedding" and row.site.startswith("embedding ("))
 
 
 def _print_short(results: Sequence[Result], presentations: Mapping[str, Presentation]) -> None:
-    """Per site that matters one table: checkpoints, floors and differences down, one number per analysis across."""
+    """Print one table per site that is read: checkpoints, baselines and differences down, analyses across."""
     columns_of = {name: shown.columns for name, shown in presentations.items()}
     print_results([result for result in results if not columns_of[result.analysis]])
     consumed = next((r.consumed for r in results if "consumed" in r.settings), None)

@@ -1,4 +1,4 @@
-"""`visprobe probe`: what linear probes read from the features of encoders."""
+"""`visprobe probe`: linear probes on the features of encoders."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def command(
 
 
 def _short(result: Result) -> Result:
-    """What reads on a terminal: the main measures where the language model reads, differences to the base alone."""
+    """Cut a result to its main measures where the language model reads, with differences to the base only."""
     base, read = result.base, {result.consumed, "projected"}
     rows = [row for row in result.rows if row.site in read and row.reference in (None, base)]
     numbers = [row for row in rows if row.measure.startswith("probe_r2_")]

@@ -1,4 +1,4 @@
-"""`visprobe robust`: what is left of what encoders see when images are damaged, small or cropped."""
+"""`visprobe robust`: encoders on images that are corrupted, reduced or cropped."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def command(
 
 
 def _summary(result: Result) -> Result:
-    """What a terminal has room for: no single corruption where there is their mean."""
+    """Drop single corruptions where their mean is there, to fit a terminal."""
     from visprobe.analyses.robustness.variants import summed_up
 
     kinds = dict.fromkeys(row.measure.partition("/")[2] for row in result.rows)

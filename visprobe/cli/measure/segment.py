@@ -1,4 +1,4 @@
-"""`visprobe segment`: what is where in images, read from frozen patch features."""
+"""`visprobe segment`: segmentation heads on frozen patch features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from visprobe.cli.common_options import Common, measuring, run
 from visprobe.errors import UsageError
 from visprobe.results.result import Result
 
-_LONG = 80  # rows of a table that can be read on a terminal
+_LONG = 80  # rows above which a table is cut on a terminal
 
 
 @measuring(without=("labels", "subset_per_class", "pixels"), output_dir=Path("visprobe-segment"))
@@ -64,6 +64,6 @@ def command(
 
 
 def _short(result: Result) -> Result:
-    """What reads on a terminal: of many rows those where the language model reads."""
+    """Cut a long result to the rows where the language model reads."""
     read = tuple(row for row in result.rows if row.site == result.consumed)
     return result if len(result.rows) <= _LONG else replace(result, rows=read)

@@ -1,4 +1,4 @@
-"""`visprobe swap`: which part of the encoder carries the difference between two checkpoints."""
+"""`visprobe swap`: exchange of encoder parts between two checkpoints."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def command(
 
 
 def _print_parts(result: Result) -> None:
-    """One table per measure: a line per part, a column per way of exchanging it; the report has the rest."""
+    """Print one table per measure: a line per part, a column per direction of the exchange."""
     from visprobe.report.presentations import presentation_of
 
     base, other = result.base, result.settings["other"]

@@ -1,4 +1,4 @@
-"""`visprobe data`: training data as the paper prepared it."""
+"""`visprobe data`: preparation of training data as in the paper."""
 
 from __future__ import annotations
 

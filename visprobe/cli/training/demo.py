@@ -1,4 +1,4 @@
-"""`visprobe demo`: the whole question on built-in data, in minutes."""
+"""`visprobe demo`: training and comparison on built-in data, in minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`visprobe train`: checkpoints to compare, one stage at a time or a whole study."""
+"""`visprobe train`: training of one stage, of a pivot, or of a whole study."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Overwrite = Annotated[
 
 
 class _Stages(TyperGroup):
-    """Commands of which those of the stages are made when somebody asks: other packages may bring some."""
+    """Command group that adds the commands of stages on first use: other packages may bring some."""
 
     _given: dict[str, Any]
     _complete = False
@@ -55,10 +55,7 @@ app = typer.Typer(help="Train a multimodal LLM: checkpoints to compare.", no_arg
 
 
 def _stage_command(stage: Stage) -> Any:
-    """The command of one stage; all stages take the same flags, and a recipe knows which of them mean something.
-
-    Flags reach the recipe and the sources by their names.
-    """
+    """Make the command of one stage: all stages share the flags, which reach recipe and sources by their names."""
 
     def command(
         context: typer.Context,

@@ -1,4 +1,4 @@
-"""What a run would be, for the terminal."""
+"""Printing of the plan of a training run (`--dry-run`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from visprobe.training.on_paper import Plan
 
 
 def print_plan(plan: Plan) -> None:
-    """Steps, rows, trained numbers of each part and memory, a line each."""
+    """Print rows, steps, trained parameters of each part and memory, a line each."""
     if not is_first_process():
         return
     needed = sum(plan.memory.values())

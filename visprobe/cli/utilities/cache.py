@@ -1,4 +1,4 @@
-"""`visprobe cache`: what lies in the caches, whether it is whole, and how to be rid of it."""
+"""`visprobe cache`: listing, checking and deleting the contents of the caches."""
 
 from __future__ import annotations
 

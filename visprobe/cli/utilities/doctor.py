@@ -1,4 +1,4 @@
-"""`visprobe doctor`: is this machine ready, and if not, what is to be done."""
+"""`visprobe doctor`: check of the installation and of this machine, with advice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HUB_PATIENCE = 3.0  # seconds
 
 
 class Check(NamedTuple):
-    """One line of the doctor: whether it is well, what was found, what to do."""
+    """Result of a check: True if all is well, the finding, and advice if there is any."""
 
     well: bool
     found: str
@@ -65,7 +65,7 @@ def _versions() -> Check:
 
 
 def _owner() -> Check:
-    """Another project on the package index has the same name; both installed at once overwrite each other."""
+    """Detect another project of the same name: both installed at once overwrite each other."""
     found = [d for d in distributions() if (d.metadata["Name"] or "").lower() == "visprobe"]
     foreign = [d.version for d in found if not any(entry.value == _PROGRAM for entry in d.entry_points)]
     if found and not foreign:
@@ -90,7 +90,7 @@ def _devices() -> Check:
 def _memory() -> Check:
     try:
         page, total, free = (os.sysconf(f"SC_{name}") for name in ("PAGE_SIZE", "PHYS_PAGES", "AVPHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # not every system counts them
+    except (AttributeError, OSError, ValueError):  # not every system has these names
         return Check(True, "memory: this system does not say how much")
     return Check(True, f"memory: {size_text(total * page)}, {size_text(free * page)} of it free")
 
@@ -141,7 +141,7 @@ def _hub() -> Check:
     if constants.HF_HUB_OFFLINE:
         return Check(True, "hub: HF_HUB_OFFLINE is set, only what is here already is read")
     try:
-        # No token is sent: whether a private model may be read, only the model can tell.
+        # No token is sent: this tests the connection, not access to a private model.
         get_session().head(constants.ENDPOINT, headers=build_hf_headers(token=False), timeout=_HUB_PATIENCE)
     except Exception as error:  # of whichever HTTP library huggingface_hub uses
         return Check(
@@ -160,7 +160,7 @@ def _whole_path() -> Check:
         cka = self_check()
     except VisprobeError as error:
         return Check(False, f"end to end: {error.message}", error.hint)
-    except Exception as error:  # what a broken installation raises is not known
+    except Exception as error:  # a broken installation can raise anything
         advice = "Reinstall visprobe with the versions in constraints.txt."
         return Check(False, f"end to end: {type(error).__name__}: {error}", advice)
     seconds = time.monotonic() - started

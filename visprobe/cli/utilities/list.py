@@ -1,4 +1,4 @@
-"""`visprobe list`: what the program knows, one table each."""
+"""`visprobe list`: tables of analyses, families, datasets, recipes, figures, methods and more."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from visprobe.cli.output import print_table
 
 
 class Known(NamedTuple):
-    """A table of what is known."""
+    """Columns and lines of a table."""
 
     columns: tuple[str, ...]
     lines: Sequence[Sequence[str]]
 
 
 class What(StrEnum):
-    """What can be listed."""
+    """Kinds of things that can be listed."""
 
     analyses = "analyses"
     families = "families"

@@ -1,1 +1,1 @@
-"""The report as one HTML file."""
+"""HTML page of a report, in one file."""
