@@ -31,7 +31,7 @@ class Study:
         seeds: One run per arm and seed. Runs of the same seed see the same rows, SFT and DPO in the same order.
         rows: Makes the training rows for a seed.
         images: Image set of the comparison, as for `--data`.
-        limit: At most so many images of each split.
+        limit: Largest number of images of each split.
         questions: Named data (`visprobe.data.named`) whose questions all checkpoints answer; None for no answers.
         scenes: Number of unseen images of `questions`.
         question_seed: Seed of these images, and of the images of the comparison.

@@ -138,6 +138,7 @@ def _specificities(
         for number, mass in alike:
             region, same = regions[number], own[images[number]]
             if region is not None and len(same) < len(alike):
+                # Mean map of all other images, without a loop over pairs: the total minus this image's own maps.
                 others = (total - np.sum(same, axis=0)) / (len(alike) - len(same))
                 found[number] = float(((mass - others) * region).sum())
     return found

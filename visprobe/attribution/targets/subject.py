@@ -150,6 +150,7 @@ def in_float32(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
         if tensor.is_floating_point()
     ]
     try:
+        # Assigning `.data` keeps the parameter objects, so that hooks and shared weights still hold.
         for tensor, data in held:
             tensor.data = data.float()
         yield
