@@ -1,4 +1,4 @@
-"""The kinds of arrays that metrics take and give."""
+"""Array types shared by the metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every measure asks of its feature matrices: a shape, finite numbers, variance, the same images."""
+"""Checks and scalings of feature matrices that the measures share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from visprobe.metrics.arrays import Array
 
 
 def finite(features: ArrayLike, least: int, measure: str) -> Array:
-    """Features as float64, refused where a measure is not defined.
+    """Return the features as float64, refusing those for which a measure is not defined.
 
     Args:
         features: Any real dtype, shape (n, d), one row per image.
-        least: How many images the measure needs.
+        least: Least number of images.
         measure: Name of the measure, for the message.
 
     Raises:
@@ -28,20 +28,23 @@ def finite(features: ArrayLike, least: int, measure: str) -> Array:
 
 
 def centred(features: ArrayLike, least: int, measure: str) -> Array:
-    """Features with column means of zero and a largest absolute value of one, float64 of shape (n, d).
+    """Centre the columns and divide by the largest absolute value.
 
     Args:
-        features: As `finite`.
-        least: As `finite`.
-        measure: As `finite`.
+        features: Any real dtype, shape (n, d), one row per image.
+        least: Least number of images.
+        measure: Name of the measure, for the message.
+
+    Returns:
+        float64 of shape (n, d), column means 0, largest absolute value 1.
 
     Raises:
-        ValueError: As `finite`, or if all rows are equal.
+        ValueError: If the shape is not (n >= least, d >= 1), a value is not finite, or all rows are equal.
     """
     array = finite(features, least, measure)
     moved: Array = array - array.mean(0)
     largest = _largest(moved)
-    # The mean of equal numbers is off by rounding; that must not be taken for variance.
+    # The mean of equal numbers is off by rounding, which must not pass for variance.
     if largest <= 1e-13 * _largest(array):
         raise ValueError("all images have the same features: there is no variance to compare")
     moved /= largest
@@ -49,23 +52,26 @@ def centred(features: ArrayLike, least: int, measure: str) -> Array:
 
 
 def _largest(array: Array) -> float:
-    """Largest absolute value, without a copy as large as the array."""
+    """Return the largest absolute value, without a copy as large as the array."""
     return float(max(array.max(), -array.min()))
 
 
 def unit_rows(features: ArrayLike, least: int, measure: str) -> Array:
-    """Features with every row of length one, float64 of shape (n, d).
+    """Divide every row by its L2 norm.
 
     Args:
-        features: As `finite`.
-        least: As `finite`.
-        measure: As `finite`.
+        features: Any real dtype, shape (n, d), one row per image.
+        least: Least number of images.
+        measure: Name of the measure, for the message.
+
+    Returns:
+        float64 of shape (n, d), rows of length one.
 
     Raises:
-        ValueError: As `finite`, or if a row is zero: it has no direction.
+        ValueError: If the shape is not (n >= least, d >= 1), a value is not finite, or a row is zero.
     """
     array = finite(features, least, measure)
-    # Scaling by the largest entry first keeps 1e-200 and 1e200 from leaving float64 when squared.
+    # Divided by the largest entry first, so that squares of 1e-200 and 1e200 neither vanish nor overflow.
     largest = np.abs(array).max(1, keepdims=True)
     if not largest.all():
         raise ValueError(f"the features of image {int(largest.argmin())} are all zero: they have no direction")

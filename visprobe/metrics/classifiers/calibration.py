@@ -1,4 +1,4 @@
-"""Do predicted probabilities hold? Calibration error, Brier score and negative log likelihood."""
+"""Calibration error, Brier score and negative log likelihood of predicted probabilities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from visprobe.metrics.matrices import finite
 
 
 def probabilities(logits: ArrayLike) -> Array:
-    """Logits of shape (n, classes), or (n, 1) of the second of two classes, to probabilities of shape (n, classes).
+    """Return the softmax of logits.
+
+    Args:
+        logits: Any real dtype, shape (n, classes), or (n, 1): the logit of class 1 against class 0.
+
+    Returns:
+        float64 of shape (n, classes), rows sum to 1; (n, 2) for one column of logits.
 
     Raises:
         ValueError: If the shape does not fit or a logit is not finite.
@@ -25,20 +31,20 @@ def probabilities(logits: ArrayLike) -> Array:
 
 
 def calibration_error(chances: ArrayLike, labels: Labels, bins: int = 15, splits: int = 40, seed: int = 0) -> Halved:
-    """Expected calibration error: how far the chance of the predicted class is from the share that is right.
+    """Compute the expected calibration error: mean gap between confidence and accuracy.
 
-    The images are cut by that chance into bins of equally many, and the absolute differences of mean chance and
-    share right are averaged. Even a calibrated classifier has an error of about sqrt(bins / n) / 2 at most.
+    The images are cut by confidence into bins of equally many, and the absolute differences of mean confidence and
+    accuracy are averaged. Even a calibrated classifier has an error of about sqrt(bins / n) / 2 at most.
 
     Args:
         chances: Probabilities, shape (n, classes), n >= 4.
         labels: True class of each row, int64 of shape (n,).
-        bins: How many; at most one for every two images.
-        splits: Of the images into halves, for the interval.
-        seed: Of the splits: equal seeds let two classifiers on the same images be subtracted.
+        bins: Number of bins; at most n / 2.
+        splits: Number of random halvings of the images, for the interval.
+        seed: Seed of the halvings: equal seeds let two classifiers on the same images be subtracted.
 
     Returns:
-        A value in [0, 1].
+        The error, in [0, 1], with half-samples for its interval.
 
     Raises:
         ValueError: If shapes do not fit, rows are not probabilities, or there are too few images for the bins.
@@ -51,12 +57,13 @@ def calibration_error(chances: ArrayLike, labels: Labels, bins: int = 15, splits
     if not 1 <= bins <= n // 2:
         raise ValueError(f"{n} images cannot be halved and cut into {bins} bins")
     highest, right = array.max(1), array.argmax(1) == labels
-    # Of equal chances the order is that of the images; those of one class must not come together.
+    # Ties are broken at random: images often come sorted by class, and one class must not fill a bin.
     order = np.lexsort((np.random.default_rng(seed).permutation(n), highest))
     gap = (highest - right)[order]
     rank = np.argsort(order)
 
     def error(images: Indices) -> float:
+        # `rank` orders a subset by confidence as the whole is ordered, without sorting it again for every half.
         inside = gap[np.sort(rank[images])]
         edges = np.arange(bins) * len(inside) // bins
         return float(np.abs(np.add.reduceat(inside, edges)).sum() / len(inside))
@@ -65,11 +72,14 @@ def calibration_error(chances: ArrayLike, labels: Labels, bins: int = 15, splits
 
 
 def brier_scores(chances: ArrayLike, labels: Labels) -> Array:
-    """Squared distance of each row of probabilities from the truth, float64 of shape (n,), in [0, 2].
+    """Compute the squared distance of each row of probabilities from the one-hot truth.
 
     Args:
         chances: Probabilities, shape (n, classes).
         labels: True class of each row, int64 of shape (n,).
+
+    Returns:
+        float64 of shape (n,), in [0, 2].
 
     Raises:
         ValueError: If shapes do not fit or rows are not probabilities.
@@ -84,15 +94,19 @@ def brier_scores(chances: ArrayLike, labels: Labels) -> Array:
 
 
 def log_losses(logits: ArrayLike, labels: Labels) -> Array:
-    """Negative log likelihood of the true class of each row, float64 of shape (n,), in nats, 0 or more.
+    """Compute the negative log likelihood of the true class of each row.
+
+    Works from logits, not probabilities, so that a class of probability 1e-400 costs 921 nats, not infinitely many.
 
     Args:
-        logits: Shape (n, classes), or (n, 1) of the second of two classes. From logits, not probabilities, so that
-            a class of probability 1e-400 costs 921 nats, not infinitely many.
+        logits: Shape (n, classes), or (n, 1): the logit of class 1 against class 0.
         labels: True class of each row, int64 of shape (n,).
 
+    Returns:
+        float64 of shape (n,), in nats, 0 or more.
+
     Raises:
-        ValueError: As `probabilities`, or if the labels do not fit.
+        ValueError: If shapes or labels do not fit, or a logit is not finite.
     """
     array = finite(logits, 1, "a prediction")
     if array.shape[1] == 1:

@@ -1,4 +1,4 @@
-"""Classification by the votes of the most similar labelled images."""
+"""k-nearest-neighbour classification by cosine similarity."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from visprobe.metrics.arrays import Array, Labels
 from visprobe.metrics.classifiers.neighbours import nearest_scored
 
-KS = (10, 20, 100, 200)  # those that DINO reports
+KS = (10, 20, 100, 200)  # values of k that DINO reports
 _CHUNK = 1024  # images whose votes are counted at once: with 1000 classes 8 MB
 _TIE = 1e-12  # votes closer than this, as a share of the strongest neighbour's, are equal
 
@@ -24,7 +24,7 @@ def knn_classes(
     temperature: float = 0.07,
     backend: Literal["numpy", "faiss"] = "numpy",
 ) -> dict[int, Labels]:
-    """Class of each image by a vote of its k most similar labelled images, for several k in one search.
+    """Classify each image by a vote of its k most similar labelled images, for several k in one search.
 
     A neighbour of cosine similarity s votes for its class with the weight exp(s / temperature).
 
@@ -33,11 +33,11 @@ def knn_classes(
         support: Features of other images, shape (m, d), m >= the largest k.
         support_labels: Class of each support row, int64 of shape (m,), 0 or more.
         ks: Numbers of neighbours.
-        temperature: Above 0; the smaller, the more the nearest ones count.
-        backend: As `visprobe.metrics.classifiers.neighbours.nearest`.
+        temperature: Above 0; the smaller, the more the nearest neighbours count.
+        backend: Search by "numpy" or "faiss"; both give the same neighbours.
 
     Returns:
-        For each k int64 of shape (n,). Of classes with equal votes the one with the smaller index wins; of equally
+        Classes for each k, int64 of shape (n,). Of classes with equal votes the smaller index wins; of equally
         similar neighbours those with the smaller index vote.
 
     Raises:
@@ -58,17 +58,20 @@ def knn_classes_leaving_one_out(
     temperature: float = 0.07,
     backend: Literal["numpy", "faiss"] = "numpy",
 ) -> dict[int, Labels]:
-    """As `knn_classes` where all other images of one set are the support of each image.
+    """Classify each image by a vote of its k most similar other images of the same set.
 
     Args:
         features: Any real dtype, shape (n, d), n > the largest k.
         labels: Class of each row, int64 of shape (n,), 0 or more.
-        ks: As `knn_classes`.
-        temperature: As `knn_classes`.
-        backend: As `knn_classes`.
+        ks: Numbers of neighbours.
+        temperature: Above 0; a neighbour of cosine similarity s votes with the weight exp(s / temperature).
+        backend: Search by "numpy" or "faiss"; both give the same neighbours.
+
+    Returns:
+        Classes for each k, int64 of shape (n,); ties go as in `knn_classes`.
 
     Raises:
-        ValueError: As `knn_classes`.
+        ValueError: If shapes do not fit, a value is not finite, a row is zero, or k or the temperature is too small.
     """
     _check(labels, np.shape(features)[0], ks, temperature)
     found = nearest_scored(features, max(ks), backend)
@@ -76,7 +79,7 @@ def knn_classes_leaving_one_out(
 
 
 def _vote(labels: Labels, similar: Array, temperature: float) -> Labels:
-    # Against the most similar neighbour, so that a small temperature does not leave float64.
+    # Relative to the most similar neighbour, or exp would overflow at a small temperature.
     weights = np.exp((similar - similar[:, :1]) / temperature)
     classes = np.empty(len(labels), dtype=np.int64)
     for start in range(0, len(labels), _CHUNK):

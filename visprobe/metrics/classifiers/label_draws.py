@@ -1,4 +1,4 @@
-"""Few labels and wrong labels: draws of some images per class, and labels permuted once, for control tasks."""
+"""Draws of a few labelled images per class, and labels permuted once for control tasks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ PER_CLASS = (1, 5, 10, 50)
 
 
 def label_draws(labels: Labels, per_class: Sequence[int] = PER_CLASS, seeds: int = 5) -> dict[int, list[Indices]]:
-    """Training images for few-label probes: equally many of each class, the smaller draws inside the larger ones.
+    """Draw training images for few-label probes: equally many of each class, smaller draws inside larger ones.
 
-    A draw depends on the seed and the order of the images of each class alone, so that every checkpoint and site
+    A draw depends only on the seed and the order of the images of each class, so that every checkpoint and site
     is probed with the same images.
 
     Args:
         labels: Class of each training image, int64 of shape (n,).
-        per_class: How many images of each class.
-        seeds: How many draws of each size, from seeds 0, 1, ...
+        per_class: Sizes of the draws, in images of each class.
+        seeds: Number of draws of each size, from seeds 0, 1, ...
 
     Returns:
         For each size one array of sorted indices for each seed; within a seed those of a smaller size are among
@@ -40,11 +40,14 @@ def label_draws(labels: Labels, per_class: Sequence[int] = PER_CLASS, seeds: int
 
 
 def control_labels(labels: Labels, seed: int = 0) -> Labels:
-    """Labels permuted over the images once: a probe that learns them shows its own capacity, not the features'.
+    """Permute the labels over the images: a probe that learns them shows its own capacity, not the features'.
 
     Args:
-        labels: Class of each image, int64 of shape (n,); the numbers of images per class stay.
-        seed: Of the permutation.
+        labels: Class of each image, int64 of shape (n,).
+        seed: Seed of the permutation.
+
+    Returns:
+        int64 of shape (n,), with the same number of images per class.
 
     Source:
         After Hewitt & Liang 2019 (1909.03368), section 2: a control task assigns classes at random.
@@ -56,7 +59,7 @@ def control_labels(labels: Labels, seed: int = 0) -> Labels:
 
 
 def _within_class(labels: Labels, present: Indices, seed: int) -> Indices:
-    """Place of each image in a random order of its class, shape (n,)."""
+    """Return the place of each image in a random order of its class, shape (n,)."""
     rng, place = np.random.default_rng(seed), np.empty(len(labels), dtype=np.intp)
     for one in present:
         own = np.flatnonzero(labels == one)

@@ -1,4 +1,4 @@
-"""Logistic regression with an L2 penalty: the objective of scikit-learn, its whole path over C in one call."""
+"""L2-penalised logistic regression with scikit-learn's objective, over a whole path of C in one call."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from torch import Tensor
 from visprobe.metrics.arrays import Array, Labels
 from visprobe.metrics.classifiers.newton import Link, Path
 
-# On Fit.gradient: the loss is then about 5e-7 nats above the least.
+# Bound on Fit.gradient: the loss is then about 5e-7 nats above its minimum.
 TOLERANCE = 1e-3
 _ROWS = 8192
 
 
 class NotConverged(UserWarning):
-    """A fit stopped before its gradient was small enough."""
+    """Warning that a fit stopped before its gradient was small enough."""
 
 
 class Fit(NamedTuple):
-    """A fitted linear classifier.
+    """Fitted linear classifier.
 
     Attributes:
-        weights: Float64, shape (classes, d); (1, d) for two classes, as in scikit-learn; (labels, d) for labels.
-        intercept: Float64, shape (weights rows,).
-        c: Inverse strength of the penalty.
+        weights: float64, shape (classes, d); (1, d) for two classes, as in scikit-learn; (labels, d) for labels.
+        intercept: float64, one for each row of `weights`.
+        c: Inverse strength of the penalty, scikit-learn's C.
         loss: Mean of cross entropy plus |weights|^2 / (2 c n), in nats.
-        gradient: Length of its gradient, each coordinate over the square root of its curvature.
-        converged: Whether `gradient` is within the tolerance.
+        gradient: Norm of the gradient of `loss`, each coordinate divided by the square root of its curvature.
+        converged: True if `gradient` is within the tolerance.
     """
 
     weights: Array
@@ -44,27 +44,30 @@ class Fit(NamedTuple):
     converged: bool
 
     def logits(self, features: ArrayLike) -> Array:
-        """Features of shape (n, d) to logits of shape (n, weights rows)."""
+        """Return logits of shape (n, weights rows), float64, for features of shape (n, d)."""
         rows = np.asarray(features)
         scores = np.empty((len(rows), len(self.intercept)))
-        for start in range(0, len(rows), _ROWS):  # in parts: the product is of a float64 copy
+        for start in range(0, len(rows), _ROWS):  # the product makes a float64 copy of its rows
             scores[start : start + _ROWS] = rows[start : start + _ROWS] @ self.weights.T
         scores += self.intercept
         return scores
 
     def classes(self, features: ArrayLike) -> Labels:
-        """Most probable class of each row of features, int64 of shape (n,); not for multi-label fits."""
+        """Return the most probable class of each row of features, int64 of shape (n,); not for multi-label fits."""
         logits = self.logits(features)
         found: Labels = (logits[:, 0] > 0).astype(np.int64) if logits.shape[1] == 1 else logits.argmax(1)
         return found
 
 
 def prepared(features: ArrayLike, device: str = "cpu") -> Path:
-    """Features made ready once for several fits: of other labels, of the first rows alone.
+    """Prepare features once for several fits: of other labels, or of the first rows alone.
 
     Args:
-        features: Any floating dtype, shape (n, d). Beside them one float32 copy is made.
-        device: Where torch computes.
+        features: Any floating dtype, shape (n, d). A float32 copy is made beside them.
+        device: Torch device to compute on.
+
+    Returns:
+        A path that fits any labels of these rows.
 
     Raises:
         ValueError: If the shape does not fit or a feature is not finite.
@@ -75,12 +78,33 @@ def prepared(features: ArrayLike, device: str = "cpu") -> Path:
 def logistic_fits(
     path: Path, labels: Labels, cs: Sequence[float], tolerance: float = TOLERANCE, start: Fit | None = None
 ) -> Iterator[Fit]:
-    """As `logistic_path`, one fit after another: a caller that has seen enough stops."""
+    """Yield the fits of `logistic_path` one by one, so that a caller may stop early.
+
+    Args:
+        path: Features from `prepared`.
+        labels: Class of each row, int64 of shape (n,); every class 0..max must occur, two at least.
+        cs: Inverse strengths of the penalty, positive and rising.
+        tolerance: Bound on `Fit.gradient`.
+        start: A fit of the same shape to begin at.
+
+    Raises:
+        ValueError: If the labels do not fit or `cs` does not rise.
+    """
     return _fits(path, _class_link(labels, path.features), cs, tolerance, start)
 
 
 def multilabel_fits(path: Path, targets: ArrayLike, cs: Sequence[float], tolerance: float = TOLERANCE) -> Iterator[Fit]:
-    """As `multilabel_path`, one fit after another."""
+    """Yield the fits of `multilabel_path` one by one, so that a caller may stop early.
+
+    Args:
+        path: Features from `prepared`.
+        targets: Bool or 0 and 1, shape (n, labels); each label must hold for some row and not for all.
+        cs: Inverse strengths of the penalty, positive and rising.
+        tolerance: Bound on `Fit.gradient`, for all labels together.
+
+    Raises:
+        ValueError: If the targets do not fit or `cs` does not rise.
+    """
     truth, n = np.asarray(targets), len(path.features)
     if truth.ndim != 2 or len(truth) != n or not np.isin(truth, (0, 1)).all():
         raise ValueError(f"targets must be 0 or 1 of shape ({n}, labels), got shape {truth.shape}")
@@ -97,17 +121,17 @@ def logistic_path(
     device: str = "cpu",
     start: Fit | None = None,
 ) -> list[Fit]:
-    """Multinomial logistic regression at every C, from the smallest to the largest, each begun at the one before.
+    """Fit multinomial logistic regression at every C, from the smallest up, each fit warm-started.
 
     The objective is scikit-learn's: c times the summed cross entropy plus half the squared weights, with a free
-    intercept; of two classes the one logit is of class 1.
+    intercept; with two classes there is one logit, of class 1.
 
     Args:
-        features: Any floating dtype, shape (n, d). Beside them one float32 copy is made, and float32 arrays of shape
+        features: Any floating dtype, shape (n, d). Memory: one float32 copy of them, and float32 arrays of shape
             (n, classes).
         labels: Class of each row, int64 of shape (n,); every class 0..max must occur, two at least.
         cs: Inverse strengths of the penalty, positive and rising.
-        tolerance: Bound on `Fit.gradient`; a `NotConverged` warning says where it is missed.
+        tolerance: Bound on `Fit.gradient`; a fit that misses it warns `NotConverged`.
         device: Where torch computes.
         start: A fit of the same shape to begin at.
 
@@ -123,28 +147,26 @@ def logistic_path(
 def multilabel_path(
     features: ArrayLike, targets: ArrayLike, cs: Sequence[float], tolerance: float = TOLERANCE, device: str = "cpu"
 ) -> list[Fit]:
-    """Independent binary logistic regressions of many labels on the same features, at every C.
+    """Fit independent binary logistic regressions of many labels on the same features, at every C.
 
     Args:
-        features: As `logistic_path`.
-        targets: Whether each label holds, bool or 0 and 1, shape (n, labels); each must hold somewhere and not
-            everywhere.
-        cs: As `logistic_path`.
-        tolerance: As `logistic_path`, for all labels together.
-        device: As `logistic_path`.
+        features: Any floating dtype, shape (n, d).
+        targets: Bool or 0 and 1, shape (n, labels); each label must hold for some row and not for all.
+        cs: Inverse strengths of the penalty, positive and rising.
+        tolerance: Bound on `Fit.gradient`, for all labels together; a fit that misses it warns `NotConverged`.
+        device: Torch device to compute on.
 
     Returns:
-        One fit for each C; a positive logit says that the label holds.
+        One fit for each C; a positive logit predicts that the label holds.
 
     Raises:
-        ValueError: As `logistic_path`, or if a label holds for no row or for all.
+        ValueError: If shapes do not fit, a feature is not finite, a label holds for no row or for all, or `cs` does
+            not rise.
     """
     return list(multilabel_fits(prepared(features, device), targets, cs, tolerance))
 
 
 class _Softmax:
-    """Cross entropy of one class among many."""
-
     shared = True
 
     def __init__(self, labels: Tensor, outputs: int) -> None:
@@ -157,7 +179,7 @@ class _Softmax:
         return loss, chances.scatter_add(1, own, torch.full_like(chances, -1.0)[:, :1]), chances
 
     def bend(self, state: Tensor, tangent: Tensor, rows: slice) -> Tensor:
-        # Against the own class's, so that a chance of nearly 1, where 1 - p is lost in float32, is not needed.
+        # Relative to the true class: its 1 - p, which loses its digits in float32 when p is near 1, is then not needed.
         tangent -= tangent.gather(1, self._labels[rows])
         return tangent.sub_((state * tangent).sum(1, keepdim=True)).mul_(state)
 
@@ -166,8 +188,6 @@ class _Softmax:
 
 
 class _Sigmoid:
-    """Cross entropy of independent yes or no answers."""
-
     shared = False
 
     def __init__(self, truth: Tensor) -> None:
@@ -175,6 +195,7 @@ class _Sigmoid:
 
     def residual(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         sign = self._sign[rows]
+        # log sigmoid and expm1 keep 1 - p exact where p rounds to 1.
         logs = -torch.logaddexp(-sign * logits, torch.zeros_like(logits))
         wrong = -torch.expm1(logs)
         return -logs.sum(), -sign * wrong, wrong * (1 - wrong)

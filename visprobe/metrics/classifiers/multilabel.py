@@ -1,4 +1,4 @@
-"""How well scores tell where labels hold: average precision, area under the ROC curve and F1 of each label."""
+"""Average precision, area under the ROC curve and F1 of multi-label scores, label by label."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from visprobe.metrics.matrices import finite
 
 
 def average_precision(scores: ArrayLike, truth: NDArray[np.bool_]) -> Array:
-    """Mean over the images of a label of the precision at its score, float64 of shape (labels,), in [0, 1].
+    """Compute the average precision of each label.
 
     Args:
-        scores: Higher where a label is thought to hold, shape (n, labels). Equal scores are one step.
-        truth: Whether it holds, bool of shape (n, labels).
+        scores: Higher where a label is predicted to hold, shape (n, labels). Equal scores are one threshold.
+        truth: Bool of shape (n, labels).
 
     Returns:
-        NaN for a label that holds nowhere.
+        float64 of shape (labels,), in [0, 1]; NaN for a label that holds nowhere.
 
     Raises:
         ValueError: If shapes do not fit or a score is not finite.
@@ -29,19 +29,33 @@ def average_precision(scores: ArrayLike, truth: NDArray[np.bool_]) -> Array:
 
 
 def auroc(scores: ArrayLike, truth: NDArray[np.bool_]) -> Array:
-    """Chance that an image of a label scores higher than one without it, ties half, as `average_precision`.
+    """Compute the area under the ROC curve of each label; ties count half.
+
+    Args:
+        scores: Higher where a label is predicted to hold, shape (n, labels).
+        truth: Bool of shape (n, labels).
 
     Returns:
-        NaN for a label that holds nowhere or everywhere.
+        float64 of shape (labels,), in [0, 1]; NaN for a label that holds nowhere or everywhere.
+
+    Raises:
+        ValueError: If shapes do not fit or a score is not finite.
     """
     return _by_label(_auroc, scores, truth)
 
 
 def f1(scores: ArrayLike, truth: NDArray[np.bool_]) -> Array:
-    """Harmonic mean of precision and recall where a positive score says that a label holds.
+    """Compute the F1 score of each label, predicted where its score is positive.
+
+    Args:
+        scores: Logits or margins, shape (n, labels).
+        truth: Bool of shape (n, labels).
 
     Returns:
-        Shape (labels,), in [0, 1]; NaN for a label that holds nowhere.
+        float64 of shape (labels,), in [0, 1]; NaN for a label that holds nowhere.
+
+    Raises:
+        ValueError: If shapes do not fit or a score is not finite.
     """
     return _by_label(_f1, scores, truth)
 
@@ -58,7 +72,7 @@ def _average_precision(scores: Array, truth: NDArray[np.bool_]) -> float:
         return float("nan")
     order = np.argsort(-scores, kind="stable")
     hits = truth[order].cumsum()
-    # All images of one score are found together: what counts is the last of them.
+    # Images of equal score are found together: precision is taken after the last of them.
     last = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])
     found = np.diff(np.r_[0, hits[last]])
     return float((found * hits[last] / (last + 1)).sum() / hits[-1])
@@ -68,6 +82,7 @@ def _auroc(scores: Array, truth: NDArray[np.bool_]) -> float:
     held, n = int(truth.sum()), len(truth)
     if held in (0, n):
         return float("nan")
+    # The Mann-Whitney U statistic over its maximum.
     return float((rankdata(scores)[truth].sum() - held * (held + 1) / 2) / (held * (n - held)))
 
 

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine similarity, the same with and without faiss."""
+"""Exact nearest neighbours by cosine similarity, with the same result from numpy and faiss."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from visprobe.metrics.matrices import unit_rows
 _CHUNK = 1024  # queries scored at once
 _SCORES = 2**25  # scores held at once: 268 MB
 _GATHERED = 2**25  # numbers of candidates held at once: 268 MB
-_DECIMALS = 14  # of similarities: equal pairs differ in the bits beyond by the order of summation
-_SPARE = 16  # candidates beyond k that faiss is asked for
-_ROUNDING = 2.0**-24  # a float32 inner product of two unit vectors of width d is off by less than (d + 2) times this
+_DECIMALS = 14  # of similarities: beyond these, equal pairs differ by the order of summation
+_SPARE = 16  # extra candidates asked of faiss, whose float32 ranking may be off
+_ROUNDING = 2.0**-24  # a float32 dot product of two unit vectors of width d errs by less than (d + 2) times this
 
 
 def nearest(features: ArrayLike, k: int, backend: Literal["numpy", "faiss"] = "numpy") -> Indices:
-    """The k most similar other images of every image.
+    """Find the k most similar other images of every image.
 
     Args:
         features: Any real dtype, shape (n, d), one row per image, n > k.
@@ -42,21 +42,21 @@ def nearest(features: ArrayLike, k: int, backend: Literal["numpy", "faiss"] = "n
 def nearest_scored(
     features: ArrayLike, k: int, backend: Literal["numpy", "faiss"] = "numpy", support: ArrayLike | None = None
 ) -> tuple[Indices, Array]:
-    """The k most similar images of every image, and how similar they are.
+    """Find the k most similar images of every image, and their similarities.
 
     Args:
         features: Any real dtype, shape (n, d), one row per image.
-        k: How many neighbours.
-        backend: As `nearest`.
-        support: The images searched, shape (m, d), m >= k; by default the features themselves, of which no image is
+        k: Number of neighbours.
+        backend: "numpy" or "faiss"; both give the same result.
+        support: Images to search, shape (m, d), m >= k; by default the features themselves, of which no image is
             its own neighbour, n > k.
 
     Returns:
-        Indices into the support, as `nearest`, and cosine similarities, both of shape (n, k).
+        Row indices into the support, most similar first, and cosine similarities, both of shape (n, k).
 
     Raises:
-        ValueError: As `nearest`, or if the widths differ.
-        ImportError: As `nearest`.
+        ValueError: If a shape does not fit, a value is not finite, a row is zero, or k < 1.
+        ImportError: If faiss is asked for and not installed.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -72,13 +72,13 @@ def nearest_scored(
 
 
 class _Pool(NamedTuple):
-    queries: Array  # rows of length one
-    units: Array  # rows of length one, which are searched
-    own: bool  # whether query i is row i of the units and must not be found
+    queries: Array  # unit rows
+    units: Array  # unit rows to search
+    own: bool  # True if query i is row i of the units and must not find itself
 
 
 def list_length(k: int, n: int) -> int:
-    """How many neighbours to look up so that a random half of the images holds k of them for every image.
+    """Return how many neighbours to look up so that a random half of the images holds k of them for every image.
 
     The chance that it does not is below 1e-12 for each image.
     """
@@ -86,7 +86,7 @@ def list_length(k: int, n: int) -> int:
 
 
 def first_within(lists: Indices, images: Indices, k: int) -> Indices:
-    """Where in the neighbour lists of some images their k nearest among those images stand.
+    """Return the positions, in the neighbour lists of a subset, of the k nearest members of that subset.
 
     Args:
         lists: Neighbours of all n images, nearest first, shape (n, m).
@@ -122,7 +122,7 @@ def _numpy(pool: _Pool, wanted: Indices, k: int) -> tuple[Indices, Array]:
 
 
 def _top(scores: Array, k: int) -> Indices:
-    """Columns of the k largest scores of each row, ties to the smaller column."""
+    """Return the columns of the k largest scores of each row, ties to the smaller column."""
     least = np.partition(scores, -k, axis=1)[:, -k, None]
     top = np.empty((len(scores), k), dtype=np.intp)
     for row, (score, bound) in enumerate(zip(scores, least, strict=True)):
@@ -144,6 +144,7 @@ def _faiss(pool: _Pool, k: int) -> tuple[Indices, Array]:
     for start in range(0, n, chunk):
         rows = np.arange(start, min(start + chunk, n))
         scores, candidates = index.search(np.ascontiguousarray(pool.queries[rows], dtype=np.float32), wanted)
+        # Sorted by index, so that `_top` breaks ties as the numpy search does.
         candidates = np.sort(candidates, axis=1)
         exact = np.round(np.matmul(pool.units[candidates], pool.queries[rows][:, :, None])[:, :, 0], _DECIMALS)
         if pool.own:
@@ -151,6 +152,7 @@ def _faiss(pool: _Pool, k: int) -> tuple[Indices, Array]:
         order = _top(exact, k)
         found[rows] = np.take_along_axis(candidates, order, axis=1)
         similar[rows] = np.take_along_axis(exact, order, axis=1)
+        # A row is in doubt if an image that faiss left out could, within float32 rounding, be as similar as the k-th.
         missed[rows] = (wanted < m) & (similar[rows, -1] <= scores[:, -1] + (width + 2) * _ROUNDING)
     again = np.flatnonzero(missed)
     found[again], similar[again] = _numpy(pool, again, k)

@@ -1,4 +1,4 @@
-"""Least penalised loss of linear classifiers by truncated Newton steps, over a whole path of penalties."""
+"""Truncated Newton minimisation of penalised linear classifiers over a path of penalties."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ _CHUNK = 2048  # rows at once: the float64 logits of 2048 x 1000 classes are 16 
 _STEPS = 50  # Newton steps for one penalty; three to eight are usual
 _PRODUCTS = 500  # Hessian products for one Newton step
 _NEAR = 0.1  # length of a gradient below which the curvature has settled
-_AIM = 0.7  # of the tolerance: what the last step leaves of the gradient
-_ROUGH, _EXACT = 1e-6, 1e-14  # what sums of losses in float32 and float64 may be off, as a share
+_AIM = 0.7  # share of the tolerance that the last step may leave of the gradient
+_ROUGH, _EXACT = 1e-6, 1e-14  # relative rounding of summed losses in float32 and float64
 
 
 class Link(Protocol):
-    """How logits become a loss, for one set of targets."""
+    """Loss as a function of logits, for one set of targets."""
 
     outputs: int
-    shared: bool  # whether a number added to all logits of a row changes nothing
+    shared: bool  # True if adding a constant to all logits of a row changes nothing
 
     def residual(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Summed loss, its gradient by the logits, and what `bend` needs, of the shape of the logits."""
+        """Return the summed loss, its gradient by the logits, and the state for `bend`, shaped like the logits."""
 
     def bend(self, state: Tensor, tangent: Tensor, rows: slice) -> Tensor:
-        """Product of the loss's second derivative by the logits with a change of the logits."""
+        """Multiply the loss's second derivative by the logits with a change of the logits."""
 
     def curvature(self, state: Tensor) -> Tensor:
-        """Diagonal of that second derivative, shape (rows, outputs)."""
+        """Return the diagonal of that second derivative, shape (rows, outputs)."""
 
 
 class Minimum(NamedTuple):
-    """Where the mean loss plus `penalty` / 2 times the squared weights is least.
+    """Minimum of the mean loss plus `penalty` / 2 times the squared weights.
 
     Attributes:
-        weights: Float64, shape (d, outputs), for the features as they were given.
-        intercept: Float64, shape (outputs,).
-        penalty: As asked for.
-        loss: The penalised mean loss, in nats.
-        gradient: Length of its gradient, each coordinate over the square root of its curvature: half the square
-            is about how far the loss is above the least, in nats.
+        weights: float64, shape (d, outputs), for the features as given.
+        intercept: float64, shape (outputs,).
+        penalty: Strength of the penalty.
+        loss: Penalised mean loss, in nats.
+        gradient: Norm of its gradient, each coordinate divided by the square root of its curvature: half the square
+            is about the distance of the loss from its minimum, in nats.
         steps: Newton steps taken.
     """
 
@@ -66,27 +66,24 @@ class _Point(NamedTuple):
 
 
 class _Bend(NamedTuple):
-    """Second derivative of the mean loss by each output's weights, in the axes of the covariance, without penalty.
-
-    Images weigh by the curvature of their own loss, so that their weighted mean is far from zero: that of the images
-    which a class is confused with. Diagonal, mean and weight give the whole of one output, but for what is left between
-    axes about that mean.
-    """
-
+    # Second derivative of the mean loss by each output's weights, in the axes of the covariance, without penalty. Rows
+    # weigh by the curvature of their own loss, so their weighted mean is far from zero: it is the mean of the rows
+    # that a class is confused with. Diagonal, mean and weight neglect only correlations between axes about that mean.
     squares: Tensor  # diagonal, (d, outputs)
     means: Tensor  # weighted means of the rows, (d, outputs)
     weights: Tensor  # of the intercept, (outputs,)
 
     def diagonal(self, penalty: float) -> Tensor:
-        """With the penalty, (d + 1, outputs)."""
+        """Return the penalised diagonal, (d + 1, outputs)."""
         return torch.vstack([self.squares + penalty, self.weights])
 
     def inverse(self, penalty: float) -> Callable[[Tensor], Tensor]:
-        """About the inverse, with the penalty: exact if the axes were uncorrelated about the weighted means."""
+        """Return a preconditioner: the inverse if the axes were uncorrelated about the weighted means."""
         spread = (self.squares - self.weights * self.means**2).clamp_(min=0).add_(penalty)
         means, weights = self.means, self.weights
 
         def solve(right: Tensor) -> Tensor:
+            # Block elimination of the intercept: the Schur complement of its weight is `spread`.
             turn = (right[:-1] - means * right[-1]) / spread
             return torch.vstack([turn, right[-1] / weights - (means * turn).sum(0)])
 
@@ -94,19 +91,19 @@ class _Bend(NamedTuple):
 
 
 class Path:
-    """Features made ready for fits: of one set of targets after another, at one penalty after another.
+    """Features prepared for fits of several sets of targets at several penalties.
 
-    Beside the features it holds one float32 copy, turned into the axes of the covariance, where the
+    Beside the features it holds one float32 copy, rotated into the axes of the covariance, where the
     preconditioner is diagonal, and during a fit one or two float32 arrays of shape (n, outputs). A fit begins with
     losses and gradients of that copy and ends with those of the features as given, in float64.
 
     Attributes:
-        axes: Float64, shape (d, min(n, d)), orthonormal columns.
-        turned: The copy, float32, shape (n, min(n, d)).
+        axes: float64, shape (d, min(n, d)), orthonormal columns.
+        turned: The rotated copy, float32, shape (n, min(n, d)).
     """
 
     def __init__(self, features: Tensor) -> None:
-        """Turn the features, floating point of shape (n, d); the fits run on their device."""
+        """Rotate the features, floating point of shape (n, d); fits run on their device."""
         self._features, self._n = features, len(features)
         starts = range(0, self._n, _CHUNK)
         self._mean = torch.stack([features[at : at + _CHUNK].double().sum(0) for at in starts]).sum(0) / self._n
@@ -122,7 +119,7 @@ class Path:
             self.turned[rows] = part.float() @ axes
 
     def first(self, n: int) -> Path:
-        """The path of the first `n` rows alone, which shares the memory of this one."""
+        """Return the path of the first `n` rows alone, which shares the memory of this one."""
         part = copy(self)
         part._features, part.turned, part._n = self._features[:n], self.turned[:n], n
         return part
@@ -134,14 +131,11 @@ class Path:
 
     @property
     def features(self) -> Tensor:
-        """The features as given, shape (n, d)."""
+        """Features as given, shape (n, d)."""
         return self._features
 
     def _principal_axes(self) -> tuple[Tensor, Tensor]:
-        """Variances times n, rising, and the axes as columns, shape (d, min(n, d)).
-
-        Of fewer rows than dimensions only the span matters: the weights of least loss lie in it.
-        """
+        """Return variances times n, rising, and the axes as columns, shape (d, min(n, d))."""
         width = self._features.shape[1]
         if self._n >= width:
             covariance = torch.zeros_like(self._mean).expand(width, -1).clone()
@@ -149,6 +143,7 @@ class Path:
                 covariance.addmm_(part.T, part)
             values, axes = torch.linalg.eigh(covariance)
             return values, axes
+        # With fewer rows than dimensions the weights of least loss lie in the span of the rows.
         centred = self._features.double() - self._mean
         span = torch.linalg.qr(centred.T).Q
         inside = centred @ span
@@ -161,24 +156,24 @@ class Path:
             yield rows, (self._features[rows].double() - self._mean) / self._scale
 
     def rough(self, at: Tensor) -> tuple[Iterator[tuple[slice, Tensor]], Tensor]:
-        """The turned rows in chunks, float32, and the weights for them."""
+        """Return the rotated rows in chunks, float32, and the weights for them."""
         starts = range(0, self._n, _CHUNK)
         return ((slice(s, s + _CHUNK), self.turned[s : s + _CHUNK]) for s in starts), at[:-1].float()
 
     def exact(self, at: Tensor) -> tuple[Iterator[tuple[slice, Tensor]], Tensor]:
-        """The rows as given, centred, in chunks, float64, and the weights for them."""
+        """Return the rows as given, centred, in chunks, float64, and the weights for them."""
         return self._chunks(), self.axes @ at[:-1]
 
     def fit(
         self, link: Link, penalties: Sequence[float], tolerance: float, start: tuple[Array, Array] | None = None
     ) -> Iterator[Minimum]:
-        """Minima at falling penalties, each begun where the curve through those before it, in log penalty, leads.
+        """Yield minima at falling penalties, each begun where the last three extrapolate to.
 
         Args:
-            link: Of the targets of all rows.
-            penalties: Positive.
-            tolerance: Bound on `Minimum.gradient`; a minimum that misses it is given all the same.
-            start: Weights (d, outputs) and intercept (outputs,) to begin at instead of at zero.
+            link: Loss with the targets of all rows.
+            penalties: Positive, falling.
+            tolerance: Bound on `Minimum.gradient`; a minimum that misses it is yielded all the same.
+            start: Weights (d, outputs) and intercept (outputs,) to begin at instead of zero.
         """
         at = self._mean.new_zeros(self.axes.shape[1] + 1, link.outputs)
         if start is not None:
@@ -197,14 +192,13 @@ class Path:
 
 
 class _Descent:
-    """Newton's method at one penalty: with losses and gradients in float32 while that helps, then in float64."""
-
+    # Newton's method at one penalty: losses and gradients in float32 while that makes progress, then in float64.
     def __init__(self, path: Path, link: Link, penalty: float, bend: _Bend | None) -> None:
         self._path, self._link, self._penalty, self._steps = path, link, penalty, 0
-        self.bend = bend  # of a point near by, if there is one
+        self.bend = bend  # of a nearby point, if any
 
     def run(self, begin: Tensor, tolerance: float) -> tuple[_Point, float, int]:
-        """The last point, the length of its gradient and the steps."""
+        """Return the last point, the norm of its gradient and the number of steps."""
         near = self._approached(begin, tolerance)
         point = self._evaluate(near, _EXACT)
         length = self._length(point, _EXACT)
@@ -217,7 +211,7 @@ class _Descent:
         return point, length, self._steps
 
     def _approached(self, begin: Tensor, tolerance: float) -> Tensor:
-        """Where steps in float32 lead; the last, which is small and sure, is not evaluated."""
+        """Descend in float32; the last step, small and sure, is not evaluated."""
         point, last = self._evaluate(begin, _ROUGH), math.inf
         while True:
             length = self._length(point, _ROUGH)
@@ -237,7 +231,7 @@ class _Descent:
         return self._search(point, self._solve(point, enough), rounding)
 
     def _length(self, point: _Point, rounding: float) -> float:
-        """Length of the gradient; far from the minimum, and at the end, by the curvature at the point itself."""
+        """Return the norm of the gradient; far from the minimum and in float64, by the curvature at the point."""
         length = math.inf
         if self.bend is not None:
             length = self._measure(point.gradient)
@@ -281,7 +275,7 @@ class _Descent:
         return torch.vstack([slope.double() / n + self._penalty * direction[:-1], self._free(shift.double()) / n])
 
     def _free(self, shift: Tensor) -> Tensor:
-        """What is left of a gradient by the intercept without the direction that no loss or penalty holds."""
+        """Remove the direction that neither loss nor penalty determines: a constant added to all intercepts."""
         return shift - shift.mean() if self._link.shared else shift
 
     def _bend(self, point: _Point) -> _Bend:
@@ -296,7 +290,7 @@ class _Descent:
         return _Bend(squares.double() / len(turned), sums.double() / len(turned) / weights, weights)
 
     def _solve(self, point: _Point, enough: float) -> Tensor:
-        """Newton direction by preconditioned conjugate gradients, until the residual is short enough."""
+        """Return the Newton direction by preconditioned conjugate gradients, to a residual of norm `enough`."""
         assert self.bend is not None  # _length sees to it
         precondition = self.bend.inverse(self._penalty)
         direction, residual = torch.zeros_like(point.at), -point.gradient
@@ -317,7 +311,7 @@ class _Descent:
         return direction
 
     def _search(self, point: _Point, direction: Tensor, rounding: float) -> _Point | None:
-        """First of the halved steps that lowers the loss enough, up to rounding."""
+        """Backtrack: return the first halved step that satisfies Armijo's condition up to rounding."""
         slope, step = float((point.gradient * direction).sum()), 1.0
         while step > 1e-6:
             further = self._evaluate(point.at + step * direction, rounding)
@@ -328,12 +322,12 @@ class _Descent:
 
 
 def _in_sight(length: float, tolerance: float) -> bool:
-    """Whether one step leads within the tolerance: a step squares the length of the gradient, up to a factor."""
+    # Newton converges quadratically: a step squares the norm of the gradient, up to a factor.
     return length**2 <= 0.1 * tolerance
 
 
 def _ahead(passed: list[tuple[float, Tensor]], place: float, last: Tensor) -> Tensor:
-    """Where the polynomial through the last minima, three at most, leads; the last where there is one or none."""
+    """Extrapolate the last minima, three at most, by their Lagrange polynomial in log penalty."""
     if len(passed) < 2:
         return last
     ahead = torch.zeros_like(last)

@@ -1,4 +1,4 @@
-"""Classification by class prototypes that never hold the image they are tried on."""
+"""Nearest-prototype classification, each image tried on prototypes that do not contain it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIE = 1e-12
 
 
 def ranks_from_support(query: ArrayLike, labels: Labels, support: ArrayLike, support_labels: Labels) -> Labels:
-    """Rank of the true class among cosine similarities to prototypes from a disjoint support set.
+    """Rank the true class among cosine similarities to prototypes from a disjoint support set.
 
     A prototype is the mean of the L2-normalised features of a class, normalised again.
 
@@ -42,7 +42,7 @@ def ranks_from_support(query: ArrayLike, labels: Labels, support: ArrayLike, sup
 
 
 def ranks_leaving_one_out(features: ArrayLike, labels: Labels, query: ArrayLike | None = None) -> Labels:
-    """Rank of the true class when the image itself is taken out of its class's prototype.
+    """Rank the true class with the image itself taken out of its class's prototype.
 
     With S the sum of the normalised features of the own class and x the image's own, the score against the
     prototype without the image is (x.S - x.x) / |S - x|, where |S - x|^2 = |S|^2 - 2 x.S + x.x; of a changed copy q
@@ -54,7 +54,7 @@ def ranks_leaving_one_out(features: ArrayLike, labels: Labels, query: ArrayLike 
         query: Features of changed copies of the same images, row by row, to be ranked in their place; shape (n, d).
 
     Returns:
-        As `ranks_from_support`.
+        int64 of shape (n,): 0 where the true class has the highest score; ties go to the smaller index.
 
     Raises:
         ValueError: If a class has fewer than two images.
@@ -102,7 +102,7 @@ def _unit_chunks(features: ArrayLike) -> Iterator[tuple[slice, Array]]:
 
 
 def _unit_rows(rows: Array) -> Array:
-    # Scaling by the largest entry first keeps 1e-200 and 1e200 from leaving float64 when squared.
+    # Divided by the largest entry first, so that squares of 1e-200 and 1e200 neither vanish nor overflow.
     largest = np.abs(rows).max(1, keepdims=True, initial=0.0)
     scaled = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
     norms = np.linalg.norm(scaled, axis=1, keepdims=True)

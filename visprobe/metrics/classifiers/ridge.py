@@ -13,12 +13,12 @@ from visprobe.metrics.matrices import finite
 
 
 class Ridge(NamedTuple):
-    """A linear map from features to targets.
+    """Linear map from features to targets.
 
     Attributes:
-        weights: Float64, shape (targets, d).
-        intercept: Float64, shape (targets,).
-        penalty: The one with the least error.
+        weights: float64, shape (targets, d).
+        intercept: float64, shape (targets,).
+        penalty: The penalty with the least cross-validated error.
         errors: Cross-validated mean squared error for each penalty tried, in squared units of the targets.
     """
 
@@ -28,13 +28,13 @@ class Ridge(NamedTuple):
     errors: tuple[float, ...]
 
     def predict(self, features: ArrayLike) -> Array:
-        """Features of shape (n, d) to targets of shape (n, targets)."""
+        """Return targets of shape (n, targets), float64, for features of shape (n, d)."""
         predicted: Array = np.asarray(features) @ self.weights.T + self.intercept
         return predicted
 
 
 def ridge(features: ArrayLike, targets: ArrayLike, penalties: Sequence[float]) -> Ridge:
-    """Least squared error plus penalty times the squared weights, with a free intercept.
+    """Minimise the squared error plus penalty times the squared weights, with a free intercept.
 
     For classes, give targets of one column per class, 1 for the own and 0 for the others.
 
@@ -61,7 +61,7 @@ def ridge(features: ArrayLike, targets: ArrayLike, penalties: Sequence[float]) -
     x, y = x - mean, y - target_mean
     squares, axes = np.linalg.eigh(x.T @ x)
     squares = np.maximum(squares, 0.0)
-    # Rounding leaves directions without variance a little of it, which must not count as a degree of freedom.
+    # Directions without variance keep a little by rounding, which must not count as a degree of freedom.
     squares[squares <= squares.max(initial=0.0) * len(x) * np.finfo(np.float64).eps] = 0.0
     cross = axes.T @ (x.T @ y)
     turned = x @ axes
@@ -73,5 +73,6 @@ def ridge(features: ArrayLike, targets: ArrayLike, penalties: Sequence[float]) -
 
 def _cross_validated(squares: Array, cross: Array, y: Array, turned: Array, penalty: float) -> float:
     residual = y - turned @ (cross / (squares + penalty)[:, None])
+    # The trace of the residual-forming matrix over n; the inner 1 is the intercept's.
     free = 1 - (1 + (squares / (squares + penalty)).sum()) / len(y)
     return float(np.mean(residual**2) / free**2)

@@ -1,4 +1,4 @@
-"""The strength of a probe's penalty, chosen inside the training images."""
+"""Choice of C, the inverse strength of a probe's penalty, inside the training images."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from visprobe.metrics.classifiers.calibration import log_losses
 from visprobe.metrics.classifiers.logistic import TOLERANCE, Fit, logistic_fits, prepared
 from visprobe.metrics.classifiers.newton import Path
 
-_PATIENCE = 4  # values of C after that of the least held-out loss, until a path is left
+_PATIENCE = 4  # values of C past the least held-out loss before a path is abandoned
 
 
 class AtBoundary(UserWarning):
-    """The best C is the first or last that was tried: a better one may lie outside."""
+    """Warning that the best C is the first or last of the grid: a better one may lie outside."""
 
 
 class Selection(NamedTuple):
-    """A fit on all of the training images at the C that was best on a held-out part of them.
+    """Fit on all training images at the C that was best on a held-out part of them.
 
     Attributes:
-        fit: At the chosen C.
-        cs: What was tried, rising.
-        accuracies: On the held-out part for each C, in [0, 1].
-        boundary: Whether the chosen C is the first or last that could be tried.
+        fit: Fit at the chosen C.
+        cs: Values of C that were tried, rising.
+        accuracies: Held-out accuracy for each C, in [0, 1].
+        boundary: True if the chosen C is the first or last of the grid.
     """
 
     fit: Fit
@@ -38,12 +38,12 @@ class Selection(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The fit of a path that scored best.
+    """Best-scoring fit of a path.
 
     Attributes:
-        fit: Of equally good ones that of the smallest C.
-        scores: Of the fits that were made, in order.
-        boundary: Whether it is the first or last of the grid.
+        fit: The fit; of equal scores that of the smallest C.
+        scores: Scores of the fits that were made, in order of C.
+        boundary: True if its C is the first or last of the grid.
     """
 
     fit: Fit
@@ -63,17 +63,20 @@ def select_c(
     """Choose C on a held-out part of the training images, then fit all of them at it.
 
     Args:
-        features: As `logistic_path`; no image that the probe is tested on.
-        labels: As `logistic_path`; two images of each class at least.
-        cs: As `logistic_path`; of equally accurate ones the smallest is chosen. The path is left four
-            after the one of the least held-out log loss: from there on it learns its images by heart.
+        features: Training images only, any floating dtype, shape (n, d).
+        labels: Class of each row, int64 of shape (n,); two images of each class at least.
+        cs: Grid, positive and rising; of equally accurate values the smallest is chosen. The path is left four values
+            after that of the least held-out log loss: from there on the probe memorises its images.
         held_out: Share of each class that is held out, rounded, at least one image and not all.
-        seed: Of the split.
-        tolerance: As `logistic_path`.
-        device: As `logistic_path`.
+        seed: Seed of the split.
+        tolerance: Bound on `Fit.gradient`.
+        device: Torch device to compute on.
+
+    Returns:
+        The fit on all images, with what was tried.
 
     Raises:
-        ValueError: As `logistic_path`, or if a class has fewer than two images.
+        ValueError: If shapes do not fit, a feature is not finite, `cs` does not rise, or a class has one image.
     """
     kept, out = stratified_split(labels, held_out, seed)
     order = np.concatenate([kept, out])
@@ -83,14 +86,17 @@ def select_c(
 def select_prepared(
     path: Path, labels: Labels, kept: int, cs: Sequence[float], tolerance: float = TOLERANCE
 ) -> Selection:
-    """`select_c` of features that `logistic.prepared` made ready, the held-out ones last.
+    """Choose C as `select_c` does, on features from `logistic.prepared` with the held-out rows last.
 
     Args:
-        path: Of the training images.
-        labels: As `select_c`, in the order of the path's rows.
-        kept: How many rows are not held out.
-        cs: As `select_c`.
-        tolerance: As `select_c`.
+        path: Features of the training images.
+        labels: Class of each row of the path, int64 of shape (n,).
+        kept: Number of rows that are not held out.
+        cs: Grid, positive and rising.
+        tolerance: Bound on `Fit.gradient`.
+
+    Returns:
+        The fit on all images, with what was tried.
     """
     rows = path.features[kept:].cpu().numpy()
     fits = logistic_fits(path.first(kept), labels[:kept], cs, tolerance)
@@ -105,12 +111,15 @@ def select_prepared(
 
 
 def best_of(fits: Iterable[Fit], score: Callable[[Fit], tuple[float, float]], cs: Sequence[float]) -> Best:
-    """The fit of a path with the highest score, without the end of the path where the loss has long been rising.
+    """Return the fit with the highest score, leaving the path where the loss has long been rising.
 
     Args:
         fits: One for each C, made as they are asked for.
-        score: Score, higher for better, and loss on images that the fits have not seen.
+        score: Score, higher for better, and loss of a fit on images that it has not seen.
         cs: The grid.
+
+    Returns:
+        The best fit; it warns `AtBoundary` where that is at an end of the grid.
     """
     best, scores, losses = None, list[float](), list[float]()
     for fit in fits:
@@ -129,7 +138,7 @@ def best_of(fits: Iterable[Fit], score: Callable[[Fit], tuple[float, float]], cs
 
 
 def stratified_split(labels: Labels, held_out: float, seed: int) -> tuple[Indices, Indices]:
-    """Sorted indices of the kept and of the held-out images, the same share of every class.
+    """Return sorted indices of the kept and of the held-out images, the same share of every class.
 
     Raises:
         ValueError: If a class has fewer than two images or `held_out` is not within 0..1.

@@ -1,1 +1,1 @@
-"""What shape has one representation: rank, dimension, uniformity, outliers?"""
+"""Shape of one representation: rank, dimension, uniformity, outliers."""

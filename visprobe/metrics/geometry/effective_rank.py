@@ -1,4 +1,4 @@
-"""How many directions a representation uses: effective rank, RankMe and participation ratio.
+"""Effective rank, RankMe and participation ratio: how many directions a representation uses.
 
 All are at most min(n, d) and grow with n: compare them at equal numbers of images.
 """
@@ -18,17 +18,17 @@ _RANKME_ADDS = 1e-7
 
 
 def effective_rank(features: ArrayLike, eigenvalues: bool = False) -> float:
-    """Exponential of the entropy of the singular values of centred features.
+    """Compute the exponential of the entropy of the singular values of centred features.
 
     Args:
         features: Any real dtype, shape (n, d), one row per image, n >= 2.
-        eigenvalues: Whether to take the entropy of their squares, the eigenvalues of the covariance, instead.
+        eigenvalues: Take the entropy of their squares, the eigenvalues of the covariance, instead.
 
     Returns:
         A value in [1, min(n - 1, d)]: r where r directions share the spectrum equally.
 
     Raises:
-        ValueError: As `visprobe.metrics.matrices.centred`.
+        ValueError: If the shape does not fit, a value is not finite, or all rows are equal.
 
     Source:
         Roy & Vetterli 2007, eqs. 3-5: singular values.
@@ -38,15 +38,18 @@ def effective_rank(features: ArrayLike, eigenvalues: bool = False) -> float:
 
 
 def replicate_effective_rank(features: ArrayLike, groups: int = 20, seed: int = 0) -> Replicated:
-    """Effective rank of the singular values, and its value without each of some groups of images.
+    """Compute the effective rank of the singular values, and its value without each of some groups of images.
 
     Args:
-        features: As `effective_rank`, 2 x `groups` images or more.
+        features: Any real dtype, shape (n, d), one row per image, n >= 2 x `groups`.
         groups: Number of groups, drawn at random.
-        seed: Of the draw: equal seeds give the same groups, so that two ranks may be subtracted.
+        seed: Seed of the draw: equal seeds give the same groups, so that two ranks may be subtracted.
+
+    Returns:
+        Values in [1, min(n - 1, d)].
 
     Raises:
-        ValueError: As `effective_rank`, or if there are fewer than two images to a group.
+        ValueError: If the shape does not fit, a value is not finite, or there are fewer than two images to a group.
     """
     array = centred(features, 2, "effective rank")
     parts = _without_groups(array, groups, seed, centre=True)
@@ -54,16 +57,16 @@ def replicate_effective_rank(features: ArrayLike, groups: int = 20, seed: int = 
 
 
 def rankme(features: ArrayLike) -> float:
-    """RankMe: the effective rank of uncentred features, with the paper's 1e-7 added to every share.
+    """Compute RankMe: the effective rank of uncentred features, with the paper's 1e-7 added to every share.
 
     Args:
-        features: As `effective_rank`, n >= 1.
+        features: Any real dtype, shape (n, d), one row per image, n >= 1.
 
     Returns:
         A value in [1, min(n, d)], up to 1e-6.
 
     Raises:
-        ValueError: As `visprobe.metrics.matrices.finite`, or if all features are zero.
+        ValueError: If the shape does not fit, a value is not finite, or all features are zero.
 
     Source:
         Garrido et al. 2023 (2210.02885), eqs. 1-2.
@@ -72,15 +75,19 @@ def rankme(features: ArrayLike) -> float:
 
 
 def replicate_rankme(features: ArrayLike, groups: int = 20, seed: int = 0) -> Replicated:
-    """RankMe, and its value without each of some groups of images.
+    """Compute RankMe, and its value without each of some groups of images.
 
     Args:
-        features: As `rankme`, 2 x `groups` images or more.
-        groups: As `replicate_effective_rank`.
-        seed: As `replicate_effective_rank`.
+        features: Any real dtype, shape (n, d), one row per image, n >= 2 x `groups`.
+        groups: Number of groups, drawn at random.
+        seed: Seed of the draw: equal seeds give the same groups, so that two values may be subtracted.
+
+    Returns:
+        Values in [1, min(n, d)], up to 1e-6.
 
     Raises:
-        ValueError: As `rankme`, or if there are fewer than two images to a group.
+        ValueError: If the shape does not fit, a value is not finite, all features are zero, or there are fewer than two
+            images to a group.
     """
     array = _scaled(features)
     parts = _without_groups(array, groups, seed, centre=False)
@@ -88,7 +95,7 @@ def replicate_rankme(features: ArrayLike, groups: int = 20, seed: int = 0) -> Re
 
 
 def participation_ratio(features: ArrayLike) -> Replicated:
-    """(sum of eigenvalues)^2 over the sum of their squares, of the covariance, and without each image in turn.
+    """Compute (sum of eigenvalues)^2 / (sum of squared eigenvalues) of the covariance, also without each image.
 
     Args:
         features: Any real dtype, shape (n, d), one row per image, n >= 3.
@@ -97,7 +104,7 @@ def participation_ratio(features: ArrayLike) -> Replicated:
         Values in [1, min(n - 1, d)]: r where r directions share the variance equally.
 
     Raises:
-        ValueError: As `visprobe.metrics.matrices.centred`, or if all variance hangs on one image.
+        ValueError: If the shape does not fit, a value is not finite, or all variance hangs on one image.
 
     Source:
         Gao et al. 2017 (bioRxiv 214262), eq. 5. Without image i, centred on the others, the scatter matrix is
@@ -116,6 +123,7 @@ def participation_ratio(features: ArrayLike) -> Replicated:
     left = trace - weight * p
     if left.min() <= 1e-12 * trace:
         raise ValueError("the variance hangs on a single image: the participation ratio is not defined without it")
+    # Trace and squared Frobenius norm of S - w u u^T, expanded: no matrix is formed per image.
     without: Array = left**2 / (squares - 2 * weight * quadratic + weight**2 * p**2)
     return Replicated(trace**2 / squares, without)
 
@@ -130,14 +138,14 @@ def _scaled(features: ArrayLike) -> Array:
 
 
 def _spread(values: Array, added: float = 0.0) -> float:
-    """Exponential of the entropy of the shares of some values, with a constant added to every share."""
+    """Return the exponential of the entropy of the shares, with a constant added to every share."""
     shares = values / values.sum() + added
     shares = shares[shares > 0]
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def _without_groups(array: Array, groups: int, seed: int, centre: bool) -> Iterator[Array]:
-    """Singular values without each group, from one d x d matrix less the group's part of it."""
+    """Yield the singular values without each group, from the d x d matrix less the group's part of it."""
     n = len(array)
     if not 2 <= groups <= n / 2:
         raise ValueError(f"{n} images are too few to be left out in {groups} groups")
@@ -154,7 +162,7 @@ def _without_groups(array: Array, groups: int, seed: int, centre: bool) -> Itera
 
 
 def _singular_values(array: Array) -> Array:
-    # Triangular first: of n x d only a square of the smaller side is decomposed.
+    # QR first: only a square of the smaller side is then decomposed.
     tall = array if len(array) >= array.shape[1] else array.T
     values: Array = np.linalg.svd(np.asarray(np.linalg.qr(tall, mode="r")), compute_uv=False)
     return values

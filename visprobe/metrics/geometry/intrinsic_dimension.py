@@ -14,14 +14,14 @@ _CHUNK = 256  # images whose distances, and whose neighbours' features, are held
 
 
 def two_nn(features: ArrayLike, splits: int = 40, seed: int = 0) -> Halved:
-    """TwoNN: dimension from the ratios mu of each image's distance to its second and first neighbour.
+    """Estimate the dimension (TwoNN) from the ratios mu of each image's distances to its two neighbours.
 
     Images with equal features are counted once: `n` of what is returned may be smaller than that of the features.
 
     Args:
         features: Any real dtype, shape (n, d), one row per image, six distinct rows or more.
-        splits: Of the images into halves.
-        seed: Of the splits: with equal seeds and no duplicates they are the same for every representation.
+        splits: Number of random halvings of the images, for the interval.
+        seed: Seed of the halvings: with equal seeds and no duplicates they are the same for every representation.
 
     Returns:
         (N - 1) / sum log mu, the unbiased form of the estimate, > 0, with half-samples: the gamma law that holds for
@@ -29,13 +29,13 @@ def two_nn(features: ArrayLike, splits: int = 40, seed: int = 0) -> Halved:
         kind give; the value depends on the scale that n images resolve.
 
     Raises:
-        ValueError: As `visprobe.metrics.matrices.finite`, or if fewer than six rows differ or all ratios are 1.
+        ValueError: If the shape does not fit, a value is not finite, fewer than six rows differ, or all ratios are 1.
 
     Source:
         Facco et al. 2017 (1803.06992), eqs. 4-5, by maximum likelihood as in Denti et al. 2022 (2104.13832).
     """
     array = finite(features, 3, "TwoNN")
-    # In the order of the images: halves of two representations then hold the same ones.
+    # In the order of the images, so that halves of two representations hold the same ones.
     distinct = array[np.sort(np.unique(array, axis=0, return_index=True)[1])]
     n = len(distinct)
     if n < 6:
@@ -53,7 +53,7 @@ def two_nn(features: ArrayLike, splits: int = 40, seed: int = 0) -> Halved:
 
 
 def _nearest_by_distance(rows: Array, k: int) -> tuple[Indices, Array]:
-    """The k nearest other rows of each row and their Euclidean distances up to a common factor, nearest first."""
+    """Return the k nearest other rows of each row and their distances up to a common factor, nearest first."""
     moved = rows - rows.mean(0)
     moved /= np.abs(moved).max()
     norms = np.einsum("ij,ij->i", moved, moved)
@@ -63,7 +63,7 @@ def _nearest_by_distance(rows: Array, k: int) -> tuple[Indices, Array]:
         squares = norms - 2 * part @ moved.T
         squares[np.arange(len(part)), np.arange(start, start + len(part))] = np.inf
         near = np.argpartition(squares, k - 1, axis=1)[:, :k]
-        # Squares as differences of large sums lose half the digits; the few that count are taken exactly.
+        # Differences of large squares lose half the digits; the few distances that count are computed directly.
         exact = np.linalg.norm(moved[near] - part[:, None], axis=2)
         order = np.argsort(exact, axis=1)
         lists[start : start + _CHUNK] = np.take_along_axis(near, order, 1)

@@ -1,4 +1,4 @@
-"""The tail of patch-token norms: the few tokens of outlying norm in which some encoders store global information."""
+"""Tail of patch-token norms: the outlier tokens in which some encoders store global information."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from visprobe.metrics.matrices import finite
 
 
 def tail_threshold(norms: ArrayLike, deviations: float = 10.0) -> float:
-    """Norm above which a token counts as an outlier: median + deviations * MAD over all tokens.
+    """Compute the norm above which a token is an outlier: median + deviations * MAD over all tokens.
 
-    Take it from the base and apply it to all its descendants, or a shift of all norms would hide itself.
+    Take it from the base and apply it to all its descendants, or a shift of all norms would go unseen.
 
     Args:
-        norms: Any real dtype, shape (images, tokens): length of each patch token.
+        norms: Any real dtype, shape (images, tokens): L2 norm of each patch token.
         deviations: In units of the median absolute deviation, unscaled (a normal law has 0.67 of these in a
             standard deviation).
 
@@ -37,10 +37,10 @@ def tail_threshold(norms: ArrayLike, deviations: float = 10.0) -> float:
 
 
 def tail_share(norms: ArrayLike, threshold: float) -> Replicated:
-    """Mean share of an image's tokens above a threshold, and the mean without each image in turn.
+    """Compute the mean share of an image's tokens above a threshold, also without each image.
 
     Args:
-        norms: As `tail_threshold`, two images or more.
+        norms: Any real dtype, shape (images, tokens), two images or more.
         threshold: From `tail_threshold`.
 
     Returns:

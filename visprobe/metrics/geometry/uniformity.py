@@ -14,7 +14,7 @@ _CHUNK = 1024  # rows of the Gram matrix held at once
 
 
 def uniformity(features: ArrayLike, t: float = 2.0) -> Replicated:
-    """Log of the mean Gaussian potential exp(-t |u - v|^2) over pairs of images, and without each image in turn.
+    """Compute the log of the mean potential exp(-t |u - v|^2) over pairs of images, also without each image.
 
     Args:
         features: Any real dtype, shape (n, d), one row per image, n >= 3.
@@ -25,7 +25,7 @@ def uniformity(features: ArrayLike, t: float = 2.0) -> Replicated:
         sphere of many dimensions.
 
     Raises:
-        ValueError: As `visprobe.metrics.matrices.unit_rows`.
+        ValueError: If the shape does not fit, a value is not finite, or a row is zero.
 
     Source:
         Wang & Isola 2020 (2005.10242), eq. 5 and their code: pairs of two different images only.
@@ -35,7 +35,7 @@ def uniformity(features: ArrayLike, t: float = 2.0) -> Replicated:
     for start in range(0, n, _CHUNK):
         part = slice(start, start + _CHUNK)
         potential = np.exp(2 * t * (units[part] @ units.T - 1))
-        sums[part] = potential.sum(1) - 1  # each image with itself
+        sums[part] = potential.sum(1) - 1  # less each image with itself
     total = float(sums.sum())
     without = np.log((total - 2 * sums) / ((n - 1) * (n - 2)))
     return Replicated(math.log(total / (n * (n - 1))), without)

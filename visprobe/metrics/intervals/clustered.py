@@ -12,12 +12,12 @@ from visprobe.metrics.intervals.student import Student
 
 
 def clustered_student(values: Array, clusters: Labels, units: str = "images") -> Student:
-    """Mean with a standard error that holds when units of one cluster go together.
+    """Compute a mean with a cluster-robust standard error.
 
     Args:
         values: float64 of shape (n,).
-        clusters: int64 of shape (n,): which cluster each unit belongs to; two clusters or more.
-        units: What the clusters are, in words.
+        clusters: Cluster of each unit, int64 of shape (n,); two clusters or more.
+        units: Name of the clusters, for the method's text.
 
     Returns:
         The mean, with (clusters - 1) degrees of freedom; its n counts clusters.
@@ -39,5 +39,5 @@ def clustered_student(values: Array, clusters: Labels, units: str = "images") ->
 
 
 def clustered_mean(values: Array, clusters: Labels, scale: Scale = FRACTION, units: str = "images") -> Estimate:
-    """Mean with a 95 % interval that holds when units of one cluster go together; see `clustered_student`."""
+    """Compute a mean with a cluster-robust 95 % interval; see `clustered_student`."""
     return clustered_student(values, clusters, units).estimate(scale)

@@ -1,4 +1,4 @@
-"""Means over random draws and images at once: every draw is tried on the same images."""
+"""Means over random draws and images at once, where every draw is tried on the same images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from visprobe.metrics.intervals.student import Student
 def crossed_mean(
     values: NDArray[np.floating] | NDArray[np.bool_], level: float = 0.95, scale: Scale = FRACTION
 ) -> Estimate:
-    """Mean over draws and units with an interval that speaks of other draws and other units.
+    """Compute a mean over draws and units, with an interval for other draws and other units.
 
     Args:
         values: Shape (draws, n), two or more of each: 1 for right and 0 for wrong, or the difference of two of these;
             the same n units in every row.
-        level: Coverage of the interval.
-        scale: What a mean can be.
+        level: Nominal coverage.
+        scale: Unit and range of the mean.
 
     Returns:
         The mean and a Student t interval. The variance is that between draws plus that between units less what both
@@ -42,6 +42,7 @@ def crossed_mean(
     between_draws = float(by_draw.var(ddof=1)) / draws
     between_units = max(float(by_unit.var(ddof=1)) / n, (z_quantile(level) / n) ** 2)
     residual = array - by_draw[:, None] - by_unit + mean
+    # Both one-way variances contain that of the single value; it is subtracted once.
     twice = float(np.square(residual).sum()) / ((draws - 1) * (n - 1) * draws * n)
     variance = max(between_draws + between_units - twice, between_draws, between_units)
     freedom = (between_draws + between_units) ** 2 / (between_draws**2 / (draws - 1) + between_units**2 / (n - 1))

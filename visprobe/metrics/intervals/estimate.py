@@ -1,4 +1,4 @@
-"""One number with its interval, and the unit and range of a measure."""
+"""Estimates with their intervals, and the unit and range of a measure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import NamedTuple, Self
 
 @dataclass(frozen=True)
 class Estimate:
-    """One number with its uncertainty.
+    """Number with its uncertainty.
 
     Attributes:
         value: The point estimate.
         low: Lower end of the interval (equal to `value` for exact quantities).
         high: Upper end of the interval.
-        n: How many independent units it rests on (images, questions, weights).
+        n: Number of independent units behind it (images, questions, weights).
         unit: What is counted or measured: "fraction", "CKA", "ratio".
         method: How the interval was made: "Wilson 95 %", "delete-one jackknife 95 %", "exact".
     """
@@ -33,12 +33,12 @@ class Estimate:
 
     @classmethod
     def exact(cls, value: float, n: int, unit: str) -> Self:
-        """A number that chance has no part in."""
+        """Return an estimate that chance has no part in: both ends equal the value."""
         return cls(value, value, value, n, unit, "exact")
 
 
 class Scale(NamedTuple):
-    """The unit of a measure and the values that it can take, at whose ends its intervals are cut."""
+    """Unit of a measure and its range, at whose ends intervals are cut."""
 
     unit: str
     low: float = -math.inf
@@ -46,7 +46,7 @@ class Scale(NamedTuple):
 
     @property
     def of_differences(self) -> Scale:
-        """The scale of a difference of two values."""
+        """Scale of the difference of two values."""
         reach = self.high - self.low
         return Scale(self.unit, -reach, reach)
 

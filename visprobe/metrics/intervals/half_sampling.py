@@ -1,7 +1,7 @@
-"""Intervals from random halves, for statistics of nearest neighbours, on which the jackknife is much too wide.
+"""Half-sampling intervals for nearest-neighbour statistics, on which the jackknife is much too wide.
 
 The two halves of a split share no image, so half their difference has the variance of the statistic on all images,
-if that falls with 1 / n. Leaving out one image instead counts every neighbour list that it was in as news.
+if that falls with 1 / n. Leaving out one image instead changes every neighbour list that it was in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from visprobe.metrics.intervals.student import Student
 
 @dataclass(frozen=True)
 class Halved:
-    """A statistic on all n images, and half its difference between the two halves of each split, shape (splits,)."""
+    """Statistic on all n images, and half its difference between the two halves of each split, shape (splits,)."""
 
     value: float
     differences: Array
@@ -27,12 +27,12 @@ class Halved:
 
     @property
     def student(self) -> Student:
-        """The value with its standard error."""
+        """Value with its standard error."""
         error, splits = math.sqrt(float(np.mean(self.differences**2))), len(self.differences)
         return Student(self.value, error, splits, self.n, "half-sampling")
 
     def estimate(self, scale: Scale, level: float = 0.95) -> Estimate:
-        """The value with its interval, as `Student.estimate`."""
+        """Return the value with its interval, cut at the ends of the scale."""
         return self.student.estimate(scale, level)
 
     def __sub__(self, other: Halved) -> Halved:
@@ -44,13 +44,13 @@ class Halved:
 
 
 def half_splits(statistic: Callable[[Indices], float], n: int, splits: int = 40, seed: int = 0) -> Halved:
-    """A statistic on all images and on both halves of random splits.
+    """Compute a statistic on all images and on both halves of random splits.
 
     Args:
         statistic: Value on a subset of the images, given as sorted indices; called 2 splits + 1 times.
         n: Number of images, at least 4; of an odd number one is left out of each split.
         splits: Number of splits.
-        seed: Of the splits: equal seeds give the same ones, so that two statistics may be subtracted.
+        seed: Seed of the splits: equal seeds give the same ones, so that two statistics may be subtracted.
 
     Raises:
         ValueError: If n < 4 or splits < 2.

@@ -1,4 +1,4 @@
-"""Delete-one jackknife: intervals, paired differences and the images that carry a value."""
+"""Delete-one and delete-group jackknife: intervals, paired differences and each image's share of the variance."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from visprobe.metrics.intervals.student import Student
 
 @dataclass(frozen=True)
 class Replicated:
-    """A statistic on all images, and on the sets that leave one image, or one group of them, out.
+    """Statistic on all images, and without each image or each group of images.
 
     Attributes:
-        value: On all images.
-        without: On the sets, shape (n,), or (groups,).
-        images: Number of images, where groups are left out.
+        value: Statistic on all images.
+        without: Statistic without each image or group, float64 of shape (n,) or (groups,).
+        images: Number of images where groups are left out, else None.
     """
 
     value: float
@@ -30,7 +30,7 @@ class Replicated:
 
     @property
     def student(self) -> Student:
-        """The value with its jackknife standard error.
+        """Value with its jackknife standard error.
 
         Source:
             Efron & Stein 1981; the t form is Tukey's (1958). The interval is symmetric also near 1: in simulation
@@ -42,7 +42,7 @@ class Replicated:
         return Student(self.value, error, sets - 1, n, f"delete-{'one' if sets == n else 'group'} jackknife")
 
     def estimate(self, scale: Scale, level: float = 0.95) -> Estimate:
-        """The value with its jackknife interval, as `Student.estimate`."""
+        """Return the value with its jackknife interval, cut at the ends of the scale."""
         return self.student.estimate(scale, level)
 
     def __sub__(self, other: Replicated) -> Replicated:
@@ -52,7 +52,7 @@ class Replicated:
 
 
 def replicate_mean(values: ArrayLike) -> Replicated:
-    """Mean of one number per image, and the mean without each image in turn.
+    """Compute the mean of one number per image, also without each image.
 
     Args:
         values: Any real dtype, shape (n,), n >= 2.
@@ -68,13 +68,13 @@ def replicate_mean(values: ArrayLike) -> Replicated:
 
 
 def replicate_by_groups(statistic: Callable[[Indices], float], n: int, groups: int = 20, seed: int = 0) -> Replicated:
-    """A statistic without each of a few groups of images, for statistics that have no closed form.
+    """Compute a statistic without each of a few groups of images, where it has no closed form.
 
     Args:
         statistic: Value on a subset of the images, given as sorted indices; called groups + 1 times.
         n: Number of images.
         groups: Number of groups, of sizes that differ by one at most; images are drawn into them at random.
-        seed: Of the draw: equal seeds give the same groups, so that two statistics may be subtracted.
+        seed: Seed of the draw: equal seeds give the same groups, so that two statistics may be subtracted.
 
     Returns:
         `without` has shape (groups,): there are groups - 1 degrees of freedom.
@@ -94,9 +94,9 @@ def replicate_by_groups(statistic: Callable[[Indices], float], n: int, groups: i
 
 
 def variance_share(statistic: Replicated) -> Array:
-    """Share of the jackknife variance that each image makes up, shape (n,), in [0, 1]; it sums to 1.
+    """Compute each image's share of the jackknife variance, shape (n,), in [0, 1]; they sum to 1.
 
-    All zero where leaving images out changes nothing.
+    All are zero where leaving images out changes nothing.
     """
     squares: Array = np.square(statistic.without - statistic.without.mean())
     total = squares.sum()

@@ -1,4 +1,4 @@
-"""p-values that stay honest over many sites."""
+"""p-values corrected for many tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from visprobe.metrics.arrays import Array
 
 
 def holm(p: ArrayLike) -> Array:
-    """Adjusted p-values that hold under any dependence.
+    """Adjust p-values by Holm's method, which holds under any dependence.
 
     Args:
         p: p-values, shape (tests,).

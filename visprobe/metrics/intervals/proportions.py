@@ -1,4 +1,4 @@
-"""Intervals for shares of right answers, alone and paired, and the exact paired test."""
+"""Intervals of proportions, alone and paired, and the exact paired test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from visprobe.metrics.intervals.estimate import Estimate
 
 
 def z_quantile(level: float) -> float:
-    """Two-sided standard normal quantile: 1.96 for `level` 0.95.
+    """Return the two-sided standard normal quantile: 1.96 for `level` 0.95.
 
     Raises:
         ValueError: If `level` is not strictly between 0 and 1.
@@ -23,15 +23,15 @@ def z_quantile(level: float) -> float:
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a proportion, without continuity correction.
+    """Compute the Wilson score interval of a proportion, without continuity correction.
 
     Args:
-        successes: How many of the `n` units are successes.
+        successes: Number of successes.
         n: Number of independent units, at least 1.
         level: Nominal coverage.
 
     Returns:
-        (low, high), both in [0, 1]; it holds `successes / n` also at 0 and at n.
+        (low, high), both in [0, 1]; they enclose `successes / n` also at 0 and at n.
 
     Raises:
         ValueError: If `n < 1` or `successes` is not within 0..n.
@@ -53,24 +53,32 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def proportion(right: Bools, unit: str = "fraction") -> Estimate:
-    """Share of True with its Wilson interval.
+    """Return the share of True with its Wilson interval.
 
     Args:
         right: Bool of shape (n,), n >= 1.
-        unit: What it is a share of, in words.
+        unit: Unit of the estimate.
     """
     hits, n = int(right.sum()), len(right)
     return Estimate(hits / n, *wilson(hits, n), n, unit, "Wilson 95 %")
 
 
 def paired_difference(a: Bools, b: Bools) -> tuple[Estimate, float]:
-    """Share right in `a` minus that in `b` over the same images, both bool of shape (n,), and McNemar's p."""
+    """Compute the share right in `a` minus that in `b` over the same images, and McNemar's p.
+
+    Args:
+        a: Bool of shape (n,).
+        b: Bool of shape (n,), the same images in the same order.
+
+    Returns:
+        The difference with its Newcombe interval, in [-1, 1], and the exact two-sided p.
+    """
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return newcombe_paired(int((a & b).sum()), only_a, only_b, int((~a & ~b).sum())), mcnemar_exact(only_a, only_b)
 
 
 def newcombe_paired(both: int, only_a: int, only_b: int, neither: int) -> Estimate:
-    """Interval of the difference `share(a) - share(b)` of two systems tried on the same units.
+    """Compute the difference `share(a) - share(b)` of two systems tried on the same units.
 
     Args:
         both: Units on which both succeed.
@@ -116,7 +124,7 @@ def _add_in_quadrature(first: float, second: float, phi: float) -> float:
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Two-sided exact p-value that the two systems are right equally often.
+    """Compute the two-sided exact p-value that two systems are right equally often.
 
     Args:
         only_a: Units on which only a succeeds.

@@ -1,4 +1,4 @@
-"""Quantiles with intervals from order statistics, which hold for any continuous law; rank correlation."""
+"""Quantiles with distribution-free intervals from order statistics; rank correlation."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _LEVEL = 0.95
 
 
 def quantile(values: ArrayLike, q: float, unit: str) -> Estimate | None:
-    """A quantile of independent values and the narrowest pair of order statistics that covers it in each tail.
+    """Compute a quantile of independent values and its interval from order statistics.
 
     Args:
         values: Any real dtype, shape (n,).
-        q: Which quantile, strictly between 0 and 1.
-        unit: Of the values.
+        q: Level of the quantile, strictly between 0 and 1.
+        unit: Unit of the values.
 
     Returns:
-        The quantile (of numpy's default kind) and its interval of at least 95 %, or None where n is too
-        small for any pair of order statistics to cover it: at 95 % below 72 values for q = 0.05, 6 for the median.
+        The quantile (numpy's default kind) and its narrowest equal-tailed interval of 95 % or more; None where n is too
+        small for any pair of order statistics to cover it: below 72 values for q = 0.05, 6 for the median.
 
     Raises:
         ValueError: If `values` is not one row of finite numbers or `q` is out of range.
@@ -47,7 +47,7 @@ def quantile(values: ArrayLike, q: float, unit: str) -> Estimate | None:
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> Estimate:
-    """Rank correlation with its interval on the Fisher scale.
+    """Compute Spearman's rank correlation with its interval on the Fisher scale.
 
     Args:
         x: Any real dtype, shape (n,), n >= 4, not all equal.

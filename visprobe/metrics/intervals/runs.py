@@ -1,4 +1,4 @@
-"""Inference over training runs: the run, not the image, is the unit that "SFT against DPO" is about."""
+"""Inference over training runs: the run, not the image, is the unit of a comparison of recipes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from visprobe.metrics.intervals.student import Student
 
 
 def mean_over_runs(values: Sequence[float]) -> Student:
-    """Mean with its standard error.
+    """Compute the mean over runs with its standard error.
 
     Args:
         values: One number per run, two or more, in the unit of interest; for a comparison of two arms, the
@@ -30,10 +30,10 @@ def mean_over_runs(values: Sequence[float]) -> Student:
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided exact permutation p-value of paired differences over all 2^n sign flips.
+    """Compute the two-sided exact permutation p-value of paired differences over all 2^n sign flips.
 
     Args:
-        differences: One per pair of runs, at most 20.
+        differences: One difference per pair of runs, at most 20.
 
     Returns:
         Share of sign flips whose mean is at least as far from zero; its smallest possible value is 2 / 2^n.

@@ -1,4 +1,4 @@
-"""Student's t: the interval and the tests of a value and its standard error."""
+"""Student's t: interval and tests of a value with its standard error."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from visprobe.metrics.intervals.estimate import Estimate, Scale
 
 
 class Student(NamedTuple):
-    """A value and its standard error, of which Student's t makes an interval and tests.
+    """Value and standard error, from which Student's t gives an interval and tests.
 
     Attributes:
-        value: The value.
+        value: Point estimate.
         error: Its standard error, in the unit of the value.
         freedom: Degrees of freedom of the standard error.
         n: Number of independent units.
@@ -27,10 +27,10 @@ class Student(NamedTuple):
     method: str
 
     def estimate(self, scale: Scale, level: float = 0.95) -> Estimate:
-        """The value with its interval, -/+ t standard errors, cut at the ends of the scale.
+        """Return the value with its interval, -/+ t standard errors, cut at the ends of the scale.
 
         Args:
-            scale: Unit and range.
+            scale: Unit and range of the value.
             level: Nominal coverage.
         """
         half = float(stdtrit(self.freedom, (1 + level) / 2)) * self.error
@@ -38,13 +38,13 @@ class Student(NamedTuple):
         return Estimate(self.value, low, high, self.n, scale.unit, f"{self.method} {100 * level:g} %")
 
     def p_zero(self) -> float:
-        """Two-sided p that the true value is 0."""
+        """Return the two-sided p that the true value is 0."""
         if self.error == 0:
             return float(self.value == 0)
         return float(2 * stdtr(self.freedom, -abs(self.value) / self.error))
 
     def p_positive(self) -> float:
-        """One-sided p that the true value is not above 0."""
+        """Return the one-sided p that the true value is not above 0."""
         if self.error == 0:
             return float(self.value <= 0)
         return float(stdtr(self.freedom, -self.value / self.error))

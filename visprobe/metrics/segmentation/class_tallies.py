@@ -1,4 +1,4 @@
-"""How many pixels or patches of each class are found: IoU, recall, precision and F1, with intervals over images."""
+"""IoU, recall, precision and F1 of classes of pixels or patches, with intervals over images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Counts = NDArray[np.int64]
 
 
 class Tallies(NamedTuple):
-    """Numbers of pixels, or of patches, of each class in each image; each int64 of shape (n, classes).
+    """Counts of pixels, or of patches, of each class in each image; each int64 of shape (n, classes).
 
     Attributes:
-        right: Of the class and predicted as it.
-        predicted: Predicted as the class.
-        truth: Of the class.
+        right: Units of the class that are predicted as it.
+        predicted: Units predicted as the class.
+        truth: Units of the class.
     """
 
     right: Counts
@@ -33,9 +33,9 @@ class PerClass(NamedTuple):
 
     Attributes:
         precision: Share of what is predicted as the class that is of it.
-        recall: Share of the class that is found.
+        recall: Share of the class that is predicted as it.
         f1: Harmonic mean of the two; 0 where a class occurs and is never found.
-        iou: Found over the union of what is of the class and what is predicted as it.
+        iou: Intersection over union of what is of the class and what is predicted as it.
     """
 
     precision: Array
@@ -45,7 +45,7 @@ class PerClass(NamedTuple):
 
 
 def per_class(tallies: Tallies) -> PerClass:
-    """Precision, recall, F1 and IoU of each class, of the pixels of all images together."""
+    """Compute precision, recall, F1 and IoU of each class over the pixels of all images together."""
     right, predicted, truth = (part.sum(0) for part in tallies)
     both = predicted + truth
     return PerClass(
@@ -57,10 +57,10 @@ def per_class(tallies: Tallies) -> PerClass:
 
 
 def mean_iou(tallies: Tallies) -> Replicated:
-    """IoU averaged over the classes that occur in the masks, and without each image in turn.
+    """Compute the IoU averaged over the classes that occur in the masks, also without each image.
 
     Returns:
-        In [0, 1].
+        Values in [0, 1].
 
     Raises:
         ValueError: If fewer than two images, or those without some one image, have no class.
@@ -69,22 +69,42 @@ def mean_iou(tallies: Tallies) -> Replicated:
 
 
 def macro_recall(tallies: Tallies) -> Replicated:
-    """Recall averaged over the classes that occur, as `mean_iou`. It does not see what is predicted wrongly."""
+    """Compute recall averaged over the classes that occur, in [0, 1], also without each image.
+
+    It does not see false positives.
+
+    Raises:
+        ValueError: If fewer than two images have a class.
+    """
     return _replicated(tallies, lambda right, predicted, truth: _mean(right, truth, truth))
 
 
 def macro_precision(tallies: Tallies) -> Replicated:
-    """Precision averaged over the classes that occur, as `mean_iou`; 0 for one that is never predicted."""
+    """Compute precision averaged over the classes that occur, in [0, 1], also without each image.
+
+    A class that is never predicted counts as 0.
+
+    Raises:
+        ValueError: If fewer than two images have a class.
+    """
     return _replicated(tallies, lambda right, predicted, truth: _mean(right, predicted, truth))
 
 
 def macro_f1(tallies: Tallies) -> Replicated:
-    """F1 averaged over the classes that occur, as `mean_iou`."""
+    """Compute F1 averaged over the classes that occur, in [0, 1], also without each image.
+
+    Raises:
+        ValueError: If fewer than two images have a class.
+    """
     return _replicated(tallies, lambda right, predicted, truth: _mean(2 * right, predicted + truth, truth))
 
 
 def share_right(tallies: Tallies) -> Replicated:
-    """Share of all pixels that have the right class, as `mean_iou`: pixel accuracy."""
+    """Compute pixel accuracy, in [0, 1], also without each image.
+
+    Raises:
+        ValueError: If fewer than two images have a class.
+    """
     return _replicated(tallies, lambda right, predicted, truth: _share(right.sum(-1), truth.sum(-1)))
 
 
@@ -94,12 +114,13 @@ def _replicated(tallies: Tallies, statistic: Callable[[Counts, Counts, Counts], 
         raise ValueError("fewer than two of the images have a class to be found")
     totals = [part.sum(0) for part in tallies]
     value = statistic(*totals)
+    # Rows of counts broadcast: one call gives the statistic without each image.
     without = statistic(*(total - part for total, part in zip(totals, tallies, strict=True)))
     return Replicated(float(value), without)
 
 
 def _mean(found: Counts, of: Counts, truth: Counts) -> Array:
-    """Mean over the last axis of found / of where the class occurs."""
+    """Return the mean over the last axis of found / of, over the classes that occur."""
     occurs = truth > 0
     shares = np.where(occurs, found / np.maximum(of, 1), 0.0)
     mean: Array = shares.sum(-1) / occurs.sum(-1)

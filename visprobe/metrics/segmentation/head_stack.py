@@ -1,4 +1,4 @@
-"""Heads that differ in their learning rate alone, trained side by side on the same batches."""
+"""Segmentation heads that differ only in their learning rate, trained side by side on the same batches."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _DECAY = 0.01
 
 
 class Kind(NamedTuple):
-    """What a head is and how it is trained.
+    """Form, target and learning rate of a head.
 
     Attributes:
         hidden: Width of the hidden layer; 0 for a linear head.
-        target: "classes": every class by itself, whether the patch holds it (binary cross-entropy); "pixels": the share
+        target: "classes": for each class, if the patch holds it (binary cross-entropy); "pixels": the share
             of the patch's pixels in each class (cross-entropy, a patch weighing as many as it has counted pixels).
         rate: Learning rate after warm-up; it falls to a tenth.
     """
@@ -31,14 +31,14 @@ class Kind(NamedTuple):
 
 
 class Stack:
-    """Heads of one form and target with one rate each; all begin with the same weights.
+    """Heads of one form and target, each with its own rate; all begin with the same weights.
 
     Args:
-        kinds: That differ in their rates alone.
-        width: Features.
-        classes: Outputs.
-        draw: Gives the initial weights.
-        device: Where they lie.
+        kinds: Kinds that differ only in their rates.
+        width: Number of features.
+        classes: Number of outputs.
+        draw: Generator of the initial weights.
+        device: Device of the weights.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Stack:
         self._optimiser = torch.optim.AdamW(self._tensors, lr=1.0, weight_decay=_DECAY)
 
     def step(self, x: torch.Tensor, counts: torch.Tensor, held: torch.Tensor, schedule: float) -> None:
-        """One step of AdamW of every head at its own rate.
+        """Take one step of AdamW of every head at its own rate.
 
         Args:
-            x: Standardised features, shape (..., d).
-            counts: Pixels of each class, shape (..., classes).
-            held: Whether the class counts as held, of the same shape.
-            schedule: What rates are multiplied by.
+            x: Standardised features, float32, shape (..., d).
+            counts: Pixels of each class in each patch, shape (..., classes).
+            held: Bool of the same shape: True where the patch holds the class.
+            schedule: Factor on all rates.
         """
         before = [tensor.detach().clone() for tensor in self._tensors]
         self._optimiser.zero_grad()
@@ -67,13 +67,13 @@ class Stack:
         of_each = losses(logits, self.target, counts.flatten(0, -2), held.flatten(0, -2))
         of_each.sum().backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
-        with torch.no_grad():  # the step of AdamW is linear in the rate, which is 1 here
+        with torch.no_grad():  # AdamW's step is linear in the rate: taken at 1, then scaled for each head
             for tensor, old in zip(self._tensors, before, strict=True):
                 rates = (self._rates * schedule).view(-1, *[1] * (tensor.dim() - 1))
                 tensor.copy_(old + rates * (tensor - old))
 
     def each(self) -> Mapping[Kind, Layers]:
-        """Copies of the layers of every head."""
+        """Return copies of the layers of every head."""
         own = [[tensor[number].detach().clone() for tensor in self._tensors] for number in range(len(self.kinds))]
         return {
             kind: tuple(zip(tensors[::2], tensors[1::2], strict=True))
@@ -82,7 +82,7 @@ class Stack:
 
 
 def forward(layers: Layers, x: torch.Tensor) -> torch.Tensor:
-    """Logits of one head, shape (..., classes), of standardised features of shape (..., d)."""
+    """Return the logits of one head, shape (..., classes), for standardised features of shape (..., d)."""
     for number, (weight, offset) in enumerate(layers):
         if number:
             x = torch.ops.aten.gelu(x)
@@ -91,13 +91,13 @@ def forward(layers: Layers, x: torch.Tensor) -> torch.Tensor:
 
 
 def losses(logits: torch.Tensor, target: Target, counts: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
-    """Loss of each of k heads, shape (k,).
+    """Compute the loss of each of k heads, shape (k,), in nats.
 
     Args:
         logits: Shape (n, k, classes).
-        target: As `Kind`.
+        target: Loss, as in `Kind`.
         counts: Pixels of each class in each patch, shape (n, classes).
-        held: Whether each class counts as held, shape (n, classes).
+        held: Bool of shape (n, classes): True where the patch holds the class.
     """
     if target == "pixels":
         log_shares = torch.log_softmax(logits, -1)
@@ -109,18 +109,18 @@ def losses(logits: torch.Tensor, target: Target, counts: torch.Tensor, held: tor
 
 
 def _side_by_side(tensors: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Logits of all heads, shape (n, k, classes), of features of shape (n, d)."""
+    """Return the logits of all heads, shape (n, k, classes), for features of shape (n, d)."""
     if len(tensors) > 2:
         unbound = [tensor.unbind() for tensor in tensors]
         return torch.stack([forward(((a, b), (c, d)), x) for a, b, c, d in zip(*unbound, strict=True)], 1)
     [weight, offset] = tensors
     heads, width, out = weight.shape
-    # Of linear heads, one product of matrices is three times as fast as one for each.
+    # For linear heads one matrix product is three times as fast as one per head.
     return (x @ weight.transpose(0, 1).reshape(width, heads * out)).view(len(x), heads, out) + offset
 
 
 def _fresh(width: int, hidden: int, classes: int, draw: torch.Generator) -> Layers:
-    """Uniform within one over the square root of the inputs, as linear layers of torch begin."""
+    """Draw weights uniformly within 1 / sqrt(inputs), torch's default for linear layers."""
 
     def drawn(before: int, *shape: int) -> torch.Tensor:
         return (torch.rand(shape, generator=draw) * 2 - 1) / math.sqrt(before)

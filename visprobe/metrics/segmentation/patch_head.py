@@ -1,4 +1,4 @@
-"""Heads from frozen patch features to classes: linear or two-layer, by AdamW, rate and epoch chosen on other images."""
+"""Heads from frozen patch features to classes, trained by AdamW, with rate and epoch chosen on held-out images."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from visprobe.metrics.segmentation.head_stack import Kind, Layers, Stack, Target
 from visprobe.metrics.segmentation.pixels import held_classes
 
 Floats = NDArray[np.float32]
-# From numbers of images to their features, (b, patches, d), and pixels per class of each patch, (b, patches, classes).
+# Maps image indices to their features, (b, patches, d), and pixels per class of each patch, (b, patches, classes).
 Batch = Callable[[Indices], tuple[Floats, Floats]]
 
 HIDDEN = 1024
-# Half decades, set on digit scenes (analyses/segment/card.md); a choice on their edge is said.
+# Half decades, set on digit scenes (analyses/segment/card.md); `Selected.edges` tells when a choice is on their edge.
 RATES = {0: (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0), HIDDEN: (3e-4, 1e-3, 3e-3, 1e-2)}
-PUBLISHED_RATE = 1e-3  # of the two-layer head
+PUBLISHED_RATE = 1e-3  # learning rate of the published two-layer head
 ROUNDS = 5  # epochs, where there are images enough
 LEAST_STEPS = 300
 BATCH = 32
 _WARM_UP = 0.16  # the published 500 of 3,125 steps
-_FLAT = 0.01  # of the loss: where the neighbour inside is within this, the edge of what was tried does not matter
+_FLAT = 0.01  # relative loss: an edge does not matter if the neighbour inside is within this
 
 
 class Head(NamedTuple):
-    """A trained head: features are standardised, then go through one or two layers.
+    """Trained head: features are standardised, then go through one or two layers.
 
     Attributes:
-        kind: What it is.
-        mean: Shape (d,).
-        deviation: Shape (d,).
+        kind: Form, target and rate.
+        mean: Mean of each feature, float32 of shape (d,).
+        deviation: Standard deviation of each feature, float32 of shape (d,).
         layers: Weights (in, out) and offsets (out,) of each layer, float32.
     """
 
@@ -46,13 +46,13 @@ class Head(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """The head of least loss on the images kept back.
+    """Head with the least loss on held-out images.
 
     Attributes:
-        head: With its rate.
-        round: After which of the rounds (1 to `ROUNDS`) it was had.
-        loss: Its loss on the images kept back.
-        edges: Whether what was chosen is the "smallest rate", "largest rate", "first round" or "last round" of those
+        head: The head.
+        round: Round, 1 to `ROUNDS`, after which it was taken.
+        loss: Its loss on held-out images, in nats.
+        edges: Any of "smallest rate", "largest rate", "first round" and "last round" that the choice is, out of those
             tried, and the loss one step inside is more than 1 % higher: beyond, a better head may lie.
     """
 
@@ -63,7 +63,7 @@ class Selected(NamedTuple):
 
 
 def head_logits(head: Head, features: Floats) -> Floats:
-    """Logits of `head`, float32 of shape (..., classes), of features of shape (..., d)."""
+    """Return the logits of `head`, float32 of shape (..., classes), for features of shape (..., d)."""
     device = head.layers[0][0].device
     with torch.inference_mode():
         logits: Floats = forward(head.layers, _standard(features, head.mean, head.deviation, device)).cpu().numpy()
@@ -81,17 +81,20 @@ def select_heads(
     device: torch.device | None = None,
     least_steps: int | None = None,
 ) -> dict[tuple[int, Target], Selected]:
-    """Train heads of all `kinds` and keep, for each form and target, the rate and round of least loss on other images.
+    """Train heads of all `kinds` and keep, for each form and target, the one of least held-out loss.
 
     Args:
-        batch: Gives features and labels of images by their numbers.
-        fit: Images that are trained on.
-        held: Images that rate and round are chosen on.
-        kinds: What to train; all from one pass over the batches.
-        background: As `held_classes`.
-        seed: Of the initial weights and of the order of the images.
-        device: Where to train; by default the CPU.
-        least_steps: As `step_count`.
+        batch: Returns features and labels of images by their indices.
+        fit: Indices of the training images.
+        held: Indices of the held-out images that rate and round are chosen on.
+        kinds: Heads to train; all from one pass over the batches.
+        background: Class that counts only in patches that hold no other.
+        seed: Seed of the initial weights and of the order of the images.
+        device: Device to train on; by default the CPU.
+        least_steps: Least number of steps; by default 300.
+
+    Returns:
+        The chosen head for each (hidden width, target).
     """
     best: dict[tuple[int, Target], tuple[float, int, Head]] = {}
     known: dict[Kind, list[float]] = {kind: [] for kind in kinds}
@@ -106,7 +109,7 @@ def select_heads(
 
 
 def _edges(known: Mapping[Kind, Sequence[float]], chosen: Kind) -> tuple[str, ...]:
-    """Where the least loss lies on the edge of the rates or rounds tried, and falls towards it."""
+    """Return the edges of the rates or rounds tried that the least loss lies on and falls towards."""
     by_rate = {kind.rate: min(own) for kind, own in known.items() if kind[:2] == chosen[:2]}
     lines = {"smallest rate": [by_rate[rate] for rate in sorted(by_rate)], "first round": known[chosen]}
     lines |= {"largest rate": lines["smallest rate"][::-1], "last round": known[chosen][::-1]}
@@ -126,16 +129,16 @@ def train_heads(
     device: torch.device | None = None,
     least_steps: int | None = None,
 ) -> Iterator[list[Head]]:
-    """Train heads of all `kinds` on `images` and give them after each of `ROUNDS` equal parts of the training.
+    """Train heads of all `kinds` on `images`, yielding them after each of `ROUNDS` equal parts of the training.
 
     Args:
-        batch: As `select_heads`.
-        images: Images that are trained on.
-        kinds: What to train; those that differ in their rate alone begin with the same weights.
-        background: As `held_classes`.
-        seed: Of the initial weights and of the order of the images.
-        device: Where to train; by default the CPU.
-        least_steps: As `step_count`.
+        batch: Returns features and labels of images by their indices.
+        images: Indices of the training images.
+        kinds: Heads to train; those that differ only in their rate begin with the same weights.
+        background: Class that counts only in patches that hold no other.
+        seed: Seed of the initial weights and of the order of the images.
+        device: Device to train on; by default the CPU.
+        least_steps: Least number of steps; by default 300.
 
     Source:
         The head of "RL makes MLLMs see better than SFT" (2510.16333), appendix E.5: AdamW, 1e-3 to 1e-4 by a cosine,
@@ -161,12 +164,12 @@ def train_heads(
 
 
 def step_count(images: int, least: int | None = None) -> int:
-    """How many steps `train_heads` takes: five epochs of so many images, at least `least` (by default 300)."""
+    """Return the number of steps of `train_heads`: five epochs over `images` images, at least `least` (default 300)."""
     return max(ROUNDS * math.ceil(images / BATCH), least or LEAST_STEPS, ROUNDS)
 
 
 def _losses(heads: Sequence[Head], batch: Batch, images: Indices, background: int | None) -> list[float]:
-    """Loss of each of `heads`, of one training, on `images`."""
+    """Return the loss of each of `heads`, all of one training, on `images`."""
     sums, first = torch.zeros(len(heads), dtype=torch.float64), heads[0]
     device = first.layers[0][0].device
     for start in range(0, len(images), BATCH):
@@ -187,21 +190,21 @@ def _standard(features: Floats, mean: Floats, deviation: Floats, device: torch.d
 
 
 def _moments(batch: Batch, images: Indices) -> tuple[Floats, Floats, int]:
-    """Mean and standard deviation of every feature over the patches of `images`, and the number of classes."""
+    """Return mean and standard deviation of every feature over the patches of `images`, and the number of classes."""
     first, counts = batch(images[:1])
-    shift = first[0].mean(0, dtype=np.float64)  # large means would cancel the squares
+    shift = first[0].mean(0, dtype=np.float64)  # against cancellation where means are large
     n, total, squares = 0, np.zeros(len(shift)), np.zeros(len(shift))
     for start in range(0, len(images), BATCH):
         features = batch(images[start : start + BATCH])[0]
         flat = features.reshape(-1, len(shift)) - shift
         n, total, squares = n + len(flat), total + flat.sum(0), squares + (flat**2).sum(0)
     deviation = np.sqrt(np.maximum(squares / n - (total / n) ** 2, 0))
-    deviation = np.where(deviation > 1e-6 * deviation.max(initial=0), deviation, 1)  # what does not vary stays 0
+    deviation = np.where(deviation > 1e-6 * deviation.max(initial=0), deviation, 1)  # constant features become 0
     return (total / n + shift).astype(np.float32), deviation.astype(np.float32), counts.shape[-1]
 
 
 def _orders(images: Indices, steps: int, rng: np.random.Generator) -> Iterator[Indices]:
-    """Batches of all images in a new random order each time, as often as needed."""
+    """Yield batches in a new random order for each epoch, `steps` batches in all."""
     given = 0
     while True:
         order = rng.permutation(images)

@@ -1,4 +1,4 @@
-"""Dense prediction from patch tokens: patch logits to pixels, masks to patch labels, and what is counted of both."""
+"""Dense prediction from patch tokens: patch logits to pixels, masks to patch labels, and counts of both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def count_pixels(logits: ArrayLike, masks: Sequence[Mask], ignored: int = IGNORE
     """Enlarge patch logits to the size of each mask and count the classes of the pixels, in one pass.
 
     Args:
-        logits: Of patches in raster order, float32 or float64, shape (n, h, w, classes).
+        logits: Patch logits in raster order, float32 or float64, shape (n, h, w, classes).
         masks: Class of each pixel, n integer arrays of shape (H, W) of any sizes, or one of shape (n, H, W).
         ignored: Label of pixels that do not count.
 
@@ -45,10 +45,10 @@ def count_pixels(logits: ArrayLike, masks: Sequence[Mask], ignored: int = IGNORE
 
 
 def upsampled_classes(logits: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.int64]:
-    """Class of the largest logit at every pixel, after bilinear interpolation, a few rows at a time.
+    """Return the class of the largest logit at every pixel, after bilinear interpolation.
 
     Args:
-        logits: Float32 or float64, in which they are interpolated, shape (h, w, classes).
+        logits: float32 or float64, the dtype of the interpolation, shape (h, w, classes).
         size: Height and width in pixels.
 
     Returns:
@@ -59,15 +59,16 @@ def upsampled_classes(logits: NDArray[Any], size: tuple[int, ...]) -> NDArray[np
     found = np.empty(size, dtype=np.int64)
     step = max(1, _NUMBERS // (size[1] * logits.shape[2]))
     for start in range(0, size[0], step):
+        # In bands: all logits of a large image at once would be GBs.
         rows = np.tensordot(down[start : start + step], logits, 1)
         found[start : start + step] = np.matmul(across, rows).argmax(-1)
     return found
 
 
 def interpolation(source: int, target: int) -> NDArray[np.float64]:
-    """Weights of linear interpolation from `source` to `target` points, float64 of shape (target, source).
+    """Return weights of linear interpolation from `source` to `target` points, float64 (target, source).
 
-    Point i lies at (i + 1/2) source / target - 1/2 of the source, beyond its ends at them: what torch does with
+    Point i lies at (i + 1/2) source / target - 1/2 of the source, clipped to its ends: what torch does with
     `align_corners=False`, without smoothing where the target is smaller.
     """
     place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
@@ -79,12 +80,12 @@ def interpolation(source: int, target: int) -> NDArray[np.float64]:
 
 
 def patch_counts(mask: Mask, grid: tuple[int, int], classes: int, ignored: int = IGNORED) -> NDArray[np.int64]:
-    """Number of pixels of each class in each patch.
+    """Count the pixels of each class in each patch.
 
     Args:
         mask: Class of each pixel, integers of shape (H, W), H and W not smaller than the grid.
         grid: Patches down and across; pixel row r of H is in patch row floor(r h / H).
-        classes: How many classes there are.
+        classes: Number of classes.
         ignored: Label of pixels that do not count.
 
     Returns:
@@ -103,11 +104,11 @@ def patch_counts(mask: Mask, grid: tuple[int, int], classes: int, ignored: int =
 
 
 def held_classes(counts: NDArray[Any], background: int | None = None) -> NDArray[np.bool_]:
-    """Which classes have a pixel in each patch, from `patch_counts`.
+    """Return the classes that have a pixel in each patch, as bools of shape (..., classes).
 
     Args:
-        counts: Of any shape (..., classes).
-        background: A class that counts only in patches that hold no other.
+        counts: Pixels of each class in each patch from `patch_counts`, shape (..., classes).
+        background: Class that counts only in patches that hold no other.
     """
     held: NDArray[np.bool_] = counts > 0
     if background is not None:
@@ -118,20 +119,20 @@ def held_classes(counts: NDArray[Any], background: int | None = None) -> NDArray
 def patch_labels(
     mask: Mask, grid: tuple[int, int], classes: int, background: int | None = None, ignored: int = IGNORED
 ) -> NDArray[np.bool_]:
-    """All classes that have a pixel in each patch.
+    """Return the classes that have a pixel in each patch of a mask.
 
     Args:
-        mask: As `patch_counts`.
-        grid: As `patch_counts`.
-        classes: As `patch_counts`.
-        background: A class that counts only in patches that hold no other.
+        mask: Class of each pixel, integers of shape (H, W), H and W not smaller than the grid.
+        grid: Patches down and across.
+        classes: Number of classes.
+        background: Class that counts only in patches that hold no other.
         ignored: Label of pixels that do not count; a patch of nothing else has no class.
 
     Returns:
         Bool of shape (h, w, classes).
 
     Raises:
-        ValueError: As `patch_counts`.
+        ValueError: If the mask is smaller than the grid or holds another label.
 
     Source:
         The "union" labels of the patch segmentation probe of "RL makes MLLMs see better than SFT" (2510.16333),
@@ -144,8 +145,8 @@ def count_patches(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Tal
     """Count, for each image and class, the patches that hold it, are predicted to, and both.
 
     Args:
-        predicted: Shape (n, h, w, classes), or (n, patches, classes).
-        truth: The same shape; patches without any class, whose pixels are all ignored, do not count.
+        predicted: Bool of shape (n, h, w, classes), or (n, patches, classes).
+        truth: Bool of the same shape; patches without any class, whose pixels are all ignored, do not count.
 
     Raises:
         ValueError: If the shapes differ.

@@ -1,1 +1,1 @@
-"""How alike are two representations of the same images?"""
+"""Similarity of two representations of the same images."""

@@ -12,7 +12,7 @@ from visprobe.metrics.matrices import centred, same_images
 
 
 class SVCCA(NamedTuple):
-    """Mean canonical correlation in [0, 1], and how many directions of either side were kept."""
+    """Mean canonical correlation, in [0, 1], and the number of directions kept of either side."""
 
     value: float
     kept_x: int
@@ -20,7 +20,7 @@ class SVCCA(NamedTuple):
 
 
 def svcca(x: ArrayLike, y: ArrayLike, variance: float = 0.99) -> SVCCA:
-    """Mean canonical correlation of the principal directions that hold most of the variance.
+    """Compute the mean canonical correlation of the principal directions that hold most of the variance.
 
     Args:
         x: Any real dtype, shape (n, d), one row per image, n >= 3.
@@ -32,7 +32,7 @@ def svcca(x: ArrayLike, y: ArrayLike, variance: float = 0.99) -> SVCCA:
         then max(kept) / (n - 1), so n must be many times the kept directions.
 
     Raises:
-        ValueError: As `visprobe.metrics.matrices.centred`, if the numbers of images differ, or if n - 1 directions
+        ValueError: If a shape does not fit, a value is not finite, the images differ in number, or n - 1 directions
             are kept on a side: every correlation would be 1.
 
     Source:
@@ -46,17 +46,18 @@ def svcca(x: ArrayLike, y: ArrayLike, variance: float = 0.99) -> SVCCA:
 
 
 def pwcca(x: ArrayLike, y: ArrayLike) -> float:
-    """Canonical correlations weighted by how much of `x` each canonical direction makes up; not symmetric.
+    """Compute canonical correlations weighted by how much of `x` each canonical direction makes up; not symmetric.
 
     Args:
-        x: The side that gives the weights; as `svcca`.
-        y: As `svcca`.
+        x: Side that gives the weights, any real dtype, shape (n, d), one row per image, n >= 3.
+        y: Shape (n, e), the same images in the same order.
 
     Returns:
-        A value in [0, 1], as optimistic as `svcca`.
+        A value in [0, 1]; more than 0 for unrelated data, as with `svcca`.
 
     Raises:
-        ValueError: As `svcca`.
+        ValueError: If a shape does not fit, a value is not finite, the images differ in number, or n - 1 directions are
+            left on a side.
 
     Source:
         Morcos, Raghu & Bengio 2018 (1806.05759), eq. 2: weights are sum_j |h_i . x_j| over the columns of x.
@@ -85,13 +86,13 @@ def _bases(x: ArrayLike, y: ArrayLike, variance: float) -> tuple[Array, Array]:
 
 
 def _basis(array: Array, variance: float) -> Array:
-    """Orthonormal columns that span the leading principal directions, shape (n, kept)."""
-    # Triangular first: the singular value decomposition then is of d x d and not of n x d.
+    """Return orthonormal columns that span the leading principal directions, shape (n, kept)."""
+    # QR first: the SVD is then of d x d, not n x d.
     q, r = np.linalg.qr(array)
     u, s, _ = np.linalg.svd(r, full_matrices=False)
     s = s[s > s[0] * max(array.shape) * np.finfo(np.float64).eps]
     explained = np.cumsum(s**2) / np.sum(s**2)
-    # The last sum may be 1 - 1e-16.
+    # The last cumulative sum may be 1 - 1e-16.
     kept = min(int(np.searchsorted(explained, variance)) + 1, len(s))
     basis: Array = q @ u[:, :kept]
     return basis

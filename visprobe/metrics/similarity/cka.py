@@ -25,7 +25,7 @@ from visprobe.metrics.matrices import centred, same_images
 
 Sums = Array | float
 
-# Features have mean squared norm 1, so HSIC is of the order of 1 / (effective dimension); this is rounding error.
+# Rounding error of HSIC: features have mean squared norm 1, so HSIC is of the order of 1 / (effective dimension).
 _NO_VARIANCE = 1e-12
 
 _BLOCK = 4096  # rows that are held as float64 at a time
@@ -33,14 +33,14 @@ _BLOCK = 4096  # rows that are held as float64 at a time
 
 @dataclass(frozen=True)
 class Representation:
-    """Features prepared once and compared many times; made by `represent`.
+    """Features prepared once by `represent` and compared many times.
 
-    Of many images only a block at a time is held as float64: the arrays that they come from may lie on a disk.
+    With many images only one block at a time is held as float64: the source array may be memory-mapped.
 
     Attributes:
-        source: The features, shape (n, d): prepared already, or to be prepared block by block.
-        mean: Mean of each column of `source` that is still to be taken off, shape (d,); None where it is prepared.
-        scales: Numbers to divide and to multiply by after that, which one number could not hold for tiny features.
+        source: Features, shape (n, d): prepared already, or to be prepared block by block.
+        mean: Column means still to be subtracted, float64 of shape (d,); None where `source` is prepared.
+        scales: Divisor and factor applied after that; one number would leave float64 for tiny features.
     """
 
     source: NDArray[np.floating]
@@ -53,7 +53,7 @@ class Representation:
         return len(self.source)
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Rows in order, column-centred over all images and scaled to mean squared norm 1, and which they are."""
+        """Yield blocks of rows with their slice, column-centred over all images and scaled to mean squared norm 1."""
         for first in range(0, self.count, _BLOCK):
             rows = slice(first, min(first + _BLOCK, self.count))
             block = np.asarray(self.source[rows], np.float64)
@@ -71,11 +71,11 @@ class Representation:
 
     @cached_property
     def own_hsic(self) -> Replicated:
-        """HSIC of the representation with itself."""
+        """HSIC of the representation with itself, also without each image."""
         return _hsic(self, self)
 
     def times(self, vector: Array) -> Array:
-        """Zero-diagonal Gram matrix times a vector of shape (n,)."""
+        """Multiply the zero-diagonal Gram matrix with a vector of shape (n,), without forming the matrix."""
         inner = np.sum([vector[rows] @ block for rows, block in self.blocks()], axis=0)
         products = np.concatenate([block @ inner for _, block in self.blocks()])
         found: Array = products - self.squared_norms * vector
@@ -83,7 +83,7 @@ class Representation:
 
 
 def represent(features: ArrayLike) -> Representation:
-    """Centre features over the whole set, in float64, and set their scale to 1.
+    """Centre features over the whole set, in float64, and scale them to mean squared norm 1.
 
     Args:
         features: Any real dtype, shape (n, d), one row per image, n >= 5 (4 for HSIC, one more to leave out).
@@ -100,11 +100,7 @@ def represent(features: ArrayLike) -> Representation:
 
 
 def _in_blocks(array: NDArray[np.floating]) -> Representation:
-    """`represent` of an array of which no whole copy is made.
-
-    Raises:
-        ValueError: As `represent`.
-    """
+    """Prepare an array block by block, without a float64 copy of the whole."""
     plain = Representation(array)
     sums, largest = np.zeros(array.shape[1]), 0.0
     for _, block in plain.blocks():
@@ -122,7 +118,7 @@ def _in_blocks(array: NDArray[np.floating]) -> Representation:
 
 
 def replicate_cka(x: Representation, y: Representation) -> Replicated:
-    """Debiased linear CKA of two representations, and its value without each image in turn.
+    """Compute the debiased linear CKA of two representations, also without each image.
 
     Args:
         x: First representation, n images.
@@ -147,14 +143,18 @@ def replicate_cka(x: Representation, y: Representation) -> Replicated:
 
 
 def debiased_cka(x: ArrayLike, y: ArrayLike) -> Estimate:
-    """Debiased linear CKA of two feature arrays with its interval, both within [-1, 1].
+    """Compute the debiased linear CKA of two feature arrays with its jackknife interval.
 
     Args:
         x: Any real dtype, shape (n, d), one row per image, n >= 5.
         y: Shape (n, e), the same images in the same order.
 
+    Returns:
+        The value and its interval, in [-1, 1].
+
     Raises:
-        ValueError: As `represent` and `replicate_cka`.
+        ValueError: If shapes do not fit, a value is not finite, all rows of a side are equal, or all variance hangs on
+            one image.
     """
     return replicate_cka(represent(x), represent(y)).estimate(CKA)
 
@@ -163,6 +163,7 @@ def _hsic(x: Representation, y: Representation) -> Replicated:
     k, m = x.row_sums, y.row_sums
     c = _couplings(x, y)
     product = float(k @ m)
+    # sum_{j != i} (k_j - K_ij) (m_j - L_ij), expanded; the diagonals of K and L are zero.
     without = product - k * m - x.times(m) - y.times(k) + c
     return Replicated(
         float(hsic_from_sums(len(k), c.sum(), k.sum(), m.sum(), product)),
@@ -171,14 +172,14 @@ def _hsic(x: Representation, y: Representation) -> Replicated:
 
 
 def hsic_from_sums(n: int, t: Sums, sum_k: Sums, sum_m: Sums, product: Sums) -> Array:
-    """Unbiased HSIC from sums over the zero-diagonal Gram matrices K and L.
+    """Compute the unbiased HSIC from sums over the zero-diagonal Gram matrices K and L.
 
     Args:
-        n: Number of images the sums are over.
+        n: Number of images that the sums are over.
         t: sum_ij K_ij L_ij; one number, or one for each image left out, shape (n,).
         sum_k: sum_ij K_ij, likewise.
         sum_m: sum_ij L_ij, likewise.
-        product: sum_i of the row sums of K times those of L, likewise.
+        product: Inner product of the row sums of K and of L, likewise.
 
     Source:
         Song et al. 2012, eq. 5.
@@ -187,12 +188,13 @@ def hsic_from_sums(n: int, t: Sums, sum_k: Sums, sum_m: Sums, product: Sums) -> 
 
 
 def _couplings(x: Representation, y: Representation) -> Array:
-    """c_i = sum_j K_ij L_ij of the zero-diagonal Gram matrices, by whichever form is cheaper."""
+    """Return c_i = sum_j K_ij L_ij of the zero-diagonal Gram matrices, by whichever form is cheaper."""
     widths = x.source.shape[1], y.source.shape[1]
     if x.count <= min(_BLOCK, *widths):
         ((_, left),), ((_, right),) = x.blocks(), y.blocks()
         products = np.einsum("ij,ij->i", left @ left.T, right @ right.T)
     else:
+        # sum_j (u_i.u_j)(v_i.v_j) = u_i^T (U^T V) v_i: a d x e matrix in place of two n x n ones.
         cross = np.zeros(widths)
         for (_, left), (_, right) in zip(x.blocks(), y.blocks(), strict=True):
             cross += left.T @ right

@@ -10,12 +10,12 @@ from numpy.typing import ArrayLike
 from visprobe.metrics.arrays import Array
 from visprobe.metrics.matrices import centred, same_images
 
-# Gram matrices are scaled to a largest entry of 1; what U-centring leaves of a constant one is below this.
+# Bound on rounding: of a constant Gram matrix of largest entry 1, U-centring leaves less than this.
 _NO_VARIANCE = 1e-12
 
 
 def unit_grams(sites: Sequence[ArrayLike]) -> Array:
-    """The U-centred Gram matrix of every representation, flat and of length 1.
+    """Compute the U-centred Gram matrix of every representation, flat and of length 1.
 
     The inner product of two rows is the debiased CKA of the two representations.
 
@@ -26,7 +26,7 @@ def unit_grams(sites: Sequence[ArrayLike]) -> Array:
         float64 of shape (sites, n * n): for 30 sites and 1,000 images 240 MB.
 
     Raises:
-        ValueError: As `visprobe.metrics.matrices.centred`, if the numbers of images differ, or if all variance hangs
+        ValueError: If a shape does not fit, a value is not finite, the images differ in number, or all variance hangs
             on one image.
 
     Source:
@@ -43,7 +43,7 @@ def unit_grams(sites: Sequence[ArrayLike]) -> Array:
 
 
 def cka_map(x: Array, y: Array) -> Array:
-    """Debiased CKA of every representation of `x` with every one of `y`.
+    """Compute the debiased CKA of every representation of `x` with every one of `y`.
 
     Args:
         x: From `unit_grams`, shape (sites, n * n).
@@ -62,7 +62,7 @@ def cka_map(x: Array, y: Array) -> Array:
 
 
 def _u_centred(gram: Array) -> Array:
-    """Rows and columns of mean zero off the diagonal, which is zero; the scale is 1."""
+    """U-centre in place: rows and columns sum to zero off the diagonal, which is zero."""
     n = len(gram)
     gram /= np.abs(gram).max()
     np.fill_diagonal(gram, 0)

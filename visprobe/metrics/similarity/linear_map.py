@@ -1,4 +1,4 @@
-"""Is one representation a linear function of another? Ridge regression scored on images it was not fitted to."""
+"""Ridge regression of one representation on another, scored on held-out images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PENALTIES = 10.0 ** np.arange(-8, 5)
 
 
 class LinearMap(NamedTuple):
-    """How much of `y` a linear map of `x` explains.
+    """Share of `y` that a linear map of `x` explains.
 
     Attributes:
         r2: Share of the variance of held-out images explained, <= 1 and negative where it predicts worse than the
             mean; and without each image in turn, the maps held fixed.
-        penalties: The penalty chosen in each fold, from `PENALTIES`.
+        penalties: Penalty chosen in each fold, from `PENALTIES`, shape (folds,).
     """
 
     r2: Replicated
@@ -37,14 +37,14 @@ def linear_map(x: ArrayLike, y: ArrayLike, folds: int = 5, seed: int = 0) -> Lin
         x: Any real dtype, shape (n, d), one row per image.
         y: Shape (n, e), the same images in the same order.
         folds: Number of parts, each held out once.
-        seed: Of the random parts.
+        seed: Seed of the random parts.
 
     Returns:
         R^2 pooled over all units and held-out images: 1 - sum of squared errors / sum of squared distances from the
         training mean. About 0, or a little less, for unrelated representations whatever n and d.
 
     Raises:
-        ValueError: As `visprobe.metrics.matrices.centred`, if the numbers of images differ, or unless there are
+        ValueError: If a shape does not fit, a value is not finite, the numbers of images differ, or unless
             2 <= folds <= n / 2.
 
     Source:
@@ -68,7 +68,7 @@ def linear_map(x: ArrayLike, y: ArrayLike, folds: int = 5, seed: int = 0) -> Lin
 
 
 def fit_ridge(x: Array, y: Array) -> tuple[Array, float]:
-    """Ridge weights at the penalty of least generalised cross-validation error.
+    """Fit ridge weights at the penalty of least generalised cross-validation error.
 
     Args:
         x: float64 of shape (n, d), column-centred.
@@ -94,8 +94,9 @@ def fit_ridge(x: Array, y: Array) -> tuple[Array, float]:
 
 
 def _gcv(n: int, values: Array, squares: Array, total: float, penalty: float) -> float:
-    """|(I - H) y|^2 / tr(I - H)^2, H with the eigenvalues values / (values + penalty), and 1 for the mean."""
-    # |y|^2 - sum (1 - (1 - f)^2) (u.y)^2 with f = values / (values + penalty) and squares = values (u.y)^2.
+    """Return |(I - H) y|^2 / tr(I - H)^2 for the hat matrix H of a penalty, the mean's degree of freedom included."""
+    # |y|^2 - sum (1 - (1 - f)^2) (u.y)^2 with H's eigenvalues f = values / (values + penalty) and
+    # squares = values (u.y)^2.
     residual = total - float((squares * (values + 2 * penalty) / (values + penalty) ** 2).sum())
     freedom = n - 1 - float((values / (values + penalty)).sum())
     return residual / freedom**2 if freedom > 1e-6 * n else np.inf

@@ -1,4 +1,4 @@
-"""Do two representations agree on which images are near each other? Mutual kNN and CKNNA."""
+"""Mutual kNN and CKNNA: agreement of two representations on which images are near each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from visprobe.metrics.matrices import same_images, unit_rows
 
 
 def neighbours_in_half(k: int) -> int:
-    """How many neighbours count in a random half of the images, where k count in all of them.
+    """Return the number of neighbours that count in a random half of the images, where k count in all.
 
     Among half as many images k neighbours reach twice as far: they are shared more often and vary less, and standard
     errors come out up to 17 % too small. k / 2 of them reach as far and are counted more coarsely: up to 60 % too
@@ -24,20 +24,20 @@ def neighbours_in_half(k: int) -> int:
 
 
 def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10, splits: int = 40, seed: int = 0) -> Halved:
-    """Mean share of the k nearest neighbours (cosine) that two representations have in common.
+    """Compute the mean share of the k nearest neighbours (cosine) that two representations share.
 
     Args:
         x: Any real dtype, shape (n, d), one row per image, n // 2 > k.
         y: Shape (n, e), the same images in the same order.
         k: How many neighbours.
-        splits: Of the images into halves, for the interval; in them `neighbours_in_half` of k count.
-        seed: Of the splits.
+        splits: Number of random halvings, for the interval; in a half `neighbours_in_half(k)` count.
+        seed: Seed of the halvings.
 
     Returns:
         A value in [0, 1]; unrelated representations give k / (n - 1).
 
     Raises:
-        ValueError: As `nearest`, or if the numbers of images differ or there are too few.
+        ValueError: If a shape does not fit, a value is not finite, a row is zero, or there are too few images.
 
     Source:
         Huh et al. 2024 (2405.07987), eq. 11.
@@ -56,22 +56,22 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10, splits: int = 40, seed: 
 
 
 def cknna(x: ArrayLike, y: ArrayLike, k: int = 10) -> float:
-    """Centred kernel alignment over mutual nearest neighbours only.
+    """Compute centred kernel alignment over mutual nearest neighbours only (CKNNA).
 
     With a_ij = x_i.x_j - mean_l x_i.x_l on rows of length one, b_ij likewise for y, and the sum over those j that
     are among the k nearest of i on both sides: sum a_ij b_ij / sqrt(sum_x a_ij^2 sum_y b_ij^2), where sum_x runs
     over the k nearest of i under x and sum_y over those under y.
 
     Args:
-        x: As `mutual_knn`, n > k.
-        y: As `mutual_knn`.
-        k: How many neighbours; with k = n - 1 every pair counts.
+        x: Any real dtype, shape (n, d), one row per image, n > k.
+        y: Shape (n, e), the same images in the same order.
+        k: Number of neighbours; with k = n - 1 every pair counts.
 
     Returns:
         A value in [-1, 1]; 1 for representations that differ by a rotation and lengths of rows.
 
     Raises:
-        ValueError: As `nearest`, if the numbers of images differ, or if all images have one direction.
+        ValueError: If a shape does not fit, a value is not finite, a row is zero, or all images have one direction.
 
     Source:
         Huh et al. 2024 (2405.07987), appendix A.
@@ -85,6 +85,7 @@ def cknna(x: ArrayLike, y: ArrayLike, k: int = 10) -> float:
     own = math.sqrt(float((a * a).sum() * (b * b).sum()))
     if own <= 1e-12 * k * len(left):
         raise ValueError("all images have features of one direction: CKNNA is not defined")
+    # (n, k, k): which neighbour of the first list is which of the second.
     shared = left[:, :, None] == right[:, None, :]
     return float(np.einsum("ij,ijk,ik->", a, shared, b)) / own
 
@@ -101,6 +102,6 @@ def _lists(x: ArrayLike, y: ArrayLike, k: int) -> tuple[Indices, Indices]:
 
 
 def _is_in(ids: Indices, lists: Indices) -> NDArray[np.bool_]:
-    """Whether each entry of row i of `ids` is among row i of `lists`, shape of `ids`."""
+    """Return, for each entry of row i of `ids`, if it is among row i of `lists`."""
     found: NDArray[np.bool_] = (ids[:, :, None] == lists[:, None, :]).any(2)
     return found

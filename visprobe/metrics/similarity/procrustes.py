@@ -1,4 +1,4 @@
-"""How far apart two representations lie after the best rotation, and whether that rotation holds on other images."""
+"""Procrustes distance of two representations after the best rotation, on the same and on held-out images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from visprobe.metrics.matrices import centred, finite, same_images
 
 
 class Procrustes(NamedTuple):
-    """Fit of two representations, both centred and of unit Frobenius norm, after the best rotation.
+    """Fit of two representations, centred and of unit Frobenius norm, after the best rotation.
 
     Attributes:
-        similarity: Their inner product, in [0, 1] where fitted and [-1, 1] where held out.
+        similarity: Frobenius inner product, in [0, 1] where fitted and [-1, 1] where held out.
     """
 
     similarity: float
@@ -37,10 +37,10 @@ class HeldOut(NamedTuple):
     """Fit on images that the rotation was not fitted to.
 
     Attributes:
-        mean: The two halves together.
+        mean: Mean of the two halves.
         first: Fitted on the second half, scored on the first.
         second: Fitted on the first half, scored on the second.
-        fitted: Mean over the halves of the fit on the images fitted to: how optimistic that is.
+        fitted: Mean fit on the images fitted to: the gap to `mean` is its optimism.
     """
 
     mean: Procrustes
@@ -50,7 +50,7 @@ class HeldOut(NamedTuple):
 
 
 def procrustes(x: ArrayLike, y: ArrayLike) -> Procrustes:
-    """Fit over all images, with rotation and reflection; the narrower side is padded with zeros.
+    """Fit a rotation or reflection over all images; the narrower side is padded with zeros.
 
     Args:
         x: Any real dtype, shape (n, d), one row per image, n >= 2.
@@ -60,7 +60,7 @@ def procrustes(x: ArrayLike, y: ArrayLike) -> Procrustes:
         The fit. It is optimistic unless n is much larger than d and e: use `procrustes_held_out` as well.
 
     Raises:
-        ValueError: As `visprobe.metrics.matrices.centred`, or if the numbers of images differ.
+        ValueError: If a shape does not fit, a value is not finite, a side is constant, or the images differ in number.
 
     Source:
         Schoenemann 1966; Ding, Denain & Steinhardt 2021 (2108.01661), eq. 5; Williams et al. 2021 (2110.14739).
@@ -77,15 +77,15 @@ def procrustes_held_out(x: ArrayLike, y: ArrayLike, seed: int = 0) -> HeldOut:
     Means are those of the half fitted to; norms those of the half scored.
 
     Args:
-        x: As `procrustes`, n >= 4.
-        y: As `procrustes`.
-        seed: Of the random halves.
+        x: Any real dtype, shape (n, d), one row per image, n >= 4.
+        y: Shape (n, e), the same images in the same order.
+        seed: Seed of the random halves.
 
     Returns:
         The fits; about 0 for unrelated representations whatever n and d.
 
     Raises:
-        ValueError: As `procrustes`.
+        ValueError: If a shape does not fit, a value is not finite, or a half has no variance.
     """
     left, right, a, b = _halves(x, y, seed)
     first, fitted_b = _fit_and_score(left, right, b, a)
@@ -95,19 +95,19 @@ def procrustes_held_out(x: ArrayLike, y: ArrayLike, seed: int = 0) -> HeldOut:
 
 
 def replicate_procrustes(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Replicated:
-    """Mean held-out similarity, and its value without each image in turn, the rotations held fixed.
+    """Compute the mean held-out similarity, also without each image, the rotations held fixed.
 
     Args:
-        x: As `procrustes`, n >= 4.
-        y: As `procrustes`.
-        seed: Of the random halves.
+        x: Any real dtype, shape (n, d), one row per image, n >= 4.
+        y: Shape (n, e), the same images in the same order.
+        seed: Seed of the random halves.
 
     Returns:
         Values in [-1, 1]. The interval leaves out how the rotations vary with the images they are
         fitted to: at nominal 95 % it covers 90 to 94 % with ten images to a dimension, 94 to 96 % with fifty.
 
     Raises:
-        ValueError: As `procrustes`.
+        ValueError: If a shape does not fit, a value is not finite, or a half has no variance.
     """
     left, right, a, b = _halves(x, y, seed)
     first, second = _fit_and_score(left, right, b, a)[0], _fit_and_score(left, right, a, b)[0]
@@ -124,7 +124,7 @@ def _halves(x: ArrayLike, y: ArrayLike, seed: int) -> tuple[Array, Array, Indice
 
 
 def _fit_and_score(x: Array, y: Array, fit: Indices, score: Indices) -> tuple[Replicated, float]:
-    """Similarity on the images scored, also without each of them, and on those fitted to."""
+    """Return the similarity on the images scored, also without each of them, and on those fitted to."""
     for half in (fit, score):
         centred(x[half], 2, "held-out Procrustes")  # refuses a half without variance
         centred(y[half], 2, "held-out Procrustes")
@@ -141,7 +141,7 @@ def _fit_and_score(x: Array, y: Array, fit: Indices, score: Indices) -> tuple[Re
 
 
 def _cross(x: Array, y: Array) -> Array:
-    """A matrix with the singular values of x^T y, of the smaller of the shapes that have them."""
+    """Return a small matrix with the singular values of x^T y."""
     if len(x) >= min(x.shape[1], y.shape[1]):
         return x.T @ y
     # x^T y = Qx Rx Ry^T Qy^T with Q orthonormal: n x n in place of d x e.

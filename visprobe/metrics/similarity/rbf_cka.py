@@ -1,4 +1,4 @@
-"""Debiased CKA with a Gaussian kernel, which sees similarity of near images where linear CKA sees that of far ones."""
+"""Debiased CKA with a Gaussian kernel, which weighs near images where linear CKA weighs far ones."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.matrices import centred, same_images
 from visprobe.metrics.similarity.cka import hsic_from_sums
 
-_NO_VARIANCE = 1e-12  # HSIC of kernels whose entries are between 0 and 1; this is rounding error
+_NO_VARIANCE = 1e-12  # rounding error of HSIC, for kernels with entries between 0 and 1
 _CHUNK = 1024  # rows of a kernel held at once
 _MEDIAN_OVER = 4096  # images whose distances the median is taken over
 
 
 def rbf_kernel(x: Array, rows: slice, bandwidth: float) -> Array:
-    """Rows of the kernel exp(-|x_i - x_j|^2 / (2 bandwidth^2)), shape (rows, n).
+    """Compute rows of the kernel exp(-|x_i - x_j|^2 / (2 bandwidth^2)), float64 of shape (rows, n).
 
     Args:
         x: float64 of shape (n, d).
-        rows: Which rows.
-        bandwidth: In the unit of the features.
+        rows: Rows to compute.
+        bandwidth: Width of the kernel, in the unit of the features.
     """
     kernel: Array = np.exp(_squared_distances(x, rows) / (-2 * bandwidth**2))
     return kernel
 
 
 def median_bandwidth(x: Array, fraction: float = 0.5) -> float:
-    """A fraction of the median distance between two images.
+    """Return a fraction of the median distance between two images.
 
     The median is over all pairs (and, as in the source, each image with itself), or over those of 4,096 images
     drawn with a fixed seed where there are more.
 
     Args:
         x: float64 of shape (n, d).
-        fraction: Small values make the kernel local.
+        fraction: Factor on the median; small values make the kernel local.
 
     Returns:
         The bandwidth, in the unit of the features, > 0.
@@ -59,7 +59,7 @@ def median_bandwidth(x: Array, fraction: float = 0.5) -> float:
 
 
 def replicate_rbf_cka(x: ArrayLike, y: ArrayLike, fraction: float = 0.5) -> Replicated:
-    """Debiased CKA with Gaussian kernels, and its value without each image in turn.
+    """Compute the debiased CKA with Gaussian kernels, also without each image.
 
     Args:
         x: Any real dtype, shape (n, d), one row per image, n >= 5.
@@ -71,7 +71,7 @@ def replicate_rbf_cka(x: ArrayLike, y: ArrayLike, fraction: float = 0.5) -> Repl
         Values in [-1, 1]: about 0 for unrelated representations, 1 for equal ones up to rotation and scale.
 
     Raises:
-        ValueError: As `visprobe.metrics.matrices.centred` and `median_bandwidth`, if the numbers of images differ,
+        ValueError: If a shape does not fit, a value is not finite, half of all pairs are equal, the images differ,
             or if the kernel is constant.
 
     Source:
@@ -80,11 +80,12 @@ def replicate_rbf_cka(x: ArrayLike, y: ArrayLike, fraction: float = 0.5) -> Repl
     left, right = centred(x, 5, "RBF CKA"), centred(y, 5, "RBF CKA")
     same_images(left, right)
     sides = [(side, median_bandwidth(side, fraction)) for side in (left, right)]
-    sums = np.zeros((5, len(left)))  # row sums k and m, then c of (x, y), (x, x), (y, y)
+    sums = np.zeros((5, len(left)))  # row sums k and m, then c_i = sum_j K_ij L_ij of (x, y), (x, x), (y, y)
     for _, k, m in _kernels(sides):
         sums += [k.sum(0), m.sum(0), *(np.einsum("ij,ij->j", a, b) for a, b in ((k, m), (k, k), (m, m)))]
     k_sums, m_sums, *couplings = sums
     both = np.column_stack([k_sums, m_sums])
+    # A second pass computes the kernels again: n x n of them would not fit in memory.
     times_k, times_m = (np.concatenate(blocks) for blocks in zip(*_products(sides, both), strict=True))
     cross = _hsic(k_sums, m_sums, times_k[:, 1] + times_m[:, 0], couplings[0])
     own_x = _hsic(k_sums, k_sums, 2 * times_k[:, 0], couplings[1])
@@ -111,7 +112,7 @@ def _products(sides: list[tuple[Array, float]], vectors: Array) -> Iterator[tupl
 
 
 def _hsic(k: Array, m: Array, times: Array, c: Array) -> Replicated:
-    """HSIC from the row sums of two kernels, (K m + L k)_i and c_i = sum_j K_ij L_ij."""
+    """Compute HSIC from the row sums k, m of two kernels, (K m + L k)_i and c_i = sum_j K_ij L_ij."""
     n, product = len(k), float(k @ m)
     return Replicated(
         float(hsic_from_sums(n, c.sum(), k.sum(), m.sum(), product)),

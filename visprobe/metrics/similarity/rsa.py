@@ -1,4 +1,4 @@
-"""Representational similarity analysis: do two representations find the same pairs of images alike?"""
+"""Representational similarity analysis: correlation of two representations' distances between images."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Comparison = Literal["spearman", "pearson"]
 
 
 def rdm(features: ArrayLike, distance: Distance = "correlation") -> Array:
-    """Representational dissimilarity matrix.
+    """Compute the representational dissimilarity matrix (RDM).
 
     Args:
         features: Any real dtype, shape (n, d), one row per image, n >= 3.
         distance: "correlation" and "cosine" are 1 - similarity of rows, in [0, 2]; "euclidean" is in the unit of the
-            features up to a common factor, which no comparison sees.
+            features up to a common factor, to which the comparisons are blind.
 
     Returns:
         Symmetric float64 of shape (n, n) with a zero diagonal.
 
     Raises:
-        ValueError: As `visprobe.metrics.matrices.finite`, if a row has no direction, or for another distance.
+        ValueError: If the shape does not fit, a value is not finite, a row has no direction, or for another distance.
 
     Source:
         Kriegeskorte, Mur & Bandettini 2008.
@@ -49,12 +49,12 @@ def rdm(features: ArrayLike, distance: Distance = "correlation") -> Array:
 
 
 def rsa(x: ArrayLike, y: ArrayLike, distance: Distance = "correlation", comparison: Comparison = "spearman") -> float:
-    """Correlation of two RDMs over all pairs of images.
+    """Compute the correlation of two RDMs over all pairs of images.
 
     Args:
         x: Any real dtype, shape (n, d), one row per image, n >= 3.
         y: Shape (n, e), the same images in the same order.
-        distance: As `rdm`.
+        distance: Distance between rows, as for `rdm`.
         comparison: "spearman" (ranks, ties averaged) or "pearson".
 
     Returns:
@@ -62,7 +62,7 @@ def rsa(x: ArrayLike, y: ArrayLike, distance: Distance = "correlation", comparis
         from leaving out images, never from a test over pairs.
 
     Raises:
-        ValueError: As `rdm`, if the numbers of images differ, or if all pairs of a side are equally far apart.
+        ValueError: If shapes do not fit, a value is not finite, or all pairs of a side are equally far apart.
 
     Source:
         Kriegeskorte, Mur & Bandettini 2008; Schuett et al. 2023.
@@ -76,18 +76,21 @@ def rsa(x: ArrayLike, y: ArrayLike, distance: Distance = "correlation", comparis
 
 
 def replicate_rsa(x: ArrayLike, y: ArrayLike, distance: Distance = "correlation") -> Replicated:
-    """Pearson correlation of two RDMs, and its value without each image in turn.
+    """Compute the Pearson correlation of two RDMs, also without each image.
 
     The sums over pairs without an image are the sums over all pairs less its row of the RDM. Ranks would change
     in every row: for Spearman use `replicate_by_groups`.
 
     Args:
-        x: As `rsa`, n >= 4.
-        y: As `rsa`.
-        distance: As `rdm`.
+        x: Any real dtype, shape (n, d), one row per image, n >= 4.
+        y: Shape (n, e), the same images in the same order.
+        distance: Distance between rows, as for `rdm`.
+
+    Returns:
+        Values in [-1, 1].
 
     Raises:
-        ValueError: As `rsa`.
+        ValueError: If shapes do not fit, a value is not finite, or all pairs of a side are equally far apart.
     """
     a, b = rdm(x, distance), rdm(y, distance)
     same_images(a, b)
@@ -95,7 +98,7 @@ def replicate_rsa(x: ArrayLike, y: ArrayLike, distance: Distance = "correlation"
     if n < 4:
         raise ValueError(f"leaving one image out of RSA needs n >= 4 images, got {n}")
     for one in (a, b):
-        one -= one.sum() / (n * (n - 1))  # the mean over pairs: sums of squares then lose no digits
+        one -= one.sum() / (n * (n - 1))  # less the mean over pairs: sums of squares then lose no digits
         np.fill_diagonal(one, 0.0)
     rows = np.stack([a.sum(0), b.sum(0), *(np.einsum("ij,ij->i", p, q) for p, q in ((a, b), (a, a), (b, b)))])
     totals = rows.sum(1) / 2
@@ -104,10 +107,10 @@ def replicate_rsa(x: ArrayLike, y: ArrayLike, distance: Distance = "correlation"
 
 
 def _centred_pairs(features: ArrayLike, distance: Distance, comparison: Comparison) -> Array:
-    """Distances of all pairs, or their ranks, less their mean; shape (n (n - 1) / 2,)."""
+    """Return the distances of all pairs, or their ranks, less their mean; shape (n (n - 1) / 2,)."""
     whole = rdm(features, distance)
     pairs = whole[np.triu(np.ones(whole.shape, dtype=bool), 1)]
-    del whole  # of 10,000 images 0.8 GB, before ranking takes as much again
+    del whole  # 0.8 GB for 10,000 images, before ranking takes as much again
     if comparison == "spearman":
         pairs = rankdata(pairs)
     pairs -= pairs.mean()

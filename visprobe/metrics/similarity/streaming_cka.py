@@ -1,4 +1,4 @@
-"""Debiased linear CKA from sums over batches: n images never lie in memory, and parts of a set can be joined.
+"""Debiased linear CKA from sums over batches: features are never all in memory, and parts of a set can be joined.
 
 With u and v the features centred over all images seen, HSIC needs six sums: C = sum u v^T, P = sum |u|^2,
 Q = sum |v|^2, R = sum |u|^2 |v|^2, G = sum |u|^2 v, H = sum |v|^2 u. The zero-diagonal Gram matrices then have
@@ -22,14 +22,14 @@ from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.matrices import finite, same_images
 from visprobe.metrics.similarity.cka import hsic_from_sums
 
-_NO_VARIANCE = 1e-12  # HSIC relative to the squared mean squared norm, as in cka.py
+_NO_VARIANCE = 1e-12  # rounding error of HSIC over the square of the mean squared norm, as in cka.py
 
 Batches = Iterable[tuple[ArrayLike, ArrayLike]]
 
 
 @dataclass(frozen=True)
 class HsicSums:
-    """Sums over images from which the HSIC of two representations follows, about their means.
+    """Sums over images, about their means, from which the HSIC of two representations follows.
 
     Attributes:
         n: Number of images seen.
@@ -53,14 +53,15 @@ class HsicSums:
 
     @classmethod
     def of(cls, x: Array, y: Array) -> HsicSums:
-        """Sums of one batch: float64 of shapes (b, d) and (b, e), b >= 1."""
+        """Return the sums of one batch: float64 of shapes (b, d) and (b, e), b >= 1."""
         u, v = x - x.mean(0), y - y.mean(0)
         p, q = np.einsum("ij,ij->i", u, u), np.einsum("ij,ij->i", v, v)
         powers = float(p.sum()), float(q.sum()), float(p @ q)
         return cls(len(x), x.mean(0), y.mean(0), u.T @ v, *powers, p @ v, q @ u)
 
     def about(self, mean_u: Array, mean_v: Array) -> HsicSums:
-        """The same sums about other points."""
+        """Return the same sums about other points."""
+        # Every sum of u - a and v - b expands into the old ones; sum u = sum v = 0, as both are about their means.
         n, a, b = self.n, mean_u - self.mean_u, mean_v - self.mean_v
         aa, bb, ca, cb = float(a @ a), float(b @ b), a @ self.c, self.c @ b
         r = self.r - 2 * b @ self.g - 2 * a @ self.h + bb * self.p + aa * self.q + 4 * a @ cb + n * aa * bb
@@ -69,7 +70,7 @@ class HsicSums:
         return HsicSums(n, mean_u, mean_v, c, self.p + n * aa, self.q + n * bb, float(r), g, h)
 
     def merged(self, other: HsicSums) -> HsicSums:
-        """Sums over the images of both."""
+        """Return the sums over the images of both."""
         n = self.n + other.n
         mean_u = self.mean_u + (other.mean_u - self.mean_u) * (other.n / n)
         mean_v = self.mean_v + (other.mean_v - self.mean_v) * (other.n / n)
@@ -77,12 +78,12 @@ class HsicSums:
         return HsicSums(n, mean_u, mean_v, a.c + b.c, a.p + b.p, a.q + b.q, a.r + b.r, a.g + b.g, a.h + b.h)
 
     def hsic(self) -> float:
-        """Unbiased HSIC of all images seen, n >= 4."""
+        """Compute the unbiased HSIC of all images seen, n >= 4."""
         t = float(np.vdot(self.c, self.c)) - self.r
         return float(hsic_from_sums(self.n, t, -self.p, -self.q, self.r))
 
     def hsic_without(self, x: Array, y: Array) -> Array:
-        """Unbiased HSIC of all images seen but one, for each row of a batch that was among them, shape (b,)."""
+        """Compute the unbiased HSIC without one image, for each row of a batch of images seen, shape (b,)."""
         u, v = x - self.mean_u, y - self.mean_v
         p, q = np.einsum("ij,ij->i", u, u), np.einsum("ij,ij->i", v, v)
         c = np.einsum("ij,ij->i", u @ self.c, v) - p * q
@@ -94,12 +95,12 @@ class HsicSums:
 
 @dataclass(frozen=True)
 class CkaSums:
-    """Everything CKA needs of the images seen so far; joined with `merged`, in any order.
+    """Sums from which the CKA of the images seen so far follows; joined with `merged`, in any order.
 
     Attributes:
-        xx: First features with themselves.
-        xy: First with second.
-        yy: Second with themselves.
+        xx: Sums of the first features with themselves.
+        xy: Sums of the first with the second.
+        yy: Sums of the second with themselves.
     """
 
     xx: HsicSums
@@ -108,7 +109,7 @@ class CkaSums:
 
     @classmethod
     def of(cls, x: ArrayLike, y: ArrayLike) -> CkaSums:
-        """Sums of one batch.
+        """Return the sums of one batch.
 
         Args:
             x: Any real dtype, shape (b, d), one row per image, b >= 1.
@@ -121,7 +122,7 @@ class CkaSums:
         return cls(HsicSums.of(left, left), HsicSums.of(left, right), HsicSums.of(right, right))
 
     def merged(self, other: CkaSums) -> CkaSums:
-        """Sums over the images of both, which must be different images.
+        """Return the sums over the images of both, which must be different images.
 
         Raises:
             ValueError: If the widths differ.
@@ -131,13 +132,13 @@ class CkaSums:
         return CkaSums(self.xx.merged(other.xx), self.xy.merged(other.xy), self.yy.merged(other.yy))
 
     def cka(self) -> float:
-        """Debiased linear CKA of all images seen, in [-1, 1].
+        """Compute the debiased linear CKA of all images seen, in [-1, 1].
 
         Raises:
             ValueError: If there are fewer than four images or a side has no variance.
 
         Source:
-            As `visprobe.metrics.similarity.cka.replicate_cka`, in feature space: Kornblith et al. 2019, section 3.
+            That of `visprobe.metrics.similarity.cka.replicate_cka`, in feature space: Kornblith et al. 2019, section 3.
         """
         if self.xy.n < 4:
             raise ValueError(f"debiased CKA needs n >= 4 images, got {self.xy.n}")
@@ -147,7 +148,7 @@ class CkaSums:
         return self.xy.hsic() / math.sqrt(own_x * own_y)
 
     def cka_without(self, x: ArrayLike, y: ArrayLike) -> Array:
-        """CKA of all images seen but one, for each row of a batch that was among them, shape (b,).
+        """Compute the CKA without one image, for each row of a batch of images seen, float64 of shape (b,).
 
         Raises:
             ValueError: If there are fewer than five images or a side has no variance without one of them.
@@ -162,13 +163,13 @@ class CkaSums:
 
 
 def cka_sums(batches: Batches) -> CkaSums:
-    """Sums of all batches.
+    """Add up the sums of all batches.
 
     Args:
         batches: Pairs of features of the same images, shapes (b, d) and (b, e); b may differ from batch to batch.
 
     Raises:
-        ValueError: If there is no batch, or as `CkaSums.of` and `CkaSums.merged`.
+        ValueError: If there is no batch, shapes or widths do not fit, or a value is not finite.
     """
     total = None
     for x, y in batches:
@@ -179,10 +180,10 @@ def cka_sums(batches: Batches) -> CkaSums:
 
 
 def replicate_streaming(sums: CkaSums, batches: Batches) -> Replicated:
-    """Debiased CKA and its value without each image, from a second pass over the batches the sums are of.
+    """Compute the debiased CKA, also without each image, from a second pass over the batches of the sums.
 
     Raises:
-        ValueError: If the second pass gives another number of images, or as `CkaSums.cka_without`.
+        ValueError: If the second pass gives another number of images, or fewer than five, or a side has no variance.
     """
     without = np.concatenate([np.empty(0), *(sums.cka_without(x, y) for x, y in batches)])
     if len(without) != sums.xy.n:

@@ -1,4 +1,4 @@
-"""How far each image's features moved, unit by unit, for two checkpoints whose units correspond."""
+"""Change of each image's features, unit by unit, between two checkpoints whose units correspond."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from visprobe.metrics.matrices import finite, unit_rows
 
 
 class Moved(NamedTuple):
-    """What became of each image's features, float64 of shape (n,) each.
+    """Change of each image's features, float64 of shape (n,) each.
 
     Attributes:
         cosine: Cosine similarity with the base's features, in [-1, 1].
-        angle: The angle between them in radians, in [0, pi].
-        relative_error: Length of the difference over that of the base's features, >= 0.
+        angle: Angle between them in radians, in [0, pi].
+        relative_error: L2 norm of the difference over that of the base's features, >= 0.
     """
 
     cosine: Array
@@ -28,7 +28,7 @@ class Moved(NamedTuple):
 def unaligned(base: ArrayLike, other: ArrayLike) -> Moved:
     """Compare features as they stand, neither centred nor rotated; means with intervals are by `replicate_mean`.
 
-    CKA and Procrustes do not see a rotation; these do. They mean something only where unit i of `other` grew out
+    CKA and Procrustes do not see a rotation; these do. They have a meaning only where unit i of `other` grew out
     of unit i of the base.
 
     Args:

@@ -1,1 +1,1 @@
-"""How do two weight tensors differ: size, spectrum, sparsity of the change?"""
+"""Difference of two weight tensors: size, spectrum, sparsity of the change."""

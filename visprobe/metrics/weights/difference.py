@@ -1,4 +1,4 @@
-"""How far two stored tensors of the same name lie apart."""
+"""Distance between two stored tensors of the same name."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class WeightChange(NamedTuple):
     Attributes:
         squared_change: Sum of squared differences.
         squared_base: Sum of squared base weights.
-        equal: How many weights are exactly equal at the coarser of the two dtypes.
-        weights: How many weights there are.
+        equal: Number of weights that are exactly equal at the coarser of the two dtypes.
+        weights: Number of weights.
     """
 
     squared_change: float
@@ -64,7 +64,7 @@ def weight_change(base: Tensor, other: Tensor) -> WeightChange:
 
 
 def total(changes: list[WeightChange]) -> WeightChange:
-    """Aggregate of a group: sqrt(sum |change|^2 / sum |base|^2), and the equal weights of all tensors."""
+    """Add up a group of tensors: sqrt(sum |change|^2 / sum |base|^2) then is the group's relative change."""
     return WeightChange(
         squared_change=math.fsum(change.squared_change for change in changes),
         squared_base=math.fsum(change.squared_base for change in changes),
@@ -74,5 +74,5 @@ def total(changes: list[WeightChange]) -> WeightChange:
 
 
 def coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
-    """The floating point dtype with the wider spacing: bfloat16 of bfloat16 and float16."""
+    """Return the floating point dtype with the wider spacing: bfloat16 of bfloat16 and float16."""
     return a if torch.finfo(a).eps >= torch.finfo(b).eps else b

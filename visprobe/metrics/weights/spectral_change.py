@@ -1,4 +1,4 @@
-"""The singular values of a weight matrix's change, and where the change lies among the base's singular directions."""
+"""Singular values of a weight matrix's change, and its place among the base's singular directions."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from scipy.sparse.linalg import svds
 
 from visprobe.metrics.arrays import Array
 
-# A Gram matrix of this side is decomposed in about five seconds on one core; above, Lanczos is cheaper.
+# A Gram matrix of this size is decomposed in about five seconds on one core; above, Lanczos is cheaper.
 _GRAM_SIDE = 2048
 
 
 class ChangeDirections(NamedTuple):
-    """Size of a change relative to its base, and where it lies among the base's top-k singular directions.
+    """Size of a change relative to its base, and its share in the base's top-k singular directions.
 
     Attributes:
         squared_change: Squared Frobenius norm of the change, its energy.
         spectral_change: Largest singular value of the change over that of the base, >= 0.
         stable_rank: Squared Frobenius over squared spectral norm of the change, in [1, min(m, n)].
         energy_left: Share of the energy within the left (output) directions; k / m for a change of random direction.
-        energy_right: Within the right (input) directions; k / n for a change of random direction.
-        energy_both: Within both; k^2 / (m n) for a change of random direction.
+        energy_right: Share within the right (input) directions; k / n for a change of random direction.
+        energy_both: Share within both; k^2 / (m n) for a change of random direction.
         angle_left: Largest angle between the top-k left subspaces before and after, in degrees.
-        angle_right: Likewise, right.
+        angle_right: Largest angle between the top-k right subspaces before and after, in degrees.
     """
 
     squared_change: float
@@ -40,12 +40,12 @@ class ChangeDirections(NamedTuple):
 
 
 def change_directions(base: Array, change: Array, top: tuple[Array, Array, Array]) -> ChangeDirections:
-    """Size, stable rank and directions of a change that is not zero.
+    """Compute size, stable rank and directions of a change that is not zero.
 
     Args:
         base: float64 of shape (m, n).
-        change: The same shape.
-        top: `top_singular` of the base. Its subspaces are only defined where the k-th singular value is larger than
+        change: float64 of the same shape: changed matrix minus base.
+        top: U, S and V of the base from `top_singular`. The subspaces are only defined where the k-th value exceeds
             the next.
 
     Raises:
@@ -66,7 +66,7 @@ def change_directions(base: Array, change: Array, top: tuple[Array, Array, Array
 
 
 def top_singular(matrix: Array, k: int) -> tuple[Array, Array, Array]:
-    """The k largest singular values with their vectors, at a cost that is bounded for large matrices.
+    """Compute the k largest singular values with their vectors, at a bounded cost for large matrices.
 
     Up to a smaller side of 2,048 from the Gram matrix of that side: a singular value s is then off by about
     1e-16 s_max^2 / s, and only values far below 1e-8 s_max, or directions of nearly equal values, lose their meaning.
@@ -74,7 +74,7 @@ def top_singular(matrix: Array, k: int) -> tuple[Array, Array, Array]:
 
     Args:
         matrix: float64 of shape (m, n).
-        k: How many, at most min(m, n).
+        k: Number of singular values, at most min(m, n).
 
     Returns:
         U of shape (m, k), singular values of shape (k,) in descending order, V of shape (n, k).
@@ -97,6 +97,6 @@ def top_singular(matrix: Array, k: int) -> tuple[Array, Array, Array]:
         u, s = u[:, np.argsort(-s)], np.sort(s)[::-1]
     if s[-1] <= 1e-6 * s[0]:
         raise ValueError(f"the matrix of shape {matrix.shape} has fewer than {k} singular values above rounding")
-    # V from U, made orthonormal: V = M^T U / s loses that where s is small.
+    # V from U by QR: V = M^T U / s is not orthonormal where s is small.
     v, r = np.linalg.qr(matrix.T @ u)
     return u, s, v * np.sign(np.diag(r))

@@ -1,4 +1,4 @@
-"""Which share of a tensor's weights training left as they were."""
+"""Share of a tensor's weights that training left unchanged."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from visprobe.metrics.weights.difference import coarser
 
-# bfloat16 is spaced 2**-8 to 2**-7 of a weight: updates below half of that vanish when stored.
+# bfloat16 values lie 2**-8 to 2**-7 of a weight apart: updates below half of that vanish when stored.
 RELATIVE_TOLERANCES = (1e-5, 1e-4, 1e-3)
 
 
 class Unchanged(NamedTuple):
-    """Numbers of weights, so that tensors add up to groups.
+    """Counts of weights, so that tensors add up to groups.
 
     Attributes:
-        equal: Exactly equal at the dtype compared at.
-        within: Changed by at most each tolerance.
-        weights: How many weights there are.
+        equal: Number of weights exactly equal at the dtype of the comparison.
+        within: Number of weights changed by at most each tolerance.
+        weights: Number of weights.
     """
 
     equal: int
@@ -53,7 +53,7 @@ def unchanged(
         base: Floating point tensor of any shape, with at least one weight.
         other: Tensor of the same shape.
         tolerances: Bounds on |other - base|, times |base| if `relative`.
-        relative: Whether tolerances are relative to each weight of the base or absolute, as in the source.
+        relative: True for tolerances relative to each weight of the base, False for absolute ones, as in the source.
         dtype: Round both to this first; by default to the coarser of their own two.
 
     Returns:
@@ -78,6 +78,6 @@ def unchanged(
 
 
 def total_unchanged(parts: Sequence[Unchanged]) -> Unchanged:
-    """Counts over the tensors of a group, counted at the same tolerances."""
+    """Add up the counts of a group of tensors, counted at the same tolerances."""
     within = tuple(map(sum, zip(*(part.within for part in parts), strict=True)))
     return Unchanged(sum(part.equal for part in parts), within, sum(part.weights for part in parts))
