@@ -1,1 +1,1 @@
-"""What measurements return: numbers with their intervals, how they are shown, and the sentences that rest on them."""
+"""Results of measurements: numbers with their intervals, how they are shown, and sentences that rest on them."""

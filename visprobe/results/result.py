@@ -1,4 +1,4 @@
-"""What an analysis returns: numbers that carry their interval, their n and what they are about."""
+"""Results of analyses: numbers with their interval, their n and what they are about."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Role = Literal["value", "floor", "difference"]
 
 @dataclass(frozen=True)
 class Row:
-    """One estimate and what it is about.
+    """Estimate and what it is about.
 
     Attributes:
-        checkpoint: Name of the checkpoint measured, or of the floor ("untrained").
-        site: Where in the encoder ("block_03", "consumed", "projected", "embeddings").
-        measure: What was measured ("top1", "cka", "relative_change").
+        checkpoint: Name of the checkpoint measured, or of the baseline ("untrained").
+        site: Place in the encoder ("block_03", "consumed", "projected", "embeddings").
+        measure: Measure ("top1", "cka", "relative_change").
         estimate: The number.
         reference: Name of the checkpoint it is measured against, for drift and differences.
-        role: "value" for a measurement, "floor" for what it must be read against, "difference" for a
+        role: "value" for a measurement, "floor" for a baseline to compare it with, "difference" for a
             paired difference `checkpoint - reference`.
     """
 
@@ -38,15 +38,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """The rows of one analysis, with what a reader needs to trust them.
+    """Rows of one analysis, with what a reader needs to trust them.
 
     Attributes:
         analysis: Name of the analysis ("imagenet", "drift", "weights", "answers").
-        question: The question it answers, in one sentence.
-        rows: The numbers.
+        question: Question it answers, in one sentence.
+        rows: Estimates, each with its interval.
         settings: Everything the numbers depend on beside checkpoints and images, as plain JSON.
-        warnings: What a reader must know before believing the numbers.
-        shown_as: How notebooks show results; `visprobe.report.notebook`, which may call this floor, sets it.
+        warnings: Caveats that a reader must know before believing the numbers.
+        shown_as: Renders a result as HTML for notebooks; set by `visprobe.report.notebook`, which imports this module.
     """
 
     analysis: str
@@ -63,12 +63,12 @@ class Result:
 
     @property
     def consumed(self) -> str | None:
-        """The site that the language model reads; None where nothing was measured at sites of the tower."""
+        """Site that the language model reads; None where nothing was measured at sites of the tower."""
         return self.settings.get("consumed")
 
     @property
     def sites(self) -> list[str]:
-        """The sites that were measured, from the input on; empty where all that rows have is meant."""
+        """Sites that were measured, from the input on; empty where all that rows have is meant."""
         return list(self.settings.get("sites", ()))
 
     @property
@@ -77,24 +77,24 @@ class Result:
         return list(self.settings.get("identical", ()))
 
     def __repr__(self) -> str:
-        """What it is, without its numbers."""
+        """Return name and number of rows, without the numbers."""
         return f"<Result {self.analysis!r}: {len(self.rows)} numbers>"
 
     def _repr_html_(self) -> str | None:
-        """Its tables, for notebooks; None, for which they show `repr`, where nothing of visprobe.report was used."""
+        """Return its tables for notebooks; None, and so `repr`, where nothing of visprobe.report was used."""
         return Result.shown_as(self) if Result.shown_as else None
 
     def to_json(self) -> dict[str, Any]:
-        """The result as plain JSON values."""
+        """Return the result as plain JSON values."""
         return asdict(self)
 
     def to_table(self) -> list[dict[str, str | int | float | None]]:
-        """The rows as flat records of plain values, one column per field: for pandas, parquet or CSV."""
+        """Return the rows as flat records of plain values, one column per field: for pandas, parquet or CSV."""
         rows = ({**asdict(row), **asdict(row.estimate)} for row in self.rows)
         return [{"analysis": self.analysis, **{k: v for k, v in row.items() if k != "estimate"}} for row in rows]
 
     def to_pandas(self) -> DataFrame:
-        """The rows as a table.
+        """Return the rows as a pandas table.
 
         Returns:
             A DataFrame with a line for each row and the columns of results.csv: analysis, checkpoint, site, measure,
@@ -107,10 +107,10 @@ class Result:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:
-        """The inverse of `to_json`."""
+        """Return the result of which `to_json` made `value`."""
         rows = tuple(Row(**{**row, "estimate": Estimate(**row["estimate"])}) for row in value["rows"])
         return cls(**{**value, "rows": rows, "warnings": tuple(value["warnings"])})
 
     def select(self, **wanted: str | None) -> list[Row]:
-        """Rows whose fields equal `wanted`, in order: `result.select(measure="cka", checkpoint="sft")`."""
+        """Return the rows whose fields equal `wanted`, in order: `result.select(measure="cka", checkpoint="sft")`."""
         return [row for row in self.rows if all(getattr(row, key) == value for key, value in wanted.items())]

@@ -1,4 +1,4 @@
-"""When an analysis says something in a verdict, and what it is given to say it."""
+"""Rules for what an analysis states in a verdict, and the findings that they are given."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LAST = 1000
 
 @dataclass(frozen=True)
 class Findings:
-    """All results of a comparison: `findings["drift"]` is the one of that name, without rows if it was not measured.
+    """All results of a comparison; `findings["drift"]` has no rows if drift was not measured.
 
     Attributes:
-        results: The results by name.
+        results: Results by name of the analysis.
         base: Name of the base.
         descendants: Names of the other checkpoints.
-        identical: Those of them whose tower is the base's to the bit.
+        identical: Descendants whose tower equals the base's to the bit.
     """
 
     results: Mapping[str, Result]
@@ -43,15 +43,15 @@ def _silent(findings: Findings, *names: str) -> Iterable[Statement]:
 
 @dataclass(frozen=True)
 class Rule:
-    """What an analysis says in a verdict; each of the functions may be left out, and is silent without its numbers.
+    """Functions that state results in a verdict; each may be left out, and is silent without its numbers.
 
     Attributes:
-        place: Where it speaks among the others, ascending.
-        each: Says how a descendant differs from the base.
-        pair: Says how a descendant (the first name) differs from an earlier one.
-        many: Speaks in place of `each` and `pair` where there are `MANY` descendants or more.
-        whole: Speaks at the end, once.
-        clause: Says it in a few words for the first sentence of the verdict, without a full stop; "" for nothing.
+        place: Position among the others, ascending.
+        each: States how a descendant differs from the base.
+        pair: States how a descendant (the first name) differs from an earlier one.
+        many: Replaces `each` and `pair` where there are `MANY` descendants or more.
+        whole: Closing statements, made once.
+        clause: A few words for the first sentence of the verdict, without a full stop; "" for nothing.
     """
 
     place: int = LAST
