@@ -1,1 +1,1 @@
-"""What figures share: style, axes, marks, legends, saving. Each figure lies beside what it shows."""
+"""Shared parts of figures: style, axes, marks, legends, saving. Each figure lies beside what it shows."""

@@ -1,4 +1,4 @@
-"""What every caption has to say: how many units the numbers rest on and what the intervals are."""
+"""Parts of captions that all figures share: the number of units and the kind of intervals."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from visprobe.results.result import Row
 
 
 def rests_on(rows: Iterable[Row], unit: str) -> str:
-    """One sentence with n and the interval methods of `rows`, such as "n = 1,000 images; intervals: Wilson 95 %".
+    """Return one sentence with n and the interval methods of `rows`.
+
+    For example "n = 1,000 images; intervals: Wilson 95 %."
 
     Args:
-        rows: The rows that a figure shows.
-        unit: What n counts, in the plural.
+        rows: Rows that a figure shows.
+        unit: Name of what n counts, in the plural.
     """
     rows = list(rows)
     counts = [row.estimate.n for row in rows]

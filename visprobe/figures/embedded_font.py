@@ -1,4 +1,4 @@
-"""The font of a figure inside its SVG file: the letters it uses, so that it looks the same on every machine."""
+"""Embedding of a figure's font in its SVG file, cut to the letters used, so that it looks alike on every machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from matplotlib.font_manager import FontProperties, findfont
 
 _FAMILY = "DejaVu Sans"
 _TEXT = re.compile(r'<text style="([^"]*)"[^>]*>([^<]*)</text>')
-# In every subset, with the signs that figures use: most of them then share one, which is made once.
+# Every subset holds these, the signs that figures use: most figures then share one, which is made once.
 _LETTERS = "".join(map(chr, range(32, 127))) + "−–·×±≤≥Δ‖…→⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 _FACES = {"": ("normal", "normal"), "bold": ("normal", "bold"), "italic": ("italic", "normal")}
 
 
 def with_font(svg: str) -> str:
-    """`svg` with the glyphs of its texts as a font that its texts name.
+    """Return `svg` with a font of the glyphs of its texts, which its texts name.
 
     Texts stay texts, for search, readers and editors. A page that inlines the figure leaves the font out.
     """
@@ -37,7 +37,7 @@ def _rule(face: str, letters: str) -> str:
     style, weight = _FACES[face]
     path = findfont(FontProperties(family=_FAMILY, style="italic" if face == "italic" else "normal", weight=weight))
     options = subset.Options(flavor="woff", hinting=False, layout_features=["kern"], notdef_outline=True)
-    options.drop_tables += ["FFTM"]  # times of its making, which a subset cannot have
+    options.drop_tables += ["FFTM"]  # timestamps of FontForge, which would change the bytes
     font = TTFont(path, recalcTimestamp=False)
     cut = subset.Subsetter(options)
     cut.populate(text=letters)

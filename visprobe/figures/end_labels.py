@@ -1,4 +1,4 @@
-"""Names written beside the ends of lines, pushed apart where they would overlap; on a narrow figure a legend."""
+"""Names beside the ends of lines, pushed apart where they would overlap; a legend on a narrow figure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LINE_HEIGHT = 9.5  # points
 
 
 class End(NamedTuple):
-    """A line's name, the height of its end in data units, and the style of its key."""
+    """End of a line: its name, its height in data units, and the style of its key."""
 
     name: str
     height: float
@@ -54,12 +54,13 @@ def _key(end: End) -> Line2D:
 
 
 def spread(wanted: Sequence[float], step: float) -> list[float]:
-    """Positions in the order of `wanted`, near to it, at least `step` apart, within 0 and 1 where they fit.
+    """Return positions near `wanted`, in the same order, at least `step` apart, within 0 and 1 where they fit.
 
     Args:
         wanted: Positions between 0 and 1.
-        step: The least distance between two of them.
+        step: Least distance between two of them.
     """
+    # Upwards pushes overlaps apart, downwards brings back what left the top.
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed = [0.0] * len(wanted)
     floor = 0.0

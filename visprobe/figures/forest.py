@@ -1,4 +1,4 @@
-"""Shares with intervals, one row per checkpoint, and beside them the paired differences to the base."""
+"""Forest plots: shares with intervals, one row per checkpoint, and paired differences to the base."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from visprobe.results.result import Estimate, Row
 
 _ROW_INCHES = 0.17
 _FRAME_INCHES = 0.66
-_NAME = 0.25  # of the axis: about the width of a floor's name
+_NAME = 0.25  # share of the axis: about the width of a baseline's name
 _ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
 
 @dataclass
 class Section:
-    """One block of rows: a site or a question group.
+    """Block of rows of a forest plot: a site or a question group.
 
     Attributes:
-        title: What the block is about, as the reader sees it.
-        values: Checkpoint name to its share.
-        floors: Floor name to its share.
-        differences: Checkpoint name to its paired difference from the base.
+        title: Heading of the block.
+        values: Share of each checkpoint, by name.
+        floors: Share of each baseline, by name.
+        differences: Paired difference from the base of each checkpoint, by name.
     """
 
     title: str
@@ -39,12 +39,12 @@ class Section:
 
 
 def sections(rows: Sequence[Row], keys: Sequence[str], titles: Sequence[str], base: str) -> list[Section]:
-    """Sort `rows` into sections: `keys[i]` says to which title `rows[i]` belongs.
+    """Sort `rows` into sections: `rows[i]` goes to the section of title `keys[i]`.
 
     Args:
-        rows: Values, floors and differences of one measure.
+        rows: Values, baselines and differences of one measure.
         keys: One key per row, a site or a question group.
-        titles: The keys to keep, in order.
+        titles: Keys to keep, in order.
         base: Only differences against this checkpoint are kept.
     """
     found = {title: Section(title) for title in titles}
@@ -64,13 +64,13 @@ def draw_forest(
     chance: float | None = None,
     width: float | None = None,
 ) -> Figure:
-    """Shares on the left; on the right paired differences, if there are any; below, on a narrow figure.
+    """Draw shares on the left, and paired differences, if any, on the right; below, on a narrow figure.
 
     Args:
-        parts: The blocks of rows, from top to bottom.
+        parts: Blocks of rows, from top to bottom.
         look: Colour and marker per checkpoint.
-        label: What the shares are, for the left axis.
-        chance: The share that guessing gets, drawn as a dotted line.
+        label: Label of the left axis.
+        chance: Share that guessing gets, drawn as a dotted line.
         width: Inches; two columns of a paper if None, or one where there are no differences.
     """
     paired = any(part.differences for part in parts)
@@ -91,7 +91,7 @@ def draw_forest(
 
 
 def _places(parts: Sequence[Section]) -> list[dict[str, float]]:
-    """The y position of every row, counted downwards, by section and checkpoint."""
+    """Return the y position of every row, counted downwards, by section and checkpoint."""
     places, y = [], 0.0
     for part in parts:
         places.append({name: y + 1 + i for i, name in enumerate(part.values)})
@@ -111,7 +111,7 @@ def _draw_names(axes: Axes, parts: Sequence[Section]) -> None:
 
 
 def _draw_titles(axes: Axes, parts: Sequence[Section]) -> None:
-    """Headings from the left end of the figure: in one column they are wider than the panel."""
+    """Write headings from the left end of the figure: in one column they are wider than the panel."""
     for part, place in zip(parts, _places(parts), strict=True):
         title = axes.annotate(
             shorten(part.title, 40), (0.015, min(place.values()) - 1), xycoords=("figure fraction", "data"),
@@ -149,7 +149,7 @@ def _draw_shares(
 
 
 def _sides(places: Sequence[float]) -> list[Literal["left", "center", "right"]]:
-    """How names are aligned at `places` in [0, 1]: off the edge, and away from a neighbour that they would meet."""
+    """Align names at `places` in [0, 1]: off the edge, and away from a neighbour that they would meet."""
     found: list[Literal["left", "center", "right"]] = []
     for place in places:
         nearest = min((other - place for other in places if other != place), key=abs, default=1.0)

@@ -1,4 +1,4 @@
-"""Maps side by side on one scale, with one colour bar: panels of coloured cells."""
+"""Heat maps side by side on one scale, with one colour bar."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from visprobe.figures.ticks import log_ticks
 
 Table = Sequence[Sequence[float]]
 
-COLOURS = "viridis"  # even steps for readers with and without colour vision alike, and in grey
+COLOURS = "viridis"  # perceptually even, with and without colour vision, and in grey
 _MOST_ACROSS = 4
 _TITLE = 0.32  # inches above and below a panel
-_BOLD = 9.0  # points that 8 points in bold are as wide as
-_PAD = 0.09  # inches: the numbers of a bar are half a line higher than the bar
+_BOLD = 9.0  # an 8-point bold title is as wide as regular text of this size
+_PAD = 0.09  # inches: the numbers of a colour bar stand half a line above it
 _FRAME = 0.9  # inches for axis labels and colour bar
 
 
 def figure_of(panels: int, height_per_width: float, width: float | None) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` (two columns) with axes for `panels` maps of that shape, `most_across` in a row."""
+    """Make a figure of `width` (two columns) with axes for `panels` maps of that shape, `most_across` in a row."""
     whole = width or TWO_COLUMNS
     across = most_across(panels, whole)
     down = math.ceil(panels / across)
@@ -43,7 +43,7 @@ def figure_of(panels: int, height_per_width: float, width: float | None) -> tupl
 
 
 def most_across(panels: int, width: float | None) -> int:
-    """How many maps stand in a row: four at most, two on a narrow figure."""
+    """Return the number of maps in a row: four at most, two on a narrow figure."""
     return min(panels, 2 if stacked(width or TWO_COLUMNS) else _MOST_ACROSS)
 
 
@@ -62,26 +62,26 @@ def draw_map(axes: Axes, title: str, table: Table, norm: Normalize, square: bool
 
 
 def titles(names: Sequence[str], panels: Sequence[Axes]) -> list[str]:
-    """Names of checkpoints that fit above `panels` of `figure_of`."""
+    """Return names of checkpoints that fit above `panels` of `figure_of`."""
     points = 72 * _inches(panels[0])
     return told_apart(names, lambda name: fitted(name, points, _BOLD))
 
 
 def _inches(axes: Axes) -> float:
-    """Width of a map of its figure, at most."""
+    """Return the width of a map of its figure, at most."""
     figure, place = axes.get_figure(root=True), axes.get_subplotspec()
     assert figure is not None and place is not None  # axes of `figure_of`
     return (figure.get_figwidth() - _FRAME) / place.get_gridspec().ncols - 0.1
 
 
 def colour_bar(mesh: ScalarMappable, axes: Axes, label: str) -> None:
-    """The scale of a map and of those to its left, as tall as the map in `axes`, to its right."""
+    """Draw the colour bar of a map and of those to its left, as tall as the map in `axes`, to its right."""
     place = axes.inset_axes((1.04, 0.0, 0.05, 1.0))
     figure = axes.get_figure(root=True)
     assert figure is not None  # axes of `figure_of`
     bar = figure.colorbar(mesh, cax=place)
     place.spines["outline"].set_visible(False)
-    for cells in place.collections:  # a page with pictures in its figures would be larger and blurred
+    for cells in place.collections:  # vector cells: a raster image would make the page larger and be blurred
         cells.set(rasterized=False, edgecolor="face", linewidth=0.4)
     if isinstance(mesh.norm, LogNorm):
         ticks, labels = log_ticks(mesh.norm.vmin or 1.0, mesh.norm.vmax or 1.0)
@@ -91,7 +91,7 @@ def colour_bar(mesh: ScalarMappable, axes: Axes, label: str) -> None:
 
 
 def log_scale(tables: Mapping[str, Table], least: float) -> LogNorm:
-    """A logarithmic scale over all tables; what is below `least` is shown as `least`."""
+    """Return a logarithmic scale over all tables; values below `least` are shown as `least`."""
     values = np.concatenate([np.ravel(table) for table in tables.values()] or [np.ones(1)])
     shown = values[values > least]
     low, high = (shown.min(), shown.max()) if shown.size else (least, 1.0)
@@ -99,14 +99,14 @@ def log_scale(tables: Mapping[str, Table], least: float) -> LogNorm:
 
 
 def linear_scale(tables: Sequence[Table], low: float | None = None, high: float | None = None) -> Normalize:
-    """A linear scale over all tables, its ends fixed where they are given."""
+    """Return a linear scale over all tables, its ends fixed where they are given."""
     values = np.concatenate([np.ravel(table) for table in tables] or [np.ones(1)])
     least, most = (values.min() if low is None else low), (values.max() if high is None else high)
     return Normalize(float(least), float(max(most, least + 1e-9)))
 
 
 def number_ticks(axis: str, axes: Axes, labels: Sequence[str], most: int = 8) -> None:
-    """Labels at the centres of cells along "x" or "y", every so many where there are more than `most`."""
+    """Label the centres of cells along "x" or "y", only every few where there are more than `most`."""
     every = max(1, math.ceil(len(labels) / most))
     places = [place for place in range(len(labels)) if place % every == 0]
     setter = axes.set_xticks if axis == "x" else axes.set_yticks

@@ -1,4 +1,4 @@
-"""Names as a reader may see them: nothing invisible, nothing longer than its place."""
+"""Names fit for display: nothing invisible, nothing longer than its place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SITES = {"final_norm": "norm", "embeddings": "embed.", "projected": "projected"
 
 
 def shorten(text: str, length: int = 24) -> str:
-    """`text` on one line in at most `length` characters, with an ellipsis in the middle: both ends tell names apart."""
+    """Return `text` on one line in at most `length` characters, cut in the middle: both ends tell names apart."""
     shown = escape_control_characters(text)
     if len(shown) <= length:
         return shown
@@ -22,13 +22,13 @@ def shorten(text: str, length: int = 24) -> str:
 
 
 def told_apart(names: Sequence[str], short: Callable[[str], str] | None = None) -> list[str]:
-    """`names` made short, so that different names stay different where that can be.
+    """Shorten `names`, keeping different names different where possible.
 
     Where those that would look alike begin alike, that beginning is left out instead of their middles.
 
     Args:
         names: Any names.
-        short: Shortens one; `shorten` if None.
+        short: Shortens one name; `shorten` if None.
     """
     short = short or shorten
     found = [short(name) for name in names]
@@ -41,24 +41,24 @@ def told_apart(names: Sequence[str], short: Callable[[str], str] | None = None) 
 
 
 def block_number(site: str) -> int | None:
-    """The number of a block site ("block_03" gives 3), None for every other site."""
+    """Return the number of a block site ("block_03" gives 3), None for every other site."""
     match = _BLOCK.fullmatch(site)
     return int(match[1]) if match else None
 
 
 def on_two_lines(text: str) -> str:
-    """`text` broken at its middle space: "read by" above "the LLM"."""
+    """Break `text` at its middle space: "read by" above "the LLM"."""
     words = text.split()
     half = (len(words) + 1) // 2
     return "\n".join(" ".join(part) for part in (words[:half], words[half:]) if part)
 
 
 def site_label(site: str) -> str:
-    """A site or weight group as an axis shows it: "3" for "block_03", "norm" for "final_norm"."""
+    """Return the axis label of a site or weight group: "3" for "block_03", "norm" for "final_norm"."""
     number = block_number(site)
     return str(number) if number is not None else _SITES.get(site, shorten(site, 12))
 
 
 def class_label(name: str) -> str:
-    """What a weight does, as an axis shows it: "attn. q" for "attention_q"."""
+    """Return the axis label of a class of weights: "attn. q" for "attention_q"."""
     return name.replace("attention_", "attn. ").replace("_embedding", " embed.").replace("_", " ").replace("mlp", "MLP")

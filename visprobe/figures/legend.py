@@ -1,4 +1,4 @@
-"""A legend below all panels, in as many columns as its names leave room for."""
+"""Legend below all panels, in as many columns as its names leave room for."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MOST, _LETTERS = 6, 36
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Put a legend of `handles` under the panels of `figure`, which grows by its height.
+    """Put a legend of `handles` below the panels of `figure`, which grows by its height.
 
-    A legend that is there already is continued: each name stands once.
+    An existing legend is continued, without repeating a name.
     """
     kept = [handle for legend in figure.legends for handle in legend.legend_handles if isinstance(handle, Line2D)]
     before = [str(text.get_text()) for legend in figure.legends for text in legend.get_texts()]
@@ -36,7 +36,7 @@ def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
 
 
 def legend_columns(labels: Sequence[str], inches: float) -> int:
-    """How many of `labels` fit side by side in a width, six at most."""
+    """Return how many of `labels` fit side by side in a width, six at most."""
     widest = max(map(width_of, labels), default=0.0)
     room = inches * 72 / SMALL - 1
     return max(1, min(_MOST, len(labels), int((room + _GAP) / (_KEY + widest + _GAP))))

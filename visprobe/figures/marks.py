@@ -1,4 +1,4 @@
-"""What the marks of a figure stand for, told to readers who point at them: titles inside the SVG."""
+"""Tooltips of a figure's marks: titles inside the SVG that say what each mark stands for."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from visprobe.io.inert import escape_control_characters
 from visprobe.results.result import Estimate, Row
 
 _TOLD: WeakKeyDictionary[Artist, list[str]] = WeakKeyDictionary()
-# A group as matplotlib writes it: its end is the first that is indented as its start.
+# A group as matplotlib writes it, up to the first end tag with the indentation of its start.
 _GROUP = re.compile(r'^( *)<g id="marks(\d+)">\n(.*?)^\1</g>$', re.DOTALL | re.MULTILINE)
 _PART = {"use": re.compile(r"(<use [^>]*?)/>"), "path": re.compile(r"(<path [^>]*?)/>")}
-_NEAR_ONE = ("CKA", "cosine", "similarity", "correlation", "R²")  # their distance from 1 is what matters
+_NEAR_ONE = ("CKA", "cosine", "similarity", "correlation", "R²")  # compared by their distance from 1
 _MINUS = "\N{MINUS SIGN}"
 
 
 def tell(artist: Artist, texts: Iterable[str]) -> None:
-    """Give the marks of an artist their texts.
+    """Attach tooltips to the marks of an artist.
 
     Args:
         artist: Points (`axes.lines[-1]`), or the cells of a map (`axes.collections[0]`), row by row.
@@ -33,7 +33,7 @@ def tell(artist: Artist, texts: Iterable[str]) -> None:
 
 
 def of_rows(rows: Iterable[Row]) -> Iterator[str]:
-    """The texts of marks that each stand for a row."""
+    """Yield the tooltip of each row."""
     for row in rows:
         difference = row.role == "difference"
         name = f"{row.checkpoint} {_MINUS} {row.reference}" if difference else row.checkpoint
@@ -41,18 +41,18 @@ def of_rows(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def at_sites(name: str, sites: Sequence[str], estimates: Sequence[Estimate], difference: bool = False) -> Iterator[str]:
-    """The texts of marks of one checkpoint, a site each; `difference` is as in `text`."""
+    """Yield the tooltips of one checkpoint's marks, a site each; `difference` is as in `text`."""
     for site, estimate in zip(sites, estimates, strict=True):
         yield text(f"{name}, {site}", estimate, difference)
 
 
 def text(what: str, estimate: Estimate, difference: bool = False) -> str:
-    """A number with all that belongs to it: "sft, block_03: CKA 0.99731 [0.99602, 0.99801], n = 1,000 (…)".
+    """Format an estimate in full: "sft, block_03: CKA 0.99731 [0.99602, 0.99801], n = 1,000 (…)".
 
     Args:
-        what: What it is about.
-        estimate: The number.
-        difference: Whether it is a paired difference: shares are then in percentage points, with their sign.
+        what: Name of what is estimated.
+        estimate: Value with its interval.
+        difference: True for a paired difference: shares are then in percentage points, with their sign.
     """
     fraction, sign = estimate.unit == "fraction", "+" if difference else ""
     form = f".{_decimals(estimate.value)}f" if estimate.unit in _NEAR_ONE else ".4g"
@@ -67,13 +67,13 @@ def text(what: str, estimate: Estimate, difference: bool = False) -> str:
 
 
 def _decimals(value: float) -> int:
-    """Decimals that show three digits of the distance to the nearer of 0 and 1."""
+    """Return the decimals that show three digits of the distance to the nearer of 0 and 1."""
     distance = min(abs(value), abs(1 - value))
     return max(4, min(10, 2 - math.floor(math.log10(distance)))) if distance else 4
 
 
 def name_marks(figure: Figure) -> dict[str, list[str]]:
-    """Give the artists that were told something an id in the SVG; returns id to texts."""
+    """Give the artists that have tooltips an id in the SVG; return the tooltips by id."""
     found = {}
     for number, artist in enumerate(a for a in figure.findobj() if a in _TOLD):
         artist.set_gid(f"marks{number}")
@@ -82,11 +82,11 @@ def name_marks(figure: Figure) -> dict[str, list[str]]:
 
 
 def with_titles(svg: str, told: dict[str, list[str]]) -> str:
-    """`svg` with a title in each mark; a group whose marks are not as many as its texts keeps silent.
+    """Return `svg` with a title in each mark; groups that have not one text per mark stay untouched.
 
     Args:
-        svg: What matplotlib wrote after `name_marks`.
-        told: What `name_marks` returned.
+        svg: SVG that matplotlib wrote after `name_marks`.
+        told: Tooltips by id, from `name_marks`.
     """
 
     def titled(group: re.Match[str]) -> str:

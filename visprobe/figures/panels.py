@@ -1,4 +1,4 @@
-"""Panels in rows and columns; on a narrow figure the columns follow each other downwards."""
+"""Panels in rows and columns; on a narrow figure the columns are stacked."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Panels(NamedTuple):
 
     Attributes:
         axes: Axes of shape (rows, columns); a row shares its y axis, a column its x axis.
-        stacked: Whether the columns follow each other downwards.
+        stacked: True if the columns follow each other downwards.
     """
 
     axes: NDArray[Any]
     stacked: bool
 
     def label_row(self, row: int, text: str) -> None:
-        """Name the y axis of a row, once if its panels stand side by side."""
+        """Label the y axis of a row, once if its panels stand side by side."""
         for axes in self.axes[row, : None if self.stacked else 1]:
             axes.set_ylabel(text)
 
@@ -38,14 +38,14 @@ def panels_of(
     height_ratios: Sequence[float] | None = None,
     width_ratios: Sequence[float] | None = None,
 ) -> Panels:
-    """Divide `figure`, which becomes so many times as high if its columns have to follow each other.
+    """Divide `figure` into panels; it becomes `across` times as high if its columns are stacked.
 
     Args:
         figure: The figure, as high as it is with panels side by side.
-        down: Rows.
-        across: Columns.
-        height_ratios: Heights of the rows.
-        width_ratios: Widths of the columns, where they stand side by side.
+        down: Number of rows.
+        across: Number of columns.
+        height_ratios: Relative heights of the rows.
+        width_ratios: Relative widths of the columns, where they stand side by side.
     """
     if across == 1 or not stacked(figure.get_figwidth()):
         made = figure.subplots(

@@ -1,4 +1,4 @@
-"""A figure on disk: vector and raster, beside the rows it was drawn from."""
+"""Figures on disk: vector and raster, beside the rows that they were drawn from."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def save_figure(figure: Figure, folder: Path, name: str, rows: Iterable[Row], sv
     """Write `name`.svg, `name`.png and `name`.csv into `folder`, each atomically and the same on every run.
 
     Args:
-        figure: The figure, as a `draw` function made it.
-        folder: Where to; made if missing.
+        figure: Figure from a `draw` function.
+        folder: Folder to write to; made if missing.
         name: File name without its ending.
-        rows: The rows that the figure was drawn from, for the CSV file.
-        svg: What `svg_text` returned for this figure; made here, if None.
+        rows: Rows that the figure was drawn from, for the CSV file.
+        svg: SVG of this figure from `svg_text`; made here if None.
     """
     atomic.write_text(folder / f"{name}.svg", with_font(svg or svg_text(figure)))
     atomic.write_bytes(folder / f"{name}.png", figure_bytes(figure, "png"))
@@ -42,7 +42,7 @@ def save_figure(figure: Figure, folder: Path, name: str, rows: Iterable[Row], sv
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:
-    """`figure` as a file of a kind in `FORMATS`, its text as text in a font that it holds (svg, pdf)."""
+    """Return `figure` as a file of a kind in `FORMATS`, its text as text in an embedded font (svg, pdf)."""
     if kind == "svg":
         return with_font(svg_text(figure)).encode()
     if kind == "png":
@@ -51,19 +51,19 @@ def figure_bytes(figure: Figure, kind: str) -> bytes:
 
 
 def svg_text(figure: Figure) -> str:
-    """`figure` as SVG without a date, with its text as text in a font that the reader has to have."""
+    """Return `figure` as SVG without a date, its text as text in a font that the reader has to have."""
     told = name_marks(figure)
     text = with_titles(_render(figure, "svg", metadata={"Date": None, "Creator": None}).decode(), told)
-    # matplotlib names some clip paths after addresses in memory: numbered, the same figure gives the same bytes.
+    # matplotlib names some clip paths after memory addresses: numbered, the same figure gives the same bytes.
     for number, name in enumerate(dict.fromkeys(re.findall(r'<clipPath id="(p[0-9a-f]{10})"', text))):
         text = text.replace(name, f"clip{number}")
-    # And images after their content: a picture that is shown twice would give one id to two elements.
+    # Images are named after their content: a picture shown twice would give one id to two elements.
     numbers = count()
     return re.sub(r'id="image[0-9a-f]{10}"', lambda _: f'id="image{next(numbers)}"', text)
 
 
 def rows_csv(rows: Iterable[Row]) -> str:
-    """`rows` as CSV. A cell of text that a spreadsheet would run as a formula gets a leading apostrophe."""
+    """Return `rows` as CSV; a text that a spreadsheet would run as a formula gets a leading apostrophe."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -76,9 +76,9 @@ def rows_csv(rows: Iterable[Row]) -> str:
 def _render(figure: Figure, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with paper_style(), warnings.catch_warnings():
-        # A name in a script that the font lacks shows as boxes in the PNG; the SVG and the CSV have it right.
+        # A name in a script that the font lacks shows as boxes in the PNG; SVG and CSV have it right.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
-        if figure.get_layout_engine() is not None:  # it settles further with each drawing: every file gets the first
+        if figure.get_layout_engine() is not None:  # layouts shift with each drawing: all files get the first
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
         figure.savefig(buffer, format=kind, **options)

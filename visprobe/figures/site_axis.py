@@ -1,4 +1,4 @@
-"""The horizontal axis through an encoder: blocks at equal steps, what lies before and after them set apart."""
+"""Horizontal axis through an encoder: blocks at equal steps, other sites set apart."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from visprobe.results.result import Result
 
 _MOST_BLOCK_LABELS = 15
 _HALF_SLOT = 0.45
-_ASIDE = 0.008  # of the axis
-_SHARE = 0.65  # of the figure's width
-_NUMBER = 0.2  # inches of a block's number
+_ASIDE = 0.008  # share of the axis
+_SHARE = 0.65  # share of the figure's width
+_NUMBER = 0.2  # inches
 
 
 def _inches(axes: Axes) -> float:
-    """About how wide `axes` will be once names and numbers have their room."""
+    """Estimate the width of `axes` once names and numbers have their room."""
     figure, place = axes.get_figure(root=True), axes.get_subplotspec()
     across = place.get_gridspec().ncols if place else 1
     return (figure.get_figwidth() if figure else 1.0) * _SHARE / across
 
 
 def _width(one: str, other: str) -> float:
-    """Inches that two neighbouring labels need from middle to middle."""
+    """Return the inches that two neighbouring labels need from middle to middle."""
     return (0.5 * width_of(site_label(one)) + 0.5 * width_of(site_label(other)) + 0.8) * SMALL / 72
 
 
 def place_sites(sites: Sequence[str]) -> dict[str, float]:
-    """An x position per site, in the given order: 1 between blocks, more beside any other site.
+    """Return an x position per site, in the given order: 1 between blocks, more beside any other site.
 
     Args:
         sites: Site or weight-group names from the input to the output.
@@ -52,7 +52,7 @@ def place_sites(sites: Sequence[str]) -> dict[str, float]:
 
 
 def runs(sites: Sequence[str]) -> list[list[str]]:
-    """The sites that one line joins: neighbouring blocks together, every other site alone."""
+    """Group the sites that one line joins: neighbouring blocks together, every other site alone."""
     groups: list[list[str]] = []
     for site in sites:
         joined = groups and block_number(site) is not None and block_number(groups[-1][-1]) is not None
@@ -61,14 +61,14 @@ def runs(sites: Sequence[str]) -> list[list[str]]:
 
 
 def line_positions(run: Sequence[str], positions: Mapping[str, float], index: int, count: int) -> list[float]:
-    """The x positions of `run` for line `index` of `count`: lines share the blocks, lone points stand side by side."""
+    """Return x positions of `run` for line `index` of `count`: lines share blocks, lone points stand side by side."""
     span = max(positions.values()) - min(positions.values())
     aside = 0.0 if len(run) > 1 else _ASIDE * span * (index - (count - 1) / 2)
     return [positions[site] + aside for site in run]
 
 
 def label_sites(axes: Axes, positions: Mapping[str, float], result: Result | None = None) -> None:
-    """Ticks and labels of `positions` on the x axis of `axes`; the site that matters in `result` is shaded."""
+    """Set ticks and labels of `positions` on the x axis of `axes`, and shade the consumed site of `result`."""
     ends = min(positions.values(), default=0) - 0.8, max(positions.values(), default=1) + 0.8
     unit = _inches(axes) / (ends[1] - ends[0])
     blocks = [site for site in positions if block_number(site) is not None]

@@ -1,4 +1,4 @@
-"""Lines over the sites of an encoder: one per checkpoint with its intervals, and those of floors in grey."""
+"""Lines over the sites of an encoder: one per checkpoint with its intervals, baselines in grey."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from visprobe.figures.style import MUTED, LineStyle, Look
 from visprobe.results.result import Estimate, Role, Row
 
 Lines = Mapping[str, Mapping[str, Estimate]]
-_HALF_LINE = 0.4  # of the step between two blocks
+_HALF_LINE = 0.4  # share of the step between two blocks
 
 
 def lines_of(rows: Sequence[Row], role: Role) -> dict[str, dict[str, Estimate]]:
-    """Estimates by checkpoint or floor, then by site."""
+    """Return the estimates of `role` by checkpoint or baseline, then by site."""
     lines: dict[str, dict[str, Estimate]] = {}
     for row in rows:
         if row.role == role:
@@ -36,15 +36,15 @@ def draw_lines(
     """Draw a line per checkpoint: intervals as a band over blocks, as a bar at a site alone.
 
     Args:
-        axes: Where, with its limits set.
-        lines: What `lines_of` returned.
+        axes: Axes to draw on, with their limits set.
+        lines: Estimates from `lines_of`.
         positions: x position of each site.
         look: Colour and marker of each checkpoint.
-        height: From a value, or an end of its interval, to y.
-        opacity: Of the band, in [0, 1].
+        height: Maps a value, or an end of its interval, to y.
+        opacity: Opacity of the band, in [0, 1].
 
     Returns:
-        The ends of the lines, for `label_ends`.
+        Ends of the lines, for `label_ends`.
     """
     ends = []
     for i, (name, estimates) in enumerate(lines.items()):
@@ -72,7 +72,18 @@ def draw_floors(
     height: Callable[[float], float],
     style: Callable[[str], LineStyle],
 ) -> list[End]:
-    """Draw a grey line per floor, without its intervals; arguments as in `draw_lines`, `style` from a floor's name."""
+    """Draw a grey line per baseline, without its intervals.
+
+    Args:
+        axes: Axes to draw on, with their limits set.
+        lines: Estimates from `lines_of`.
+        positions: x position of each site.
+        height: Maps a value to y.
+        style: Maps a baseline's name to its line style.
+
+    Returns:
+        Ends of the lines, for `label_ends`.
+    """
     ends = []
     for name, estimates in lines.items():
         y = [0.0]

@@ -1,4 +1,4 @@
-"""One look for all figures: sizes of a paper column, colours that colour-blind readers tell apart, fixed output."""
+"""Style of all figures: sizes of a paper column, colours that colour-blind readers tell apart, fixed output."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from matplotlib import style
 
 from visprobe.results.result import Result
 
-# Of ICML and CVPR, in inches (CVPR's two columns are 6.875); one-column venues as ICLR and NeurIPS have 5.5.
+# Inches, of ICML and CVPR (CVPR's two columns are 6.875); one-column venues such as ICLR and NeurIPS have 5.5.
 ONE_COLUMN = 3.25
 TWO_COLUMNS = 6.75
-_STACKED = 5.0  # below this width, panels that stand side by side lie one below the other
-SMALL = 7.0  # points; nothing is smaller, for figures are printed at the size they are drawn for
+_STACKED = 5.0  # inches; panels of narrower figures are stacked
+SMALL = 7.0  # points, the smallest text: figures are printed at the size they are drawn for
 
 LineStyle = Literal["-", "--", "-.", ":"]
 
@@ -76,12 +76,12 @@ class Look(NamedTuple):
 
 
 def paper_style() -> AbstractContextManager[None]:
-    """A context in which figures are made and saved; matplotlib's own settings are back afterwards."""
+    """Return a context in which figures are made and saved; it restores matplotlib's own settings."""
     return style.context(["default", _STYLE])
 
 
 def looks(checkpoints: Sequence[str]) -> dict[str, Look]:
-    """Colour and marker per checkpoint, by its place in `checkpoints` (the base first).
+    """Assign colour and marker to each checkpoint, by its place in `checkpoints` (the base first).
 
     Runs of one arm ("sft-seed0", "sft-seed1") share theirs with each other and with the arm ("sft").
     """
@@ -91,7 +91,7 @@ def looks(checkpoints: Sequence[str]) -> dict[str, Look]:
 
 
 def stacked(width: float) -> bool:
-    """Whether a figure so many inches wide has no room for panels side by side."""
+    """Return True if a figure so many inches wide has no room for panels side by side."""
     return width < _STACKED
 
 
@@ -100,12 +100,12 @@ def _arm(checkpoint: str) -> str:
 
 
 def checkpoints_of(result: Result) -> list[str]:
-    """The checkpoints that `result` is about, the one they are measured against first; floors are left out."""
+    """Return the checkpoints of `result`, the base first, without baselines."""
     base = [result.base] if "base" in result.settings else []
     values = [row.checkpoint for row in result.rows if row.role == "value"]
     return list(dict.fromkeys([*base, *values, *result.identical]))
 
 
 def floor_line(name: str) -> LineStyle:
-    """How the line of a floor is drawn: untrained towers, number formats and other seeds are told apart in grey."""
+    """Return the line style of a baseline: untrained towers, number formats and other seeds differ."""
     return "--" if name.startswith("untrained") else ":" if name.endswith("(same recipe)") else "-."

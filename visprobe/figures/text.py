@@ -1,4 +1,4 @@
-"""Text that fits into its place, whatever a checkpoint is called, and numbers short enough to stand below a map."""
+"""Text that fits its place whatever a checkpoint is called, and numbers short enough for maps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def fitted(text: str, points: float, size: float) -> str:
-    """`text` shortened in the middle until it is at most `points` wide at font size `size`."""
+    """Shorten `text` in the middle until it is at most `points` wide at font size `size`."""
     shown = escape_control_characters(text)
     length = len(shown)
     while length > 2 and width_of(shorten(shown, length)) * size > points:
@@ -23,7 +23,7 @@ def fitted(text: str, points: float, size: float) -> str:
 
 
 def in_two_lines(text: str, points: float, size: float) -> str:
-    """`text` on one line of that width if it fits, else on two, broken where words end if possible."""
+    """Break `text` into two lines if it exceeds `points`, at the end of a word if possible."""
     shown = escape_control_characters(text)
     if width_of(shown) * size <= points:
         return shown
@@ -33,7 +33,7 @@ def in_two_lines(text: str, points: float, size: float) -> str:
 
 
 def short_number(value: float, digits: int = 3) -> str:
-    """`value` with so many digits: "−0.0120", "1.20·10⁻⁵"."""
+    """Format `value` with so many digits: "−0.0120", "1.20·10⁻⁵"."""
     if value == 0:
         return "0"
     mantissa, power = f"{value:.{digits - 1}e}".split("e")
@@ -45,13 +45,13 @@ def short_number(value: float, digits: int = 3) -> str:
 
 
 def width_of(text: str) -> float:
-    """Width of `text` in ems of the figures' font."""
+    """Return the width of `text` in ems of the figures' font."""
     return sum(map(_advance, text))
 
 
 @cache
 def _advance(character: str) -> float:
-    """Width of a character in ems; one em where the font lacks it, as in most scripts that it lacks."""
+    """Return the width of a character in ems; 1 where the font lacks it, as for most scripts that it lacks."""
     font = get_font(findfont("DejaVu Sans"))
     font.set_size(100, 72)
     if not font.get_char_index(ord(character)):

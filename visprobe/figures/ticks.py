@@ -1,4 +1,4 @@
-"""Ticks: of a logarithmic axis with a place for exactly zero, and of small panels with room for one number a side."""
+"""Ticks of logarithmic axes with a place for zero, and of small panels with room for one number a side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from visprobe.figures.style import MUTED
 _EMPTY = (1e-4, 1.0)
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
-_INSIDE = 0.9  # of the axis: a number at its very end would stick out
+_INSIDE = 0.9  # share of the axis: a number at its very end would stick out
 
 
 def log_y_axis(axes: Axes, values: Iterable[float]) -> float:
@@ -22,7 +22,7 @@ def log_y_axis(axes: Axes, values: Iterable[float]) -> float:
 
     Args:
         axes: The axes to set up.
-        values: Everything that will be drawn.
+        values: All values that will be drawn.
 
     Returns:
         The y position that stands for zero: the lower end of the axis, or the place of its "0" tick.
@@ -44,7 +44,7 @@ def log_y_axis(axes: Axes, values: Iterable[float]) -> float:
 
 
 def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
-    """Ticks between `low` and `high` on a logarithmic scale, and their labels."""
+    """Return ticks between `low` and `high` on a logarithmic scale, and their labels."""
     ticks = _ticks(low, high)
     return ticks, [_label(tick) for tick in ticks]
 
@@ -65,7 +65,7 @@ def _label(tick: float) -> str:
 
 
 def round_below(reach: float) -> float:
-    """The largest round number that is clearly below `reach` (positive)."""
+    """Return the largest round number that is clearly below `reach` (positive)."""
     inside = _INSIDE * reach
     power = 10.0 ** math.floor(math.log10(inside))
     return max(step for step in _STEPS if step * power <= inside * (1 + 1e-9)) * power
