@@ -1,1 +1,1 @@
-"""What all analyses share: the contract, the registry, pairs of checkpoints, the verdict, and conditions on results."""
+"""Shared parts of all analyses: contract, registry, pairs of checkpoints, verdict, conditions on results."""

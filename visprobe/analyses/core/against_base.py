@@ -1,4 +1,4 @@
-"""Measures of every checkpoint's features against the base's, with floors and paired differences."""
+"""Measures of every checkpoint's features against the base's, with baselines and paired differences."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.estimate import Scale
 from visprobe.results.result import Row
 
-LEAST = 50  # images; with fewer, neighbours and held-out fits say little
+LEAST = 50  # images; neighbours and held-out fits of fewer mean little
 Features = NDArray[np.floating[Any]]
 
 
 class Measure(NamedTuple):
-    """How alike two representations of the same images are.
+    """Similarity of two representations of the same images.
 
     Attributes:
-        name: As in `Row.measure`.
-        scale: What its values are.
-        compute: From the base's features, the other's and a seed to the value with replicates.
-        most: It looks at no more than so many images, spread evenly over them: its cost grows with their square.
-        per_direction: It needs so many images per dimension of the features.
+        name: Name in `Row.measure`.
+        scale: Unit and range of its values.
+        compute: Maps the base's features, the other's and a seed to the value with replicates.
+        most: Most images used, spread evenly over all, for measures whose cost is quadratic in them.
+        per_direction: Least number of images per dimension of the features.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class Compared:
-    """What `against_base` found.
+    """Numbers of `against_base`.
 
     Attributes:
         base: Features of the base.
-        names: The descendants.
-        identical: Those of them whose tower gives the base's features bit for bit.
-        found: Every number.
-        scales: The scale of each measure.
-        warnings: What was left out, and what few images mean.
+        names: Names of the descendants.
+        identical: Descendants whose tower gives the base's features bit for bit.
+        found: Value with replicates by checkpoint, site and measure.
+        scales: Scale of each measure.
+        warnings: Identical towers, and measures left out for lack of images.
     """
 
     base: FeatureSet
@@ -59,7 +59,7 @@ class Compared:
     warnings: tuple[str, ...]
 
     def rows(self) -> tuple[Row, ...]:
-        """Values of descendants and floors, then paired differences between descendants."""
+        """Return values of descendants and baselines, then paired differences between descendants."""
         numbers = {key: one.estimate(self.scales[key[2]]) for key, one in self.found.items()}
         floors = {name for name, _, _ in self.found} - {*self.names}
         differences = difference_rows(
@@ -68,7 +68,7 @@ class Compared:
         return (*value_rows(numbers, floors, self.base.encoder), *differences)
 
     def settings(self) -> dict[str, Any]:
-        """What the numbers depend on."""
+        """Return the settings that the numbers depend on."""
         return {
             **common_settings(self.base),
             "sites": list(self.base.sites),
@@ -87,10 +87,10 @@ def against_base(
 
     Args:
         base: Features under the base.
-        others: The same images under its descendants.
-        floors: The same images under what the numbers are read against.
-        plan: From a site to what is measured there.
-        seed: Of every random split: the same for all, so that their values may be subtracted.
+        others: Features of the same images under its descendants.
+        floors: Features of the same images under the baselines.
+        plan: Measures to take at each site.
+        seed: Seed of every random split, the same for all, so that their values may be subtracted.
 
     Returns:
         The numbers, measure by measure in the order of `plan`. A descendant with the base's tower gets none where
@@ -114,19 +114,19 @@ def against_base(
                           for one in fitting}  # fmt: skip
     scales = {measure.name: measure.scale for measures in plan.values() for measure in measures}
     order = list(scales)
-    by_measure = dict(sorted(found.items(), key=lambda item: order.index(item[0][2])))  # stable
+    by_measure = dict(sorted(found.items(), key=lambda item: order.index(item[0][2])))  # stable sort
     same = [f"{name}: features equal those of {base.encoder} bit for bit: the tower was not trained or not saved"
             for name in identical]  # fmt: skip
     return Compared(base, names, identical, by_measure, scales, (*same, *short.values()))
 
 
 def spread(n: int, most: int | None) -> NDArray[np.intp]:
-    """At most `most` of n indices, at equal distances."""
+    """Return at most `most` of n indices, evenly spaced."""
     return np.arange(n) if most is None or most >= n else np.arange(most) * n // most
 
 
 def _enough(measure: Measure, base: FeatureSet, site: str, short: dict[str, str]) -> bool:
-    """Whether there are images enough for a measure; if not, why it is left out is put into `short`."""
+    """Check that a measure has images enough; if not, note in `short` why it is left out."""
     n, d = base.sites[site].shape
     if n < measure.per_direction * d:
         short[f"{measure.name} {site}"] = (

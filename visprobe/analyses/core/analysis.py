@@ -1,4 +1,4 @@
-"""What an analysis is: what it needs of each encoder, and from features to a `Result`."""
+"""Analysis: what it needs of each encoder, and how it turns features into a `Result`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Sets = tuple[FeatureSet, ...]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an analysis is given: the same images under every encoder, and the encoders.
+    """Inputs of an analysis: features of the same images under every encoder, and the encoders.
 
     Attributes:
-        base: Features under the base checkpoint: what the analysis asked for, and nothing else.
-        others: Under its descendants, in the order given.
-        floors: Under what the numbers are read against: "untrained", "<base> (bfloat16)".
-        encoders: The encoders of base and others, in that order.
+        base: Features under the base checkpoint, at the requested sites only.
+        others: Features under its descendants, in the order given.
+        floors: Features under the baselines: "untrained", "<base> (bfloat16)".
+        encoders: Encoders of base and others, in that order.
         seed: Seed of every random choice.
-        support: Features of the images that may be learned from, under base, others and floors in that order; empty
+        support: Features of the training images, under base, others and floors in that order; empty
             where the data has one split only. For analyses with `support`.
-        variants: Name of a variant of the images to features as in `support`. For analyses with `variants`.
-        images: The images of `base`, for what they carry beside classes (masks, targets, captions).
-        support_images: The images of `support`.
+        variants: Features of each variant of the images by its name, ordered as `support`, where `variants` is given.
+        images: Images of `base`, for what they carry beside classes (masks, targets, captions).
+        support_images: Images of `support`.
     """
 
     base: FeatureSet
@@ -44,28 +44,28 @@ class Inputs:
 
     @property
     def all(self) -> Sets:
-        """Features under base, others and floors."""
+        """Features under base, others and floors, in that order."""
         return (self.base, *self.others, *self.floors)
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A question about encoders, answered from features of one image set.
+    """Question about encoders, answered from features of one image set.
 
     Attributes:
-        name: As in `--analyses` and `Result.analysis`.
-        question: The question, in one sentence.
-        needs: From an encoder to what is asked of it (`visprobe.features.requests`).
-        run: From inputs to the answer.
-        images: At most so many images are looked at; None for all.
-        floors: Which floors it is also run on: all, the untrained towers, or none.
-        fixed_grid: Whether it needs the same grid of patches for every image.
-        support: Whether it learns from the images of a second split, where there is one.
-        variants: From the images and a seed to changed copies of them (corrupted, cropped) that it looks at too.
-        equip: From an encoder to one that has what its checkpoint lacks and this analysis alone asks for; called once,
-            before floors are made.
+        name: Name in `--analyses` and `Result.analysis`.
+        question: Question that it answers, in one sentence.
+        needs: Maps an encoder to the sites requested of it (`visprobe.features.requests`).
+        run: Computes the result from the inputs.
+        images: Most images used; None for all.
+        floors: Baselines that it also runs on: all, the untrained towers, or none.
+        fixed_grid: True if it needs the same grid of patches for every image.
+        support: True if it trains on the images of a second split, where there is one.
+        variants: Maps the images and a seed to changed copies of them (corrupted, cropped) that it uses too.
+        equip: Maps an encoder to one that has what its checkpoint lacks and this analysis alone asks for; called once,
+            before baselines are made.
         check: Raises DataError if images (and support images) lack what it needs; called before any image is read.
-        required: Whether a run fails where this analysis cannot answer; any other is left out and said.
+        required: True if a run fails where this analysis cannot answer; otherwise it is left out with a warning.
         presentation: Titles of its measures, its figures, and the sentences that it adds to a verdict.
     """
 
@@ -85,5 +85,5 @@ class Analysis:
 
 
 def only(features: FeatureSet, requests: Sequence[str]) -> FeatureSet:
-    """`features` with nothing but `requests`."""
+    """Return `features` restricted to `requests`."""
     return replace(features, sites=RequestView(features.sites, requests))

@@ -1,4 +1,4 @@
-"""What every analysis promises, checked on a tiny model: for the built-in ones and those of other packages."""
+"""Contract of every analysis, checked on a tiny model: for the built-in ones and those of other packages."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from visprobe.features.requests import forwarded, resolved, to_array
 from visprobe.results.result import Result
 
 IMAGES, CLASSES, SIDE = 64, 4, 16
-_CLOSE = 1e-5  # float32 features carry 7 digits; sums over them in at least float32 keep 5
+_CLOSE = 1e-5  # float32 features have 7 digits; sums over them in at least float32 keep 5
 
 
 def check_analysis(analysis: Analysis) -> None:
-    """Check that `analysis` keeps every promise; call it in a test.
+    """Check that `analysis` keeps its contract; call it in a test.
 
     - It has a name, a question that ends with a question mark, and its module a docstring.
     - It runs on what it needs, and leaves that unchanged.
-    - Every row but those of its own floors is of a checkpoint it was given; its value lies within its interval, and it
+    - Every row but those of its own baselines is of a given checkpoint; its value lies within its interval, and it
       has n >= 1; a difference has a reference.
     - The result survives JSON, and `Result.to_table` holds plain values.
     - The same inputs and seed give the same bits.
@@ -48,7 +48,7 @@ def check_analysis(analysis: Analysis) -> None:
       width raise it or are dealt with.
 
     Raises:
-        AssertionError: If it does not; all broken promises are said.
+        AssertionError: If it does not; the message lists all breaches.
     """
     inputs = planted_inputs(analysis)
     broken = [*_described(analysis), *_answers(analysis, inputs)]
@@ -58,7 +58,7 @@ def check_analysis(analysis: Analysis) -> None:
 
 
 def planted_inputs(analysis: Analysis) -> Inputs:
-    """What `analysis` asks for of a tiny model, of two descendants with other weights, and of the floors."""
+    """Make the inputs of `analysis` from a tiny model, two descendants with other weights, and the baselines."""
     base = _tiny_encoder()
     encoders = (base, _moved(base, "sft", 0.1, 1), _moved(base, "dpo", 0.05, 2))
     floors = [base.untrained(0), base.rounded(torch.bfloat16)]
@@ -115,8 +115,6 @@ def _moved(encoder: VisionEncoder, name: str, strength: float, seed: int) -> Vis
 
 @dataclass(frozen=True)
 class _Planted:
-    """Images of coarse noise in classes that mean nothing."""
-
     name: str
     items: tuple[Item, ...]
     classes: tuple[str, ...]
@@ -137,7 +135,7 @@ def _planted(split: str, seed: int) -> _Planted:
 
 
 def _planted_images(analysis: Analysis) -> tuple[ImageSet, ImageSet]:
-    """Images, and others to learn from: plain ones, or digit scenes if the analysis asks for what those lack."""
+    """Return images, and others to train on: plain ones, or digit scenes if the analysis needs masks or the like."""
     plain = _planted("planted", 0), _planted("train", 1)
     try:
         if analysis.check is not None:
@@ -223,7 +221,7 @@ def _refuses(analysis: Analysis, inputs: Inputs) -> Iterator[str]:
             raised = None
         except DataError as error:
             raised = error
-        except Exception as error:  # of others' code anything may come
+        except Exception as error:  # code of other packages may raise anything
             yield f"{fault.name} raises {type(error).__name__} and not DataError: {error}"
             continue
         if raised is None and fault.must_raise:
@@ -285,7 +283,7 @@ def _cast(inputs: Inputs, dtype: DTypeLike) -> Inputs:
 
 
 def _distance(one: Result, other: Result) -> float:
-    """Largest difference of two results' values, relative where they are above 1; infinite if the rows differ."""
+    """Return the largest difference of two results' values, relative above 1; infinite if the rows differ."""
     keys = [[(r.checkpoint, r.site, r.measure, r.reference) for r in result.rows] for result in (one, other)]
     if keys[0] != keys[1]:
         return float("inf")

@@ -1,4 +1,4 @@
-"""Numbers by checkpoint, site and measure as rows, and paired differences of every two checkpoints with their tests."""
+"""Rows of numbers by checkpoint, site and measure, and tested paired differences between checkpoints."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ T = TypeVar("T")
 
 
 class Paired(NamedTuple, Generic[T]):
-    """What two checkpoints have at one site by one measure.
+    """Values of two checkpoints at one site by one measure.
 
     Attributes:
-        later: Name of the one.
-        earlier: Name of the other, which is subtracted.
-        site: Where.
-        measure: What.
-        after: What `later` has.
-        before: What `earlier` has.
+        later: Name of the later checkpoint.
+        earlier: Name of the earlier checkpoint, which is subtracted.
+        site: Name of the site.
+        measure: Name of the measure.
+        after: Value of `later`.
+        before: Value of `earlier`.
     """
 
     later: str
@@ -38,36 +38,36 @@ class Paired(NamedTuple, Generic[T]):
     before: T
 
     def row(self, difference: Estimate) -> Row:
-        """The row of a difference, later minus earlier."""
+        """Return the row of a difference, later minus earlier."""
         return Row(self.later, self.site, self.measure, difference, self.earlier, "difference")
 
     def test(self, p: float) -> Test:
-        """The test of a difference as settings hold it, not yet adjusted."""
+        """Return the record of a difference's test for the settings, not yet adjusted."""
         return {
             "checkpoint": self.later, "reference": self.earlier, "site": self.site, "measure": self.measure, "p": p
         }  # fmt: skip
 
 
 def by_key(found: Mapping[str, Mapping[str, T]], measure: str) -> dict[Key, T]:
-    """What was found by checkpoint and site, by checkpoint, site and measure."""
+    """Flatten what was found by checkpoint and site to keys of checkpoint, site and measure."""
     return {(name, site, measure): one for name, sites in found.items() for site, one in sites.items()}
 
 
 def value_rows(
     numbers: Mapping[Key, Estimate], floors: Collection[str] = (), reference: str | None = None
 ) -> Iterator[Row]:
-    """One row per number, with the role "floor" where its checkpoint is one of `floors`."""
+    """Yield one row per number, with the role "floor" where its checkpoint is one of `floors`."""
     for (name, site, measure), number in numbers.items():
         role: Role = "floor" if name in floors else "value"
         yield Row(name, site, measure, number, reference, role)
 
 
 def pairs(found: Mapping[Key, T], names: Iterable[str]) -> Iterator[Paired[T]]:
-    """Every two of `names` with every site and measure that both have, the later one first and in its order.
+    """Yield every two of `names` at every site and measure that both have, the later one first.
 
     Args:
-        found: What there is, in any form that can be subtracted.
-        names: Checkpoints in their order; those of which nothing was found have no pairs.
+        found: Values by key, in any form that can be subtracted.
+        names: Checkpoints in their order; those without values have no pairs.
     """
     for earlier, later in combinations(names, 2):
         for name, site, measure in found:
@@ -79,7 +79,7 @@ def pairs(found: Mapping[Key, T], names: Iterable[str]) -> Iterator[Paired[T]]:
 def difference_rows(
     found: Mapping[Key, T], names: Iterable[str], difference: Callable[[Paired[T]], Estimate]
 ) -> Iterator[Row]:
-    """Paired differences of every two checkpoints, later minus earlier, as `pairs` gives them."""
+    """Yield the paired differences of every two checkpoints, later minus earlier."""
     return (pair.row(difference(pair)) for pair in pairs(found, names))
 
 
@@ -88,15 +88,16 @@ def tested_differences(
     names: Iterable[str],
     difference: Callable[[Paired[T]], tuple[Estimate, float]],
 ) -> tuple[list[Row], list[Test]]:
-    """As `difference_rows`, and the test of each difference, adjusted over the sites of a pair and measure.
+    """Compute paired differences of every two checkpoints and their tests, Holm-adjusted over sites.
 
     Args:
-        found: As `pairs`.
-        names: As `pairs`.
-        difference: The difference of a pair and its p.
+        found: Values by key, in any form that can be subtracted.
+        names: Checkpoints in their order.
+        difference: Returns the difference of a pair and its p.
 
     Returns:
-        Rows; and for each {"checkpoint", "reference", "site", "measure", "p", "p_holm"}.
+        Rows; and for each {"checkpoint", "reference", "site", "measure", "p", "p_holm"}, adjusted over the sites of a
+        pair and measure.
     """
     rows, tests = [], []
     for pair in pairs(found, names):
@@ -107,7 +108,7 @@ def tested_differences(
 
 
 def with_holm(tests: Sequence[Test], group: Callable[[Test], Hashable]) -> list[Test]:
-    """Tests with "p_holm", their "p" adjusted over all tests of one group (Holm 1979)."""
+    """Add "p_holm" to tests: their "p" adjusted over all tests of one group (Holm 1979)."""
     groups: dict[Hashable, list[Test]] = {}
     for test in tests:
         groups.setdefault(group(test), []).append(test)
@@ -118,10 +119,10 @@ def with_holm(tests: Sequence[Test], group: Callable[[Test], Hashable]) -> list[
 
 
 def subtract(pair: Paired[Replicates]) -> Replicates:
-    """The difference of a pair over the same images, replicate by replicate.
+    """Subtract a pair over the same images, replicate by replicate.
 
     Raises:
-        ValueError: If their replicates were made in two ways, or of other numbers of images.
+        ValueError: If their replicates are of two kinds, or of other numbers of images.
     """
     after, before = pair.after, pair.before
     if isinstance(after, Halved) and isinstance(before, Halved):

@@ -1,4 +1,4 @@
-"""Conditions on results that make a run fail, so that a training pipeline can stop by itself."""
+"""Conditions on results that fail a run, so that a training pipeline can stop by itself."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from dataclasses import dataclass, replace
 from visprobe.errors import UsageError
 from visprobe.results.result import Estimate, Result, Row
 
-DRIFT = "drift"  # 1 − CKA: people ask how far something moved
+DRIFT = "drift"  # 1 − CKA: users ask how far something moved
 EVERYWHERE = "any"
 _COMPARE = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
 _FORM = re.compile(
     r"(?P<what>[^<>]+?)\s*(?P<sign><=|>=|<|>)\s*(?P<number>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)\s*(?P<percent>%?)"
 )
-_TYPED = str.maketrans({"−": "-", "≤": "<=", "≥": ">=", "\u202f": " ", "\u00a0": " "})  # as tables print them
+_TYPED = str.maketrans({"−": "-", "≤": "<=", "≥": ">=", "\u202f": " ", "\u00a0": " "})  # signs that tables print
 _BASE = "-base"
-_ONE_PART = "swap"  # whose sites are what was exchanged
+_ONE_PART = "swap"  # its sites name the parts exchanged
 HINT = "Write MEASURE>NUMBER, as in 'drift>0.05', 'cka@projected<0.99' or 'top1-base<-1%'; visprobe list measures."
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What must not be.
+    """Condition that fails a run.
 
     Attributes:
         text: The condition as it was written.
         measure: Measure of a row ("top1", "cka"), or `DRIFT`.
-        difference: Whether the paired difference to the base is meant, instead of the value.
-        site: Where; None is what the language model reads, `EVERYWHERE` any site.
+        difference: True for the paired difference to the base, False for the value.
+        site: Name of the site; None for the one that the language model reads, `EVERYWHERE` for any.
         sign: "<", ">", "<=" or ">=".
-        number: What is compared with, in the unit of the row.
+        number: Threshold, in the unit of the row.
     """
 
     text: str
@@ -43,23 +43,23 @@ class Condition:
     number: float
 
     def beyond(self, value: float) -> bool:
-        """Whether `value` is on the side that must not be."""
+        """Return True if `value` meets the condition."""
         return bool(_COMPARE[self.sign](value, self.number))
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What became of a condition for one checkpoint at one site.
+    """Outcome of a condition for one checkpoint at one site.
 
     Attributes:
         condition: The condition as it was written.
         checkpoint: Name of the checkpoint.
-        site: The site.
-        value: The number that was found.
+        site: Name of the site.
+        value: Value that was measured.
         low: Lower end of its interval.
         high: Upper end of its interval.
-        beyond: Whether the number itself is beyond the condition's.
-        tripped: Whether its whole interval is: then the images at hand say so, and not only by chance.
+        beyond: True if the value meets the condition.
+        tripped: True if its whole interval does: then it is not only by chance.
     """
 
     condition: str
@@ -73,10 +73,10 @@ class Gate:
 
 
 def read_condition(text: str) -> Condition:
-    """A condition from its text: MEASURE[-base][@SITE] SIGN NUMBER[%].
+    """Parse a condition: MEASURE[-base][@SITE] SIGN NUMBER[%].
 
     Raises:
-        UsageError: If it is none.
+        UsageError: If the text is no condition.
     """
     found = _FORM.fullmatch(text.translate(_TYPED).strip())
     measure, at, site = found["what"].partition("@") if found else ("", "", "")
@@ -89,24 +89,24 @@ def read_condition(text: str) -> Condition:
 
 
 def judge(conditions: Sequence[Condition], results: Sequence[Result]) -> tuple[Gate, ...]:
-    """Every condition held against every checkpoint that it speaks about.
+    """Judge every condition for every checkpoint that it is about.
 
     Args:
-        conditions: What must not be.
-        results: What was measured.
+        conditions: Conditions that fail a run.
+        results: Results of the run.
 
     Returns:
-        The outcomes, in the order of the conditions.
+        Outcomes, in the order of the conditions.
 
     Raises:
-        UsageError: If a condition speaks of something that was not measured.
+        UsageError: If a condition is about something that was not measured.
     """
     return tuple(gate for condition in conditions for gate in _outcomes(condition, results))
 
 
 def _outcomes(condition: Condition, results: Sequence[Result]) -> Iterable[Gate]:
     measured = dict.fromkeys(row.measure for result in results for row in result.rows if row.role != "floor")
-    if condition.difference and condition.measure + _BASE in measured:  # a text model called bert-base
+    if condition.difference and condition.measure + _BASE in measured:  # a measure may itself end in "-base"
         condition = replace(condition, measure=condition.measure + _BASE, difference=False)
     rows = [row for result in results for row in _rows(condition, result)]
     found = dict.fromkeys(_outcome(condition, row) for row in rows)  # two analyses may give one number
@@ -124,7 +124,7 @@ def _outcomes(condition: Condition, results: Sequence[Result]) -> Iterable[Gate]
 
 
 def _rows(condition: Condition, result: Result) -> Iterator[Row]:
-    """The rows that a condition is about, drift as what it is."""
+    """Yield the rows that a condition is about, CKA turned into drift where it asks for that."""
     measure = "cka" if condition.measure == DRIFT else condition.measure
     read = result.consumed
     sites = {row.site for row in result.rows if row.measure == measure}
@@ -132,13 +132,13 @@ def _rows(condition: Condition, result: Result) -> Iterator[Row]:
     rows = result.select(measure=measure, role="difference" if condition.difference else "value")
     for row in [*rows, *(_unmoved(result, site) if measure == "cka" and not condition.difference else ())]:
         at = site is None or site in (EVERYWHERE, row.site) or (site == "consumed" and row.site == read)
-        # Differences between two others than the base answer another question.
+        # Differences between two descendants answer another question.
         if at and (not condition.difference or row.reference == result.settings.get("base", row.reference)):
             yield replace(row, estimate=_one_minus(row.estimate)) if condition.measure == DRIFT else row
 
 
 def _unmoved(result: Result, site: str | None) -> Iterator[Row]:
-    """Checkpoints that drift has no rows of, because their features are the base's to the bit."""
+    """Yield rows for checkpoints without drift rows, because their features are the base's to the bit."""
     sites = {None, EVERYWHERE, "consumed", result.consumed, *(row.site for row in result.rows)}
     known = not result.rows or site in sites
     for name in result.identical if known and result.analysis == "drift" else ():

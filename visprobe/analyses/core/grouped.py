@@ -1,4 +1,4 @@
-"""Statements on many checkpoints at once: one per finding, with those it is true of, in place of one per checkpoint."""
+"""Grouped statements on many checkpoints: one per finding, with the checkpoints it is true of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Text = Callable[[Row], str]
 
 
 def pairs_apart(result: Result, names: Sequence[str], site: str, measure: str, what: str) -> Iterator[Statement]:
-    """How many pairs of descendants differ, and which differs most."""
+    """Yield a statement on how many pairs of descendants differ, and which differs most."""
     rows = [row for row in result.select(site=site, measure=measure, role="difference")
             if row.checkpoint in names and row.reference in names]  # fmt: skip
     if not rows:
@@ -27,17 +27,17 @@ def pairs_apart(result: Result, names: Sequence[str], site: str, measure: str, w
 
 
 def ranged(result: Result, rows: Sequence[Row], words: str, text: Text) -> Statement:
-    """Say `words` of the checkpoints of `rows`, with the smallest and the largest number as `text` has them."""
+    """State `words` of the checkpoints of `rows`, with the smallest and the largest number as `text` formats them."""
     return Statement(f"{names_of(rows)}: {words} {span(rows, text)}.", evidence(result, rows))
 
 
 def names_of(rows: Sequence[Row]) -> str:
-    """The checkpoints of `rows` as a sentence lists them."""
+    """Join the names of the checkpoints of `rows`."""
     return listed([row.checkpoint for row in rows])
 
 
 def span(rows: Sequence[Row], text: Text) -> str:
-    """The smallest and the largest value with whose they are."""
+    """Format the smallest and the largest value, each with its checkpoint."""
     least, most = (pick(rows, key=lambda row: row.estimate.value) for pick in (min, max))
     if least is most:
         return text(least)
@@ -45,7 +45,7 @@ def span(rows: Sequence[Row], text: Text) -> str:
 
 
 def points_of(row: Row) -> str:
-    """A difference of shares in percentage points, without its interval."""
+    """Format a difference of shares in percentage points, without its interval."""
     return f"{signed(100 * row.estimate.value, 1)} points"
 
 

@@ -1,4 +1,4 @@
-"""Feature sets brought to one order of images, by item id."""
+"""Alignment of feature sets to one order of images, by item id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def align(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
         sets: Features of the same images under different encoders.
 
     Returns:
-        The sets, rows (and labels) in the order of the first set's item ids.
+        Sets with rows (and labels) in the order of the first set's item ids.
 
     Raises:
         DataError: If a set repeats an id, has other images than the first, or holds NaN or infinity.
@@ -30,12 +30,12 @@ def align(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
 
 
 def common_settings(base: FeatureSet) -> dict[str, Any]:
-    """What the settings of every result on images hold; `Result` has properties that read them."""
+    """Return the settings that every result on images has; `Result` has properties that read them."""
     return {"base": base.encoder, "images": base.images, "n": len(base.item_ids), "consumed": base.consumed}
 
 
 def same_tower(base: FeatureSet, other: FeatureSet) -> bool:
-    """Whether every site before the connector that both have holds bit-equal features, and there is one."""
+    """Return True if every site before the connector that both have, one at least, has bit-equal features."""
     sites = [site for site in base.sites if of_tower(site) and site in other.sites]
     return bool(sites) and all(np.array_equal(base.sites[site], other.sites[site]) for site in sites)
 
@@ -64,7 +64,7 @@ def _check_finite(features: FeatureSet) -> None:
             hint="Give every image its own id; two images of one id cannot be paired between checkpoints.",
         )
     for site in features.sites:
-        parts = parts_of(features.sites, site)  # of files one after another: the whole may not fit into memory
+        parts = parts_of(features.sites, site)  # one shard after another: the whole may not fit into memory
         bad = np.flatnonzero(~np.concatenate([np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in parts]))
         if bad.size:
             raise DataError(

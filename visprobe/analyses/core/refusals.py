@@ -1,4 +1,4 @@
-"""Images that are too few and features that a metric refuses, as errors that say which checkpoint, site and images."""
+"""Errors for too few images and for features that a metric refuses, naming checkpoint, site and images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def refuse_fewer(features: FeatureSet, least: int, why: str, hint: str = "Give m
 
 @contextmanager
 def naming(features: FeatureSet, site: str, what: str, against: str | None = None) -> Iterator[None]:
-    """Name checkpoint, site and images in what a metric refuses, and `against`, the checkpoint it compares with.
+    """Turn a metric's ValueError into one that names checkpoint, site, images and `against`, the other checkpoint.
 
     Raises:
         DataError: In place of the metric's ValueError.

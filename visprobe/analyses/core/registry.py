@@ -1,4 +1,4 @@
-"""The analyses that `visprobe compare` can run and how results are shown, those of other packages among them."""
+"""Registry of the analyses that `visprobe compare` can run and of how results are shown, with other packages'."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from visprobe.results.presentation import Presentation
 
 ENTRY_POINTS = "visprobe.analyses"
 DEFAULT = ("imagenet", "drift", "weights")
-_FIGURE = "_figure"  # ends the names of modules that import matplotlib and hold no analysis
+_FIGURE = "_figure"  # suffix of modules that import matplotlib and hold no analysis
 
 
 @cache
 def built_in() -> tuple[Analysis, ...]:
-    """Every `Analysis` that a module in a folder of `visprobe/analyses/` holds, in the order of reports."""
+    """Return every `Analysis` in a module of a folder of `visprobe/analyses/`, in the order of reports."""
     found = {
         value.name: value for module in _modules() for value in vars(module).values() if isinstance(value, Analysis)
     }
@@ -29,7 +29,7 @@ def built_in() -> tuple[Analysis, ...]:
 
 
 def available() -> dict[str, Analysis]:
-    """All analyses by name: the built-in ones, then those of installed packages (entry point `visprobe.analyses`).
+    """Return all analyses by name: built-in ones, then those of installed packages (entry point `visprobe.analyses`).
 
     Raises:
         UsageError: If another package's analysis cannot be loaded or has the name of another one.
@@ -38,7 +38,7 @@ def available() -> dict[str, Analysis]:
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             analysis = entry.load()
-        except Exception as error:  # code of others may raise anything
+        except Exception as error:  # code of other packages may raise anything
             raise UsageError(
                 f"the analysis {entry.value} cannot be loaded: {error}", hint="Repair or uninstall that package."
             ) from error
@@ -51,10 +51,10 @@ def available() -> dict[str, Analysis]:
 
 
 def presentations() -> dict[str, Presentation]:
-    """By the name of a result how it is shown: results of all analyses, and those that no `Analysis` makes.
+    """Return the presentation of each result by its name, also of results that no `Analysis` makes.
 
-    The latter stand in a dict `PRESENTATIONS` of their module. A package that cannot be loaded is passed over: a report
-    with its numbers still opens.
+    The latter stand in a dict `PRESENTATIONS` of their module. A package that cannot be loaded is skipped, so that a
+    report with its numbers still opens.
     """
     try:
         known = tuple(available().values())
@@ -65,10 +65,10 @@ def presentations() -> dict[str, Presentation]:
 
 
 def chosen(names: Sequence[str]) -> list[Analysis]:
-    """The analyses called `names`, in that order.
+    """Return the analyses called `names`, in that order.
 
     Raises:
-        UsageError: If a name is unknown; all unknown ones are said.
+        UsageError: If names are unknown; the message lists them all.
     """
     known = available()
     if unknown := [name for name in names if name not in known]:

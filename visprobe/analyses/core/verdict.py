@@ -1,4 +1,4 @@
-"""What follows from the results, in sentences that claim no more than their intervals."""
+"""Verdict: sentences that follow from the results and claim no more than their intervals."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SCOPE = "This is about these checkpoints; about their recipes only several runs 
 
 
 def verdict(results: Sequence[Result], base: str) -> list[Statement]:
-    """Statements on every descendant against the base, then on each pair of descendants, then on the floors.
+    """State how each descendant differs from the base, then each pair, then how they compare with the baselines.
 
-    Each analysis brings its own rules (`visprobe.results.rules`); those of the built-in ones, each made from rows that
+    Each analysis brings its own rules (`visprobe.results.rules`); the built-in ones, each made from rows that
     are there and silent where they are not:
 
     - *not trained*: a tower in the settings "identical" of drift or weights is said to be identical, and nothing
       else is said of it before the projector. One in the settings "rounded" of weights is said to be equal to the
       base's rounded to its dtype; rounding moves what the tower computes, so *moved* is decided as for the others.
     - *moved*: at a site, if it lies further from the base than six times the distance of "<base> (bfloat16)", or than
-      0 where that floor was not measured, with one error rate of 5 % for all sites of a checkpoint
+      0 where that baseline was not measured, with one error rate of 5 % for all sites of a checkpoint
       (`visprobe.analyses.drift.moved`). Of the sites that moved, the one with the lowest CKA is named. Where the site
       that the language model reads has not moved, that is said, and where only sites after it have, that.
     - *rotated*: at the consumed site and after the projector, if CKA has not moved and the interval of the relative
@@ -58,7 +58,7 @@ def _findings(results: Sequence[Result], base: str) -> Findings:
     found = Findings({result.analysis: result for result in results}, base, (), ())
     weights = found["weights"].settings
     same = [*found["drift"].identical, *weights.get("identical", [])]
-    # computed with in bfloat16, a base and its rounded copy have the same features
+    # Computed in bfloat16, a base and its rounded copy have the same features.
     identical = [name for name in dict.fromkeys(same) if name not in weights.get("rounded", {})]
     values = (row for result in results for row in result.rows if row.role == "value")
     descendants = [name for name in dict.fromkeys([*identical, *(row.checkpoint for row in values)]) if name != base]
@@ -86,12 +86,12 @@ def _rules() -> list[Rule]:
 
 
 def headline(results: Sequence[Result], base: str) -> list[Statement]:
-    """One statement: who moved the tower, who sees better at what the language model reads, and who answers better.
+    """Sum up in one statement: whose tower moved, who sees better at the consumed site, who answers better.
 
     The rules are those of `verdict`, at the consumed site; nothing is said of an analysis that is not there.
 
     Args:
-        results: Any results; only who has a result "drift" is spoken of.
+        results: Results of any analyses; only checkpoints of the result "drift" are named.
         base: Name of the base checkpoint.
 
     Returns:

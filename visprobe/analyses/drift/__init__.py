@@ -1,1 +1,1 @@
-"""Where in the encoder, and how far, did the representation of the same images move?"""
+"""Drift of the representation of the same images: where in the encoder, and how far."""

@@ -1,4 +1,4 @@
-"""Does the mean change of a class stand out from that of all other images?"""
+"""Mean change of each class, tested against that of all other images."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from visprobe.metrics.arrays import Array
 from visprobe.metrics.intervals.multiplicity import holm
 from visprobe.results.result import Estimate
 
-FEWEST = 10  # images of a class; below, the t law of its mean is no guide
+FEWEST = 10  # images of a class; with fewer the t law of its mean does not hold
 _ERROR_RATE = 0.05
 
 
 @dataclass(frozen=True)
 class ClassChange:
-    """The change of one class's images.
+    """Change of one class's images.
 
     Attributes:
-        name: The class.
+        name: Name of the class.
         mean: Mean change over its images; the interval holds for all classes together.
-        excess: Mean less that of all other images.
-        p: Holm-adjusted p of an excess of zero, on the logarithms of the changes.
+        excess: Mean minus that of all other images.
+        p: Holm-adjusted p of no excess, tested on the logarithms of the changes.
     """
 
     name: str
@@ -37,24 +37,24 @@ class ClassChange:
 
     @property
     def stands_out(self) -> bool:
-        """Whether the excess is measurable with one error rate over all classes."""
+        """True if the excess is significant with one error rate over all classes."""
         return self.p <= _ERROR_RATE
 
     def to_json(self) -> dict[str, Any]:
-        """As settings hold it."""
+        """Return plain JSON values, for settings."""
         numbers = {"mean": self.mean.value, "low": self.mean.low, "high": self.mean.high, "excess": self.excess}
         return {"class": self.name, "n": self.mean.n, **{k: round(v, 6) for k, v in numbers.items()}, "p": self.p}
 
 
 def class_changes(changes: Array, features: FeatureSet) -> list[ClassChange]:
-    """Every class of ten images or more against all other images.
+    """Test every class of ten images or more against all other images.
 
     Args:
         changes: Change of each image, > 0, shape (n,).
-        features: The images, with labels; without, there are no classes.
+        features: Features of the images, with labels; without labels there are no classes.
 
     Returns:
-        The classes in the order of `features.classes`; none if fewer than two have enough images.
+        Classes in the order of `features.classes`; none if fewer than two have enough images.
 
     Source:
         Welch 1947; Holm 1979 over classes. Changes are skewed to the right, so the test is on their logarithms: it

@@ -1,4 +1,4 @@
-"""Where in the encoder, and how far, did post-training move the representation of the same images?"""
+"""Representation drift: how far post-training moved the features of the same images, site by site."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from visprobe.results.result import Result
 
 QUESTION = "Where in the encoder, and how far, did post-training move the representation of the same images?"
 
-# So few images that make up so much of the jackknife variance: the interval then describes those images.
+# A warning if so few images (share) make up so much of the jackknife variance: the interval describes those images.
 _FEW, _MOST = 0.01, 0.5
 
 # Coverage held down to 20 images in simulation (analyses/drift/card.md), but such intervals say little.
@@ -36,14 +36,14 @@ def representation_drift(
     floors: Sequence[FeatureSet] = (),
     rounding: Mapping[str, Replicated] | None = None,
 ) -> Result:
-    """Debiased linear CKA of each checkpoint with the base, at every site that both have.
+    """Compute the debiased linear CKA of each checkpoint with the base, at every site that both have.
 
     Args:
         base: Pooled features of the images under the base checkpoint.
-        others: The same images under its descendants.
-        floors: The same images under what drift is read against: "untrained" (as far as can be) and
+        others: Features of the same images under its descendants.
+        floors: Features of the same images under the baselines: "untrained" (as far as can be) and
             "<base> (bfloat16)" (rounding alone), "<base> (float32)" (arithmetic alone).
-        rounding: What `rounding_of` found over the same images, where the floors themselves are not given.
+        rounding: CKAs from `rounding_of` over the same images, where `floors` are not given.
 
     Returns:
         Rows "cka" in [-1, 1] with jackknife intervals, 1 where nothing moved; and for each pair of descendants
@@ -83,7 +83,7 @@ def representation_drift(
 
 
 def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], identical: Sequence[str]) -> _Replicates:
-    """CKA with the base and its leave-one-out values; the base is prepared once per site."""
+    """Compute CKA with the base and its leave-one-out values; the base is prepared once per site."""
     found: _Replicates = {}
     for site in base.sites:
         origin = _represent(base, site)
@@ -92,14 +92,19 @@ def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], identical: Sequenc
             if site in features.sites and not told:
                 found[features.encoder, site] = _compare(origin, features, site)
     order = [features.encoder for features in rest]
-    return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))  # stable: sites stay in order
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))  # stable sort: sites stay in order
 
 
 def rounding_of(base: FeatureSet, floors: Sequence[FeatureSet]) -> dict[str, Replicated]:
-    """CKA with the base, by site, of the floor that number formats take furthest from it; see `representation_drift`.
+    """Return by site the CKA with the base of the number-format baseline that is furthest from it.
+
+    Args:
+        base: Pooled features of the images under the base checkpoint.
+        floors: Features of the same images under the baselines that number formats make.
 
     Raises:
-        DataError: As `representation_drift`.
+        DataError: If there are fewer than five images, they are not the same for all, or a feature is not finite
+            or does not vary.
     """
     base, *rest = align([base, *floors])
     _refuse_few(base)
@@ -137,7 +142,7 @@ def _warnings(base: FeatureSet, replicates: _Replicates, identical: Sequence[str
         yield f"{name}: features equal those of {base.encoder} bit for bit: the tower was not trained or not saved"
     if len(base.item_ids) < _FEW_IMAGES:
         yield f"{len(base.item_ids)} images are few; intervals are wide and rest on the images chosen"
-        return  # of so few, one always carries much of the variance
+        return  # with so few images one always carries much of the variance
     for (checkpoint, site), replicated in replicates.items():
         if few := _carried_by(replicated):
             named = ", ".join(base.item_ids[i] for i in few[:3]) + (", …" if len(few) > 3 else "")
@@ -149,7 +154,7 @@ def _warnings(base: FeatureSet, replicates: _Replicates, identical: Sequence[str
 
 
 def _carried_by(replicated: Replicated) -> list[int]:
-    """The fewest images that make up most of the jackknife variance, largest first, if they are few; else none."""
+    """Return the fewest images that make up most of the jackknife variance, largest first; [] if that takes many."""
     if replicated.student.error <= 1e-9:
         return []
     shares = variance_share(replicated)

@@ -1,4 +1,4 @@
-"""Figure: how far the representation of each checkpoint is from the base, from block to block."""
+"""Figure of each checkpoint's distance from the base, block by block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROUNDING = 1e-11  # equal features give a CKA of 1 up to the last bits of float
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """1 − CKA to the base at every site on a logarithmic axis, with intervals and both floors.
+    """Draw 1 − CKA to the base at every site on a logarithmic axis, with intervals and baselines.
 
     CKA after fine-tuning is mostly above 0.9, where a linear axis shows nothing; its distance from 1 spans decades.
 
@@ -50,7 +50,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval method."""
+    """Return the caption of `draw(result)`, with n and the interval method."""
     rows = [row for row in result.select(measure="cka") if row.role != "difference"]
     return (
         "Representation drift: distance of each checkpoint's features from the base (1 − debiased linear CKA, "

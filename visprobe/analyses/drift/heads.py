@@ -1,4 +1,4 @@
-"""Which attention heads moved, and does any of them move more than rounding can?"""
+"""Drift of single attention heads, tested against that of rounding."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from visprobe.results.result import Estimate, Result, Row
 
 QUESTION = "Which attention heads moved, and does any of them move more than rounding can?"
 
-# Rounding again, with other errors of the same size, moves the most moved head up to 1.5 times as far
-# (analyses/heads/card.md); a head has moved if it moved further than twice the floor's most moved head.
+# Another rounding, with errors of the same size, moves the most moved head up to 1.5 times as far
+# (analyses/heads/card.md); a head has moved if it moved further than twice the baseline's most moved head.
 _BEYOND_ROUNDING = 2.0
 _ERROR_RATE = 0.05
 _ALL = "all heads"
@@ -37,13 +37,13 @@ _Blocks = dict[str, _Heads]
 
 
 def head_drift(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet], heads: int) -> Result:
-    """Debiased linear CKA with the base of every attention head's output.
+    """Compute the debiased linear CKA with the base of every attention head's output.
 
     Args:
         base: Outputs of the heads side by side ("heads_01" …), float of shape (n, heads * width), under the base.
-        others: The same images under its descendants.
-        floors: The same images under "untrained" and "<base> (bfloat16)".
-        heads: Heads per block.
+        others: Outputs for the same images under its descendants.
+        floors: Outputs for the same images under "untrained" and "<base> (bfloat16)".
+        heads: Number of heads per block.
 
     Returns:
         Rows "least_head_cka" (the least similar head of a block, its interval valid for all heads of the block
@@ -56,7 +56,7 @@ def head_drift(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[
             `heads`, or a head's output is not finite or does not vary.
 
     Source:
-        CKA as in `visprobe.analyses.drift.drift`; Holm 1979 over all heads of a checkpoint.
+        Debiased CKA: Nguyen et al. 2021 (2010.15327); Holm 1979 over all heads of a checkpoint.
     """
     base, *rest = align([base, *others, *floors])
     refuse_fewer(base, 5, "CKA of heads with an interval")
@@ -80,7 +80,7 @@ def head_drift(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[
 
 
 def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], heads: int) -> dict[str, _Blocks]:
-    """CKA of every head with the base and its leave-one-out values; the base's heads are prepared once per block."""
+    """Compute CKA of every head with the base; the base's heads are prepared once per block."""
     found: dict[str, _Blocks] = {features.encoder: {} for features in rest}
     for site in base.sites:
         with naming(base, site, "CKA of a head"):
@@ -114,12 +114,12 @@ def _median(block: _Heads) -> Replicated:
 
 
 def _furthest(floors: Sequence[_Blocks]) -> _Blocks | None:
-    """Of the floors that number formats make, the one whose most moved head moved most."""
+    """Return the baseline of those that number formats make whose most moved head moved most."""
     return min(floors, key=lambda blocks: min(head.value for block in blocks.values() for head in block), default=None)
 
 
 def _moved(blocks: _Blocks, rounded: _Blocks) -> dict[str, list[bool]]:
-    """Which heads are further from the base than twice the head that rounding moved most; one error rate for all."""
+    """Flag the heads further from the base than twice the head that rounding moved most; one error rate for all."""
     most = min((head for block in rounded.values() for head in block), key=lambda head: head.value)
     flat = [head for block in blocks.values() for head in block]
     p = holm([p_larger(distance(head), [(_BEYOND_ROUNDING, distance(most))]) for head in flat])

@@ -1,4 +1,4 @@
-"""Figure: how far the output of every attention head is from the base, blocks across and heads downwards."""
+"""Figure of each attention head's distance from the base, blocks across and heads downwards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROUNDING = 1e-9  # maps are kept to nine digits
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """1 − CKA of every head on one logarithmic scale, descendants first, then bfloat16 rounding.
+    """Draw 1 − CKA of every head on one logarithmic scale, descendants first, then bfloat16 rounding.
 
     Args:
         result: A "heads" result, its CKAs in settings["maps"].
@@ -56,7 +56,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.rows if row.measure.endswith("head_cka") and row.role != "difference"]
     return (
         "Attention heads: distance of each head's output from that of the same head of the base (1 − debiased linear "
@@ -66,7 +66,7 @@ def caption(result: Result) -> str:
 
 
 def _distances(result: Result) -> dict[str, Table]:
-    """Tables of heads by blocks; the untrained floor is left out: beside it every other map would be dark."""
+    """Return tables of heads by blocks, without the untrained baseline: beside it every other map would be dark."""
     maps: Mapping[str, Table] = result.settings.get("maps", {})
     shown = {name: np.maximum(1 - np.array(table).T, _ROUNDING) for name, table in maps.items() if name != "untrained"}
     return {name: table.tolist() for name, table in shown.items() if table.size}

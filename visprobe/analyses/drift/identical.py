@@ -1,4 +1,4 @@
-"""A tower that equals the base is said in words: it was not trained or not saved, and zero drift is not a finding."""
+"""Note on towers that equal the base: not trained or not saved, so that zero drift is not a finding."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from visprobe.figures.style import MUTED, SMALL
 
 
 def note_identical(figure: Figure, names: Sequence[str], rounded: Mapping[str, str] | None = None) -> None:
-    """Write above the panels of `figure` which towers equal the base; nothing if none does.
+    """Write above the panels of `figure` which towers equal the base, if any.
 
     Args:
-        figure: Figure.
+        figure: Figure to write on.
         names: Checkpoints whose tower equals the base's.
-        rounded: By name of those that equal the base rounded to a dtype, that dtype.
+        rounded: Dtype of each checkpoint that equals the base rounded to it, by name.
     """
     texts = [f"{_listed(names)}: tower identical to the base (not trained or not saved)"] if names else []
     for kind in dict.fromkeys((rounded or {}).values()):

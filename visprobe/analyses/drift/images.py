@@ -1,4 +1,4 @@
-"""Which images moved most, does any class stand out, and do descendants agree on them?"""
+"""Change of single images, of classes that stand out, and agreement of descendants on them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ QUESTION = "Which images moved most, does any class stand out, and do the checkp
 _SHOWN = 24
 _MOST_CLASSES = 12
 _QUANTILES = {"median": 0.5, "5 % quantile": 0.05, "95 % quantile": 0.95}
-_SAME = 1e-6  # relative errors of float32 features in another order of sums are below this
+_SAME = 1e-6  # above the relative errors of float32 sums in another order
 
 
 def image_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = ()) -> Result:
-    """How far the features of every image moved at the site that the language model reads.
+    """Measure how far the features of every image moved at the site that the language model reads.
 
     Args:
         base: Pooled features, float of shape (n, d), under the base; units correspond.
-        others: The same images under its descendants.
-        floors: The same images under "untrained" and "<base> (bfloat16)".
+        others: Features of the same images under its descendants.
+        floors: Features of the same images under "untrained" and "<base> (bfloat16)".
 
     Returns:
         Rows "image_change/…" (length of the difference over that of the base's features, >= 0) and "image_cosine/…"
@@ -103,7 +103,7 @@ def _difference(pair: Paired[Array]) -> Estimate:
 
 
 def _class_rows(per_class: Mapping[str, Sequence[ClassChange]], base: FeatureSet) -> Iterator[Row]:
-    """The classes that stand out under any checkpoint, those that do so most first, at most a dozen."""
+    """Yield rows of the classes that stand out under any checkpoint, by excess, at most a dozen."""
     excess: dict[str, float] = {}
     for changes in per_class.values():
         for one in changes:
@@ -118,7 +118,7 @@ def _class_rows(per_class: Mapping[str, Sequence[ClassChange]], base: FeatureSet
 
 
 def _agreement(moved: Mapping[str, Moved], names: Sequence[str], base: FeatureSet) -> Iterator[Row]:
-    """Rank correlations of changes: of descendants with each other, and of each with what rounding changes."""
+    """Yield rank correlations of changes: between descendants, and of each with rounding."""
     rounded = f"{base.encoder} (bfloat16)"
     varying = [name for name, one in moved.items() if np.ptp(one.relative_error) > 0]
     pairs = [*combinations(names, 2), *((rounded, name) for name in names)]
@@ -129,7 +129,7 @@ def _agreement(moved: Mapping[str, Moved], names: Sequence[str], base: FeatureSe
 
 
 def _percentiles(values: Array) -> list[float]:
-    """The 0th to the 100th percentile, as figures draw them."""
+    """Return the 0th to the 100th percentile, for figures."""
     return [float(f"{value:.6g}") for value in np.percentile(values, np.arange(101))]
 
 

@@ -1,4 +1,4 @@
-"""Figure: how the change of single images is distributed, and which classes stand out."""
+"""Figure of the distribution of single images' changes, and of the classes that stand out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from visprobe.results.result import Result, Row
 
 _CLASSES = "class_change/"
 _ROW_INCHES = 0.17
-_MARKS = 20  # of the 101 points of a line, from marker to marker
+_MARKS = 20  # points between two markers, of the 101 of a line
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Share of images that changed less than a given amount; beside it the classes that stand out, if any do.
+    """Draw the share of images that changed less than a given amount, and the classes that stand out, if any.
 
     Args:
         result: An "images" result, with settings["distribution"].
@@ -55,7 +55,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.rows if row.measure.startswith(("image_change", _CLASSES)) and row.role == "value"]
     classes = any(row.measure.startswith(_CLASSES) for row in rows)
     right = " Right: mean change of the classes that moved measurably more or less than the other images." * classes

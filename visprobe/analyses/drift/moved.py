@@ -1,4 +1,4 @@
-"""When a site counts as moved: further from the base than rounding would put it, at one error rate for all sites."""
+"""Tests of whether a site moved: further from the base than rounding, at one error rate for all sites."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ Key = TypeVar("Key", bound=Hashable)
 # on every tower tried (analyses/drift/card.md): one rounding is one draw, and its own interval knows nothing of that.
 MARGIN = 6.0
 
-# The floors that number formats make: weights rounded once, and, where towers run in another format than float32,
-# the same weights run in float32. The second is what the first is not: in bfloat16, rounded weights change nothing.
+# Baselines that number formats make: weights rounded once, and, where towers run in another format than float32,
+# the same weights run in float32. The second is not covered by the first: in bfloat16, rounded weights change nothing.
 NOISE = {"bfloat16": "bfloat16 rounding", "float32": "float32 arithmetic"}
 
-# Squared relative error of float32 arithmetic, with room: what lies nearer to 1 cannot be told from it.
+# Squared relative error of float32 arithmetic, with room: a CKA nearer to 1 cannot be told from 1.
 _ARITHMETIC = 1e-11
 RELATIVE_ARITHMETIC = math.sqrt(_ARITHMETIC)
 
 
 def noise_floors(base: str) -> list[str]:
-    """Names of the floors that number formats make of `base`."""
+    """Return the names of the baselines that number formats make of `base`."""
     return [f"{base} ({number_format})" for number_format in NOISE]
 
 
 def furthest_floor(result: Result, base: str, **wanted: str) -> tuple[Row, str] | None:
-    """Of the "cka" floors that number formats make of `base`, the one further from it, and its name in words.
+    """Return the number-format baseline of `base` with the lowest "cka", and its name in words.
 
     Args:
-        result: What has the floors.
+        result: Result with the baselines.
         base: Name of the base.
-        wanted: As `Result.select` takes it: site and measure.
+        wanted: Fields for `Result.select`: site and measure.
     """
     floors = [(floor, words) for name, words in zip(noise_floors(base), NOISE.values(), strict=True)
               for floor in result.select(checkpoint=name, role="floor", **wanted)]  # fmt: skip
@@ -45,18 +45,18 @@ def furthest_floor(result: Result, base: str, **wanted: str) -> tuple[Row, str] 
 
 
 def p_beyond(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated]) -> dict[str, float]:
-    """p-values by site, each by itself, that a checkpoint is no further from the base than by rounding.
+    """Compute by site, unadjusted, the p-value that a checkpoint is no further from the base than by rounding.
 
     At each site the paired difference (1 - CKA) - MARGIN (1 - CKA of rounding) is tested against 0, one-sided, by its
     jackknife standard error and t(n-1).
 
     Args:
         ckas: CKA of the checkpoint with the base by site.
-        rounding: That of the floor which number formats take furthest from the base, over the same images; a site
+        rounding: CKA of the number-format baseline furthest from the base, over the same images; a site
             not in it is tested against 1.
 
     Returns:
-        In [0, 1].
+        p-values by site, in [0, 1].
 
     Source:
         The t form of the jackknife is Tukey's (1958).
@@ -66,7 +66,7 @@ def p_beyond(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated])
 
 
 def adjusted(p: Mapping[Key, float]) -> dict[Key, float]:
-    """p-values corrected so that the rate of any false alarm among them holds under any dependence.
+    """Correct p-values for the rate of any false alarm among them, under any dependence.
 
     Source:
         Holm 1979.
@@ -75,20 +75,20 @@ def adjusted(p: Mapping[Key, float]) -> dict[Key, float]:
 
 
 def distance(cka: Replicated) -> Replicated:
-    """1 - CKA with its replicates."""
+    """Return 1 - CKA with its replicates."""
     return Replicated(1 - cka.value, 1 - cka.without)
 
 
 def p_larger(change: Replicated, bars: Sequence[tuple[float, Replicated]], arithmetic: float = _ARITHMETIC) -> float:
-    """One-sided p that a change of CKA is no larger than what it is held against, over the same images.
+    """Compute the one-sided p that a change of CKA is no larger than a bar, over the same images.
 
     Args:
-        change: A distance from 1, or a difference of two CKAs.
+        change: Distance of a CKA from 1, or difference of two CKAs.
         bars: Factors and distances whose sum it has to exceed.
-        arithmetic: What float32 arithmetic makes of no change: up to that it counts as none.
+        arithmetic: Largest change that float32 arithmetic alone can make; up to that p is 1.
 
     Returns:
-        In [0, 1], by the jackknife standard error of the paired difference and t(n-1).
+        p in [0, 1], by the jackknife standard error of the paired difference and t(n-1).
     """
     if change.value <= arithmetic:
         return 1.0
@@ -98,7 +98,7 @@ def p_larger(change: Replicated, bars: Sequence[tuple[float, Replicated]], arith
 
 
 def has_moved(drift: Result, row: Row) -> bool:
-    """Whether a row lies beyond rounding, by the p-values in the settings of its result.
+    """Return True if a row lies beyond rounding, by the p-values in the settings of its result.
 
     Args:
         drift: A drift or trajectory result, or a similarity result.

@@ -1,4 +1,4 @@
-"""What became of each checkpoint's representation, in sentences: moved, moved where nothing reads it, or not."""
+"""Sentences on each checkpoint's representation: moved, moved only where nothing reads it, or not moved."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _MANY = {
 
 @dataclass(frozen=True)
 class Movement:
-    """CKA of one descendant's tower with the base, summed up.
+    """Summary of the CKA of one descendant's tower with the base.
 
     Attributes:
-        name: The descendant.
-        kind: "moved": what the language model reads has moved, or nobody knows what it reads; "partly": only other
+        name: Name of the descendant.
+        kind: "moved": what the language model reads has moved, or that site is unknown; "partly": only other
             sites have, some before it; "unread": only sites after it; "still": none.
         sites: Rows of all measured sites of the tower.
-        moved: Those that have moved.
-        lowest: Of those, or of all if none has, the one with the lowest CKA.
+        moved: Rows of the sites that have moved.
+        lowest: Row with the lowest CKA of those, or of all if none has moved.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Movement:
 
     @property
     def where(self) -> str:
-        """How many of the sites have moved."""
+        """Number of the sites that have moved, in words."""
         whole = len(self.moved) == len(self.sites)
         return "every site" if whole else f"{len(self.moved)} of {len(self.sites)} sites"
 
 
 def movements(drift: Result, names: Sequence[str]) -> list[Movement]:
-    """The movement of each descendant whose tower has CKA rows."""
+    """Return the movement of each descendant whose tower has CKA rows."""
     found = []
     for name in names:
         rows = [row for row in drift.select(checkpoint=name, measure="cka", role="value") if of_tower(row.site)]
@@ -81,7 +81,7 @@ def _kind(drift: Result, rows: Sequence[Row], moved: Sequence[Row]) -> Kind:
 
 
 def movement_statement(drift: Result, movement: Movement, base: str) -> Statement:
-    """One sentence on one descendant's tower."""
+    """State in one sentence what became of one descendant's tower."""
     numbers, floor = against_rounding(drift, movement.lowest, base)
     at, consumed = f"at {movement.lowest.site}: {numbers}", drift.consumed
     text = {
@@ -95,14 +95,14 @@ def movement_statement(drift: Result, movement: Movement, base: str) -> Statemen
 
 
 def projector_statement(drift: Result, row: Row, base: str) -> Statement:
-    """One sentence on what comes out of one descendant's projector."""
+    """State in one sentence what became of the output of one descendant's projector."""
     numbers, floor = against_rounding(drift, row, base)
     verb = "moved" if has_moved(drift, row) else "did not measurably move"
     return Statement(f"{row.checkpoint}: the projector's output {verb}: {numbers}.", evidence(drift, [row, *floor]))
 
 
 def against_rounding(drift: Result, row: Row, base: str) -> tuple[str, list[Row]]:
-    """A CKA beside that of the furthest floor that number formats make, and the latter's row if there is one."""
+    """Format a CKA beside that of the furthest number-format baseline; return the latter's row too, if any."""
     found = furthest_floor(drift, base, site=row.site, measure="cka")
     if found is None:
         return f"CKA {cka_interval(row.estimate)}", []
@@ -169,7 +169,7 @@ def _pairs(findings: Findings) -> Iterator[Statement]:
 
 
 def untouched(findings: Findings, name: str, site: str) -> bool:
-    """Whether a checkpoint's features at a site are the base's to the bit."""
+    """Return True if a checkpoint's features at a site equal the base's to the bit."""
     return name in findings.identical and not findings["drift"].select(checkpoint=name, site=site, role="value")
 
 
@@ -190,7 +190,7 @@ def _in_short(findings: Findings) -> Statement:
 
 
 def _same_recipe(findings: Findings) -> Iterator[Statement]:
-    """How far each other run of a recipe lies from the base, which is a floor of the comparison."""
+    """State how far each other run of a recipe, a baseline of the comparison, lies from the base."""
     drift = findings["drift"]
     for row in drift.select(site=drift.consumed, measure="cka", role="floor"):
         if row.checkpoint.endswith(SAME_RECIPE):

@@ -1,4 +1,4 @@
-"""Which site of the base is each site of a descendant most like: did what the language model reads change its depth?"""
+"""CKA of every site of a descendant with every site of the base: did what the language model reads change its depth?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from visprobe.results.result import Estimate, Result, Row
 
 QUESTION = "Which site of the base is most like what each checkpoint passes on: did its depth shift?"
 
-_IMAGES = 1000  # a map of 30 sites by 30 then takes seconds and 240 MB per checkpoint
+_IMAGES = 1000  # a map of 30 by 30 sites then takes seconds and 240 MB per checkpoint
 _ERROR_RATE = 0.05
 
 
@@ -36,12 +36,12 @@ class _Depth(NamedTuple):
 
 
 def site_maps(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = ()) -> Result:
-    """Debiased linear CKA between all sites of the base and all sites of each checkpoint.
+    """Compute the debiased linear CKA between all sites of the base and all sites of each checkpoint.
 
     Args:
         base: Pooled features at every site under the base, float of shape (n, d_i).
-        others: The same images under its descendants.
-        floors: The same images under "untrained" and "<base> (bfloat16)".
+        others: Features of the same images under its descendants.
+        floors: Features of the same images under "untrained" and "<base> (bfloat16)".
 
     Returns:
         For the site that the language model reads: "own_site_cka" and "best_site_cka", its CKA with the same site
@@ -104,11 +104,11 @@ def _excess(best: Replicated, own: Replicated, tries: int) -> Estimate:
 
 
 def _shift(depth: _Depth, own: int) -> Estimate:
-    """Place of the most similar site against `own`; the interval covers every site that is not measurably worse."""
+    """Return the most similar site's distance from `own`; the interval covers all sites not measurably worse."""
     values = np.array([one.value for one in depth.values])
     best, n = int(values.argmax()), depth.values[0].student.n
     critical = float(stats.t.isf(_ERROR_RATE / max(len(values) - 1, 1), n - 1))
-    behind = values[None, :] - values[:, None]  # how far site i lies behind site j
+    behind = values[None, :] - values[:, None]  # [i, j]: by how much site j is more similar than site i
     errors = np.array([[(other - one).student.error for other in depth.values] for one in depth.values])
     worse = (behind > critical * errors) & (behind > 1e-11)
     kept = np.flatnonzero(~worse.any(axis=1))

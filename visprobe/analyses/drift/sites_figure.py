@@ -1,4 +1,4 @@
-"""Figure: every site of the base against every site of each checkpoint."""
+"""Figure of every site of the base against every site of each checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from visprobe.results.result import Result
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Maps of CKA on one scale up to 1, the base with itself first; the site that the LLM reads is framed.
+    """Draw maps of CKA on one scale up to 1, the base with itself first; the consumed site is framed.
 
     Args:
         result: A "sites" result, its maps in settings["maps"].
@@ -58,7 +58,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.rows if row.measure == "own_site_cka"]
     return (
         "Depth: debiased linear CKA of every site of the base (downwards) with every site of the checkpoint named "
@@ -69,7 +69,7 @@ def caption(result: Result) -> str:
 
 
 def _told(result: Result, name: str, table: Table) -> Iterator[str]:
-    """What each cell is; cells of the same site of both have their interval, the analysis gives the others none."""
+    """Yield a tooltip per cell; only cells of one site in both have an interval."""
     sites, base = result.sites, result.settings.get("base", "base")
     own = {row.site: row.estimate for row in result.select(measure="own_site_cka", checkpoint=name)}
     for down, line in zip(sites, table, strict=True):

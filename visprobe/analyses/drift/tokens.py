@@ -1,4 +1,4 @@
-"""Where in the image did patch tokens move: at the border, in a few places, or all over?"""
+"""Change of patch tokens by their place in the image: at the border, in a few places, or all over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUESTION = "Where in the image did patch tokens move: at the border, in a few pl
 
 _IMAGES = 64
 _TOP = 0.1  # share of the tokens of an image
-_BORDER = 1 / 8  # of the grid, on each side
+_BORDER = 1 / 8  # share of the grid, on each side
 _SAME = 1e-6
 
 Grid = tuple[int, int]
@@ -32,12 +32,12 @@ _Measured = dict[str, Array]  # measure to one number per image
 
 
 def token_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet], grid: Grid) -> Result:
-    """How far every patch token moved at the site that the language model reads.
+    """Measure how far every patch token moved at the site that the language model reads.
 
     Args:
         base: All patch tokens in raster order ("block_NN:tokens"), float of shape (n, T, d), under the base.
-        others: The same images under its descendants.
-        floors: The same images under "untrained" and "<base> (bfloat16)".
+        others: Tokens of the same images under its descendants.
+        floors: Tokens of the same images under "untrained" and "<base> (bfloat16)".
         grid: Rows and columns of the patch tokens, T in all.
 
     Returns:
@@ -45,7 +45,7 @@ def token_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
         "token_change", the mean over tokens of |b - a| / |a|; "border_minus_centre", the same over the outer eighth
         of the grid on each side less that of the rest; "top_places", the share of an image's change at the tenth of
         places that changed most in other images (a tenth if no place is special; on every second image);
-        "top_tokens", the share in the tenth of its own tokens that changed most, to be read against that of
+        "top_tokens", the share in the tenth of its own tokens that changed most, to be compared with that of
         rounding. Mean maps are in settings["maps"], the base's mean token norms in settings["norms"].
 
     Raises:
@@ -94,7 +94,7 @@ def _tokens(features: FeatureSet, grid: Grid) -> NDArray[np.floating]:
 
 
 def _changes(base: FeatureSet, features: FeatureSet, grid: Grid) -> Array:
-    """Relative change of every token, float64 of shape (n, T)."""
+    """Compute the relative change of every token, float64 of shape (n, T)."""
     before, after = _tokens(base, grid), _tokens(features, grid)
     if before.shape != after.shape:
         raise DataError(
@@ -112,7 +112,7 @@ def _changes(base: FeatureSet, features: FeatureSet, grid: Grid) -> Array:
 
 
 def _lengths(tokens: NDArray[np.floating], less: NDArray[np.floating] | None = None) -> Array:
-    """Length of every token, or of its difference to that of `less`; in float64, one image at a time."""
+    """Compute the norm of every token, or of its difference from `less`; in float64, one image at a time."""
     found = np.empty(tokens.shape[:2])
     for row, image in enumerate(tokens):
         wide = image.astype(np.float64)
@@ -131,11 +131,9 @@ def _measures(change: Array, grid: Grid) -> _Measured:
 
 
 def _at_places_of_others(change: Array, count: int) -> Array:
-    """Share of the change of every second image at the places that changed most in the images between.
-
-    Places are chosen and measured on different images, so that chance is not found twice; choosing them for each image
-    on all others would tie the images together: 17 % of intervals then missed a true tenth from below.
-    """
+    """Return the share of every second image's change at the places that changed most in the other half."""
+    # Places are chosen and measured on different images, so that chance is not found twice; choosing them for each
+    # image on all others would tie the images together: 17 % of intervals then missed a true tenth from below.
     places = np.argpartition(change[::2].sum(0), -count)[-count:]
     measured = change[1::2]
     share: Array = measured[:, places].sum(1) / np.maximum(measured.sum(1), np.finfo(np.float64).tiny)
@@ -143,7 +141,7 @@ def _at_places_of_others(change: Array, count: int) -> Array:
 
 
 def _border(grid: Grid) -> NDArray[np.bool_]:
-    """Which tokens lie in the outer eighth of the grid, one row or column at least, shape (T,)."""
+    """Return the tokens in the outer eighth of the grid, one row or column at least, bool of shape (T,)."""
     rows, columns = (max(1, round(side * _BORDER)) for side in grid)
     border = np.ones(grid, dtype=bool)
     border[rows:-rows, columns:-columns] = False

@@ -1,4 +1,4 @@
-"""Figure: where on the grid of patch tokens each checkpoint moved, beside the base's token norms."""
+"""Figure of each checkpoint's change on the grid of patch tokens, beside the base's token norms."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from visprobe.results.result import Result
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Mean relative change of every token on one scale; the base's mean norms on their own.
+    """Draw the mean relative change of every token on one scale, and the base's mean norms on their own.
 
     Args:
         result: A "tokens" result, with settings["maps"], settings["norms"] and settings["grid"].
         checkpoints: Not needed: checkpoints have panels and no colours.
         width: Inches; two columns of a paper if None.
     """
-    floors = {row.checkpoint for row in result.rows if row.role == "floor"}  # an order apart: they would set the scale
+    floors = {row.checkpoint for row in result.rows if row.role == "floor"}  # left out: they would set the scale
     maps = {name: table for name, table in result.settings.get("maps", {}).items() if name not in floors}
     norms, base = result.settings.get("norms"), result.settings.get("base", "base")
     rows, columns = result.settings.get("grid", (1, 1))
@@ -48,7 +48,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.rows if row.role != "difference"]
     return (
         f"Patch tokens at {result.settings.get('consumed', 'the consumed site')}, where they lie in the image: mean "

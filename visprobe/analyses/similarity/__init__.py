@@ -1,1 +1,1 @@
-"""How alike are two representations by other measures, and what shape has each?"""
+"""Further measures of similarity, and the geometry of each representation."""

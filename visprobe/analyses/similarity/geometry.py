@@ -1,4 +1,4 @@
-"""What shape has each checkpoint's representation: how many directions it uses, how evenly, with which outliers?"""
+"""Geometry of each checkpoint's representation: number of directions used, their evenness, outlier tokens."""
 
 from __future__ import annotations
 
@@ -26,13 +26,11 @@ from visprobe.results.result import Result, Row
 QUESTION = "How many directions does each checkpoint's representation use, how evenly, and with which outliers?"
 LEAST = 50
 NORMS = ":norms"
-DEVIATIONS = 10.0  # MADs above the base's median norm
-_FEW_PER_DIRECTION = 10  # analyses/geometry/card.md: by how much ranks of fewer images are too low
+DEVIATIONS = 10.0  # in MADs above the base's median norm
+_FEW_PER_DIRECTION = 10  # below this ranks come out too low: analyses/geometry/card.md
 
 
 class _Shape(NamedTuple):
-    """A measure of one representation."""
-
     scale: Scale
     compute: Callable[[Array, int], Replicates]
 
@@ -51,19 +49,19 @@ _SCALES = {name: one.scale for name, one in MEASURES.items()} | {HIGH_NORM: FRAC
 def geometry(
     base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = (), seed: int = 0
 ) -> Result:
-    """Ranks, intrinsic dimension and uniformity where features are read, and the share of high-norm patch tokens.
+    """Measure ranks, intrinsic dimension, uniformity and the share of high-norm patch tokens.
 
     Args:
         base: Pooled features of the images under the base at the consumed and the connector's sites, and, where all
             images have one grid, the norms of the consumed patch tokens.
-        others: The same under its descendants.
-        floors: The same under "untrained" and "<base> (bfloat16)".
-        seed: Of the random groups and halves.
+        others: Features of the same images under its descendants.
+        floors: Features of the same images under "untrained" and "<base> (bfloat16)".
+        seed: Seed of the random groups and halves.
 
     Returns:
         Rows "effective_rank", "participation_ratio" and "rankme" (directions, >= 1), "two_nn" (dimensions, > 0) and
         "uniformity" (in [-8, 0]) per site, and "high_norm" (share of patch tokens above the base's median + 10 MAD)
-        for the base, its descendants and the floors; paired differences of every two checkpoints. A descendant has
+        for the base, its descendants and the baselines; paired differences of every two checkpoints. A descendant has
         no row where its tower's features equal the base's; it is listed in settings["identical"].
 
     Raises:
@@ -112,7 +110,7 @@ def _found(
 
 def _differences(found: Mapping[Key, Replicates], names: Sequence[str]) -> Iterator[Row]:
     for pair in pairs(found, names):
-        # Where one checkpoint gives two images equal features, TwoNN's halves of it are not those of the other.
+        # TwoNN drops duplicate rows: where one checkpoint has some, its halves hold other images and cannot be paired.
         if pair.after.student.n == pair.before.student.n:
             yield pair.row(subtract(pair).estimate(_SCALES[pair.measure].of_differences))
 

@@ -1,4 +1,4 @@
-"""Figure: ranks, dimension, uniformity and outlying tokens of each checkpoint where features are read."""
+"""Figure of ranks, dimension, uniformity and outlying tokens of each checkpoint at the read sites."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _TITLES = {
     "high_norm": "Outlying tokens",
 }
 _ACROSS_NARROW = 2
-_NAMES = 0.2  # of the figure's width, for names
+_NAMES = 0.2  # share of the figure's width for names
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """A row of panels per site: paired differences to the base, with the base's value in the heading.
+    """Draw a row of panels per site: paired differences to the base, with the base's value in the heading.
 
     Intervals of the values themselves are much wider than those of differences over the same images.
 
@@ -67,7 +67,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.rows if row.role == "difference" and row.reference == result.base]
     return (
         "Geometry of each representation: paired difference of every checkpoint to the base, whose own value stands "
@@ -77,7 +77,7 @@ def caption(result: Result) -> str:
 
 
 def _value(row: Row) -> str:
-    """The value of `row` in three digits, as a heading shows it."""
+    """Format the value of `row` in three digits."""
     value = row.estimate.value
     return f"{100 * value:.3g} %" if row.estimate.unit == "fraction" else f"{value:.3g}".replace("-", "−")
 

@@ -1,4 +1,4 @@
-"""Where units changed although CKA did not, in sentences."""
+"""Sentences on units that changed although CKA did not."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from visprobe.results.statement import Statement, cka_text, evidence
 
 
 def _unseen(findings: Findings, name: str) -> Iterator[tuple[Row, Row, Row]]:
-    """Where units changed although CKA did not: rows of relative error, of its floor, and of CKA.
-
-    At the site the language model reads and after the projector: CKA has not moved, and the relative error, which sees
-    rotations, is larger than that of rounding times the root of the margin of CKA
-    (`visprobe.analyses.similarity.similarity`).
-    """
+    """Yield rows of relative error, its baseline and CKA where units changed although CKA did not."""
+    # The relative error sees rotations, CKA does not. It must exceed that of rounding times the root of CKA's margin.
     drift, similarity, base = findings["drift"], findings["similarity"], findings.base
     for site in (drift.consumed, "projected"):
         wanted = {"site": site, "measure": "relative_error"}

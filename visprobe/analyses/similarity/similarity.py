@@ -1,4 +1,4 @@
-"""How alike are a checkpoint's features and the base's, under measures that each overlook something else?"""
+"""Similarity of a checkpoint's features to the base's, by measures that differ in what they overlook."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUESTION = (
     "How alike are a checkpoint's features and the base's, if rotations count, if they do not, and image by image?"
 )
 NEIGHBOURS = 10
-NEAR_IMAGES = 2000  # of these the neighbours and the kernel are taken; their cost grows with the square
+NEAR_IMAGES = 2000  # images for neighbours and kernel, whose cost grows with the square
 PER_WEIGHT = "change_per_weight_change"
 
 
@@ -72,15 +72,15 @@ def similarity(
     weight_changes: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Result:
-    """Cosine and relative error at every site; neighbours, kernel, rotation and linear map where features are read.
+    """Measure cosine and relative error at every site; neighbours, kernel, rotation and linear map at read sites.
 
     Args:
         base: Pooled features of the images under the base checkpoint.
-        others: The same images under its descendants.
-        floors: The same images under what the numbers are read against.
-        weight_changes: Relative change of the tower's weights by descendant; where it is given and not 0, the
+        others: Features of the same images under its descendants.
+        floors: Features of the same images under the baselines.
+        weight_changes: Relative change of the tower's weights by descendant, >= 0; where it is given and not 0, the
             relative error at the consumed site is also given per unit of it.
-        seed: Of the random halves and folds.
+        seed: Seed of the random halves and folds.
 
     Returns:
         Rows "relative_error" (>= 0) and "cosine" at every site; at the consumed site and after the connector
@@ -105,12 +105,13 @@ def similarity(
 
 
 def compared_sites(features: FeatureSet) -> list[str]:
-    """The site that the language model reads, and what the connector makes of it."""
+    """Return the site that the language model reads, and the connector's sites."""
     return [features.consumed, *(site for site in features.sites if not of_tower(site))]
 
 
 def _p_moved(compared: Compared) -> dict[str, dict[str, float]]:
-    """1 - CKA grows with the square of the error, so that the margin is a root here."""
+    """Compute by checkpoint and site the p-values that the relative error is no larger than by rounding."""
+    # 1 - CKA grows with the square of the error, so that the margin is a root here.
     found, margin = compared.found, math.sqrt(MARGIN)
 
     def error(name: str, site: str) -> Replicated | None:
@@ -137,7 +138,7 @@ def _per_weight(compared: Compared, weight_changes: Mapping[str, float]) -> Comp
 
 
 def tower_change(base: VisionEncoder, other: VisionEncoder) -> float:
-    """Relative Frobenius change of the tower's weights that the language model's loss reaches, >= 0.
+    """Compute the relative Frobenius change of the tower's weights that the language model's loss reaches, >= 0.
 
     Raises:
         CheckpointError: If a weight has another shape than the base's.

@@ -1,4 +1,4 @@
-"""Figure: how far from the base by measures that each overlook something else."""
+"""Figure of the distance from the base by measures that differ in what they overlook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from visprobe.figures.ticks import log_y_axis
 from visprobe.results.read_site import read_note
 from visprobe.results.result import Estimate, Result, Row
 
-# From what a rotation of all features changes to what only the neighbours see.
+# Ordered from measures that see a rotation of all features to those that see neighbours only.
 _MEASURES = {
     "cosine": "1 − cosine",
     "procrustes": "1 − Procrustes",
@@ -29,11 +29,11 @@ _MEASURES = {
     "mutual_knn": "1 − mutual kNN",
 }
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_LEAST = 1e-9  # the end of the axis; equal features give 0 or the rounding of sums
+_LEAST = 1e-9  # end of the axis; equal features give 0 or the rounding of sums
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Relative error at every site above; below, the distance by every measure where features are read.
+    """Draw the relative error at every site above, and below the distance by every measure at the read sites.
 
     Args:
         result: A "similarity" result.
@@ -60,7 +60,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.rows if row.measure in ("relative_error", *_MEASURES) and row.role != "difference"]
     return (
         "Similarity to the base. Above: mean length of the change of an image's features over that of the base's "

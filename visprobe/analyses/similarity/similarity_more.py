@@ -1,4 +1,4 @@
-"""Further measures of similarity that papers report, at the site that the language model reads."""
+"""Further measures of similarity that papers report, at the consumed site."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ MEASURES = (
 def similarity_more(
     base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = (), seed: int = 0
 ) -> Result:
-    """RSA and PWCCA with the base at the consumed site.
+    """Measure RSA and PWCCA with the base at the consumed site.
 
     Args:
         base: Pooled features of the images under the base checkpoint.
-        others: The same images under its descendants.
-        floors: The same images under what the numbers are read against.
-        seed: Of the random groups.
+        others: Features of the same images under its descendants.
+        floors: Features of the same images under the baselines.
+        seed: Seed of the random groups.
 
     Returns:
         Rows "rsa" (Pearson correlation of correlation distances) and, with five images or more per dimension, "pwcca"

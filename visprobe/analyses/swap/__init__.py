@@ -1,1 +1,1 @@
-"""Which part of the encoder carries the difference between two checkpoints?"""
+"""Exchange of parts of the encoder between two checkpoints."""

@@ -1,4 +1,4 @@
-"""Which parts carry a difference, in sentences that claim no more than their tests."""
+"""Sentences on the parts that carry a difference, which claim no more than their tests."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SAID = {
 
 
 def swap_verdict(result: Result) -> list[Statement]:
-    """For every measure whether there is a difference to place, and which parts carry it.
+    """State for every measure if there is a difference to place, and which parts carry it.
 
     The rules:
 
     - *a difference*: in CKA if base is more than six times as far from other as rounding to bfloat16 takes it from
-      itself (`visprobe.analyses.drift.moved`), in top-1 if McNemar's test says so, each at the level of the settings.
+      itself (`visprobe.analyses.drift.moved`), in top-1 if McNemar's test rejects, each at the level of the settings.
       Without one nothing else is said of the measure.
     - *carried*: by the parts that, alone, take base significantly towards other (Holm over the parts; in CKA by more
       than six roundings and a twentieth of the distance, in top-1 in the direction of the difference), the largest
@@ -38,7 +38,10 @@ def swap_verdict(result: Result) -> list[Statement]:
 
 
 def carrying(result: Result, measure: str, direction: Direction) -> list[str]:
-    """The parts that carry the difference in `measure`: significant after Holm, in its direction; in order of depth."""
+    """Return the parts that carry the difference in `measure`, in order of depth.
+
+    A part carries it if its step is significant after Holm, in the direction of the difference.
+    """
     if _p(result, measure, "all", WHOLE) >= result.settings["level"]:
         return []
     wanted = _sign(result, measure) * (-1 if direction == "necessary" else 1)
@@ -109,7 +112,7 @@ def _told(result: Result, measure: str, row: Row) -> str:
 
 
 def listed(parts: Sequence[str]) -> str:
-    """Parts in words, neighbouring blocks together: "embeddings, blocks 2-4 and the projector"."""
+    """Join parts, neighbouring blocks together: "embeddings, blocks 2-4 and the projector"."""
     spans: list[tuple[str, str]] = []
     for part in parts:
         number, before = _number(part), _number(spans[-1][1]) if spans else None
@@ -122,7 +125,7 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def part_name(part: str) -> str:
-    """A part in words: "block 3", "the final norm", "blocks 1-4"."""
+    """Return a part in words: "block 3", "the final norm", "blocks 1-4"."""
     number = _number(part)
     named = {"embeddings": "the embeddings", "final_norm": "the final norm", "projector": "the projector"}
     return f"block {number}" if number is not None else named.get(part, part)

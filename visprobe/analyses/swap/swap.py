@@ -1,4 +1,4 @@
-"""Which part of the encoder carries the difference between two checkpoints? Parts are exchanged, one at a time."""
+"""Exchange of parts between two checkpoints: which part of the encoder carries their difference?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUESTION = "Which part of the encoder carries the difference between two checkpo
 WHOLE = "whole encoder"
 LEVEL = 0.05
 
-# A part that makes up less of the distance does not "carry" it, however surely it is measured.
+# A part below this share of the distance does not "carry" it, however surely it is measured.
 LEAST = 0.05
 PRESENTATIONS = {
     "swap": Presentation(
@@ -44,19 +44,19 @@ PRESENTATIONS = {
 
 Direction = Literal["sufficient", "necessary", "cumulative"]
 DIRECTIONS: tuple[Direction, ...] = ("sufficient", "necessary", "cumulative")
-TESTED = DIRECTIONS[:2]  # the cumulative curve is shown, not tested
+TESTED = DIRECTIONS[:2]  # the cumulative curve is drawn, not tested
 
 
 @dataclass(frozen=True)
 class Hybrid:
-    """Features of an encoder put together from two.
+    """Features of an encoder assembled from two checkpoints.
 
     Attributes:
         direction: "sufficient": base with one part of other; "necessary": other with one part of base; "cumulative":
             base with this part and all before it of other.
-        part: The part: a weight group, or "blocks 1-4".
-        features: Under it, of the images of the two checkpoints.
-        support: Features of the images that prototypes are made of, or None for leave-one-out.
+        part: Weight group, or "blocks 1-4".
+        features: Features under it, of the images of the two checkpoints.
+        support: Features of the images that prototypes are computed from, or None for leave-one-out.
     """
 
     direction: Direction
@@ -67,12 +67,12 @@ class Hybrid:
 
 @dataclass(frozen=True)
 class Pair:
-    """The two checkpoints, and what their distance is read against.
+    """Features of the two checkpoints, and of the baselines of their distance.
 
     Attributes:
-        base: Features under the first.
-        other: Under the second.
-        floors: Under the first as number formats change it: "<base> (bfloat16)", "<base> (float32)".
+        base: Features under the first checkpoint.
+        other: Features under the second checkpoint.
+        floors: Features under the first in other number formats: "<base> (bfloat16)", "<base> (float32)".
         support: Features of other images under base and other, or None.
     """
 
@@ -84,19 +84,18 @@ class Pair:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What was measured of one encoder: by site, images in the right class, and CKA to other with its replicates."""
-
+    # By site: images put into the right class, and CKA to other with its replicates.
     right: Mapping[str, NDArray[np.bool_]]
     cka: Mapping[str, Replicated]
 
 
 def layer_swap(pair: Pair, hybrids: Sequence[Hybrid], warnings: Sequence[str] = ()) -> Result:
-    """Accuracy and likeness to `other` of every hybrid, against the checkpoint that it differs from in one part.
+    """Measure accuracy and CKA to `other` of every hybrid, against the checkpoint it differs from in one part.
 
     Args:
-        pair: The two checkpoints, read at the sites of interest.
-        hybrids: The encoders put together from them, over the same images.
-        warnings: What a reader must know beforehand.
+        pair: Features of the two checkpoints at the sites of interest.
+        hybrids: Features of the encoders assembled from them, over the same images.
+        warnings: Caveats to put into the result.
 
     Returns:
         Rows by part (`Row.site`) and direction (`Row.checkpoint`, as `column`): "cka_consumed" and "cka_projected", the
@@ -163,7 +162,7 @@ class _Names:
 
 
 def column(direction: Direction, base: str, other: str) -> str:
-    """`Row.checkpoint` of the hybrids of a direction."""
+    """Return `Row.checkpoint` of the hybrids of a direction."""
     return {
         "sufficient": f"{base}[part <- {other}]",
         "necessary": f"{other}[part <- {base}]",

@@ -1,4 +1,4 @@
-"""Figure: which part of the encoder takes one checkpoint to the other, from part to part."""
+"""Figure of how far each part of the encoder takes one checkpoint to the other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HEADINGS = {"cka": "CKA to {other}", "top1": "Prototype top-1 accuracy"}
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Likeness to the other checkpoint above top-1 accuracy, part by part; one column per site.
+    """Draw CKA to the other checkpoint above top-1 accuracy, part by part; one column per site.
 
     A marker is filled where the part carries the difference after correction for their number, hollow where not.
 
@@ -67,7 +67,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     base, other = result.base, result.settings["other"]
     steps = result.select(role="difference")
     return (
@@ -88,7 +88,7 @@ def _draw_panel(axes: Axes, result: Result, measure: str, positions: dict[str, f
     for key, colour in (("base", INK), ("other", MUTED)):
         name = result.settings[key]
         rows = result.select(checkpoint=name, site=WHOLE, measure=measure, role="value")
-        lines[name] = rows[0].estimate.value if rows else 1.0  # the other's likeness to itself
+        lines[name] = rows[0].estimate.value if rows else 1.0  # the other's CKA to itself
         axes.axhline(lines[name], color=colour, linewidth=0.9)
         ends.append(End(name, lines[name], colour))
     for direction, look in _LOOKS.items():

@@ -1,1 +1,1 @@
-"""Which weights changed, by how much, and in how many directions?"""
+"""Change of the weights: which, by how much, and in how many directions."""

@@ -1,4 +1,4 @@
-"""How far the weights of each tower changed, in sentences."""
+"""Sentences on how far the weights of each tower changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from visprobe.results.result import Result
 from visprobe.results.rules import Findings, Rule
 from visprobe.results.statement import Statement, evidence, listed, share
 
-FEW = 3  # groups that are all named
+FEW = 3  # at most so many groups are all named
 
 
 def _identity(findings: Findings, name: str) -> Iterator[Statement]:
@@ -39,7 +39,7 @@ def _not_trained(weights: Result, names: Sequence[str], base: str) -> Statement:
 
 
 def _rounded(weights: Result, names: Sequence[str], base: str) -> Iterator[Statement]:
-    """Which of `names` are copies of the base in a coarser dtype, by dtype."""
+    """State, by dtype, which of `names` are copies of the base in a coarser dtype."""
     rounded = weights.settings.get("rounded", {})
     for kind in dict.fromkeys(rounded.values()):
         if own := [name for name in names if rounded.get(name) == kind]:
@@ -74,7 +74,6 @@ def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
 
 
 def _many_changed(weights: Result, names: Sequence[str]) -> Iterator[Statement]:
-    """A statement on how far the towers' weights changed."""
     wanted = {"site": "tower", "measure": "matrix_change", "role": "value"}
     if rows := [row for name in names for row in weights.select(checkpoint=name, **wanted)]:
         yield ranged(weights, rows, "median relative change of the weight matrices that changed (Frobenius)", share)

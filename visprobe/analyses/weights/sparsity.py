@@ -1,4 +1,4 @@
-"""How many weights did post-training leave as they were, and is that fewer than an update of its size must leave?"""
+"""Share of weights that post-training left unchanged, beside that of a dense update of the same size."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ from visprobe.results.presentation import Presentation
 from visprobe.results.result import Estimate, Result, Role, Row
 
 QUESTION = "How many weights did post-training leave as they were, against an update of that size in every weight?"
-ALIKE = 1.5  # updates whose sizes differ by more than this factor are not compared without a warning
+ALIKE = 1.5  # sizes of two updates that differ by more than this factor make a warning
 
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """Unchanged weights of a part, as stored and rounded to bfloat16."""
-
     stored: Unchanged
     bfloat16: Unchanged
 
@@ -39,14 +37,14 @@ def update_sparsity(
     group_of: Callable[[str], str],
     seed: int = 0,
 ) -> Result:
-    """Share of unchanged weights of tower and projector, beside that of a dense update of the same size.
+    """Measure the share of unchanged weights of tower and projector, beside that of a dense update.
 
     Args:
         base_name: Name of the base checkpoint.
-        base: Its weights by canonical name, as stored.
-        others: Name of each descendant and its weights.
-        group_of: Weight group of a canonical name.
-        seed: Of the dense updates.
+        base: Weights of the base by canonical name, as stored.
+        others: Weights of each descendant, by its name.
+        group_of: Returns the weight group of a canonical name.
+        seed: Seed of the dense updates.
 
     Returns:
         Exact rows: "share_equal" at the coarsest dtype of all checkpoints, "share_equal_bfloat16",
@@ -55,7 +53,7 @@ def update_sparsity(
         of the size that its tensor's update has; simulated, with Wilson intervals over weights.
 
     Raises:
-        CheckpointError: As `weight_drift`.
+        CheckpointError: If a descendant shares no weight with the base, or one differs in shape or is not finite.
 
     Source:
         Mukherjee et al. 2025 (2505.11711), section 3.
@@ -96,7 +94,7 @@ def _count(base: Weights, other: Weights, keys: Sequence[str], dtype: torch.dtyp
 
 
 def _dense(base: Weights, other: Weights, keys: Sequence[str], seed: int) -> dict[str, Tensor]:
-    """The base with a Gaussian added to every weight, in each tensor of the size of its update."""
+    """Return the base with Gaussian noise on every weight, in each tensor of the size of its update."""
     generator = torch.Generator().manual_seed(seed)
     dense = {}
     for key in keys:

@@ -1,4 +1,4 @@
-"""In how many directions did the weights change, and were those the base's own strong directions?"""
+"""Spectrum of the weight change: its rank, and its share in the base's strong singular directions."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _MATRICES = {
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What is measured of the change of one matrix.
+    """Measures of the change of one weight matrix.
 
     Attributes:
-        name: Canonical name of its weight.
-        kind: Its class (`tensor_class`).
-        group: Its weight group.
+        name: Canonical name of the weight.
+        kind: Class of the weight (`tensor_class`).
+        group: Weight group.
         shape: Rows (output) and columns (input).
-        k: Number of the base's singular directions looked at.
+        k: Number of the base's singular directions used.
         squared_change: Squared Frobenius norm of the change.
         spectral_change: Largest singular value of the change over that of the base.
         stable_rank: Squared Frobenius over squared spectral norm of the change.
         energy_left: Share of the change's energy within the base's top-k left directions.
-        energy_right: Within its top-k right directions.
-        energy_both: Within both.
+        energy_right: Share within its top-k right directions.
+        energy_both: Share within both.
         angle_left: Largest principal angle between the top-k left subspaces before and after, in degrees.
-        angle_right: Likewise, right.
+        angle_right: Largest principal angle between the top-k right subspaces, in degrees.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Spectrum:
     angle_right: float
 
     def random(self) -> dict[str, float]:
-        """What a change of random direction gives: energies exactly, the stable rank in the limit of large sides."""
+        """Return the measures of a random direction: exact energies, stable rank in the limit of large m and n."""
         (m, n), k = self.shape, self.k
         rank = m * n / (math.sqrt(m) + math.sqrt(n)) ** 2
         return {"stable_rank": rank, "energy_left": k / m, "energy_right": k / n, "energy_both": k * k / (m * n)}
@@ -77,15 +77,15 @@ def weight_spectrum(
     k: int = TOP,
     class_of: Callable[[str, str], str] = tensor_class,
 ) -> Result:
-    """Size, rank and direction of the change of every weight matrix, summed up by class.
+    """Measure size, rank and direction of the change of every weight matrix, summed up by class.
 
     Args:
         base_name: Name of the base checkpoint.
-        base: Its weights by canonical name, as stored.
-        others: Name of each descendant and its weights.
-        group_of: Weight group of a canonical name.
-        k: Singular directions of the base that are looked at; at most a quarter of a matrix's smaller side.
-        class_of: Class of a weight by its name and group (`Family.tensor_class`).
+        base: Weights of the base by canonical name, as stored.
+        others: Weights of each descendant, by its name.
+        group_of: Returns the weight group of a canonical name.
+        k: Number of the base's singular directions; at most a quarter of a matrix's smaller side is used.
+        class_of: Returns the class of a weight by its name and group (`Family.tensor_class`).
 
     Returns:
         Rows by class: "spectral_change", "stable_rank", "angle_left" and "angle_right" (degrees), medians over the
@@ -94,7 +94,7 @@ def weight_spectrum(
         Matrices that did not change have no direction and are left out.
 
     Raises:
-        CheckpointError: As `weight_drift`.
+        CheckpointError: If a descendant shares no weight with the base, or one differs in shape or is not finite.
 
     Source:
         Stable rank: Rudelson & Vershynin 2007 (math/0503442). New strong directions after fine-tuning: Shuttleworth
@@ -121,7 +121,7 @@ def weight_spectrum(
 def _of_weight(
     key: str, group: str, whole: str, tensor: Tensor, sides: Mapping[str, Tensor], k: int, skipped: list[str]
 ) -> Iterator[tuple[str, list[Spectrum]]]:
-    """The spectra of one weight in every checkpoint; the base's directions are found once for all."""
+    """Yield the spectra of one weight in every checkpoint; the base's directions are computed once for all."""
     for place, (kind, part) in enumerate(by_class(whole, tensor)):
         if kind not in _MATRICES or part.ndim < 2 or min(len(part), part[0].numel()) < 4:
             continue

@@ -1,4 +1,4 @@
-"""Figure: size, rank and direction of the change of every weight matrix, from block to block."""
+"""Figure of size, rank and direction of the change of every weight matrix, block by block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from visprobe.figures.ticks import log_y_axis
 from visprobe.results.result import Result
 
 _CLASSES = ("attention_q", "attention_k", "attention_v", "attention_out", "mlp_in", "mlp_gate", "mlp_out")
-_ACROSS = 3  # checkpoints of a narrow figure side by side
+_ACROSS = 3  # checkpoints side by side on a narrow figure
 _TITLE_POINTS, _SIDE_POINTS = 54, 100
 _PANELS = {
     "size": "σ₁(ΔW) / σ₁(W)",
@@ -29,9 +29,9 @@ _PANELS = {
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Spectral size, stable rank and energy along the base's strong directions, per block; a row per checkpoint.
+    """Draw spectral size, stable rank and energy along the base's strong directions, per block and checkpoint.
 
-    Stable rank and energy are shown over what a change of random direction would have: 1 on both axes.
+    Stable rank and energy are divided by those of a change of random direction: 1 on both axes.
 
     Args:
         result: A "spectrum" result; its settings["matrices"] are drawn.
@@ -61,7 +61,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`."""
+    """Return the caption of `draw(result)`, with n."""
     count = sum(len(found) for found in result.settings["matrices"].values())
     return (
         "Spectrum of the weight change, per block and class of weight: its largest singular value over the base's "
@@ -72,7 +72,7 @@ def caption(result: Result) -> str:
 
 
 def _panels(checkpoints: int, width: float) -> tuple[Figure, NDArray[Any]]:
-    """A figure and its axes by checkpoint and measure: a line per checkpoint; on a narrow figure a column each."""
+    """Return a figure and its axes by checkpoint and measure: a line per checkpoint, or a column if narrow."""
     if not stacked(width):
         figure = Figure((width, 0.7 + 1.4 * checkpoints), layout="constrained")
         return figure, figure.subplots(checkpoints, len(_PANELS), sharex=True, sharey="col", squeeze=False)
@@ -102,7 +102,7 @@ def _name_panels(panels: NDArray[Any], names: Sequence[str], stack: bool) -> Non
 
 
 def height(matrix: dict[str, Any], measure: str) -> float:
-    """What a panel shows of one matrix."""
+    """Return the number that a panel shows of one matrix."""
     (m, n), k = matrix["shape"], matrix["k"]
     if measure == "size":
         return float(matrix["spectral_change"])

@@ -1,4 +1,4 @@
-"""Which weights of the encoder did post-training change, and by how much?"""
+"""Weight drift: which weights of the encoder post-training changed, and by how much."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def weight_drift(
     off_path: Collection[str] = (),
     class_of: Callable[[str, str], str] = tensor_class,
 ) -> Result:
-    """Relative change and share of exactly equal weights, by depth, for the whole tower, and by what a weight does.
+    """Measure relative change and share of equal weights, by depth, for the whole tower and by class of weight.
 
     Args:
         base_name: Name of the base checkpoint.
-        base: Its weights by canonical name, as stored.
-        others: Name of each descendant and its weights.
-        group_of: Weight group of a canonical name ("embeddings", "block_01", "final_norm", "head", "projector").
+        base: Weights of the base by canonical name, as stored.
+        others: Weights of each descendant, by its name.
+        group_of: Returns the group of a canonical name ("embeddings", "block_01", "final_norm", "head", "projector").
         off_path: Groups that the MLLM's loss never reaches.
-        class_of: Class of a weight by its name and group (`Family.tensor_class`).
+        class_of: Returns the class of a weight by its name and group (`Family.tensor_class`).
 
     Returns:
         Exact rows per group: "matrices_changed" (in [0, 1], of n weight matrices), "matrix_change" (>= 0, the median of
@@ -94,7 +94,11 @@ def weight_drift(
 def shared_weights(
     base_name: str, base: Weights, name: str, weights: Weights, group_of: Callable[[str], str]
 ) -> list[str]:
-    """Names of the weights that both have; integers and ranges of activations are not weights."""
+    """Return the names of the weights that both have, without integers and ranges of activations.
+
+    Raises:
+        CheckpointError: If there is none, one differs in shape, or one holds NaN or infinity.
+    """
     shared = [key for key in base if key in weights and is_weight(key, base[key], group_of(key))]
     if not shared:
         raise CheckpointError(
@@ -120,13 +124,12 @@ def _check_finite(owner: str, key: str, tensor: Tensor) -> None:
 
 
 def is_weight(name: str, tensor: Tensor, group: str) -> bool:
-    """Whether a stored tensor is trained: not positions counted in integers, nor the clipping ranges of Gemma 4."""
+    """Return True if a stored tensor is trained: no integer positions, no clipping ranges of Gemma 4."""
     return tensor.is_floating_point() and tensor_class(name, group) != "clip_range"
 
 
 class _Part(NamedTuple):
-    """One weight, or the part of it that does one thing, and how it changed."""
-
+    # Of one weight, or of the part of a fused weight that has one function.
     change: WeightChange
     is_matrix: bool
 
@@ -138,7 +141,7 @@ def _changes(
     group_of: Callable[[str], str],
     class_of: Callable[[str, str], str],
 ) -> dict[str, list[_Part]]:
-    """Changes of weights by weight group, of the whole "tower", and by class of the tower's weights."""
+    """Return changes of weights by weight group, of the whole "tower", and by class of the tower's weights."""
     groups: dict[str, list[_Part]] = {}
     classes: dict[str, list[_Part]] = {}
     for key in shared:
@@ -155,7 +158,7 @@ def _changes(
 
 
 def is_matrix(weight: Tensor) -> bool:
-    """Whether `weight` maps vectors to vectors: a matrix or a convolution, not a bias, a gain or a single token."""
+    """Return True if `weight` maps vectors to vectors: a matrix or convolution, not a bias, gain or single token."""
     return sum(size > 1 for size in weight.shape) > 1
 
 
@@ -175,7 +178,7 @@ def _rows(name: str, group: str, parts: Sequence[_Part], base: str) -> Iterator[
 
 
 def _is_relative(change: WeightChange) -> bool:
-    """Whether a change has a relative size; from all zeros it has none."""
+    """Return True unless the change is from all zeros, which has no relative size."""
     return change.squared_base > 0 or change.squared_change == 0
 
 
@@ -189,7 +192,7 @@ def _warnings(
 
 
 def _place(group: str) -> tuple[int, str]:
-    """Order from the input to the projector, the whole tower last."""
+    """Return a sort key from the input to the projector, the whole tower last."""
     fixed = {"embeddings": 0, "final_norm": 2, "head": 3, "projector": 5, "tower": 6}
     return (1 if group.startswith("block_") else fixed.get(group, 4)), group
 

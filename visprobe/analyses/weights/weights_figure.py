@@ -1,4 +1,4 @@
-"""Figure: how far the weights of each checkpoint moved from the base, group by group."""
+"""Figure of how far the weights of each checkpoint moved from the base, group by group."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from visprobe.results.result import Result, Row
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Relative change on a logarithmic axis, above the share of exactly equal weights, by depth and by class.
+    """Draw the relative change, logarithmic, above the share of exactly equal weights, by depth and by class.
 
     Args:
         result: A "weights" result: rows of measures "matrix_change" and "share_equal".
@@ -60,7 +60,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`."""
+    """Return the caption of `draw(result)`, with n."""
     return (
         "Weight drift: median relative Frobenius change of those weight matrices of every group that changed (above, "
         "logarithmic axis) and "
@@ -71,7 +71,7 @@ def caption(result: Result) -> str:
 
 
 def _moved(result: Result, measure: str, identical: Sequence[str]) -> list[Row]:
-    """The rows to draw; of a tower that equals the base only the projector is left."""
+    """Return the rows to draw; of a tower that equals the base only the projector is left."""
     rows = result.select(measure=measure, role="value")
     return [row for row in rows if row.checkpoint not in identical or row.site == "projector"]
 
