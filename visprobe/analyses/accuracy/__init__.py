@@ -1,1 +1,1 @@
-"""Does the encoder see better? Accuracy without training anything but prototypes."""
+"""Accuracy of prototypes, neighbours, zero-shot classification and the published protocol."""

@@ -1,4 +1,4 @@
-"""Accuracy at every site from the input on, and the paired differences to the base where the language model reads."""
+"""Figure of accuracy at every site, with paired differences to the base at the consumed site."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from visprobe.results.result import Result, Row
 def draw_by_depth(
     result: Result, measure: str, label: str, checkpoints: Sequence[str] = (), width: float | None = None
 ) -> Figure:
-    """One line per checkpoint with its intervals, floor dashed and chance dotted; at the right differences to the base.
+    """Draw a line per checkpoint with intervals, baselines dashed, chance dotted, and differences to the base.
 
     Args:
         result: Rows of `measure` at many sites, with roles "value", "floor" and "difference".
-        measure: What is drawn.
-        label: What it is, for the axis.
+        measure: Measure to draw.
+        label: Label of the y axis.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures.
         width: Inches; two columns of a paper if None. On a narrow figure the second panel lies below the first.
     """

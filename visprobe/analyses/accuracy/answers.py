@@ -1,4 +1,4 @@
-"""How many questions the whole model answers right: how such results, made elsewhere, are shown and put into words."""
+"""Presentation and sentences of the results "answers": questions that the whole model answers right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figure: how many questions of each kind the whole model answers, against the same model without the image."""
+"""Figure of the questions that the whole model answers, against the same model without the image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFIX = "accuracy/"
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Accuracy per question group with intervals and the blind floor; paired differences where the result has them.
+    """Draw accuracy per question group with intervals and the blind baseline, and paired differences, if any.
 
     Args:
         result: An "answers" result: rows of measures "accuracy/<group>".
@@ -32,7 +32,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     return (
         "Answers: share of questions that the whole model answers correctly, over all questions and per group. "
         f"Dashed: the same questions without the image. {rests_on(_rows(result), 'questions')}"

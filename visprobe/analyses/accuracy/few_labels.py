@@ -1,4 +1,4 @@
-"""How many labelled images does it take? Class prototypes of a few images per class, drawn several times."""
+"""Accuracy of class prototypes of a few labelled images per class, over several draws."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ DRAWS = 5
 def few_label_accuracy(
     query: Sequence[FeatureSet], support: Sequence[FeatureSet], floor: Collection[str] = ()
 ) -> Result:
-    """Top-1 accuracy of prototypes of 1, 5, 10 and 50 images per class, mean over five draws of them.
+    """Measure top-1 accuracy of prototypes of 1, 5, 10 and 50 images per class, mean over five draws.
 
     Args:
         query: Features of the labelled images to classify, one set per checkpoint; the first is the base.
         support: Features of other labelled images, from which the draws are made: the same for every checkpoint.
-        floor: Names of the sets that are floors: they get no differences.
+        floor: Names of the sets that are baselines: they get no differences.
 
     Returns:
-        Rows "top1_of_1" to "top1_of_50" and their paired differences for each pair of checkpoints. The intervals speak
-        of other draws from these support images and of other query images. A size that some class has no more
-        images than is left out and said.
+        Rows "top1_of_1" to "top1_of_50" and their paired differences for each pair of checkpoints. The intervals are
+        for other draws from these support images and other query images. A size that some class has no more
+        images than is left out with a warning.
 
     Raises:
-        DataError: As `visprobe.analyses.accuracy.task.make_task`; if a class has a single support image.
+        DataError: If images are unlabelled, of one class, or not the same for all; if a class has one support image.
     """
     task = make_task(query, support)
     assert task.support_labels is not None  # there is a support
@@ -68,7 +68,7 @@ def few_label_accuracy(
 
 
 def _right(task: Task, size: int) -> dict[str, dict[str, Bools]]:
-    """By checkpoint and site whether each image is right under each draw, bool of shape (draws, n)."""
+    """Return by checkpoint and site which images are right under each draw, bool of shape (draws, n)."""
     assert task.support_labels is not None
     labels = task.support_labels
     draws = label_draws(labels, [size], DRAWS)[size]
@@ -83,7 +83,7 @@ def _right(task: Task, size: int) -> dict[str, dict[str, Bools]]:
 
 
 def crossed_difference(pair: Paired[Bools]) -> Estimate:
-    """Paired difference of what is right under each draw, both of shape (draws, n)."""
+    """Compute the paired difference of images right under each draw, both bool of shape (draws, n)."""
     return crossed_mean(pair.after.astype(np.float64) - pair.before, scale=FRACTION.of_differences)
 
 

@@ -1,4 +1,4 @@
-"""Does the encoder see better? Accuracy of class prototypes in its features, on any labelled image set."""
+"""Prototype accuracy: how well class prototypes in an encoder's features classify any labelled images."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ Ranks = Mapping[str, Mapping[str, Labels]]
 def prototype_accuracy(
     query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None, floor: Collection[str] = ()
 ) -> Result:
-    """Top-1 accuracy of class prototypes at every site, with paired differences between checkpoints.
+    """Measure top-1 accuracy of class prototypes at every site, with paired differences between checkpoints.
 
     Args:
         query: Features of the labelled images to classify, one set per checkpoint; the first is the base.
-        support: Features of other labelled images, from which the prototypes are made, for the same checkpoints
+        support: Features of other labelled images, from which prototypes are computed, for the same checkpoints
             in any order; None for leave-one-out within the query images.
-        floor: Names of the sets that are floors ("untrained"): they get no differences.
+        floor: Names of the sets that are baselines ("untrained"): they get no differences.
 
     Returns:
         Rows "top1" at every site, with Wilson intervals, and their differences for each pair of checkpoints, later
@@ -83,23 +83,24 @@ def prototype_accuracy(
 
 
 def right_at_first(query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None) -> dict[str, dict[str, Bools]]:
-    """Which images each checkpoint puts into the right class, as `prototype_accuracy` counts them.
+    """Return which images each checkpoint puts into the right class by its prototypes.
 
     Args:
-        query: As `prototype_accuracy`.
-        support: As `prototype_accuracy`.
+        query: Features of the labelled images to classify, one set per checkpoint.
+        support: Features of other labelled images, from which prototypes are computed; None for leave-one-out.
 
     Returns:
-        Checkpoint to site to bool of shape (n,), in the order of the first set's images.
+        Bool of shape (n,) by checkpoint and site, in the order of the first set's images.
 
     Raises:
-        DataError: As `prototype_accuracy`.
+        DataError: If images are unlabelled, of one class, or not the same for all checkpoints; if a class has no
+            support, or fewer than two images for leave-one-out; if a feature is not finite.
     """
     return _within(_ranked(make_task(query, support)), 1)
 
 
 def needs_everywhere(encoder: VisionEncoder) -> list[str]:
-    """Every site; the class token where the language model reads, and the tower's own embedding, if it has them."""
+    """Return every site, and where they exist the class token at the consumed site and the tower's own embedding."""
     sites = [site.name for site in encoder.sites]
     if encoder.has_class_token:
         sites.append(f"{encoder.consumed}:cls")
@@ -107,7 +108,7 @@ def needs_everywhere(encoder: VisionEncoder) -> list[str]:
 
 
 def _embeds_by_class_token(encoder: VisionEncoder) -> bool:
-    """Whether its embedding is the class token that is read, as DINOv2's: after the last norm, without a head."""
+    """Return True if its embedding is the class token that is read, as DINOv2's: after the last norm, no head."""
     family, bare = encoder.family, encoder.projection_hash is None and encoder.head is None
     return family.head is None and bare and family.norm_on_tokens and encoder.consumed == "final_norm"
 

@@ -1,4 +1,4 @@
-"""Figure: how well each checkpoint's features separate the classes, and the paired difference to the base."""
+"""Figure of prototype accuracy, with the paired difference to the base."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PROJECTED = "projected"
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Top-1 with intervals at every site, or at the two that matter, and paired differences to the base.
+    """Draw top-1 with intervals at every site, or at the consumed ones only, and differences to the base.
 
     Args:
         result: An "imagenet" result: rows of measure "top1" with roles "value", "floor" and "difference".
@@ -35,7 +35,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.select(measure="top1") if row.site in _titles(result)]
     if _has_curve(result):
         return (
@@ -52,12 +52,11 @@ def caption(result: Result) -> str:
 
 
 def _has_curve(result: Result) -> bool:
-    """Whether the settings list sites beside those that matter."""
     return len({site for site in result.sites if ":" not in site} - {*_titles(result)}) > 0
 
 
 def _titles(result: Result) -> dict[str, str]:
-    """The sites to show and their headings; every site if the result does not say which one is consumed."""
+    """Return the sites to show and their headings; every site if the result does not name the consumed one."""
     sites = dict.fromkeys(row.site for row in result.select(measure="top1"))
     consumed = result.consumed
     kept = [s for s in sites if s in (consumed, _PROJECTED)] if consumed in sites else list(sites)

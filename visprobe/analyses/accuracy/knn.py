@@ -1,4 +1,4 @@
-"""Does the class of an image follow from the images that the encoder finds most similar to it?"""
+"""k-nearest-neighbour accuracy of an encoder's features."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from visprobe.results.read_site import WHERE_READ
 from visprobe.results.result import Result, Row
 
 QUESTION = "Do the images that an encoder finds most similar show the same class, and more often than before?"
-CURVE = 20  # neighbours at the sites where only one k is tried
+CURVE = 20  # neighbours at sites where only one k is tried
 TEMPERATURE = 0.07
-MOST = 5 * 10**9  # pairs of images: beyond, a search takes minutes per site and only the sites that matter get one
+MOST = 5 * 10**9  # pairs of images: beyond, a search takes minutes per site, and only the consumed ones are searched
 
-Found = dict[int, dict[str, dict[str, Bools]]]  # k to checkpoint to site to which images are right
+Found = dict[int, dict[str, dict[str, Bools]]]  # right images, bool of shape (n,), by k, checkpoint and site
 
 
 def knn_accuracy(
     query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None, floor: Collection[str] = ()
 ) -> Result:
-    """Top-1 accuracy of a vote of the k most similar images, weighted by exp(cosine / 0.07).
+    """Measure top-1 accuracy of a vote of the k most similar images, weighted by exp(cosine / 0.07).
 
     Args:
         query: Features of the labelled images to classify, one set per checkpoint; the first is the base.
         support: Features of other labelled images, which are searched, for the same checkpoints in any order; None to
             search all other query images.
-        floor: Names of the sets that are floors: they get no differences.
+        floor: Names of the sets that are baselines: they get no differences.
 
     Returns:
         Rows "knn_10" to "knn_200" where the language model reads and after the projector, "knn_20" at every site, with
         Wilson intervals; differences for each pair of checkpoints with Newcombe intervals, McNemar's p in the
-        settings (with Holm's over the sites). A k that the support has too few images for is left out and said.
+        settings (with Holm's over the sites). A k that the support has too few images for is left out with a warning.
 
     Raises:
-        DataError: As `visprobe.analyses.accuracy.task.make_task`; if there are fewer than ten images to search, or a
+        DataError: If images are unlabelled, of one class, or not the same for all; if fewer than ten are searched, or a
             feature is zero.
 
     Source:

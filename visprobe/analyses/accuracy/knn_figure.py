@@ -1,4 +1,4 @@
-"""Figure: how often the most similar images show the same class, from block to block."""
+"""Figure of kNN accuracy, block by block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from visprobe.results.result import Result
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Accuracy of kNN at every site, and paired differences to the base where the language model reads.
+    """Draw kNN accuracy at every site, and paired differences to the base at the consumed site.
 
     Args:
         result: A "knn" result.
@@ -23,7 +23,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     return (
         "kNN accuracy: share of images whose class wins the vote of their most similar images, at every site from the "
         "input to the projector; right: paired differences to the base on the same images. Dashed: untrained tower; "
@@ -32,6 +32,6 @@ def caption(result: Result) -> str:
 
 
 def _measure(result: Result) -> str:
-    """knn_20, which is tried everywhere, or what there is."""
+    """Return "knn_20", which is tried everywhere, or the first measure there is."""
     measures = [row.measure for row in result.rows]
     return "knn_20" if "knn_20" in measures else measures[0]

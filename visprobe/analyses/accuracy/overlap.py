@@ -1,4 +1,4 @@
-"""Images of the test split that are in the training split too, byte for byte: what was learned from them is no test."""
+"""Test images that are in the training split too, byte for byte, and so test nothing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Overlap:
-    """How far two sets of images share files.
+    """Images that two sets share.
 
     Attributes:
-        count: How many query images have the content of a support image; None where contents are not known.
-        examples: Some of them, each with the support image that it equals: (query id, support id).
+        count: Number of query images with the content of a support image; None where contents are not known.
+        examples: Some of them with the support image that they equal: (query id, support id).
     """
 
     count: int | None
@@ -24,11 +24,11 @@ class Overlap:
 
 
 def overlap(query: FeatureSet, support: FeatureSet) -> Overlap:
-    """Which query images have exactly the bytes of a support image.
+    """Find query images with exactly the bytes of a support image.
 
     Args:
-        query: Features of the images that are tested.
-        support: Features of the images that are learned from.
+        query: Features of the test images.
+        support: Features of the training images.
     """
     if not query.contents or not support.contents:
         return Overlap(None)
@@ -39,7 +39,7 @@ def overlap(query: FeatureSet, support: FeatureSet) -> Overlap:
 
 
 def duplicates(features: FeatureSet) -> Overlap:
-    """Which images of one set have exactly the bytes of an earlier one of it: leaving one out leaves its copy in."""
+    """Find images with exactly the bytes of an earlier one in the set: leaving one out leaves its copy in."""
     if not features.contents:
         return Overlap(None)
     first: dict[str, str] = {}
@@ -49,12 +49,12 @@ def duplicates(features: FeatureSet) -> Overlap:
 
 
 def overlap_settings(found: Overlap) -> dict[str, Any]:
-    """The entry of a result's settings: {"overlap": {"images": 3, "examples": [["val/a.png", "train/b.png"]]}}."""
+    """Return the settings entry: {"overlap": {"images": 3, "examples": [["val/a.png", "train/b.png"]]}}."""
     return {"overlap": {"images": found.count, "examples": [list(pair) for pair in found.examples]}}
 
 
 def overlap_warnings(found: Overlap, query: FeatureSet, support: FeatureSet) -> tuple[str, ...]:
-    """What a reader must know: one sentence where images are shared, else nothing."""
+    """Return a warning where images are shared, else nothing."""
     if not found.count:
         return ()
     first, copy = found.examples[0]

@@ -1,4 +1,4 @@
-"""What does the published protocol find, and how much of it is the answer it was shown?"""
+"""Published ImageNet protocol beside the same without its leak of the test images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True)
 class _Both:
-    """Which images a protocol gets right as published, and without a look at them."""
+    """Images that a protocol gets right as published, and without a look at them; bool of shape (n,) each."""
 
     published: Bools
     honest: Bools
@@ -40,7 +40,7 @@ class _Both:
 def paper_protocol(
     query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None, floor: Collection[str] = ()
 ) -> Result:
-    """The published ImageNet numbers with their leak, beside the same protocols without it.
+    """Compute the published ImageNet numbers with their leak, beside the same protocols without it.
 
     - "prototype" ("Faster"): class means of the very images that are classified, not normalised again; honest: each
       image is taken out of the mean of its class.
@@ -51,14 +51,14 @@ def paper_protocol(
     Args:
         query: Features of the labelled images to classify, one set per checkpoint.
         support: Features of the training images; None leaves the regressions out.
-        floor: Names of the sets that are floors.
+        floor: Names of the sets that are baselines.
 
     Returns:
         Rows "paper_<protocol>" and "honest_<protocol>" with Wilson intervals, and "leak_<protocol>", the first less the
         second on the same images, with a Newcombe interval.
 
     Raises:
-        DataError: As `visprobe.analyses.accuracy.task.make_task`.
+        DataError: If images are unlabelled, of one class, or not the same for all checkpoints, or a class has too few.
 
     Source:
         "RL makes MLLMs see better than SFT" (2510.16333), appendix E.3, and its script eval_vit/eval_imagenet.py.
@@ -109,7 +109,7 @@ def _units(features: ArrayLike) -> NDArray[np.float32]:
 
 
 def _prototypes(rows: NDArray[np.float32], labels: Labels) -> _Both:
-    """Argmax of f·W with W the class means, which hold f, and the same with f taken out of its own class's mean."""
+    """Classify by class means that contain the image, and with it taken out of its own class's mean."""
     units, counts = rows.astype(np.float64), np.bincount(labels)
     sums = np.zeros((len(counts), units.shape[1]))
     np.add.at(sums, labels, units)
@@ -119,7 +119,7 @@ def _prototypes(rows: NDArray[np.float32], labels: Labels) -> _Both:
         own, every = labels[part], np.arange(len(labels[part]))
         scores = units[part] @ (sums / np.maximum(counts, 1)[:, None]).T
         published[part] = scores.argmax(1) == own
-        # f·f is 1. A class of one image has no mean without it: it cannot be found.
+        # f·f is 1. A class of one image has no mean without it and cannot be found.
         total, others = scores[every, own] * counts[own], counts[own] - 1
         scores[every, own] = np.divide(total - 1, others, out=np.full(len(own), -np.inf), where=others > 0)
         honest[part] = scores.argmax(1) == own
@@ -129,7 +129,7 @@ def _prototypes(rows: NDArray[np.float32], labels: Labels) -> _Both:
 def _regression(rows: NDArray[np.float32], labels: Labels, learned: NDArray[np.float32], classes: Labels) -> _Both:
     right = [fit.classes(rows) == labels for fit in logistic_path(learned, classes, CS)]
     with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore", AtBoundary)  # the grid is the published one, ends and all
+        python_warnings.simplefilter("ignore", AtBoundary)  # the grid is the published one
         fit = select_c(learned, classes, CS).fit
     return _Both(max(right, key=lambda found: int(found.sum())), fit.classes(rows) == labels)
 

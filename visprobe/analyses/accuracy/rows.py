@@ -1,4 +1,4 @@
-"""Rows of an accuracy: from which images each checkpoint gets right to shares, paired differences and tests."""
+"""Rows of an accuracy: shares, paired differences and tests from the images that each checkpoint gets right."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from visprobe.metrics.intervals.estimate import FRACTION
 from visprobe.metrics.intervals.proportions import paired_difference, proportion
 from visprobe.results.result import Row
 
-Right = Mapping[str, Mapping[str, Bools]]  # checkpoint to site to whether each image is put into its class
+Right = Mapping[str, Mapping[str, Bools]]  # right images, bool of shape (n,), by checkpoint and site
 
-_LISTED = 5  # classes that gained or lost most
+_LISTED = 5  # classes listed that gained or lost most
 
 
 def accuracy_rows(right: Right, measure: str, floor: Collection[str]) -> Iterator[Row]:
-    """Share right of each checkpoint and floor at each site, with Wilson intervals."""
+    """Yield the share right of each checkpoint and baseline at each site, with Wilson intervals."""
     return value_rows({key: proportion(found) for key, found in by_key(right, measure).items()}, floor)
 
 
 def accuracy_differences(right: Right, measure: str, floor: Collection[str]) -> tuple[list[Row], list[Test]]:
-    """Paired differences with Newcombe intervals, and McNemar's tests, as `tested_differences` gives them."""
+    """Compute paired differences with Newcombe intervals, and McNemar's tests, Holm-adjusted over sites."""
     names = [name for name in right if name not in floor]
     return tested_differences(by_key(right, measure), names, lambda pair: paired_difference(pair.after, pair.before))
 
 
 def against_floors(right: Right, measure: str, floor: Collection[str]) -> list[dict[str, Any]]:
-    """Each checkpoint against each floor over the same images, at every site that both have.
+    """Compare each checkpoint with each baseline over the same images, at every site that both have.
 
     Returns:
         {"checkpoint", "reference", "site", "measure", "value", "low", "high", "p"}: the paired difference with its
@@ -53,7 +53,7 @@ def against_floors(right: Right, measure: str, floor: Collection[str]) -> list[d
 def by_class_rows(
     right: Right, measure: str, labels: Labels, sites: Collection[str], floor: Collection[str]
 ) -> Iterator[Row]:
-    """Paired differences whose intervals let the images of a class go together: n counts classes."""
+    """Yield paired differences with intervals clustered by class: n counts classes."""
     if len(np.unique(labels)) < 2:
         return
     read = {name: {site: at[site] for site in sites if site in at} for name, at in right.items()}
@@ -63,11 +63,11 @@ def by_class_rows(
 
 
 def classes_changed(right: Right, task: Task, sites: Collection[str], floor: Collection[str]) -> list[dict[str, Any]]:
-    """For each descendant and site the classes that gained and lost most against the base, with McNemar's p.
+    """Return for each descendant and site the classes that gained and lost most against the base.
 
     Returns:
         {"checkpoint", "site", "gained": [...], "lost": [...]}, the classes as {"class", "n", "difference", "p_holm"};
-        "p_holm" is adjusted over all classes.
+        "p_holm", of McNemar's test, is adjusted over all classes.
     """
     base, found = task.base.encoder, []
     for name in (name for name in right if name != base and name not in floor):
@@ -81,7 +81,7 @@ def classes_changed(right: Right, task: Task, sites: Collection[str], floor: Col
 
 
 def sites_that_matter(features: FeatureSet) -> list[str]:
-    """Of the sites of `features` those that matter: what the language model reads, however pooled, and after it.
+    """Return the sites of `features` that matter: the consumed one, however pooled, and those after it.
 
     The tower's own embedding of an image is among them.
     """

@@ -1,4 +1,4 @@
-"""Who sees better and who worse, in sentences."""
+"""Sentences on which checkpoints see better and which worse."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from visprobe.results.statement import (
     sign_of,
 )
 
-FEW = 3  # pairs that one sentence can name
+FEW = 3  # at most so many pairs are named in one sentence
 UNTRAINED = "untrained"
-# By the sign of a difference, of one checkpoint and of several.
+# By the sign of a difference, for one checkpoint and for several.
 SEES = {
     1: ("sees better than", "see better than"),
     -1: ("sees worse than", "see worse than"),
@@ -36,7 +36,7 @@ def _sees_than_base(findings: Findings, name: str) -> Iterator[Statement]:
 
 
 def _sees(findings: Findings, name: str, reference: str) -> Iterator[Statement]:
-    """Paired top-1 difference at the two sites that matter, unless the features there are the same anyway."""
+    """State the paired top-1 difference at the sites that matter, unless the features there are the base's."""
     imagenet = findings["imagenet"]
     for site, where in _read(imagenet, imagenet.consumed).items():
         wanted = {"measure": "top1", "site": site}
@@ -51,7 +51,7 @@ def _sees(findings: Findings, name: str, reference: str) -> Iterator[Statement]:
 
 
 def _read(result: Result, consumed: str | None) -> dict[str, str]:
-    """The two sites that matter, and how a sentence calls them."""
+    """Return the two sites that matter and their names in sentences."""
     return {str(consumed): f"at {consumed} ({what_is_read(result)})", "projected": "after the projector"}
 
 
@@ -65,7 +65,7 @@ def _see(findings: Findings) -> Iterator[Statement]:
 
 
 def _many_see(imagenet: Result, names: Sequence[str], reference: str, site: str, where: str) -> Iterator[Statement]:
-    """Who sees better and who worse than the base at one site."""
+    """State which checkpoints see better and which worse than the base at one site."""
     wanted = {"site": site, "measure": "top1", "role": "difference", "reference": reference}
     rows = [row for name in names for row in imagenet.select(checkpoint=name, **wanted)]
     for sign, (one, several) in SEES.items():
@@ -117,7 +117,7 @@ def _in_short(findings: Findings) -> Statement:
 
 
 def _at_the_floor(imagenet: Result, names: Sequence[str], wanted: Mapping[str, str | None]) -> Iterator[str]:
-    """Where nobody is clearly above an untrained tower, equal accuracies say nothing of who sees better."""
+    """State that no checkpoint is clearly above an untrained tower: equal accuracies then mean nothing."""
     floors = imagenet.select(**wanted, role="floor", checkpoint=UNTRAINED)
     own = [row for name in names for row in imagenet.select(**wanted, role="value", checkpoint=name)]
     against = [above_floor(imagenet, row, floors[0].checkpoint) for row in own] if floors else []
@@ -126,7 +126,7 @@ def _at_the_floor(imagenet: Result, names: Sequence[str], wanted: Mapping[str, s
 
 
 def against_base(rows: Sequence[Row], base: str, words: Mapping[int, tuple[str, str]]) -> Iterator[str]:
-    """Who is better, worse or not measurably different from the base, with the differences that are measurable."""
+    """Yield which checkpoints are better, worse or not measurably different from the base."""
     for sign, said in words.items():
         group = [row for row in rows if sign_of(row.estimate) == sign]
         if not group:

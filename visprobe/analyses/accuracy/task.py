@@ -1,4 +1,4 @@
-"""What is to be told apart: labelled images, the classes that can be learned, and from what they are learned."""
+"""Classification task: labelled images, classes that can be learned, and training images."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.arrays import Labels
 
-FEW = 3  # support images of a class; below, its prototype is one picture or two
+FEW = 3  # training images of a class; fewer make a warning
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be told apart: labels renumbered to the classes that can be learned.
+    """Classification task, its labels renumbered to the classes that can be learned.
 
     Attributes:
-        names: The classes.
-        query: The sets to classify, rows in one order; the first is the base.
+        names: Names of the classes.
+        query: Sets to classify, rows in one order; the first is the base's.
         labels: Class of each query image, int64 of shape (n,).
-        support: By checkpoint the sets that are learned from, rows in one order; empty for leave-one-out.
+        support: Training sets by checkpoint, rows in one order; empty for leave-one-out.
         support_labels: Class of each support image, int64 of shape (m,), or None for leave-one-out.
     """
 
@@ -41,11 +41,11 @@ class Task:
 
     @property
     def base(self) -> FeatureSet:
-        """The query images under the base."""
+        """Query images under the base."""
         return self.query[0]
 
     def settings(self) -> dict[str, Any]:
-        """What every accuracy of the task depends on."""
+        """Return the settings that every accuracy of the task depends on."""
         support = next(iter(self.support.values()), None)
         shared = overlap(self.base, support) if support else duplicates(self.base)
         return {
@@ -60,7 +60,7 @@ class Task:
         }
 
     def warnings(self) -> Iterator[str]:
-        """What a reader of any accuracy of the task must know."""
+        """Yield warnings for every accuracy of the task."""
         for features in self.query[1:]:
             if features.consumed != self.base.consumed:
                 yield (
@@ -81,7 +81,7 @@ class Task:
 
 
 def make_task(query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None) -> Task:
-    """The task that labelled images give, for every checkpoint the same.
+    """Make the task of labelled images, the same for every checkpoint.
 
     Args:
         query: Features of the labelled images to classify, one set per checkpoint; the first is the base.
@@ -111,7 +111,7 @@ def check_task(images: ImageSet, support: ImageSet | None) -> None:
     """Refuse images whose classes cannot be learned, before any image is read.
 
     Raises:
-        DataError: If there are no classes or one alone, or one has no image to learn from.
+        DataError: If there are fewer than two classes, or one has no training image.
     """
     check_classes(images, support)
     if support is None or support.classes is None:
@@ -121,7 +121,7 @@ def check_task(images: ImageSet, support: ImageSet | None) -> None:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names, and how many more there are."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
@@ -175,7 +175,7 @@ def _check_support(names: tuple[str, ...], learned: str, asked: Sequence[str], t
 
 
 def _occurring(images: ImageSet) -> tuple[str, ...]:
-    """The classes of which there are images."""
+    """Return the classes that have images."""
     assert images.classes is not None  # asked first
     labels = sorted({item.label for item in images.items if item.label is not None})
     return tuple(images.classes[label] for label in labels)
@@ -190,7 +190,7 @@ def _check_two_classes(names: tuple[str, ...], images: str) -> None:
 
 
 def _class_of_each(sets: Sequence[FeatureSet]) -> NDArray[np.str_]:
-    """Class name of each image; support and query may number the same classes differently."""
+    """Return the class name of each image: support and query may number the same classes differently."""
     for features in sets:
         if features.labels is None:
             raise DataError(

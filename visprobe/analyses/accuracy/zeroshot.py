@@ -1,4 +1,4 @@
-"""Do images still lie beside the sentences that name them? Zero-shot classification by a text tower."""
+"""Zero-shot classification by a text tower: do images still lie beside the sentences that name them?"""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Reader:
-    """What the embeddings of one checkpoint are compared with.
+    """Text tower that the embeddings of one checkpoint are compared with.
 
     Attributes:
-        tower: The text tower.
-        project: Whether the checkpoint has no visual projection of its own, so that the text tower's is used.
-        head: The model whose pooling head made the embeddings, where the checkpoint has none of its own.
+        tower: Text tower.
+        project: True if the checkpoint has no visual projection of its own, so that the text tower's is used.
+        head: Model whose pooling head made the embeddings, where the checkpoint has none of its own.
     """
 
     tower: TextTower
@@ -59,15 +59,15 @@ def zeroshot(
     floor: Sequence[str] = (),
     lacking: Mapping[str, str] | None = None,
 ) -> Result:
-    """Share of images whose embedding has the largest cosine with the sentences about their class.
+    """Measure the share of images whose embedding is nearest (cosine) to the sentences about their class.
 
     Args:
-        query: Features of labelled images, one set per checkpoint; those without "embedding" are left out and said.
-        readers: By checkpoint and floor what its embeddings are compared with; those without are left out and said.
-        names: What each class is called, in the order of the labels.
+        query: Features of labelled images, one set per checkpoint; sets without "embedding" only make a warning.
+        readers: Text tower of each checkpoint and baseline; those without one are left out with a warning.
+        names: Spoken name of each class, in the order of the labels.
         templates: Sentences with {} where the name goes; their normalised embeddings are averaged per class.
-        floor: Names of the sets that are floors: they get no differences.
-        lacking: By checkpoint why it has no embedding, where more is known than that it has no pooling head.
+        floor: Names of the sets that are baselines: they get no differences.
+        lacking: Reasons why checkpoints have no embedding, where more is known than that they have no pooling head.
 
     Returns:
         Rows "zeroshot_top1" and, with more than five classes, "zeroshot_top5" at "embedding", or at "embedding (head of
@@ -115,18 +115,18 @@ def zeroshot(
 
 
 def class_embeddings(tower: TextTower, names: Sequence[str], templates: Sequence[str]) -> Floats:
-    """The mean direction of the sentences about each class, float64 of shape (classes, D), each of length 1."""
+    """Return the mean direction of the sentences about each class, float64 of shape (classes, D), each of length 1."""
     texts = [text for name in names for text in prompts(name, templates)]
     rows = _normalised(tower.embed(texts).double().numpy())
     return _normalised(rows.reshape(len(names), len(templates), -1).mean(1))
 
 
 def with_text_tower(path: str | Path | None = None, templates: Sequence[str] = TEMPLATES) -> Analysis:
-    """The analysis with one text tower for all checkpoints, or with that of each checkpoint, where it has one.
+    """Return the analysis with one text tower for all checkpoints, or with each checkpoint's own.
 
     Args:
-        path: The two-tower model that the vision towers came from; None for each checkpoint's own.
-        templates: As `zeroshot`.
+        path: Two-tower model that the vision towers came from; None for each checkpoint's own.
+        templates: Sentences with {} where the name goes.
 
     Raises:
         CheckpointError: If `path` holds no text tower.
@@ -182,7 +182,7 @@ def _readers(inputs: Inputs, given: TextTower | None) -> dict[str, Reader]:
         if tower is not None:
             project = tower.visual_projection is not None and encoder.projection_hash is None
             readers[name] = Reader(tower, project, encoder.head.origin if encoder.head else None)
-    for floor in inputs.floors:  # an untrained tower is read as the checkpoint whose shape it has
+    for floor in inputs.floors:  # an untrained tower is read like the checkpoint of its shape
         found = _OF_ONE_SHAPE.fullmatch(floor.encoder)
         origin = found[1] if found else inputs.base.encoder
         if origin in readers:
@@ -216,7 +216,7 @@ def _check_names(base: FeatureSet, names: Sequence[str]) -> Iterator[str]:
 
 
 def _labelled(row: Row, readers: Mapping[str, Reader]) -> Row:
-    """`row`, saying whose head it rests on where that is not the checkpoint's own."""
+    """Return `row` with the model of its head in the site, where that is not the checkpoint's own."""
     heads = dict.fromkeys(readers[name].head for name in (row.checkpoint, row.reference) if name)
     lent = [head for head in heads if head]
     return replace(row, site=f"{EMBEDDING} (head of {lent[0]})") if lent else row
@@ -245,7 +245,7 @@ def _left_out(
 
 
 def _in_shared_space(features: FeatureSet, reader: Reader) -> Floats:
-    """Embeddings of length 1, through the text tower's visual projection where the checkpoint has none of its own."""
+    """Return embeddings of length 1, projected by the text tower where the checkpoint has no projection."""
     rows, tower = features.sites[EMBEDDING].astype(np.float64), reader.tower
     projection = tower.visual_projection if reader.project else None
     width = tower.dim if projection is None else projection.shape[1]
@@ -264,7 +264,7 @@ def _in_shared_space(features: FeatureSet, reader: Reader) -> Floats:
 
 
 def _ranks(images: Floats, classes: Floats, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many classes come before the right one, int64 of shape (n,); of equal cosines the class listed first."""
+    """Count the classes before the right one, int64 of shape (n,); of equal cosines the class listed first wins."""
     found = np.empty(len(labels), np.int64)
     for start in range(0, len(labels), _ROWS):
         scores, own = images[start : start + _ROWS] @ classes.T, labels[start : start + _ROWS, None]

@@ -1,4 +1,4 @@
-"""Figure: zero-shot accuracy of each checkpoint, and the paired difference to the base."""
+"""Figure of zero-shot accuracy, with the paired difference to the base."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOP1 = "zeroshot_top1"
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Zero-shot top-1 with intervals, by whose head pools the images, and paired differences to the base.
+    """Draw zero-shot top-1 with intervals, by pooling head, and paired differences to the base.
 
     Args:
         result: A "zeroshot" result.
@@ -31,7 +31,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     lent = any("(head of" in row.site for row in result.rows)
     borrowed = (
         " A borrowed head was trained for the features of the model it comes from: where accuracy is low, the head may "
@@ -46,6 +46,6 @@ def caption(result: Result) -> str:
 
 
 def _title(site: str) -> str:
-    """Whose head pools: "Own head", or "Head of so400m"."""
+    """Name the head that pools: "Own head", or "Head of so400m"."""
     head = site.partition("(")[2].removesuffix(")")
     return f"{head[0].upper()}{head[1:]}" if head else "Own head"

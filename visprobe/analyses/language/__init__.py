@@ -1,1 +1,1 @@
-"""How do vision features lie among language: captions, words of the model's own vocabulary?"""
+"""Vision features among language: captions, and words of the model's own vocabulary."""

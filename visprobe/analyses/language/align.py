@@ -1,4 +1,4 @@
-"""Do the images that an encoder finds alike have captions that a language model finds alike?"""
+"""Alignment with language models: do images that an encoder finds alike have captions that these find alike?"""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from visprobe.results.result import Estimate, Result, Row
 
 QUESTION = "Do the images that an encoder finds alike have captions that a language model finds alike?"
 NEIGHBOURS = 10
-LEAST = 50  # pairs of image and caption; half of them must hold 10 neighbours, and fewer say little
-IMAGES = 1024  # as many pairs as the published measure takes; neighbour lists grow with the square
+LEAST = 50  # pairs of image and caption; half of them must hold 10 neighbours
+IMAGES = 1024  # number of pairs of the published measure; neighbour lists grow with the square
 SCALES = {
     "text_knn": Scale("fraction", 0, 1),
     "text_cknna": Scale("CKNNA", -1, 1),
@@ -47,7 +47,7 @@ SCALES = {
     "text_best": Scale("fraction", 0, 1),
     "text_excess": Scale("fraction", -1, 1),
 }
-_CKNNA_SPLITS = 20  # each searches the neighbours of both halves anew
+_CKNNA_SPLITS = 20  # few: each searches the neighbours of both halves anew
 Protocol = Literal["fixed", "paper"]
 Features = NDArray[np.floating[Any]]
 Key = tuple[str, str, str]  # checkpoint, site, measure
@@ -56,15 +56,13 @@ MakeTexts = Callable[[Sequence[str]], Sequence[TextFeatures]]
 
 @dataclass(frozen=True)
 class _Side:
-    """A language model's layers, prepared once for all encoders."""
-
     name: str
     layers: Mapping[str, Features]
     lists: Mapping[str, NDArray[np.intp]]
 
     @property
     def fixed(self) -> dict[str, str]:
-        """The layers that are compared wherever the numbers fall: half way, and the last."""
+        """Layers that are compared wherever the numbers fall: half way, and the last."""
         names = list(self.layers)
         return {"half depth": names[len(names) // 2], "last": names[-1]}
 
@@ -78,17 +76,17 @@ def alignment(
     protocol: Protocol = "fixed",
     seed: int = 0,
 ) -> Result:
-    """Mutual kNN, CKNNA and CKA of an encoder with language models, and the largest mutual kNN over all layers.
+    """Compute mutual kNN, CKNNA and CKA with language models, and the largest mutual kNN over all layers.
 
     Args:
-        base: Pooled features of the images, every site, under the base.
-        others: The same images under other checkpoints.
-        floors: The same images under untrained encoders.
-        captions: Item id to caption; images without one are left out.
-        texts: From the captions, in the order of the images, to their features under each language model.
+        base: Pooled features of the images at every site under the base.
+        others: Features of the same images under other checkpoints.
+        floors: Features of the same images under untrained encoders.
+        captions: Captions by item id; images without one are left out.
+        texts: Maps the captions, in the order of the images, to their features under each language model.
         protocol: "fixed": fixed sites and layers, and the largest over all of them against its permutation null;
             "paper": the largest alone, after features are clamped as in the published code.
-        seed: Of random halves and permutations.
+        seed: Seed of random halves and permutations.
 
     Returns:
         Rows "text_knn/...", "text_cknna/...", "text_cka/..." by language model, layer and site; "text_best/..." and
@@ -125,7 +123,7 @@ class _Work:
         self.names, self.sides, self.kept, self.protocol, self.seed = names, sides, kept, protocol, seed
         self.found: dict[Key, Replicates] = {}
         self.p: dict[Key, float] = {}
-        self.shuffled: dict[str, NDArray[np.float64]] = {}  # language model to the largest value of each draw
+        self.shuffled: dict[str, NDArray[np.float64]] = {}  # largest value of each draw, by language model
         self.best: list[dict[str, str]] = []
 
     def measure(self, features: FeatureSet) -> None:
@@ -170,7 +168,7 @@ class _Work:
 
     def rows(self) -> Iterator[Row]:
         order = list(SCALES)
-        found = dict(sorted(self.found.items(), key=lambda item: order.index(_kind(item[0][2]))))  # stable
+        found = dict(sorted(self.found.items(), key=lambda item: order.index(_kind(item[0][2]))))  # stable sort
         numbers = {key: one.estimate(SCALES[_kind(key[2])]) for key, one in found.items()}
         yield from value_rows(numbers, {name for name, _, _ in found} - {*self.names})
         yield from self._chance(found)
@@ -190,7 +188,7 @@ class _Work:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How the numbers were made, and the p-values."""
+        """Settings that the numbers depend on, and the p-values."""
         return {
             "n": len(self.kept),
             "neighbours": NEIGHBOURS,
@@ -249,13 +247,13 @@ def _sides(texts: Sequence[TextFeatures], protocol: Protocol, images: str) -> li
 
 
 def _names(specs: Sequence[str]) -> list[str]:
-    """Language models by the last part of their path, or by all of it where that is ambiguous."""
+    """Name language models by the last part of their path, or by all of it where that is ambiguous."""
     short = [spec.rstrip("/").rpartition("/")[2] for spec in specs]
     return [one if short.count(one) == 1 else spec for one, spec in zip(short, specs, strict=True)]
 
 
 def _clamped_alike(sites: Mapping[str, Features]) -> dict[str, Features]:
-    """Sites of the tower clamped together, those after it each by itself: their scale has nothing to do with it."""
+    """Clamp the sites of the tower together, and those after it one by one: their scale is another."""
     tower = clamped({site: sites[site] for site in sites if of_tower(site)})
     return tower | {site: clamped({site: sites[site]})[site] for site in sites if not of_tower(site)}
 
@@ -279,7 +277,7 @@ def _warnings(base: FeatureSet, captions: Sequence[str], protocol: Protocol) -> 
 
 
 def _captions(images: ImageSet | None) -> dict[str, str]:
-    """Item id to the first caption."""
+    """Return the first caption of each image by its id."""
     if not isinstance(images, HasCaptions):
         name = images.name if images else "the image set"
         raise DataError(
@@ -317,11 +315,11 @@ PRESENTATIONS = {
 
 
 def align_analysis(texts: MakeTexts, protocol: Protocol = "fixed") -> Analysis:
-    """The analysis of alignment with given language models.
+    """Return the analysis of alignment with given language models.
 
     Args:
-        texts: From captions to their features under each language model.
-        protocol: As `alignment`.
+        texts: Maps captions to their features under each language model.
+        protocol: "fixed" for fixed sites and layers, "paper" for the largest value alone.
     """
     return Analysis(
         name="align",

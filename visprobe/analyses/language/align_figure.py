@@ -1,4 +1,4 @@
-"""Figure: how many neighbours an encoder shares with language models, and the paired difference to the base."""
+"""Figure of the neighbours that an encoder shares with language models, and differences to the base."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = ("text_knn", "text_best")
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Mutual kNN with intervals by language model, layer and site, and its paired differences to the base.
+    """Draw mutual kNN with intervals by language model, layer and site, and paired differences to the base.
 
     Args:
         result: An "align" result.
@@ -33,7 +33,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     return (
         "Alignment with language models: share of an image's 10 nearest images that are also nearest by their "
         "captions (left), by language model, layer and site, and the largest over all sites and layers; its paired "
@@ -48,7 +48,7 @@ def _shown(result: Result) -> list[Row]:
 
 
 def _title(measure: str, result: Result) -> str:
-    """What a reader calls it: "lm: middle layer, read by the LLM"."""
+    """Return the heading of a measure: "lm: middle layer, read by the LLM"."""
     kind, _, about = measure.partition("/")
     if kind == "text_best":
         return f"{about}: largest over sites and layers"

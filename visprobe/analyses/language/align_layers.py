@@ -1,4 +1,4 @@
-"""Shared neighbours of all sites of an encoder with all layers of a language model, and what chance makes of them."""
+"""Neighbours that all sites of an encoder share with all layers of a language model, and their null."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ DRAWS = 200
 
 
 def neighbour_lists(layers: Mapping[str, NDArray[np.floating]], k: int) -> dict[str, Indices]:
-    """The nearest images (cosine) of every image at every layer, long enough for random halves; once per layer."""
+    """Return the nearest images (cosine) of every image at every layer, enough for random halves."""
     return {name: nearest(layers[name], list_length(k, len(layers[name]))) for name in layers}
 
 
 def clamped(layers: Mapping[str, NDArray[np.floating]], quantile: float = 0.95) -> dict[str, NDArray[np.floating]]:
-    """All layers cut at one absolute value: the mean over images of that quantile of an image's absolute features.
+    """Clip all layers at one absolute value: the mean over images of a quantile of the absolute features.
 
     Source:
         The code published with Huh et al. 2024 (2405.07987), which does so before it compares layers.
@@ -40,10 +40,10 @@ class Pairs:
     """Neighbour lists of the sites and of the language model's layers over the same images.
 
     Attributes:
-        sites: Lists of each site, each of shape (n, m).
-        layers: Lists of each layer, likewise.
-        k: How many neighbours count.
-        seed: Of the random halves.
+        sites: Lists of each site, indices of shape (n, m).
+        layers: Lists of each layer, indices of shape (n, m).
+        k: Number of neighbours that count.
+        seed: Seed of the random halves.
     """
 
     sites: Mapping[str, Indices]
@@ -57,13 +57,13 @@ class Pairs:
         return len(next(iter(self.sites.values())))
 
     def halved(self, site: str, layer: str) -> Halved:
-        """Mutual kNN of one site and one layer on all images and on random halves."""
+        """Compute mutual kNN of one site and one layer on all images and on random halves."""
         row, column = list(self.sites).index(site), list(self.layers).index(layer)
         return half_splits(lambda images: float(self._within(images)[row, column]), self.n, SPLITS, self.seed)
 
     @cached_property
     def best(self) -> Halved:
-        """The largest mutual kNN over all sites and layers, on all images and on random halves."""
+        """Largest mutual kNN over all sites and layers, on all images and on random halves."""
         return half_splits(lambda images: float(self._within(images).max()), self.n, SPLITS, self.seed)
 
     @cached_property
@@ -79,6 +79,7 @@ class Pairs:
         return self._known[images.tobytes()]
 
     @cached_property
+    # One table per half serves every pair of site and layer.
     def _known(self) -> dict[bytes, Array]:
         return {}
 
@@ -86,7 +87,7 @@ class Pairs:
         return [np.take_along_axis(one[images], first_within(one, images, k), 1) for one in lists.values()]
 
     def null(self, draws: int = DRAWS) -> Array:
-        """Mutual kNN when images are given captions of others at random, shape (draws, sites, layers).
+        """Compute mutual kNN with captions shuffled over the images, float64 of shape (draws, sites, layers).
 
         All pairs of a draw share one order, so that the largest of them is a draw of the largest value.
         """
@@ -101,7 +102,7 @@ class Pairs:
 
 
 def permutation_p(value: float, null: Array) -> float:
-    """Share of draws that reach `value`, itself counted as one, in [1 / (draws + 1), 1].
+    """Compute the share of draws that reach `value`, itself counted as one, in [1 / (draws + 1), 1].
 
     Source: Phipson & Smyth 2010.
     """
@@ -109,7 +110,7 @@ def permutation_p(value: float, null: Array) -> float:
 
 
 def _shares(left: Sequence[Indices], right: Sequence[Indices], n: int) -> Array:
-    """Mean share of common entries in rows of two sets of lists, shape (len(left), len(right))."""
+    """Return the mean share of common entries in rows of two sets of lists, shape (len(left), len(right))."""
     rows = np.arange(len(left[0]))[:, None]
     held = np.zeros((len(left), len(rows), n), dtype=bool)
     for one, ids in zip(held, left, strict=True):

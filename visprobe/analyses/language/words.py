@@ -1,4 +1,4 @@
-"""Where do the projected patches lie among the words of the checkpoint's own language model?"""
+"""Place of the projected patches among the words of the checkpoint's own language model."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from visprobe.results.result import Result, Row
 
 QUESTION = "Where do the projected patches lie among the words of the checkpoint's own language model?"
 SITE, TOKENS = "projected", "projected:tokens"
-NATIVE = "projected:drawn"  # where each image has its own number of tokens
+NATIVE = "projected:drawn"  # for towers of native resolution
 IMAGES = 128
-PATCHES = 32  # of each image; looking one up among 150,000 words takes about 10 ms on one core
-LEAST = 20  # images; an interval over fewer says little
-MOST_WORDS = 20  # most frequent nearest words that are listed
+PATCHES = 32  # per image; looking one up among 150,000 words takes about 10 ms on one core
+LEAST = 20  # images; an interval over fewer means little
+MOST_WORDS = 20  # most frequent nearest words listed
 _PICTURE = 192  # pixels
 CHANGED = "word_changed"
 SCALES = {
@@ -56,9 +56,8 @@ SCALES = {
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was found of one checkpoint: measures, the nearest word of each drawn patch, and of all of one image."""
-
     measures: Mapping[str, Replicates]
+    # `nearest` is the nearest word of each drawn patch, `picture` that of every patch of the first image.
     nearest: Counts
     picture: Counts
 
@@ -70,14 +69,14 @@ def words_of_patches(
     words: Mapping[str, Words],
     seed: int = 0,
 ) -> Result:
-    """Nearest words of patches, their lengths against those of words, and the gap between the two.
+    """Find the nearest words of patches, and compare the two in length and direction.
 
     Args:
         base: "projected:tokens" of the images under the base, or "projected:drawn" where it is of native resolution.
-        others: The same images under other checkpoints.
-        floors: The same images under what the numbers are read against.
-        words: Name of a checkpoint or floor to its vocabulary.
-        seed: Of the patches drawn, the same for all, and of the halves of `separation`.
+        others: Tokens of the same images under other checkpoints.
+        floors: Tokens of the same images under the baselines.
+        words: Vocabulary of each checkpoint and baseline, by name.
+        seed: Seed of the patches drawn, the same for all, and of the halves of `separation`.
 
     Returns:
         At "projected": "word_cosine" with the nearest word, "word_norm_ratio", "word_gap" (in [0, 2]),
@@ -119,7 +118,7 @@ def words_of_patches(
 
 
 def _drawn(shape: tuple[int, ...], seed: int) -> Counts:
-    """For each image the patches that are looked at, at random, the same for every checkpoint."""
+    """Draw the patches of each image to look up, the same for every checkpoint."""
     rng, (n, patches) = np.random.default_rng(seed), shape[:2]
     return np.stack([np.sort(rng.permutation(patches)[:PATCHES]) for _ in range(n)])
 
@@ -147,12 +146,12 @@ def _look(features: FeatureSet, words: Words, places: Counts | None, seed: int) 
 
 def _vocabulary(words: Words) -> Vocabulary:
     rows = words.embeddings[words.spoken].float().numpy() * np.float32(words.scale)
-    kept = rows.any(1)  # rows that fill a table up have no direction
+    kept = rows.any(1)  # padding rows of a table have no direction
     return Vocabulary(rows[kept], np.array(words.spoken)[kept])
 
 
 def _same_vocabulary(words: Mapping[str, Words], base: str) -> list[str]:
-    """Who spells every token as the base does."""
+    """Return the checkpoints that spell every token as the base does."""
     return [name for name, one in words.items() if _spelling(one) == _spelling(words[base])]
 
 
@@ -187,7 +186,7 @@ def _described(words: Words) -> dict[str, Any]:
 
 
 def _frequent(nearest: Counts, words: Words) -> list[list[str | float]]:
-    """The most frequent nearest words, with their share of the patches."""
+    """Return the most frequent nearest words, with their share of the patches."""
     counts = Counter(nearest.ravel().tolist()).most_common(MOST_WORDS)
     return [[words.spelled(token), count / nearest.size] for token, count in counts]
 
@@ -207,7 +206,7 @@ def _needs(encoder: VisionEncoder) -> list[str]:
 
 def _run(inputs: Inputs) -> Result:
     read = {encoder.name: _read(encoder) for encoder in inputs.encoders}
-    # A floor is made from one of the encoders, and says in its name from which if there are several.
+    # A baseline is made from one of the encoders, and has its name in its own if there are several.
     owner = {floor.encoder: next((name for name in read if name in floor.encoder), inputs.base.encoder)
              for floor in inputs.floors}  # fmt: skip
     words = {**read, **{floor: read[name] for floor, name in owner.items()}}
@@ -216,10 +215,8 @@ def _run(inputs: Inputs) -> Result:
 
 
 def _picture(picture: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """The image whose words are shown, small, as a data URI, and the rows and columns of its tokens.
-
-    At native resolution they are those drawn, in rows of eight.
-    """
+    """Return the image of the words shown as a small data URI, and rows and columns of its tokens."""
+    # At native resolution the tokens are those drawn, in rows of eight.
     tokens, grid = len(picture["words"][inputs.base.encoder]), inputs.encoders[0].grid
     whole = grid or (tokens // 8, 8)
     rows = max(1, round(whole[0] * (tokens / (whole[0] * whole[1])) ** 0.5))  # connectors may join tokens
@@ -233,7 +230,7 @@ def _picture(picture: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
 def _read(encoder: VisionEncoder) -> Words:
     try:
         return read_words(encoder.provenance.path)
-    except CheckpointError as error:  # one question without an answer is no reason to lose the others
+    except CheckpointError as error:  # this analysis alone fails, not the run
         raise DataError(error.message, hint=error.hint) from error
 
 

@@ -1,4 +1,4 @@
-"""Figure: one image, and the word of the language model that lies nearest to each of its patches."""
+"""Figure of one image with the nearest word of the language model to each of its patches."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from visprobe.figures.style import INK, MUTED, RULE, SHADE, SMALL, TWO_COLUMNS, 
 from visprobe.figures.text import fitted
 from visprobe.results.result import Result
 
-_MOST_CELLS = 8  # along a side; more words cannot be read
+_MOST_CELLS = 8  # along a side; more words are illegible
 _MOST_PANELS = 3
 _GRID_INCHES = 1.6
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """The image, and a grid of nearest words for the base and the checkpoints after it, three at most.
+    """Draw the image, and a grid of nearest words for the base and the checkpoints after it, three at most.
 
-    Words that are not those of the base are on a darker ground. Of fine grids every so many patches are shown.
+    Words that are not those of the base are on a darker ground. Of fine grids only some patches are shown.
 
     Args:
         result: A "words" result.
@@ -52,7 +52,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     picture = result.settings["picture"]
     grid = picture["grid"]
     which = (

@@ -1,4 +1,4 @@
-"""Patch tokens among the words of a vocabulary: nearest words, lengths, and how far the two lie apart."""
+"""Measures of patch tokens among the words of a vocabulary: nearest words, lengths, distances."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SCORES = 2**25  # similarities held at once: 134 MB
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words as the language model is given them.
+    """Word embeddings as the language model gets them.
 
     Attributes:
         rows: Embeddings, float32 of shape (words, d); none is zero.
-        tokens: Number of each word in the language model's vocabulary, shape (words,).
+        tokens: Token id of each word, int64 of shape (words,).
     """
 
     rows: NDArray[np.float32]
@@ -29,14 +29,14 @@ class Vocabulary:
 
 
 def nearest_words(patches: Array, vocabulary: Vocabulary) -> tuple[Counts, NDArray[np.float32]]:
-    """The word of largest cosine with each patch, and that cosine.
+    """Find the word of largest cosine with each patch.
 
     Args:
-        patches: Shape (..., d), no row zero.
-        vocabulary: The words; of equally near ones the first is taken.
+        patches: Any floating dtype, shape (..., d), no row zero.
+        vocabulary: Words; of equally near ones the first is taken.
 
     Returns:
-        Token numbers and cosines, both of shape (...).
+        Token ids, int64, and cosines, float32, both of shape (...).
     """
     queries, words = unit(patches.reshape(-1, patches.shape[-1])), unit(vocabulary.rows)
     found, cosine = np.empty(len(queries), np.int64), np.empty(len(queries), np.float32)
@@ -50,22 +50,28 @@ def nearest_words(patches: Array, vocabulary: Vocabulary) -> tuple[Counts, NDArr
 
 
 def norm_ratio(patches: Array, vocabulary: Vocabulary) -> Replicated:
-    """Median length of an image's patch tokens over the median length of words, mean over images.
+    """Compute the median length of an image's patch tokens over the median length of words, mean over images.
 
     Args:
         patches: Shape (n, t, d): t patches of each image.
-        vocabulary: The words.
+        vocabulary: Words.
+
+    Returns:
+        A ratio >= 0, also without each image.
     """
     words = float(np.median(np.linalg.norm(vocabulary.rows, axis=1)))
     return replicate_mean(np.median(np.linalg.norm(patches.astype(np.float32), axis=-1), axis=1) / words)
 
 
 def modality_gap(patches: Array, vocabulary: Vocabulary) -> Replicated:
-    """Distance between the mean direction of patches and that of words, in [0, 2], and without each image.
+    """Compute the distance between the mean directions of patches and of words, also without each image.
 
     Args:
-        patches: As `norm_ratio`.
-        vocabulary: The words.
+        patches: Shape (n, t, d): t patches of each image.
+        vocabulary: Words.
+
+    Returns:
+        Values in [0, 2].
 
     Source:
         Liang et al. 2022 (2203.02053), section 2: difference of the centres of unit vectors.
@@ -78,15 +84,15 @@ def modality_gap(patches: Array, vocabulary: Vocabulary) -> Replicated:
 
 
 def separation(patches: Array, vocabulary: Vocabulary, seed: int) -> Replicated:
-    """How surely a direction found on other images and words tells a patch from a word: area under the ROC curve.
+    """Compute how well a direction found on other images and words tells patches from words: area under the ROC curve.
 
     The direction joins the two centres of one half; the other half is scored, and the other way round. On the half
     it was found on, any two sets in many dimensions can be told apart.
 
     Args:
-        patches: As `norm_ratio`.
-        vocabulary: The words.
-        seed: Of the halves.
+        patches: Shape (n, t, d): t patches of each image.
+        vocabulary: Words.
+        seed: Seed of the halves.
 
     Returns:
         Mean over images in [0, 1]: 0.5 where patches lie among the words, 1 where a plane parts them.
@@ -99,16 +105,17 @@ def separation(patches: Array, vocabulary: Vocabulary, seed: int) -> Replicated:
         direction = (seen - words[word_half == half].mean(0, dtype=np.float64)).astype(np.float32)
         ranks = np.sort(words[word_half != half] @ direction)
         scores = images[image_half != half] @ direction
+        # Left and right insertion together count ties as half.
         below = np.searchsorted(ranks, scores, "left") + np.searchsorted(ranks, scores, "right")
         areas[image_half != half] = below.mean(1) / (2 * len(ranks))
     return replicate_mean(areas)
 
 
 def word_variety(nearest: Counts) -> Replicated:
-    """Effective number of different nearest words: exponential of the entropy of their counts.
+    """Compute the effective number of different nearest words: exponential of the entropy of their counts.
 
     Args:
-        nearest: Token number of each patch's nearest word, shape (n, t).
+        nearest: Token id of each patch's nearest word, shape (n, t).
 
     Returns:
         A value of 1 or more, and without each image in turn.
@@ -120,10 +127,13 @@ def word_variety(nearest: Counts) -> Replicated:
 
 
 def rank_share(patches: Array) -> Replicated:
-    """Participation ratio of the patch tokens' covariance over their width, in (0, 1], and without each image in turn.
+    """Compute the participation ratio of the patch tokens' covariance over their width.
 
     Args:
-        patches: As `norm_ratio`.
+        patches: Shape (n, t, d): t patches of each image.
+
+    Returns:
+        Values in (0, 1], also without each image.
 
     Raises:
         ValueError: If the patches do not vary.
@@ -135,7 +145,7 @@ def rank_share(patches: Array) -> Replicated:
     x = patches.reshape(-1, d).astype(np.float64)
     x -= x.mean(0)
     largest = np.abs(x).max()
-    if not largest > 1e-6 * np.abs(patches).max():  # the means of float32 numbers carry rounding
+    if not largest > 1e-6 * np.abs(patches).max():  # means of float32 numbers carry rounding
         raise ValueError("all patches have the same features")
     x /= largest
     scatter = x.T @ x
@@ -144,12 +154,13 @@ def rank_share(patches: Array) -> Replicated:
     cross = np.einsum("ijk,ijk->i", parts, (x @ scatter).reshape(n, t, d))
     squares = np.array([np.square(part @ part.T).sum() for part in parts])
     whole, trace = float(np.vdot(scatter, scatter)), float(own.sum())
+    # |S - P|^2 = |S|^2 - 2 S.P + |P|^2 with P the scatter of one image's patches.
     without = (trace - own) ** 2 / (whole - 2 * cross + squares) / d
     return Replicated(trace**2 / whole / d, without)
 
 
 def unit(rows: Array) -> NDArray[np.float32]:
-    """Rows of length one, float32.
+    """Divide rows by their L2 norm, in float32.
 
     Raises:
         ValueError: If a row is zero.

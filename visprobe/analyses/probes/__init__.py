@@ -1,1 +1,1 @@
-"""What can a linear probe read from the encoder?"""
+"""Linear probes of an encoder's features."""

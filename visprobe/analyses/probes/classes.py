@@ -29,25 +29,25 @@ from visprobe.metrics.intervals.jackknife import Replicated, replicate_mean
 from visprobe.metrics.intervals.proportions import paired_difference, proportion
 from visprobe.results.result import Estimate, Result, Row
 
-# In units of features whose dimensions have a variance of 1 in the mean.
+# In units of features of mean variance 1.
 CS = tuple(float(c) for c in 10.0 ** np.arange(-6, 3.1, 0.5))
-C_OF_ONE = 1.0  # of one image per class nothing can be held out
+C_OF_ONE = 1.0  # one image per class leaves nothing to hold out
 _HELD_OUT = 0.2
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe says of the query images under one checkpoint at one site.
+    """Predictions of a probe for the query images under one checkpoint at one site.
 
     Attributes:
-        right: Whether each is put into its class, bool of shape (n,).
-        losses: Log loss of each, nats.
-        brier: Brier score of each.
-        error: Calibration error.
-        control: As `right`, of a probe that learned permuted labels; None where not asked.
-        fitted: Share of training images right, with the true and with the permuted labels.
-        few: By images per class, as `right` for each draw, shape (draws, n).
-        c: Chosen, in units of features of mean variance 1.
+        right: True where an image is put into its class, bool of shape (n,).
+        losses: Log loss of each image in nats, float64 of shape (n,).
+        brier: Brier score of each image, float64 of shape (n,), in [0, 2].
+        error: Expected calibration error, in [0, 1].
+        control: `right` of a probe that learned permuted labels; None where not fitted.
+        fitted: Accuracy on the training images with the true and with the permuted labels.
+        few: `right` for each draw, shape (draws, n), by images per class.
+        c: Chosen C, in units of features of mean variance 1.
     """
 
     right: Bools
@@ -66,16 +66,16 @@ Found = dict[str, dict[str, Probed]]
 def class_probes(
     task: Task, protocol: str, question: str, floor: Collection[str], how: How, seed: int, device: str
 ) -> Result:
-    """Probes of every checkpoint at every site of `task`.
+    """Fit probes of every checkpoint at every site of `task`.
 
     Args:
-        task: With training images.
-        protocol: Where these come from.
-        question: The question of the result.
-        floor: Names of the sets that are floors: they get no differences.
-        how: How probes are made.
-        seed: Of the part of the training images that C is chosen on, and of the permuted labels.
-        device: Where torch computes.
+        task: Task with training images.
+        protocol: Origin of the training images, in words.
+        question: Question of the result.
+        floor: Names of the sets that are baselines: they get no differences.
+        how: Options of the probes.
+        seed: Seed of the held-out training images that C is chosen on, and of the permuted labels.
+        device: Torch device to compute on.
 
     Returns:
         Rows "probe_top1", "probe_log_loss", and where the language model reads also "probe_of_1", ... (few labels),
@@ -107,8 +107,6 @@ def class_probes(
 
 
 class _Maker:
-    """Fits the probes of a task, and remembers what went wrong."""
-
     def __init__(self, task: Task, how: How, seed: int, device: str) -> None:
         assert task.support_labels is not None  # class_task sees to it
         self._task, self._how, self._seed, self._device = task, how, seed, device
@@ -123,7 +121,7 @@ class _Maker:
         self._wrong: dict[str, list[str]] = {}
 
     def probed(self, features: FeatureSet, site: str, *, full: bool) -> Probed:
-        """The probe at a site; with few labels and control labels where `full`."""
+        """Fit the probe at a site; with few labels and control labels if `full`."""
         support = self._task.support[features.encoder]
         with warnings.catch_warnings(record=True) as caught, naming(features, site, "a probe"):
             warnings.simplefilter("ignore")
@@ -135,7 +133,7 @@ class _Maker:
         return found
 
     def settings(self) -> dict[str, Any]:
-        """What every probe of the task depends on."""
+        """Return the settings that every probe of the task depends on."""
         return {
             "solver": "exact",
             "features": "as they are, centred, divided by one number: the root of their mean variance",
@@ -147,7 +145,7 @@ class _Maker:
         }
 
     def warnings(self) -> Iterator[str]:
-        """What a reader must know of the fits."""
+        """Yield warnings about the fits."""
         said = {
             "AtBoundary": "the best C is at the end of the grid: a better one may lie outside",
             "NotConverged": "a fit stopped before its gradient was small",
@@ -179,7 +177,7 @@ class _Maker:
     def _fits(
         self, support: FeatureSet, site: str, full: bool
     ) -> tuple[Fit, float, Fit | None, tuple[float, float] | None]:
-        """The probe, its C, and the probe of permuted labels with both shares of the training images."""
+        """Return the probe, its C, the probe of permuted labels and both accuracies on the training images."""
         labels = self._labels[self._order]
         array = support.sites[site][self._order]
         path = prepared(array, self._device)
@@ -205,7 +203,7 @@ class _Maker:
             return next(logistic_fits(path, labels, [C_OF_ONE / (path.variance or 1.0)]))
         unit = float(array.var(0, dtype=np.float64).mean()) or 1.0
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AtBoundary)  # of a handful held out the best C is often the first of many
+            warnings.simplefilter("ignore", AtBoundary)  # with so few held out the best C is often the first of many
             return select_c(array, labels, [c / unit for c in CS], seed=self._seed, device=self._device).fit
 
 
@@ -231,17 +229,21 @@ def _full(one: Probed, task: Task) -> Iterator[tuple[str, Estimate]]:
 
 
 def macro_recall(right: Bools, labels: Labels) -> Replicated:
-    """Mean over the classes that occur of the share right, and the same without each image in turn.
+    """Compute the mean recall over the classes that occur, also without each image.
 
     Args:
         right: Bool of shape (n,).
         labels: Class of each image, int64 of shape (n,).
+
+    Returns:
+        Values in [0, 1].
     """
     counts = np.bincount(labels).astype(np.float64)
     hits = np.bincount(labels, weights=right, minlength=len(counts))
     occurs = int((counts > 0).sum())
     recall = hits / np.maximum(counts, 1)
     own, n = recall[labels], counts[labels]
+    # Without its only image a class is no longer averaged over.
     alone = n == 1
     without = np.where(alone, 0.0, (hits[labels] - right) / np.maximum(n - 1, 1))
     classes = np.maximum(occurs - alone, 1)
@@ -249,7 +251,7 @@ def macro_recall(right: Bools, labels: Labels) -> Replicated:
 
 
 def _differences(found: Found, floor: Collection[str]) -> tuple[list[Row], list[Test]]:
-    """Paired differences of everything but accuracy; tests of the log loss, adjusted over the sites of a pair."""
+    """Return paired differences of all but accuracy; tests of the log loss, adjusted over the sites of a pair."""
     rows: list[Row] = []
     tests: list[Test] = []
     for pair in pairs(by_key(found, "probe_log_loss"), [name for name in found if name not in floor]):
@@ -267,7 +269,7 @@ def _differences(found: Found, floor: Collection[str]) -> tuple[list[Row], list[
 
 
 def _recalls(right: Mapping[str, Mapping[str, Bools]], labels: Labels) -> dict[str, dict[str, list[float | None]]]:
-    """Share right of each class, None where no image of it was asked."""
+    """Return the recall of each class, None where no image has it."""
     counts = np.bincount(labels)
     return {
         name: {

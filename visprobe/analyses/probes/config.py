@@ -1,4 +1,4 @@
-"""How probes are made."""
+"""Options of the linear probes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from visprobe.metrics.classifiers.label_draws import PER_CLASS
 
 @dataclass(frozen=True)
 class How:
-    """How probes are made.
+    """Options of the linear probes.
 
     Attributes:
         targets: "classes", "labels", "numbers", the name of one target, or "auto": classes where there are some.
-        sites: Where the language model reads, or at every site.
-        per_class: How many images of each class few-label probes see.
-        seeds: How many draws of these.
+        sites: "read" for the sites that matter, or "all".
+        per_class: Numbers of images of each class that few-label probes are fitted to.
+        seeds: Number of draws of these.
     """
 
     targets: str = "auto"

@@ -1,4 +1,4 @@
-"""What a probe learns from and what it is tried on: two splits, or two parts of one; classes or targets."""
+"""Training and test data of a probe: two splits, or two parts of one; classes or targets."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from visprobe.features.feature_set import FeatureSet, with_rows
 from visprobe.metrics.arrays import Array, Indices
 from visprobe.metrics.classifiers.select_c import stratified_split
 
-_HELD_OUT = 0.5  # of a single split
+_HELD_OUT = 0.5  # share of a single split
 
 
 @dataclass(frozen=True)
 class TargetTask:
-    """Targets to be read from features.
+    """Targets to predict from features.
 
     Attributes:
-        targets: What, of the images of `query`; its values are float64 of shape (n, targets).
-        query: The sets to try on, rows in one order; the first is the base.
-        support: By checkpoint the sets that are learned from, rows in one order.
-        support_values: Float64 of shape (m, targets).
-        protocol: Where the two come from.
-        notes: What a reader must know of what was left out.
+        targets: Targets of the images of `query`; values float64 of shape (n, targets), NaN where missing.
+        query: Test sets, rows in one order; the first is the base's.
+        support: Training sets by checkpoint, rows in one order.
+        support_values: Targets of the training images, float64 of shape (m, targets), NaN where missing.
+        protocol: Origin of both, in words.
+        notes: Warnings about targets left out.
     """
 
     targets: Targets
@@ -45,11 +45,11 @@ class TargetTask:
 
     @property
     def shared(self) -> Overlap:
-        """Images in both."""
+        """Images in both splits."""
         return overlap(self.query[0], self.support[self.query[0].encoder])
 
     def settings(self) -> dict[str, Any]:
-        """What every number depends on."""
+        """Return the settings that every number depends on."""
         base = self.query[0]
         return {
             **common_settings(base),
@@ -62,16 +62,17 @@ class TargetTask:
         }
 
     def warnings(self) -> list[str]:
-        """What a reader must know."""
+        """Return the warnings of the task."""
         base = self.query[0]
         return [*self.notes, *overlap_warnings(self.shared, base, self.support[base.encoder])]
 
 
 def class_task(inputs: Inputs) -> tuple[Task, str]:
-    """The classes to be told apart, and where the training images come from.
+    """Return the classification task, and the origin of its training images in words.
 
     Raises:
-        DataError: As `make_task`; if a class has fewer than two training images.
+        DataError: If images are unlabelled, of one class, or not the same for all checkpoints; if a class has one
+            training image.
     """
     query, support, protocol = inputs.all, inputs.support, "trained on the train split"
     if not support:
@@ -92,7 +93,7 @@ def class_task(inputs: Inputs) -> tuple[Task, str]:
 
 
 def target_task(inputs: Inputs, name: str) -> TargetTask:
-    """The targets to be read, without those that the training images cannot teach.
+    """Return the targets to predict, without those that do not vary over the images.
 
     Raises:
         DataError: If no target is left, or there are too few images.
@@ -124,7 +125,7 @@ def target_task(inputs: Inputs, name: str) -> TargetTask:
 
 
 def targets_of(images: ImageSet | None, name: str) -> Targets:
-    """The targets that `name` asks for.
+    """Return the targets that `name` asks for.
 
     Raises:
         DataError: If there are none of that kind or name, or numbers are infinite.
@@ -151,7 +152,7 @@ def targets_of(images: ImageSet | None, name: str) -> Targets:
 
 
 def _values(features: FeatureSet, images: ImageSet | None, name: str) -> Targets:
-    """Targets of the rows of `features`: images that could not be read have none."""
+    """Return the targets of the rows of `features`, from which unreadable images are missing."""
     targets = targets_of(images, name)
     assert images is not None  # targets_of refuses
     place = {item.id: row for row, item in enumerate(images.items)}
@@ -169,7 +170,7 @@ def _present(values: Array) -> Array:
 
 
 def _halves(sets: Sequence[FeatureSet], parts: tuple[Indices, Indices]) -> tuple[Sets, Sets]:
-    """Query and support: all sets in the order of the first, cut in two."""
+    """Return query and support: all sets in the order of the first, cut in two."""
     kept, out = parts
     whole = align(sets)
     return tuple(with_rows(one, out) for one in whole), tuple(with_rows(one, kept) for one in whole)

@@ -1,4 +1,4 @@
-"""Can a linear probe read it? Classes, labels or numbers of images from an encoder's features, floors beside them."""
+"""Linear probes of classes, labels or numbers from an encoder's features, with baselines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUESTION = "What can a linear probe read from the encoder's features, and more t
 
 
 def probe_analysis(how: How) -> Analysis:
-    """The analysis "probe", made as `how` says.
+    """Return the analysis "probe" with these options.
 
     Raises:
         UsageError: If a number is out of range.
@@ -71,11 +71,7 @@ def _needs(how: How, encoder: VisionEncoder) -> list[str]:
 
 
 def _check(how: How, images: ImageSet, support: ImageSet | None) -> None:
-    """Refuse images without what is to be read from them.
-
-    Raises:
-        DataError: If classes or targets are missing, not the same in both splits, or cannot be learned.
-    """
+    """Refuse images without classes or targets that can be learned, or with others in the train split."""
     if _kind(how, images) == "classes":
         return check_task(images, support)
     names = [targets_of(part, how.targets).names for part in (images, support) if part is not None]

@@ -1,4 +1,4 @@
-"""Figure: what linear probes read where the language model reads, and from how many labelled images."""
+"""Figure of what linear probes read at the consumed site, and from how many labelled images."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _MAIN = {
     "probe_r2": "Held-out R² of linear probes",
 }
 _FEW = re.compile(r"probe_of_(\d+)")
-_BOLD = 9.0  # points that 8 points in bold are as wide as
-_ASIDE = 0.035  # of a factor of ten, between the checkpoints at one number of images
+_BOLD = 9.0  # an 8-point bold title is as wide as regular text of this size
+_ASIDE = 0.035  # share of a factor of ten, between the checkpoints at one number of images
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """The main measure at the sites that are read; for classes also few labels and, of many sites, depth.
+    """Draw the main measure at the sites that matter; for classes also few labels and, with many sites, depth.
 
     Args:
         result: A "probe" result.
@@ -46,7 +46,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     measure = _main(result)
     rows = [row for row in result.select(measure=measure) if row.site in _read(result)]
     few = [row for row in result.rows if _FEW.fullmatch(row.measure) and row.role != "difference"]
@@ -69,7 +69,7 @@ def _main(result: Result) -> str:
 
 
 def _read(result: Result) -> dict[str, str]:
-    """The sites that are read and their titles."""
+    """Return the sites that matter and their titles."""
     consumed, titles = result.consumed, {}
     for site in dict.fromkeys(row.site for row in result.rows):
         place = site.partition(":")[0]
@@ -137,7 +137,7 @@ def _draw_labels(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], resu
 
 
 def _size(row: Row, result: Result) -> float:
-    """Training images of a class; of all of them, the mean over the classes."""
+    """Return the training images per class; for the whole split, the mean over classes."""
     few = _FEW.fullmatch(row.measure)
     return float(few[1]) if few else round(result.settings["n_support"] / result.settings["classes"])
 

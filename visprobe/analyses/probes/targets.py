@@ -1,4 +1,4 @@
-"""Probes of several targets of an image: labels that each hold or not, and numbers."""
+"""Probes of several targets per image: labels that each hold or not, and numbers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from visprobe.metrics.intervals.jackknife import Replicated, replicate_by_groups
 from visprobe.results.result import Result
 
 CS = tuple(float(c) for c in 10.0 ** np.arange(-6, 3.1, 0.5))  # in units of features of mean variance 1
-PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-6, 4.1, 0.5))  # times images and mean variance
+PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-6, 4.1, 0.5))  # times number of images and mean variance
 GROUPS = 20
-LISTED = 10  # numbers that get rows of their own
+LISTED = 10  # at most so many numbers get rows of their own
 _HELD_OUT = 0.2
 _JACKKNIFE = f"jackknife over {GROUPS} groups of images 95 %"
 _MULTILABEL = {"probe_map": average_precision, "probe_macro_f1": f1, "probe_macro_auroc": auroc}
@@ -34,17 +34,17 @@ _MULTILABEL = {"probe_map": average_precision, "probe_macro_f1": f1, "probe_macr
 
 @dataclass(frozen=True)
 class Probed:
-    """Measures of a probe with what leaving out images makes of them, and its scores of each target."""
+    """Measures of a probe, also without images or groups of them, and its score for each target."""
 
     measures: dict[str, Replicated]
     each: list[float | None]
 
 
 def target_probes(task: TargetTask, question: str, floor: Collection[str], seed: int, device: str) -> Result:
-    """Probes of every checkpoint at every site of `task`.
+    """Fit probes of every checkpoint at every site of `task`.
 
     Returns:
-        Of labels rows "probe_map" (mean average precision), "probe_macro_f1" and "probe_macro_auroc"; of numbers
+        For labels rows "probe_map" (mean average precision), "probe_macro_f1" and "probe_macro_auroc"; for numbers
         "probe_r2", the mean over targets, and "probe_r2_NAME" of each where there are ten or fewer. Paired differences
         of each, p-values adjusted over the sites of a pair in the settings.
 
@@ -97,7 +97,7 @@ def _labels(task: TargetTask, features: FeatureSet, site: str, seed: int, device
 def _scores(
     array: NDArray[np.floating], truth: NDArray[np.bool_], rows: NDArray[np.floating], seed: int, device: str
 ) -> Array:
-    """Logits of the query rows, C chosen by the log loss of a held-out part of the training images."""
+    """Return logits of the query rows, C chosen by the log loss on held-out training images."""
     order = np.random.default_rng(seed).permutation(len(array))
     kept = len(array) - max(1, round(_HELD_OUT * len(array)))
     learnable = truth[order[:kept]].any(0) & ~truth[order[:kept]].all(0)
@@ -122,7 +122,7 @@ def _numbers(task: TargetTask, features: FeatureSet, site: str) -> Probed:
     predicted = np.full(task.targets.values.shape, np.nan)
     for own in _of_one_pattern(task.support_values):
         there = np.flatnonzero(~np.isnan(task.support_values[:, own[0]]))
-        for k in own:  # each its own penalty: one that noise fills must not choose that of the others
+        for k in own:  # a penalty each: a noisy target must not choose that of the others
             fit = ridge(array[there], task.support_values[there][:, [k]], [p * unit for p in PENALTIES])
             if fit.penalty in (PENALTIES[0] * unit, PENALTIES[-1] * unit):
                 warnings.warn("the best penalty is at the end of the grid", AtBoundary, stacklevel=2)
@@ -135,7 +135,7 @@ def _numbers(task: TargetTask, features: FeatureSet, site: str) -> Probed:
 
 
 def r2(predicted: Array, truth: Array) -> Replicated:
-    """Share of the variance of `truth` that `predicted` explains, and without each image in turn.
+    """Compute the share of the variance of `truth` that `predicted` explains, also without each image.
 
     Args:
         predicted: float64 of shape (n,).
@@ -147,6 +147,7 @@ def r2(predicted: Array, truth: Array) -> Replicated:
     known = ~np.isnan(truth)
     n, value = int(known.sum()), truth[known]
     away = np.square(value - value.mean()) if n > 2 else np.zeros(0)
+    # Without image i the mean moves: the total sum of squares falls by (y_i - mean)^2 n / (n - 1).
     total_without = away.sum() - away * n / max(n - 1, 1)
     if n < 3 or total_without.min() <= 1e-12 * away.sum():
         raise ValueError("a target does not vary over the images")
@@ -162,7 +163,7 @@ def _averaged(each: Sequence[Replicated]) -> Replicated:
 
 
 def _of_one_pattern(values: Array) -> list[list[int]]:
-    """Targets that are missing for the same images, together."""
+    """Group targets that are missing for the same images, which are then fitted together."""
     groups: dict[bytes, list[int]] = {}
     for k, column in enumerate(values.T):
         groups.setdefault(np.isnan(column).tobytes(), []).append(k)

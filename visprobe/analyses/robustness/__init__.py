@@ -1,1 +1,1 @@
-"""Does the encoder still see when images are damaged, small or cropped?"""
+"""Robustness to damaged, small or cropped images."""

@@ -1,4 +1,4 @@
-"""Does the encoder still see when images are damaged, small or cropped?"""
+"""Robustness: accuracy, or stability of features, when images are damaged, small or cropped."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from visprobe.results.result import Estimate, Result, Row
 QUESTION = "How much of what the encoder sees is left when images are damaged, and more than before post-training?"
 IMAGES = 1000
 _COSINE = Scale("cosine", -1, 1)
-_FEWEST = 6  # images of which a CKA without any one of them can be taken
+_FEWEST = 6  # images: CKA leaves one out and needs five
 
 
 def robustness(plan: Plan | None = None) -> Analysis:
-    """The analysis for a choice of changes.
+    """Return the analysis for a choice of changes.
 
     Args:
-        plan: The changes; by default four corruptions at severities 1, 3 and 5.
+        plan: Changes to measure; by default four corruptions at severities 1, 3 and 5.
     """
     chosen = plan or Plan()
     return Analysis(
@@ -68,10 +68,10 @@ def robustness(plan: Plan | None = None) -> Analysis:
 
 
 def measure_robustness(inputs: Inputs) -> Result:
-    """What changed copies of the images do to every checkpoint, at the consumed site and after the projector.
+    """Measure every checkpoint on changed copies of the images, at the consumed site and after the projector.
 
     Args:
-        inputs: With `variants` as `Plan.variants` names them. Prototypes come from clean support images; where there
+        inputs: Features, `variants` named by `Plan.variants`. Prototypes come from clean support images; where there
             are none, from the clean images without the one that is asked about.
 
     Returns:
@@ -101,7 +101,7 @@ def measure_robustness(inputs: Inputs) -> Result:
         unlabelled = no_classes(inputs.images) if inputs.images else f"{inputs.base.images} has no classes"
         rows, settings, warnings = (
             [*_stability_rows(scored, floors)],
-            # Nothing is learned from other images; copies within the set are counted as if they were news.
+            # Nothing is trained on other images; copies within the set still count as independent, which settings say.
             common_settings(inputs.base) | overlap_settings(duplicates(inputs.base)),
             [_NO_CLASSES.format(unlabelled)],
         )
@@ -121,21 +121,21 @@ def _nothing_kept(scored: list[Scored]) -> Iterator[str]:
 
 
 def _error_rows(scored: Sequence[Scored], floors: Collection[str]) -> Iterator[Row]:
-    """Clean top-1; error of each kind of change, a mean over its levels; over all, the share of clean accuracy kept."""
+    """Yield clean top-1, error of each kind of change (a mean over its levels), and share of clean accuracy kept."""
     numbers: dict[Key, Estimate] = {}
     for one in scored:
         assert one.clean is not None  # made by right_scores
         numbers[one.checkpoint, one.site, "top1_clean"] = proportion(one.clean > 0)
         for kind, right in _over_levels(one).items():
             numbers[one.checkpoint, one.site, f"error_{one.place}/{kind}"] = _mean(1 - right, FRACTION)
-        for kind in summed_up(by_kind(one.changed)) if one.clean.sum() > 1 else ():  # of nothing no share is kept
+        for kind in summed_up(by_kind(one.changed)) if one.clean.sum() > 1 else ():  # else no share is kept
             kept = _ratio(_over_levels(one)[kind], one.clean)
             numbers[one.checkpoint, one.site, f"kept_{one.place}/{kind}"] = kept
     return value_rows(numbers, floors)
 
 
 def _stability_rows(scored: Sequence[Scored], floors: Collection[str]) -> Iterator[Row]:
-    """Cosine with the unchanged images for each kind of change, a mean over its levels; and CKA."""
+    """Yield the cosine with the unchanged images for each kind of change (a mean over its levels), and CKA."""
     numbers: dict[Key, Estimate] = {}
     for one in scored:
         for kind, cosines in _over_levels(one).items():
@@ -148,16 +148,7 @@ def _stability_rows(scored: Sequence[Scored], floors: Collection[str]) -> Iterat
 
 
 def _change_differences(scored: Sequence[Scored], measure: str) -> tuple[list[Row], list[dict[str, Any]]]:
-    """Paired differences over the same changed images, later minus earlier checkpoint, and t tests of them.
-
-    Args:
-        scored: Of all checkpoints and floors.
-        measure: "error", of which less is better, or "steady".
-
-    Returns:
-        Rows; and for each kind {"checkpoint", "reference", "site", "kind", "p", "p_holm"}, "p_holm" adjusted over the
-        kinds of one pair and place. Their mean is one test of its own.
-    """
+    """Compute paired differences of later and earlier checkpoints over the same changed images, with t tests."""
     rows: list[Row] = []
     tests: list[dict[str, Any]] = []
     scale = (FRACTION if measure == "error" else _COSINE).of_differences
@@ -173,13 +164,14 @@ def _change_differences(scored: Sequence[Scored], measure: str) -> tuple[list[Ro
             rows.append(row)
             group.append({"checkpoint": later.checkpoint, "reference": earlier.checkpoint, "site": later.site,
                           "kind": kind, "p": _p(change)})  # fmt: skip
+        # The mean over all corruptions is one test of its own: only single kinds are adjusted.
         with_holm([one for one in group if one["kind"] in {kind_of(variant) for variant in later.changed}], lambda _: 0)
         tests += group
     return rows, tests
 
 
 def _curves(scored: Sequence[Scored]) -> list[dict[str, Any]]:
-    """Every checkpoint at every level: top-1 with Wilson intervals, or mean cosine with t intervals."""
+    """Return every checkpoint at every level: top-1 with Wilson intervals, or mean cosine with t intervals."""
     found = []
     for one in scored:
         entries = [("clean", 0.0, one.clean)] if one.clean is not None else []
@@ -194,7 +186,7 @@ def _curves(scored: Sequence[Scored]) -> list[dict[str, Any]]:
 
 
 def _over_levels(one: Scored) -> dict[str, Scores]:
-    """By kind the mean over its levels, one number per image: what an image has in common is counted once."""
+    """Average over the levels of each kind, one number per image, so that an image counts once."""
     return {
         kind: np.mean([one.changed[variant] for variant in variants], axis=0)
         for kind, variants in by_kind(one.changed).items()
@@ -206,13 +198,13 @@ def _mean(values: Scores, scale: Scale) -> Estimate:
 
 
 def _ratio(changed: Scores, clean: Scores) -> Estimate:
-    """Accuracy on changed over accuracy on clean images; each image is left out of both."""
+    """Return accuracy on changed over accuracy on clean images; each image is left out of both."""
     without = (changed.sum() - changed) / (clean.sum() - clean)
     return Replicated(float(changed.sum() / clean.sum()), without).estimate(Scale("ratio", low=0))
 
 
 def _p(change: Scores) -> float:
-    """Two-sided p of a t test over images; of differences that are all equal, 1 if they are 0."""
+    """Return the two-sided p of a t test over images; 1 if all differences are 0, 0 if all equal another number."""
     if np.ptp(change) == 0:
         return float(change[0] == 0)
     return float(ttest_1samp(change, 0).pvalue)

@@ -1,4 +1,4 @@
-"""Figure: what is left of each checkpoint's accuracy as images are damaged more, one panel per kind of damage."""
+"""Figure of each checkpoint's accuracy as images are damaged more, one panel per kind of damage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Point = Mapping[str, Any]
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Curves over the levels of each kind of change, with bands; first where features are read, then projected.
+    """Draw curves over the levels of each kind of change, with bands; consumed site first, then projected.
 
     Args:
         result: A "robustness" result, with settings["curves"].
@@ -60,7 +60,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     if result.settings.get("measure") == "cosine":
         what = "Mean cosine of the features of changed and unchanged images, less the mean of the unchanged ones"
         return f"{what}. Dashed: untrained tower. {rests_on(result.select(role='value'), 'images')}"

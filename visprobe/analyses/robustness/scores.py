@@ -1,4 +1,4 @@
-"""What each checkpoint makes of each changed image: whether its class is still found, how far its features moved."""
+"""Scores of each checkpoint on each changed image: class found or not, or cosine with the unchanged image."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scored:
-    """One checkpoint where features are read.
+    """Scores of one checkpoint at one site.
 
     Attributes:
-        checkpoint: Its name, or that of a floor.
-        floor: Whether it is a floor.
-        site: Where.
-        clean: Score of each unchanged image, shape (n,); None where it is compared with itself.
-        changed: By variant the score of each image, shape (n,).
-        cka: By variant CKA with the unchanged images; for images without classes.
+        checkpoint: Name of the checkpoint or baseline.
+        floor: True for a baseline.
+        site: Name of the site.
+        clean: Score of each unchanged image, float64 of shape (n,); None where it is compared with itself.
+        changed: Scores of the images by variant, float64 of shape (n,) each.
+        cka: CKA with the unchanged images by variant; only for images without classes.
     """
 
     checkpoint: str
@@ -43,15 +43,15 @@ class Scored:
 
     @property
     def place(self) -> str:
-        """What a reader calls the site: consumed or projected."""
+        """Kind of the site: "consumed" or "projected"."""
         return "projected" if self.site == "projected" else "consumed"
 
 
 def aligned(inputs: Inputs, base: FeatureSet) -> dict[str, dict[str, FeatureSet]]:
-    """By variant and checkpoint the features of the changed images, rows in the order of `base`.
+    """Return the features of the changed images by variant and checkpoint, rows in the order of `base`.
 
     Raises:
-        DataError: If a variant holds other images, or what is not finite.
+        DataError: If a variant holds other images, or a value is not finite.
     """
     found: dict[str, dict[str, FeatureSet]] = {}
     for name, sets in inputs.variants.items():
@@ -60,7 +60,7 @@ def aligned(inputs: Inputs, base: FeatureSet) -> dict[str, dict[str, FeatureSet]
 
 
 def right_scores(inputs: Inputs, task: Task) -> list[Scored]:
-    """1 where the class of an image is found by prototypes of clean images, 0 where it is not."""
+    """Score images 1 where prototypes of clean images find their class, else 0."""
     variants = aligned(inputs, task.base)
     floors = {floor.encoder for floor in inputs.floors}
     found = []
@@ -78,7 +78,7 @@ def right_scores(inputs: Inputs, task: Task) -> list[Scored]:
 
 
 def stability_scores(inputs: Inputs, sets: Sets) -> list[Scored]:
-    """Cosine of an image's features with those of its changed copy, both less the mean of the unchanged images."""
+    """Score images by the cosine with their changed copy, both less the mean of the unchanged images."""
     variants = aligned(inputs, sets[0])
     floors = {floor.encoder for floor in inputs.floors}
     found = []

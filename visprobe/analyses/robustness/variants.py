@@ -1,4 +1,4 @@
-"""Which changed copies of the images robustness is measured on, and what their names say."""
+"""Changed copies of the images that robustness is measured on, and their names."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FEW = ("gaussian_noise", "defocus_blur", "fog", "jpeg_compression")
 
 @dataclass(frozen=True)
 class Plan:
-    """The changes to measure.
+    """Changes to measure.
 
     Attributes:
         corruptions: Names of corruptions (`visprobe.data.corruptions`), each at every severity.
-        severities: From 1 to 5.
-        resolutions: Pixels on the shorter side that images are reduced to.
-        crops: Shares of each side, the centre of which is kept.
+        severities: Severities from 1 to 5.
+        resolutions: Lengths in pixels that the shorter side is reduced to.
+        crops: Shares of each side that a centre crop keeps, in (0, 1].
 
     Raises:
         UsageError: If a corruption or severity is unknown, a size leaves nothing, or nothing is asked for.
@@ -42,7 +42,7 @@ class Plan:
             raise UsageError("no change of the images is asked for", hint="Name corruptions, resolutions or crops.")
 
     def variants(self, images: ImageSet, seed: int) -> dict[str, ImageSet]:
-        """Changed copies of `images` by name: "fog 3", "resolution 16", "crop 0.5"."""
+        """Return changed copies of `images` by name: "fog 3", "resolution 16", "crop 0.5"."""
         found: dict[str, ImageSet] = {}
         for kind in dict.fromkeys(self.corruptions):
             for severity in sorted({*self.severities}):
@@ -55,23 +55,23 @@ class Plan:
 
 
 def kind_of(variant: str) -> str:
-    """What was done: "fog" of "fog 3"."""
+    """Return the kind of a variant: "fog" of "fog 3"."""
     return variant.rpartition(" ")[0]
 
 
 def level_of(variant: str) -> float:
-    """How far: 3 of "fog 3"."""
+    """Return the level of a variant: 3 of "fog 3"."""
     return float(variant.rpartition(" ")[2])
 
 
 def summed_up(kinds: Iterable[str]) -> list[str]:
-    """Of `kinds` those that are no part of another: the mean of several corruptions instead of each."""
+    """Return the `kinds` that are no part of another: the mean of several corruptions instead of each."""
     found = list(kinds)
     return [kind for kind in found if kind in (ALL, RESOLUTION, CROP) or ALL not in found]
 
 
 def by_kind(variants: Iterable[str]) -> dict[str, list[str]]:
-    """The variants of each kind; of several corruptions also of all of them, as `ALL`."""
+    """Group the variants by kind; several corruptions also together, as `ALL`."""
     found: dict[str, list[str]] = {}
     for variant in variants:
         found.setdefault(kind_of(variant), []).append(variant)

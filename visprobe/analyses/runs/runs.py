@@ -1,4 +1,4 @@
-"""Several runs per arm: is the difference between arms larger than that between runs of the same recipe?"""
+"""Arms of several runs: is the difference between arms larger than that between runs of one recipe?"""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PRESENTATIONS = {
 
 
 def across_runs(results: Sequence[Result], arms: Mapping[str, Sequence[str]], base: str) -> Result:
-    """Mean difference of each arm to the base and between arms, with intervals over runs.
+    """Compute the mean difference of each arm to the base and between arms, with intervals over runs.
 
     Args:
-        results: Results that hold a value row per run: "imagenet", "drift", "answers".
-        arms: Arm name to the names of its runs' checkpoints, in the same order of seeds for every arm.
+        results: Results with a value row per run: "imagenet", "drift", "answers".
+        arms: Names of the checkpoints of each arm's runs, in the same order of seeds for every arm.
         base: Name of the base.
 
     Returns:
@@ -90,12 +90,12 @@ def _value(results: Sequence[Result], run: str, site: str, measure: str, base: s
         if row.role == "value" and row.site == site and row.measure == measure
     }
     if measure == "cka":
-        return found.get(run, 1.0)  # a tower equal to the base has no CKA row: nothing moved
+        return found.get(run, 1.0)  # a tower equal to the base has no CKA row
     return found[run] - found[base]
 
 
 def _row(checkpoint: str, reference: str, site: str, measure: str, mean: Student, is_base: bool) -> Row:
-    estimate = mean.estimate(Scale(UNITS[measure], -1, 1))  # no share, CKA or difference of them lies beyond
+    estimate = mean.estimate(Scale(UNITS[measure], -1, 1))  # neither share, CKA nor difference lies beyond
     role: Role = "value" if measure == "cka" and is_base else "difference"
     named = replace(estimate, method=f"Student t 95 % over {mean.n} runs")
     return Row(checkpoint, site, measure, named, reference, role)
@@ -113,10 +113,10 @@ VERBS: Mapping[str, Mapping[int, Sequence[str]]] = {
 
 
 def runs_verdict(result: Result, base: str) -> list[Statement]:
-    """What follows over runs: per arm against the base and per pair of arms, never more than the interval says.
+    """State how each arm differs from the base and from each other arm, no more than the intervals allow.
 
     Args:
-        result: What `across_runs` returned.
+        result: A result of `across_runs`.
         base: Name of the base.
     """
     statements = _in_short(result, base)
@@ -131,7 +131,7 @@ def runs_verdict(result: Result, base: str) -> list[Statement]:
 
 
 def _in_short(result: Result, base: str) -> list[Statement]:
-    """Which arms differ in top-1 at the site the language model reads, from the base and from each other."""
+    """State which arms differ in top-1 at the consumed site, from the base and from each other."""
     rows = [row for row in result.rows if row.measure == "top1" and row.site not in ("projected", "language_model")]
     if not rows:
         return []

@@ -1,4 +1,4 @@
-"""Figure: what several runs per arm say, with every run as a dot beside the mean and its interval."""
+"""Figure of several runs per arm: every run as a dot beside the mean and its interval."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from visprobe.results.result import Result, Row
 
 _ROW_INCHES = 0.19
 _FRAME_INCHES = 0.55
-_NAMES = 0.42  # of the figure's width, for the names of two checkpoints
+_NAMES = 0.42  # share of the figure's width for the names of two checkpoints
 _TITLES = {"top1": "Prototype top-1", "accuracy/all": "Questions answered right"}
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """Mean differences with intervals over runs, in percentage points, and the runs they are means of.
+    """Draw mean differences with intervals over runs, in percentage points, and the single runs.
 
     Args:
         result: A "runs" result.
@@ -56,7 +56,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval method."""
+    """Return the caption of `draw(result)`, with n and the interval method."""
     n = min(len(names) for names in result.settings["arms"].values())
     return (
         "Arms over runs: mean difference of each arm to the base, and between arms of the same seed. Dots: single "

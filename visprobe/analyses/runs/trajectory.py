@@ -1,4 +1,4 @@
-"""When during training did the encoder move, and what did that do to what can be read from it?"""
+"""Training trajectory: when the encoder moved during training, and what that did to its accuracy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from visprobe.results.statement import Statement, cka_interval, cka_text, compar
 _OF_WEIGHTS = ("relative_change", "matrix_change", "matrices_changed")
 QUESTION = "When during training did the encoder move, and does it see better for it?"
 
-# Run name to its moments in order: {"step": 100, "checkpoint": "sft step 100"}.
+# Maps a run's name to its moments in order: {"step": 100, "checkpoint": "sft step 100"}.
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 PRESENTATIONS = {
     "trajectory": Presentation(
@@ -36,11 +36,11 @@ PRESENTATIONS = {
 
 @dataclass(frozen=True)
 class State:
-    """The encoder at one moment, under the name that its feature sets carry.
+    """Encoder at one moment of training, under the name that its feature sets carry.
 
     Attributes:
-        query: Features of the measured images, where the MLLM reads and after the projector.
-        support: Features of the images that prototypes are made of; None for leave-one-out.
+        query: Features of the measured images, at the consumed site and after the projector.
+        support: Features of the images that prototypes are computed from; None for leave-one-out.
         weights: Weights by canonical name.
     """
 
@@ -62,19 +62,19 @@ def measure_step(
     *,
     accuracy: bool = True,
 ) -> Result:
-    """One moment of training against the base.
+    """Measure one moment of training against the base.
 
     Args:
-        base: The state that training started from.
-        later: A later state.
-        group_of: Weight group of a canonical name, as `VisionEncoder.weight_group` gives it.
-        rounding: What `visprobe.analyses.drift.drift.rounding_of` found of the base over the same images.
-        accuracy: Whether the images have classes to be told apart.
+        base: State that training started from.
+        later: Later state.
+        group_of: Returns the weight group of a canonical name (`VisionEncoder.weight_group`).
+        rounding: CKAs from `visprobe.analyses.drift.drift.rounding_of` for the base over the same images.
+        accuracy: True if the images have classes to classify.
 
     Returns:
         Rows "cka" and, with `accuracy`, "top1" with its paired difference to the base, at the sites of the
         features; exact rows "relative_change", "matrix_change" and "matrices_changed" of "tower" and "projector".
-        Where the features equal the base's bit for bit, CKA is exactly 1. settings["p_beyond"] has the p-values that
+        Where features equal the base's bit for bit, CKA is exactly 1. settings["p_beyond"] has the p-values that
         the features are no further from the base's than by rounding, by checkpoint and site.
 
     Raises:
@@ -89,26 +89,26 @@ def measure_step(
         rows += top1.select(checkpoint=later.name, measure="top1")
     rows += [row for measure in _OF_WEIGHTS for row in weights.select(measure=measure)
              if row.site in ("tower", "projector")]  # fmt: skip
-    warnings = drift.warnings[len(drift.identical) :]  # equality is a row here, not a warning
+    warnings = drift.warnings[len(drift.identical) :]  # equality has rows here, so no warning
     return Result("trajectory", QUESTION, tuple(rows), {"p_beyond": drift.settings["p_beyond"]}, warnings)
 
 
 def trajectory_result(
     base: State, noise: Sequence[State], untrained: State, steps: Sequence[Result], runs: Runs, *, accuracy: bool = True
 ) -> Result:
-    """All moments of all runs beside the base and the floors.
+    """Collect all moments of all runs beside the base and the baselines.
 
     Args:
-        base: The state that every run started from.
-        noise: The base with its weights rounded to bfloat16, and where it is not run in float32, in float32: the floors
+        base: State that every run started from.
+        noise: The base with weights rounded to bfloat16, and where it is not run in float32, in float32: the baselines
             of "cka".
-        untrained: Its shape with fresh weights: the floor of "top1".
-        steps: What `measure_step` returned for each moment.
-        runs: The moments of each run, in order.
-        accuracy: As in `measure_step`.
+        untrained: Encoder of its shape with fresh weights: the baseline of "top1".
+        steps: Results of `measure_step`, one for each moment.
+        runs: Moments of each run, in order.
+        accuracy: True if the images have classes to classify.
 
     Returns:
-        The rows of `steps`, and of base and floors; the settings hold `runs` and, in "p_moved", the p-values of
+        Rows of `steps`, of the base and of the baselines; the settings hold `runs` and, in "p_moved", the p-values of
         `steps` adjusted over all moments and sites of their run.
     """
     rows = list(representation_drift(base.query, [], [state.query for state in noise]).rows)
@@ -131,7 +131,7 @@ def _supports(*states: State) -> list[FeatureSet] | None:
 
 
 def _where_equal(drift: Result, base: State, later: State) -> Iterator[Row]:
-    """`representation_drift` has no rows for equal features; in a sequence, "not yet moved" is a number too."""
+    """Yield a CKA of 1 where features are equal: in a sequence, "not yet moved" is a number too."""
     n = len(base.query.item_ids)
     for site in base.query.sites:
         if not drift.select(checkpoint=later.name, site=site, role="value"):
@@ -139,7 +139,7 @@ def _where_equal(drift: Result, base: State, later: State) -> Iterator[Row]:
 
 
 def _p_moved(steps: Sequence[Result], runs: Runs) -> dict[str, dict[str, float]]:
-    """By checkpoint and site; to look at many moments is to look many times."""
+    """Adjust the p-values of each run over its moments and sites."""
     alone = {name: p for step in steps for name, p in step.settings["p_beyond"].items()}
     found: dict[str, dict[str, float]] = {}
     for moments in runs.values():
@@ -150,14 +150,14 @@ def _p_moved(steps: Sequence[Result], runs: Runs) -> dict[str, dict[str, float]]
 
 
 def rounding(result: Result, site: str) -> tuple[Row, str]:
-    """The floor that number formats take furthest from the base at a site, and its name in words."""
+    """Return the number-format baseline furthest from the base at a site, and its name in words."""
     found = furthest_floor(result, result.base, site=site, measure="cka")
     assert found is not None  # every trajectory has floors
     return found
 
 
 def trajectory_verdict(result: Result) -> list[Statement]:
-    """For each run: when what the MLLM reads first moved, how far it is at the end, and whether it sees better.
+    """State for each run when the consumed features moved, how far they are at the end, and if accuracy changed.
 
     A site has moved if it is more than six times as far from the base as the base rounded to bfloat16, by a paired
     test over the same images, adjusted over all moments and sites of the run (`visprobe.analyses.drift.moved`); it sees
@@ -165,7 +165,7 @@ def trajectory_verdict(result: Result) -> list[Statement]:
     that were looked at.
 
     Args:
-        result: What `trajectory_result` returned.
+        result: A result of `trajectory_result`.
     """
     statements: list[Statement] = []
     for run, moments in result.settings["runs"].items():

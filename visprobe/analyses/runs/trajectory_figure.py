@@ -1,4 +1,4 @@
-"""Figure: when during training the encoder moved, and what can be read from it at each moment."""
+"""Figure of when during training the encoder moved, and of its accuracy at each moment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Line = list[tuple[int, Row]]  # a run's rows of one measure at one site, by ste
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """1 − CKA to the base above top-1 accuracy, against the optimizer step; one column per site, one line per run.
+    """Draw 1 − CKA to the base above top-1 accuracy, by optimizer step; one column per site, one line per run.
 
     A marker is filled where the checkpoint measurably differs from the base, hollow where it does not.
 
@@ -58,7 +58,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`, with n and the interval methods."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.rows if row.measure in ("cka", "top1")]
     return (
         "Training trajectory: distance of the features from the base (above, 1 − debiased linear CKA, logarithmic "
@@ -69,7 +69,7 @@ def caption(result: Result) -> str:
 
 
 def _sites(result: Result) -> list[str]:
-    """The site that the language model reads, then the projector's output."""
+    """Return the site that the language model reads, then the projector's output."""
     found = {row.site for row in result.select(measure="cka")}
     return [site for site in (result.consumed, _PROJECTED) if site in found]
 
@@ -125,7 +125,7 @@ def _draw_accuracy(axes: Axes, result: Result, site: str, look: dict[str, Look])
 
 
 def _draw_line(axes: Axes, line: _Line, heights: Sequence[Sequence[float]], filled: Sequence[bool], look: Look) -> None:
-    """A line of (value, one end, other end) with its band; markers at the last points, as many as `filled` has."""
+    """Draw a line of (value, one end, other end) with its band; `filled` marks the last points."""
     values, near, far = zip(*heights, strict=True)
     x = [step for step, _ in line]
     axes.fill_between(x, near, far, color=look.colour, alpha=0.15, linewidth=0, zorder=2)

@@ -1,1 +1,1 @@
-"""What is where in an image? Small heads on frozen patch features."""
+"""Segmentation by small heads on frozen patch features."""

@@ -1,4 +1,4 @@
-"""Who is tried where in a segmentation: images with masks, how each checkpoint saw them, features and labels."""
+"""Setting of a segmentation: images with masks, the part that each checkpoint sees, features and labels."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, parts_of
 
 Of = tuple[str, str]  # checkpoint and site
-_LEAST = 5  # training images: four to train on, one kept back
+_LEAST = 5  # training images: four to train on, one held out
 _NO_SUPPORT = "Heads are trained: give data with train and val splits."
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How segmentation is asked.
+    """Options of a segmentation.
 
     Attributes:
-        heads: Forms of heads.
-        seeds: How many trainings.
-        ignored: Numbers in masks that count for no class, beside those that the images themselves name.
-        background: A class that patches hold only if they hold no other.
-        paper: Whether to run the published protocol, and measure its leak, as well.
-        least_steps: Steps of each training, if five epochs are fewer; by default 300.
+        heads: Forms of heads to train.
+        seeds: Number of trainings of each head.
+        ignored: Labels in masks that count for no class, beside those that the images themselves name.
+        background: Class that patches hold only if they hold no other.
+        paper: Run the published protocol, and measure its leak, as well.
+        least_steps: Least steps of each training, if five epochs are fewer; by default 300.
     """
 
     heads: tuple[Form, ...] = ("linear",)
@@ -44,16 +44,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all checkpoints share, and who is tried where.
+    """Labels and images that all checkpoints share, and the tasks of each checkpoint and site.
 
     Attributes:
-        labels: Which numbers of the masks are classes.
-        train_ids: Images that are learned from.
-        val_ids: Images that heads are tried on.
-        tasks: By checkpoint and site.
-        left_out: By image set, the images without a usable mask, and why.
+        labels: Classes of the masks.
+        train_ids: Ids of the training images.
+        val_ids: Ids of the images that heads are evaluated on.
+        tasks: Tasks by checkpoint and site.
+        left_out: Images without a usable mask, and why, by image set.
         without_grid: Checkpoints and sites whose tokens lie on no grid.
-        views: By checkpoint, how it saw the images.
+        views: View of the images, by checkpoint.
     """
 
     labels: Labels
@@ -110,7 +110,7 @@ def setting_of(inputs: Inputs, asked: Asked) -> Setting:
 
 
 def _views(inputs: Inputs) -> dict[str, View]:
-    """How each checkpoint saw the images; those of one kind all saw them through the base's processor."""
+    """Return the view of each checkpoint; those of one pixel format share the base's image processor."""
     base, known = inputs.encoders[0], {encoder.name: encoder for encoder in inputs.encoders}
     views: dict[str, View] = {}
     for features in inputs.all:
@@ -167,7 +167,7 @@ def check_masks(images: ImageSet, support: ImageSet | None) -> None:
     """Refuse images without masks, or without a training split of the same classes.
 
     Raises:
-        DataError: If they are.
+        DataError: If masks or the training split are missing, or the classes differ.
     """
     labels_of(images, (), None)
     if support is None:

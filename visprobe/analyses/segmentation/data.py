@@ -1,4 +1,4 @@
-"""Patch features and the classes of their pixels, image by image, as heads are trained and tried on them."""
+"""Patch features and the classes of their pixels, image by image, for training and evaluating heads."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from visprobe.features.feature_set import FeatureSet, parts_of
 from visprobe.metrics.arrays import Indices
 from visprobe.metrics.segmentation.pixels import patch_counts
 
-MOST_ACROSS = 512  # pixels of a mask's longer side that are counted
+MOST_ACROSS = 512  # most pixels that are counted along a mask's longer side
 
 Floats = NDArray[np.float32]
 
 
 class Patches:
-    """Patch features of some images of one set at one site, read when asked for.
+    """Patch features of some images of one set at one site, read on demand.
 
     Args:
-        features: The set.
-        request: What was asked for ("block_12:tokens").
-        ids: The images, in the order in which they are to be numbered.
+        features: Feature set.
+        request: Requested site ("block_12:tokens").
+        ids: Ids of the images, in the order of their indices.
 
     Raises:
         DataError: If the set repeats an id or lacks one of `ids`.
 
     Attributes:
-        tokens: Patches per image.
-        width: Features per patch.
+        tokens: Number of patches per image.
+        width: Number of features per patch.
     """
 
     def __init__(self, features: FeatureSet, request: str, ids: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ class Patches:
         self.tokens, self.width = (int(size) for size in self._parts[0].shape[1:])
 
     def __call__(self, images: Indices) -> Floats:
-        """Features of images by their numbers, float32 of shape (b, patches, d).
+        """Return the features of images by their indices, float32 of shape (b, patches, d).
 
         Raises:
             DataError: If one is not finite.
@@ -79,12 +79,12 @@ class Patches:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What one view shows of the masks of some images.
+    """Masks of some images as one view shows them.
 
     Attributes:
-        ids: The images with a mask in which at least one pixel counts.
-        counts: By grid, for each image the pixels of each class in each patch, sparse, shape (patches, classes).
-        windows: For each image the mask as it is seen; empty if they were not kept.
+        ids: Ids of the images with a mask in which at least one pixel counts.
+        counts: Pixels of each class in each patch by grid, one sparse array of shape (patches, classes) per image.
+        windows: Mask of each image as it is seen, uint16 of shape (H, W); empty if they were not kept.
         left_out: Images without a usable mask, and why.
     """
 
@@ -94,18 +94,18 @@ class Labelled:
     left_out: tuple[tuple[str, str], ...]
 
     def only(self, ids: Sequence[str]) -> Labelled:
-        """The same of some of the images, in the order of `ids`."""
+        """Return the masks of some of the images, in the order of `ids`."""
         place = {item: number for number, item in enumerate(self.ids)}
         rows = [place[item] for item in ids]
         counts = {grid: [each[row] for row in rows] for grid, each in self.counts.items()}
         return Labelled(tuple(ids), counts, tuple(self.windows[row] for row in rows) if self.windows else (), ())
 
     def batch(self, grid: Grid, images: Indices) -> Floats:
-        """Pixels of each class in each patch, float32 of shape (b, patches, classes)."""
+        """Return the pixels of each class in each patch, float32 of shape (b, patches, classes)."""
         return np.stack([self.counts[grid][image].toarray() for image in images]).astype(np.float32)
 
     def pixels(self) -> NDArray[np.int64]:
-        """Pixels of each class over all images."""
+        """Count the pixels of each class over all images, int64 of shape (classes,)."""
         each = next(iter(self.counts.values()))
         total: NDArray[np.int64] = np.sum([one.sum(0) for one in each], axis=0)
         return total
@@ -113,7 +113,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Labels:
-    """Which numbers of masks are classes.
+    """Classes of the numbers in masks.
 
     Attributes:
         classes: Names of the classes by number.
@@ -125,10 +125,10 @@ class Labels:
 
 
 def labels_of(images: ImageSet, ignored: Collection[int], background: int | None) -> Labels:
-    """The classes of `images`, without what they or `ignored` say does not count; a `background` always counts.
+    """Return the classes of `images`, without what they or `ignored` exclude; a `background` always counts.
 
     Raises:
-        DataError: If the images have no masks, or no class, or `background` is none.
+        DataError: If the images have no masks, fewer than two classes, or `background` is no class.
     """
     if not isinstance(images, HasMasks):
         raise DataError(
@@ -153,12 +153,12 @@ def read_masks(
     """Read the masks of `images`, each once.
 
     Args:
-        images: With masks.
-        wanted: Ids of the images that there are features of.
-        view: How the tower sees them.
-        grids: At which grids pixels are counted.
-        labels: Which numbers are classes.
-        keep: Whether to keep the masks themselves.
+        images: Images with masks.
+        wanted: Ids of the images that have features.
+        view: View of the tower.
+        grids: Grids of patches to count pixels in.
+        labels: Classes of the numbers.
+        keep: Keep the masks themselves too.
 
     Raises:
         DataError: If a mask holds a number that is no class.
@@ -184,7 +184,7 @@ def read_masks(
 def _read(
     images: ImageSet, wanted: frozenset[str], view: View, labels: Labels
 ) -> Iterator[tuple[str, NDArray[np.uint16] | str]]:
-    """Every image with what is seen of its mask, or why there is nothing."""
+    """Yield every image with the visible part of its mask, or why there is none."""
     assert isinstance(images, HasMasks)  # `labels_of` was asked first
     ignored = np.array(sorted(labels.ignored))
     for index, item in enumerate(images.items):
@@ -207,7 +207,7 @@ def _read(
 
 
 def picture(images: ImageSet, index: int, view: View, side: int) -> Image.Image:
-    """What `view` shows of an image, at most `side` pixels long.
+    """Return the part of an image that `view` shows, at most `side` pixels long.
 
     Raises:
         OSError: If it cannot be read.

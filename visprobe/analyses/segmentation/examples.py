@@ -1,4 +1,4 @@
-"""Some images with their masks and what was found in them, small enough to stand in a report."""
+"""Example images with their masks and predictions, small enough for a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from visprobe.data.image_set import BadImage
 COUNT = 3
 CHECKPOINTS = 4
 _SIDE = 160
-_NOTHING = 255  # in the small masks
+_NOTHING = 255  # marks uncounted pixels in the small masks
 
 
 def examples(
@@ -30,10 +30,10 @@ def examples(
     found: Mapping[tuple[str, str], Sequence[Mapping[Form, Found]]],
     form: Form,
 ) -> list[dict[str, Any]]:
-    """Images spread evenly over the set: the picture, its mask, and what each of the first checkpoints finds.
+    """Return some images, evenly spaced, with their masks and the predictions of the first checkpoints.
 
     Returns:
-        Per image "id", "image" (JPEG), "truth" and by checkpoint "found" (PNG of class numbers, 255 where no class
+        For each image "id", "image" (JPEG), "truth" and by checkpoint "found" (PNG of class numbers, 255 where no class
         counts), all as base64; by the head of the first seed at the site that the language model reads. Empty for
         more than 255 classes.
     """

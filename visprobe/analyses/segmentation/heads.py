@@ -1,4 +1,4 @@
-"""Heads trained and tried on the patch features of one checkpoint at one site: what they find in every image."""
+"""Heads trained and evaluated on the patch features of one checkpoint at one site."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from visprobe.metrics.segmentation.pixels import count_patches, count_pixels, he
 Form = Literal["linear", "mlp"]
 FORMS: dict[Form, int] = {"linear": 0, "mlp": HIDDEN}
 TARGETS: tuple[Target, ...] = ("pixels", "classes")
-HELD = 5  # one image in so many is kept back from training
+HELD = 5  # one training image in so many is held out
 
 
 @dataclass(frozen=True)
 class Task:
-    """One checkpoint's features at one site, with labels, to learn from and to be tried on.
+    """Training and validation data of one checkpoint at one site.
 
     Attributes:
-        train: Features to learn from.
-        train_labels: Their labels.
-        val: Features to be tried on.
-        val_labels: Their labels.
+        train: Patch features of the training images.
+        train_labels: Masks of the training images.
+        val: Patch features of the validation images.
+        val_labels: Masks of the validation images.
         grid: Rows and columns of patches.
-        background: As `held_classes`.
-        device: Where heads are trained.
+        background: Class that counts only in patches that hold no other.
+        device: Device to train heads on.
     """
 
     train: Patches
@@ -61,17 +61,17 @@ class Task:
 
     @property
     def batch(self) -> Batch:
-        """Training images by their numbers."""
+        """Function from indices of training images to their features and labels."""
         return lambda images: (self.train(images), self.train_labels.batch(self.grid, images))
 
 
 class Found(NamedTuple):
-    """What the two heads of one form and seed find in the images.
+    """Predictions of the two heads of one form and seed.
 
     Attributes:
-        pixels: Counts of pixels, by the head for shares of pixels.
-        patches: Counts of patches, by the head for classes held.
-        chosen: The two heads, with the rate and round that were chosen.
+        pixels: Counts of pixels, from the head trained on shares of pixels.
+        patches: Counts of patches, from the head trained on classes held.
+        chosen: Both heads, with the rate and round chosen.
     """
 
     pixels: Tallies
@@ -80,7 +80,7 @@ class Found(NamedTuple):
 
 
 def found_by(task: Task, forms: Sequence[Form], seed: int, least_steps: int | None = None) -> dict[Form, Found]:
-    """Train heads of all `forms`, rate and round chosen on training images kept back, and try them."""
+    """Train heads of all `forms`, choosing rate and round on held-out training images, and evaluate them."""
     fit, held = split(len(task.train_labels.ids), seed)
     kinds = [Kind(FORMS[form], target, rate) for form in forms for target in TARGETS for rate in RATES[FORMS[form]]]
     how: dict[str, Any] = {"background": task.background, "device": task.device, "least_steps": least_steps}
@@ -89,7 +89,7 @@ def found_by(task: Task, forms: Sequence[Form], seed: int, least_steps: int | No
 
 
 def recall_by_round(task: Task, seed: int, least_steps: int | None = None) -> list[Tallies]:
-    """As published: one two-layer head on all training images; its patches after each of the five rounds."""
+    """Train one two-layer head on all training images, as published; return its patches after each round."""
     images = np.arange(len(task.train_labels.ids))
     kinds = [Kind(HIDDEN, "classes", PUBLISHED_RATE)]
     how: dict[str, Any] = {"background": task.background, "device": task.device, "least_steps": least_steps}
@@ -98,30 +98,30 @@ def recall_by_round(task: Task, seed: int, least_steps: int | None = None) -> li
 
 
 def best_round(rounds: Sequence[Tallies]) -> int:
-    """The round of most recall on the very images that it is reported on."""
+    """Return the round of highest recall on the very images that it is reported on."""
     return int(np.argmax([macro_recall(one).value for one in rounds]))
 
 
 def split(images: int, seed: int) -> tuple[Indices, Indices]:
-    """Images to train on, and those kept back: one in five, at least one."""
+    """Split indices into training images and held-out ones: one in five, at least one."""
     order = np.random.default_rng(seed).permutation(images)
     held = max(1, images // HELD)
     return np.sort(order[held:]), np.sort(order[:held])
 
 
 def classes_of_pixels(task: Task, head: Head, image: int, size: tuple[int, int]) -> NDArray[np.int64]:
-    """Class that `head` finds at every pixel of one image, shape `size`."""
+    """Return the class that `head` predicts at every pixel of one image, int64 of shape `size`."""
     return upsampled_classes(_logits(task, head, np.array([image]))[0], size)
 
 
 def every_class(labelled: Labelled, grid: Grid, background: int | None) -> Tallies:
-    """What is counted if every class is said of every patch."""
+    """Count patches as if every class were predicted for every patch."""
     truth = _truth(labelled, grid, background, np.arange(len(labelled.ids)))
     return count_patches(np.ones_like(truth), truth)
 
 
 def one_class(labelled: Labelled, number: int) -> Tallies:
-    """What is counted if every pixel is said to be of one class."""
+    """Count pixels as if every pixel were predicted to be of one class."""
     truth = np.stack([np.bincount(w[w != UNCOUNTED], minlength=_classes(labelled)) for w in labelled.windows])
     predicted = np.zeros_like(truth)
     predicted[:, number] = truth.sum(1)

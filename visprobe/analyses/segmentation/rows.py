@@ -1,4 +1,4 @@
-"""From what heads found to rows: scores with intervals, floors, paired differences; and how the heads were chosen."""
+"""Rows of segmentation scores with intervals, baselines and paired differences, and how heads were chosen."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ AllFound = Mapping[Of, Sequence[Mapping[Form, Found]]]  # by checkpoint and site
 
 
 def scores_of(found: Sequence[Mapping[Form, Found]], forms: Sequence[Form]) -> Scores:
-    """Every measure of every form of head, mean over seeds."""
+    """Compute every measure of every form of head, mean over seeds."""
     scores: Scores = {}
     for form in forms:
         for name, statistic in {**PIXELS, **PATCHES}.items():
@@ -58,7 +58,7 @@ def scores_of(found: Sequence[Mapping[Form, Found]], forms: Sequence[Form]) -> S
 
 
 def measure(name: str, form: Form) -> str:
-    """Name of a measure by a form of head."""
+    """Return the name of a measure for a form of head."""
     return name if form == "linear" else f"{name}_{form}"
 
 
@@ -67,7 +67,7 @@ def _mean(each: Sequence[Replicated]) -> Replicated:
 
 
 def published(task: Task, first: int, seeds: int, least_steps: int | None = None) -> Scores:
-    """Recall by the published protocol, with its last round instead, and how much the choice of the round adds."""
+    """Compute recall by the published protocol, with its last round instead, and what choosing the round adds."""
     rounds = [recall_by_round(task, first + seed, least_steps) for seed in range(seeds)]
     best = _mean([macro_recall(each[best_round(each)]) for each in rounds])
     last = _mean([macro_recall(each[-1]) for each in rounds])
@@ -79,7 +79,7 @@ def _estimate(replicated: Replicated, scale: Scale) -> Estimate:
 
 
 def estimates(scores: Mapping[Of, Scores]) -> dict[Key, Estimate]:
-    """Every score with its interval, by checkpoint, site and measure."""
+    """Return every score with its interval, by checkpoint, site and measure."""
     return {
         (checkpoint, site, name): _estimate(one, FRACTION if one.value >= 0 else FRACTION.of_differences)
         for (checkpoint, site), own in scores.items()
@@ -88,7 +88,7 @@ def estimates(scores: Mapping[Of, Scores]) -> dict[Key, Estimate]:
 
 
 def baseline_rows(setting: Setting, background: int | None) -> Iterator[Row]:
-    """What needs no features: the most frequent class for every pixel, and every class for every patch."""
+    """Yield baselines without features: the majority class for every pixel, and every class for every patch."""
     seen: dict[str, Task] = {}
     for (_, site), task in setting.tasks.items():
         seen.setdefault(site, task)
@@ -102,7 +102,7 @@ def baseline_rows(setting: Setting, background: int | None) -> Iterator[Row]:
 
 
 def score_differences(scores: Mapping[Of, Scores], names: Sequence[str]) -> tuple[list[Row], list[Test]]:
-    """Paired differences, and the tests of each pair and measure with p adjusted over sites."""
+    """Compute paired differences, and tests with p adjusted over the sites of each pair and measure."""
     measures = dict.fromkeys(name for own in scores.values() for name in own if name.startswith(_COMPARED))
     found = {(*of, name): own[name] for name in measures for of, own in scores.items() if name in own}
     return tested_differences(found, names, _difference)
@@ -114,7 +114,7 @@ def _difference(pair: Paired[Replicated]) -> tuple[Estimate, float]:
 
 
 def class_table(setting: Setting, found: AllFound, form: Form) -> dict[str, Any]:
-    """IoU of each class, mean over seeds, None where the class occurs nowhere; and how many pixels it has."""
+    """Return IoU of each class, mean over seeds, None where the class occurs nowhere; and its number of pixels."""
     task = next(iter(setting.tasks.values()))
     truth = next(iter(found.values()))[0][form].pixels.truth.sum(0)
     table: dict[str, dict[str, list[float | None]]] = {}
@@ -131,7 +131,7 @@ def class_table(setting: Setting, found: AllFound, form: Form) -> dict[str, Any]
 
 
 def spread_over_seeds(found: AllFound) -> list[dict[str, Any]]:
-    """The mIoU and patch recall of every seed: what another training of the head would give."""
+    """Return mIoU and patch recall of every seed: the spread over trainings of the head."""
     lines = []
     for (checkpoint, site), each in found.items():
         for form in each[0]:
@@ -144,7 +144,7 @@ def spread_over_seeds(found: AllFound) -> list[dict[str, Any]]:
 
 
 def trainings(found: AllFound) -> dict[str, Any]:
-    """Rate and round that were chosen for each head, and the edges that they lie on."""
+    """Return rate and round chosen for each head, and the edges that they lie on."""
     chosen = [
         {
             "checkpoint": name,
@@ -165,7 +165,7 @@ def trainings(found: AllFound) -> dict[str, Any]:
 
 
 def edge_warnings(chosen: list[dict[str, Any]]) -> Iterator[str]:
-    """One sentence per form of head and edge of what was tried on which choices lie."""
+    """Yield a warning for each form of head and each edge of the grid that choices lie on."""
     for form, hidden in FORMS.items():
         own = [one for one in chosen if one["head"] == form]
         tried = {"smallest rate": min(RATES[hidden]), "largest rate": max(RATES[hidden]), "first round": 1}

@@ -1,4 +1,4 @@
-"""Can a small head on frozen patch features say what is where in an image, and better than before post-training?"""
+"""Segmentation by small heads on frozen patch features."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ QUESTION = "Can a small head on frozen patch features say what is where in an im
 
 
 def segment(inputs: Inputs, asked: Asked) -> Result:
-    """Train heads on frozen patch features of the support images and try them on the others.
+    """Train heads on frozen patch features of the support images and evaluate them on the others.
 
     Args:
         inputs: Tokens at some sites, of both splits, and the images with their masks.
-        asked: How.
+        asked: Options.
 
     Returns:
         Rows per checkpoint and site: "miou", "pixel_accuracy", "patch_recall", "patch_precision", "patch_f1" (of
         two-layer heads with "_mlp" appended), fractions in [0, 1], mean over seeds, intervals over images; paired
-        differences of checkpoints. Floors: untrained towers, one class everywhere, every class everywhere.
+        differences of checkpoints. Baselines: untrained towers, one class everywhere, every class everywhere.
 
     Raises:
         DataError: If there are no masks or no training images, or the features do not fit.
@@ -153,5 +153,5 @@ SEGMENT = Analysis(
 
 
 def asking(asked: Asked) -> Analysis:
-    """The analysis, asked so."""
+    """Return the analysis with these options."""
     return replace(SEGMENT, run=partial(segment, asked=asked))

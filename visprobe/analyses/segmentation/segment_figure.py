@@ -1,4 +1,4 @@
-"""Figure: IoU of each class by checkpoint, and images beside their masks and what was found in them."""
+"""Figure of each class's IoU by checkpoint, and of images beside their masks and predictions."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from visprobe.results.read_site import read_label
 from visprobe.results.result import Result
 
 _MOST_CLASSES = 25
-_LINE = 0.19  # inches of a class, at least
-_MARKER = 0.065  # of each checkpoint in it
-_GOLDEN = 0.61803398875  # of the circle of hues: neighbouring numbers get hues far apart
-_SPREAD = 0.8  # of a line, over which checkpoints lie one below the other
-_PICTURE = 0.75  # inches of a picture, at least
+_LINE = 0.19  # inches per class, at least
+_MARKER = 0.065  # inches per checkpoint in it
+_GOLDEN = 0.61803398875  # share of the circle of hues: neighbouring numbers get hues far apart
+_SPREAD = 0.8  # share of a line over which checkpoints are spread
+_PICTURE = 0.75  # inches per picture, at least
 _TITLE = 0.16
-_BOLD = 9.0  # points that 8 points in bold are as wide as
+_BOLD = 9.0  # an 8-point bold title is as wide as regular text of this size
 _NOTHING = 255
 _WHITE = 1.0
 
@@ -40,7 +40,7 @@ Colours = NDArray[np.float64]
 
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
-    """IoU per class where the language model reads, frequent classes first; below, images and what was found.
+    """Draw IoU per class at the consumed site, frequent classes first; below, images and predictions.
 
     Args:
         result: A "segment" result, with settings["class_iou"], settings["class_pixels"] and settings["examples"].
@@ -71,7 +71,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`."""
+    """Return the caption of `draw(result)`, with n and the interval methods."""
     rows = [row for row in result.rows if row.role == "value"]
     return (
         f"Above: IoU of each class at {read_label(result)}, mean "
@@ -82,7 +82,7 @@ def caption(result: Result) -> str:
 
 
 def _heights(made: Sequence[Mapping[str, Any]], across: int, lines: int, width: float) -> list[float]:
-    """Height in inches of each row of pictures, `lines` of them for each image."""
+    """Return the height in inches of each row of pictures, `lines` of them for each image."""
     each = width / across - 0.05
     sizes = [_opened(one["image"]).size for one in made]
     return [each * high / wide + (_TITLE if lines > 1 else 0.0) for wide, high in sizes for _ in range(lines)]
@@ -169,7 +169,7 @@ def _painted(text: str, colours: Colours) -> NDArray[np.float64]:
 
 
 def _colours(classes: int) -> Colours:
-    """A colour per class: matplotlib's twenty for few, hues far apart for many."""
+    """Return a colour per class: matplotlib's twenty for few, hues far apart for many."""
     if classes <= 20:
         order = [*range(0, 20, 2), *range(1, 20, 2)]  # the ten strong colours before the ten pale ones
         return np.array([matplotlib.colormaps["tab20"](number)[:3] for number in order[:classes]]).reshape(-1, 3)
