@@ -57,7 +57,7 @@ class Analysis:
         question: Question that it answers, in one sentence.
         needs: Maps an encoder to the sites requested of it (`visprobe.features.requests`).
         run: Computes the result from the inputs.
-        images: Most images used; None for all.
+        images: Largest number of images to use; None for all.
         floors: Baselines that it also runs on: all, the untrained towers, or none.
         fixed_grid: True if it needs the same grid of patches for every image.
         support: True if it trains on the images of a second split, where there is one.

@@ -19,13 +19,13 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
     Each analysis brings its own rules (`visprobe.results.rules`); the built-in ones, each made from rows that
     are there and silent where they are not:
 
-    - *not trained*: a tower in the settings "identical" of drift or weights is said to be identical, and nothing
-      else is said of it before the projector. One in the settings "rounded" of weights is said to be equal to the
+    - *not trained*: a tower in the settings "identical" of drift or weights is called identical, without further
+      statements before the projector. One in the settings "rounded" of weights is called equal to the
       base's rounded to its dtype; rounding moves what the tower computes, so *moved* is decided as for the others.
     - *moved*: at a site, if it lies further from the base than six times the distance of "<base> (bfloat16)", or than
       0 where that baseline was not measured, with one error rate of 5 % for all sites of a checkpoint
       (`visprobe.analyses.drift.moved`). Of the sites that moved, the one with the lowest CKA is named. Where the site
-      that the language model reads has not moved, that is said, and where only sites after it have, that.
+      that the language model reads has not moved, or only sites after it have, the statement says so.
     - *rotated*: at the consumed site and after the projector, if CKA has not moved and the interval of the relative
       error of analysis "similarity" lies above that of rounding times the root of six.
     - *weights*: how many weight matrices changed, the median relative change of those, and of those of the most changed
@@ -40,8 +40,8 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
       answers excludes 0; paired differences as for top-1.
     - *same recipe*: how far another run of a recipe lies from the base where the language model reads.
 
-    Of five descendants or more the statements are grouped: one per finding, with those it is true of. Of their pairs
-    only how many differ, and the one that differs most, is said, since of many intervals of 95 % each some exclude 0
+    With five descendants or more the statements are grouped: one per finding, with those it is true of. Of their pairs
+    only the number that differ and the one that differs most are named, since of many 95 % intervals some exclude 0
     by chance.
 
     Args:
@@ -88,14 +88,14 @@ def _rules() -> list[Rule]:
 def headline(results: Sequence[Result], base: str) -> list[Statement]:
     """Sum up in one statement: whose tower moved, who sees better at the consumed site, who answers better.
 
-    The rules are those of `verdict`, at the consumed site; nothing is said of an analysis that is not there.
+    The rules are those of `verdict`, at the consumed site; missing analyses are left out.
 
     Args:
         results: Results of any analyses; only checkpoints of the result "drift" are named.
         base: Name of the base checkpoint.
 
     Returns:
-        The statement, or nothing where no descendant was measured.
+        The statement, or an empty list where no descendant was measured.
     """
     by_name = {result.analysis: result for result in results}
     found = Findings(by_name, base, (), ())

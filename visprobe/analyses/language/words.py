@@ -206,7 +206,7 @@ def _needs(encoder: VisionEncoder) -> list[str]:
 
 def _run(inputs: Inputs) -> Result:
     read = {encoder.name: _read(encoder) for encoder in inputs.encoders}
-    # A baseline is made from one of the encoders, and has its name in its own if there are several.
+    # A baseline is made from one of the encoders; its name contains the encoder's if there are several.
     owner = {floor.encoder: next((name for name in read if name in floor.encoder), inputs.base.encoder)
              for floor in inputs.floors}  # fmt: skip
     words = {**read, **{floor: read[name] for floor, name in owner.items()}}

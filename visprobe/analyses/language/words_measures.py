@@ -118,7 +118,7 @@ def word_variety(nearest: Counts) -> Replicated:
         nearest: Token id of each patch's nearest word, shape (n, t).
 
     Returns:
-        A value of 1 or more, and without each image in turn.
+        A value of 1 or more, also without each image.
     """
     _, index = np.unique(nearest, return_inverse=True)
     index = index.reshape(nearest.shape)

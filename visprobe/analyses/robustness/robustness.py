@@ -29,7 +29,7 @@ from visprobe.results.result import Estimate, Result, Row
 QUESTION = "How much of what the encoder sees is left when images are damaged, and more than before post-training?"
 IMAGES = 1000
 _COSINE = Scale("cosine", -1, 1)
-_FEWEST = 6  # images: CKA leaves one out and needs five
+_FEWEST = 6  # images of which a CKA without any one of them can be taken
 
 
 def robustness(plan: Plan | None = None) -> Analysis:

@@ -161,8 +161,8 @@ def trajectory_verdict(result: Result) -> list[Statement]:
 
     A site has moved if it is more than six times as far from the base as the base rounded to bfloat16, by a paired
     test over the same images, adjusted over all moments and sites of the run (`visprobe.analyses.drift.moved`); it sees
-    better or worse if the interval of the paired top-1 difference excludes 0. A first step is the first of the moments
-    that were looked at.
+    better or worse if the interval of the paired top-1 difference excludes 0. A first step is the first of the measured
+    moments.
 
     Args:
         result: A result of `trajectory_result`.

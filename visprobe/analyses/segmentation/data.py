@@ -72,6 +72,7 @@ class Patches:
         return found
 
     def _row(self, row: int) -> NDArray[np.floating]:
+        # The shard that holds the row: shards are never joined, as the whole may not fit into memory.
         part = bisect_right(self._starts, row) - 1
         found: NDArray[np.floating] = self._parts[part][row - self._starts[part]]
         return found

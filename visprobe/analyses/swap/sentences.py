@@ -24,7 +24,7 @@ def swap_verdict(result: Result) -> list[Statement]:
 
     - *a difference*: in CKA if base is more than six times as far from other as rounding to bfloat16 takes it from
       itself (`visprobe.analyses.drift.moved`), in top-1 if McNemar's test rejects, each at the level of the settings.
-      Without one nothing else is said of the measure.
+      Without one there is no further statement on the measure.
     - *carried*: by the parts that, alone, take base significantly towards other (Holm over the parts; in CKA by more
       than six roundings and a twentieth of the distance, in top-1 in the direction of the difference), the largest
       step named; else "no single part carries it measurably".

@@ -132,7 +132,7 @@ def logistic_path(
         labels: Class of each row, int64 of shape (n,); every class 0..max must occur, two at least.
         cs: Inverse strengths of the penalty, positive and rising.
         tolerance: Bound on `Fit.gradient`; a fit that misses it warns `NotConverged`.
-        device: Where torch computes.
+        device: Torch device to compute on.
         start: A fit of the same shape to begin at.
 
     Returns:

@@ -23,7 +23,7 @@ def nearest(features: ArrayLike, k: int, backend: Literal["numpy", "faiss"] = "n
 
     Args:
         features: Any real dtype, shape (n, d), one row per image, n > k.
-        k: How many neighbours.
+        k: Number of neighbours.
         backend: "numpy" or "faiss". Both give the same answer: what faiss finds in float32 is ranked again in
             float64, and rows in which a neighbour could have been missed are searched by numpy. On one core numpy
             took half the time of faiss-cpu at n = 10,000, d = 1,152.
@@ -91,7 +91,7 @@ def first_within(lists: Indices, images: Indices, k: int) -> Indices:
     Args:
         lists: Neighbours of all n images, nearest first, shape (n, m).
         images: A subset, as distinct indices, shape (s,).
-        k: How many neighbours.
+        k: Number of neighbours.
 
     Returns:
         Columns of `lists[images]`, shape (s, k).

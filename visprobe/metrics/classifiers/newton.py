@@ -138,6 +138,7 @@ class Path:
         """Return variances times n, rising, and the axes as columns, shape (d, min(n, d))."""
         width = self._features.shape[1]
         if self._n >= width:
+            # Summed over chunks, so that no float64 copy of all features is made.
             covariance = torch.zeros_like(self._mean).expand(width, -1).clone()
             for _, part in self._chunks():
                 covariance.addmm_(part.T, part)
@@ -178,6 +179,7 @@ class Path:
         at = self._mean.new_zeros(self.axes.shape[1] + 1, link.outputs)
         if start is not None:
             weights, intercept = (torch.tensor(part, device=at.device) for part in start)
+            # Given weights are turned into the axes and unit of the path; the intercept moves by the mean.
             at = torch.vstack([self._scale * self.axes.T @ weights, intercept + self._mean @ weights])
         passed: list[tuple[float, Tensor]] = []
         bend = None
@@ -215,6 +217,7 @@ class _Descent:
         point, last = self._evaluate(begin, _ROUGH), math.inf
         while True:
             length = self._length(point, _ROUGH)
+            # Where a step no longer halves the gradient, float32 has given all it can.
             if length <= tolerance or length > last / 2 or self._steps >= _STEPS:
                 return point.at
             if _in_sight(length, tolerance):
@@ -227,6 +230,7 @@ class _Descent:
 
     def _step(self, point: _Point, length: float, tolerance: float, rounding: float) -> _Point | None:
         self._steps += 1
+        # Inexact Newton: far from the minimum a direction good to a tenth of the gradient is enough.
         enough = _AIM * tolerance if _in_sight(length, tolerance) else max(0.1 * length, _AIM * tolerance)
         return self._search(point, self._solve(point, enough), rounding)
 
@@ -249,6 +253,7 @@ class _Descent:
         chunks, weights = path.rough(at) if rounding == _ROUGH else path.exact(at)
         slope, loss = torch.zeros_like(weights), 0.0
         shift, curvature = torch.zeros_like(at[-1]), torch.zeros_like(at[-1])
+        # float32 also in exact evaluations: it enters curvatures only, which need no more digits.
         state = torch.empty(n, self._link.outputs, dtype=torch.float32, device=at.device)
         last = at[-1].to(weights.dtype)
         for rows, part in chunks:
@@ -286,6 +291,7 @@ class _Descent:
             part, weights = turned[start : start + _CHUNK], link.curvature(point.state[start : start + _CHUNK])
             squares.addmm_((part**2).T, weights)
             sums.addmm_(part.T, weights)
+        # Outputs that are sure of every row have no curvature left to divide by.
         weights = point.curvature.double().clamp(min=1e-12)
         return _Bend(squares.double() / len(turned), sums.double() / len(turned) / weights, weights)
 

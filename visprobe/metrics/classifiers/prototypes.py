@@ -70,6 +70,7 @@ def ranks_leaving_one_out(features: ArrayLike, labels: Labels, query: ArrayLike 
         scores = copies @ prototypes.T
         own_sum, own_square = np.einsum("ij,ij->i", rows, sums[own]), np.einsum("ij,ij->i", rows, rows)
         copy_sum, copy_product = np.einsum("ij,ij->i", copies, sums[own]), np.einsum("ij,ij->i", copies, rows)
+        # Rounding may take a squared length below 0; where the others of a class cancel, the score is 0.
         length = np.sqrt(np.maximum(squared[own] - 2 * own_sum + own_square, 0.0))
         scores[every, own] = np.divide(copy_sum - copy_product, length, out=np.zeros(len(rows)), where=length > _TIE)
         ranks.append(_ranks(scores, own))

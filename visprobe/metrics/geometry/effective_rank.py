@@ -113,6 +113,7 @@ def participation_ratio(features: ArrayLike) -> Replicated:
     u = centred(features, 3, "the participation ratio")
     n, weight = len(u), len(u) / (len(u) - 1)
     p = np.einsum("ij,ij->i", u, u)
+    # Both forms have the same sums; the smaller matrix is cheaper.
     if n < u.shape[1]:
         gram = u @ u.T
         squares, quadratic = float(np.vdot(gram, gram)), np.einsum("ij,ij->i", gram, gram)
@@ -157,6 +158,7 @@ def _without_groups(array: Array, groups: int, seed: int, centre: bool) -> Itera
         if centre:
             kept = sums - rows.sum(0)
             left -= np.outer(kept, kept) / (n - len(rows))
+        # Eigenvalues beyond the rank are rounding, and would count as directions.
         rank = min(n - len(rows) - centre, array.shape[1])
         yield np.sqrt(np.maximum(np.linalg.eigvalsh(left)[-rank:], 0.0))
 

@@ -41,7 +41,7 @@ def tail_share(norms: ArrayLike, threshold: float) -> Replicated:
 
     Args:
         norms: Any real dtype, shape (images, tokens), two images or more.
-        threshold: From `tail_threshold`.
+        threshold: Norm above which a token is an outlier, from `tail_threshold`.
 
     Returns:
         Values in [0, 1]; the interval is over images, whose tokens go together.

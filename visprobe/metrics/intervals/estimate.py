@@ -16,8 +16,8 @@ class Estimate:
         low: Lower end of the interval (equal to `value` for exact quantities).
         high: Upper end of the interval.
         n: Number of independent units behind it (images, questions, weights).
-        unit: What is counted or measured: "fraction", "CKA", "ratio".
-        method: How the interval was made: "Wilson 95 %", "delete-one jackknife 95 %", "exact".
+        unit: Unit of the value: "fraction", "CKA", "ratio".
+        method: Method of the interval: "Wilson 95 %", "delete-one jackknife 95 %", "exact".
     """
 
     value: float

@@ -29,5 +29,6 @@ def holm(p: ArrayLike) -> Array:
     order = np.argsort(values)
     steps = values[order] * np.arange(len(values), 0, -1)
     adjusted = np.empty(len(values))
+    # Running maximum: an adjusted p is never below that of a smaller p.
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted

@@ -17,7 +17,7 @@ class Student(NamedTuple):
         error: Its standard error, in the unit of the value.
         freedom: Degrees of freedom of the standard error.
         n: Number of independent units.
-        method: How the standard error was made: "delete-one jackknife".
+        method: Method of the standard error: "delete-one jackknife".
     """
 
     value: float

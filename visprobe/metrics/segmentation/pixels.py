@@ -99,6 +99,7 @@ def patch_counts(mask: Mask, grid: tuple[int, int], classes: int, ignored: int =
         raise ValueError(f"a mask of {mask.shape} pixels is smaller than the grid {grid}")
     row, column = (np.arange(size) * cells // size for size, cells in zip(mask.shape, grid, strict=True))
     counted = checked != ignored
+    # One bincount over (patch, class) numbers.
     places = ((row[:, None] * w + column) * classes)[counted] + checked[counted].astype(np.int64)
     return np.bincount(places, minlength=h * w * classes).astype(np.int64).reshape(h, w, classes)
 

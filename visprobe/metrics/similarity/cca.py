@@ -90,6 +90,7 @@ def _basis(array: Array, variance: float) -> Array:
     # QR first: the SVD is then of d x d, not n x d.
     q, r = np.linalg.qr(array)
     u, s, _ = np.linalg.svd(r, full_matrices=False)
+    # Directions that hold only rounding are dropped: CCA would weigh them like any other.
     s = s[s > s[0] * max(array.shape) * np.finfo(np.float64).eps]
     explained = np.cumsum(s**2) / np.sum(s**2)
     # The last cumulative sum may be 1 - 1e-16.

@@ -46,8 +46,8 @@ def cka_map(x: Array, y: Array) -> Array:
     """Compute the debiased CKA of every representation of `x` with every one of `y`.
 
     Args:
-        x: From `unit_grams`, shape (sites, n * n).
-        y: From `unit_grams` on the same images in the same order, shape (other sites, n * n).
+        x: Gram matrices from `unit_grams`, float64 of shape (sites, n * n).
+        y: Gram matrices of the same images in the same order, float64 of shape (other sites, n * n).
 
     Returns:
         float64 of shape (sites, other sites), in [-1, 1].

@@ -20,7 +20,7 @@ class LinearMap(NamedTuple):
 
     Attributes:
         r2: Share of the variance of held-out images explained, <= 1 and negative where it predicts worse than the
-            mean; and without each image in turn, the maps held fixed.
+            mean; also without each image, the maps held fixed.
         penalties: Penalty chosen in each fold, from `PENALTIES`, shape (folds,).
     """
 

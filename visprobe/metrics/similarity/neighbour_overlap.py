@@ -29,7 +29,7 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10, splits: int = 40, seed: 
     Args:
         x: Any real dtype, shape (n, d), one row per image, n // 2 > k.
         y: Shape (n, e), the same images in the same order.
-        k: How many neighbours.
+        k: Number of neighbours.
         splits: Number of random halvings, for the interval; in a half `neighbours_in_half(k)` count.
         seed: Seed of the halvings.
 

@@ -134,6 +134,7 @@ def _fit_and_score(x: Array, y: Array, fit: Indices, score: Indices) -> tuple[Re
     fitted = float(s.sum()) / float(np.linalg.norm(left) * np.linalg.norm(right))
     left, right = x[score] - mean_x, y[score] - mean_y
     inner = np.einsum("ij,ij->i", left @ u, right @ vt.T)
+    # Divided by the largest entries, which cancel in the ratio, so that squares stay within float64.
     own_x, own_y = (np.square(side / np.abs(side).max()).sum(1) for side in (left, right))
     inner /= np.abs(left).max() * np.abs(right).max()
     without = (inner.sum() - inner) / np.sqrt((own_x.sum() - own_x) * (own_y.sum() - own_y))

@@ -102,6 +102,7 @@ def _kernels(sides: list[tuple[Array, float]]) -> Iterator[tuple[slice, Array, A
         rows = slice(start, min(start + _CHUNK, n))
         k, m = (rbf_kernel(side, rows, bandwidth) for side, bandwidth in sides)
         every = np.arange(rows.stop - rows.start)
+        # Debiased HSIC is defined on kernels with a zero diagonal.
         k[every, every + start] = m[every, every + start] = 0
         yield rows, k, m
 

@@ -101,6 +101,7 @@ def replicate_rsa(x: ArrayLike, y: ArrayLike, distance: Distance = "correlation"
         one -= one.sum() / (n * (n - 1))  # less the mean over pairs: sums of squares then lose no digits
         np.fill_diagonal(one, 0.0)
     rows = np.stack([a.sum(0), b.sum(0), *(np.einsum("ij,ij->i", p, q) for p, q in ((a, b), (a, a), (b, b)))])
+    # Every pair stands in two rows.
     totals = rows.sum(1) / 2
     whole = _pearson(totals[:, None], n * (n - 1) // 2)
     return Replicated(float(whole[0]), _pearson(totals[:, None] - rows, (n - 1) * (n - 2) // 2))

@@ -99,4 +99,5 @@ def top_singular(matrix: Array, k: int) -> tuple[Array, Array, Array]:
         raise ValueError(f"the matrix of shape {matrix.shape} has fewer than {k} singular values above rounding")
     # V from U by QR: V = M^T U / s is not orthonormal where s is small.
     v, r = np.linalg.qr(matrix.T @ u)
+    # QR leaves the signs of columns open: they are set so that M = U S V^T.
     return u, s, v * np.sign(np.diag(r))
