@@ -8,8 +8,7 @@ import transformers
 from tiny_checkpoints import BLOCKS, SIDE, images, llava, spelled, vision_config, write_llava, write_original
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.layouts.known_towers import known_tower
-from visprobe.encoders.layouts.original_towers import original_tower
+from visprobe.encoders.layouts.original_towers import known_tower, original_tower
 from visprobe.errors import CheckpointError
 
 

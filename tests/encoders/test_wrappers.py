@@ -11,7 +11,7 @@ from tiny_checkpoints import llava, spelled, write
 from tiny_qwen import qwen, write_qwen
 
 from visprobe.encoders import load_encoder
-from visprobe.encoders.checkpoint.wrappers import plain_name
+from visprobe.encoders.checkpoint.tensor_names import plain_name
 from visprobe.errors import CheckpointError
 
 ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_fpw_module.")

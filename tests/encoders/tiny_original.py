@@ -7,7 +7,7 @@ import transformers
 from tiny_checkpoints import filled, vision_config, write_original
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
-from visprobe.encoders.layouts import known_towers
+from visprobe.encoders.layouts import original_towers as known_towers
 
 TOWER = "model.vision_tower.vision_tower."
 WIDTH, HEADS, TEXT = 32, 4, 24

@@ -2,6 +2,6 @@
 
 from visprobe.encoders.encoder import Site, VisionEncoder
 from visprobe.encoders.load import load_encoder
-from visprobe.encoders.provenance import Provenance
+from visprobe.encoders.settings import Provenance
 
 __all__ = ["Provenance", "Site", "VisionEncoder", "load_encoder"]

@@ -17,14 +17,12 @@ from visprobe.encoders.checkpoint.hashing import tensors_hash
 from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import processor_hash
-from visprobe.encoders.provenance import Provenance
-from visprobe.encoders.settings import tower_settings
+from visprobe.encoders.settings import Provenance, tower_settings
 from visprobe.encoders.structure.family import Family
-from visprobe.encoders.structure.geometry import Geometry, View, side
+from visprobe.encoders.structure.geometry import Geometry, Tiled, View, side
 from visprobe.encoders.structure.layout import Layout
-from visprobe.encoders.structure.tiles import Tiled
 from visprobe.encoders.text.borrowed_head import BorrowedHead
-from visprobe.encoders.watch import EMBEDDING, HEADS, watched
+from visprobe.encoders.tower import EMBEDDING, HEADS, watched
 from visprobe.errors import CheckpointError, UsageError
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]

@@ -10,19 +10,18 @@ from pathlib import Path
 import torch
 
 from visprobe.encoders.checkpoint.opened import Checkpoint, open_checkpoint
-from visprobe.encoders.checkpoint.wrappers import of_language_model
+from visprobe.encoders.checkpoint.tensor_names import of_language_model
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.exchange.swap import parse_swap, swapped
 from visprobe.encoders.families import MODEL_OF, MODELS, TOWER_OF, TOWERS
 from visprobe.encoders.layouts.bare import bare_layout
 from visprobe.encoders.layouts.internvl_original import original_internvl_layout
-from visprobe.encoders.layouts.llava_original import original_layout
-from visprobe.encoders.layouts.original_checkpoint import with_frozen_tower, with_usual_names
+from visprobe.encoders.layouts.llava_original import original_layout, with_frozen_tower, with_usual_names
 from visprobe.encoders.processor import Resolution
-from visprobe.encoders.provenance import Provenance
+from visprobe.encoders.settings import Provenance
+from visprobe.encoders.structure.geometry import NO_TILES, Tiled
 from visprobe.encoders.structure.layout import NAMED, Layout, keys_of, made, prefixes
 from visprobe.encoders.structure.model import model_layout
-from visprobe.encoders.structure.tiles import NO_TILES, Tiled
 from visprobe.encoders.tower import load_tower, placed
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.formats import TRANSFORMERS

@@ -21,7 +21,7 @@ from visprobe.data.image_set import BadImage, ImageSet, decode
 from visprobe.data.progress import Progress
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Pixels
-from visprobe.encoders.watch import EMBEDDING
+from visprobe.encoders.tower import EMBEDDING
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, in_tower
 from visprobe.features.fitting import AdaptiveBatches

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from visprobe.data.image_set import ImageSet
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.watch import EMBEDDING, HEADS
+from visprobe.encoders.tower import EMBEDDING, HEADS
 from visprobe.errors import PrerequisiteError
 from visprobe.features.extract import Job
 from visprobe.features.requests import DRAWN

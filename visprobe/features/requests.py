@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.watch import EMBEDDING
+from visprobe.encoders.tower import EMBEDDING
 from visprobe.errors import CheckpointError, UsageError
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]

@@ -11,7 +11,7 @@ from visprobe.encoders.encoder import VisionEncoder, shrunk
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.settings import first_difference, tower_settings
 from visprobe.encoders.structure.geometry import View
-from visprobe.encoders.watch import Captured
+from visprobe.encoders.tower import Captured
 from visprobe.errors import CheckpointError
 from visprobe.mllm.question import TokenizedPrompt
 

@@ -19,9 +19,8 @@ from PIL import Image
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.families import MODEL_OF, MODELS
 from visprobe.encoders.pixels import Grid
-from visprobe.encoders.structure.geometry import side
+from visprobe.encoders.structure.geometry import Tiled, side
 from visprobe.encoders.structure.model import SingleView
-from visprobe.encoders.structure.tiles import Tiled
 from visprobe.errors import CheckpointError
 
 _COLOUR = (200, 200, 200)  # an image of zeros after normalisation would count as padding

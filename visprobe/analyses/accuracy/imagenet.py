@@ -19,7 +19,7 @@ from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.differences import value_rows
 from visprobe.analyses.core.refusals import naming
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.watch import EMBEDDING
+from visprobe.encoders.tower import EMBEDDING
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.arrays import Bools, Labels
 from visprobe.metrics.classifiers.prototypes import ranks_from_support, ranks_leaving_one_out

@@ -23,7 +23,7 @@ from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import load_encoder
 from visprobe.encoders.text.borrowed_head import misfit, with_head_of
 from visprobe.encoders.text.text_tower import TextTower, load_text_tower, own_text_tower
-from visprobe.encoders.watch import EMBEDDING
+from visprobe.encoders.tower import EMBEDDING
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.results.presentation import FigureSpec, Presentation

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.weights.sentences import RULES
-from visprobe.encoders.checkpoint.rounding import all_roundings
+from visprobe.encoders.checkpoint.hashing import all_roundings
 from visprobe.encoders.structure.tensor_class import CLASSES, by_class, tensor_class
 from visprobe.errors import CheckpointError
 from visprobe.metrics.weights.difference import WeightChange, coarser, total, weight_change

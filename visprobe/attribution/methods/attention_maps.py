@@ -21,7 +21,7 @@ from visprobe.attribution.map import Map
 from visprobe.attribution.methods.trace import finite
 from visprobe.attribution.targets.subject import Graph, Subject, not_reached
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.watch import Captured
+from visprobe.encoders.tower import Captured
 from visprobe.errors import UsageError
 
 ATTENTION_MAPS = ("rollout", "gradient-attention")

@@ -22,7 +22,7 @@ from visprobe.attribution.methods.trace import finite
 from visprobe.attribution.targets.subject import Subject, captured, requiring_gradients
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Grid, Pixels
-from visprobe.encoders.watch import watched
+from visprobe.encoders.tower import watched
 
 PIXELS = "pixels"
 _BLUR = 10  # longer side / radius of the blur, which leaves no digit, letter or face

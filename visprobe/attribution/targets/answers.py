@@ -18,7 +18,7 @@ from visprobe.encoders import load_encoder
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution
-from visprobe.encoders.watch import watched
+from visprobe.encoders.tower import watched
 from visprobe.errors import UsageError
 from visprobe.mllm.answers import answer_score, check_answers, check_target
 from visprobe.mllm.image_features import image_features, on_device, projected, tower_of

@@ -14,7 +14,7 @@ from PIL import Image
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.structure.geometry import View
-from visprobe.encoders.watch import EMBEDDING, Captured, watched
+from visprobe.encoders.tower import EMBEDDING, Captured, watched
 from visprobe.errors import DataError
 
 

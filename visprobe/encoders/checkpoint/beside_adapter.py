@@ -6,9 +6,8 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 
-from visprobe.encoders.checkpoint.module_names import ModuleNames
 from visprobe.encoders.checkpoint.quantised import is_float
-from visprobe.encoders.checkpoint.wrappers import LORA, Renamed, of_language_model, plain_name
+from visprobe.encoders.checkpoint.tensor_names import LORA, ModuleNames, Renamed, of_language_model, plain_name
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import Folder
 from visprobe.io.containers.formats import is_trainer_state

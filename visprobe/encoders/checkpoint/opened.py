@@ -16,20 +16,19 @@ from typing import Any
 from transformers import AutoConfig
 
 from visprobe.encoders.checkpoint import adapter
-from visprobe.encoders.checkpoint.extracted import MLLM_CONFIG, is_extracted, restored
+from visprobe.encoders.checkpoint.adapter import with_own_adapter
 from visprobe.encoders.checkpoint.mmproj import mmproj_file, open_mmproj
-from visprobe.encoders.checkpoint.module_names import ModuleNames
 from visprobe.encoders.checkpoint.quantised import check_whole
 from visprobe.encoders.checkpoint.quiet import quiet
-from visprobe.encoders.checkpoint.unmerged import with_own_adapter
-from visprobe.encoders.checkpoint.wrappers import of_language_model, unwrapped
+from visprobe.encoders.checkpoint.tensor_names import ModuleNames, of_language_model, unwrapped
 from visprobe.errors import CheckpointError
 from visprobe.io.atomic import write_json
 from visprobe.io.containers.folder import Folder, LocalFolder
 from visprobe.io.containers.kinds import open_tensors
-from visprobe.io.containers.tensors import Tensors
+from visprobe.io.containers.safetensors_files import SafetensorsFiles
+from visprobe.io.containers.tensors import Joined, Tensors
 from visprobe.io.hub.repository import open_folder
-from visprobe.io.regular import read_object
+from visprobe.io.regular import DAMAGED, INDEX, read_object
 
 _NAME_BASE = f"Put the base model's folder, or its hub id, into base_model_name_or_path of {adapter.CONFIG}."
 _MOST_LABELS = 100_000  # the largest set of classes in use, the whole ImageNet, has 21,843
@@ -269,3 +268,26 @@ def _missing_config(folder: Path) -> str:
         "Give the folder that holds config.json and the weights, or copy config.json and preprocessor_config.json of "
         "the base model beside these."
     )
+
+
+MLLM_CONFIG = "mllm_config.json"
+PROJECTOR = "projector.safetensors"
+NAMES = "tower_names.json"
+
+
+def is_extracted(names: list[str]) -> bool:
+    """Return whether a folder with files `names` holds a tower and the projector it was extracted with."""
+    return {MLLM_CONFIG, PROJECTOR, NAMES} <= set(names)
+
+
+def restored(folder: Folder, tower: Tensors) -> Tensors:
+    """Return the tensors of the projector and of `tower` by their names in the multimodal checkpoint.
+
+    Raises:
+        CheckpointError: If the list of names is damaged, or names a tensor that is not there.
+    """
+    path = folder.fetch(NAMES)
+    names = {key: str(name) for key, name in read_object(path, INDEX).items()}
+    if absent := sorted(set(names.values()) - set(tower)):
+        raise CheckpointError(f"{path} names {absent[0]!r}, which the tower does not hold", hint=DAMAGED)
+    return Joined(SafetensorsFiles(folder, PROJECTOR), tower, names)

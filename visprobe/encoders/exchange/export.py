@@ -1,7 +1,7 @@
 """Extraction of a vision encoder from its checkpoint into a folder that transformers loads by itself.
 
 `projector.safetensors` and `mllm_config.json` lie beside the tower, so that visprobe reads the folder as it read the
-checkpoint, with projector and consumed site (`visprobe/encoders/checkpoint/extracted.py`).
+checkpoint, with projector and consumed site (`visprobe/encoders/checkpoint/opened.py`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from visprobe import __version__
-from visprobe.encoders.checkpoint.extracted import MLLM_CONFIG, NAMES, PROJECTOR
-from visprobe.encoders.checkpoint.opened import Checkpoint
+from visprobe.encoders.checkpoint.opened import MLLM_CONFIG, NAMES, PROJECTOR, Checkpoint
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import described, load_encoder
 from visprobe.encoders.processor import PROCESSORS, Resolution

@@ -8,8 +8,8 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
 from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModalProjector
 
 from visprobe.encoders.structure.connector import of_class
+from visprobe.encoders.structure.geometry import Tiled
 from visprobe.encoders.structure.model import Model, SingleView, last_state
-from visprobe.encoders.structure.tiles import Tiled
 from visprobe.errors import UsageError
 
 ORDER = 5

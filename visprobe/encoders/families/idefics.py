@@ -16,9 +16,8 @@ from visprobe.encoders.pixels import Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
 from visprobe.encoders.structure.connector import of_class
 from visprobe.encoders.structure.family import Family
-from visprobe.encoders.structure.geometry import Geometry, side
+from visprobe.encoders.structure.geometry import Geometry, Tiled, arranged, side, tiles
 from visprobe.encoders.structure.model import Model, SingleView, Spelling, last_state
-from visprobe.encoders.structure.tiles import Tiled, arranged, tiles
 
 ORDER = 6
 

@@ -19,10 +19,9 @@ from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
 from visprobe.encoders.structure.connector import Connector, of_class
 from visprobe.encoders.structure.family import Family
-from visprobe.encoders.structure.geometry import Geometry, side
+from visprobe.encoders.structure.geometry import Geometry, Tiled, arranged, side, tiles
 from visprobe.encoders.structure.layout import Source, hidden_state
 from visprobe.encoders.structure.model import Model, SingleView
-from visprobe.encoders.structure.tiles import Tiled, arranged, tiles
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.tensors import TensorEntry
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from visprobe.encoders.structure.anyres import any_resolution
-from visprobe.encoders.structure.connector import Connector
+from visprobe.encoders.structure.connector import Connector, chain
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.model import Model, SingleView
-from visprobe.encoders.structure.projector import chain
 from visprobe.io.containers.tensors import TensorEntry
 
 ORDER = 2

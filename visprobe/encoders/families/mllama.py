@@ -21,9 +21,8 @@ from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
 from visprobe.encoders.structure.connector import of_class
 from visprobe.encoders.structure.family import Family
-from visprobe.encoders.structure.geometry import Geometry, View, side
+from visprobe.encoders.structure.geometry import Geometry, Tiled, View, arranged, side
 from visprobe.encoders.structure.model import Model, Spelling
-from visprobe.encoders.structure.tiles import Tiled, arranged
 
 ORDER = 8
 

@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from visprobe.encoders.pixels import Grid
-from visprobe.encoders.structure.connector import Connector, Project, Tap, side_by_side
-from visprobe.encoders.structure.projector import ACTIVATION, Projector, chain
+from visprobe.encoders.structure.connector import ACTIVATION, Connector, Project, Projector, Tap, chain, side_by_side
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.tensors import TensorEntry
 

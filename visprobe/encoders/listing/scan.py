@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from visprobe.encoders.checkpoint.hashing import rounding
 from visprobe.encoders.checkpoint.opened import Checkpoint
-from visprobe.encoders.checkpoint.rounding import rounding
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.families import MODEL_OF
 from visprobe.encoders.load import check_headers, described, load_encoder

@@ -15,8 +15,7 @@ from transformers.image_utils import PILImageResampling
 from visprobe.encoders.checkpoint.opened import Checkpoint
 from visprobe.encoders.pixels import Mosaic, Pixels
 from visprobe.encoders.processor import Resolution, make_processor, plain_fields
-from visprobe.encoders.structure.geometry import side
-from visprobe.encoders.structure.tiles import Tiled, arranged, tiles
+from visprobe.encoders.structure.geometry import Tiled, arranged, side, tiles
 from visprobe.errors import CheckpointError
 
 _CUTS = "LlavaNextImageProcessorPil"

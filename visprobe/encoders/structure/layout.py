@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from visprobe.encoders.checkpoint.wrappers import of_language_model
+from visprobe.encoders.checkpoint.tensor_names import of_language_model
 from visprobe.encoders.structure.connector import Connector
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry

@@ -10,7 +10,7 @@ from visprobe.encoders.checkpoint.opened import Checkpoint
 from visprobe.encoders.processor import Resolution, find_processor
 from visprobe.encoders.structure.connector import Connect, configured
 from visprobe.encoders.structure.family import Family
-from visprobe.encoders.structure.geometry import Geometry
+from visprobe.encoders.structure.geometry import Geometry, Tiled
 from visprobe.encoders.structure.layout import (
     Layout,
     Source,
@@ -24,7 +24,6 @@ from visprobe.encoders.structure.layout import (
     twins,
     under,
 )
-from visprobe.encoders.structure.tiles import Tiled
 from visprobe.errors import CheckpointError
 
 Reads = Callable[[Any, Family], tuple[tuple[str, ...], str]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from visprobe.encoders.checkpoint.hashing import tensors_hash
-from visprobe.encoders.structure.tiles import Tiled
+from visprobe.encoders.structure.geometry import Tiled
 
 if TYPE_CHECKING:
     from visprobe.encoders.encoder import VisionEncoder

@@ -22,7 +22,7 @@ from visprobe.data.open import ImageData
 from visprobe.data.prompts import Prompt
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.text.text_tower import TextTower, load_text_tower, own_text_tower
-from visprobe.encoders.watch import EMBEDDING
+from visprobe.encoders.tower import EMBEDDING
 from visprobe.errors import DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.io.atomic import to_json
