@@ -10,8 +10,8 @@ from visprobe.analyses.core.analysis import Analysis
 from visprobe.analyses.core.contract import check_analysis, planted_inputs
 from visprobe.analyses.core.registry import built_in
 from visprobe.analyses.drift.drift import DRIFT
-from visprobe.analyses.segmentation.config import Asked
-from visprobe.analyses.segmentation.segment import asking
+from visprobe.analyses.segmentation.config import SegmentationConfig
+from visprobe.analyses.segmentation.segment import segment_analysis
 from visprobe.demo.scenes import DigitScenes
 from visprobe.metrics.segmentation import patch_head
 from visprobe.results.result import Estimate, Result, Row
@@ -22,7 +22,7 @@ def kept():
     slow = {"segment", "probe", "robustness", "attributes"}  # they train, or look at many variants of the images
     for analysis in built_in():
         if analysis.name == "segment":
-            analysis = asking(Asked(seeds=2))
+            analysis = segment_analysis(SegmentationConfig(seeds=2))
         if analysis.name != "zeroshot":
             yield pytest.param(analysis, id=analysis.name, marks=[pytest.mark.slow] if analysis.name in slow else [])
 

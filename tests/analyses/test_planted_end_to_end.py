@@ -8,7 +8,7 @@ from planted_changes import blocks_swapped, collapsed, one_in_twenty, output_rot
 from planted_towers import BLOCKS, block, noise, of_tower, write_base, write_changed
 from safetensors.torch import load_file
 
-from visprobe.analyses.drift.moved import has_moved
+from visprobe.analyses.drift.noise_floor import has_moved
 from visprobe.errors import DataError
 from visprobe.pipelines.compare import compare
 from visprobe.pipelines.measurement import Measurement, Options

@@ -12,7 +12,7 @@ from planted_towers import write_base
 from scipy.stats import t
 
 from visprobe.analyses.drift.drift import representation_drift
-from visprobe.analyses.drift.moved import LEVEL, MARGIN, adjusted, has_moved, p_beyond
+from visprobe.analyses.drift.noise_floor import LEVEL, MARGIN, adjusted, has_moved, p_beyond
 from visprobe.encoders import load_encoder
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.estimate import CKA

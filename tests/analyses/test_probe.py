@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from visprobe.analyses.core.analysis import Inputs
 from visprobe.analyses.probes.classes import macro_recall
-from visprobe.analyses.probes.config import How
+from visprobe.analyses.probes.config import ProbeConfig
 from visprobe.analyses.probes.probe import probe_analysis
 from visprobe.errors import DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
@@ -18,7 +18,7 @@ from visprobe.metrics.segmentation import class_tallies
 from visprobe.results.result import Result
 
 CLASSES, WIDTH = 4, 16
-HOW = How(per_class=(1, 5), seeds=2)
+HOW = ProbeConfig(per_class=(1, 5), seeds=2)
 
 
 def planted(name: str, spread: float, images: str = "val", n: int = 120, seed: int = 0) -> FeatureSet:
@@ -39,7 +39,7 @@ def inputs(spreads: dict[str, float], *, support: bool = True, **size: int) -> I
     return Inputs(query[0], others, floors, (encoder,), support=tuple(learned))  # type: ignore[arg-type]
 
 
-def run(given: Inputs, how: How = HOW) -> Result:
+def run(given: Inputs, how: ProbeConfig = HOW) -> Result:
     return probe_analysis(how).run(given)
 
 
@@ -103,7 +103,7 @@ def test_differences_are_paired_and_their_tests_adjusted_over_sites() -> None:
 
 
 def test_more_labels_help_and_sizes_that_a_class_does_not_have_are_said() -> None:
-    result = run(inputs({"base": 2.0}), How(per_class=(1, 5, 20, 50), seeds=3))
+    result = run(inputs({"base": 2.0}), ProbeConfig(per_class=(1, 5, 20, 50), seeds=3))
     few = [result.select(site="block_02", measure=f"probe_of_{size}")[0].estimate for size in (1, 5, 20)]
     assert few[0].value < few[1].value < few[2].value and "3 draws" in few[0].method
     assert not result.select(measure="probe_of_50")
@@ -142,4 +142,4 @@ def test_what_cannot_be_probed_is_refused_in_one_message() -> None:
         with pytest.raises(DataError, match=words):
             run(broken)
     with pytest.raises(UsageError, match="cannot be drawn"):
-        probe_analysis(How(seeds=1))
+        probe_analysis(ProbeConfig(seeds=1))

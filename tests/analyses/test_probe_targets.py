@@ -9,7 +9,7 @@ from planted_features import feature_set
 from sklearn.metrics import r2_score
 
 from visprobe.analyses.core.analysis import Inputs
-from visprobe.analyses.probes.config import How
+from visprobe.analyses.probes.config import ProbeConfig
 from visprobe.analyses.probes.probe import probe_analysis
 from visprobe.analyses.probes.targets import r2
 from visprobe.data.image_set import Item
@@ -54,7 +54,7 @@ def inputs(kind: str, noise: dict[str, float], *, support: bool = True) -> Input
 
 
 def run(given: Inputs, name: str = "auto") -> Result:
-    return probe_analysis(How(targets=name)).run(given)
+    return probe_analysis(ProbeConfig(targets=name)).run(given)
 
 
 @pytest.mark.parametrize("kind", ["labels", "numbers"])

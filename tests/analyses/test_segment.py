@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import ttest_1samp
 
 from visprobe.analyses.core.analysis import Inputs
-from visprobe.analyses.segmentation.config import Asked, check_masks
+from visprobe.analyses.segmentation.config import SegmentationConfig, check_masks
 from visprobe.analyses.segmentation.rows import score_differences
 from visprobe.analyses.segmentation.segment import segment
 from visprobe.analyses.segmentation.view import UNCOUNTED, Box, View, grid_of, not_smaller, window
@@ -130,7 +130,7 @@ class Scenes:
 
 TRAIN, VAL = Scenes("train", 30, 0), Scenes("val", 12, 1)
 CEILING, NOISE = 0.0, 1e6
-SHORT = Asked(seeds=1, least_steps=20)
+SHORT = SegmentationConfig(seeds=1, least_steps=20)
 
 
 def features(encoder, scenes, noise, seed=0):
@@ -158,7 +158,7 @@ def value(result, checkpoint, measure, role="value"):
 
 def test_planted_classes_are_found_and_noise_is_at_the_baseline():
     given = inputs({"base": NOISE, "sft": CEILING, "untrained": NOISE}, floors=("untrained",))
-    result = segment(given, Asked(seeds=2))
+    result = segment(given, SegmentationConfig(seeds=2))
     # Upsampling blurs borders: patches of four pixels lose pixels on them even where every patch is known.
     assert value(result, "sft", "miou").value > 0.7
     assert value(result, "sft", "patch_recall").value == 1
@@ -209,7 +209,7 @@ def test_p_is_adjusted_over_sites():
 
 def test_the_published_choice_of_the_epoch_never_loses():
     given = inputs({"base": 2.0})
-    result = segment(given, Asked(heads=("mlp",), seeds=1, paper=True, least_steps=20))
+    result = segment(given, SegmentationConfig(heads=("mlp",), seeds=1, paper=True, least_steps=20))
     best, last, leak = (value(result, "base", f"{kind}_patch_recall").value for kind in ("paper", "honest", "leak"))
     assert leak == pytest.approx(best - last)
     assert leak >= 0
@@ -244,7 +244,7 @@ def test_images_that_are_in_both_splits_are_said():
 
 
 def test_choices_are_listed_and_one_on_an_edge_is_said():
-    result = segment(inputs({"base": CEILING}), Asked(seeds=1, least_steps=5))
+    result = segment(inputs({"base": CEILING}), SegmentationConfig(seeds=1, least_steps=5))
     pixels, classes = result.settings["chosen"]
     assert (pixels["target"], classes["target"]) == ("pixels", "classes")
     assert pixels["rate"] in result.settings["rates"]["linear"] and 1 <= pixels["round"] <= 5
@@ -284,13 +284,29 @@ def holding(scenes, number):
 @pytest.mark.parametrize(
     ("given", "asked", "words"),
     [
-        (lambda: inputs({"base": 0.0}, val=holding(VAL, 9)), Asked(), "the mask of val-01 holds the numbers 0 to 9"),
-        (lambda: inputs({"base": 0.0}, train=holding(TRAIN, -3)), Asked(), "the mask of train-01 holds the numbers -3"),
-        (lambda: replace(inputs({"base": 0.0}), support=()), Asked(), "no training images"),
-        (lambda: inputs({"base": 0.0}, Scenes("train", 3, 0)), Asked(), "3 images with a usable mask; 5 are needed"),
-        (lambda: inputs({"base": 0.0}), Asked(ignored=(0, 1)), "fewer than two classes"),
-        (lambda: inputs({"base": 0.0}), Asked(background=3), "no class 3"),
-        (lambda: inputs({"base": float("nan")}), Asked(), "base: the features of train at block_02:tokens are not"),
+        (
+            lambda: inputs({"base": 0.0}, val=holding(VAL, 9)),
+            SegmentationConfig(),
+            "the mask of val-01 holds the numbers 0 to 9",
+        ),
+        (
+            lambda: inputs({"base": 0.0}, train=holding(TRAIN, -3)),
+            SegmentationConfig(),
+            "the mask of train-01 holds the numbers -3",
+        ),
+        (lambda: replace(inputs({"base": 0.0}), support=()), SegmentationConfig(), "no training images"),
+        (
+            lambda: inputs({"base": 0.0}, Scenes("train", 3, 0)),
+            SegmentationConfig(),
+            "3 images with a usable mask; 5 are needed",
+        ),
+        (lambda: inputs({"base": 0.0}), SegmentationConfig(ignored=(0, 1)), "fewer than two classes"),
+        (lambda: inputs({"base": 0.0}), SegmentationConfig(background=3), "no class 3"),
+        (
+            lambda: inputs({"base": float("nan")}),
+            SegmentationConfig(),
+            "base: the features of train at block_02:tokens are not",
+        ),
     ],
 )
 def test_what_cannot_be_answered_is_said(given, asked, words):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from visprobe.analyses.drift.drift import rounding_of
-from visprobe.analyses.drift.moved import MARGIN, has_moved
+from visprobe.analyses.drift.noise_floor import MARGIN, has_moved
 from visprobe.analyses.runs.trajectory import State, measure_step, trajectory_result, trajectory_verdict
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.multiplicity import holm

@@ -11,7 +11,7 @@ from zoo import ZOO
 
 from visprobe.encoders import load_encoder
 from visprobe.encoders.layouts.original_towers import original_tower
-from visprobe.encoders.listing.scan import Found, same_towers, scan
+from visprobe.encoders.listing.scan import ScanRow, same_towers, scan
 from visprobe.encoders.listing.table import MODEL_COLUMNS, NOT_YET, TOWER_COLUMNS, model_rows, tower_rows
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.tensors import Tensors
@@ -141,7 +141,7 @@ def test_what_the_system_refuses_is_a_row_with_its_problem(tmp_path, monkeypatch
 
 
 def test_a_table_tells_unchanged_from_not_comparable(tmp_path):
-    rows = [Found("a", changed=()), Found("b", changed=None), Found("c", changed=("head", "projector"))]
+    rows = [ScanRow("a", changed=()), ScanRow("b", changed=None), ScanRow("c", changed=("head", "projector"))]
     write_rows(tmp_path / "scan.csv", [row.to_json() for row in rows])
     with (tmp_path / "scan.csv").open() as stream:
         assert [row["changed"] for row in csv.DictReader(stream)] == ["none", "", "head; projector"]

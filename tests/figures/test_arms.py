@@ -4,7 +4,7 @@ import pytest
 
 from visprobe.analyses.runs.runs import across_runs
 from visprobe.analyses.runs.runs_figure import caption, draw
-from visprobe.figures.style import looks
+from visprobe.figures.style import checkpoint_styles
 from visprobe.results.result import Estimate, Result, Row
 
 ARMS = {"sft": ["sft-seed0", "sft-seed1", "sft-seed2"], "dpo": ["dpo-seed0", "dpo-seed1", "dpo-seed2"]}
@@ -33,6 +33,6 @@ def test_the_caption_says_what_n_is(result):
 
 
 def test_runs_of_an_arm_look_like_the_arm():
-    look = looks(["base", "sft-seed0", "sft-seed1", "dpo-seed0", "sft", "dpo"])
+    look = checkpoint_styles(["base", "sft-seed0", "sft-seed1", "dpo-seed0", "sft", "dpo"])
     assert look["sft-seed0"] == look["sft-seed1"] == look["sft"]
     assert len({look["base"], look["sft"], look["dpo"]}) == 3

@@ -12,7 +12,7 @@ from visprobe.attribution.figures import curves as attribution_curves
 from visprobe.attribution.figures import scores as attribution_scores
 from visprobe.errors import DataError
 from visprobe.figures.save import svg_text
-from visprobe.figures.style import looks
+from visprobe.figures.style import checkpoint_styles
 from visprobe.metrics.intervals.clustered import clustered_mean
 from visprobe.metrics.intervals.estimate import Scale
 from visprobe.results.result import Estimate, Result, Row
@@ -44,7 +44,7 @@ def points(axes, colour: str) -> list:
 
 def test_every_value_interval_and_floor_is_drawn_and_differences_are_to_the_base() -> None:
     result = planted_scores()
-    figure, colour = attribution_scores.draw(result), looks(["base", "sft", "dpo"])["dpo"].colour
+    figure, colour = attribution_scores.draw(result), checkpoint_styles(["base", "sft", "dpo"])["dpo"].colour
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_title(loc="left")}
     mass = panels["Mass in the region"]
     rows = result.select(measure="mass_inside", checkpoint="dpo", role="value")
@@ -62,7 +62,7 @@ def test_every_value_interval_and_floor_is_drawn_and_differences_are_to_the_base
 
 
 def test_a_difference_is_filled_where_it_holds_after_holm() -> None:
-    look = looks(["base", "sft", "dpo"])
+    look = checkpoint_styles(["base", "sft", "dpo"])
     below = attribution_scores.draw(planted_scores()).axes[3]
     faces = {name: {line.get_markerfacecolor() for line in points(below, look[name].colour)} for name in ("sft", "dpo")}
     assert faces == {"sft": {"white"}, "dpo": {look["dpo"].colour}}

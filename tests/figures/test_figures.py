@@ -12,7 +12,7 @@ from visprobe.analyses.accuracy import imagenet_figure as prototype_accuracy
 from visprobe.analyses.drift import drift_figure as representation_drift
 from visprobe.analyses.weights import weights_figure as weight_drift
 from visprobe.figures.save import svg_text
-from visprobe.figures.style import looks
+from visprobe.figures.style import checkpoint_styles
 from visprobe.results.result import Estimate, Result, Row
 
 NAMES = ["base", "sft", "dpo", "grpo"]
@@ -33,7 +33,7 @@ def test_drift_draws_one_minus_cka_at_every_site(planted) -> None:
     result = planted()["drift"]
     axes = representation_drift.draw(result).axes[0]
     wanted = [1 - row.estimate.value for row in result.select(checkpoint="sft", role="value")]
-    drawn = heights(axes, looks(NAMES)["sft"].colour)
+    drawn = heights(axes, checkpoint_styles(NAMES)["sft"].colour)
     assert drawn[1:] == wanted[1:]
     assert wanted[0] == 0 and drawn[0] == axes.get_yticks()[0]  # on the "0" tick
     assert axes.get_yscale() == "log"
@@ -57,7 +57,7 @@ def test_an_identical_tower_is_said_and_not_drawn_as_zero(planted, analysis: str
     result = planted(identical=("dpo",))[analysis]
     figure = FIGURES[analysis].draw(result, NAMES)
     assert "dpo: tower identical to the base (not trained or not saved)" in texts(figure)
-    drawn = heights(figure.axes[0], looks(NAMES)["dpo"].colour)
+    drawn = heights(figure.axes[0], checkpoint_styles(NAMES)["dpo"].colour)
     assert len(drawn) == 1 and drawn[0] > 1e-4  # the projector alone, which did move
 
 
@@ -66,7 +66,7 @@ def test_a_tower_equal_to_the_rounded_base_is_said_and_not_drawn_as_zero(planted
     settings = {**result.settings, "identical": [], "rounded": {"dpo": "bfloat16"}}
     figure = FIGURES["weights"].draw(dataclasses.replace(result, settings=settings), NAMES)
     assert "dpo: tower equal to the base rounded to bfloat16" in texts(figure)
-    assert len(heights(figure.axes[0], looks(NAMES)["dpo"].colour)) == 1
+    assert len(heights(figure.axes[0], checkpoint_styles(NAMES)["dpo"].colour)) == 1
 
 
 def test_all_towers_identical_still_makes_a_figure(planted) -> None:
@@ -78,7 +78,7 @@ def test_all_towers_identical_still_makes_a_figure(planted) -> None:
 def test_weights_show_change_above_and_equality_below(planted) -> None:
     result = planted()["weights"]
     upper, lower = weight_drift.draw(result).axes
-    colour = looks(NAMES)["grpo"].colour
+    colour = checkpoint_styles(NAMES)["grpo"].colour
     change = [r.estimate.value for r in result.select(checkpoint="grpo", measure="matrix_change")]
     equal = [r.estimate.value for r in result.select(checkpoint="grpo", measure="share_equal")]
     assert [y for y in heights(upper, colour) if y in change] == [c for c in change if c > 0]

@@ -9,7 +9,7 @@ import pytest
 from figure_specs import FIGURES
 from matplotlib.figure import Figure
 
-from visprobe.figures.marks import tell, text
+from visprobe.figures.marks import add_tooltips, text
 from visprobe.figures.save import svg_text
 from visprobe.results.result import Estimate
 
@@ -72,17 +72,17 @@ def test_titles_are_all_that_is_added(planted, monkeypatch) -> None:
 def test_marks_that_are_not_as_many_as_their_texts_keep_silent() -> None:
     figure = Figure()
     axes = figure.subplots()
-    tell(axes.plot([1, 2], [1, 2], marker="o")[0], ["one"])
+    add_tooltips(axes.plot([1, 2], [1, 2], marker="o")[0], ["one"])
     assert "<title>" not in svg_text(figure)
-    tell(axes.lines[0], ["<one> & \u202e", "two"])
+    add_tooltips(axes.lines[0], ["<one> & \u202e", "two"])
     assert [said for _, said in titles(svg_text(figure))] == ["<one> & \\u202e", "two"]
-    tell(axes.plot([1, 2], [2, 1])[0], ["start", "end"])  # a line without marks tells all its texts
+    add_tooltips(axes.plot([1, 2], [2, 1])[0], ["start", "end"])  # a line without marks tells all its texts
     assert titles(svg_text(figure))[-1][1] == "start\nend"
 
 
 def test_cells_of_a_map_are_told_row_by_row() -> None:
     figure = Figure()
-    tell(figure.subplots().pcolormesh([[1, 2], [3, 4]], edgecolors="face"), "abcd")
+    add_tooltips(figure.subplots().pcolormesh([[1, 2], [3, 4]], edgecolors="face"), "abcd")
     found = titles(svg_text(figure))
     places = [tuple(map(float, re.match(r"M ([\d.]+) ([\d.]+)", mark.attrib["d"]).groups())) for mark, _ in found]
     assert [said for _, said in found] == list("abcd")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from visprobe.figures.end_labels import spread
 from visprobe.figures.site_axis import line_positions, place_sites, runs
-from visprobe.figures.style import checkpoints_of, looks
+from visprobe.figures.style import checkpoint_styles, checkpoints_of
 from visprobe.figures.ticks import log_y_axis
 
 SITES = ["embeddings", "block_01", "block_02", "block_03", "final_norm", "projector"]
@@ -62,10 +62,10 @@ def test_without_zeros_no_tick_claims_zero() -> None:
 
 
 def test_a_checkpoint_keeps_its_look_when_others_are_missing(planted) -> None:
-    everything = looks(["base", "sft", "dpo", "grpo"])
+    everything = checkpoint_styles(["base", "sft", "dpo", "grpo"])
     assert len({(look.colour, look.marker) for look in everything.values()}) == 4
-    assert looks([*everything, "dpo"]) == everything
-    assert looks(["base", "sft"]) == {name: everything[name] for name in ("base", "sft")}
+    assert checkpoint_styles([*everything, "dpo"]) == everything
+    assert checkpoint_styles(["base", "sft"]) == {name: everything[name] for name in ("base", "sft")}
 
 
 @pytest.mark.parametrize("analysis", ["imagenet", "drift", "weights", "answers"])

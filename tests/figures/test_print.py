@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from visprobe.analyses.drift import drift_figure as representation_drift
 from visprobe.cli.app import app
 from visprobe.figures.embedded_font import with_font
-from visprobe.figures.labels import told_apart
+from visprobe.figures.labels import unique_short_labels
 from visprobe.figures.save import figure_bytes, svg_text
-from visprobe.figures.style import _COLOURS, _MARKERS, ONE_COLUMN, TWO_COLUMNS, looks
+from visprobe.figures.style import _COLOURS, _MARKERS, ONE_COLUMN, TWO_COLUMNS, checkpoint_styles
 
 LONG = ("llava-1.5-7b-base-checkpoint", "llava-1.5-7b-dpo-seed0-step-2000", "llava-1.5-7b-sft-seed0-step-2000")
 MANY = ("base", *(f"model-{number}" for number in range(7)))
@@ -81,8 +81,8 @@ def test_colours_are_told_apart_whatever_colours_a_reader_sees(vision) -> None:
 
 def test_every_series_has_a_marker_of_its_own_beside_its_colour() -> None:
     names = [f"arm-{number}" for number in range(len(_MARKERS))]
-    assert len({look.marker for look in looks(names).values()}) == len(names)
-    many = looks([f"arm-{number}" for number in range(len(_MARKERS) * len(_COLOURS))]).values()
+    assert len({look.marker for look in checkpoint_styles(names).values()}) == len(names)
+    many = checkpoint_styles([f"arm-{number}" for number in range(len(_MARKERS) * len(_COLOURS))]).values()
     assert len(set(many)) == len(many)
 
 
@@ -90,7 +90,7 @@ def test_every_series_has_a_marker_of_its_own_beside_its_colour() -> None:
 def test_lines_of_different_checkpoints_differ_by_more_than_colour(drawn_from, analysis) -> None:
     figure = FIGURES[analysis].draw(drawn_from[FOUR][analysis], FOUR)
     lines = [line for axes in figure.axes for line in axes.lines]
-    for look in looks(FOUR).values():
+    for look in checkpoint_styles(FOUR).values():
         own_colour = [line for line in lines if str(line.get_color()) == look.colour]
         own = [line for line in own_colour if len(line.get_xdata()) > 2]
         if analysis not in ("spectrum", "swap", "sites"):  # whose colours are of weights, ways to exchange and a frame
@@ -121,8 +121,8 @@ def test_an_svg_holds_every_glyph_of_its_texts_and_is_the_same_each_time(planted
 
 
 def test_names_that_would_look_alike_lose_what_they_share() -> None:
-    assert told_apart(["base", "sft"]) == ["base", "sft"]
-    short = told_apart(LONG)
+    assert unique_short_labels(["base", "sft"]) == ["base", "sft"]
+    short = unique_short_labels(LONG)
     assert len(set(short)) == 3 and max(map(len, short)) <= 24 and "dpo" in short[1] and "sft" in short[2]
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from visprobe.analyses.probes import probe_figure as probe
-from visprobe.figures.style import looks
+from visprobe.figures.style import checkpoint_styles
 
 
 def drawn(axes, colour: str) -> list[tuple[float, float]]:
@@ -14,7 +14,7 @@ def drawn(axes, colour: str) -> list[tuple[float, float]]:
 def test_few_labels_stand_left_of_all_and_control_labels_below(planted) -> None:
     result = planted(("base", "sft"))["probe"]
     figure = probe.draw(result)
-    panel, colour = figure.axes[0], looks(["base", "sft"])["sft"].colour
+    panel, colour = figure.axes[0], checkpoint_styles(["base", "sft"])["sft"].colour
     site = result.settings["consumed"]
     own = [row for row in result.select(checkpoint="sft", site=site) if row.role == "value"]
     wanted = {row.estimate.value for row in own if row.measure.startswith(("probe_of", "probe_top1", "probe_control"))}

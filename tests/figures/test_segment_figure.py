@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from visprobe.analyses.segmentation import segment_figure as segment
-from visprobe.figures.style import looks
+from visprobe.figures.style import checkpoint_styles
 
 NAMES = ("base", "sft", "dpo")
 
@@ -18,7 +18,7 @@ def test_every_class_that_occurs_is_at_its_iou_frequent_ones_first(planted) -> N
     assert [label.get_text() for label in panel.get_yticklabels()] == [settings["class_names"][i] for i in occur]
     for name in NAMES:
         [line] = [line for line in panel.lines if line.get_label() == name]
-        assert line.get_color() == looks(NAMES)[name].colour
+        assert line.get_color() == checkpoint_styles(NAMES)[name].colour
         known = settings["class_iou"][name][settings["consumed"]]
         assert list(line.get_xdata()) == [known[i] for i in occur]
     assert [text.get_text() for text in panel.get_legend().get_texts()] == list(settings["class_iou"])

@@ -11,7 +11,7 @@ from visprobe.analyses.robustness import robustness_figure as robustness
 from visprobe.demo.attributes import figure as attributes
 from visprobe.figures.forest import _sides
 from visprobe.figures.legend import legend_columns
-from visprobe.figures.style import TWO_COLUMNS, looks, paper_style
+from visprobe.figures.style import TWO_COLUMNS, checkpoint_styles, paper_style
 
 NAMES = ("base", "sft", "dpo", "grpo")
 
@@ -29,7 +29,7 @@ def test_zero_shot_says_whose_head_and_draws_every_number(planted):
         ("sft", left, result.select(checkpoint="sft", measure="zeroshot_top1", role="value")),
         ("dpo", right, result.select(checkpoint="dpo", measure="zeroshot_top1", role="difference")),
     ):
-        colour = looks(NAMES)[name].colour
+        colour = checkpoint_styles(NAMES)[name].colour
         drawn = [tuple(line.get_xdata()) for line in axes.lines if line.get_color() == colour]
         [row] = rows
         assert (row.estimate.low, row.estimate.high) in drawn and (row.estimate.value,) in drawn

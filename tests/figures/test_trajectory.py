@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 
 from visprobe.analyses.runs.trajectory_figure import caption, draw
 from visprobe.figures.save import svg_text
-from visprobe.figures.style import looks
+from visprobe.figures.style import checkpoint_styles
 
 RUNS = ["sft", "dpo", "grpo"]
-LOOK = looks(["base", *RUNS])
+LOOK = checkpoint_styles(["base", *RUNS])
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from visprobe.metrics.intervals.jackknife import replicate_by_groups, replicate_
 from visprobe.metrics.similarity.cca import pwcca, svcca
 from visprobe.metrics.similarity.linear_map import PENALTIES, fit_ridge, linear_map
 from visprobe.metrics.similarity.procrustes import procrustes, procrustes_held_out, replicate_procrustes
+from visprobe.metrics.similarity.relative_error import unaligned
 from visprobe.metrics.similarity.rsa import rdm, replicate_rsa, rsa
-from visprobe.metrics.similarity.unaligned import unaligned
 
 Array = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from visprobe.report.page.render import Shown, fit_figures, render
-from visprobe.report.page.size_limit import MOST_BYTES, fit_tables, fitting
+from visprobe.report.page.size_limit import MOST_BYTES, fit_tables, render_within_budget
 from visprobe.report.tables import Table
 from visprobe.results.result import Estimate, Result, Row
 
@@ -17,7 +17,7 @@ def test_a_page_is_made_with_less_and_less_room_until_it_is_small_enough() -> No
         rooms.append(room)
         return "é" * (room + 1_000_000)  # two bytes each
 
-    assert len(fitting(make).encode()) <= MOST_BYTES
+    assert len(render_within_budget(make).encode()) <= MOST_BYTES
     assert rooms == sorted(rooms, reverse=True) and len(rooms) == 2
 
 

@@ -17,7 +17,7 @@ from visprobe.pipelines.attribution.run import gradcam
 from visprobe.pipelines.measurement import Measurement, Options
 from visprobe.pipelines.study import Study, run_study
 from visprobe.training.recipe import Recipe
-from visprobe.training.run_folder.folder import listed, visible
+from visprobe.training.run_folder.folder import listed, visible_names
 from visprobe.training.stages import stages
 
 MADE_OF = "base-made-of.json"  # marks a folder as a demo's
@@ -71,7 +71,7 @@ def demo(
     recipes = arm_recipes(size)
     if unknown := [arm for arm in arms if arm not in recipes]:
         raise UsageError(f"--arms {','.join(unknown)}: no such arm", hint=f"Choose among {', '.join(recipes)}.")
-    if (names := visible(output_dir)) and not (output_dir / MADE_OF).is_file():
+    if (names := visible_names(output_dir)) and not (output_dir / MADE_OF).is_file():
         raise UsageError(f"{output_dir} holds {listed(names)}, which are no demo's", hint="Give another output folder.")
     study = Study(
         base=_base(output_dir / "base", from_scratch, seed, progress),

@@ -20,9 +20,9 @@ from visprobe.encoders.layouts.llava_original import original_layout, with_froze
 from visprobe.encoders.processor import Resolution
 from visprobe.encoders.settings import Provenance
 from visprobe.encoders.structure.geometry import NO_TILES, Tiled
-from visprobe.encoders.structure.layout import NAMED, Layout, keys_of, made, prefixes
+from visprobe.encoders.structure.layout import NAMED, Layout, keys_of, materialise, prefixes
 from visprobe.encoders.structure.model import model_layout
-from visprobe.encoders.tower import load_tower, placed
+from visprobe.encoders.tower import load_tower, to_device
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.formats import TRANSFORMERS
 from visprobe.io.disk import plain_errors
@@ -64,12 +64,14 @@ def load_encoder(
     _check_numbers(checkpoint.spec, tensors)
     layout = replace(layout, warnings=(*layout.warnings, *_on_twins(checkpoint, layout, tensors)))
     with _naming_the_place((*checkpoint.notes, *layout.warnings)):
-        tower, projector, stored = _built(layout, made(layout.tower, tensors), made(layout.projector, tensors))
+        tower, projector, stored = _built(
+            layout, materialise(layout.tower, tensors), materialise(layout.projector, tensors)
+        )
     return VisionEncoder(
         name=Path(path).resolve().name,
         layout=layout,
-        tower=placed(tower, device, dtype),
-        projector=projector and placed(projector, device, dtype),
+        tower=to_device(tower, device, dtype),
+        projector=projector and to_device(projector, device, dtype),
         stored=stored,
         provenance=_provenance(checkpoint, layout, stored),
     )
@@ -103,7 +105,7 @@ def check_headers(checkpoint: Checkpoint, layout: Layout) -> None:
     """
     outlines = checkpoint.tensors.outlines(_keys(layout))
     with _naming_the_place((*checkpoint.notes, *layout.warnings)):
-        _built(layout, _hollow(made(layout.tower, outlines)), _hollow(made(layout.projector, outlines)))
+        _built(layout, _hollow(materialise(layout.tower, outlines)), _hollow(materialise(layout.projector, outlines)))
 
 
 def _hollow(outlines: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -97,7 +97,7 @@ def _check_extent(family: Family, config: Any, tensors: Mapping[str, torch.Tenso
     )
 
 
-def placed(module: torch.nn.Module, device: str | torch.device, dtype: torch.dtype) -> torch.nn.Module:
+def to_device(module: torch.nn.Module, device: str | torch.device, dtype: torch.dtype) -> torch.nn.Module:
     """Move `module` to `device`, with its weights in `dtype`.
 
     Buffers that are computed and not stored (rotary frequencies) keep their precision, as in `from_pretrained`.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from visprobe.figures.labels import told_apart
+from visprobe.figures.labels import unique_short_labels
 from visprobe.figures.legend import legend_below
 from visprobe.figures.style import SMALL, LineStyle, stacked
 
@@ -39,7 +39,7 @@ def label_ends(axes: Axes, ends: Sequence[End]) -> None:
     step = _LINE_HEIGHT / (72 * figure.get_figheight() * axes.get_position().height)
     to_fraction = axes.transScale + axes.transLimits
     wanted = [float(to_fraction.transform((0, end.height))[1]) for end in ends]
-    names = told_apart([end.name for end in ends])
+    names = unique_short_labels([end.name for end in ends])
     for end, name, y in zip(ends, names, spread(wanted, step), strict=True):
         key = _key(end)
         key.set(data=([1.015, 1.055], [y, y]), markevery=[1], transform=axes.transAxes, clip_on=False)

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from visprobe.figures.labels import shorten, told_apart
-from visprobe.figures.marks import tell, text
-from visprobe.figures.style import INK, MUTED, ONE_COLUMN, SMALL, TWO_COLUMNS, Look, paper_style, stacked
+from visprobe.figures.labels import shorten, unique_short_labels
+from visprobe.figures.marks import add_tooltips, text
+from visprobe.figures.style import INK, MUTED, ONE_COLUMN, SMALL, TWO_COLUMNS, CheckpointStyle, paper_style, stacked
 from visprobe.results.result import Estimate, Row
 
 _ROW_INCHES = 0.17
@@ -59,7 +59,7 @@ def sections(rows: Sequence[Row], keys: Sequence[str], titles: Sequence[str], ba
 
 def draw_forest(
     parts: Sequence[Section],
-    look: Mapping[str, Look],
+    look: Mapping[str, CheckpointStyle],
     label: str,
     chance: float | None = None,
     width: float | None = None,
@@ -102,7 +102,7 @@ def _places(parts: Sequence[Section]) -> list[dict[str, float]]:
 def _draw_names(axes: Axes, parts: Sequence[Section]) -> None:
     places = _places(parts)
     names = list(dict.fromkeys(name for place in places for name in place))
-    short = dict(zip(names, told_apart(names), strict=True))
+    short = dict(zip(names, unique_short_labels(names), strict=True))
     axes.set_yticks(
         [y for place in places for y in place.values()], labels=[short[name] for place in places for name in place]
     )
@@ -121,7 +121,7 @@ def _draw_titles(axes: Axes, parts: Sequence[Section]) -> None:
 
 
 def _draw_shares(
-    axes: Axes, parts: Sequence[Section], look: Mapping[str, Look], label: str, chance: float | None
+    axes: Axes, parts: Sequence[Section], look: Mapping[str, CheckpointStyle], label: str, chance: float | None
 ) -> None:
     highest = max(e.high for part in parts for e in (*part.values.values(), *part.floors.values()))
     for part, place in zip(parts, _places(parts), strict=True):
@@ -129,13 +129,13 @@ def _draw_shares(
         sides = _sides([floor.value / highest for floor in part.floors.values()])
         for (name, floor), side in zip(part.floors.items(), sides, strict=True):
             axes.plot([floor.value] * 2, span, color=MUTED, linestyle="--", linewidth=0.9)
-            tell(axes.lines[-1], [text(f"{name}, {part.title}", floor)])
+            add_tooltips(axes.lines[-1], [text(f"{name}, {part.title}", floor)])
             axes.annotate(
                 shorten(name), (floor.value, span[1] + 0.05), va="top", ha=side, size=SMALL, color=MUTED, bbox=_ON_WHITE
             )
         for name, estimate in part.values.items():
             _draw_interval(axes, estimate, place[name], look[name])
-            tell(axes.lines[-1], [text(f"{name}, {part.title}", estimate)])
+            add_tooltips(axes.lines[-1], [text(f"{name}, {part.title}", estimate)])
     axes.set_xlim(0, min(highest * 1.08, 1.005))
     if chance is not None:
         axes.axvline(chance, color=MUTED, linestyle=":", linewidth=0.9)
@@ -158,12 +158,14 @@ def _sides(places: Sequence[float]) -> list[Literal["left", "center", "right"]]:
     return found
 
 
-def _draw_differences(axes: Axes, parts: Sequence[Section], look: Mapping[str, Look]) -> None:
+def _draw_differences(axes: Axes, parts: Sequence[Section], look: Mapping[str, CheckpointStyle]) -> None:
     for part, place in zip(parts, _places(parts), strict=True):
         for name, estimate in part.differences.items():
             if name in place:
                 _draw_interval(axes, estimate, place[name], look[name])
-                tell(axes.lines[-1], [text(f"{name}, {part.title}, difference to the base", estimate, difference=True)])
+                add_tooltips(
+                    axes.lines[-1], [text(f"{name}, {part.title}, difference to the base", estimate, difference=True)]
+                )
     axes.axvline(0, color=INK, linewidth=0.7)
     low, high = axes.get_xlim()
     reach = max(abs(low), abs(high))
@@ -176,7 +178,7 @@ def _draw_differences(axes: Axes, parts: Sequence[Section], look: Mapping[str, L
     axes.set_xlabel("Paired difference to the base, points", loc="right")
 
 
-def _draw_interval(axes: Axes, estimate: Estimate, y: float, look: Look) -> None:
+def _draw_interval(axes: Axes, estimate: Estimate, y: float, look: CheckpointStyle) -> None:
     axes.plot([estimate.low, estimate.high], [y, y], color=look.colour, linewidth=1.3, solid_capstyle="butt")
     axes.plot(
         [estimate.value], [y], color=look.colour, marker=look.marker, markersize=4.2, markeredgecolor="white",

@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from visprobe.figures.labels import told_apart
+from visprobe.figures.labels import unique_short_labels
 from visprobe.figures.style import TWO_COLUMNS, stacked
 from visprobe.figures.text import fitted
 from visprobe.figures.ticks import log_ticks
@@ -64,7 +64,7 @@ def draw_map(axes: Axes, title: str, table: Table, norm: Normalize, square: bool
 def titles(names: Sequence[str], panels: Sequence[Axes]) -> list[str]:
     """Return names of checkpoints that fit above `panels` of `figure_of`."""
     points = 72 * _inches(panels[0])
-    return told_apart(names, lambda name: fitted(name, points, _BOLD))
+    return unique_short_labels(names, lambda name: fitted(name, points, _BOLD))
 
 
 def _inches(axes: Axes) -> float:

@@ -21,7 +21,7 @@ def shorten(text: str, length: int = 24) -> str:
     return f"{shown[:head]}…{shown[head + 1 - length :]}"
 
 
-def told_apart(names: Sequence[str], short: Callable[[str], str] | None = None) -> list[str]:
+def unique_short_labels(names: Sequence[str], short: Callable[[str], str] | None = None) -> list[str]:
     """Shorten `names`, keeping different names different where possible.
 
     Where those that would look alike begin alike, that beginning is left out instead of their middles.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from visprobe.figures.labels import shorten, told_apart
+from visprobe.figures.labels import shorten, unique_short_labels
 from visprobe.figures.style import SMALL
 from visprobe.figures.text import width_of
 
@@ -24,7 +24,7 @@ def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
     kept = [handle for legend in figure.legends for handle in legend.legend_handles if isinstance(handle, Line2D)]
     before = [str(text.get_text()) for legend in figure.legends for text in legend.get_texts()]
     every = {(str(one.get_label()), str(one.get_color()), str(one.get_marker())): one for one in (*kept, *handles)}
-    labels = told_apart([label for label, _, _ in every], lambda label: shorten(label, _LETTERS))
+    labels = unique_short_labels([label for label, _, _ in every], lambda label: shorten(label, _LETTERS))
     for legend in list(figure.legends):
         legend.remove()
     width = figure.get_figwidth()

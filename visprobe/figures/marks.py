@@ -22,7 +22,7 @@ _NEAR_ONE = ("CKA", "cosine", "similarity", "correlation", "R²")  # compared by
 _MINUS = "\N{MINUS SIGN}"
 
 
-def tell(artist: Artist, texts: Iterable[str]) -> None:
+def add_tooltips(artist: Artist, texts: Iterable[str]) -> None:
     """Attach tooltips to the marks of an artist.
 
     Args:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.axes import Axes
 
 from visprobe.figures.end_labels import End
-from visprobe.figures.marks import at_sites, tell
+from visprobe.figures.marks import add_tooltips, at_sites
 from visprobe.figures.site_axis import line_positions, runs
-from visprobe.figures.style import MUTED, LineStyle, Look
+from visprobe.figures.style import MUTED, CheckpointStyle, LineStyle
 from visprobe.results.result import Estimate, Role, Row
 
 Lines = Mapping[str, Mapping[str, Estimate]]
@@ -29,7 +29,7 @@ def draw_lines(
     axes: Axes,
     lines: Lines,
     positions: Mapping[str, float],
-    look: Mapping[str, Look],
+    look: Mapping[str, CheckpointStyle],
     height: Callable[[float], float],
     opacity: float,
 ) -> list[End]:
@@ -56,7 +56,7 @@ def draw_lines(
             intervals = [sorted((height(e.low), height(e.high))) for e in shown]
             low, high = [end for end, _ in intervals], [end for _, end in intervals]
             axes.plot(x, y, color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.4, zorder=3)
-            tell(axes.lines[-1], at_sites(name, run, shown))
+            add_tooltips(axes.lines[-1], at_sites(name, run, shown))
             if len(run) > 1:
                 axes.fill_between(x, low, high, color=colour, alpha=opacity, linewidth=0, zorder=2)
             else:
@@ -93,6 +93,6 @@ def draw_floors(
             if len(run) == 1:
                 x, y = [x[0] - _HALF_LINE, x[0] + _HALF_LINE], y * 2
             axes.plot(x, y, color=MUTED, linestyle=style(name), linewidth=0.9)
-            tell(axes.lines[-1], at_sites(name, run, shown))
+            add_tooltips(axes.lines[-1], at_sites(name, run, shown))
         ends.append(End(name, y[-1], MUTED, line=style(name)))
     return ends

@@ -68,7 +68,7 @@ _STYLE = {
 }
 
 
-class Look(NamedTuple):
+class CheckpointStyle(NamedTuple):
     """Colour and marker of one checkpoint, the same in every figure of a report."""
 
     colour: str
@@ -80,13 +80,15 @@ def paper_style() -> AbstractContextManager[None]:
     return style.context(["default", _STYLE])
 
 
-def looks(checkpoints: Sequence[str]) -> dict[str, Look]:
+def checkpoint_styles(checkpoints: Sequence[str]) -> dict[str, CheckpointStyle]:
     """Assign colour and marker to each checkpoint, by its place in `checkpoints` (the base first).
 
     Runs of one arm ("sft-seed0", "sft-seed1") share theirs with each other and with the arm ("sft").
     """
     arms = list(dict.fromkeys(map(_arm, checkpoints)))
-    kept = {arm: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, arm in enumerate(arms)}
+    kept = {
+        arm: CheckpointStyle(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, arm in enumerate(arms)
+    }
     return {name: kept[_arm(name)] for name in checkpoints}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from visprobe.analyses.drift.moved import noise_floors
+from visprobe.analyses.drift.noise_floor import noise_floors
 from visprobe.data.image_set import ImageSet
 from visprobe.data.open import ImageData, open_images
 from visprobe.encoders.encoder import VisionEncoder
@@ -68,7 +68,7 @@ def format_floors(checkpoint: str | Path, encoder: VisionEncoder, options: Optio
 
     Returns:
         The encoder with weights rounded to bfloat16; if it does not run in float32, also one in float32, because
-        rounding changes nothing where it runs in bfloat16 already. See `visprobe.analyses.drift.moved`.
+        rounding changes nothing where it runs in bfloat16 already. See `visprobe.analyses.drift.noise_floor`.
     """
     rounded = encoder.rounded(torch.bfloat16)
     if options.dtype == "float32":

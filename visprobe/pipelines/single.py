@@ -11,12 +11,12 @@ from visprobe.analyses.core.analysis import Analysis
 from visprobe.analyses.core.registry import available, chosen
 from visprobe.analyses.language.align import align_analysis
 from visprobe.analyses.language.words import WORDS
-from visprobe.analyses.probes.config import How
+from visprobe.analyses.probes.config import ProbeConfig
 from visprobe.analyses.probes.probe import probe_analysis
 from visprobe.analyses.robustness.robustness import robustness
 from visprobe.analyses.robustness.variants import FEW, Plan
-from visprobe.analyses.segmentation.config import Asked
-from visprobe.analyses.segmentation.segment import asking
+from visprobe.analyses.segmentation.config import SegmentationConfig
+from visprobe.analyses.segmentation.segment import segment_analysis
 from visprobe.data.templates import TEMPLATES
 from visprobe.encoders.text.text_tower import has_text_tower
 from visprobe.features.text import LanguageModel, TextFeatures
@@ -71,7 +71,9 @@ def imagenet(
     if own_text:
         zeroshot = with_text_tower(text_tower, tuple(templates))
         asked = [zeroshot if analysis.name == zeroshot.name else analysis for analysis in asked]
-    classes = probe_analysis(How(targets="classes"))  # on images without any, targets would answer another question
+    classes = probe_analysis(
+        ProbeConfig(targets="classes")
+    )  # on images without any, targets would answer another question
     asked = [classes if analysis.name == classes.name else analysis for analysis in asked]
     return measure(checkpoints, data, asked, options)
 
@@ -108,7 +110,7 @@ def probe(
     Example:
         `visprobe.probe(["base", "dpo"], "digits", targets="classes")`
     """
-    how = How(targets, sites, tuple(sorted({*per_class})), seeds)
+    how = ProbeConfig(targets, sites, tuple(sorted({*per_class})), seeds)
     return measure(checkpoints, data, [probe_analysis(how)], options)
 
 
@@ -148,8 +150,8 @@ def segment(
     Example:
         `visprobe.segment(["base", "dpo"], "digits", heads=("linear", "mlp"))`
     """
-    asked = Asked(tuple(heads), seeds, tuple(ignored), background, paper, steps)
-    return measure(checkpoints, data, [asking(asked)], options)
+    asked = SegmentationConfig(tuple(heads), seeds, tuple(ignored), background, paper, steps)
+    return measure(checkpoints, data, [segment_analysis(asked)], options)
 
 
 @plain_errors

@@ -17,7 +17,7 @@ from visprobe.pipelines.measurement import Measurement, Options
 from visprobe.results.result import Result
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import RunOptions, run
-from visprobe.training.run_folder.folder import inputs_of, refuse_folder, start_of, visible
+from visprobe.training.run_folder.folder import inputs_of, refuse_folder, start_of, visible_names
 from visprobe.training.run_folder.manifest import weights_hash
 
 
@@ -90,7 +90,7 @@ def train_arms(study: Study, output_dir: Path, **options: Unpack[RunOptions]) ->
     overwrite = options.get("overwrite", False)
     for name, recipe in recipes:  # a folder in the way of the last run must fail before anything is trained
         refuse_folder(study.base, output_dir / name)
-        if visible(output_dir / name):  # only then hash the base, which may be large
+        if visible_names(output_dir / name):  # only then hash the base, which may be large
             start_of(output_dir / name, inputs_of(study.base, recipe, rows[recipe.seed]), overwrite=overwrite)
     for name, recipe in recipes:
         run(study.base, recipe, rows[recipe.seed], output_dir / name, **options)

@@ -18,7 +18,7 @@ from visprobe.io.lock import locked
 from visprobe.io.yaml_text import yaml_value
 from visprobe.training.launch import process_count
 from visprobe.training.recipe import MOST_ROWS, Recipe, make_recipe, read_yaml
-from visprobe.training.run_folder.folder import first_steps, listed, refuse_unknown, visible, way_out
+from visprobe.training.run_folder.folder import first_steps, listed, refuse_unknown, visible_names, way_out
 from visprobe.training.run_folder.manifest import weights_hash
 
 if TYPE_CHECKING:  # its libraries take seconds to import
@@ -247,7 +247,7 @@ def _save_once(
 
 def _refuse_other_start(folder: Path, differ: Sequence[str], overwrite: bool) -> None:
     """Refuse to write a new model over anything but a model that may be overwritten."""
-    names = visible(folder)
+    names = visible_names(folder)
     if names and overwrite:
         refuse_unknown(folder)
     elif names:

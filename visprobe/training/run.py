@@ -49,7 +49,7 @@ from visprobe.training.rows.check import (
 )
 from visprobe.training.rows.usable import UsableRows
 from visprobe.training.run_folder.by_step import CHECKPOINTS
-from visprobe.training.run_folder.folder import claim, finish, inputs_of, refuse_folder, start_of, visible
+from visprobe.training.run_folder.folder import claim, finish, inputs_of, refuse_folder, start_of, visible_names
 from visprobe.training.run_folder.manifest import Clock, environment
 from visprobe.training.stages import TrainerInputs, stage_of
 from visprobe.training.trainers.common import resolved_precision, warmup_steps
@@ -173,7 +173,7 @@ def dry_run(base: Path, recipe: Recipe, rows: Rows, output_dir: Path, **options:
         TrainingError: If the learning rate is 0.
     """
     _refuse(base, recipe, output_dir, options)
-    if visible(output_dir):
+    if visible_names(output_dir):
         start_of(output_dir, inputs_of(base, recipe, rows), overwrite=options.get("overwrite", False))
     with _quiet():
         _, _, found = _get_ready(base, recipe, rows, options)

@@ -14,7 +14,7 @@ from visprobe.analyses.core.refusals import naming
 from visprobe.features.feature_set import FeatureSet
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import MUTED, ONE_COLUMN, checkpoints_of, looks, paper_style
+from visprobe.figures.style import MUTED, ONE_COLUMN, checkpoint_styles, checkpoints_of, paper_style
 from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.matrices import unit_rows
@@ -69,7 +69,7 @@ def _measured(features: FeatureSet) -> Replicated:
 
 def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = None) -> Figure:
     """The mean cosine of every checkpoint, and of the untrained tower in grey, with intervals."""
-    look = looks([*checkpoints, *checkpoints_of(result)])
+    look = checkpoint_styles([*checkpoints, *checkpoints_of(result)])
     rows = [row for row in result.rows if row.role != "difference"]
     with paper_style():
         figure = Figure((width or ONE_COLUMN, 0.5 + 0.2 * len(rows)), layout="constrained")

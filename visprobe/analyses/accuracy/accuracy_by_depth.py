@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from visprobe.figures.end_labels import label_ends
 from visprobe.figures.labels import on_two_lines, site_label
-from visprobe.figures.marks import at_sites, tell
+from visprobe.figures.marks import add_tooltips, at_sites
 from visprobe.figures.site_axis import label_sites, place_sites
 from visprobe.figures.site_lines import Lines, draw_floors, draw_lines, lines_of
 from visprobe.figures.style import (
@@ -18,9 +18,9 @@ from visprobe.figures.style import (
     MUTED,
     SMALL,
     TWO_COLUMNS,
-    Look,
+    CheckpointStyle,
+    checkpoint_styles,
     checkpoints_of,
-    looks,
     paper_style,
     stacked,
 )
@@ -47,10 +47,12 @@ def draw_by_depth(
     differences = lines_of([row for row in rows if row.reference == names[0] and row.site in read], "difference")
     with paper_style():
         figure, panels = _panels(bool(differences), width or TWO_COLUMNS)
-        _draw_lines(panels[0], rows, looks(names), result)
+        _draw_lines(panels[0], rows, checkpoint_styles(names), result)
         panels[0].set_ylabel(label)
         if differences:
-            _draw_differences(panels[1], differences, {site: _where(site, result) for site in read}, looks(names))
+            _draw_differences(
+                panels[1], differences, {site: _where(site, result) for site in read}, checkpoint_styles(names)
+            )
     return figure
 
 
@@ -64,7 +66,7 @@ def _panels(paired: bool, width: float) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(panels)
 
 
-def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], result: Result) -> None:
+def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, CheckpointStyle], result: Result) -> None:
     order = [site for site in result.sites if any(row.site == site for row in rows)]
     positions = place_sites(order or [row.site for row in rows])
     values, floors = lines_of(rows, "value"), lines_of(rows, "floor")
@@ -84,7 +86,7 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], resul
     label_ends(axes, ends)
 
 
-def _draw_differences(axes: Axes, lines: Lines, read: Mapping[str, str], look: Mapping[str, Look]) -> None:
+def _draw_differences(axes: Axes, lines: Lines, read: Mapping[str, str], look: Mapping[str, CheckpointStyle]) -> None:
     for i, (name, estimates) in enumerate(lines.items()):
         colour, marker = look[name]
         for place, site in enumerate(read):
@@ -92,7 +94,9 @@ def _draw_differences(axes: Axes, lines: Lines, read: Mapping[str, str], look: M
                 x = place + 0.5 * ((i + 0.5) / len(lines) - 0.5)
                 axes.vlines(x, estimate.low, estimate.high, color=colour, linewidth=1.3)
                 axes.plot([x], [estimate.value], color=colour, marker=marker, markersize=4.2, markeredgecolor="white")
-                tell(axes.lines[-1], at_sites(f"{name}, difference to the base", [site], [estimate], difference=True))
+                add_tooltips(
+                    axes.lines[-1], at_sites(f"{name}, difference to the base", [site], [estimate], difference=True)
+                )
     axes.axhline(0, color=INK, linewidth=0.7)
     axes.set_xlim(-0.5, len(read) - 0.5)
     axes.set_xticks(range(len(read)), labels=list(read.values()))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from visprobe.figures.captions import rests_on
 from visprobe.figures.forest import draw_forest, sections
-from visprobe.figures.style import checkpoints_of, looks
+from visprobe.figures.style import checkpoint_styles, checkpoints_of
 from visprobe.results.result import Result, Row
 
 _PREFIX = "accuracy/"
@@ -28,7 +28,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     groups = [row.measure.removeprefix(_PREFIX) for row in rows]
     order = sorted(dict.fromkeys(groups), key=lambda group: group != "all")
     parts = sections(rows, groups, order, names[0])
-    return draw_forest(parts, looks(names), "Questions answered correctly", width=width)
+    return draw_forest(parts, checkpoint_styles(names), "Questions answered correctly", width=width)
 
 
 def caption(result: Result) -> str:

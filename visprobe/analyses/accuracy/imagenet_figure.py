@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from visprobe.analyses.accuracy.accuracy_by_depth import draw_by_depth
 from visprobe.figures.captions import rests_on
 from visprobe.figures.forest import draw_forest, sections
-from visprobe.figures.style import checkpoints_of, looks
+from visprobe.figures.style import checkpoint_styles, checkpoints_of
 from visprobe.results.read_site import read_label
 from visprobe.results.result import Result
 
@@ -31,7 +31,9 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     titles = _titles(result)
     rows = [row for row in result.select(measure="top1") if row.site in titles]
     parts = sections(rows, [titles[row.site] for row in rows], list(titles.values()), names[0])
-    return draw_forest(parts, looks(names), "Prototype top-1 accuracy", result.settings.get("chance"), width)
+    return draw_forest(
+        parts, checkpoint_styles(names), "Prototype top-1 accuracy", result.settings.get("chance"), width
+    )
 
 
 def caption(result: Result) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from visprobe.figures.captions import rests_on
 from visprobe.figures.forest import draw_forest, sections
-from visprobe.figures.style import checkpoints_of, looks
+from visprobe.figures.style import checkpoint_styles, checkpoints_of
 from visprobe.results.result import Result
 
 _TOP1 = "zeroshot_top1"
@@ -27,7 +27,9 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     rows = result.select(measure=_TOP1)
     titles = {row.site: _title(row.site) for row in rows}
     parts = sections(rows, [titles[row.site] for row in rows], list(titles.values()), names[0])
-    return draw_forest(parts, looks(names), "Zero-shot top-1 accuracy", result.settings.get("chance"), width)
+    return draw_forest(
+        parts, checkpoint_styles(names), "Zero-shot top-1 accuracy", result.settings.get("chance"), width
+    )
 
 
 def caption(result: Result) -> str:

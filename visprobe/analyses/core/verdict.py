@@ -24,8 +24,8 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
       base's rounded to its dtype; rounding moves what the tower computes, so *moved* is decided as for the others.
     - *moved*: at a site, if it lies further from the base than six times the distance of "<base> (bfloat16)", or than
       0 where that baseline was not measured, with one error rate of 5 % for all sites of a checkpoint
-      (`visprobe.analyses.drift.moved`). Of the sites that moved, the one with the lowest CKA is named. Where the site
-      that the language model reads has not moved, or only sites after it have, the statement says so.
+      (`visprobe.analyses.drift.noise_floor`). Of the sites that moved, the one with the lowest CKA is named. Where the
+      site that the language model reads has not moved, or only sites after it have, the statement says so.
     - *rotated*: at the consumed site and after the projector, if CKA has not moved and the interval of the relative
       error of analysis "similarity" lies above that of rounding times the root of six.
     - *weights*: how many weight matrices changed, the median relative change of those, and of those of the most changed

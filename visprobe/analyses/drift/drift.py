@@ -10,7 +10,7 @@ from visprobe.analyses.core.analysis import Analysis
 from visprobe.analyses.core.differences import difference_rows, value_rows
 from visprobe.analyses.core.pairing import align, common_settings, same_tower
 from visprobe.analyses.core.refusals import naming, refuse_fewer
-from visprobe.analyses.drift.moved import adjusted, noise_floors, p_beyond
+from visprobe.analyses.drift.noise_floor import adjusted, noise_floors, p_beyond
 from visprobe.analyses.drift.sentences import RULES
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.estimate import CKA
@@ -50,7 +50,7 @@ def representation_drift(
         the difference of their CKAs with the base, from the same leave-one-out replicates: negative where the
         later one is further from the base. A descendant whose features equal the base's bit for bit at every site
         before the projector gets no rows there; it is listed in settings["identical"]. settings["p_moved"] holds,
-        by descendant and site, the p-values by which a site counts as moved (`visprobe.analyses.drift.moved`),
+        by descendant and site, the p-values by which a site counts as moved (`visprobe.analyses.drift.noise_floor`),
         adjusted over the descendant's sites; settings["p_beyond"] the same, each by itself.
 
     Raises:

@@ -11,7 +11,7 @@ from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import label_ends
 from visprobe.figures.site_axis import label_sites, place_sites
 from visprobe.figures.site_lines import draw_floors, draw_lines, lines_of
-from visprobe.figures.style import TWO_COLUMNS, checkpoints_of, floor_line, looks, paper_style
+from visprobe.figures.style import TWO_COLUMNS, checkpoint_styles, checkpoints_of, floor_line, paper_style
 from visprobe.figures.ticks import log_y_axis
 from visprobe.results.result import Result
 
@@ -31,7 +31,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     """
     rows = [row for row in result.select(measure="cka") if row.role != "difference"]
     positions = place_sites(result.sites or [row.site for row in rows])
-    look = looks([*checkpoints, *checkpoints_of(result)])
+    look = checkpoint_styles([*checkpoints, *checkpoints_of(result)])
     with paper_style():
         figure = Figure((width or TWO_COLUMNS, 2.9), layout="constrained")
         axes = figure.subplots()

@@ -12,7 +12,7 @@ from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.differences import Key, difference_rows, value_rows
 from visprobe.analyses.core.pairing import align
 from visprobe.analyses.core.refusals import naming, refuse_fewer
-from visprobe.analyses.drift.moved import distance, noise_floors, p_larger
+from visprobe.analyses.drift.noise_floor import distance, noise_floors, p_larger
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
 from visprobe.features.feature_set import FeatureSet

@@ -19,7 +19,7 @@ from visprobe.figures.heat_maps import (
     number_ticks,
     titles,
 )
-from visprobe.figures.marks import tell
+from visprobe.figures.marks import add_tooltips
 from visprobe.figures.style import paper_style
 from visprobe.results.result import Result
 
@@ -45,7 +45,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         scale = log_scale(maps, _ROUNDING)
         for axes, title, (name, table) in zip(panels, titles(list(maps), panels), maps.items(), strict=True):
             mesh = draw_map(axes, title, table, scale, square=False)
-            tell(axes.collections[0], _told(name, blocks, table))
+            add_tooltips(axes.collections[0], _told(name, blocks, table))
             _mark_still(axes, result.settings.get("moved", {}).get(name))
             number_ticks("x", axes, blocks)
             number_ticks("y", axes, [str(head) for head in range(count)])

@@ -18,7 +18,7 @@ from visprobe.metrics.arrays import Array
 from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.jackknife import replicate_mean
 from visprobe.metrics.intervals.quantiles import quantile, spearman
-from visprobe.metrics.similarity.unaligned import Moved, unaligned
+from visprobe.metrics.similarity.relative_error import Moved, unaligned
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Row
 

@@ -12,8 +12,16 @@ from matplotlib.ticker import PercentFormatter
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
 from visprobe.figures.legend import legend_below
-from visprobe.figures.marks import of_rows, tell
-from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
+from visprobe.figures.marks import add_tooltips, of_rows
+from visprobe.figures.style import (
+    MUTED,
+    TWO_COLUMNS,
+    CheckpointStyle,
+    checkpoint_styles,
+    checkpoints_of,
+    paper_style,
+    stacked,
+)
 from visprobe.figures.ticks import log_ticks
 from visprobe.results.result import Result, Row
 
@@ -31,7 +39,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             those of `result` if empty.
         width: Inches; two columns of a paper if None.
     """
-    look = looks([*checkpoints, *checkpoints_of(result)])
+    look = checkpoint_styles([*checkpoints, *checkpoints_of(result)])
     classes = [row for row in result.rows if row.measure.startswith(_CLASSES)]
     count = len({row.measure for row in classes})
     with paper_style():
@@ -66,11 +74,13 @@ def caption(result: Result) -> str:
     )
 
 
-def _draw_distribution(axes: Axes, distribution: Mapping[str, Sequence[float]], look: Mapping[str, Look]) -> None:
+def _draw_distribution(
+    axes: Axes, distribution: Mapping[str, Sequence[float]], look: Mapping[str, CheckpointStyle]
+) -> None:
     shares = np.linspace(0, 1, 101)
     for name, values in distribution.items():
         style = "-" if name in look else ":" if name == "untrained" else "--"
-        colour, marker = look.get(name, Look(MUTED, ""))
+        colour, marker = look.get(name, CheckpointStyle(MUTED, ""))
         axes.plot(values, shares, color=colour, linestyle=style, marker=marker, markevery=(_MARKS // 2, _MARKS),
                   markeredgecolor="white", markeredgewidth=0.4, label=name)  # fmt: skip
     positive = [value for values in distribution.values() for value in values if value > 0]
@@ -86,7 +96,7 @@ def _draw_distribution(axes: Axes, distribution: Mapping[str, Sequence[float]], 
     axes.grid(True)
 
 
-def _draw_classes(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look]) -> None:
+def _draw_classes(axes: Axes, rows: Sequence[Row], look: Mapping[str, CheckpointStyle]) -> None:
     names = list(dict.fromkeys(row.measure.removeprefix(_CLASSES) for row in rows))
     checkpoints = list(dict.fromkeys(row.checkpoint for row in rows))
     for row in rows:
@@ -95,7 +105,7 @@ def _draw_classes(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look]) -> 
         colour, marker = look[row.checkpoint]
         axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=0.9)
         axes.plot(estimate.value, y, color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.4)
-        tell(axes.lines[-1], of_rows([row]))
+        add_tooltips(axes.lines[-1], of_rows([row]))
     axes.set_yticks(range(len(names)), labels=[shorten(name, 20) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from visprobe.analyses.core.grouped import pairs_apart, ranged
-from visprobe.analyses.drift.moved import furthest_floor, has_moved
+from visprobe.analyses.drift.noise_floor import furthest_floor, has_moved
 from visprobe.features.feature_set import of_tower
 from visprobe.results.read_site import what_is_read
 from visprobe.results.result import Result, Row

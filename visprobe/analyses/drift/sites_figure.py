@@ -19,7 +19,7 @@ from visprobe.figures.heat_maps import (
     titles,
 )
 from visprobe.figures.labels import site_label
-from visprobe.figures.marks import tell, text
+from visprobe.figures.marks import add_tooltips, text
 from visprobe.figures.style import INK, paper_style
 from visprobe.figures.text import fitted
 from visprobe.results.read_site import what_is_read
@@ -45,7 +45,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         labels = [site_label(site) for site in sites]
         for axes, title, (name, table) in zip(panels, titles(list(maps), panels), maps.items(), strict=True):
             mesh = draw_map(axes, title, table, scale)
-            tell(axes.collections[0], _told(result, name, table))
+            add_tooltips(axes.collections[0], _told(result, name, table))
             number_ticks("x", axes, labels, most=7)
             number_ticks("y", axes, labels)
             for label in axes.get_xticklabels():

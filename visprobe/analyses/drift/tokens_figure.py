@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from visprobe.figures.captions import rests_on
 from visprobe.figures.heat_maps import Table, colour_bar, draw_map, figure_of, linear_scale, most_across, titles
-from visprobe.figures.marks import tell
+from visprobe.figures.marks import add_tooltips
 from visprobe.figures.style import paper_style
 from visprobe.results.result import Result
 
@@ -33,13 +33,13 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         *above, norm = titles([*maps, f"{base}: norms"], panels)
         for axes, title, (name, table) in zip(panels, above, maps.items(), strict=False):
             mesh = draw_map(axes, title, table, scale)
-            tell(axes.collections[0], _told(f"{name}: relative change", table))
+            add_tooltips(axes.collections[0], _told(f"{name}: relative change", table))
         if maps:
             colour_bar(
                 mesh, panels[min(len(maps), most_across(len(panels), width)) - 1], "Relative change, |Δ| / |token|"
             )
         last = draw_map(panels[-1], norm, norms, linear_scale([norms]))
-        tell(panels[-1].collections[0], _told(f"{base}: mean norm", norms))
+        add_tooltips(panels[-1].collections[0], _told(f"{base}: mean norm", norms))
         colour_bar(last, panels[-1], "Mean token norm")
         for axes in panels:
             axes.set_xticks([])

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from visprobe.figures.captions import rests_on
 from visprobe.figures.forest import draw_forest, sections
 from visprobe.figures.labels import shorten
-from visprobe.figures.style import checkpoints_of, looks
+from visprobe.figures.style import checkpoint_styles, checkpoints_of
 from visprobe.results.read_site import read_note
 from visprobe.results.result import Result, Row
 
@@ -29,7 +29,9 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     rows = [row for row in _shown(result) if row.checkpoint != "chance"]
     titles = {row.measure: _title(row.measure, result) for row in rows}
     parts = sections(rows, [titles[row.measure] for row in rows], list(titles.values()), names[0])
-    return draw_forest(parts, looks(names), "Shared neighbours (mutual kNN)", result.settings.get("chance"), width)
+    return draw_forest(
+        parts, checkpoint_styles(names), "Shared neighbours (mutual kNN)", result.settings.get("chance"), width
+    )
 
 
 def caption(result: Result) -> str:

@@ -15,7 +15,7 @@ from visprobe.analyses.accuracy.rows import accuracy_differences, accuracy_rows,
 from visprobe.analyses.accuracy.task import Task
 from visprobe.analyses.core.differences import Key, Paired, Test, by_key, pairs, value_rows, with_holm
 from visprobe.analyses.core.refusals import naming
-from visprobe.analyses.probes.config import How
+from visprobe.analyses.probes.config import ProbeConfig
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.arrays import Array, Bools, Labels
 from visprobe.metrics.classifiers.calibration import brier_scores, calibration_error, log_losses, probabilities
@@ -64,7 +64,7 @@ Found = dict[str, dict[str, Probed]]
 
 
 def class_probes(
-    task: Task, protocol: str, question: str, floor: Collection[str], how: How, seed: int, device: str
+    task: Task, protocol: str, question: str, floor: Collection[str], how: ProbeConfig, seed: int, device: str
 ) -> Result:
     """Fit probes of every checkpoint at every site of `task`.
 
@@ -107,7 +107,7 @@ def class_probes(
 
 
 class _Maker:
-    def __init__(self, task: Task, how: How, seed: int, device: str) -> None:
+    def __init__(self, task: Task, how: ProbeConfig, seed: int, device: str) -> None:
         assert task.support_labels is not None  # class_task sees to it
         self._task, self._how, self._seed, self._device = task, how, seed, device
         self._labels = task.support_labels

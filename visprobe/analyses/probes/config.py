@@ -9,7 +9,7 @@ from visprobe.metrics.classifiers.label_draws import PER_CLASS
 
 
 @dataclass(frozen=True)
-class How:
+class ProbeConfig:
     """Options of the linear probes.
 
     Attributes:

@@ -7,7 +7,7 @@ from functools import partial
 from visprobe.analyses.accuracy.task import check_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.probes.classes import class_probes
-from visprobe.analyses.probes.config import How
+from visprobe.analyses.probes.config import ProbeConfig
 from visprobe.analyses.probes.data import class_task, target_task, targets_of
 from visprobe.analyses.probes.targets import target_probes
 from visprobe.data.image_set import ImageSet
@@ -21,7 +21,7 @@ from visprobe.results.result import Result
 QUESTION = "What can a linear probe read from the encoder's features, and more than before post-training?"
 
 
-def probe_analysis(how: How) -> Analysis:
+def probe_analysis(how: ProbeConfig) -> Analysis:
     """Return the analysis "probe" with these options.
 
     Raises:
@@ -65,12 +65,12 @@ def probe_analysis(how: How) -> Analysis:
     )
 
 
-def _needs(how: How, encoder: VisionEncoder) -> list[str]:
+def _needs(how: ProbeConfig, encoder: VisionEncoder) -> list[str]:
     sites = [site.name for site in encoder.sites] if how.sites == "all" else read_sites(encoder)
     return [*sites, f"{encoder.consumed}:cls"] if encoder.has_class_token else sites
 
 
-def _check(how: How, images: ImageSet, support: ImageSet | None) -> None:
+def _check(how: ProbeConfig, images: ImageSet, support: ImageSet | None) -> None:
     """Refuse images without classes or targets that can be learned, or with others in the train split."""
     if _kind(how, images) == "classes":
         return check_task(images, support)
@@ -79,13 +79,13 @@ def _check(how: How, images: ImageSet, support: ImageSet | None) -> None:
         raise DataError(f"{images.name} and its train split have other targets", hint="Give both the same columns.")
 
 
-def _kind(how: How, images: ImageSet | None) -> str:
+def _kind(how: ProbeConfig, images: ImageSet | None) -> str:
     if how.targets == "classes" or (how.targets == "auto" and (images is None or images.classes is not None)):
         return "classes"
     return "targets"
 
 
-def _run(how: How, inputs: Inputs) -> Result:
+def _run(how: ProbeConfig, inputs: Inputs) -> Result:
     floor = [features.encoder for features in inputs.floors]
     device = str(inputs.encoders[0].device)
     if _kind(how, inputs.images) == "targets":
@@ -94,4 +94,4 @@ def _run(how: How, inputs: Inputs) -> Result:
     return class_probes(task, protocol, QUESTION, floor, how, inputs.seed, device)
 
 
-PROBE = probe_analysis(How())
+PROBE = probe_analysis(ProbeConfig())

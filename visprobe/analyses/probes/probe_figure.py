@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.forest import draw_forest, sections
-from visprobe.figures.marks import of_rows, tell
+from visprobe.figures.marks import add_tooltips, of_rows
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
-from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.style import MUTED, TWO_COLUMNS, CheckpointStyle, checkpoint_styles, checkpoints_of, paper_style
 from visprobe.figures.text import in_two_lines
 from visprobe.results.read_site import read_label, where_read
 from visprobe.results.result import Result, Row
@@ -42,7 +42,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     few = [row for row in result.rows if _FEW.fullmatch(row.measure) and row.role != "difference"]
     if not few:
         return _forest(result, names, width)
-    return _draw_classes(result, looks(names), few, width or TWO_COLUMNS)
+    return _draw_classes(result, checkpoint_styles(names), few, width or TWO_COLUMNS)
 
 
 def caption(result: Result) -> str:
@@ -88,10 +88,10 @@ def _forest(result: Result, names: Sequence[str], width: float | None) -> Figure
     measure, titles = _main(result), _read(result)
     rows = [row for row in result.select(measure=measure) if row.site in titles]
     parts = sections(rows, [titles[row.site] for row in rows], list(titles.values()), names[0])
-    return draw_forest(parts, looks(names), _MAIN[measure], width=width)
+    return draw_forest(parts, checkpoint_styles(names), _MAIN[measure], width=width)
 
 
-def _draw_classes(result: Result, look: Mapping[str, Look], few: Sequence[Row], width: float) -> Figure:
+def _draw_classes(result: Result, look: Mapping[str, CheckpointStyle], few: Sequence[Row], width: float) -> Figure:
     titles, deep = _read(result), _deep(result)
     with paper_style():
         figure = Figure((width, 4.6 if deep else 2.5), layout="constrained")
@@ -110,24 +110,24 @@ def _draw_classes(result: Result, look: Mapping[str, Look], few: Sequence[Row], 
     return figure
 
 
-def _draw_labels(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], result: Result) -> None:
+def _draw_labels(axes: Axes, rows: Sequence[Row], look: Mapping[str, CheckpointStyle], result: Result) -> None:
     sizes = sorted({_size(row, result) for row in rows})
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     for place, name in enumerate(names):
-        colour, marker = look.get(name, Look(MUTED, ""))
+        colour, marker = look.get(name, CheckpointStyle(MUTED, ""))
         own = sorted((row for row in rows if row.checkpoint == name and row.measure != "probe_control"),
                      key=lambda row: _size(row, result))  # fmt: skip
         factor = 10 ** (_ASIDE * (place - (len(names) - 1) / 2))
         x = [_size(row, result) * factor for row in own]
         axes.plot(x, [row.estimate.value for row in own], color=colour, marker=marker, markeredgecolor="white",
                   markeredgewidth=0.4, linestyle="-" if name in look else "--")  # fmt: skip
-        tell(axes.lines[-1], of_rows(own))
+        add_tooltips(axes.lines[-1], of_rows(own))
         axes.vlines(x, [row.estimate.low for row in own], [row.estimate.high for row in own], color=colour,
                     linewidth=1)  # fmt: skip
         for row in (row for row in rows if row.checkpoint == name and row.measure == "probe_control"):
             at = _size(row, result) * factor
             axes.plot([at], [row.estimate.value], color=colour, marker="x", linestyle="", markersize=3.5)
-            tell(axes.lines[-1], of_rows([row]))
+            add_tooltips(axes.lines[-1], of_rows([row]))
             axes.vlines([at], row.estimate.low, row.estimate.high, color=colour, linewidth=0.6)
     axes.set_xscale("log")
     axes.set_xticks(sizes, labels=[f"{size:g}" for size in sizes[:-1]] + [f"all\n({sizes[-1]:,.0f})"])
@@ -151,15 +151,15 @@ def _percent(axes: Axes, highest: Sequence[float], result: Result) -> None:
     axes.grid(axis="y")
 
 
-def _name_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look]) -> None:
+def _name_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, CheckpointStyle]) -> None:
     label_ends(axes, [
-        End(row.checkpoint, row.estimate.value, *look.get(row.checkpoint, Look(MUTED, "")),
+        End(row.checkpoint, row.estimate.value, *look.get(row.checkpoint, CheckpointStyle(MUTED, "")),
             line="-" if row.checkpoint in look else "--")
         for row in rows if row.role != "difference"
     ])  # fmt: skip
 
 
-def _draw_depth(axes: Axes, result: Result, look: Mapping[str, Look]) -> None:
+def _draw_depth(axes: Axes, result: Result, look: Mapping[str, CheckpointStyle]) -> None:
     rows = [row for row in result.select(measure="probe_top1") if row.role != "difference" and ":" not in row.site]
     positions = place_sites([site for site in result.sites if ":" not in site])
     names = list(dict.fromkeys(row.checkpoint for row in rows))
@@ -168,13 +168,13 @@ def _draw_depth(axes: Axes, result: Result, look: Mapping[str, Look]) -> None:
     ends = []
     for place, name in enumerate(names):
         at = {row.site: row for row in rows if row.checkpoint == name}
-        colour, marker = look.get(name, Look(MUTED, ""))
+        colour, marker = look.get(name, CheckpointStyle(MUTED, ""))
         for run in runs([site for site in positions if site in at]):
             x = line_positions(run, positions, place, len(names))
             axes.plot(x, [at[s].estimate.value for s in run], color=colour, marker=marker or "_" * (len(run) < 2),
                       linestyle="-" if name in look else "--", markeredgecolor="white" if marker else colour,
                       markeredgewidth=0.4 if marker else 1.0)  # fmt: skip
-            tell(axes.lines[-1], of_rows(at[site] for site in run))
+            add_tooltips(axes.lines[-1], of_rows(at[site] for site in run))
             axes.vlines(x, [at[s].estimate.low for s in run], [at[s].estimate.high for s in run], color=colour,
                         linewidth=0.9)  # fmt: skip
         ends.append(End(name, at[run[-1]].estimate.value, colour, marker, line="-" if name in look else "--"))

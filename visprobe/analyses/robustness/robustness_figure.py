@@ -13,8 +13,17 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
 from visprobe.figures.legend import legend_below
-from visprobe.figures.marks import tell, text
-from visprobe.figures.style import MUTED, SMALL, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
+from visprobe.figures.marks import add_tooltips, text
+from visprobe.figures.style import (
+    MUTED,
+    SMALL,
+    TWO_COLUMNS,
+    CheckpointStyle,
+    checkpoint_styles,
+    checkpoints_of,
+    paper_style,
+    stacked,
+)
 from visprobe.results.read_site import read_note
 from visprobe.results.result import Estimate, Result
 
@@ -34,7 +43,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             those of `result` if empty.
         width: Inches; two columns of a paper if None.
     """
-    look = looks([*checkpoints, *checkpoints_of(result)])
+    look = checkpoint_styles([*checkpoints, *checkpoints_of(result)])
     points: list[Point] = result.settings.get("curves", [])
     kinds = [kind for kind in dict.fromkeys(point["kind"] for point in points) if kind != "clean"]
     sites = list(dict.fromkeys(point["site"] for point in points))
@@ -71,7 +80,9 @@ def caption(result: Result) -> str:
     )
 
 
-def _draw_panel(axes: Axes, points: Sequence[Point], kind: str, look: Mapping[str, Look], result: Result) -> None:
+def _draw_panel(
+    axes: Axes, points: Sequence[Point], kind: str, look: Mapping[str, CheckpointStyle], result: Result
+) -> None:
     levels = [*dict.fromkeys(point["level"] for point in points if point["kind"] == kind)]
     clean = any(point["kind"] == "clean" for point in points)
     place = {("clean", 0.0): 0, **{(kind, level): i + clean for i, level in enumerate(levels)}}
@@ -84,7 +95,7 @@ def _draw_panel(axes: Axes, points: Sequence[Point], kind: str, look: Mapping[st
         colour, marker = look[name]
         axes.fill_between(x, [p["low"] for p in own], [p["high"] for p in own], color=colour, alpha=0.12, linewidth=0)
         axes.plot(x, y, color=colour, marker=marker, markersize=3, markeredgecolor="white", markeredgewidth=0.4)
-        tell(axes.lines[-1], (_told(point, result) for point in own))
+        add_tooltips(axes.lines[-1], (_told(point, result) for point in own))
     if chance := result.settings.get("chance"):
         axes.axhline(chance, color=MUTED, linestyle=":", linewidth=0.9)
     axes.set_title(kind.replace("_", " "), fontweight="normal", size=SMALL)
@@ -112,7 +123,7 @@ def _site_title(site: str, result: Result) -> str:
     return f"{measure}, {shorten(where, 14)}"
 
 
-def _legend(shown: Sequence[str], result: Result, look: Mapping[str, Look]) -> list[Line2D]:
+def _legend(shown: Sequence[str], result: Result, look: Mapping[str, CheckpointStyle]) -> list[Line2D]:
     lines = [
         Line2D([], [], color=look[name].colour, marker=look[name].marker, markersize=3, label=name) for name in shown
     ]

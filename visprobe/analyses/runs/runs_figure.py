@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from visprobe.figures.labels import shorten
-from visprobe.figures.marks import of_rows, tell
-from visprobe.figures.style import INK, MUTED, SMALL, TWO_COLUMNS, Look, looks, paper_style
+from visprobe.figures.marks import add_tooltips, of_rows
+from visprobe.figures.style import INK, MUTED, SMALL, TWO_COLUMNS, CheckpointStyle, checkpoint_styles, paper_style
 from visprobe.figures.text import fitted
 from visprobe.results.result import Result, Row
 
@@ -29,7 +29,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         width: Inches; two columns of a paper if None.
     """
     base, arms = result.base, list(result.settings["arms"])
-    look = looks([base, *arms] if not checkpoints else [*dict.fromkeys([*checkpoints, *arms])])
+    look = checkpoint_styles([base, *arms] if not checkpoints else [*dict.fromkeys([*checkpoints, *arms])])
     parts = _parts(result)
     lines = sum(len(rows) + 1.6 for rows in parts.values())
     with paper_style():
@@ -81,14 +81,14 @@ def _runs_of(result: Result, row: Row) -> list[float]:
     return []
 
 
-def _draw_row(axes: Axes, row: Row, runs: Sequence[float], y: float, look: Look) -> None:
+def _draw_row(axes: Axes, row: Row, runs: Sequence[float], y: float, look: CheckpointStyle) -> None:
     estimate = row.estimate
     axes.plot([estimate.low, estimate.high], [y, y], color=look.colour, linewidth=1.4, solid_capstyle="butt")
     axes.plot(runs, [y] * len(runs), linestyle="none", marker="o", markersize=3, color=MUTED, alpha=0.7, zorder=3)
     axes.plot(
         [estimate.value], [y], marker=look.marker, markersize=4.2, color=look.colour, markeredgecolor="white", zorder=4
     )
-    tell(axes.lines[-1], of_rows([row]))
+    add_tooltips(axes.lines[-1], of_rows([row]))
 
 
 def _finish(axes: Axes) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from visprobe.analyses.accuracy.imagenet import prototype_accuracy
 from visprobe.analyses.accuracy.sentences import SEES
 from visprobe.analyses.drift.drift import representation_drift
-from visprobe.analyses.drift.moved import adjusted, furthest_floor, has_moved
+from visprobe.analyses.drift.noise_floor import adjusted, furthest_floor, has_moved
 from visprobe.analyses.weights.weights import weight_drift
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.jackknife import Replicated
@@ -160,9 +160,9 @@ def trajectory_verdict(result: Result) -> list[Statement]:
     """State for each run when the consumed features moved, how far they are at the end, and if accuracy changed.
 
     A site has moved if it is more than six times as far from the base as the base rounded to bfloat16, by a paired
-    test over the same images, adjusted over all moments and sites of the run (`visprobe.analyses.drift.moved`); it sees
-    better or worse if the interval of the paired top-1 difference excludes 0. A first step is the first of the measured
-    moments.
+    test over the same images, adjusted over all moments and sites of the run (`visprobe.analyses.drift.noise_floor`);
+    it sees better or worse if the interval of the paired top-1 difference excludes 0. A first step is the first of the
+    measured moments.
 
     Args:
         result: A result of `trajectory_result`.

@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from visprobe.analyses.drift.moved import has_moved
+from visprobe.analyses.drift.noise_floor import has_moved
 from visprobe.analyses.runs.trajectory import rounding
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
-from visprobe.figures.marks import of_rows, tell
+from visprobe.figures.marks import add_tooltips, of_rows
 from visprobe.figures.panels import panels_of
-from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, looks, paper_style
+from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, CheckpointStyle, checkpoint_styles, paper_style
 from visprobe.figures.ticks import log_y_axis
 from visprobe.results.read_site import read_label
 from visprobe.results.result import Result, Row
@@ -36,7 +36,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         width: Inches; two columns of a paper if None.
     """
     base, sites = result.base, _sites(result)
-    look = looks([base, *result.settings["runs"]])
+    look = checkpoint_styles([base, *result.settings["runs"]])
     measures = ["cka", "top1"] if result.select(measure="top1") else ["cka"]
     with paper_style():
         figure = Figure((width or TWO_COLUMNS, 0.5 + 1.75 * len(measures)), layout="constrained")
@@ -88,7 +88,7 @@ def _line(result: Result, run: str, site: str, measure: str, role: str = "value"
     return [(steps[row.checkpoint], row) for row in rows if row.checkpoint in steps]
 
 
-def _draw_distance(axes: Axes, result: Result, site: str, look: dict[str, Look], zero: float) -> list[End]:
+def _draw_distance(axes: Axes, result: Result, site: str, look: dict[str, CheckpointStyle], zero: float) -> list[End]:
     floor, _ = rounding(result, site)
     floor_height = max(_distance(floor.estimate.value), zero)
     axes.axhline(floor_height, color=MUTED, linestyle="--", linewidth=0.9)
@@ -106,7 +106,7 @@ def _draw_distance(axes: Axes, result: Result, site: str, look: dict[str, Look],
     return ends
 
 
-def _draw_accuracy(axes: Axes, result: Result, site: str, look: dict[str, Look]) -> list[End]:
+def _draw_accuracy(axes: Axes, result: Result, site: str, look: dict[str, CheckpointStyle]) -> list[End]:
     name = result.base
     [base] = result.select(checkpoint=name, site=site, measure="top1", role="value")
     axes.axhline(base.estimate.value, color=INK, linewidth=0.9)
@@ -124,7 +124,9 @@ def _draw_accuracy(axes: Axes, result: Result, site: str, look: dict[str, Look])
     return ends
 
 
-def _draw_line(axes: Axes, line: _Line, heights: Sequence[Sequence[float]], filled: Sequence[bool], look: Look) -> None:
+def _draw_line(
+    axes: Axes, line: _Line, heights: Sequence[Sequence[float]], filled: Sequence[bool], look: CheckpointStyle
+) -> None:
     """Draw a line of (value, one end, other end) with its band; `filled` marks the last points."""
     values, near, far = zip(*heights, strict=True)
     x = [step for step, _ in line]
@@ -134,6 +136,6 @@ def _draw_line(axes: Axes, line: _Line, heights: Sequence[Sequence[float]], fill
     for (step, row), value, full in marked:
         face = look.colour if full else "white"
         axes.plot(step, value, color=look.colour, marker=look.marker, markerfacecolor=face, zorder=4)
-        tell(axes.lines[-1], of_rows([row]))
+        add_tooltips(axes.lines[-1], of_rows([row]))
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.set_xlim(left=-0.02 * max(x))

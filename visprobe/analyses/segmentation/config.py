@@ -22,7 +22,7 @@ _NO_SUPPORT = "Heads are trained: give data with train and val splits."
 
 
 @dataclass(frozen=True)
-class Asked:
+class SegmentationConfig:
     """Options of a segmentation.
 
     Attributes:
@@ -65,7 +65,7 @@ class Setting:
     views: Mapping[str, View]
 
 
-def setting_of(inputs: Inputs, asked: Asked) -> Setting:
+def setting_of(inputs: Inputs, asked: SegmentationConfig) -> Setting:
     """Read the masks and pair them with the features.
 
     Raises:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from visprobe.analyses.core.analysis import Inputs
 from visprobe.analyses.segmentation.data import picture
-from visprobe.analyses.segmentation.heads import Form, Found, Task, classes_of_pixels
+from visprobe.analyses.segmentation.heads import Form, HeadScores, Task, classes_of_pixels
 from visprobe.analyses.segmentation.view import UNCOUNTED, View
 from visprobe.data.image_set import BadImage
 
@@ -27,7 +27,7 @@ def examples(
     inputs: Inputs,
     view: View,
     tasks: Mapping[tuple[str, str], Task],
-    found: Mapping[tuple[str, str], Sequence[Mapping[Form, Found]]],
+    found: Mapping[tuple[str, str], Sequence[Mapping[Form, HeadScores]]],
     form: Form,
 ) -> list[dict[str, Any]]:
     """Return some images, evenly spaced, with their masks and the predictions of the first checkpoints.

@@ -65,7 +65,7 @@ class Task:
         return lambda images: (self.train(images), self.train_labels.batch(self.grid, images))
 
 
-class Found(NamedTuple):
+class HeadScores(NamedTuple):
     """Predictions of the two heads of one form and seed.
 
     Attributes:
@@ -79,7 +79,7 @@ class Found(NamedTuple):
     chosen: tuple[Selected, Selected]
 
 
-def found_by(task: Task, forms: Sequence[Form], seed: int, least_steps: int | None = None) -> dict[Form, Found]:
+def found_by(task: Task, forms: Sequence[Form], seed: int, least_steps: int | None = None) -> dict[Form, HeadScores]:
     """Train heads of all `forms`, choosing rate and round on held-out training images, and evaluate them."""
     fit, held = split(len(task.train_labels.ids), seed)
     kinds = [Kind(FORMS[form], target, rate) for form in forms for target in TARGETS for rate in RATES[FORMS[form]]]
@@ -128,12 +128,12 @@ def one_class(labelled: Labelled, number: int) -> Tallies:
     return Tallies(np.minimum(predicted, truth), predicted, truth)
 
 
-def _tried(task: Task, pixels: Selected, classes: Selected) -> Found:
+def _tried(task: Task, pixels: Selected, classes: Selected) -> HeadScores:
     counted: list[Tallies] = []
     for images in _batches(len(task.val_labels.ids)):
         windows = [task.val_labels.windows[image] for image in images]
         counted.append(count_pixels(_logits(task, pixels.head, images), windows, UNCOUNTED)[0])
-    return Found(_joined(counted), _patches(task, classes.head), (pixels, classes))
+    return HeadScores(_joined(counted), _patches(task, classes.head), (pixels, classes))
 
 
 def _patches(task: Task, head: Head) -> Tallies:

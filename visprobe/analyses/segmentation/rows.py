@@ -13,7 +13,7 @@ from visprobe.analyses.segmentation.config import Of, Setting
 from visprobe.analyses.segmentation.heads import (
     FORMS,
     Form,
-    Found,
+    HeadScores,
     Task,
     best_round,
     every_class,
@@ -44,10 +44,10 @@ _MEANS = {
 }
 
 Scores = dict[str, Replicated]  # by measure
-AllFound = Mapping[Of, Sequence[Mapping[Form, Found]]]  # by checkpoint and site, of each seed
+AllFound = Mapping[Of, Sequence[Mapping[Form, HeadScores]]]  # by checkpoint and site, of each seed
 
 
-def scores_of(found: Sequence[Mapping[Form, Found]], forms: Sequence[Form]) -> Scores:
+def scores_of(found: Sequence[Mapping[Form, HeadScores]], forms: Sequence[Form]) -> Scores:
     """Compute every measure of every form of head, mean over seeds."""
     scores: Scores = {}
     for form in forms:

@@ -12,9 +12,9 @@ import numpy as np
 from visprobe.analyses.accuracy.overlap import Overlap, overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.differences import value_rows
-from visprobe.analyses.segmentation.config import Asked, Of, Setting, check_masks, setting_of
+from visprobe.analyses.segmentation.config import Of, SegmentationConfig, Setting, check_masks, setting_of
 from visprobe.analyses.segmentation.examples import examples
-from visprobe.analyses.segmentation.heads import FORMS, HELD, Form, Found, found_by
+from visprobe.analyses.segmentation.heads import FORMS, HELD, Form, HeadScores, found_by
 from visprobe.analyses.segmentation.rows import (
     Scores,
     baseline_rows,
@@ -35,7 +35,7 @@ from visprobe.results.result import Result
 QUESTION = "Can a small head on frozen patch features say what is where in an image, better than before post-training?"
 
 
-def segment(inputs: Inputs, asked: Asked) -> Result:
+def segment(inputs: Inputs, asked: SegmentationConfig) -> Result:
     """Train heads on frozen patch features of the support images and evaluate them on the others.
 
     Args:
@@ -55,7 +55,7 @@ def segment(inputs: Inputs, asked: Asked) -> Result:
     """
     setting = setting_of(inputs, asked)
     scores: dict[Of, Scores] = {}
-    found: dict[Of, list[dict[Form, Found]]] = {}
+    found: dict[Of, list[dict[Form, HeadScores]]] = {}
     for of, task in setting.tasks.items():
         seeds = range(inputs.seed, inputs.seed + asked.seeds)
         found[of] = [found_by(task, asked.heads, seed, asked.least_steps) for seed in seeds]
@@ -78,7 +78,7 @@ def segment(inputs: Inputs, asked: Asked) -> Result:
     return Result("segment", QUESTION, (*rows, *differences), settings, warnings)
 
 
-def _settings(inputs: Inputs, setting: Setting, asked: Asked) -> dict[str, Any]:
+def _settings(inputs: Inputs, setting: Setting, asked: SegmentationConfig) -> dict[str, Any]:
     steps = step_count(len(setting.train_ids) - max(1, len(setting.train_ids) // HELD), asked.least_steps)
     return {
         "base": inputs.base.encoder,
@@ -124,7 +124,7 @@ SEGMENT = Analysis(
     name="segment",
     question=QUESTION,
     needs=_needs,
-    run=partial(segment, asked=Asked()),
+    run=partial(segment, asked=SegmentationConfig()),
     floors="untrained",
     fixed_grid=True,
     support=True,
@@ -152,6 +152,6 @@ SEGMENT = Analysis(
 )
 
 
-def asking(asked: Asked) -> Analysis:
+def segment_analysis(asked: SegmentationConfig) -> Analysis:
     """Return the analysis with these options."""
     return replace(SEGMENT, run=partial(segment, asked=asked))

@@ -17,10 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visprobe.figures.captions import rests_on
-from visprobe.figures.labels import shorten, told_apart
+from visprobe.figures.labels import shorten, unique_short_labels
 from visprobe.figures.legend import legend_columns
-from visprobe.figures.marks import tell
-from visprobe.figures.style import MUTED, SHADE, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.marks import add_tooltips
+from visprobe.figures.style import (
+    MUTED,
+    SHADE,
+    TWO_COLUMNS,
+    CheckpointStyle,
+    checkpoint_styles,
+    checkpoints_of,
+    paper_style,
+)
 from visprobe.figures.text import fitted
 from visprobe.results.read_site import read_label
 from visprobe.results.result import Result
@@ -51,7 +59,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     pixels, names = result.settings.get("class_pixels", []), result.settings.get("class_names", [])
     shown = sorted((i for i, count in enumerate(pixels) if count), key=lambda i: -pixels[i])[:_MOST_CLASSES]
     made = result.settings.get("examples", [])
-    look = looks(list(dict.fromkeys([*checkpoints, *checkpoints_of(result)])))
+    look = checkpoint_styles(list(dict.fromkeys([*checkpoints, *checkpoints_of(result)])))
     found = list(dict.fromkeys(name for one in made for name in one["found"]))
     wide = width or TWO_COLUMNS
     across = min(2 + len(found), int(wide / _PICTURE))
@@ -92,7 +100,7 @@ def _draw_classes(
     axes: Axes,
     result: Result,
     shown: Sequence[tuple[int, str]],
-    look: Mapping[str, Look],
+    look: Mapping[str, CheckpointStyle],
     colours: Colours,
     width: float,
 ) -> None:
@@ -111,7 +119,7 @@ def _draw_classes(
         axes.plot(
             iou, np.arange(len(shown)) + aside, linestyle="none", label=shorten(name), clip_on=False, zorder=3, **style
         )
-        tell(axes.lines[-1], (f"{name}, {title}: IoU {100 * values[at]:.2f} %" for at, title in shown))
+        add_tooltips(axes.lines[-1], (f"{name}, {title}: IoU {100 * values[at]:.2f} %" for at, title in shown))
     axes.set_yticks(range(len(shown)), labels=[shorten(name, 22) for _, name in shown])
     axes.tick_params(axis="y", length=0, pad=12)
     for y, (number, _) in enumerate(shown):
@@ -149,7 +157,7 @@ def _draw_examples(
             axes.set_facecolor(SHADE)
     points = 72 * (place.get_figure(root=True).get_figwidth() / across - 0.08)
     for line in panels if lines > 1 else panels[:1]:
-        names = told_apart(["image", "mask", *found], lambda name: fitted(name, points, _BOLD))
+        names = unique_short_labels(["image", "mask", *found], lambda name: fitted(name, points, _BOLD))
         for axes, title in zip(line, names, strict=False):
             axes.set_title(title)
 

@@ -10,9 +10,18 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from visprobe.analyses.drift.identical import note_identical
 from visprobe.figures.captions import rests_on
-from visprobe.figures.labels import shorten, told_apart
-from visprobe.figures.marks import tell, text
-from visprobe.figures.style import INK, SMALL, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
+from visprobe.figures.labels import shorten, unique_short_labels
+from visprobe.figures.marks import add_tooltips, text
+from visprobe.figures.style import (
+    INK,
+    SMALL,
+    TWO_COLUMNS,
+    CheckpointStyle,
+    checkpoint_styles,
+    checkpoints_of,
+    paper_style,
+    stacked,
+)
 from visprobe.figures.text import fitted
 from visprobe.figures.ticks import round_below
 from visprobe.results.read_site import read_note
@@ -42,7 +51,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         width: Inches; two columns of a paper if None.
     """
     base = result.base
-    look = looks([*checkpoints, *checkpoints_of(result)])
+    look = checkpoint_styles([*checkpoints, *checkpoints_of(result)])
     sites = list(dict.fromkeys(row.site for row in result.rows))
     names = list(dict.fromkeys(row.checkpoint for row in result.select(role="difference", reference=base)))
     with paper_style():
@@ -87,7 +96,11 @@ def _site(site: str, result: Result) -> str:
 
 
 def _draw_panel(
-    axes: Axes, differences: Mapping[str, Estimate], names: Sequence[str], look: Mapping[str, Look], points: float
+    axes: Axes,
+    differences: Mapping[str, Estimate],
+    names: Sequence[str],
+    look: Mapping[str, CheckpointStyle],
+    points: float,
 ) -> None:
     fraction = any(e.unit == "fraction" for e in differences.values())
     for y, name in enumerate(names):
@@ -97,14 +110,14 @@ def _draw_panel(
             axes.plot([e.low, e.high], [y, y], color=colour, linewidth=1.3, solid_capstyle="butt")
             axes.plot([e.value], [y], color=colour, marker=marker, markersize=4, markeredgecolor="white",
                       markeredgewidth=0.4)  # fmt: skip
-            tell(axes.lines[-1], [text(f"{name}, difference to the base", e, difference=True)])
+            add_tooltips(axes.lines[-1], [text(f"{name}, difference to the base", e, difference=True)])
     axes.axvline(0, color=INK, linewidth=0.7)
     reach = max((max(abs(e.low), abs(e.high)) for e in differences.values()), default=0.0) * 1.15 or 0.01
     axes.set_xlim(-reach, reach)
     axes.xaxis.set_major_locator(FixedLocator([0.0, round_below(reach)]))
     # The axis is symmetric: numbers on both sides would run into those of the next panel.
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "" if x < 0 else _tick(100 * x if fraction else x)))
-    axes.set_yticks(range(len(names)), labels=told_apart(names, lambda name: fitted(name, points, SMALL)))
+    axes.set_yticks(range(len(names)), labels=unique_short_labels(names, lambda name: fitted(name, points, SMALL)))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from visprobe.analyses.core.grouped import ranged
-from visprobe.analyses.drift.moved import has_moved, noise_floors
+from visprobe.analyses.drift.noise_floor import has_moved, noise_floors
 from visprobe.results.result import Row
 from visprobe.results.rules import Findings, Rule
 from visprobe.results.statement import Statement, cka_text, evidence

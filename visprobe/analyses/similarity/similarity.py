@@ -9,7 +9,7 @@ from dataclasses import replace
 from visprobe.analyses.core.against_base import Compared, Features, Measure, against_base
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.differences import Replicates
-from visprobe.analyses.drift.moved import MARGIN, RELATIVE_ARITHMETIC, adjusted, noise_floors, p_larger
+from visprobe.analyses.drift.noise_floor import MARGIN, RELATIVE_ARITHMETIC, adjusted, noise_floors, p_larger
 from visprobe.analyses.similarity.sentences import RULES
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import CheckpointError
@@ -20,7 +20,7 @@ from visprobe.metrics.similarity.linear_map import linear_map
 from visprobe.metrics.similarity.neighbour_overlap import mutual_knn
 from visprobe.metrics.similarity.procrustes import replicate_procrustes
 from visprobe.metrics.similarity.rbf_cka import replicate_rbf_cka
-from visprobe.metrics.similarity.unaligned import unaligned
+from visprobe.metrics.similarity.relative_error import unaligned
 from visprobe.metrics.weights.difference import total, weight_change
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result

@@ -13,9 +13,18 @@ from visprobe.analyses.drift.identical import note_identical
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.labels import shorten
-from visprobe.figures.marks import at_sites, of_rows, tell
+from visprobe.figures.marks import add_tooltips, at_sites, of_rows
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
-from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, checkpoints_of, floor_line, looks, paper_style, stacked
+from visprobe.figures.style import (
+    MUTED,
+    TWO_COLUMNS,
+    CheckpointStyle,
+    checkpoint_styles,
+    checkpoints_of,
+    floor_line,
+    paper_style,
+    stacked,
+)
 from visprobe.figures.ticks import log_y_axis
 from visprobe.results.read_site import read_note
 from visprobe.results.result import Estimate, Result, Row
@@ -41,7 +50,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             those of `result` if empty.
         width: Inches; two columns of a paper if None.
     """
-    look = looks([*checkpoints, *checkpoints_of(result)])
+    look = checkpoint_styles([*checkpoints, *checkpoints_of(result)])
     rows = [row for row in result.rows if row.role != "difference"]
     sites = [site for site in result.settings.get("read_sites", []) if _at(rows, site)]
     with paper_style():
@@ -75,7 +84,7 @@ def _at(rows: Sequence[Row], site: str) -> list[Row]:
     return [row for row in rows if row.site == site and row.measure in _MEASURES]
 
 
-def _draw_sites(axes: Axes, rows: Sequence[Row], result: Result, look: Mapping[str, Look]) -> None:
+def _draw_sites(axes: Axes, rows: Sequence[Row], result: Result, look: Mapping[str, CheckpointStyle]) -> None:
     positions = place_sites(result.sites or [row.site for row in rows])
     zero = log_y_axis(axes, [row.estimate.value for row in rows])
     label_sites(axes, positions, result)
@@ -94,7 +103,7 @@ def _draw_line(
     name: str,
     at: Mapping[str, Estimate],
     positions: Mapping[str, float],
-    look: Mapping[str, Look],
+    look: Mapping[str, CheckpointStyle],
     zero: float,
     place: tuple[int, int],
 ) -> End:
@@ -109,13 +118,13 @@ def _draw_line(
             x, y = [x[0] - 0.35, x[0] + 0.35], y * 2
         axes.plot(x, y, color=colour, marker=marker, linestyle=line, markeredgecolor="white",
                   markeredgewidth=0.4, linewidth=0.9 if floor else 1.2)  # fmt: skip
-        tell(axes.lines[-1], at_sites(name, run, [at[site] for site in run]))
+        add_tooltips(axes.lines[-1], at_sites(name, run, [at[site] for site in run]))
         if not floor:
             axes.vlines(x, [max(at[s].low, zero) for s in run], [at[s].high for s in run], color=colour, linewidth=1)
     return End(name, end, colour, marker, line=line)
 
 
-def _draw_measures(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], panels: int) -> None:
+def _draw_measures(axes: Axes, rows: Sequence[Row], look: Mapping[str, CheckpointStyle], panels: int) -> None:
     places = {measure: i for i, measure in enumerate(_MEASURES)}
     names = list(dict.fromkeys(row.checkpoint for row in rows if row.checkpoint in look))
     lowest = min((max(_LEAST, 1 - row.estimate.value) for row in rows), default=_LEAST) / 2
@@ -124,13 +133,13 @@ def _draw_measures(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], pa
         value, near, far = (max(lowest, 1 - end) for end in (e.value, e.high, e.low))
         if row.checkpoint not in look:
             axes.plot([value] * 2, [y - 0.4, y + 0.4], color=MUTED, linestyle=(0, (2, 1)), linewidth=1.1)
-            tell(axes.lines[-1], of_rows([row]))
+            add_tooltips(axes.lines[-1], of_rows([row]))
             continue
         colour, marker = look[row.checkpoint]
         y += 0.5 * (names.index(row.checkpoint) - (len(names) - 1) / 2) / max(len(names), 2)
         axes.plot([near, far], [y, y], color=colour, linewidth=1.3, solid_capstyle="butt")
         axes.plot([value], [y], color=colour, marker=marker, markersize=4, markeredgecolor="white", markeredgewidth=0.4)
-        tell(axes.lines[-1], of_rows([row]))
+        add_tooltips(axes.lines[-1], of_rows([row]))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(numticks=max(3, 12 // panels)))
     axes.xaxis.set_minor_locator(NullLocator())

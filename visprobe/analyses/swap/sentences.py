@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from visprobe.analyses.drift.moved import furthest_floor
+from visprobe.analyses.drift.noise_floor import furthest_floor
 from visprobe.analyses.swap.swap import WHOLE, Direction, column
 from visprobe.results.result import Result, Row
 from visprobe.results.statement import Statement, cka_text, compared, evidence
@@ -23,8 +23,8 @@ def swap_verdict(result: Result) -> list[Statement]:
     The rules:
 
     - *a difference*: in CKA if base is more than six times as far from other as rounding to bfloat16 takes it from
-      itself (`visprobe.analyses.drift.moved`), in top-1 if McNemar's test rejects, each at the level of the settings.
-      Without one there is no further statement on the measure.
+      itself (`visprobe.analyses.drift.noise_floor`), in top-1 if McNemar's test rejects, each at the level of the
+      settings. Without one there is no further statement on the measure.
     - *carried*: by the parts that, alone, take base significantly towards other (Holm over the parts; in CKA by more
       than six roundings and a twentieth of the distance, in top-1 in the direction of the difference), the largest
       step named; else "no single part carries it measurably".

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from visprobe.analyses.accuracy.imagenet import right_at_first
 from visprobe.analyses.core.pairing import align
 from visprobe.analyses.core.refusals import naming
-from visprobe.analyses.drift.moved import MARGIN, distance, p_larger
+from visprobe.analyses.drift.noise_floor import MARGIN, distance, p_larger
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.estimate import CKA
 from visprobe.metrics.intervals.jackknife import Replicated

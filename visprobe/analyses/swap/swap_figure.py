@@ -13,16 +13,16 @@ from visprobe.analyses.swap.swap import TESTED, WHOLE, Direction, column
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.labels import shorten
-from visprobe.figures.marks import of_rows, tell
+from visprobe.figures.marks import add_tooltips, of_rows
 from visprobe.figures.panels import panels_of
 from visprobe.figures.site_axis import label_sites, place_sites
-from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, paper_style
+from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, CheckpointStyle, paper_style
 from visprobe.results.result import Result, Row
 
-_LOOKS: dict[Direction, Look] = {
-    "cumulative": Look("#009E73", "D"),
-    "sufficient": Look("#0072B2", "s"),
-    "necessary": Look("#D55E00", "^"),
+_LOOKS: dict[Direction, CheckpointStyle] = {
+    "cumulative": CheckpointStyle("#009E73", "D"),
+    "sufficient": CheckpointStyle("#0072B2", "s"),
+    "necessary": CheckpointStyle("#D55E00", "^"),
 }
 _NAMES: dict[Direction, str] = {
     "cumulative": "all up to here exchanged",
@@ -114,10 +114,10 @@ def _interval(row: Row) -> tuple[float, float]:
 
 
 def _draw_points(
-    axes: Axes, x: Sequence[float], start: float, steps: Sequence[Row], look: Look, full: Sequence[str]
+    axes: Axes, x: Sequence[float], start: float, steps: Sequence[Row], look: CheckpointStyle, full: Sequence[str]
 ) -> None:
     for place, row in zip(x, steps, strict=True):
         face = look.colour if row.site in full else "white"
         height = start + row.estimate.value
         axes.plot(place, height, color=look.colour, marker=look.marker, markerfacecolor=face, linestyle="", zorder=3)
-        tell(axes.lines[-1], of_rows([row]))
+        add_tooltips(axes.lines[-1], of_rows([row]))

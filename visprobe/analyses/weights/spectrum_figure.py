@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from visprobe.figures.end_labels import End, label_ends
-from visprobe.figures.labels import block_number, class_label, told_apart
-from visprobe.figures.marks import tell
+from visprobe.figures.labels import block_number, class_label, unique_short_labels
+from visprobe.figures.marks import add_tooltips
 from visprobe.figures.site_axis import label_sites, place_sites
-from visprobe.figures.style import MUTED, TWO_COLUMNS, Look, looks, paper_style, stacked
+from visprobe.figures.style import MUTED, TWO_COLUMNS, CheckpointStyle, checkpoint_styles, paper_style, stacked
 from visprobe.figures.text import fitted
 from visprobe.figures.ticks import log_y_axis
 from visprobe.results.result import Result
@@ -43,7 +43,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     }
     groups = sorted({m["group"] for found in matrices.values() for m in found if block_number(m["group"]) is not None})
     positions = place_sites(groups)
-    look = looks(_CLASSES)
+    look = checkpoint_styles(_CLASSES)
     with paper_style():
         figure, panels = _panels(max(len(matrices), 1), width or TWO_COLUMNS)
         for column, measure in enumerate(_PANELS):
@@ -95,7 +95,7 @@ def _name_panels(panels: NDArray[Any], names: Sequence[str], stack: bool) -> Non
         else:
             panels[0, column].set_title(title)
     points = _TITLE_POINTS if stack else _SIDE_POINTS
-    for axes, name in zip(panels[:, 0], told_apart(names, lambda name: fitted(name, points, 9)), strict=False):
+    for axes, name in zip(panels[:, 0], unique_short_labels(names, lambda name: fitted(name, points, 9)), strict=False):
         axes.set_title(name) if stack else axes.set_ylabel(name)
     for axes in panels.flat:
         axes.label_outer()
@@ -116,7 +116,7 @@ def _draw_lines(
     matrices: Sequence[dict[str, Any]],
     measure: str,
     positions: dict[str, float],
-    look: dict[str, Look],
+    look: dict[str, CheckpointStyle],
     zero: float,
 ) -> list[End]:
     ends = []
@@ -128,7 +128,7 @@ def _draw_lines(
             x, y = [positions[m["group"]] for m in own], [max(height(m, measure), zero) for m in own]
             axes.plot(x, y, color=look[kind].colour, marker=look[kind].marker, markeredgecolor="white",
                       markeredgewidth=0.4, markersize=3.2, linewidth=1.0)  # fmt: skip
-            tell(axes.lines[-1], (f"{m['group']}, {class_label(kind)}: {height(m, measure):.4g}" for m in own))
+            add_tooltips(axes.lines[-1], (f"{m['group']}, {class_label(kind)}: {height(m, measure):.4g}" for m in own))
             ends.append(End(class_label(kind), y[-1], *look[kind]))
     axes.grid(axis="y")
     return ends

@@ -12,10 +12,10 @@ from visprobe.analyses.drift.identical import note_identical
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import End, label_ends
 from visprobe.figures.labels import class_label
-from visprobe.figures.marks import of_rows, tell
+from visprobe.figures.marks import add_tooltips, of_rows
 from visprobe.figures.panels import panels_of
 from visprobe.figures.site_axis import label_sites, line_positions, place_sites, runs
-from visprobe.figures.style import TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.style import TWO_COLUMNS, CheckpointStyle, checkpoint_styles, checkpoints_of, paper_style
 from visprobe.figures.ticks import log_y_axis
 from visprobe.results.result import Result, Row
 
@@ -34,7 +34,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     classes = result.settings.get("classes", [])
     depth = place_sites(result.settings.get("groups") or [row.site for row in result.rows])
     kinds = {name: float(place) for place, name in enumerate(classes)}
-    look = looks([*checkpoints, *checkpoints_of(result)])
+    look = checkpoint_styles([*checkpoints, *checkpoints_of(result)])
     with paper_style():
         figure = Figure((width or TWO_COLUMNS, 3.6), layout="constrained")
         widths = [max(len(depth), len(kinds)), len(kinds)] if kinds else [1]
@@ -83,7 +83,11 @@ def _label_classes(axes: Axes, places: dict[str, float]) -> None:
 
 
 def _draw_lines(
-    axes: Axes, rows: Sequence[Row], positions: dict[str, float], looks_by_name: dict[str, Look], lowest: float
+    axes: Axes,
+    rows: Sequence[Row],
+    positions: dict[str, float],
+    looks_by_name: dict[str, CheckpointStyle],
+    lowest: float,
 ) -> list[End]:
     ends = []
     names = list(dict.fromkeys(row.checkpoint for row in rows))
@@ -94,6 +98,6 @@ def _draw_lines(
         for run in runs([site for site in positions if site in heights]):
             x, y = line_positions(run, positions, i, len(names)), [heights[s] for s in run]
             axes.plot(x, y, color=look.colour, marker=look.marker, markeredgecolor="white", markeredgewidth=0.4)
-            tell(axes.lines[-1], of_rows(own[site] for site in run))
+            add_tooltips(axes.lines[-1], of_rows(own[site] for site in run))
             ends.append(End(name, y[-1], look.colour, look.marker))
     return list({end.name: end for end in ends}.values())

@@ -13,8 +13,8 @@ from visprobe.attribution.evidence.faithful import CHANCE, WAYS
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
 from visprobe.figures.legend import legend_below
-from visprobe.figures.marks import tell, text
-from visprobe.figures.style import ONE_COLUMN, SMALL, TWO_COLUMNS, Look, looks, paper_style
+from visprobe.figures.marks import add_tooltips, text
+from visprobe.figures.style import ONE_COLUMN, SMALL, TWO_COLUMNS, CheckpointStyle, checkpoint_styles, paper_style
 from visprobe.figures.text import fitted
 from visprobe.results.result import Estimate, Result, Row
 
@@ -32,7 +32,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     """
     rows = [row for row in result.rows if row.role != "difference"]
     names = list(dict.fromkeys(row.checkpoint for row in rows))
-    look = looks(list(dict.fromkeys([*checkpoints, *names])))
+    look = checkpoint_styles(list(dict.fromkeys([*checkpoints, *names])))
     width = width or (ONE_COLUMN if len(names) <= _MOST_IN_ONE_COLUMN else TWO_COLUMNS)
     with paper_style():
         figure = Figure((width, _SIZE + 0.6), layout="constrained")
@@ -70,7 +70,7 @@ def caption(result: Result) -> str:
     )
 
 
-def _draw_way(axes: Axes, rows: Sequence[Row], way: str, look: Look, opacity: float) -> None:
+def _draw_way(axes: Axes, rows: Sequence[Row], way: str, look: CheckpointStyle, opacity: float) -> None:
     own, chance = _line(rows, f"{way} at "), _line(rows, f"{way}{CHANCE} at ")
     x = [at for at, _ in own]
     low, high = [estimate.low for _, estimate in own], [estimate.high for _, estimate in own]
@@ -79,7 +79,7 @@ def _draw_way(axes: Axes, rows: Sequence[Row], way: str, look: Look, opacity: fl
     axes.plot(x, [estimate.value for _, estimate in own], color=look.colour, marker=look.marker, markersize=2.6,
               markevery=every, markeredgecolor="white", markeredgewidth=0.3)  # fmt: skip
     name = rows[0].checkpoint
-    tell(axes.lines[-1], (text(f"{name}, {way} of {at:.0%}", estimate) for at, estimate in own[::every]))
+    add_tooltips(axes.lines[-1], (text(f"{name}, {way} of {at:.0%}", estimate) for at, estimate in own[::every]))
     values = [estimate.value for _, estimate in chance]
     axes.plot([at for at, _ in chance], values, color=look.colour, linestyle="--", linewidth=0.8)
 

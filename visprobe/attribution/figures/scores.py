@@ -14,8 +14,17 @@ from numpy.typing import NDArray
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
 from visprobe.figures.legend import legend_below
-from visprobe.figures.marks import of_rows, tell
-from visprobe.figures.style import INK, MUTED, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style, stacked
+from visprobe.figures.marks import add_tooltips, of_rows
+from visprobe.figures.style import (
+    INK,
+    MUTED,
+    TWO_COLUMNS,
+    CheckpointStyle,
+    checkpoint_styles,
+    checkpoints_of,
+    paper_style,
+    stacked,
+)
 from visprobe.figures.ticks import round_below
 from visprobe.results.result import Result, Row
 
@@ -49,7 +58,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             `result` if empty.
         width: Inches; two columns of a paper if None.
     """
-    look = looks(list(dict.fromkeys([*checkpoints, *checkpoints_of(result)])))
+    look = checkpoint_styles(list(dict.fromkeys([*checkpoints, *checkpoints_of(result)])))
     measures, sites = _measures(result), _sites(result)
     names = checkpoints_of(result)
     with paper_style():
@@ -136,7 +145,12 @@ def _place(site: int, checkpoint: float, count: int) -> float:
 
 
 def _draw_values(
-    axes: Axes, result: Result, measure: str, sites: Sequence[str], names: Sequence[str], look: Mapping[str, Look]
+    axes: Axes,
+    result: Result,
+    measure: str,
+    sites: Sequence[str],
+    names: Sequence[str],
+    look: Mapping[str, CheckpointStyle],
 ) -> None:
     rows = [row for row in result.rows if row.measure == measure and row.site in sites]
     for row in rows:
@@ -148,14 +162,19 @@ def _draw_values(
             ends = _place(site, -0.6, len(names)), _place(site, len(names) - 0.4, len(names))
             style = _FLOORS.get(row.checkpoint, "-.")
             axes.plot([row.estimate.value] * 2, ends, color=MUTED, linestyle=style, linewidth=0.9, zorder=1)
-            tell(axes.lines[-1], of_rows([row]))
+            add_tooltips(axes.lines[-1], of_rows([row]))
     _frame(axes, len(sites), len(names))
     axes.set_xlabel(result.settings.get("units", {}).get(measure, rows[0].estimate.unit).capitalize())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
 
 
 def _draw_differences(
-    axes: Axes, result: Result, measure: str, sites: Sequence[str], names: Sequence[str], look: Mapping[str, Look]
+    axes: Axes,
+    result: Result,
+    measure: str,
+    sites: Sequence[str],
+    names: Sequence[str],
+    look: Mapping[str, CheckpointStyle],
 ) -> None:
     base = result.base
     rows = [row for row in result.select(measure=measure, role="difference", reference=base) if row.site in sites]
@@ -177,12 +196,12 @@ def _draw_differences(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+g}".replace("-", "−") if x else "0"))
 
 
-def _draw_interval(axes: Axes, row: Row, y: float, look: Look, filled: bool) -> None:
+def _draw_interval(axes: Axes, row: Row, y: float, look: CheckpointStyle, filled: bool) -> None:
     estimate = row.estimate
     axes.plot([estimate.low, estimate.high], [y, y], color=look.colour, linewidth=1.1, solid_capstyle="butt")
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.4} if filled else {"markerfacecolor": "white"}
     axes.plot([estimate.value], [y], color=look.colour, marker=look.marker, markersize=3.6, **edge)
-    tell(axes.lines[-1], of_rows([row]))
+    add_tooltips(axes.lines[-1], of_rows([row]))
 
 
 def _frame(axes: Axes, sites: int, checkpoints: int) -> None:
@@ -202,7 +221,7 @@ def _label_sites(axes: Axes, sites: Sequence[str], checkpoints: int) -> None:
     axes.tick_params(axis="y", labelleft=True)
 
 
-def _legend(result: Result, names: Sequence[str], look: Mapping[str, Look]) -> list[Line2D]:
+def _legend(result: Result, names: Sequence[str], look: Mapping[str, CheckpointStyle]) -> list[Line2D]:
     lines = [
         Line2D([], [], color=look[name].colour, marker=look[name].marker, markersize=3.6, label=name) for name in names
     ]

@@ -12,7 +12,7 @@ from visprobe.attribution.figures.colours import painted, scale_of
 from visprobe.attribution.figures.sheet import Sheet
 from visprobe.attribution.figures.table import BAR, BAR_ROOM, add_axes, draw_bar
 from visprobe.errors import UsageError
-from visprobe.figures.marks import tell
+from visprobe.figures.marks import add_tooltips
 from visprobe.figures.style import INK, MUTED, SMALL, TWO_COLUMNS, paper_style
 from visprobe.figures.text import fitted, in_two_lines
 
@@ -103,7 +103,7 @@ def _draw_scores(
     axes.set_axis_on()
     axes.axhline(scores[0], color=MUTED, linestyle="--", linewidth=0.9)
     axes.plot(range(len(steps)), scores, color=INK, marker="o", markeredgecolor="white", markeredgewidth=0.4)
-    tell(
+    add_tooltips(
         axes.lines[-1], (f"step {step:,}: score {score:.4g} {unit}" for step, score in zip(steps, scores, strict=True))
     )
     axes.set_xlim(-filled / 2, len(steps) - 1 + filled / 2)  # each point below the middle of its map

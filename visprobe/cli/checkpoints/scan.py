@@ -13,7 +13,7 @@ from visprobe.cli.output import Bars, print_notes, print_statements, print_table
 from visprobe.io.rows import check_rows_path
 
 if TYPE_CHECKING:
-    from visprobe.encoders.listing.scan import Found
+    from visprobe.encoders.listing.scan import ScanRow
 
 
 def command(
@@ -70,7 +70,7 @@ def command(
         )
 
 
-def _print(rows: list[Found], compared: bool) -> None:
+def _print(rows: list[ScanRow], compared: bool) -> None:
     common = _common(rows)
     where = f" in {common}" if common else ""
     read, unread = ([row for row in rows if bool(row.problem) == fault] for fault in (False, True))
@@ -82,7 +82,7 @@ def _print(rows: list[Found], compared: bool) -> None:
         print_table(f"{len(unread)} that cannot be read{where}", ["checkpoint", "why", "what to do"], cells)
 
 
-def _table(rows: list[Found], common: str, compared: bool) -> tuple[list[str], list[list[str]]]:
+def _table(rows: list[ScanRow], common: str, compared: bool) -> tuple[list[str], list[list[str]]]:
     """Return headings, and a line per checkpoint."""
     columns = ["checkpoint", "family", "tower", "weights", "reads", "off path", "to read"]
     hashed = any(row.tower_hash for row in rows)
@@ -103,7 +103,7 @@ def _table(rows: list[Found], common: str, compared: bool) -> tuple[list[str], l
     return columns + ["tower hash"] * hashed + ["changed"] * compared, cells
 
 
-def _changed(row: Found) -> str:
+def _changed(row: ScanRow) -> str:
     if row.changed is None:
         return "not comparable: other shape"
     if not row.rounded:
@@ -113,11 +113,11 @@ def _changed(row: Found) -> str:
     return f"{', '.join(row.changed)}; the rest is the base rounded to {row.rounded}"
 
 
-def _short(row: Found, common: str) -> str:
+def _short(row: ScanRow, common: str) -> str:
     return row.path.removeprefix(common) or "."
 
 
-def _common(rows: list[Found]) -> str:
+def _common(rows: list[ScanRow]) -> str:
     """Return the directory that all rows share, which a table need not repeat."""
     paths = [row.path for row in rows]
     shared = os.path.commonpath(paths) if paths and len({os.path.isabs(path) for path in paths}) == 1 else ""

@@ -12,8 +12,16 @@ from matplotlib.ticker import PercentFormatter
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten
 from visprobe.figures.legend import legend_below
-from visprobe.figures.marks import of_rows, tell
-from visprobe.figures.style import MUTED, RULE, TWO_COLUMNS, Look, checkpoints_of, looks, paper_style
+from visprobe.figures.marks import add_tooltips, of_rows
+from visprobe.figures.style import (
+    MUTED,
+    RULE,
+    TWO_COLUMNS,
+    CheckpointStyle,
+    checkpoint_styles,
+    checkpoints_of,
+    paper_style,
+)
 from visprobe.figures.text import in_two_lines
 from visprobe.results.read_site import read_label
 from visprobe.results.result import Result, Row
@@ -39,7 +47,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             those of `result` if empty.
         width: Width in inches; two columns of a paper if None.
     """
-    look = looks([*checkpoints, *checkpoints_of(result)])
+    look = checkpoint_styles([*checkpoints, *checkpoints_of(result)])
     shown = [row for row in result.rows if row.role != "difference" and row.measure.startswith("attribute_")]
     parts = {place: [row for row in shown if _place(row) == place] for place in _PLACES}
     parts = {place: rows for place, rows in parts.items() if rows}
@@ -75,7 +83,9 @@ def _place(row: Row) -> str:
     return row.measure.partition("/")[0].removeprefix("attribute_")
 
 
-def _draw_place(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], chance: Mapping[str, float]) -> None:
+def _draw_place(
+    axes: Axes, rows: Sequence[Row], look: Mapping[str, CheckpointStyle], chance: Mapping[str, float]
+) -> None:
     names = list(dict.fromkeys(row.measure.partition("/")[2] for row in rows))
     checkpoints = [name for name in look if any(row.checkpoint == name for row in rows)]
     for y, name in enumerate(names):
@@ -88,7 +98,7 @@ def _draw_place(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], chanc
                 trained = row.checkpoint.startswith("untrained")
                 axes.plot([estimate.value], [y], color=MUTED, marker="|" if trained else "x",
                           markersize=9 if trained else 3.5)  # fmt: skip
-                tell(axes.lines[-1], of_rows([row]))
+                add_tooltips(axes.lines[-1], of_rows([row]))
                 continue
             colour, marker = look[row.checkpoint]
             place = y + 0.6 * (checkpoints.index(row.checkpoint) - (len(checkpoints) - 1) / 2) / max(
@@ -97,7 +107,7 @@ def _draw_place(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], chanc
             axes.plot([estimate.low, estimate.high], [place] * 2, color=colour, linewidth=1.2, solid_capstyle="butt")
             axes.plot([estimate.value], [place], color=colour, marker=marker, markeredgecolor="white",
                       markeredgewidth=0.4)  # fmt: skip
-            tell(axes.lines[-1], of_rows([row]))
+            add_tooltips(axes.lines[-1], of_rows([row]))
     axes.set_yticks(range(len(names)), labels=[shorten(name) for name in names])
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.set_xlim(0, 1.005)
@@ -106,7 +116,7 @@ def _draw_place(axes: Axes, rows: Sequence[Row], look: Mapping[str, Look], chanc
     axes.grid(axis="x")
 
 
-def _legend(rows: Sequence[Row], look: Mapping[str, Look]) -> list[Line2D]:
+def _legend(rows: Sequence[Row], look: Mapping[str, CheckpointStyle]) -> list[Line2D]:
     names = list(dict.fromkeys(row.checkpoint for row in rows))
     handles = []
     for name in names:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from visprobe.encoders.structure.layout import Piece, Source, keys_of, made
+from visprobe.encoders.structure.layout import DerivedTensor, Source, keys_of, materialise
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.folder import Folder
 from visprobe.io.containers.gguf_file import GgufFile
@@ -70,13 +70,13 @@ class Converted(Tensors):
         for name, source in sources.items():
             parts = [file[key] for key in keys_of([source])]
             metas = {part.name: torch.empty(part.shape, device="meta") for part in parts}
-            shape = tuple(made({name: source}, metas)[name].shape)
+            shape = tuple(materialise({name: source}, metas)[name].shape)
             nbytes = sum(part.nbytes for part in parts)
             self._entries[name] = TensorEntry(name, parts[0].dtype, shape, nbytes, file.where)
 
     def _load(self, entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
         wanted = {entry.name: self._sources[entry.name] for entry in entries}
-        tensors = made(wanted, self._file.read_many(keys_of(wanted.values())))
+        tensors = materialise(wanted, self._file.read_many(keys_of(wanted.values())))
         self.bytes_read = self._file.bytes_read
         return tensors
 
@@ -159,12 +159,12 @@ def _sources(file: GgufFile, kind: _Kind) -> dict[str, Source]:
     for name, keys in split.items():
         sources[name] = _together(keys, _FRAMES, _frames) if "patch" in name else _together(keys, _QKV, torch.cat)
     if (norm := "multi_modal_projector.mm_soft_emb_norm.weight") in sources:
-        sources[norm] = Piece(tuple(keys_of([sources[norm]])), lambda tensors: tensors[0] - 1)
+        sources[norm] = DerivedTensor(tuple(keys_of([sources[norm]])), lambda tensors: tensors[0] - 1)
     return sources
 
 
-def _together(keys: Mapping[str, str], order: Sequence[str], make: Callable[..., torch.Tensor]) -> Piece:
-    return Piece(tuple(keys[part] for part in order), make)
+def _together(keys: Mapping[str, str], order: Sequence[str], make: Callable[..., torch.Tensor]) -> DerivedTensor:
+    return DerivedTensor(tuple(keys[part] for part in order), make)
 
 
 def _frames(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from visprobe.encoders.checkpoint.opened import MLLM_CONFIG, NAMES, PROJECTOR, C
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.load import described, load_encoder
 from visprobe.encoders.processor import PROCESSORS, Resolution
-from visprobe.encoders.structure.layout import Layout, Piece, keys_of, made
+from visprobe.encoders.structure.layout import DerivedTensor, Layout, keys_of, materialise
 from visprobe.errors import CheckpointError
 from visprobe.io import atomic
 from visprobe.io.containers.safetensors_files import save_tensors
@@ -73,13 +73,13 @@ def extract_encoder(spec: str | Path, folder: Path) -> Extracted:
 def _write_weights(folder: Path, checkpoint: Checkpoint, layout: Layout) -> bool:
     """Write tower and projector, and return whether the projector can be found again."""
     tensors = checkpoint.tensors.read_many(keys_of([*layout.tower.values(), *layout.projector.values()]))
-    tower, projector = made(layout.tower, tensors), made(layout.projector, tensors)
+    tower, projector = materialise(layout.tower, tensors), materialise(layout.projector, tensors)
     inside = layout.family.contained is not None
     lent = {name: tensor for name, tensor in projector.items() if name.split(".")[0] in layout.family.detached}
     _save(folder / "model.safetensors", tower | lent)
     if inside or not projector:
         return True
-    if any(isinstance(source, Piece) for source in (*layout.tower.values(), *layout.projector.values())):
+    if any(isinstance(source, DerivedTensor) for source in (*layout.tower.values(), *layout.projector.values())):
         _save(folder / PROJECTOR, projector)
         return False
     _save(folder / PROJECTOR, {key: tensors[key] for key in keys_of(layout.projector.values())})

@@ -12,7 +12,7 @@ from torch import nn
 from visprobe.encoders.families.siglip2 import PaddedPatches
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
-from visprobe.encoders.structure.connector import Connector, Tap
+from visprobe.encoders.structure.connector import Connector, ConnectorOutput
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import side
 from visprobe.encoders.structure.model import Model, Spelling
@@ -104,7 +104,7 @@ def _last_block(config: Any, family: Family) -> tuple[tuple[str, ...], str]:
 
 
 def _connect(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-    tap = Tap("projected", reads, int(config.text_config.hidden_size), _project)
+    tap = ConnectorOutput("projected", reads, int(config.text_config.hidden_size), _project)
     return Connector("Gemma4MultimodalEmbedder after pooling", partial(PooledEmbedder, config), (tap,))
 
 

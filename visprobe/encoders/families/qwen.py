@@ -16,7 +16,7 @@ from PIL import Image
 
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.processor import Resolution, plain_fields
-from visprobe.encoders.structure.connector import Connector, Tap
+from visprobe.encoders.structure.connector import Connector, ConnectorOutput
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, View, side
 from visprobe.encoders.structure.model import Model, SingleView, Spelling
@@ -126,8 +126,8 @@ def connector(config: Any) -> Connector:
     width = int(getattr(config, "out_hidden_size", config.hidden_size))
     merge = int(config.spatial_merge_size)
 
-    def tap(name: str, block: int, part: str) -> Tap:
-        return Tap(name, (f"block_{block:02d}",), width, _project(part, merge))
+    def tap(name: str, block: int, part: str) -> ConnectorOutput:
+        return ConnectorOutput(name, (f"block_{block:02d}",), width, _project(part, merge))
 
     deep = [
         tap(f"deepstack_{count}", number + 1, f"deepstack_merger_list.{indexes.index(number)}")

@@ -12,7 +12,15 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from visprobe.encoders.pixels import Grid
-from visprobe.encoders.structure.connector import ACTIVATION, Connector, Project, Projector, Tap, chain, side_by_side
+from visprobe.encoders.structure.connector import (
+    ACTIVATION,
+    Connector,
+    ConnectorOutput,
+    Project,
+    Projector,
+    chain,
+    side_by_side,
+)
 from visprobe.errors import CheckpointError
 from visprobe.io.containers.tensors import TensorEntry
 
@@ -156,8 +164,10 @@ def original_connector(
     after = shape[0]
     if kind.linears:
         make = partial(ResidualProjector, (before, *[after] * kind.linears), kind.blocks)
-        return Connector(kind.name, make, (Tap("projected", reads, after, side_by_side),), _GELU)
-    return Connector(kind.name, partial(Pooler, before, after), (Tap("projected", reads, after, _pooled),), _GELU)
+        return Connector(kind.name, make, (ConnectorOutput("projected", reads, after, side_by_side),), _GELU)
+    return Connector(
+        kind.name, partial(Pooler, before, after), (ConnectorOutput("projected", reads, after, _pooled),), _GELU
+    )
 
 
 def resampled(connector: Connector, side: int) -> Connector:

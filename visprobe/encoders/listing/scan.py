@@ -23,7 +23,7 @@ _ORIGINAL = {"L": "LLaVA (original)", "I": "InternVL (original)"}
 
 
 @dataclass(frozen=True)
-class Found:
+class ScanRow:
     """Row of a scan: one checkpoint.
 
     Attributes:
@@ -84,7 +84,7 @@ def scan(
     hashes: bool = False,
     base: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> list[Found]:
+) -> list[ScanRow]:
     """Return one row per checkpoint under `places`, in the order found.
 
     Args:
@@ -109,7 +109,7 @@ def scan(
     return rows
 
 
-def same_towers(rows: Sequence[Found]) -> list[list[str]]:
+def same_towers(rows: Sequence[ScanRow]) -> list[list[str]]:
     """Return paths of the checkpoints that share one tower, byte for byte, in groups of two or more."""
     groups: dict[str, list[str]] = {}
     for row in rows:
@@ -148,24 +148,24 @@ def _of_author(place: str) -> list[str]:
     return models
 
 
-def _row(spec: str, *, hashes: bool, base: VisionEncoder | None) -> Found:
+def _row(spec: str, *, hashes: bool, base: VisionEncoder | None) -> ScanRow:
     try:
         checkpoint, layout = described(spec, Resolution())
         check_headers(checkpoint, layout)
         row = _described(checkpoint, layout)
         return _hashed(row, base) if hashes else row
     except VisprobeError as error:
-        return Found(spec, problem=error.message, hint=error.hint)
+        return ScanRow(spec, problem=error.message, hint=error.hint)
     except OSError as error:
-        return Found(spec, problem=f"{error.filename}: {error.strerror}", hint="Check the permissions.")
+        return ScanRow(spec, problem=f"{error.filename}: {error.strerror}", hint="Check the permissions.")
 
 
-def _described(checkpoint: Checkpoint, layout: Layout) -> Found:
+def _described(checkpoint: Checkpoint, layout: Layout) -> ScanRow:
     tower, connector = keys_of(layout.tower.values()), keys_of(layout.projector.values())
     needed = [checkpoint.tensors[key] for key in dict.fromkeys((*tower, *connector))]
     beyond, group_of = layout.off_path(layout.tower), layout.family.weight_group
     unused = keys_of(source for name, source in layout.tower.items() if group_of(name, layout.config) in beyond)
-    return Found(
+    return ScanRow(
         path=checkpoint.spec,
         family=_family(checkpoint, layout),
         layout=layout.name,
@@ -197,13 +197,13 @@ def _family(checkpoint: Checkpoint, layout: Layout) -> str:
     return model.name if model else str(checkpoint.raw.get("model_type"))
 
 
-def _hashed(row: Found, base: VisionEncoder | None) -> Found:
+def _hashed(row: ScanRow, base: VisionEncoder | None) -> ScanRow:
     encoder = load_encoder(row.path)
     row = replace(row, tower_hash=encoder.tower_hash, projector_hash=encoder.projector_hash)
     return _compared(row, base, encoder) if base is not None else row
 
 
-def _compared(row: Found, base: VisionEncoder, encoder: VisionEncoder) -> Found:
+def _compared(row: ScanRow, base: VisionEncoder, encoder: VisionEncoder) -> ScanRow:
     old, new = base.weights(), encoder.weights()
     if {name: weight.shape for name, weight in old.items()} != {name: weight.shape for name, weight in new.items()}:
         return row

@@ -24,7 +24,7 @@ _ANY_GRID = (24, 24)  # for towers of native resolution: squares of 2, 3 and 4 p
 
 
 @dataclass(frozen=True)
-class Tap:
+class ConnectorOutput:
     """Output of the connector, which is a site of the encoder.
 
     Attributes:
@@ -56,7 +56,7 @@ class Connector:
 
     kind: str
     make: Callable[[], nn.Module]
-    taps: tuple[Tap, ...]
+    taps: tuple[ConnectorOutput, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     made_by: Callable[[Any], Connector] | None = None
     config: Any = None
@@ -143,11 +143,11 @@ def of_class(
     Args:
         cls: Class whose constructor takes the configuration.
         width: Maps the configuration to the width of its output; by default that of the language model.
-        project: Maps module, tokens of each site read and grid to projected tokens, as `Tap.project`.
+        project: Maps module, tokens of each site read and grid to projected tokens, as `ConnectorOutput.project`.
     """
 
     def connect(config: Any, entries: Mapping[str, TensorEntry], reads: tuple[str, ...]) -> Connector:
-        tap = Tap("projected", reads, int(width(config)), project)
+        tap = ConnectorOutput("projected", reads, int(width(config)), project)
         return Connector(getattr(cls, "__name__", str(cls)), partial(cls, config), (tap,))
 
     return connect
@@ -239,4 +239,4 @@ def chain(
     make = partial(Projector, widths, bias=bias, activation=activation)
     kind = "linear" if count == 1 else f"mlp{count}x_{activation}"
     project = token_by_token if len(reads) == 1 else side_by_side
-    return Connector(kind, make, (Tap("projected", reads, widths[-1], project),), {ACTIVATION: activation})
+    return Connector(kind, make, (ConnectorOutput("projected", reads, widths[-1], project),), {ACTIVATION: activation})

@@ -18,7 +18,7 @@ from visprobe.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Piece:
+class DerivedTensor:
     """Weight that is no tensor of the file but made from tensors of it (one third of a fused qkv).
 
     Attributes:
@@ -30,7 +30,7 @@ class Piece:
     make: Callable[[Sequence[torch.Tensor]], torch.Tensor]
 
 
-Source = str | Piece
+Source = str | DerivedTensor
 NAMED = "the tower is named"  # prefix of a note on an unusual place
 
 
@@ -81,7 +81,7 @@ def unfused(attention: str, kind: str, key: str) -> dict[str, Source]:
         kind: "weight" or "bias".
         key: Name in the file.
     """
-    return {f"{attention}{part}_proj.{kind}": Piece((key,), partial(_third, n)) for n, part in enumerate("qkv")}
+    return {f"{attention}{part}_proj.{kind}": DerivedTensor((key,), partial(_third, n)) for n, part in enumerate("qkv")}
 
 
 def _third(number: int, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -90,13 +90,15 @@ def _third(number: int, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def keys_of(sources: Iterable[Source]) -> list[str]:
     """Return the names in the file that `sources` need, each once."""
-    return list(dict.fromkeys(key for s in sources for key in (s.keys if isinstance(s, Piece) else (s,))))
+    return list(dict.fromkeys(key for s in sources for key in (s.keys if isinstance(s, DerivedTensor) else (s,))))
 
 
-def made(sources: Mapping[str, Source], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def materialise(sources: Mapping[str, Source], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Make the weights that `sources` describe, given the file's `tensors`."""
     return {
-        name: source.make([tensors[key] for key in source.keys]) if isinstance(source, Piece) else tensors[source]
+        name: source.make([tensors[key] for key in source.keys])
+        if isinstance(source, DerivedTensor)
+        else tensors[source]
         for name, source in sources.items()
     }
 

@@ -18,7 +18,7 @@ from visprobe.encoders.families import TOWER_OF
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.layout import under
 from visprobe.encoders.text.words import tokenizer_folder
-from visprobe.encoders.tower import load_tower, placed
+from visprobe.encoders.tower import load_tower, to_device
 from visprobe.errors import CheckpointError
 
 _PREFIX = "text_model."
@@ -155,7 +155,7 @@ def _loaded(checkpoint: Checkpoint) -> TextTower:
         path=checkpoint.spec,
         masked=family.projection is not None,
         config=config,
-        model=placed(model, "cpu", torch.float32),
+        model=to_device(model, "cpu", torch.float32),
         tokenizer=_tokenizer(checkpoint),
         projection=projections[0],
         visual_projection=projections[1],

@@ -178,7 +178,7 @@ class _Softmax:
         loss, chances = -logs.gather(1, own).sum(), logs.exp_()
         return loss, chances.scatter_add(1, own, torch.full_like(chances, -1.0)[:, :1]), chances
 
-    def bend(self, state: Tensor, tangent: Tensor, rows: slice) -> Tensor:
+    def hessian_vector_product(self, state: Tensor, tangent: Tensor, rows: slice) -> Tensor:
         # Relative to the true class: its 1 - p, which loses its digits in float32 when p is near 1, is then not needed.
         tangent -= tangent.gather(1, self._labels[rows])
         return tangent.sub_((state * tangent).sum(1, keepdim=True)).mul_(state)
@@ -200,7 +200,7 @@ class _Sigmoid:
         wrong = -torch.expm1(logs)
         return -logs.sum(), -sign * wrong, wrong * (1 - wrong)
 
-    def bend(self, state: Tensor, tangent: Tensor, rows: slice) -> Tensor:
+    def hessian_vector_product(self, state: Tensor, tangent: Tensor, rows: slice) -> Tensor:
         return tangent.mul_(state)
 
     def curvature(self, state: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ class Link(Protocol):
     shared: bool  # True if adding a constant to all logits of a row changes nothing
 
     def residual(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the summed loss, its gradient by the logits, and the state for `bend`, shaped like the logits."""
+        """Return the summed loss, its gradient by the logits, and the state for `hessian_vector_product`."""
 
-    def bend(self, state: Tensor, tangent: Tensor, rows: slice) -> Tensor:
+    def hessian_vector_product(self, state: Tensor, tangent: Tensor, rows: slice) -> Tensor:
         """Multiply the loss's second derivative by the logits with a change of the logits."""
 
     def curvature(self, state: Tensor) -> Tensor:
@@ -65,9 +65,10 @@ class _Point(NamedTuple):
     curvature: Tensor  # mean over images, (outputs,)
 
 
-class _Bend(NamedTuple):
-    # Second derivative of the mean loss by each output's weights, in the axes of the covariance, without penalty. Rows
-    # weigh by the curvature of their own loss, so their weighted mean is far from zero: it is the mean of the rows
+class BlockHessian(NamedTuple):
+    """Second derivatives of the mean loss by the weights of each output, in the axes of the covariance, unpenalised."""
+
+    # Rows weigh by the curvature of their own loss, so their weighted mean is far from zero: it is the mean of the rows
     # that a class is confused with. Diagonal, mean and weight neglect only correlations between axes about that mean.
     squares: Tensor  # diagonal, (d, outputs)
     means: Tensor  # weighted means of the rows, (d, outputs)
@@ -99,7 +100,7 @@ class Path:
 
     Attributes:
         axes: float64, shape (d, min(n, d)), orthonormal columns.
-        turned: The rotated copy, float32, shape (n, min(n, d)).
+        rotated: The rotated copy, float32, shape (n, min(n, d)).
     """
 
     def __init__(self, features: Tensor) -> None:
@@ -113,15 +114,15 @@ class Path:
         self._scale = math.sqrt(max(float(values[-1]), 0.0) / self._n) or 1.0
         self._variance = max(float(values.sum()), 0.0) / features.numel()
         shape = self._n, self.axes.shape[1]
-        self.turned = torch.empty(shape, dtype=torch.float32, device=features.device)
+        self.rotated = torch.empty(shape, dtype=torch.float32, device=features.device)
         axes = self.axes.float()
         for rows, part in self._chunks():
-            self.turned[rows] = part.float() @ axes
+            self.rotated[rows] = part.float() @ axes
 
     def first(self, n: int) -> Path:
         """Return the path of the first `n` rows alone, which shares the memory of this one."""
         part = copy(self)
-        part._features, part.turned, part._n = self._features[:n], self.turned[:n], n
+        part._features, part.rotated, part._n = self._features[:n], self.rotated[:n], n
         return part
 
     @property
@@ -159,7 +160,7 @@ class Path:
     def rough(self, at: Tensor) -> tuple[Iterator[tuple[slice, Tensor]], Tensor]:
         """Return the rotated rows in chunks, float32, and the weights for them."""
         starts = range(0, self._n, _CHUNK)
-        return ((slice(s, s + _CHUNK), self.turned[s : s + _CHUNK]) for s in starts), at[:-1].float()
+        return ((slice(s, s + _CHUNK), self.rotated[s : s + _CHUNK]) for s in starts), at[:-1].float()
 
     def exact(self, at: Tensor) -> tuple[Iterator[tuple[slice, Tensor]], Tensor]:
         """Return the rows as given, centred, in chunks, float64, and the weights for them."""
@@ -182,12 +183,12 @@ class Path:
             # Given weights are turned into the axes and unit of the path; the intercept moves by the mean.
             at = torch.vstack([self._scale * self.axes.T @ weights, intercept + self._mean @ weights])
         passed: list[tuple[float, Tensor]] = []
-        bend = None
+        hessian = None
         for penalty in penalties:
             begin = _ahead(passed, math.log(penalty), at)
-            descent = _Descent(self, link, penalty / self._scale**2, bend)
+            descent = _Descent(self, link, penalty / self._scale**2, hessian)
             point, length, steps = descent.run(begin, tolerance)
-            at, bend = point.at, descent.bend
+            at, hessian = point.at, descent.hessian
             passed = [*passed[-2:], (math.log(penalty), at)]
             weights = self.axes @ at[:-1] / self._scale
             yield Minimum(weights, at[-1] - self._mean @ weights, penalty, point.loss, length, steps)
@@ -195,9 +196,9 @@ class Path:
 
 class _Descent:
     # Newton's method at one penalty: losses and gradients in float32 while that makes progress, then in float64.
-    def __init__(self, path: Path, link: Link, penalty: float, bend: _Bend | None) -> None:
+    def __init__(self, path: Path, link: Link, penalty: float, hessian: BlockHessian | None) -> None:
         self._path, self._link, self._penalty, self._steps = path, link, penalty, 0
-        self.bend = bend  # of a nearby point, if any
+        self.hessian = hessian  # of a nearby point, if any
 
     def run(self, begin: Tensor, tolerance: float) -> tuple[_Point, float, int]:
         """Return the last point, the norm of its gradient and the number of steps."""
@@ -237,19 +238,19 @@ class _Descent:
     def _length(self, point: _Point, rounding: float) -> float:
         """Return the norm of the gradient; far from the minimum and in float64, by the curvature at the point."""
         length = math.inf
-        if self.bend is not None:
+        if self.hessian is not None:
             length = self._measure(point.gradient)
         if rounding == _EXACT or length > _NEAR:
-            self.bend = self._bend(point)
+            self.hessian = self._block_hessian(point)
             length = self._measure(point.gradient)
         return length
 
     def _measure(self, gradient: Tensor) -> float:
-        assert self.bend is not None  # _length sees to it
-        return math.sqrt(float((gradient**2 / self.bend.diagonal(self._penalty)).sum()))
+        assert self.hessian is not None  # _length sees to it
+        return math.sqrt(float((gradient**2 / self.hessian.diagonal(self._penalty)).sum()))
 
     def _evaluate(self, at: Tensor, rounding: float) -> _Point:
-        path, n = self._path, len(self._path.turned)
+        path, n = self._path, len(self._path.rotated)
         chunks, weights = path.rough(at) if rounding == _ROUGH else path.exact(at)
         slope, loss = torch.zeros_like(weights), 0.0
         shift, curvature = torch.zeros_like(at[-1]), torch.zeros_like(at[-1])
@@ -269,12 +270,12 @@ class _Descent:
         return _Point(at, loss, gradient, state, curvature / n)
 
     def _product(self, point: _Point, direction: Tensor) -> Tensor:
-        turned, n, single = self._path.turned, len(self._path.turned), direction.float()
+        turned, n, single = self._path.rotated, len(self._path.rotated), direction.float()
         slope, shift = torch.zeros_like(single[:-1]), torch.zeros_like(single[-1])
         for start in range(0, n, _CHUNK):
             rows = slice(start, start + _CHUNK)
             part = turned[rows]
-            bent = self._link.bend(point.state[rows], (part @ single[:-1]).add_(single[-1]), rows)
+            bent = self._link.hessian_vector_product(point.state[rows], (part @ single[:-1]).add_(single[-1]), rows)
             slope.addmm_(part.T, bent)
             shift += bent.sum(0)
         return torch.vstack([slope.double() / n + self._penalty * direction[:-1], self._free(shift.double()) / n])
@@ -283,8 +284,8 @@ class _Descent:
         """Remove the direction that neither loss nor penalty determines: a constant added to all intercepts."""
         return shift - shift.mean() if self._link.shared else shift
 
-    def _bend(self, point: _Point) -> _Bend:
-        turned, link = self._path.turned, self._link
+    def _block_hessian(self, point: _Point) -> BlockHessian:
+        turned, link = self._path.rotated, self._link
         squares = torch.zeros(turned.shape[1], link.outputs, device=point.at.device)
         sums = torch.zeros_like(squares)
         for start in range(0, len(turned), _CHUNK):
@@ -293,22 +294,22 @@ class _Descent:
             sums.addmm_(part.T, weights)
         # Outputs that are sure of every row have no curvature left to divide by.
         weights = point.curvature.double().clamp(min=1e-12)
-        return _Bend(squares.double() / len(turned), sums.double() / len(turned) / weights, weights)
+        return BlockHessian(squares.double() / len(turned), sums.double() / len(turned) / weights, weights)
 
     def _solve(self, point: _Point, enough: float) -> Tensor:
         """Return the Newton direction by preconditioned conjugate gradients, to a residual of norm `enough`."""
-        assert self.bend is not None  # _length sees to it
-        precondition = self.bend.inverse(self._penalty)
+        assert self.hessian is not None  # _length sees to it
+        precondition = self.hessian.inverse(self._penalty)
         direction, residual = torch.zeros_like(point.at), -point.gradient
         search = precondition(residual)
         square = float((residual * search).sum())
         for _ in range(_PRODUCTS):
             product = self._product(point, search)
-            bend = float((search * product).sum())
-            if not bend > 0:  # rounding: the loss is convex
+            curvature = float((search * product).sum())
+            if not curvature > 0:  # rounding: the loss is convex
                 break
-            direction = direction + square / bend * search
-            residual = residual - square / bend * product
+            direction = direction + square / curvature * search
+            residual = residual - square / curvature * product
             if self._measure(residual) <= enough:
                 break
             scaled = precondition(residual)

@@ -22,7 +22,7 @@ from visprobe.report.page.render import (
     provenance_table,
     shown_figures,
 )
-from visprobe.report.page.size_limit import fit_tables, fitting
+from visprobe.report.page.size_limit import fit_tables, render_within_budget
 from visprobe.report.presentations import figures_of
 from visprobe.report.rebuild import Run, draw_figure, unusable
 from visprobe.report.result_table import write_result_table
@@ -112,7 +112,7 @@ def render_merged(document: Mapping[str, Any], runs: Sequence[Run], texts: Seque
         sections = [(group, *tables_left) for group, tables_left in cut]
         return template.render(document=document, runs=shown, apart=differing, figures=by_question, sections=sections)
 
-    return fitting(make)
+    return render_within_budget(make)
 
 
 def _described(run: Run) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from visprobe.report.page.size_limit import (
     MOST_TEXT,
     fit_sizes,
     fit_tables,
-    fitting,
+    render_within_budget,
 )
 from visprobe.report.presentations import figures_of, presentation_of
 from visprobe.report.tables import anchor, tables
@@ -99,7 +99,7 @@ def render(document: Mapping[str, Any], figures: Mapping[str, str]) -> str:
             warnings=list(all_warnings(document, results)),
         )
 
-    return fitting(make)
+    return render_within_budget(make)
 
 
 @cache

@@ -15,7 +15,7 @@ _ROOMS = (12_000_000, 6_000_000, 2_000_000, 0)  # bytes of figures
 _PER_CELL = 2000  # bytes of room for figures per table cell: less room for figures also means shorter tables
 
 
-def fitting(make: Callable[[int], str]) -> str:
+def render_within_budget(make: Callable[[int], str]) -> str:
     """Call `make` with less and less room for figures (bytes) until the page is within `MOST_BYTES`."""
     page = ""
     for room in _ROOMS:

@@ -91,7 +91,7 @@ def start_of(output_dir: Path, inputs: Mapping[str, Any], *, overwrite: bool) ->
         UsageError: If the folder holds anything but this run, finished, stopped, or planned with fewer steps; with
             `overwrite`, if it holds something that is neither run nor model.
     """
-    if not visible(output_dir):
+    if not visible_names(output_dir):
         return Start()
     held = _held(output_dir)
     if held is not None:
@@ -116,7 +116,7 @@ def claim(output_dir: Path, inputs: Mapping[str, Any], start: Start) -> None:
         write_json(begun, {})  # so a kill from here on leaves a folder of no run that may still be cleared
     (output_dir / NAME).unlink(missing_ok=True)
     if start.clear:
-        for path in (output_dir / name for name in visible(output_dir) if name != CHECKPOINTS):
+        for path in (output_dir / name for name in visible_names(output_dir) if name != CHECKPOINTS):
             if _is_own(path):  # files that appeared since the folder was checked stay
                 _remove(path)
     if start.checkpoint is None:
@@ -166,11 +166,11 @@ def refuse_folder(base: Path, output_dir: Path) -> None:
         raise UsageError(f"cannot write to {output_dir}: {there} is no folder", hint="Give another output folder.")
 
 
-def visible(folder: Path) -> list[str]:
+def visible_names(folder: Path) -> list[str]:
     """Return names in a folder without hidden files, logs, and traces of a run that made no step."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     shown = [name for name in names if not name.startswith(".") and not name.endswith(_LOGS)]
-    nothing = shown == [CHECKPOINTS] and set(visible(folder / CHECKPOINTS)) <= {_BEGUN}
+    nothing = shown == [CHECKPOINTS] and set(visible_names(folder / CHECKPOINTS)) <= {_BEGUN}
     return [] if nothing else shown
 
 
@@ -180,7 +180,7 @@ def refuse_unknown(folder: Path) -> None:
     Raises:
         UsageError: If a name does not.
     """
-    names = visible(folder)
+    names = visible_names(folder)
     if not _is_run_or_model(folder):
         raise UsageError(
             f"{folder} holds {listed(names)} and is neither a run nor a model: --overwrite does not remove that",
@@ -333,7 +333,7 @@ def _refusal(folder: Path, held: _Held | None, inputs: Mapping[str, Any]) -> Usa
 
 
 def _not_a_run(folder: Path) -> str:
-    names = visible(folder)
+    names = visible_names(folder)
     if (folder / CHECKPOINTS / _BEGUN).is_file():
         return "a run whose settings cannot be read"
     if _MODEL not in names:
