@@ -134,7 +134,7 @@ def merges(levels):
         ("1: 2", "unknown key 1"),
         ("~: 2", "unknown key ~"),
         ("lora: {1: 2}", "lora.1"),
-        ("losses: {2024-01-01: 1.0}", "no such loss: 2024-01-01"),
+        ("losses: {2024-01-01: 1.0}", "losses has no meaning for stage sft"),
         ("? [a]\n: 1", "line 1: a list or mapping stands where a key should"),
         ("steps: 1\nsteps: 2", "line 2: steps is given twice"),
         ("steps: 2024-13-45", "month must be"),
@@ -164,6 +164,13 @@ def test_recipes_that_were_a_traceback_or_worse(tmp_path, text, message):
     with pytest.raises(UsageError) as caught:
         make_job("sft", file, {"base": "b"}, [], vision_learning_rate=1e-5)
     assert message in caught.value.message and len(caught.value.message) < 600
+
+
+def test_a_loss_that_is_a_date_is_no_such_loss(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("losses: {2024-01-01: 1.0}")
+    with pytest.raises(UsageError, match="no such loss: 2024-01-01"):
+        make_job("dpo", file, {"base": "b"}, [])
 
 
 @pytest.mark.parametrize("value", ["[" * 5000, "2024-13-45", "!!int x", "{a: &a [*a]}"])
