@@ -44,7 +44,9 @@ class Two(torch.nn.Module):
 
 def by_hand():
     """An encoder of two blocks and two patches, whose "pixels" are the tokens 3 and -1."""
-    family = SimpleNamespace(has_cls=False, depth=lambda config: 2, tower_blocks=lambda tower: list(tower.blocks))
+    family = SimpleNamespace(
+        blocks=(("blocks", "depth"),), has_cls=False, depth=lambda config: 2, tower_blocks=lambda tower: [*tower.blocks]
+    )
     encoder = SimpleNamespace(
         name="two", tower=Two(), family=family, config=None, geometry=SQUARE, prefix_tokens=0, consumed="block_02",
         device=torch.device("cpu"), dtype=torch.float32, modules=(), reads=lambda site: (site,),
