@@ -142,7 +142,7 @@ def test_top_level_folders_of_the_house_hold_no_code():
 
 
 def test_the_command_line_starts_without_torch():
-    heavy = "torch", "transformers", "matplotlib", "sklearn", "datasets", "scipy", "pandas"
+    heavy = "torch", "transformers", "matplotlib", "sklearn", "datasets", "scipy", "pandas", "numpy", "PIL", "pydantic"
     code = f"import sys, visprobe, visprobe.cli.app; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
@@ -178,3 +178,13 @@ def test_pickles_are_never_loaded_unsafely():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"torch.load", "pickle.load", "pickle.loads"}:
                 assert "weights_only=True" in ast.unparse(node), f"{path}:{node.lineno}"
+
+
+def test_titles_and_sentences_are_known_without_model_classes_and_matplotlib():
+    code = (
+        "import sys, visprobe.report.presentations as p; p.presentations(); "
+        "print([m for m in {heavy} if m in sys.modules])"
+    )
+    heavy = "transformers", "datasets", "matplotlib", "trl"
+    out = subprocess.run([sys.executable, "-c", code.format(heavy=heavy)], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

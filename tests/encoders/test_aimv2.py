@@ -7,8 +7,7 @@ from tiny_checkpoints import PATCH, SIDE, VISION, images
 from tiny_native import built
 from whole_models import answering_token, write_model
 
-from visprobe.encoders import load_encoder
-from visprobe.encoders.tower import EMBEDDING
+from visprobe.encoders import EMBEDDING, load_encoder
 from visprobe.errors import CheckpointError
 
 TEXT = {"hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}

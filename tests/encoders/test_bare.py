@@ -9,9 +9,8 @@ from safetensors.torch import save_file
 from tiny_checkpoints import SIDE, TEXT, VISION, filled, images
 
 from visprobe.analyses.accuracy.imagenet import needs_everywhere
-from visprobe.encoders import load_encoder
+from visprobe.encoders import EMBEDDING, load_encoder
 from visprobe.encoders.checkpoint.quiet import quiet
-from visprobe.encoders.tower import EMBEDDING
 from visprobe.features.requests import forwarded
 
 TEXT_TOWER = {k: TEXT[k] for k in ("intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")}

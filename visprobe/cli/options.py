@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from visprobe.cli.config_file import read_config
-from visprobe.data.image_set import allowed_bad
+from visprobe.data.allowed_bad import allowed_bad
 from visprobe.errors import PrerequisiteError, UsageError
 
 IMAGES, RUNNING, OUTPUT = "Images", "How it runs", "What comes out"

@@ -11,7 +11,7 @@ from typing import Any
 from visprobe.analyses.core.gates import Gate
 from visprobe.cli.config_file import assignments
 from visprobe.cli.output import print_notes, print_results, print_statements, printable
-from visprobe.data.image_set import allowed_bad
+from visprobe.data.allowed_bad import allowed_bad
 from visprobe.errors import GateTripped, TooManyBadItems, UsageError, VisprobeError
 from visprobe.io.atomic import to_json
 from visprobe.pipelines.measurement import Measurement

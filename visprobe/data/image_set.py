@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +13,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from visprobe.data.sources.formats import FORMATS, unreadable
-from visprobe.errors import UsageError
 
 MAX_PIXELS = 64_000_000
 LARGE = 20_000_000  # pixels above which a decoded image and the processor's copies of it fill a machine's memory
@@ -139,24 +137,6 @@ def decode(data: bytes, *, reduced: bool = False) -> Image.Image:
         raise BadImage(f"more than {MAX_PIXELS // 1_000_000} Mpx") from error
     except Exception as error:  # Pillow raises many types on damaged files, SyntaxError and struct.error among them
         raise BadImage(f"{type(error).__name__}: {error}".splitlines()[0][:200]) from error
-
-
-def allowed_bad(text: str, total: int, *, round_up: bool = False) -> int:
-    """Return how many of `total` items may be bad, from "N" or "P%".
-
-    Args:
-        text: The number or the share.
-        total: Number of items.
-        round_up: Whether to round a share up, so that one of a few may be bad, instead of down.
-
-    Raises:
-        UsageError: If the text is neither a number nor a percentage.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip())
-    if not match or (not match[2] and "." in match[1]):
-        raise UsageError(f"--max-bad {text!r} is neither a number nor a percentage", hint="Write 20 or 1%.")
-    share = float(match[1]) * total / 100
-    return (math.ceil(share) if round_up else int(share)) if match[2] else int(match[1])
 
 
 PREFIX = "data:image/jpeg;base64,"

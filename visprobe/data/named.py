@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from visprobe.data.image_set import ImageSet
 from visprobe.data.prompts import Prompt
 from visprobe.data.rows import Rows
+from visprobe.io.plug_ins import load_plug_in
 
 ENTRY_POINTS = "visprobe.data"
 
@@ -49,6 +50,6 @@ class HasHeldOut(Protocol):
 def named_data(name: str) -> NamedData | None:
     """Return the data set called `name`, or None if there is none."""
     for entry in entry_points(group=ENTRY_POINTS, name=name):
-        data: NamedData = entry.load()
+        data: NamedData = load_plug_in(entry, object, "data set")  # type: ignore[assignment]
         return data
     return None

@@ -79,7 +79,6 @@ def demo(
         seeds=tuple(range(seed, seed + seeds)),
         rows=lambda run_seed: DigitRows(size.steps * size.batch_size, run_seed),
         limit=size.images,
-        questions="digits",
         scenes=size.scenes,
         question_seed=seed,
     )

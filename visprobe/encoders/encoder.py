@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
+from visprobe.encoders import EMBEDDING, HEADS
 from visprobe.encoders.checkpoint.hashing import tensors_hash
 from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.pixels import Grid, Pixels
@@ -22,7 +23,7 @@ from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, Tiled, View, side
 from visprobe.encoders.structure.layout import Layout
 from visprobe.encoders.text.borrowed_head import BorrowedHead
-from visprobe.encoders.tower import EMBEDDING, HEADS, watched
+from visprobe.encoders.tower import watched
 from visprobe.errors import CheckpointError, UsageError
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from visprobe.encoders import EMBEDDING, HEADS
 from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.structure.connector import widest
 from visprobe.encoders.structure.family import Family
@@ -139,8 +140,6 @@ def _listed(fault: str, names: list[str]) -> str:
 
 
 Keep = Callable[[str, torch.Tensor], None]
-HEADS = "heads"
-EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from visprobe.data.image_set import BadImage, ImageSet, decode
 from visprobe.data.progress import Progress
+from visprobe.encoders import EMBEDDING
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Pixels
-from visprobe.encoders.tower import EMBEDDING
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, in_tower
 from visprobe.features.fitting import AdaptiveBatches

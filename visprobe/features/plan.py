@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from visprobe.data.image_set import ImageSet
+from visprobe.encoders import EMBEDDING, HEADS
 from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.tower import EMBEDDING, HEADS
 from visprobe.errors import PrerequisiteError
 from visprobe.features.extract import Job
 from visprobe.features.requests import DRAWN

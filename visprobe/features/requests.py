@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.tower import EMBEDDING
+from visprobe.encoders import EMBEDDING
 from visprobe.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 DRAWN = 32  # patch tokens of "drawn"; an image with fewer repeats some

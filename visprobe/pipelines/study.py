@@ -32,9 +32,8 @@ class Study:
         rows: Makes the training rows for a seed.
         images: Image set of the comparison, as for `--data`.
         limit: Largest number of images of each split.
-        questions: Named data (`visprobe.data.named`) whose questions all checkpoints answer; None for no answers.
-        scenes: Number of unseen images of `questions`.
-        question_seed: Seed of these images, and of the images of the comparison.
+        scenes: Number of unseen built-in scenes whose questions all checkpoints answer; 0 for no answers.
+        question_seed: Seed of these scenes, and of the images of the comparison.
     """
 
     base: Path
@@ -43,7 +42,6 @@ class Study:
     rows: Callable[[int], Rows]
     images: str = "digits"
     limit: int | None = None
-    questions: str | None = None
     scenes: int = 0
     question_seed: int = 0
     options: Options = field(default_factory=Options)
@@ -68,7 +66,7 @@ def run_study(study: Study, output_dir: Path, **options: Unpack[RunOptions]) -> 
     """
     arms = train_arms(study, output_dir, **options)
     folders = {study.base.name: study.base} | {n: output_dir / n for names in arms.values() for n in names}
-    also = [_answers(folders, study, output_dir / "answers.json")] if study.questions else []
+    also = [_answers(folders, study, output_dir / "answers.json")] if study.scenes else []
     progress = options.get("progress")
     measuring = replace(study.options, limit=study.limit, seed=study.question_seed, progress=progress)
     measured = compare(list(folders.values()), study.images, measuring, also=also)
@@ -120,7 +118,7 @@ def _answers(folders: Mapping[str, Path], study: Study, path: Path) -> Result:
     kept = json.loads(path.read_text()) if path.is_file() else {}
     if kept.get("inputs") == inputs:
         return Result.from_json(kept["result"])
-    asked = named_data(study.questions or "")
+    asked = named_data("digits")
     assert asked is not None
     result: Result = asked.answers(folders, study.scenes, study.question_seed)
     write_json(path, {"inputs": inputs, "result": result.to_json()})

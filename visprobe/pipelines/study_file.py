@@ -72,7 +72,6 @@ def read_study(path: Path, output_dir: Path, *, overwrite: bool = False) -> Stud
         rows=_rows(sources, arms, seeds, output_dir, overwrite),
         images=compared.data,
         limit=compared.limit,
-        questions="digits" if compared.scenes else None,
         scenes=compared.scenes,
     )
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.integrations import get_available_reporting_integrations
 
-from visprobe.data.image_set import allowed_bad
+from visprobe.data.allowed_bad import allowed_bad
 from visprobe.data.rows import Rows
 from visprobe.errors import TrainingError, UsageError
 from visprobe.io.disk import is_disk_full, translate_os_error
@@ -125,18 +125,15 @@ def run(
         probe = Probe(recipe, base, output_dir, processor) if recipe.probe_every else None
         with _readable_failure(recipe, output_dir):
             trainer = _trainer(model, processor, recipe, fitted, output_dir, watch, progress)
-        if probe is not None:
-            trainer.add_callback(probe)
-        for make in options.get("callbacks", ()):
-            if looker := make(recipe, base, fitted, processor, output_dir):
-                trainer.add_callback(looker)
+        made = [make(recipe, base, fitted, processor, output_dir) for make in options.get("callbacks", ())]
+        for callback in filter(None, [probe, *made]):
+            trainer.add_callback(callback)
         trainer.accelerator.wait_for_everyone()  # every process has read the folder, which `claim` is about to change
         if trainer.is_world_process_zero():
             claim(output_dir, inputs, start)
         with _readable_failure(recipe, output_dir):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.accelerator.wait_for_everyone()  # for the last metrics of the first process
-        metrics = read_metrics(output_dir)
         about = {
             "inputs": inputs,
             "base": str(base),
@@ -147,11 +144,7 @@ def run(
             "without_gradient": watch.without_gradient,
             "resumed_from": checkpoint.name if checkpoint else None,
             "extended_from": list(start.extended_from),
-            "losses": [line["loss"] for line in metrics],
-            **_rewards(metrics),
-            "seen": seen(recipe, trainer.state.global_step, len(fitted), trainer.accelerator.num_processes),
-            "trained": sorted(name for name, p in trainer.model.named_parameters() if p.requires_grad),
-            "processes": trainer.accelerator.num_processes,
+            **_done(trainer, recipe, len(fitted), read_metrics(output_dir)),
             "launch_note": launch_note(),
             "precision": resolved_precision(recipe.precision),
             "environment": environment(),
@@ -162,6 +155,17 @@ def run(
             _save(trainer, processor, output_dir, manifest)
         trainer.accelerator.wait_for_everyone()
     return manifest
+
+
+def _done(trainer: Any, recipe: Recipe, rows: int, metrics: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    processes = trainer.accelerator.num_processes
+    return {
+        "losses": [line["loss"] for line in metrics],
+        **_rewards(metrics),
+        "seen": seen(recipe, trainer.state.global_step, rows, processes),
+        "trained": sorted(name for name, p in trainer.model.named_parameters() if p.requires_grad),
+        "processes": processes,
+    }
 
 
 def dry_run(base: Path, recipe: Recipe, rows: Rows, output_dir: Path, **options: Unpack[RunOptions]) -> Plan:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from visprobe.data.image_set import allowed_bad
+from visprobe.data.allowed_bad import allowed_bad
 from visprobe.data.rows import BadRow, Row, Turn
 from visprobe.errors import DataError, UsageError
 from visprobe.training.rows.check import merged, refuse_bad, survey

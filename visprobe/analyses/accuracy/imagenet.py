@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from visprobe.analyses.accuracy.rows import (
     Right,
@@ -18,14 +19,16 @@ from visprobe.analyses.accuracy.task import Task, check_task, make_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.differences import value_rows
 from visprobe.analyses.core.refusals import naming
-from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.tower import EMBEDDING
+from visprobe.encoders import EMBEDDING
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.arrays import Bools, Labels
 from visprobe.metrics.classifiers.prototypes import ranks_from_support, ranks_leaving_one_out
 from visprobe.metrics.intervals.proportions import paired_difference
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result, Row
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
 
 QUESTION = "Can the class of an image be read from the encoder's features, and better than before post-training?"
 

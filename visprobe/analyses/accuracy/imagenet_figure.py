@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from visprobe.analyses.accuracy.accuracy_by_depth import draw_by_depth
+from visprobe.analyses.accuracy.depth_figure import draw_by_depth
 from visprobe.figures.captions import rests_on
 from visprobe.figures.forest import draw_forest, sections
 from visprobe.figures.style import checkpoint_styles, checkpoints_of

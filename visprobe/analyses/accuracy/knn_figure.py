@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from visprobe.analyses.accuracy.accuracy_by_depth import draw_by_depth
+from visprobe.analyses.accuracy.depth_figure import draw_by_depth
 from visprobe.figures.captions import rests_on
 from visprobe.results.result import Result
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from visprobe.analyses.accuracy.task import Task
 from visprobe.analyses.core.differences import Test, by_key, pairs, tested_differences, value_rows, with_holm
-from visprobe.encoders.tower import EMBEDDING
+from visprobe.encoders import EMBEDDING
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.arrays import Bools, Labels
 from visprobe.metrics.intervals.clustered import clustered_mean

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,15 @@ from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.pairing import align
 from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.templates import TEMPLATES, prompts, spoken_names
-from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.load import load_encoder
-from visprobe.encoders.text.borrowed_head import misfit, with_head_of
-from visprobe.encoders.text.text_tower import TextTower, load_text_tower, own_text_tower
-from visprobe.encoders.tower import EMBEDDING
+from visprobe.encoders import EMBEDDING
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result, Row
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
+    from visprobe.encoders.text.text_tower import TextTower
 
 QUESTION = "Do images lie beside the sentences that name them, as before post-training?"
 _WORDNET = re.compile(r"n\d{8}")
@@ -131,11 +131,19 @@ def with_text_tower(path: str | Path | None = None, templates: Sequence[str] = T
     Raises:
         CheckpointError: If `path` holds no text tower.
     """
-    given = load_text_tower(path) if path is not None else None
-    donor = cache(lambda: load_encoder(str(path)))
+    given = _text_tower(path) if path is not None else None
+
+    @cache
+    def donor() -> VisionEncoder:
+        from visprobe.encoders.load import load_encoder
+
+        return load_encoder(str(path))
+
     lacking: dict[str, str] = {}
 
     def equip(encoder: VisionEncoder) -> VisionEncoder:
+        from visprobe.encoders.text.borrowed_head import misfit, with_head_of
+
         if encoder.embeds or encoder.head:
             return encoder
         if why := misfit(encoder, donor()):
@@ -170,11 +178,19 @@ def with_text_tower(path: str | Path | None = None, templates: Sequence[str] = T
     )
 
 
+def _text_tower(path: str | Path) -> TextTower:
+    from visprobe.encoders.text.text_tower import load_text_tower
+
+    return load_text_tower(path)
+
+
 def _needs(encoder: VisionEncoder) -> list[str]:
     return [EMBEDDING] if encoder.embeds or encoder.head else []
 
 
 def _readers(inputs: Inputs, given: TextTower | None) -> dict[str, Reader]:
+    from visprobe.encoders.text.text_tower import own_text_tower
+
     encoders = {encoder.name: encoder for encoder in inputs.encoders}
     readers: dict[str, Reader] = {}
     for name, encoder in encoders.items():

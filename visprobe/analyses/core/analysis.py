@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from visprobe.data.image_set import ImageSet
-from visprobe.encoders.encoder import VisionEncoder
 from visprobe.features.feature_set import FeatureSet, RequestView
 from visprobe.results.presentation import Presentation
 from visprobe.results.result import Result
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
 
 Sets = tuple[FeatureSet, ...]
 

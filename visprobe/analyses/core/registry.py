@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -12,6 +13,7 @@ from types import ModuleType
 from visprobe import analyses
 from visprobe.analyses.core.analysis import Analysis
 from visprobe.errors import UsageError
+from visprobe.io.plug_ins import load_plug_in, named_plug_ins
 from visprobe.results.presentation import Presentation
 
 ENTRY_POINTS = "visprobe.analyses"
@@ -35,19 +37,7 @@ def available() -> dict[str, Analysis]:
         UsageError: If another package's analysis cannot be loaded or has the name of another one.
     """
     found = {analysis.name: analysis for analysis in built_in()}
-    for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            analysis = entry.load()
-        except Exception as error:  # code of other packages may raise anything
-            raise UsageError(
-                f"the analysis {entry.value} cannot be loaded: {error}", hint="Repair or uninstall that package."
-            ) from error
-        if not isinstance(analysis, Analysis) or analysis.name in found:
-            raise UsageError(
-                f"{entry.value} is no Analysis with a name of its own", hint="Repair or uninstall that package."
-            )
-        found[analysis.name] = analysis
-    return found
+    return found | named_plug_ins(ENTRY_POINTS, Analysis, "analysis", found)
 
 
 def presentations() -> dict[str, Presentation]:
@@ -56,12 +46,13 @@ def presentations() -> dict[str, Presentation]:
     The latter stand in a dict `PRESENTATIONS` of their module. A package that cannot be loaded is skipped, so that a
     report with its numbers still opens.
     """
-    try:
-        known = tuple(available().values())
-    except UsageError:
-        known = built_in()
+    known = {analysis.name: analysis.presentation for analysis in built_in()}
+    for entry in entry_points(group=ENTRY_POINTS):
+        with suppress(UsageError):
+            analysis = load_plug_in(entry, Analysis, "analysis")
+            known.setdefault(analysis.name, analysis.presentation)
     others = {name: one for module in _modules() for name, one in getattr(module, "PRESENTATIONS", {}).items()}
-    return others | {analysis.name: analysis.presentation for analysis in known}
+    return others | known
 
 
 def chosen(names: Sequence[str]) -> list[Analysis]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from visprobe.analyses.drift.identical import note_identical
+from visprobe.analyses.drift.identical_figure import note_identical
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import label_ends
 from visprobe.figures.site_axis import label_sites, place_sites

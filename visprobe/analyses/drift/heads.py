@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from visprobe.analyses.core.differences import Key, difference_rows, value_rows
 from visprobe.analyses.core.pairing import align
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.drift.noise_floor import distance, noise_floors, p_larger
-from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.arrays import Array
@@ -23,6 +22,9 @@ from visprobe.metrics.intervals.multiplicity import holm
 from visprobe.metrics.similarity.cka import replicate_cka, represent
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Row
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
 
 QUESTION = "Which attention heads moved, and does any of them move more than rounding can?"
 

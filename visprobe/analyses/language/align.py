@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,15 @@ from visprobe.data.image_set import ImageSet
 from visprobe.data.labels.annotated import HasCaptions
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet, of_tower
-from visprobe.features.text import TextFeatures
 from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.half_sampling import Halved, half_splits
 from visprobe.metrics.similarity.cka import replicate_cka, represent
 from visprobe.metrics.similarity.neighbour_overlap import cknna, neighbours_in_half
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Row
+
+if TYPE_CHECKING:
+    from visprobe.features.text import TextFeatures
 
 QUESTION = "Do the images that an encoder finds alike have captions that a language model finds alike?"
 NEIGHBOURS = 10
@@ -51,7 +53,7 @@ _CKNNA_SPLITS = 20  # few: each searches the neighbours of both halves anew
 Protocol = Literal["fixed", "paper"]
 Features = NDArray[np.floating[Any]]
 Key = tuple[str, str, str]  # checkpoint, site, measure
-MakeTexts = Callable[[Sequence[str]], Sequence[TextFeatures]]
+MakeTexts = Callable[[Sequence[str]], "Sequence[TextFeatures]"]
 
 
 @dataclass(frozen=True)

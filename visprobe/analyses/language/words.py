@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,14 +25,16 @@ from visprobe.analyses.language.words_measures import (
     word_variety,
 )
 from visprobe.data.image_set import thumbnail
-from visprobe.encoders.encoder import VisionEncoder
-from visprobe.encoders.text.words import Words, read_words
 from visprobe.errors import CheckpointError, DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.jackknife import replicate_mean
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result, Row
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
+    from visprobe.encoders.text.words import Words
 
 QUESTION = "Where do the projected patches lie among the words of the checkpoint's own language model?"
 SITE, TOKENS = "projected", "projected:tokens"
@@ -228,6 +230,8 @@ def _picture(picture: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
 
 
 def _read(encoder: VisionEncoder) -> Words:
+    from visprobe.encoders.text.words import read_words
+
     try:
         return read_words(encoder.provenance.path)
     except CheckpointError as error:  # this analysis alone fails, not the run

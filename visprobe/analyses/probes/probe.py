@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from visprobe.analyses.accuracy.task import check_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
@@ -11,12 +12,14 @@ from visprobe.analyses.probes.config import ProbeConfig
 from visprobe.analyses.probes.data import class_task, target_task, targets_of
 from visprobe.analyses.probes.targets import target_probes
 from visprobe.data.image_set import ImageSet
-from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError, UsageError
 from visprobe.features.requests import read_sites
 from visprobe.metrics.classifiers.label_draws import PER_CLASS
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
 
 QUESTION = "What can a linear probe read from the encoder's features, and more than before post-training?"
 

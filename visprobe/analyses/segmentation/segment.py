@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,10 +27,12 @@ from visprobe.analyses.segmentation.rows import (
     spread_over_seeds,
     trainings,
 )
-from visprobe.encoders.encoder import VisionEncoder
 from visprobe.metrics.segmentation.patch_head import BATCH, RATES, ROUNDS, step_count
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
 
 QUESTION = "Can a small head on frozen patch features say what is where in an image, better than before post-training?"
 

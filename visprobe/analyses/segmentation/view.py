@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Grid
 from visprobe.errors import DataError
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
 
 UNCOUNTED = 65535  # label of uncounted pixels in windows
 _LEAST = 32  # pixels of a ramp's shorter side

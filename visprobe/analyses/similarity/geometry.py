@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from visprobe.analyses.core.differences import Key, Replicates, pairs, subtract,
 from visprobe.analyses.core.pairing import align, common_settings, same_tower
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.similarity.similarity import compared_sites
-from visprobe.encoders.encoder import VisionEncoder
 from visprobe.features.feature_set import FeatureSet, of_tower
 from visprobe.metrics.arrays import Array
 from visprobe.metrics.geometry.effective_rank import participation_ratio, replicate_effective_rank, replicate_rankme
@@ -22,6 +21,9 @@ from visprobe.metrics.geometry.uniformity import uniformity
 from visprobe.metrics.intervals.estimate import FRACTION, Scale
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result, Row
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
 
 QUESTION = "How many directions does each checkpoint's representation use, how evenly, and with which outliers?"
 LEAST = 50

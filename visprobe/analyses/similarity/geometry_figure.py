@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from visprobe.analyses.drift.identical import note_identical
+from visprobe.analyses.drift.identical_figure import note_identical
 from visprobe.figures.captions import rests_on
 from visprobe.figures.labels import shorten, unique_short_labels
 from visprobe.figures.marks import add_tooltips, text

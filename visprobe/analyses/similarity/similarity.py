@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from visprobe.analyses.core.against_base import Compared, Features, Measure, against_base
 from visprobe.analyses.core.analysis import Analysis, Inputs
 from visprobe.analyses.core.differences import Replicates
 from visprobe.analyses.drift.noise_floor import MARGIN, RELATIVE_ARITHMETIC, adjusted, noise_floors, p_larger
 from visprobe.analyses.similarity.sentences import RULES
-from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import CheckpointError
 from visprobe.features.feature_set import FeatureSet, of_tower
 from visprobe.metrics.intervals.estimate import Scale
@@ -24,6 +24,9 @@ from visprobe.metrics.similarity.relative_error import unaligned
 from visprobe.metrics.weights.difference import total, weight_change
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Result
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
 
 QUESTION = (
     "How alike are a checkpoint's features and the base's, if rotations count, if they do not, and image by image?"

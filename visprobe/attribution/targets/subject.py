@@ -11,10 +11,11 @@ from typing import Protocol
 import torch
 from PIL import Image
 
+from visprobe.encoders import EMBEDDING
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.pixels import Grid, Pixels
 from visprobe.encoders.structure.geometry import View
-from visprobe.encoders.tower import EMBEDDING, Captured, watched
+from visprobe.encoders.tower import Captured, watched
 from visprobe.errors import DataError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +15,6 @@ from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.image_set import ImageSet
 from visprobe.demo.attributes.probes import CS, AttributeTarget, Probes, asked_of, probed
 from visprobe.demo.attributes.targets import NONE, scenes_of
-from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import DataError
 from visprobe.features.requests import read_sites
 from visprobe.metrics.arrays import Bools
@@ -26,6 +26,9 @@ from visprobe.metrics.intervals.jackknife import replicate_mean
 from visprobe.metrics.intervals.proportions import paired_difference, proportion
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.result import Estimate, Result, Row
+
+if TYPE_CHECKING:
+    from visprobe.encoders.encoder import VisionEncoder
 
 QUESTION = "Which details of a scene can be read linearly from the encoder's features, and better than before?"
 MAJORITY = "most frequent answer"

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.model import Model
-from visprobe.errors import UsageError
+from visprobe.io.plug_ins import load_plug_in, unusable
 
 ENTRY_POINTS = "visprobe.families"
 Row = TypeVar("Row", Family, Model)
@@ -30,11 +30,7 @@ def modules() -> Iterator[ModuleType]:
     own = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
     yield from sorted(own, key=lambda module: (getattr(module, "ORDER", len(own)), module.__name__))
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.value):
-        try:
-            module: ModuleType = entry.load()
-        except Exception as error:  # third-party code may raise anything
-            raise _unusable(f"the family {entry.value} cannot be loaded: {error}") from error
-        yield module
+        yield load_plug_in(entry, ModuleType, "family")
 
 
 def by_type(rows: Sequence[Row]) -> dict[str, Row]:
@@ -47,12 +43,8 @@ def by_type(rows: Sequence[Row]) -> dict[str, Row]:
     for row in rows:
         for model_type in row.model_types:
             if found.setdefault(model_type, row) is not row:
-                raise _unusable(f"two families read {model_type}: {found[model_type].name} and {row.name}")
+                raise unusable(f"two families read {model_type}: {found[model_type].name} and {row.name}")
     return found
-
-
-def _unusable(problem: str) -> UsageError:
-    return UsageError(problem, hint="Repair or uninstall the package that brings it.")
 
 
 _MODULES = tuple(modules())

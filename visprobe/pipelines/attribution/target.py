@@ -20,9 +20,9 @@ from visprobe.data.image_set import ImageSet
 from visprobe.data.labels.annotated import no_classes
 from visprobe.data.open import ImageData
 from visprobe.data.prompts import Prompt
+from visprobe.encoders import EMBEDDING
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.text.text_tower import TextTower, load_text_tower, own_text_tower
-from visprobe.encoders.tower import EMBEDDING
 from visprobe.errors import DataError, UsageError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.io.atomic import to_json

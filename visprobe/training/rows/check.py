@@ -18,7 +18,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from visprobe.data.image_set import allowed_bad
+from visprobe.data.allowed_bad import allowed_bad
 from visprobe.data.progress import Progress
 from visprobe.data.rows import BadRow, Row, Rows
 from visprobe.errors import UsageError

@@ -7,12 +7,12 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visprobe.data.progress import Progress
-from visprobe.errors import TrainingError, UsageError
+from visprobe.errors import TrainingError
+from visprobe.io.plug_ins import named_plug_ins
 
 if TYPE_CHECKING:
     from visprobe.mllm.batches import RowEncoder
@@ -116,19 +116,7 @@ def stages() -> dict[str, Stage]:
     folder = Path(__file__).parent
     modules = [importlib.import_module(f"{__package__}.{one.name}") for one in pkgutil.iter_modules([str(folder)])]
     found = {one.name: one for module in modules for one in vars(module).values() if isinstance(one, Stage)}
-    for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            stage = entry.load()
-        except Exception as error:  # other packages may raise anything
-            raise UsageError(
-                f"the stage {entry.value} cannot be loaded: {error}", hint="Repair or uninstall that package."
-            ) from error
-        if not isinstance(stage, Stage) or stage.name in found:
-            raise UsageError(
-                f"{entry.value} is no Stage with a name of its own", hint="Repair or uninstall that package."
-            )
-        found[stage.name] = stage
-    return found
+    return found | named_plug_ins(ENTRY_POINTS, Stage, "stage", found)
 
 
 def stage_of(recipe: Recipe) -> Stage:
