@@ -6,7 +6,7 @@
   here, on all images as one batch, with the number format of visprobe, so that all three must agree; how far apart
   they are is printed.
 - streaming: CKA from batches of 256 images, 256 units, that are made when asked for. Peak is what numpy holds at once.
-- in all: analysis drift of a base, two descendants and two floors on 5,000 images, at every site of a tower of the
+- in all: analysis drift of a base, two descendants and two baselines on 5,000 images, at every site of a tower of the
   demo's shape with random weights, against the bare forward passes of these five encoders. Decoding images and
   writing features are in neither.
 

@@ -4,11 +4,11 @@
   times and training images twice through decoding and tower (prototypes, their evaluation and the features of the
   probe, each once with and once without the projector), prototypes summed image by image in a Python loop, six cold
   fits of scikit-learn for each of the two sites. visprobe runs prototypes, neighbours and linear probes that its
-  registry has, with and without its untrained floor, from an empty feature store.
+  registry has, with and without its untrained baseline, from an empty feature store.
 - rate: images per second of the whole pass (read, decode, preprocess, forward, pool, write) over those of the bare
   forward passes of batches that are pixels already.
-- memory: prototypes and drift of a base, a descendant and an untrained floor at four sites, on features of many images
-  that lie in the store. Peak is resident memory above what the process held before the features were opened.
+- memory: prototypes and drift of a base, a descendant and an untrained baseline at four sites, on features of many
+  images that lie in the store. Peak is resident memory above what the process held before the features were opened.
 - noise: Gaussian features without classes, 50 of each of --classes for training and as many to test, 1152 units as in
   SigLIP So400m, through prototypes, neighbours and probe as `visprobe imagenet` makes them, and through the published
   prototypes, whose test images are their own training images. Chance is 1 / classes.
@@ -115,10 +115,10 @@ def published(encoder, data):
             LogisticRegression(C=c, max_iter=1000).fit(train.numpy(), labels).score(test.numpy(), truth)
 
 
-def visprobe(encoder, folder, *, floor):
+def visprobe(encoder, folder, *, baseline):
     with tempfile.TemporaryDirectory() as store:
         options = Options(store=Path(store), batch_size=BATCH)
-        session = Session([encoder], [encoder.untrained(0)] if floor else [], str(folder), options)
+        session = Session([encoder], [encoder.untrained(0)] if baseline else [], str(folder), options)
         found = available()
         run_analyses(session, [found[name] for name in ASKED if name in found])
         return session.measurement([]).forwarded
@@ -140,9 +140,9 @@ def speed(folder, encoder):
     data = open_images(str(folder))
     print(f"images: {len(data.query.items)} val, {len(data.support.items)} train; {torch.get_num_threads()} threads")
     ways = {
-        "visprobe": lambda: visprobe(encoder, folder, floor=False),
+        "visprobe": lambda: visprobe(encoder, folder, baseline=False),
         "published protocol": lambda: published(encoder, data),
-        "visprobe with untrained floor": lambda: visprobe(encoder, folder, floor=True),
+        "visprobe with untrained baseline": lambda: visprobe(encoder, folder, baseline=True),
     }
     ways["visprobe"]()  # imports and caches of files, for all
     least = dict.fromkeys(ways, math.inf)
@@ -220,7 +220,7 @@ def noise(classes):
     units = test.sites["site"] / np.linalg.norm(test.sites["site"], axis=1, keepdims=True)
     means = units.reshape(classes, 50, -1).mean(1)
     print(f"published prototypes {((units @ means.T).argmax(1) == test.labels).mean():.2%}", flush=True)
-    inputs = Inputs(base=test, others=(), floors=(), encoders=(SimpleNamespace(device="cpu"),), support=(train,))
+    inputs = Inputs(base=test, others=(), baselines=(), encoders=(SimpleNamespace(device="cpu"),), support=(train,))
     ways = {"prototypes": prototype_accuracy([test], [train]), "leave-one-out": prototype_accuracy([test], None)}
     for name, result in ways.items():
         show(name, result)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from baseline_marks import kind
 from filelock import FileLock
 from forked import Forked
 from measured_sight import measured_sight
@@ -109,11 +110,11 @@ def _difference(value: float, half: float, n: int) -> Estimate:
 def _imagenet(checkpoints: tuple[str, ...], blocks: int) -> Result:
     rows = []
     consumed = f"block_{blocks:02d}"
-    for site, best, floor in ((consumed, 0.612, 0.181), ("projected", 0.587, 0.172)):
+    for site, best, baseline in ((consumed, 0.612, 0.181), ("projected", 0.587, 0.172)):
         for i, name in enumerate(checkpoints):
             rows.append(Row(name, site, "top1", _share(best + 0.012 * i - 0.001 * i * i, 1000)))
             rows.append(Row(name, site, "top5", _share(best + 0.3 + 0.001 * i, 1000)))
-        rows.append(Row("untrained", site, "top1", _share(floor, 1000), role="floor"))
+        rows.append(Row("untrained", site, "top1", _share(baseline, 1000), role="baseline", baseline="untrained"))
         for i, name in enumerate(checkpoints[1:], start=1):
             difference = _difference(0.012 * i - 0.001 * i * i, 0.011, 1000)
             rows.append(Row(name, site, "top1", difference, checkpoints[0], "difference"))
@@ -129,12 +130,12 @@ def _probe(checkpoints: tuple[str, ...], blocks: int) -> Result:
     sites, rows = [f"block_{blocks:02d}", "projected"], []
     heights = {"probe_of_1": 0.2, "probe_of_5": 0.4, "probe_top1": 0.6, "probe_control": 0.1}
     for place, name in enumerate([*checkpoints, "untrained"]):
-        role: Role = "floor" if name == "untrained" else "value"
+        role: Role = "baseline" if name == "untrained" else "value"
         for site in sites:
             for measure, height in heights.items():
                 value = height + 0.01 * place
                 shown = Estimate(value, value - 0.02, value + 0.02, 1000, "fraction", "Wilson 95 %")
-                rows.append(Row(name, site, measure, shown, role=role))
+                rows.append(Row(name, site, measure, shown, role=role, baseline=kind(name, role)))
     settings = {"base": checkpoints[0], "consumed": sites[0], "sites": sites, "chance": 0.1, "classes": 10,
                 "n_support": 200}  # fmt: skip
     return Result("probe", "What can a linear probe read?", tuple(rows), settings)
@@ -151,7 +152,7 @@ def _zeroshot(checkpoints: tuple[str, ...]) -> Result:
             difference = _difference(-0.1 * i, 0.02, 1000)
             rows.append(Row(name, site, "zeroshot_top1", difference, checkpoints[0], "difference"))
     rows += [
-        Row("untrained", site, "zeroshot_top1", _share(0.1, 1000), role="floor")
+        Row("untrained", site, "zeroshot_top1", _share(0.1, 1000), role="baseline", baseline="untrained")
         for site in dict.fromkeys(sites.values())
     ]
     settings = {"base": checkpoints[0], "chance": 0.1, "n": 1000, "head_of_text_tower": list(checkpoints[1:])}
@@ -168,7 +169,7 @@ def _knn(checkpoints: tuple[str, ...], blocks: int) -> Result:
             if i:
                 difference = _difference(0.01 * i, 0.011, 1000)
                 rows.append(Row(name, site, "knn_20", difference, checkpoints[0], "difference"))
-        rows.append(Row("untrained", site, "knn_20", _share(0.15, 1000), role="floor"))
+        rows.append(Row("untrained", site, "knn_20", _share(0.15, 1000), role="baseline", baseline="untrained"))
     settings = {"base": checkpoints[0], "chance": 0.1, "consumed": consumed, "sites": sites}
     return Result("knn", "Do similar images show the same class?", tuple(rows), settings)
 
@@ -182,13 +183,13 @@ def _drift(checkpoints: tuple[str, ...], blocks: int, identical: tuple[str, ...]
             if site not in only:
                 continue
             cka = Estimate(1 - d, 1 - 1.18 * d, 1 - 0.84 * d, 1000, "CKA", "delete-one jackknife 95 %")
-            rows.append(Row(name, site, "cka", cka, checkpoints[0], role))
+            rows.append(Row(name, site, "cka", cka, checkpoints[0], role, kind(name, role)))
 
     for i, name in enumerate(checkpoints[1:], start=1):
         grown = [0.02 / i**1.5 * (k / len(sites)) ** 2 * (1 + 0.3 * math.sin(k)) for k in range(len(sites))]
         add(name, grown, only=["projected"] if name in identical else sites)
-    add("untrained", [0.35 + 0.4 * k / len(sites) for k in range(len(sites))], "floor")
-    add(f"{checkpoints[0]} (bfloat16)", [2e-6 * (1 + k) for k in range(len(sites))], "floor")
+    add("untrained", [0.35 + 0.4 * k / len(sites) for k in range(len(sites))], "baseline")
+    add(f"{checkpoints[0]} (bfloat16)", [2e-6 * (1 + k) for k in range(len(sites))], "baseline")
     settings = {"base": checkpoints[0], "sites": sites, "consumed": sites[blocks], "identical": list(identical)}
     return Result("drift", "Where did the representation move?", tuple(rows), settings, ("Only 1,000 images.",))
 
@@ -226,30 +227,30 @@ def _answers(checkpoints: tuple[str, ...]) -> Result:
     for group, n, right, blind in (("all", 600, 0.62, 0.31), ("count", 200, 0.55, 0.3), ("where", 200, 0.71, 0.25)):
         for i, name in enumerate(checkpoints):
             rows.append(Row(name, "consumed", f"accuracy/{group}", _share(right + 0.02 * i, n)))
-        rows.append(Row("blind", "consumed", f"accuracy/{group}", _share(blind, n), role="floor"))
+        rows.append(Row("blind", "consumed", f"accuracy/{group}", _share(blind, n), role="baseline", baseline="blind"))
     return Result("answers", "Does the whole model answer better?", tuple(rows))
 
 
 def planted_trajectory(checkpoints: tuple[str, ...], steps: tuple[int, ...] = (10, 20, 30)) -> Result:
-    """Every descendant as a run: one tenth of the rounding floor at its first moment, ten times more at each next."""
+    """Every descendant as a run: a tenth of rounding at its first moment, ten times more at each next."""
     base, *runs = checkpoints
-    consumed, floor = "block_06", 2e-4
+    consumed, baseline = "block_06", 2e-4
     rows, moments, p_moved = [], {}, {}
 
     def cka(name: str, site: str, distance: float, role: Role = "value") -> Row:
         estimate = Estimate(1 - distance, 1 - 1.18 * distance, 1 - 0.84 * distance, 1000, "CKA", "jackknife 95 %")
-        return Row(name, site, "cka", estimate, base, role)
+        return Row(name, site, "cka", estimate, base, role, kind(name, role))
 
     for site in (consumed, "projected"):
-        rows.append(cka(f"{base} (bfloat16)", site, floor, "floor"))
+        rows.append(cka(f"{base} (bfloat16)", site, baseline, "baseline"))
         rows.append(Row(base, site, "top1", _share(0.6, 1000)))
-        rows.append(Row("untrained", site, "top1", _share(0.2, 1000), role="floor"))
+        rows.append(Row("untrained", site, "top1", _share(0.2, 1000), role="baseline", baseline="untrained"))
     for i, run in enumerate(runs):
         moments[run] = [{"step": step, "checkpoint": f"{run} step {step}"} for step in steps]
         for k, step in enumerate(steps):
             name, gain = f"{run} step {step}", 0.01 * k * (-1) ** i
             for site in (consumed, "projected"):
-                rows.append(cka(name, site, floor * 10 ** (k - 1)))
+                rows.append(cka(name, site, baseline * 10 ** (k - 1)))
                 rows.append(Row(name, site, "top1", _share(0.6 + gain, 1000)))
                 rows.append(Row(name, site, "top1", _difference(gain, 0.012, 1000), base, "difference"))
             change = Estimate(0.004 * k, 0.004 * k, 0.004 * k, 7_087_872, "ratio", "exact")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from baseline_marks import mark
 
 from visprobe.analyses.drift.heads import head_drift
 from visprobe.analyses.drift.images import image_changes
@@ -17,19 +18,19 @@ IMAGES, BLOCKS, WIDTH, GRID = 80, 3, 8, (4, 5)
 
 
 def planted_maps(checkpoints: tuple[str, ...]) -> dict[str, Result]:
-    """Each descendant at half the distance of the one before; the floors far beyond and close by."""
+    """Each descendant at half the distance of the one before; the baselines far beyond and close by."""
     base, *others = checkpoints
     noise = {name: 0.4 / 2**i for i, name in enumerate(others)}
     sets = [_features(base, 0.0), *(_features(name, size) for name, size in noise.items())]
-    floors = [_features("untrained", 50.0), _features(f"{base} (bfloat16)", 1e-3)]
-    pooled = [only(one, ("block_", "projected")) for one in (*sets, *floors)]
-    heads = [only(one, ("heads_",)) for one in (*sets, *floors)]
+    baselines = [_features("untrained", 50.0), _features(f"{base} (bfloat16)", 1e-3)]
+    pooled = [only(one, ("block_", "projected")) for one in (*sets, *baselines)]
+    heads = [only(one, ("heads_",)) for one in (*sets, *baselines)]
     count = len(checkpoints)
     return {
         "heads": head_drift(heads[0], heads[1:count], heads[count:], 2),
         "sites": site_maps(pooled[0], pooled[1:count], pooled[count:]),
         "images": image_changes(pooled[0], pooled[1:count], pooled[count:]),
-        "tokens": token_changes(sets[0], sets[1:], floors, GRID),
+        "tokens": token_changes(sets[0], sets[1:], baselines, GRID),
     }
 
 
@@ -55,4 +56,4 @@ def _features(name: str, noise: float) -> FeatureSet:
     sites["block_02:tokens"] = shared.standard_normal(tokens) + noise * own.standard_normal(tokens)
     ids = tuple(f"image-{i:04d}" for i in range(IMAGES))
     floats = {site: array.astype(np.float32) for site, array in sites.items()}
-    return FeatureSet(name, "val", ids, labels, ("a", "b"), floats, "block_02")
+    return FeatureSet(name, "val", ids, labels, ("a", "b"), floats, "block_02", baseline=mark(name))

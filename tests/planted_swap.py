@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from baseline_marks import kind
+
 from visprobe.analyses.swap.swap import DIRECTIONS, WHOLE, column
 from visprobe.results.result import Estimate, Result, Role, Row
 
@@ -11,7 +13,7 @@ PARTS = ("embeddings", "block_01", "block_02", "block_03", "projector")
 def _row(measure: str, name: str, part: str, value: float, role: Role = "value", reference: str | None = None) -> Row:
     unit, half = ("CKA", 0.001) if measure.startswith("cka") else ("fraction", 0.01)
     estimate = Estimate(value, value - half, value + half, 1000, unit, "jackknife 95 %")
-    return Row(name, part, measure, estimate, reference, role)
+    return Row(name, part, measure, estimate, reference, role, kind(name, role))
 
 
 def planted_swap(checkpoints: tuple[str, ...]) -> Result:
@@ -21,7 +23,7 @@ def planted_swap(checkpoints: tuple[str, ...]) -> Result:
         row = partial(_row, measure)
         rows.append(row(base, WHOLE, start, reference=other))
         if measure.startswith("cka"):
-            rows.append(row(f"{base} (bfloat16)", WHOLE, 0.99999, "floor", base))
+            rows.append(row(f"{base} (bfloat16)", WHOLE, 0.99999, "baseline", base))
         else:
             rows += [row(other, WHOLE, end), row(other, WHOLE, end - start, "difference", base)]
         tests.append({"direction": "all", "part": WHOLE, "measure": measure, "p": 1e-6, "p_holm": 1e-6})

@@ -1,6 +1,7 @@
 """Feature sets with a known answer, for the tests of the analyses."""
 
 import numpy as np
+from baseline_marks import mark
 from numpy.typing import NDArray
 
 from visprobe.features.feature_set import FeatureSet
@@ -17,7 +18,7 @@ def feature_set(
     n = len(next(iter(sites.values())))
     floats = {site: array.astype(np.float32) for site, array in sites.items()}
     ids = tuple(f"{prefix}-{i:04d}" for i in range(n))
-    return FeatureSet(encoder, images, ids, labels, classes, floats, consumed="block_02")
+    return FeatureSet(encoder, images, ids, labels, classes, floats, consumed="block_02", baseline=mark(encoder))
 
 
 def reordered(features: FeatureSet, order: NDArray[np.int64]) -> FeatureSet:
@@ -29,4 +30,5 @@ def reordered(features: FeatureSet, order: NDArray[np.int64]) -> FeatureSet:
         features.classes,
         {site: array[order] for site, array in features.sites.items()},
         features.consumed,
+        baseline=features.baseline,
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+from baseline_marks import mark
 
 from visprobe.analyses.core.analysis import Inputs
 from visprobe.analyses.language.align import align_analysis, alignment
@@ -28,7 +29,7 @@ def vision(name, meaning, noise, seed, ids=IDS):
     rotated = meaning @ np.linalg.qr(draw(seed, meaning.shape[1], meaning.shape[1]))[0]
     strengths = {"block_00": 8 * noise, "block_01": 2 * noise, "block_02": noise, "projected": noise}
     sites = {site: rotated + s * draw(seed + i, *meaning.shape) for i, (site, s) in enumerate(strengths.items(), 10)}
-    return FeatureSet(name, "planted", ids, None, None, sites, "block_02")
+    return FeatureSet(name, "planted", ids, None, None, sites, "block_02", baseline=mark(name))
 
 
 def texts(meaning, name="lm", noise=0.3):

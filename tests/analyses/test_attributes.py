@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from baseline_marks import mark
 from PIL import Image
 
 from visprobe.analyses.core.analysis import Inputs
@@ -43,7 +44,9 @@ def seen(images, name, look, seed):
     whole, quarters = look(images, np.random.default_rng(seed))
     sites = {"block_02": whole.astype(np.float32), "block_02:quarters": quarters.astype(np.float32)}
     ids = tuple(item.id for item in images.items)
-    return FeatureSet(name, images.name, ids, np.zeros(len(ids), np.int64), ("x",), sites, "block_02")
+    return FeatureSet(
+        name, images.name, ids, np.zeros(len(ids), np.int64), ("x",), sites, "block_02", baseline=mark(name)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,7 @@ def test_equal_encoders_differ_by_exactly_nothing(result):
     assert {test["p"] for test in result.settings["tests"] if test["reference"] == "sft"} == {1.0}
 
 
-def test_the_most_frequent_answer_of_the_training_scenes_is_a_floor(result):
+def test_the_most_frequent_answer_of_the_training_scenes_is_a_baseline(result):
     training, scenes = ([*scenes_of(images).values()] for images in (TRAIN, VAL))
     for name, attribute in BY_NAME.items():
         answers, truth = labels_of(attribute, training).ravel(), labels_of(attribute, scenes).ravel()
@@ -92,7 +95,7 @@ def test_the_most_frequent_answer_of_the_training_scenes_is_a_floor(result):
         place = "consumed" if attribute in ATTRIBUTES else "quarters"
         share = one(result, MAJORITY, f"{place}/{name}")
         assert share.value == pytest.approx((truth[truth != NONE] == most).mean(), abs=1e-12)
-    assert {row.role for row in result.select(checkpoint="untrained")} == {"floor"}
+    assert {row.role for row in result.select(checkpoint="untrained")} == {"baseline"}
 
 
 def test_quarters_of_one_image_go_together(result):

@@ -88,5 +88,5 @@ def test_a_table_goes_through_parquet(tmp_path):
     read = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
     assert read == result.to_table()
     assert read[0]["value"] == result.rows[0].estimate.value
-    assert set(read[0]) == {"analysis", "checkpoint", "site", "measure", "reference", "role", "value", "low", "high",
-                            "n", "unit", "method"}  # fmt: skip
+    assert set(read[0]) == {"analysis", "checkpoint", "site", "measure", "reference", "role", "baseline", "value",
+                            "low", "high", "n", "unit", "method"}  # fmt: skip

@@ -35,14 +35,14 @@ def cka(result: Result, checkpoint: str, site: str, reference: str = "base") -> 
     return result.select(checkpoint=checkpoint, site=site, measure="cka", reference=reference)[0].estimate
 
 
-def test_planted_drift_is_found_between_its_floors() -> None:
+def test_planted_drift_is_found_between_its_baselines() -> None:
     result = representation_drift(BASE, [SFT, DPO], [UNTRAINED, ROUNDED])
     for site in SITES:
         anchors = [cka(result, name, site).value for name in ("untrained", "sft", "base (bfloat16)")]
         assert anchors == sorted(anchors)
     values = [cka(result, "sft", site).value for site in SITES[:3]]
     assert values == sorted(values, reverse=True)
-    assert {row.checkpoint for row in result.rows if row.role == "floor"} == {"untrained", "base (bfloat16)"}
+    assert {row.checkpoint for row in result.rows if row.role == "baseline"} == {"untrained", "base (bfloat16)"}
     assert result.settings["sites"] == list(SITES)
     assert result.settings["identical"] == []
     assert not result.warnings

@@ -24,13 +24,13 @@ SUPPORT = [planted(f.encoder, s, 1, "train", 60) for f, s in zip(QUERY, (1.5, 1.
 
 
 def test_more_labels_and_better_features_help_and_the_untrained_stays_at_chance() -> None:
-    result = few_label_accuracy(QUERY, SUPPORT, ["untrained"])
+    result = few_label_accuracy(QUERY, SUPPORT)
     base = [result.select(checkpoint="base", measure=f"top1_of_{k}")[0].estimate for k in (1, 5, 10)]
     sft = [result.select(checkpoint="sft", measure=f"top1_of_{k}", role="value")[0].estimate for k in (1, 5, 10)]
     assert base[0].value < base[1].value < base[2].value
     assert all(better.value > worse.value for better, worse in zip(sft, base, strict=True))
-    [floor] = result.select(checkpoint="untrained", measure="top1_of_5")
-    assert floor.role == "floor" and floor.estimate.low < 0.25 < floor.estimate.high
+    [baseline] = result.select(checkpoint="untrained", measure="top1_of_5")
+    assert baseline.role == "baseline" and baseline.estimate.low < 0.25 < baseline.estimate.high
     assert base[0].high - base[0].low > base[2].high - base[2].low  # one picture per class depends on the picture
     assert "5 draws and the images" in base[0].method and result.settings["per_class_drawn"] == [1, 5, 10]
     assert result.warnings == ("50 per class left out: a class has 15 images",)

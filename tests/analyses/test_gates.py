@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from baseline_marks import kind
 
 from visprobe.analyses.core.gates import Gate, judge, read_condition
 from visprobe.errors import UsageError
@@ -11,13 +12,13 @@ from visprobe.results.result import Estimate, Result, Row
 
 def row(checkpoint, site, measure, value, half, role="value", reference=None):
     estimate = Estimate(value, value - half, value + half, 100, "fraction", "x")
-    return Row(checkpoint, site, measure, estimate, reference, role)
+    return Row(checkpoint, site, measure, estimate, reference, role, kind(checkpoint, role))
 
 
 DRIFT = Result(
     "drift", "moved?",
     (row("sft", "block_02", "cka", 0.5, 0.01, reference="base"), row("sft", "block_03", "cka", 0.98, 0.01),
-     row("sft", "projected", "cka", 0.9, 0.01), row("untrained", "block_03", "cka", 0.1, 0.01, "floor"),
+     row("sft", "projected", "cka", 0.9, 0.01), row("untrained", "block_03", "cka", 0.1, 0.01, "baseline"),
      row("dpo", "block_03", "cka", 0.9, 0.2)),
     {"consumed": "block_03", "base": "base"},
 )  # fmt: skip

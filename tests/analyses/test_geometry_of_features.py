@@ -41,7 +41,7 @@ def test_rows_are_the_numbers_of_the_metrics() -> None:
         assert number(result, "sft", measure, "projected").value == pytest.approx(value, rel=1e-12)
     assert {row.site for row in result.rows} == {"block_02", "projected"}
     assert {row.site for row in result.select(measure="high_norm")} == {"block_02"}
-    assert {row.checkpoint for row in result.rows if row.role == "floor"} == {"untrained"}
+    assert {row.checkpoint for row in result.rows if row.role == "baseline"} == {"untrained"}
     assert not result.warnings
 
 

@@ -1,6 +1,7 @@
 """The verdict in one sentence follows the same rules as the verdict."""
 
 import pytest
+from baseline_marks import kind
 
 from visprobe.analyses.core.verdict import SCOPE, headline
 from visprobe.results.result import Estimate, Result, Row
@@ -8,7 +9,13 @@ from visprobe.results.result import Estimate, Result, Row
 
 def cka(name, value, half=0.001, role="value"):
     return Row(
-        name, "block_04", "cka", Estimate(value, value - half, value + half, 100, "CKA", "jackknife"), "base", role
+        name,
+        "block_04",
+        "cka",
+        Estimate(value, value - half, value + half, 100, "CKA", "jackknife"),
+        "base",
+        role,
+        kind(name, role),
     )
 
 
@@ -18,11 +25,11 @@ def difference(one, two, value, half=0.01):
 
 
 def planted(drift, seeing=(), identical=()):
-    floor = cka("base (bfloat16)", 0.9999, 0.00001, "floor")
+    baseline = cka("base (bfloat16)", 0.9999, 0.00001, "baseline")
     p = {row.checkpoint: {"block_04": 0.001 if row.estimate.value < 0.999 else 1.0} for row in drift}
     settings = {"consumed": "block_04", "identical": list(identical), "p_moved": p}
     return [
-        Result("drift", "?", (*drift, floor), settings),
+        Result("drift", "?", (*drift, baseline), settings),
         Result("imagenet", "?", tuple(seeing), {"consumed": "block_04"}),
     ]
 
@@ -63,13 +70,19 @@ def test_one_sentence(results, text):
 def test_answers_and_a_measurement_without_power_are_in_the_sentence():
     def share(name, value, role="value"):
         return Row(
-            name, "block_04", "top1", Estimate(value, value - 0.02, value + 0.02, 100, "fraction", "x"), None, role
+            name,
+            "block_04",
+            "top1",
+            Estimate(value, value - 0.02, value + 0.02, 100, "fraction", "x"),
+            None,
+            role,
+            kind(name, role),
         )
 
     drift, seeing = planted(
-        [cka("sft", 0.9)], [share("base", 0.12), share("sft", 0.11), share("untrained", 0.1, "floor")]
+        [cka("sft", 0.9)], [share("base", 0.12), share("sft", 0.11), share("untrained", 0.1, "baseline")]
     )
-    seeing.settings["against_floors"] = [
+    seeing.settings["against_baselines"] = [
         {"checkpoint": name, "reference": "untrained", "site": "block_04", "measure": "top1", "value": 0.01,
          "low": -0.01, "high": 0.03}
         for name in ("base", "sft")
@@ -85,7 +98,7 @@ def test_answers_and_a_measurement_without_power_are_in_the_sentence():
                   for one in [("sft", "language_model", "accuracy/all")])  # fmt: skip
     [said] = headline([drift, seeing, Result("answers", "?", equal)], "base")
     assert "; sft does not answer measurably differently from base." in said.text
-    able = planted([cka("sft", 0.9)], [share("base", 0.5), share("sft", 0.11), share("untrained", 0.1, "floor")])
+    able = planted([cka("sft", 0.9)], [share("base", 0.5), share("sft", 0.11), share("untrained", 0.1, "baseline")])
     assert "untrained" not in headline(able, "base")[0].text
 
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from baseline_marks import mark
 from planted_features import feature_set
 
 from visprobe.analyses.drift.heads import head_drift
@@ -79,15 +80,18 @@ def test_without_the_rounded_base_nothing_is_said_to_have_moved() -> None:
 
 
 def test_equal_features_have_not_moved_even_where_rounding_changes_nothing() -> None:
-    exact = replace(BASE, encoder="base (bfloat16)")
+    exact = replace(BASE, encoder="base (bfloat16)", baseline=mark("base (bfloat16)"))
     result = head_drift(BASE, [replace(BASE, encoder="copy"), planted("sft", 5, 0.01)], [exact], HEADS)
     shares = [row.estimate.value for row in result.select(measure="heads_moved")]
     assert shares == [0, 1]
 
 
-def test_the_floor_that_is_further_from_the_base_counts() -> None:
+def test_the_baseline_that_is_further_from_the_base_counts() -> None:
     """In bfloat16, rounding weights changes nothing; running the base in float32 does."""
-    exact, arithmetic = replace(BASE, encoder="base (bfloat16)"), replace(ROUNDED, encoder="base (float32)")
+    exact, arithmetic = (
+        replace(BASE, encoder="base (bfloat16)", baseline=mark("base (bfloat16)")),
+        replace(ROUNDED, encoder="base (float32)", baseline=mark("base (float32)")),
+    )
     result = head_drift(BASE, [planted("same", 100)], [exact, arithmetic], HEADS)
     assert result.select(measure="heads_moved")[0].estimate.value == 0
 

@@ -8,7 +8,7 @@ from planted_features import feature_set, reordered
 from scipy.stats import binomtest
 
 from visprobe.analyses.accuracy.imagenet import prototype_accuracy
-from visprobe.analyses.accuracy.rows import against_floors
+from visprobe.analyses.accuracy.rows import against_baselines
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.results.result import Result
@@ -29,12 +29,12 @@ def top1(result: Result, checkpoint: str, site: str = "block_02") -> float:
     return next(r.estimate.value for r in result.select(checkpoint=checkpoint, site=site, measure="top1"))
 
 
-def test_planted_order_of_checkpoints_is_found_with_floor_and_settings() -> None:
+def test_planted_order_of_checkpoints_is_found_with_baseline_and_settings() -> None:
     sets = [planted("base", 2.5), planted("sft", 0.2), planted("dpo", 0.2, seed=1), planted("untrained", 1e6)]
-    result = prototype_accuracy(sets, None, floor=["untrained"])
+    result = prototype_accuracy(sets, None)
     assert top1(result, "sft") == top1(result, "dpo") == 1.0
     assert top1(result, "untrained") < 0.3 < top1(result, "base") < 1.0
-    assert {row.role for row in result.select(checkpoint="untrained")} == {"floor"}
+    assert {row.role for row in result.select(checkpoint="untrained")} == {"baseline"}
     better = result.select(checkpoint="sft", reference="base", site="block_02", role="difference")[0].estimate
     assert better.value == pytest.approx(1 - top1(result, "base"), abs=1e-12)  # float64 rounding
     assert 0 < better.low < better.value < better.high
@@ -189,21 +189,21 @@ def test_what_cannot_be_measured_is_refused(
 
 def test_a_checkpoint_and_the_untrained_tower_are_compared_image_by_image() -> None:
     """44 against 25 right of 120: the intervals of the two shares overlap, their paired difference is clear."""
-    both, only_base, only_floor = 14, 30, 11
-    base, floor = np.zeros(120, np.bool_), np.zeros(120, np.bool_)
-    base[: both + only_base] = floor[:both] = True
-    floor[both + only_base : both + only_base + only_floor] = True
-    right = {"base": {"block_02": base}, "same": {"block_02": floor}, "untrained": {"block_02": floor}}
-    found = {one["checkpoint"]: one for one in against_floors(right, "top1", ["untrained"])}
-    assert (base.sum(), floor.sum()) == (44, 25)
+    both, only_base, only_baseline = 14, 30, 11
+    base, baseline = np.zeros(120, np.bool_), np.zeros(120, np.bool_)
+    base[: both + only_base] = baseline[:both] = True
+    baseline[both + only_base : both + only_base + only_baseline] = True
+    right = {"base": {"block_02": base}, "same": {"block_02": baseline}, "untrained": {"block_02": baseline}}
+    found = {one["checkpoint"]: one for one in against_baselines(right, "top1", ["untrained"])}
+    assert (base.sum(), baseline.sum()) == (44, 25)
     assert found["base"]["value"] == pytest.approx(19 / 120) and found["base"]["low"] > 0
-    assert found["base"]["p"] == pytest.approx(binomtest(only_floor, only_base + only_floor).pvalue)
+    assert found["base"]["p"] == pytest.approx(binomtest(only_baseline, only_base + only_baseline).pvalue)
     assert found["same"]["low"] < 0 < found["same"]["high"] and found["same"]["p"] == 1
 
 
-def test_every_measurement_holds_the_paired_difference_to_its_floor() -> None:
+def test_every_measurement_holds_the_paired_difference_to_its_baseline() -> None:
     sets = [planted("base", 2.5), planted("sft", 0.2), planted("untrained", 1e6)]
-    against = prototype_accuracy(sets, None, floor=["untrained"]).settings["against_floors"]
+    against = prototype_accuracy(sets, None).settings["against_baselines"]
     assert {(one["checkpoint"], one["reference"]) for one in against} == {("base", "untrained"), ("sft", "untrained")}
     assert all(one["low"] > 0 for one in against if one["checkpoint"] == "sft")
 
@@ -213,7 +213,7 @@ def test_encoders_that_see_as_well_as_the_untrained_are_rarely_called_above_it()
     rng, above = np.random.default_rng(0), 0
     for _ in range(400):
         difficulty = rng.uniform(0.1, 0.9, 120)  # some images are easy for both
-        own, floor = rng.random((2, 120)) < difficulty
-        [found] = against_floors({"base": {"s": own}, "untrained": {"s": floor}}, "top1", ["untrained"])
+        own, baseline = rng.random((2, 120)) < difficulty
+        [found] = against_baselines({"base": {"s": own}, "untrained": {"s": baseline}}, "top1", ["untrained"])
         above += found["p"] <= 0.05 and found["value"] > 0
     assert above / 400 <= 0.025 + 3 * (0.025 * 0.975 / 400) ** 0.5  # one side of a two-sided 5 %

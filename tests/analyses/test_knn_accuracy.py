@@ -31,7 +31,7 @@ def value(result, checkpoint: str, measure: str, site: str = "block_02") -> floa
 
 
 def test_planted_order_is_found_and_noise_is_at_chance() -> None:
-    result = knn_accuracy([planted("base", 2.0), planted("sft", 0.3), planted("untrained", 1e3)], None, ["untrained"])
+    result = knn_accuracy([planted("base", 2.0), planted("sft", 0.3), planted("untrained", 1e3)], None)
     assert value(result, "untrained", "knn_20") < 0.4 < value(result, "base", "knn_20") < value(result, "sft", "knn_20")
     low, high = wilson(round(120 * value(result, "untrained", "knn_20")), 120, level=0.999)  # the seed is fixed
     assert low <= 0.25 <= high

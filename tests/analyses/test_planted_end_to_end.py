@@ -139,7 +139,11 @@ def test_towers_run_in_bfloat16_are_read_against_their_own_arithmetic(tmp_path):
     options = Options(limit=60, store=tmp_path / "store", analyses=("drift",), dtype="bfloat16")
     found = compare([base, *others], "digits", options)
     drift = found.results[0]
-    assert {row.checkpoint for row in drift.select(role="floor")} == {"untrained", "base (bfloat16)", "base (float32)"}
+    assert {row.checkpoint for row in drift.select(role="baseline")} == {
+        "untrained",
+        "base (bfloat16)",
+        "base (float32)",
+    }
     sites = drift.settings["sites"]
     assert [drift.select(checkpoint="base (bfloat16)", site=s)[0].estimate.value for s in sites] == pytest.approx(
         [1] * len(sites),

@@ -40,8 +40,8 @@ def noisy(name: str, size: float, seed: int, draw: int = 9, planted: dict[str, f
 def test_noise_of_the_size_of_rounding_raises_few_false_alarms():
     alarms = 0
     for seed in range(200):
-        base, floor = noisy("base", 0.0, seed), noisy(ROUNDED, 0.01, seed, 1)
-        alarms += bool(moved_sites(representation_drift(base, [noisy("other", 0.01, seed, 2)], [floor])))
+        base, baseline = noisy("base", 0.0, seed), noisy(ROUNDED, 0.01, seed, 1)
+        alarms += bool(moved_sites(representation_drift(base, [noisy("other", 0.01, seed, 2)], [baseline])))
     assert alarms <= 12  # 6 % of 200
 
 
@@ -56,9 +56,9 @@ def test_at_the_margin_itself_the_rate_over_all_sites_is_that_promised():
             value = 1 - distance + pull.mean()
             return Replicated(value, value - (pull - pull.mean()) / (len(pull) - 1))
 
-        floor = {s: drawn(1e-5, pull) for s, pull in zip(SITES, pulls[0], strict=True)}
+        baseline = {s: drawn(1e-5, pull) for s, pull in zip(SITES, pulls[0], strict=True)}
         other = {s: drawn(MARGIN * 1e-5, pull) for s, pull in zip(SITES, pulls[1], strict=True)}
-        alarms += min(adjusted(p_beyond(other, floor)).values()) <= LEVEL
+        alarms += min(adjusted(p_beyond(other, baseline)).values()) <= LEVEL
     # Independent sites reach the promised 5 % but for a hair; three standard errors of 400 draws are 3.3 points.
     assert 0.02 <= alarms / 400 <= 0.083
 
@@ -66,31 +66,33 @@ def test_at_the_margin_itself_the_rate_over_all_sites_is_that_promised():
 def test_a_planted_change_is_found_at_its_sites_and_only_there():
     right = 0
     for seed in range(50):
-        base, floor = noisy("base", 0.0, seed), noisy(ROUNDED, 0.01, seed, 1)
+        base, baseline = noisy("base", 0.0, seed), noisy(ROUNDED, 0.01, seed, 1)
         other = noisy("other", 0.01, seed, 2, {"block_03": 0.05, "block_05": 0.05})
-        right += moved_sites(representation_drift(base, [other], [floor])) == ["block_03", "block_05"]
+        right += moved_sites(representation_drift(base, [other], [baseline])) == ["block_03", "block_05"]
     assert right >= 47  # the 5 % error rate
 
 
 def test_p_values_are_those_of_the_paired_difference_held_by_holm():
-    base, floor, other = noisy("base", 0, 3), noisy(ROUNDED, 0.02, 3, 1), noisy("other", 0.05, 3, 2)
-    result = representation_drift(base, [other], [floor])
+    base, baseline, other = noisy("base", 0, 3), noisy(ROUNDED, 0.02, 3, 1), noisy("other", 0.05, 3, 2)
+    result = representation_drift(base, [other], [baseline])
     raw = []
     for site in SITES:
         x = base.sites[site].astype(np.float64)
         values = np.empty(60)
         for i in range(60):
             keep = np.arange(60) != i
-            a, b = (1 - replicate_cka(represent(x[keep]), represent(f.sites[site][keep])).value for f in (other, floor))
+            a, b = (
+                1 - replicate_cka(represent(x[keep]), represent(f.sites[site][keep])).value for f in (other, baseline)
+            )
             values[i] = a - MARGIN * b
-        a, b = (1 - replicate_cka(represent(x), represent(f.sites[site])).value for f in (other, floor))
+        a, b = (1 - replicate_cka(represent(x), represent(f.sites[site])).value for f in (other, baseline))
         error = np.sqrt(59 / 60 * np.square(values - values.mean()).sum())
         raw.append(t.sf((a - MARGIN * b) / error, 59))
     assert list(result.settings["p_moved"]["other"].values()) == pytest.approx(holm(raw), abs=1e-9)  # float64 sums
     assert json.loads(json.dumps(result.settings)) == result.settings
 
 
-def test_arithmetic_is_not_movement_and_a_missing_floor_is_one():
+def test_arithmetic_is_not_movement_and_a_missing_baseline_is_one():
     base = noisy("base", 0.0, 1)
     touched = replace(base, encoder="other", sites={s: x * np.float32(1 + 1e-6) for s, x in base.sites.items()})
     assert not moved_sites(representation_drift(base, [touched]))
@@ -107,7 +109,7 @@ def rounding_noise(encoder, seed: int):
     return encoder.with_weights("other", weights, encoder.provenance)
 
 
-def test_the_furthest_floor_of_the_number_formats_counts():
+def test_the_furthest_baseline_of_the_number_formats_counts():
     base, near, far = noisy("base", 0, 4), noisy(ROUNDED, 0.001, 4, 1), noisy("base (float32)", 0.05, 4, 2)
     other = noisy("other", 0.05, 4, 3)
     assert not moved_sites(representation_drift(base, [other], [near, far]))
@@ -128,10 +130,10 @@ def test_weights_rounded_another_way_raise_few_false_alarms(tmp_path):
             return feature_set(name, {site: rows.double().numpy() for site, rows in pooled.items()})
 
         base = features(encoder, "base")
-        floor = features(encoder.rounded(torch.bfloat16), ROUNDED)
+        baseline = features(encoder.rounded(torch.bfloat16), ROUNDED)
         for draw in range(40):
             other = features(rounding_noise(encoder, draw), "other")
-            alarms += bool(moved_sites(representation_drift(base, [other], [floor])))
+            alarms += bool(moved_sites(representation_drift(base, [other], [baseline])))
     assert alarms <= 12  # 6 % of 200
 
 

@@ -33,10 +33,10 @@ def planted(name: str, spread: float, images: str = "val", n: int = 120, seed: i
 def inputs(spreads: dict[str, float], *, support: bool = True, **size: int) -> Inputs:
     query = [planted(name, spread, **size) for name, spread in spreads.items()]
     learned = [planted(name, spread, "train") for name, spread in spreads.items()] if support else []
-    floors = tuple(features for features in query if features.encoder == "untrained")
-    others = tuple(features for features in query[1:] if features not in floors)
+    baselines = tuple(features for features in query if features.encoder == "untrained")
+    others = tuple(features for features in query[1:] if features not in baselines)
     encoder = type("Encoder", (), {"device": "cpu"})()
-    return Inputs(query[0], others, floors, (encoder,), support=tuple(learned))  # type: ignore[arg-type]
+    return Inputs(query[0], others, baselines, (encoder,), support=tuple(learned))  # type: ignore[arg-type]
 
 
 def run(given: Inputs, how: ProbeConfig = HOW) -> Result:
@@ -84,7 +84,7 @@ def test_noise_is_at_chance_separable_classes_at_the_ceiling_and_control_labels_
 
 
 def row_role(name: str) -> str:
-    return "floor" if name == "untrained" else "value"
+    return "baseline" if name == "untrained" else "value"
 
 
 def test_differences_are_paired_and_their_tests_adjusted_over_sites() -> None:

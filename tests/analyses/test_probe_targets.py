@@ -46,10 +46,10 @@ def split(images: str, kind: str, noise: dict[str, float], seed: int) -> tuple[l
 def inputs(kind: str, noise: dict[str, float], *, support: bool = True) -> Inputs:
     query, images = split("val", kind, noise, 0)
     learned, from_images = split("train", kind, noise, 1)
-    floors = tuple(one for one in query if one.encoder == "untrained")
-    others = tuple(one for one in query[1:] if one not in floors)
+    baselines = tuple(one for one in query if one.encoder == "untrained")
+    others = tuple(one for one in query[1:] if one not in baselines)
     encoder = type("Encoder", (), {"device": "cpu"})()
-    return Inputs(query[0], others, floors, (encoder,), images=images, support=tuple(learned) if support else (),
+    return Inputs(query[0], others, baselines, (encoder,), images=images, support=tuple(learned) if support else (),
                   support_images=from_images if support else None)  # fmt: skip
 
 
@@ -63,9 +63,9 @@ def test_planted_targets_are_read_noise_is_not_and_cleaner_features_are_measurab
     result = run(inputs(kind, {"base": 1.0, "sft": 0.1, "untrained": 1e6}, support=support))
     measure, none = ("probe_map", 0.45) if kind == "labels" else ("probe_r2", 0.05)
     base, better = (result.select(measure=measure, role="value", checkpoint=name)[0] for name in ("base", "sft"))
-    [floor] = result.select(measure=measure, role="floor")
+    [baseline] = result.select(measure=measure, role="baseline")
     [difference] = result.select(measure=measure, role="difference")
-    assert floor.estimate.value < none < base.estimate.value < 0.95 < better.estimate.value
+    assert baseline.estimate.value < none < base.estimate.value < 0.95 < better.estimate.value
     assert difference.estimate.low > 0 and base.estimate.n == result.settings["n"] == (N if support else N // 2)
     assert any(test["measure"] == measure and test["p_holm"] < 0.05 for test in result.settings["tests"])
 

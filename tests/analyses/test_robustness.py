@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from baseline_marks import mark
 from PIL import Image
 
 from visprobe.analyses.core.analysis import Inputs
@@ -58,15 +59,17 @@ def seen(images, made, encoder, look):
     features = np.array([look(pixels) for pixels in made], np.float32)
     labels = np.array([item.label for item in images.items]) if images.classes else None
     ids = tuple(item.id for item in images.items)
-    return FeatureSet(encoder, images.name, ids, labels, images.classes, {"block_02": features}, "block_02")
+    return FeatureSet(
+        encoder, images.name, ids, labels, images.classes, {"block_02": features}, "block_02", baseline=mark(encoder)
+    )
 
 
-def inputs(plan, encoders, classes=tuple("abcd"), support=True, floors=()):
+def inputs(plan, encoders, classes=tuple("abcd"), support=True, baselines=()):
     images, learned = Checks(0, classes), Checks(1, classes)
 
     def sets(shown):
         made = pictures(shown)
-        return tuple(seen(shown, made, name, look) for name, look in {**encoders, **dict(floors)}.items())
+        return tuple(seen(shown, made, name, look) for name, look in {**encoders, **dict(baselines)}.items())
 
     own = sets(images)
     return Inputs(
@@ -81,7 +84,7 @@ PLAN = Plan(("gaussian_noise", "defocus_blur"), (1, 5), (8,), (1.0, 0.5))
 
 @pytest.fixture(scope="module")
 def measured():
-    given = inputs(PLAN, {"coarse": coarse, "fine": fine, "same": coarse}, floors={"floor": fine})
+    given = inputs(PLAN, {"coarse": coarse, "fine": fine, "same": coarse}, baselines={"untrained": fine})
     return given, robustness(PLAN).run(given)
 
 
@@ -133,9 +136,9 @@ def test_rows_are_what_counting_by_hand_gives(measured):
     assert len(curve) == 1 + 4 + 1 + 1  # clean, and no crop of the whole image
 
 
-def test_floors_have_rows_and_no_differences(measured):
-    assert measured[1].select(checkpoint="floor", measure="error_consumed/crop")[0].role == "floor"
-    assert not measured[1].select(checkpoint="floor", role="difference")
+def test_baselines_have_rows_and_no_differences(measured):
+    assert measured[1].select(checkpoint="untrained", measure="error_consumed/crop")[0].role == "baseline"
+    assert not measured[1].select(checkpoint="untrained", role="difference")
 
 
 def test_leaving_one_out_never_holds_the_image_whose_copy_is_asked():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from baseline_marks import mark
 from PIL import Image
 from scipy.stats import ttest_1samp
 
@@ -138,15 +139,15 @@ def features(encoder, scenes, noise, seed=0):
     shown = shown + noise * np.random.default_rng((seed, len(scenes.items))).standard_normal(shown.shape)
     tokens = {"block_02:tokens": (shown / max(noise, 1)).astype(np.float16)}
     ids = tuple(item.id for item in scenes.items)
-    return FeatureSet(encoder, scenes.name, ids, None, None, tokens, "block_02")
+    return FeatureSet(encoder, scenes.name, ids, None, None, tokens, "block_02", baseline=mark(encoder))
 
 
-def inputs(noises, train=TRAIN, val=VAL, floors=()):
+def inputs(noises, train=TRAIN, val=VAL, baselines=()):
     names = list(noises)
     sets = [tuple(features(name, scenes, noises[name], seed) for seed, name in enumerate(names))
             for scenes in (val, train)]  # fmt: skip
     processor = transformers.SiglipImageProcessorPil(size={"height": 16, "width": 16})
-    encoders = tuple(shows(processor, 4, name, (4, 4)) for name in names if name not in floors)
+    encoders = tuple(shows(processor, 4, name, (4, 4)) for name in names if name not in baselines)
     count = len(encoders)
     return Inputs(sets[0][0], sets[0][1:count], sets[0][count:], encoders, 0, sets[1], {}, val, train)
 
@@ -157,23 +158,26 @@ def value(result, checkpoint, measure, role="value"):
 
 
 def test_planted_classes_are_found_and_noise_is_at_the_baseline():
-    given = inputs({"base": NOISE, "sft": CEILING, "untrained": NOISE}, floors=("untrained",))
+    given = inputs({"base": NOISE, "sft": CEILING, "untrained": NOISE}, baselines=("untrained",))
     result = segment(given, SegmentationConfig(seeds=2))
     # Upsampling blurs borders: patches of four pixels lose pixels on them even where every patch is known.
     assert value(result, "sft", "miou").value > 0.7
     assert value(result, "sft", "patch_recall").value == 1
     assert value(result, "sft", "patch_precision").value == 1
-    majority = value(result, "majority class", "pixel_accuracy", "floor").value
+    majority = value(result, "majority class", "pixel_accuracy", "baseline").value
     counted = np.concatenate([mask[mask != 255] for mask in VAL.masks])
     assert majority == pytest.approx((counted == 0).mean())
     assert abs(value(result, "base", "pixel_accuracy").value - majority) < 0.1  # a noise head, 192 patches
-    every = value(result, "every class", "patch_recall", "floor"), value(result, "every class", "patch_f1", "floor")
+    every = (
+        value(result, "every class", "patch_recall", "baseline"),
+        value(result, "every class", "patch_f1", "baseline"),
+    )
     assert every[0].value == 1
     assert every[1].value < 0.6  # recall alone is fooled by saying everything
     difference = value(result, "sft", "miou", "difference")
     assert difference.low > 0.3
     assert difference.value == pytest.approx(value(result, "sft", "miou").value - value(result, "base", "miou").value)
-    assert [row.role for row in result.rows if row.checkpoint == "untrained"] == ["floor"] * 5
+    assert [row.role for row in result.rows if row.checkpoint == "untrained"] == ["baseline"] * 5
     assert np.mean(result.settings["class_iou"]["sft"]["block_02"]) == pytest.approx(value(result, "sft", "miou").value)
     assert len(result.settings["seeds_spread"][0]["miou"]) == 2
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from baseline_marks import mark
 from numpy.typing import NDArray
 from planted_similarity import SITES, planted_features, without_norms
 
@@ -65,13 +66,13 @@ def test_relative_error_and_cosine_are_those_of_the_images_in_pairs() -> None:
 
 
 def test_differences_of_descendants_are_signed_and_narrower_than_either() -> None:
-    result = similarity(BASE, [SFT, DPO], [replace(DPO, encoder="untrained")])
+    result = similarity(BASE, [SFT, DPO], [replace(DPO, encoder="untrained", baseline=mark("untrained"))])
     for measure in ("relative_error", "cosine", "procrustes", "linear_r2", "rbf_cka", "mutual_knn"):
         own, other = number(result, "dpo", measure), number(result, "sft", measure)
         pair = number(result, "dpo", measure, reference="sft")
         assert pair.value == pytest.approx(own.value - other.value, abs=1e-12)  # float64 rounding
         assert (pair.low > 0) if measure == "relative_error" else (pair.high < 0)
-    assert {row.checkpoint for row in result.rows if row.role == "floor"} == {"untrained"}
+    assert {row.checkpoint for row in result.rows if row.role == "baseline"} == {"untrained"}
     twice = similarity(BASE, [SFT, replace(SFT, encoder="again")])
     zero = number(twice, "again", "mutual_knn", reference="sft")
     assert (zero.value, zero.low, zero.high) == (0, 0, 0)
@@ -135,16 +136,19 @@ def test_what_has_no_similarity_is_refused(base: FeatureSet, other: FeatureSet, 
 
 def test_units_beyond_rounding_are_found_by_pairs_of_images_and_rounding_is_not() -> None:
     """A rotation of a hundredth against rounding of a thousandth; and rounding drawn again, 40 times."""
-    floor = replace(planted_features("base", 0.001, n=200, d=6), encoder="base (bfloat16)")
+    baseline = replace(
+        planted_features("base", 0.001, n=200, d=6), encoder="base (bfloat16)", baseline=mark("base (bfloat16)")
+    )
     turn = np.eye(6) + 0.01 * (TURN - TURN.T)
-    p = similarity(BASE, [mapped("turned", turn)], [without_norms(floor)]).settings["p_moved"]["turned"]
+    p = similarity(BASE, [mapped("turned", turn)], [without_norms(baseline)]).settings["p_moved"]["turned"]
     assert set(p) == set(SITES) and all(one < 0.001 for one in p.values())
     alarms = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
         again, rounded = (
-            replace(BASE, encoder=name, sites={s: (x + 0.001 * rng.standard_normal(x.shape)).astype(np.float32)
-                                               for s, x in BASE.sites.items()})
+            replace(BASE, encoder=name, baseline=mark(name),
+                    sites={s: (x + 0.001 * rng.standard_normal(x.shape)).astype(np.float32)
+                           for s, x in BASE.sites.items()})
             for name in ("again", "base (bfloat16)")
         )  # fmt: skip
         p = similarity(BASE, [again], [rounded]).settings["p_moved"]["again"]
@@ -162,7 +166,7 @@ def test_at_the_margin_itself_the_paired_test_of_errors_holds_its_rate() -> None
                        sites={"block_02": x.astype(np.float32)})  # fmt: skip
         noise = rng.standard_normal((2, 60, 6))
         sets = [
-            replace(base, encoder=name, sites={"block_02": (x + size * one).astype(np.float32)})
+            replace(base, encoder=name, baseline=mark(name), sites={"block_02": (x + size * one).astype(np.float32)})
             for name, size, one in (("other", 0.01 * 6**0.5, noise[0]), ("base (bfloat16)", 0.01, noise[1]))
         ]
         p = similarity(base, sets[:1], sets[1:]).settings["p_moved"]["other"]["block_02"]

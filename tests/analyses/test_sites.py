@@ -63,9 +63,9 @@ def test_maps_are_the_cka_of_every_pair_and_one_on_the_bases_own_diagonal() -> N
     assert np.array(maps["sft"]) == pytest.approx(np.array(expected), abs=1e-6)
 
 
-def test_a_floor_has_rows_and_no_map() -> None:
+def test_a_baseline_has_rows_and_no_map() -> None:
     result = site_maps(BASE, [planted("sft", 2, 0.1)], [planted("untrained", 2, 100.0)])
-    assert {row.role for row in result.select(checkpoint="untrained")} == {"floor"}
+    assert {row.role for row in result.select(checkpoint="untrained")} == {"baseline"}
     assert "untrained" not in result.settings["maps"]
 
 

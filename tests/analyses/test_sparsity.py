@@ -46,12 +46,12 @@ def test_a_sparse_update_is_far_sparser_than_a_dense_one_of_its_size():
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e-2])
-def test_a_small_dense_update_that_bfloat16_swallows_equals_its_floor(size):
+def test_a_small_dense_update_that_bfloat16_swallows_equals_its_baseline(size):
     weights = base(torch.float32)
     result = measured({"sft": moved(weights, 1.0, size)}, weights)
-    own, floor = (value(result, name, "share_equal_bfloat16") for name in ("sft", "sft (dense)"))
+    own, baseline = (value(result, name, "share_equal_bfloat16") for name in ("sft", "sft (dense)"))
     # Two independent draws of 40,000 weights: standard error 0.35 points.
-    assert own.value == pytest.approx(floor.value, abs=0.015)
+    assert own.value == pytest.approx(baseline.value, abs=0.015)
     assert value(result, "sft", "share_equal").value < 0.001
     assert size != 1e-3 or own.value > 0.4  # most of it looks unchanged all the same
 

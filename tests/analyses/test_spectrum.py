@@ -1,4 +1,4 @@
-"""Planted directions of a weight change are found per class; a random change gives the stated floor."""
+"""Planted directions of a weight change are found per class; a random change gives the stated baseline."""
 
 import json
 
@@ -54,16 +54,16 @@ def test_a_turned_subspace_is_found_at_its_angle():
     assert value(result, "angle_right") == pytest.approx(0, abs=1e-5)
 
 
-def test_random_changes_give_the_floor():
+def test_random_changes_give_the_baseline():
     base = {f"encoder.layers.{n}.self_attn.q_proj.weight": normal(80, 50, seed=n) for n in range(40)}
     other = {name: weight + 0.01 * normal(80, 50, seed=100 + n) for n, (name, weight) in enumerate(base.items())}
     result = measured(base, other)
-    floor = "arm0 (random direction)"
+    baseline = "arm0 (random direction)"
     for measure in ("energy_left", "energy_right", "energy_both"):
         # 40 matrices x 200 (left), 320 (right), 16 (both) squared normals: relative standard error at most 5.6 %.
-        assert value(result, measure) == pytest.approx(value(result, measure, checkpoint=floor), rel=0.2)
+        assert value(result, measure) == pytest.approx(value(result, measure, checkpoint=baseline), rel=0.2)
     # The largest singular value of a Gaussian matrix of this size is 3 % below its limit.
-    assert value(result, "stable_rank") == pytest.approx(value(result, "stable_rank", checkpoint=floor), rel=0.1)
+    assert value(result, "stable_rank") == pytest.approx(value(result, "stable_rank", checkpoint=baseline), rel=0.1)
 
 
 def test_fused_tensors_come_apart_and_what_has_no_direction_is_left_out():

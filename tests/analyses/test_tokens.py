@@ -87,13 +87,13 @@ def test_where_no_place_is_special_a_tenth_of_the_places_holds_a_tenth_of_the_ch
     assert shown <= 5  # 1.5 expected, three standard errors above
 
 
-def test_a_concentrated_change_is_read_against_the_floor() -> None:
+def test_a_concentrated_change_is_read_against_the_baseline() -> None:
     few = np.where(np.arange(TOKENS) < 8, 0.5, 0.05)
     rounded = planted("base (bfloat16)", 0.01, 3)
     result = token_changes(BASE, [planted("sft", few), planted("dpo", 0.1, 4)], [rounded], GRID)
-    floor = result.select(checkpoint="base (bfloat16)", measure="top_places", role="floor")[0].estimate
+    baseline = result.select(checkpoint="base (bfloat16)", measure="top_places", role="baseline")[0].estimate
     assert of(result, "top_places").value == pytest.approx(8 * 0.5 / (8 * 0.5 + 72 * 0.05), rel=0.05)
-    assert of(result, "top_places").low > floor.high and of(result, "top_places", "dpo").low < floor.high
+    assert of(result, "top_places").low > baseline.high and of(result, "top_places", "dpo").low < baseline.high
     [row] = result.select(checkpoint="dpo", reference="sft", measure="top_places", role="difference")
     assert row.estimate.high < 0
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from baseline_marks import mark
 
 from visprobe.analyses.drift.drift import rounding_of
 from visprobe.analyses.drift.noise_floor import MARGIN, has_moved
@@ -23,7 +24,9 @@ def state(name, shift=0.0, seed=1):
     clean = generator.normal(size=(CLASSES, WIDTH))[labels] + generator.normal(size=(N, WIDTH))
     features = clean + shift * np.random.default_rng(seed).normal(size=clean.shape)
     sites = {"block_02": features.astype(np.float32), "projected": (2 * features).astype(np.float32)}
-    query = FeatureSet(name, "digits/val", tuple(map(str, range(N))), labels, tuple("abcd"), sites, "block_02")
+    query = FeatureSet(
+        name, "digits/val", tuple(map(str, range(N))), labels, tuple("abcd"), sites, "block_02", baseline=mark(name)
+    )
     return State(query, None, {"w": torch.full((2, 2), 1 + shift), "projector.w": torch.full((2, 2), 1 - shift)})
 
 
@@ -81,7 +84,9 @@ def test_motion_that_all_images_share_is_found_although_intervals_overlap():
     def moved(name, size, seed):
         noise = size * weight * np.random.default_rng(seed).normal(size=(N, WIDTH))
         sites = {site: (x + noise).astype(np.float32) for site, x in base.query.sites.items()}
-        return dataclasses.replace(base, query=dataclasses.replace(base.query, encoder=name, sites=sites))
+        return dataclasses.replace(
+            base, query=dataclasses.replace(base.query, encoder=name, sites=sites, baseline=mark(name))
+        )
 
     rounded, later = moved("base (bfloat16)", 0.01, 1), moved("sft step 5", 0.035, 1)
     rounding = rounding_of(base.query, [rounded.query])
@@ -89,9 +94,9 @@ def test_motion_that_all_images_share_is_found_although_intervals_overlap():
     runs = {"sft": [{"step": 5, "checkpoint": "sft step 5"}]}
     found = trajectory_result(base, [rounded], state("untrained", 9.0), [step], runs, accuracy=False)
     [row] = found.select(checkpoint="sft step 5", site="block_02", measure="cka")
-    [floor] = found.select(checkpoint="base (bfloat16)", site="block_02", measure="cka")
+    [baseline] = found.select(checkpoint="base (bfloat16)", site="block_02", measure="cka")
     assert has_moved(found, row)
-    assert 1 - row.estimate.high < MARGIN * (1 - floor.estimate.low)  # the unpaired rule would not have seen it
+    assert 1 - row.estimate.high < MARGIN * (1 - baseline.estimate.low)  # the unpaired rule would not have seen it
 
 
 def test_a_step_has_its_distance_its_accuracy_and_its_weights(result) -> None:
@@ -163,9 +168,9 @@ def test_a_run_that_never_moved_is_said_so(result) -> None:
 
 def test_without_classes_the_distance_is_there_all_the_same() -> None:
     base, later = state("base"), state("sft step 5", 1.0)
-    floors = [state("base (bfloat16)", 1e-3), state("base (float32)", 1e-4)], state("untrained", 9.0)
-    step = measure_step(base, later, group_of, rounding_of(base.query, [s.query for s in floors[0]]), accuracy=False)
+    baselines = [state("base (bfloat16)", 1e-3), state("base (float32)", 1e-4)], state("untrained", 9.0)
+    step = measure_step(base, later, group_of, rounding_of(base.query, [s.query for s in baselines[0]]), accuracy=False)
     runs = {"sft": [{"step": 5, "checkpoint": "sft step 5"}]}
-    result = trajectory_result(base, *floors, [step], runs, accuracy=False)
+    result = trajectory_result(base, *baselines, [step], runs, accuracy=False)
     assert {row.measure for row in result.rows} == {"cka", "relative_change", "matrix_change", "matrices_changed"}
     assert len(trajectory_verdict(result)) == 3

@@ -2,6 +2,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from baseline_marks import kind
 
 from visprobe.analyses.core.verdict import verdict
 from visprobe.results.result import Estimate, Result, Role, Row
@@ -18,7 +19,15 @@ def row(
     reference: str | None = None,
     role: Role = "value",
 ) -> Row:
-    return Row(checkpoint, site, measure, Estimate(*numbers, 1000, "fraction", "planted"), reference, role)
+    return Row(
+        checkpoint,
+        site,
+        measure,
+        Estimate(*numbers, 1000, "fraction", "planted"),
+        reference,
+        role,
+        kind(checkpoint, role),
+    )
 
 
 def cka(checkpoint: str, site: str, *numbers: float, role: Role = "value", reference: str = "base") -> Row:
@@ -38,15 +47,15 @@ def imagenet(*rows: Row) -> Result:
     return Result("imagenet", "?", rows, {"consumed": "block_02", "chance": 0.1})
 
 
-def floored(result: Result, measure: str, **differences: tuple[float, float, float]) -> Result:
-    """`result` with the paired differences of checkpoints to its floor."""
-    [floor] = result.select(role="floor", measure=measure)
+def with_baseline(result: Result, measure: str, **differences: tuple[float, float, float]) -> Result:
+    """`result` with the paired differences of checkpoints to its baseline."""
+    [baseline] = result.select(role="baseline", measure=measure)
     against = [
-        {"checkpoint": name, "reference": floor.checkpoint, "site": floor.site, "measure": measure,
+        {"checkpoint": name, "reference": baseline.checkpoint, "site": baseline.site, "measure": measure,
          **dict(zip(("value", "low", "high"), numbers, strict=True))}
         for name, numbers in differences.items()
     ]  # fmt: skip
-    return replace(result, settings={**result.settings, "against_floors": against})
+    return replace(result, settings={**result.settings, "against_baselines": against})
 
 
 def accuracies(difference: tuple[float, float, float], name: str = "sft", reference: str = "base") -> tuple[Row, ...]:
@@ -61,7 +70,7 @@ def texts(*results: Result) -> list[str]:
     return [statement.text for statement in verdict(results, "base")]
 
 
-FLOORS = [cka(ROUNDING, f"block_0{i}", 0.9999, 0.9998, 0.99995, role="floor") for i in range(3)]
+BASELINES = [cka(ROUNDING, f"block_0{i}", 0.9999, 0.9998, 0.99995, role="baseline") for i in range(3)]
 
 
 def test_a_tower_moved_at_every_site_names_the_most_moved() -> None:
@@ -70,7 +79,7 @@ def test_a_tower_moved_at_every_site_names_the_most_moved() -> None:
         cka("sft", "block_01", 0.981, 0.976, 0.986),
         cka("sft", "block_02", 0.99, 0.985, 0.995),
     ]
-    assert texts(drift(*rows, *FLOORS)) == [
+    assert texts(drift(*rows, *BASELINES)) == [
         "sft: the tower moved at every site; most at block_01: CKA 0.981 [0.976, 0.986] "
         "against 0.9999 for bfloat16 rounding."
     ]
@@ -82,13 +91,13 @@ def test_only_sites_beyond_rounding_count_as_moved() -> None:
         cka("sft", "block_01", 0.9, 0.89, 0.91),
         cka("sft", "block_02", 0.5, 0.1, 0.9),
     ]
-    assert "moved at 2 of 3 sites; most at block_02" in texts(drift(*rows, *FLOORS, still=("block_00",)))[0]
+    assert "moved at 2 of 3 sites; most at block_02" in texts(drift(*rows, *BASELINES, still=("block_00",)))[0]
 
 
 def test_drift_within_rounding_is_not_called_movement() -> None:
     rows = [cka("sft", f"block_0{i}", 0.9998, 0.9997, 0.99985) for i in range(3)]
     still = ("block_00", "block_01", "block_02")
-    assert "did not measurably move" in texts(drift(*rows, *FLOORS, still=still))[0]
+    assert "did not measurably move" in texts(drift(*rows, *BASELINES, still=still))[0]
 
 
 def test_movement_that_the_language_model_does_not_read_is_said_to_be_that() -> None:
@@ -103,11 +112,11 @@ def test_movement_that_the_language_model_does_not_read_is_said_to_be_that() -> 
 def test_units_that_changed_where_cka_did_not_are_said_to_be_rotated(p: float, still: bool, said: bool) -> None:
     moved = cka("sft", "block_02", 0.99999, 0.99998, 1.0)
     error = row("sft", "block_02", "relative_error", (0.4, 0.3, 0.5), "base")
-    floor = row(ROUNDING, "block_02", "relative_error", (0.01, 0.009, 0.011), "base", "floor")
-    drifts = drift(moved, *FLOORS, still=("block_02",) if still else ())
+    baseline = row(ROUNDING, "block_02", "relative_error", (0.01, 0.009, 0.011), "base", "baseline")
+    drifts = drift(moved, *BASELINES, still=("block_02",) if still else ())
     found = [
         text
-        for text in texts(drifts, Result("similarity", "?", (error, floor), {"p_moved": {"sft": {"block_02": p}}}))
+        for text in texts(drifts, Result("similarity", "?", (error, baseline), {"p_moved": {"sft": {"block_02": p}}}))
         if "rotated" in text
     ]
     assert found == (
@@ -163,7 +172,7 @@ def test_many_descendants_are_summed_up_by_what_is_true_of_them() -> None:
     ]
 
 
-def test_without_a_rounding_floor_nothing_is_said_of_rounding() -> None:
+def test_without_a_rounding_baseline_nothing_is_said_of_rounding() -> None:
     row = cka("sft", "block_01", 0.99, 0.98, 0.995)
     moved, still = (texts(drift(row, still=still))[0] for still in ((), ("block_01",)))
     assert "moved at every site" in moved
@@ -265,17 +274,17 @@ def test_weights_are_summed_up_with_their_most_changed_group() -> None:
     ]
 
 
-def test_accuracy_at_the_floor_is_called_out() -> None:
+def test_accuracy_at_the_baseline_is_called_out() -> None:
     base = row("base", "block_02", "top1", (0.13, 0.11, 0.15))
-    untrained = row("untrained", "block_02", "top1", (0.12, 0.1, 0.14), role="floor")
-    assert texts(floored(imagenet(base, untrained), "top1", base=(0.01, -0.005, 0.025))) == [
+    untrained = row("untrained", "block_02", "top1", (0.12, 0.1, 0.14), role="baseline")
+    assert texts(with_baseline(imagenet(base, untrained), "top1", base=(0.01, -0.005, 0.025))) == [
         "base's top-1 at block_02, 13.0 % [11.0, 15.0], is not clearly above that of the untrained encoder, "
         "12.0 % [10.0, 14.0]: +1.0 points [−0.5, +2.5]."
     ]
-    assert not texts(floored(imagenet(base, untrained), "top1", base=(0.01, 0.002, 0.018)))  # intervals overlap
+    assert not texts(with_baseline(imagenet(base, untrained), "top1", base=(0.01, 0.002, 0.018)))  # intervals overlap
     assert "not clearly above chance, 10.0 %" in texts(imagenet(row("base", "block_02", "top1", (0.1, 0.09, 0.12))))[0]
     clear = imagenet(row("base", "block_02", "top1", (0.3, 0.28, 0.32)), untrained)
-    assert not texts(floored(clear, "top1", base=(0.18, 0.15, 0.21)))
+    assert not texts(with_baseline(clear, "top1", base=(0.18, 0.15, 0.21)))
 
 
 def test_answers_stand_beside_the_blind_score() -> None:
@@ -283,9 +292,11 @@ def test_answers_stand_beside_the_blind_score() -> None:
         row("base", "language_model", "accuracy/all", (0.7, 0.67, 0.73)),
         row("sft", "language_model", "accuracy/all", (0.45, 0.42, 0.48)),
         row("sft", "language_model", "accuracy/all", (-0.25, -0.28, -0.22), "base", "difference"),
-        row("blind", "language_model", "accuracy/all", (0.44, 0.41, 0.47), role="floor"),
+        row("blind", "language_model", "accuracy/all", (0.44, 0.41, 0.47), role="baseline"),
     )
-    answers = floored(Result("answers", "?", rows), "accuracy/all", base=(0.26, 0.2, 0.3), sft=(0.01, -0.02, 0.04))
+    answers = with_baseline(
+        Result("answers", "?", rows), "accuracy/all", base=(0.26, 0.2, 0.3), sft=(0.01, -0.02, 0.04)
+    )
     assert texts(answers) == [
         "base answers 70.0 % [67.0, 73.0] of 1000 questions right, above the 44.0 % [41.0, 47.0] of guessing "
         "without the image.",
@@ -296,7 +307,7 @@ def test_answers_stand_beside_the_blind_score() -> None:
 
 
 def test_every_statement_points_at_rows_that_exist() -> None:
-    few = [drift(cka("sft", "block_01", 0.9, 0.89, 0.91), *FLOORS), imagenet(*accuracies((0.02, 0.01, 0.03)))]
+    few = [drift(cka("sft", "block_01", 0.9, 0.89, 0.91), *BASELINES), imagenet(*accuracies((0.02, 0.01, 0.03)))]
     for results, count in ((few, 2), (many(), 6)):
         statements = verdict(results, "base")
         assert len(statements) == count

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from baseline_marks import mark
 
 from visprobe.analyses.core.contract import check_analysis
 from visprobe.analyses.language.words import WORDS, words_of_patches
@@ -49,7 +50,7 @@ def vocabulary(seed=1, tokenizer=True, rows=None):
 
 
 def features(name, tokens, ids=IDS):
-    return FeatureSet(name, "planted", ids, None, None, {"projected:tokens": tokens}, "block_02")
+    return FeatureSet(name, "planted", ids, None, None, {"projected:tokens": tokens}, "block_02", baseline=mark(name))
 
 
 def planted(seed=0, noise=0.0):

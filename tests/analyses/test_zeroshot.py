@@ -50,12 +50,12 @@ def test_images_where_their_sentences_are_are_all_right_and_noise_is_at_chance(t
     rows = 7 * class_embeddings(tower, NAMES, TEMPLATES)[LABELS]
     sets = [embedded("base", rows), embedded("sft", noise(0)), embedded("untrained", noise(1))]
     readers = dict.fromkeys(("base", "sft", "untrained"), Reader(tower, project=False))
-    result = zeroshot(sets, readers, NAMES, floor=["untrained"])
+    result = zeroshot(sets, readers, NAMES)
     assert value(result, "base").value == 1
     assert value(result, "sft").low <= 1 / 8 <= value(result, "sft").high
     assert value(result, "sft", "zeroshot_top5").low <= 5 / 8 <= value(result, "sft", "zeroshot_top5").high
     assert value(result, "sft", reference="base").high < -0.7
-    assert [row.role for row in result.select(checkpoint="untrained")] == ["floor", "floor"]
+    assert [row.role for row in result.select(checkpoint="untrained")] == ["baseline", "baseline"]
     assert result.settings["chance"] == 1 / 8
 
 

@@ -78,14 +78,14 @@ def test_pointing_is_a_share_of_images():
     assert test["p"] == mcnemar_exact(gained, lost)
 
 
-def test_rank_correlation_is_with_the_base_and_has_the_randomised_model_for_a_floor():
+def test_rank_correlation_is_with_the_base_and_has_the_randomised_model_for_a_baseline():
     base = noise(30, 0)
     maps = {"base": base, "near": base + 0.1 * noise(30, 1), "far": noise(30, 2), "randomised": noise(30, 3)}
     result = score(planted(maps, controls=("randomised",)))
     expected = [stats.spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(base, maps["near"], strict=True)]
     assert estimate(result, "near", "rank_correlation", "base", "value").value == pytest.approx(np.mean(expected))
-    floor = estimate(result, "randomised", "rank_correlation", "base", "floor")
-    assert floor.low < 0 < floor.high
+    baseline = estimate(result, "randomised", "rank_correlation", "base", "baseline")
+    assert baseline.low < 0 < baseline.high
     assert estimate(result, "near", "rank_correlation", "randomised", "difference").low > 0.5
     assert estimate(result, "far", "rank_correlation", "near", "difference").high < -0.5
     assert not result.select(checkpoint="base", measure="rank_correlation")
@@ -227,7 +227,7 @@ def test_the_result_keeps_what_results_promise():
     assert Result.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
     for row in result.rows:
         assert row.estimate.low - 1e-12 <= row.estimate.value <= row.estimate.high + 1e-12
-        assert (row.role == "floor") == (row.checkpoint in ("randomised", "centre", "uniform")) or row.reference
+        assert (row.role == "baseline") == (row.checkpoint in ("randomised", "centre", "uniform")) or row.reference
     pairs = {(row.checkpoint, row.reference) for row in result.rows if row.role == "difference"}
     assert ("dpo", "sft") in pairs and ("randomised", "centre") in pairs and ("centre", "randomised") not in pairs
 

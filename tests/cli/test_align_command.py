@@ -13,7 +13,7 @@ def test_words_and_alignment_of_checkpoints_in_one_report(run, checkpoints, tmp_
     assert set(results) == {"align", "words"}
     rows = {(r["checkpoint"], r["measure"], r["role"]) for r in results["align"]["rows"]}
     assert ("moved", "text_knn/base, half depth, projected", "difference") in rows
-    assert ("untrained", "text_best/base", "floor") in rows and ("shuffled", "text_best/base", "floor") in rows
+    assert ("untrained", "text_best/base", "baseline") in rows and ("shuffled", "text_best/base", "baseline") in rows
     picture = results["words"]["settings"]["picture"]
     assert picture["source"].startswith("data:image/jpeg") and picture["grid"] == [8, 8]
     assert len(picture["words"]["moved"]) == 64

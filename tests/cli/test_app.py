@@ -91,7 +91,7 @@ def test_json_is_one_strict_document_on_stdout(run, checkpoints):
     ran = run("imagenet", "--ckpt", checkpoints / "base", "--data", "digits", "--limit", 30, "--json")
     document = json.loads(ran.out)
     rows = document["results"][0]["rows"]
-    assert {row["role"] for row in rows} == {"value", "floor"}
+    assert {row["role"] for row in rows} == {"value", "baseline"}
     assert {row["site"] for row in rows} == {*(f"block_{i:02d}" for i in range(5)), "final_norm", "projected"}
     assert all(row["estimate"]["low"] <= row["estimate"]["value"] <= row["estimate"]["high"] for row in rows)
     assert document["data"][0]["n"] == 30

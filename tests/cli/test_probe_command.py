@@ -11,7 +11,7 @@ def test_a_probe_of_two_checkpoints_in_one_report(run, checkpoints, tmp_path):
     assert done.code == 0, done.err
     [result] = json.loads(done.out)["results"]
     rows = {(r["checkpoint"], r["measure"], r["role"]) for r in result["rows"]}
-    assert ("moved", "probe_top1", "difference") in rows and ("untrained", "probe_of_5", "floor") in rows
+    assert ("moved", "probe_top1", "difference") in rows and ("untrained", "probe_of_5", "baseline") in rows
     assert result["settings"]["overlap"] == {"images": 0, "examples": []}
     assert (out / "figures" / "linear_probe.png").stat().st_size > 5000
     assert "Top-1 accuracy of a linear probe" in (out / "report.html").read_text()

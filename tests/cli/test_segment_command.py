@@ -48,7 +48,7 @@ def test_two_checkpoints_on_built_in_scenes_in_one_report(run, checkpoints, tmp_
     rows = {(row["checkpoint"], row["measure"], row["role"]) for row in result["rows"]}
     assert {
         ("moved", "miou", "difference"),
-        ("untrained", "patch_f1", "floor"),
+        ("untrained", "patch_f1", "baseline"),
         ("base", "patch_recall", "value"),
     } <= rows
     assert result["settings"]["overlap"] == {"images": 0, "examples": []}

@@ -112,7 +112,7 @@ def test_the_installed_analysis_brings_titles_a_figure_and_a_sentence(narrow_con
         "Mean cosine of the features of two images: paired differences",
     }
     [(_, figure)] = figures_of([result])
-    assert "sft" in svg_text(figure.draw(result)) and figure.caption(result).endswith("Floor: untrained.")
+    assert "sft" in svg_text(figure.draw(result)) and figure.caption(result).endswith("Baseline: untrained.")
     wider = Row(
         "sft", "block_03", "mean_cosine", Estimate(-0.2, -0.3, -0.1, 64, "cosine", "jackknife"), "base", "difference"
     )

@@ -52,13 +52,13 @@ def test_a_norm_of_its_own_is_kept_and_a_half_saved_one_is_not(tmp_path):
     assert torch.equal(embedding(with_head_of(half, clip)), embedding(clip))
 
 
-def test_floors_and_copies_keep_it(tmp_path):
+def test_baselines_and_copies_keep_it(tmp_path):
     whole, bare = both(tmp_path, "siglip")
     lent = with_head_of(bare, whole)
-    floor = lent.untrained(0)
-    assert torch.equal(floor.tower.head.probe, whole.tower.head.probe)
-    assert embedding(floor).isfinite().all() and not torch.equal(embedding(floor), embedding(lent))
-    assert floor.weights().keys() == bare.weights().keys()
+    baseline = lent.untrained(0)
+    assert torch.equal(baseline.tower.head.probe, whole.tower.head.probe)
+    assert embedding(baseline).isfinite().all() and not torch.equal(embedding(baseline), embedding(lent))
+    assert baseline.weights().keys() == bare.weights().keys()
 
 
 def test_stored_embeddings_of_one_head_are_not_those_of_another(tmp_path):

@@ -1,4 +1,4 @@
-"""The encoder's interface: sites, order of tokens, memory, floors, hashes."""
+"""The encoder's interface: sites, order of tokens, memory, baselines, hashes."""
 
 import json
 

@@ -54,7 +54,7 @@ def test_weights_and_tokens_are_those_of_the_class(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_weight_has_its_group_and_floors_can_be_made(tmp_path, kind):
+def test_every_weight_has_its_group_and_baselines_can_be_made(tmp_path, kind):
     _, named, saved = tower(kind, tmp_path)
     encoder = load_encoder(write_tower(tmp_path / "l", saved, named))
     for name in encoder.weights():

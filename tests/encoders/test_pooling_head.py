@@ -82,9 +82,9 @@ def test_a_projection_of_another_width_is_read_in_its_own_dtype(tmp_path):
     assert embedding(encoder, images()).shape == (2, 12)
     assert encoder.weight_group(PROJECTION) == "head"
     assert encoder.provenance.off_path == ("final_norm", "head")
-    floor = encoder.untrained(0)
-    assert not torch.equal(floor.weights()[PROJECTION], encoder.weights()[PROJECTION])
-    assert embedding(floor, images()).isfinite().all()
+    baseline = encoder.untrained(0)
+    assert not torch.equal(baseline.weights()[PROJECTION], encoder.weights()[PROJECTION])
+    assert embedding(baseline, images()).isfinite().all()
 
 
 def test_the_projection_has_a_hash_of_its_own_and_the_tower_keeps_its(tmp_path):

@@ -147,7 +147,7 @@ def test_bfloat16_runs_as_transformers_runs_it(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_groups_floors_and_the_path_of_the_loss(tmp_path, kind):
+def test_groups_baselines_and_the_path_of_the_loss(tmp_path, kind):
     encoder = load(write_qwen(tmp_path, qwen(kind)))
     groups = {name: encoder.weight_group(name) for name in encoder.weights()}
     assert {n.split(".")[0] for n, group in groups.items() if group == "embeddings"} <= {"patch_embed", "pos_embed"}

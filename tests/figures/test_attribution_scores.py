@@ -1,4 +1,4 @@
-"""Figures of attribution scores and faithfulness: every number of a result in its place, beside its floors."""
+"""Figures of attribution scores and faithfulness: every number of a result in its place, beside its baselines."""
 
 from dataclasses import replace
 
@@ -28,7 +28,16 @@ def planted_scores(names=("base", "sft", "dpo"), sites=("gradcam@block_04", "occ
             for name in (*names, "centre", "randomised", "uniform"):
                 value = draws.uniform(0.2, 0.8)
                 estimate = Estimate(value, value - 0.1, value + 0.1, 40, "share", "t over images 95 %")
-                rows.append(Row(name, site, measure, estimate, role="value" if name in names else "floor"))
+                rows.append(
+                    Row(
+                        name,
+                        site,
+                        measure,
+                        estimate,
+                        role="value" if name in names else "baseline",
+                        baseline=None if name in names else "control",
+                    )
+                )
             for number, name in enumerate(names[1:]):
                 estimate = Estimate(0.1 * number, -0.05, 0.3, 40, "share", "t over images 95 %")
                 rows.append(Row(name, site, measure, estimate, names[0], "difference"))
@@ -42,7 +51,7 @@ def points(axes, colour: str) -> list:
     return [line for line in axes.lines if line.get_color() == colour and len(line.get_xdata()) == 1]
 
 
-def test_every_value_interval_and_floor_is_drawn_and_differences_are_to_the_base() -> None:
+def test_every_value_interval_and_baseline_is_drawn_and_differences_are_to_the_base() -> None:
     result = planted_scores()
     figure, colour = attribution_scores.draw(result), checkpoint_styles(["base", "sft", "dpo"])["dpo"].colour
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_title(loc="left")}
@@ -54,8 +63,8 @@ def test_every_value_interval_and_floor_is_drawn_and_differences_are_to_the_base
     ]
     assert spans == [(row.estimate.low, row.estimate.high) for row in rows]
     dashed = {line.get_xdata()[0] for line in mass.lines if line.get_linestyle() == "--"}
-    floors = result.select(measure="mass_inside", role="floor", checkpoint="randomised")
-    assert dashed == {row.estimate.value for row in floors}
+    baselines = result.select(measure="mass_inside", role="baseline", checkpoint="randomised")
+    assert dashed == {row.estimate.value for row in baselines}
     below = figure.axes[3]
     assert [line.get_xdata()[0] for line in points(below, colour)] == [0.1, 0.1]  # and not 0.29, to the centre
     assert below.get_xlim()[0] == -below.get_xlim()[1]
@@ -94,7 +103,7 @@ def test_curves_are_means_over_images_and_one_random_order_controls_both() -> No
     found = of["deletion at 0.25"].estimate
     assert (found.value, found.low, found.high, found.n) == (wanted.value, wanted.low, wanted.high, 5)
     chance = [of[f"{way}, random order at {at}"] for way, at in (("deletion", 0.25), ("insertion", 0.75))]
-    assert chance[0].estimate == chance[1].estimate and {row.role for row in chance} == {"floor"}
+    assert chance[0].estimate == chance[1].estimate and {row.role for row in chance} == {"baseline"}
     between = [np.trapezoid(np.subtract(one.insertion, one.deletion), one.fractions) for one in curves]
     assert of["gain"].estimate.value == pytest.approx(np.mean(between), rel=1e-12)  # the order of sums differs
 

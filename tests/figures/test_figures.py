@@ -47,7 +47,7 @@ def test_rounding_of_equal_features_is_drawn_as_zero(planted) -> None:
     assert axes.get_ylim()[0] > 1e-8
 
 
-def test_drift_names_its_floors_and_the_consumed_site(planted) -> None:
+def test_drift_names_its_baselines_and_the_consumed_site(planted) -> None:
     shown = texts(representation_drift.draw(planted()["drift"]))
     assert {"untrained", "base (bfloat16)", "sft", "dpo", "grpo", "read by\nthe LLM"} <= set(shown)
 
@@ -85,7 +85,7 @@ def test_weights_show_change_above_and_equality_below(planted) -> None:
     assert heights(lower, colour) == equal
 
 
-def test_accuracy_draws_values_intervals_floor_and_chance(planted) -> None:
+def test_accuracy_draws_values_intervals_baseline_and_chance(planted) -> None:
     result = planted()["imagenet"]
     left = prototype_accuracy.draw(result).axes[0]
     top1 = [row.estimate for row in result.select(measure="top1", role="value")]
@@ -96,7 +96,7 @@ def test_accuracy_draws_values_intervals_floor_and_chance(planted) -> None:
     assert points == [e.value for e in top1]
     assert bars == {(e.low, e.high) for e in top1}
     dashed = {line.get_xdata()[0] for line in left.lines if line.get_linestyle() == "--"}
-    assert dashed == {row.estimate.value for row in result.select(measure="top1", role="floor")}
+    assert dashed == {row.estimate.value for row in result.select(measure="top1", role="baseline")}
     assert [line.get_xdata()[0] for line in left.lines if line.get_linestyle() == ":"] == [0.1]
 
 
@@ -128,7 +128,7 @@ def test_captions_state_n_and_method(planted, analysis: str) -> None:
     result = planted()[analysis]
     caption = FIGURES[analysis].caption(result)
     said = {"weights": "Exact", "spectrum": "Exact", **dict.fromkeys(SINGLE_MAPS, "no interval")}
-    assert said.get(analysis, "95 %") in caption and "n = " in caption and "Floor" in caption
+    assert said.get(analysis, "95 %") in caption and "n = " in caption and "Baseline" in caption
 
 
 @pytest.mark.parametrize("analysis", list(FIGURES))

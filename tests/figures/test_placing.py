@@ -69,5 +69,5 @@ def test_a_checkpoint_keeps_its_look_when_others_are_missing(planted) -> None:
 
 
 @pytest.mark.parametrize("analysis", ["imagenet", "drift", "weights", "answers"])
-def test_floors_are_not_checkpoints(planted, analysis: str) -> None:
+def test_baselines_are_not_checkpoints(planted, analysis: str) -> None:
     assert checkpoints_of(planted(identical=("dpo",))[analysis]) == ["base", "sft", "dpo", "grpo"]

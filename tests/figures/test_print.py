@@ -130,7 +130,7 @@ def test_a_narrow_figure_has_its_names_below_and_each_once(planted) -> None:
     figure = representation_drift.draw(planted(LONG)["drift"], LONG, ONE_COLUMN)
     [legend] = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
-    assert len(names) == len(set(names)) == 4  # two checkpoints and two floors
+    assert len(names) == len(set(names)) == 4  # two checkpoints and two baselines
     assert not representation_drift.draw(planted(LONG)["drift"], LONG, TWO_COLUMNS).legends
 
 

@@ -45,7 +45,7 @@ def test_alignment_names_layer_and_place(planted):
 
 
 @pytest.mark.parametrize("places", [(0.04, 0.5), (0.3, 0.4), (0.5, 0.35), (0.02,), (0.2, 0.2), (0.1, 0.9)])
-def test_names_of_floors_meet_neither_each_other_nor_the_edge(places):
+def test_names_of_baselines_meet_neither_each_other_nor_the_edge(places):
     sides = _sides(places)
     span = {"left": (0.0, 0.24), "right": (-0.24, 0.0), "center": (-0.12, 0.12)}
     ends = [(place + span[side][0], place + span[side][1]) for place, side in zip(places, sides, strict=True)]

@@ -44,7 +44,7 @@ def test_distance_and_accuracy_are_the_rows_at_their_steps(result, run) -> None:
 
 def test_markers_are_filled_where_the_rows_say_that_something_is_measured(result) -> None:
     upper, _, lower, _ = draw(result).axes
-    # Planted: a tenth of the rounding floor, the floor itself, ten times the floor.
+    # Planted: a tenth of the rounding baseline, the baseline itself, ten times the baseline.
     assert markers_of(upper, "sft") == {10: False, 20: False, 30: True}
     # Planted: 0, 1 and 2 points, each with 1.2 points of half width.
     assert markers_of(lower, "dpo") == {10: False, 20: False, 30: True}
@@ -64,7 +64,7 @@ def test_one_panel_per_site_and_measure_on_shared_scales(result) -> None:
     assert panels[2].get_ylim() == panels[3].get_ylim()
 
 
-def test_the_floor_and_the_base_are_drawn(result) -> None:
+def test_the_baseline_and_the_base_are_drawn(result) -> None:
     upper, _, lower, _ = draw(result).axes
     assert [y for line in upper.lines if line.get_linestyle() == "--" for y in line.get_ydata()][:2] == [
         pytest.approx(2e-4)

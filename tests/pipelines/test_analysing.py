@@ -58,13 +58,13 @@ def test_unknown_analyses_are_refused_before_any_work(pair):
         compare(pair, "digits", Options(analyses=("drift", "drfit")))
 
 
-def test_another_seed_of_a_recipe_is_a_floor_and_is_said(pair, tmp_path):
+def test_another_seed_of_a_recipe_is_a_baseline_and_is_said(pair, tmp_path):
     other = write_llava(tmp_path / "sft-2", llava("siglip", seed=5))
     measured = compare(pair, "digits", Options(limit=60, store=tmp_path / "store", same_recipe=(other,)))
     [drift] = [result for result in measured.results if result.analysis == "drift"]
     name = "sft-2 (same recipe)"
     [row] = drift.select(checkpoint=name, site="block_03", measure="cka")
-    assert row.role == "floor"
+    assert row.role == "baseline"
     alone = compare([pair[0], other], "digits", Options(limit=60, store=tmp_path / "store"))
     [same] = [r for result in alone.results for r in result.select(checkpoint="sft-2", site="block_03", measure="cka")]
     assert row.estimate == same.estimate

@@ -116,14 +116,14 @@ def test_several_runs_are_no_measurement(measured, planted, tmp_path):
         visprobe.read_report(tmp_path / "both")
 
 
-def test_a_notebook_shows_sentences_intervals_and_floors(measured):
+def test_a_notebook_shows_sentences_intervals_and_baselines(measured):
     html = measured._repr_html_()
     shown = Elements(html)
     assert "sft moved." in shown.text and "a note on dpo" in shown.text
     row = measured["drift"].select(measure="cka", checkpoint="sft", site="projected")[0]
     assert f"{value_text(row.estimate)} {interval_text(row.estimate)}" in shown.text
     assert f"Intervals: {row.estimate.method}" in shown.text
-    assert "font-style:italic" in html and "Floors in italics" in shown.text and "sft − base" in shown.text
+    assert "font-style:italic" in html and "Baselines in italics" in shown.text and "sft − base" in shown.text
     assert {tag for tag, _ in shown.found} <= {
         "div", "ul", "li", "p", "strong", "code", "table", "thead", "tbody", "tr", "th", "td", "span", "details",
         "summary",

@@ -33,10 +33,10 @@ def test_an_expression_is_named_by_the_short_names_of_its_checkpoints():
         distinct_names([swap, "/work/../work/sft[block 1 <- /work/dpo]"])
 
 
-def test_no_checkpoint_has_the_name_of_a_floor():
+def test_no_checkpoint_has_the_name_of_a_baseline():
     assert names("base", "untrained") == ["work/base", "work/untrained"]
     assert names("base", "untrained (base)") == ["work/base", "work/untrained (base)"]
-    with pytest.raises(UsageError, match="the name of a floor"):
+    with pytest.raises(UsageError, match="the name of a baseline"):
         names("base", "base (bfloat16)")
 
 

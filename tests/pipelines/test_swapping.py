@@ -54,7 +54,7 @@ def features(encoder, pixels, labels):
     tokens = encoder.forward(pixels, [encoder.consumed], lambda t: t.mean(1))
     ids = tuple(map(str, range(N)))
     return FeatureSet(encoder.name, "val", ids, labels, None, {encoder.consumed: tokens[encoder.consumed].numpy()},
-                      encoder.consumed)  # fmt: skip
+                      encoder.consumed, baseline=encoder.baseline)  # fmt: skip
 
 
 def exchanged(base, other, seed):
@@ -70,8 +70,8 @@ def exchanged(base, other, seed):
         encoder = swapped(Swap("a", exchange.spec, "b"), *ends)
         encoder.name = f"{exchange.direction} {exchange.part}"
         hybrids.append(Hybrid(exchange.direction, exchange.part, features(encoder, pixels, labels)))
-    *whole, floor = [features(encoder, pixels, labels) for encoder in (base, other, base.rounded(torch.bfloat16))]
-    return layer_swap(Pair(*whole, [floor]), hybrids)
+    *whole, baseline = [features(encoder, pixels, labels) for encoder in (base, other, base.rounded(torch.bfloat16))]
+    return layer_swap(Pair(*whole, [baseline]), hybrids)
 
 
 def named(result):

@@ -111,11 +111,11 @@ def test_when_it_moved_is_found_and_rounding_is_not_motion(measured) -> None:
     assert any("rounded to bfloat16" in text for text in measured.warnings)
 
 
-def test_an_untouched_copy_is_exactly_as_far_as_the_rounding_floor(measured) -> None:
+def test_an_untouched_copy_is_exactly_as_far_as_the_rounding_baseline(measured) -> None:
     [result] = measured.results
-    [floor] = result.select(checkpoint="base (bfloat16)", site="block_04")
+    [baseline] = result.select(checkpoint="base (bfloat16)", site="block_04")
     [copy] = result.select(checkpoint="frozen step 10", site="block_04", measure="cka")
-    assert copy.estimate == floor.estimate
+    assert copy.estimate == baseline.estimate
     assert copy.estimate.value < 1
 
 

@@ -27,7 +27,7 @@ def brief(documented):
 def test_the_document_survives_strict_json(documented) -> None:
     document = documented()
     assert json.loads(atomic.to_json(document)) == document
-    assert document["schema"] == "visprobe.report/1"
+    assert document["schema"] == "visprobe.report/2"
     assert document["created"] == "2026-01-02T03:04:05+00:00"
     assert document["command"] == "visprobe compare base sft dpo --data cifar10-2500"
     assert document["seed"] == 7

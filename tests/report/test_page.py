@@ -264,7 +264,7 @@ def test_ids_of_two_figures_do_not_meet() -> None:
     assert "<style" not in first and "&quot;label&quot;" in first
 
 
-def test_groups_of_questions_are_rows_and_floors_are_marked(planted) -> None:
+def test_groups_of_questions_are_rows_and_baselines_are_marked(planted) -> None:
     (table,) = tables(planted()["answers"])
     assert list(table.lines) == ["all", "count", "where"] and table.counts["count"] == [200]
     assert table.columns == {"base": False, "sft": False, "dpo": False, "grpo": False, "blind": True}

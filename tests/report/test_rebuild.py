@@ -67,7 +67,7 @@ def changed(document, path, value):
         (lambda d: "[1, 2]", "no report of visprobe"),
         (lambda d: json.dumps({"schema": 3}), "no report of visprobe"),
         (lambda d: json.dumps({"schema": "other/1"}), "no report of visprobe"),
-        (lambda d: changed(d, ["schema"], "visprobe.report/2"), r"visprobe\.report/2, written by visprobe 0"),
+        (lambda d: changed(d, ["schema"], "visprobe.report/3"), r"visprobe\.report/3, written by visprobe 0"),
         (lambda d: json.dumps({"schema": "visprobe.report/1"}), "results: Field required|damaged at 11 places"),
         (lambda d: changed(d, ["results", 0, "rows", 1, "estimate", "value"], "0.5"), r"results\.0\.rows\.1\.estimate"),
         (lambda d: changed(d, ["results", 0, "rows", 1, "estimate", "low"], float("nan")), "is damaged"),

@@ -96,7 +96,7 @@ def test_a_wrong_gold_answer_is_not_matched(base):
     assert correct[1:].tolist() == [False, False]
 
 
-def test_the_result_holds_shares_differences_and_the_floor():
+def test_the_result_holds_shares_differences_and_the_baseline():
     groups, kinds = ("general",) * 4 + ("ocr",) * 6, ("parity",) * 10
     right = {"base": [1, 1, 0, 0, 1, 0, 0, 0, 0, 0], "sft": [1, 1, 1, 0, 1, 1, 0, 0, 0, 0]}
     scenes = np.array([0, 0, 1, 1, 0, 0, 1, 1, 2, 2])
@@ -112,8 +112,8 @@ def test_the_result_holds_shares_differences_and_the_floor():
     assert (difference.checkpoint, difference.reference) == ("sft", "base")
     assert difference.estimate.value == pytest.approx(0.2)
     assert difference.estimate.low < 0.2 < difference.estimate.high
-    (floor,) = result.select(role="floor", measure="accuracy/all")
-    assert floor.checkpoint == "blind" and floor.estimate.value == 0.1
+    (baseline,) = result.select(role="baseline", measure="accuracy/all")
+    assert baseline.checkpoint == "blind" and baseline.estimate.value == 0.1
     assert [row.measure for row in result.select(checkpoint="base")] == [
         "accuracy/general", "accuracy/ocr", "accuracy/all",
     ]  # fmt: skip
@@ -127,10 +127,10 @@ def test_answers_to_different_questions_are_refused():
         answers_result({"base": ours, "sft": theirs}, ours, "digits")
 
 
-def test_checkpoints_on_disk_are_compared_with_the_blind_floor():
+def test_checkpoints_on_disk_are_compared_with_the_blind_baseline():
     result = evaluate_answers({"base": BASE, "again": BASE}, DigitScenes("val", 60, 9), DigitScenes("train", 600, 9))
-    value, floor = (result.select(measure="accuracy/all", role=role)[0].estimate for role in ("value", "floor"))
-    assert floor.high < value.low  # far apart: 0.3 and 0.8 or more
+    value, baseline = (result.select(measure="accuracy/all", role=role)[0].estimate for role in ("value", "baseline"))
+    assert baseline.high < value.low  # far apart: 0.3 and 0.8 or more
     (difference,) = result.select(measure="accuracy/all", role="difference")
     assert difference.estimate.value == 0
 

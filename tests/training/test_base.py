@@ -67,10 +67,10 @@ def test_the_shipped_base_is_small_and_the_one_of_its_manifest():
 def test_the_shipped_base_answers_as_well_as_its_manifest_says():
     stated = Result.from_json(json.loads((BASE / "manifest.json").read_text())["answers"])
     (share,) = stated.select(measure="accuracy/all", role="value")
-    (floor,) = stated.select(measure="accuracy/all", role="floor")
-    assert share.estimate.value > floor.estimate.value + 0.25
+    (baseline,) = stated.select(measure="accuracy/all", role="baseline")
+    assert share.estimate.value > baseline.estimate.value + 0.25
     for row in stated.select(role="value"):
-        (blind,) = stated.select(role="floor", measure=row.measure)
+        (blind,) = stated.select(role="baseline", measure=row.measure)
         assert row.estimate.low > blind.estimate.high, row.measure
     correct = answer(*load(BASE), DigitScenes("val", 100, seed=1)).correct
     # four standard errors of a share at n = 880, the most that 100 of the 500 scenes can sensibly differ

@@ -6,7 +6,7 @@ from visprobe.results.presentation import FigureSpec, Presentation
 
 STRIPS = 4  # pictures that are followed through training, each in a figure of its own
 _FIGURES = "visprobe.attribution.figures"
-_SINGLE = "Floors stand beside the scores over all images: a single map has none."
+_SINGLE = "Baselines stand beside the scores over all images: a single map has none."
 
 
 def _maps(name: str, kind: str, place: int, has_gallery: bool = False) -> Presentation:
@@ -34,7 +34,7 @@ PRESENTATIONS = {
         place=250,
     ),
     "faithfulness": Presentation(
-        figures=(FigureSpec("faithfulness", f"{_FIGURES}.curves", baseline="Floor: random order."),), place=260
+        figures=(FigureSpec("faithfulness", f"{_FIGURES}.curves", baseline="Baseline: random order."),), place=260
     ),
     **{f"map_strip_{n}": _maps(f"map_strip_{n}", "strip", 270 + n, has_gallery=True) for n in range(1, STRIPS + 1)},
     "map_steps": Presentation(titles={"score": "Score that the maps explain"}, heading="Method and site", place=280),

@@ -224,15 +224,15 @@ def _print_result(result: Result) -> None:
     sites = list(dict.fromkeys(row.site for row in result.rows))
     down = len(measures) > WIDE
     cells: dict[tuple[str, ...], dict[str, str]] = {}
-    floors = set()
+    baselines = set()
     for row in result.rows:
         name = f"{row.checkpoint} − {row.reference}" if row.role == "difference" else row.checkpoint
         at = [row.site] if len(sites) > 1 else []
         where = (name, " at ".join([row.measure, *at])) if down else (name, *at)
         text = f"{value_text(row.estimate, row.role)} {interval_text(row.estimate, row.role)}".strip()
         cells.setdefault(where, {})["value" if down else row.measure] = text
-        if row.role == "floor":
-            floors.add(where)
+        if row.role == "baseline":
+            baselines.add(where)
     left = ("checkpoint", "measure") if down else ("checkpoint", "site") if len(sites) > 1 else ("checkpoint",)
     across = ["value"] if down else measures
     print_table(
@@ -240,7 +240,7 @@ def _print_result(result: Result) -> None:
         (*left, *across),
         [(*where, *(line.get(column, "") for column in across)) for where, line in cells.items()],
         numbers=range(len(left), len(left) + len(across)),
-        faint=[place for place, where in enumerate(cells) if where in floors],
+        faint=[place for place, where in enumerate(cells) if where in baselines],
         caption=_caption(result) if len(sites) > 1 else f"at {sites[0]}; {_caption(result)}",
     )
 

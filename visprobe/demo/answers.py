@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
+from visprobe.analyses.core.differences import Key, Paired, difference_rows, pairs, value_rows
 from visprobe.demo.packing import Packed, Packer, answer_logits, image_features
 from visprobe.demo.questions import GROUPS, Question, blind_guess, questions_about
 from visprobe.demo.scenes import DigitScenes
@@ -22,7 +22,7 @@ from visprobe.metrics.arrays import Array, Bools, Labels
 from visprobe.metrics.intervals.clustered import clustered_mean
 from visprobe.metrics.intervals.estimate import FRACTION, Scale
 from visprobe.mllm.load import read_processor
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import Estimate, Result
 
 SITE = "language_model"
 BATCH = 50
@@ -138,7 +138,7 @@ def answers_result(answers: Mapping[str, Answers], blind: Answers, scenes: str) 
 
     Returns:
         Shares in [0, 1] and differences `later - earlier` for every pair of checkpoints, with 95 % intervals
-        clustered by scene; the blind baseline with role "floor".
+        clustered by scene; the blind baseline with role "baseline".
 
     Raises:
         UsageError: If two of them answered different questions.
@@ -147,43 +147,39 @@ def answers_result(answers: Mapping[str, Answers], blind: Answers, scenes: str) 
         raise UsageError(
             "the answers are to different questions", hint="Answer with every checkpoint on the same scenes."
         )
-    masks = _masks(blind.groups)
-    rows = [row for name, a in answers.items() for row in _shares(name, a, masks, "value")]
-    for earlier, later in combinations(answers, 2):
-        rows += [_difference(later, earlier, answers, group, mask) for group, mask in masks.items()]
-    rows += _shares("blind", blind, masks, "floor")
-    question = "How many questions about unseen scenes does the whole model answer exactly right?"
-    everyone = {**answers, "blind": blind}
-    pairs = [_difference(name, "blind", everyone, "all", masks["all"]) for name in answers]
-    against = [
-        {"checkpoint": row.checkpoint, "reference": "blind", "site": row.site, "measure": row.measure,
-         "value": row.estimate.value, "low": row.estimate.low, "high": row.estimate.high}
-        for row in pairs
-    ]  # fmt: skip
-    return Result(
-        "answers", question, tuple(rows), {"scenes": scenes, "match": "exact, greedy", "against_floors": against}
+    right = _by_group({**answers, "blind": blind})
+    numbers = {key: _estimate(correct.astype(np.float64), of, FRACTION) for key, (correct, of) in right.items()}
+    own = {key: number for key, number in numbers.items() if key[0] in answers}
+    rows = (
+        *value_rows(own, {}),
+        *difference_rows(right, answers, _difference),
+        *value_rows({key: number for key, number in numbers.items() if key not in own}, {"blind": "blind"}),
     )
+    against = []
+    for name in answers:
+        for pair in (pair for pair in pairs(right, ("blind", name)) if pair.measure == "accuracy/all"):
+            change = _difference(pair)
+            ends = {"value": change.value, "low": change.low, "high": change.high}
+            against.append({"checkpoint": name, "reference": "blind", "site": SITE, "measure": pair.measure, **ends})
+    question = "How many questions about unseen scenes does the whole model answer exactly right?"
+    settings = {"scenes": scenes, "match": "exact, greedy", "against_baselines": against}
+    return Result("answers", question, rows, settings)
 
 
-def _masks(groups: Sequence[str]) -> dict[str, Bools]:
-    """Select the questions of each group, and of "all"; groups without questions are left out."""
-    column = np.array(groups)
-    masks: dict[str, Bools] = {group: column == group for group in GROUPS if group in groups}
-    return {**masks, "all": np.ones(len(column), np.bool_)}
+def _by_group(answers: Mapping[str, Answers]) -> dict[Key, tuple[Bools, Labels]]:
+    """Return which answers are right and their scenes: of each group of questions that there is, and of all."""
+    found: dict[Key, tuple[Bools, Labels]] = {}
+    for name, one in answers.items():
+        groups = np.array(one.groups)
+        masks: dict[str, Bools] = {group: groups == group for group in GROUPS if group in one.groups}
+        for group, mask in {**masks, "all": np.ones(len(groups), np.bool_)}.items():
+            found[name, SITE, f"accuracy/{group}"] = one.correct[mask], one.scenes[mask]
+    return found
 
 
-def _shares(name: str, answers: Answers, masks: Mapping[str, Bools], role: Role) -> list[Row]:
-    correct = answers.correct.astype(np.float64)
-    return [
-        Row(name, SITE, f"accuracy/{group}", _estimate(correct[mask], answers.scenes[mask], FRACTION), role=role)
-        for group, mask in masks.items()
-    ]
-
-
-def _difference(later: str, earlier: str, answers: Mapping[str, Answers], group: str, mask: Bools) -> Row:
-    change = answers[later].correct[mask].astype(np.float64) - answers[earlier].correct[mask]
-    estimate = _estimate(change, answers[later].scenes[mask], FRACTION.of_differences)
-    return Row(later, SITE, f"accuracy/{group}", estimate, earlier, "difference")
+def _difference(pair: Paired[tuple[Bools, Labels]]) -> Estimate:
+    (after, scenes), (before, _) = pair.after, pair.before
+    return _estimate(after.astype(np.float64) - before, scenes, FRACTION.of_differences)
 
 
 def _estimate(values: Array, scenes: Labels, scale: Scale) -> Estimate:

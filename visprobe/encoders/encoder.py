@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from visprobe.encoders import EMBEDDING, HEADS
+from visprobe.encoders.baseline import Baseline
 from visprobe.encoders.checkpoint.hashing import tensors_hash
 from visprobe.encoders.checkpoint.quiet import quiet
 from visprobe.encoders.pixels import Grid, Pixels
@@ -63,9 +64,11 @@ class VisionEncoder:
         stored: Weights by canonical name, in stored dtype; those of the connector begin with "projector.".
         provenance: Files that the encoder was read from.
         head: Pooling head of another checkpoint, if `tower` was given one.
+        baseline: Mark of a baseline; None for a checkpoint.
 
     Attributes:
         name: Name for tables.
+        baseline: Mark of a baseline; None for a checkpoint.
         sites: All sites, from the input on.
         consumed: Name of the site that the MLLM reads.
         grid: Rows and columns of patch tokens, or None where they depend on the image.
@@ -88,8 +91,10 @@ class VisionEncoder:
         stored: Mapping[str, torch.Tensor],
         provenance: Provenance,
         head: BorrowedHead | None = None,
+        baseline: Baseline | None = None,
     ) -> None:
         self.name = name
+        self.baseline = baseline
         self.processor = layout.processor
         self.provenance = provenance
         self.consumed = layout.consumed
@@ -333,22 +338,29 @@ class VisionEncoder:
                 fresh |= {_PROJECTOR + k: v for k, v in self._layout.connector.fresh().state_dict().items()}
         weights = {name: fresh[name].to(tensor.dtype) for name, tensor in self._stored.items()}
         provenance = replace(self.provenance, layout=f"fresh weights, seed {seed}")
-        return self.with_weights("untrained", weights, provenance)
+        return self.with_weights("untrained", weights, provenance, Baseline("untrained", self.name))
 
     def rounded(self, dtype: torch.dtype) -> VisionEncoder:
         """Return this encoder with every weight rounded to `dtype` and back."""
         short = str(dtype).removeprefix("torch.")
         weights = {name: tensor.to(dtype).to(tensor.dtype) for name, tensor in self._stored.items()}
         provenance = replace(self.provenance, layout=f"{self.provenance.layout}, rounded to {short}")
-        return self.with_weights(f"{self.name} ({short})", weights, provenance)
+        return self.with_weights(f"{self.name} ({short})", weights, provenance, Baseline("rounding", self.name))
 
-    def with_weights(self, name: str, weights: Mapping[str, torch.Tensor], provenance: Provenance) -> VisionEncoder:
+    def with_weights(
+        self,
+        name: str,
+        weights: Mapping[str, torch.Tensor],
+        provenance: Provenance,
+        baseline: Baseline | None = None,
+    ) -> VisionEncoder:
         """Return this encoder with other weights; tensors of `weights()` that stay are shared, not copied.
 
         Args:
             name: Name of the new encoder.
             weights: All weights by canonical name, in the shapes of `weights()`.
             provenance: Origin of the weights.
+            baseline: Mark of a baseline; None for a checkpoint.
         """
         changed = {key: weight for key, weight in weights.items() if weight is not self._stored[key]}
         inner = {key.removeprefix(_PROJECTOR): w for key, w in changed.items() if key.startswith(_PROJECTOR)}
@@ -359,6 +371,7 @@ class VisionEncoder:
             projector=_with_changed(self._projector, inner) if self._projector is not None else None,
             stored=weights,
             provenance=provenance,
+            baseline=baseline,
         )
 
     def with_head(self, head: BorrowedHead) -> VisionEncoder:
@@ -376,8 +389,16 @@ class VisionEncoder:
         return self._like(tower=tower, head=None)
 
     def _like(self, **changes: Any) -> VisionEncoder:
-        own = {"projector": self._projector, "stored": self._stored, "provenance": self.provenance, "head": self.head}
-        return VisionEncoder(**{"name": self.name, "layout": self._layout, **own, **changes})
+        own = {
+            "name": self.name,
+            "layout": self._layout,
+            "projector": self._projector,
+            "stored": self._stored,
+            "provenance": self.provenance,
+            "head": self.head,
+            "baseline": self.baseline,
+        }
+        return VisionEncoder(**{**own, **changes})
 
     def _find_grid(self) -> Grid | None:
         grid = self._geometry.grid(self.processor, self._config)

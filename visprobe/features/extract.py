@@ -319,6 +319,7 @@ class _Pass:
             sites=StoredSites(self.store, keys, job.arrays),
             consumed=job.encoder.consumed,
             contents=tuple(contents[index] for index in valid),
+            baseline=job.encoder.baseline,
         )
 
     def _images_hash(self) -> str:

@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from visprobe.encoders.baseline import Baseline
+
 
 def of_tower(site: str) -> bool:
     """Return whether `site` is one of the tower's own, and not of the connector ("projected", "deepstack_1")."""
@@ -94,6 +96,7 @@ class FeatureSet:
             are read at each access and not cached: take an array once, and drop it after use.
         consumed: Name of the site that the MLLM reads.
         contents: SHA-256 of each image file, one per row; empty where features were not made from files.
+        baseline: Mark of a baseline; None for a checkpoint.
     """
 
     encoder: str
@@ -104,6 +107,7 @@ class FeatureSet:
     sites: Mapping[str, NDArray[np.float32]]
     consumed: str
     contents: tuple[str, ...] = ()
+    baseline: Baseline | None = None
 
 
 def first_of_each(features: FeatureSet) -> NDArray[np.intp]:

@@ -28,13 +28,13 @@ class Section:
     Attributes:
         title: Heading of the block.
         values: Share of each checkpoint, by name.
-        floors: Share of each baseline, by name.
+        baselines: Share of each baseline, by name.
         differences: Paired difference from the base of each checkpoint, by name.
     """
 
     title: str
     values: dict[str, Estimate] = field(default_factory=dict)
-    floors: dict[str, Estimate] = field(default_factory=dict)
+    baselines: dict[str, Estimate] = field(default_factory=dict)
     differences: dict[str, Estimate] = field(default_factory=dict)
 
 
@@ -52,7 +52,7 @@ def sections(rows: Sequence[Row], keys: Sequence[str], titles: Sequence[str], ba
         if key not in found or (row.role == "difference" and row.reference != base):
             continue
         section = found[key]
-        kind = {"value": section.values, "floor": section.floors, "difference": section.differences}[row.role]
+        kind = {"value": section.values, "baseline": section.baselines, "difference": section.differences}[row.role]
         kind[row.checkpoint] = row.estimate
     return [section for section in found.values() if section.values]
 
@@ -86,7 +86,7 @@ def draw_forest(
         _draw_shares(panels[0], parts, look, label, chance)
         if paired:
             _draw_differences(panels[1], parts, look)
-        panels[0].set_ylim(lines - (0.3 if any(part.floors for part in parts) else 0.6), -0.8)
+        panels[0].set_ylim(lines - (0.3 if any(part.baselines for part in parts) else 0.6), -0.8)
     return figure
 
 
@@ -123,15 +123,21 @@ def _draw_titles(axes: Axes, parts: Sequence[Section]) -> None:
 def _draw_shares(
     axes: Axes, parts: Sequence[Section], look: Mapping[str, CheckpointStyle], label: str, chance: float | None
 ) -> None:
-    highest = max(e.high for part in parts for e in (*part.values.values(), *part.floors.values()))
+    highest = max(e.high for part in parts for e in (*part.values.values(), *part.baselines.values()))
     for part, place in zip(parts, _places(parts), strict=True):
         span = min(place.values()) - 0.45, max(place.values()) + 0.45
-        sides = _sides([floor.value / highest for floor in part.floors.values()])
-        for (name, floor), side in zip(part.floors.items(), sides, strict=True):
-            axes.plot([floor.value] * 2, span, color=MUTED, linestyle="--", linewidth=0.9)
-            add_tooltips(axes.lines[-1], [text(f"{name}, {part.title}", floor)])
+        sides = _sides([baseline.value / highest for baseline in part.baselines.values()])
+        for (name, baseline), side in zip(part.baselines.items(), sides, strict=True):
+            axes.plot([baseline.value] * 2, span, color=MUTED, linestyle="--", linewidth=0.9)
+            add_tooltips(axes.lines[-1], [text(f"{name}, {part.title}", baseline)])
             axes.annotate(
-                shorten(name), (floor.value, span[1] + 0.05), va="top", ha=side, size=SMALL, color=MUTED, bbox=_ON_WHITE
+                shorten(name),
+                (baseline.value, span[1] + 0.05),
+                va="top",
+                ha=side,
+                size=SMALL,
+                color=MUTED,
+                bbox=_ON_WHITE,
             )
         for name, estimate in part.values.items():
             _draw_interval(axes, estimate, place[name], look[name])

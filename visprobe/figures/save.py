@@ -23,7 +23,7 @@ from visprobe.results.result import Estimate, Row
 
 PNG_DPI = 200
 FORMATS = ("svg", "png", "pdf")
-_COLUMNS = ("checkpoint", "site", "measure", "reference", "role", *(f.name for f in fields(Estimate)))
+_COLUMNS = ("checkpoint", "site", "measure", "reference", "role", "baseline", *(f.name for f in fields(Estimate)))
 
 
 def save_figure(figure: Figure, folder: Path, name: str, rows: Iterable[Row], svg: str | None = None) -> None:
@@ -68,7 +68,7 @@ def rows_csv(rows: Iterable[Row]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for row in rows:
-        cells = (row.checkpoint, row.site, row.measure, row.reference, row.role, *astuple(row.estimate))
+        cells = (row.checkpoint, row.site, row.measure, row.reference, row.role, row.baseline, *astuple(row.estimate))
         writer.writerow([csv_safe(cell) for cell in cells])
     return text.getvalue()
 

@@ -65,12 +65,12 @@ def draw_lines(
     return ends
 
 
-def draw_floors(
+def draw_baselines(
     axes: Axes,
     lines: Lines,
     positions: Mapping[str, float],
     height: Callable[[float], float],
-    style: Callable[[str], LineStyle],
+    styles: Mapping[str, LineStyle],
 ) -> list[End]:
     """Draw a grey line per baseline, without its intervals.
 
@@ -79,7 +79,7 @@ def draw_floors(
         lines: Estimates from `lines_of`.
         positions: x position of each site.
         height: Maps a value to y.
-        style: Maps a baseline's name to its line style.
+        styles: Line style of each baseline by its name.
 
     Returns:
         Ends of the lines, for `label_ends`.
@@ -92,7 +92,7 @@ def draw_floors(
             x, y = [positions[site] for site in run], [height(e.value) for e in shown]
             if len(run) == 1:
                 x, y = [x[0] - _HALF_LINE, x[0] + _HALF_LINE], y * 2
-            axes.plot(x, y, color=MUTED, linestyle=style(name), linewidth=0.9)
+            axes.plot(x, y, color=MUTED, linestyle=styles[name], linewidth=0.9)
             add_tooltips(axes.lines[-1], at_sites(name, run, shown))
-        ends.append(End(name, y[-1], MUTED, line=style(name)))
+        ends.append(End(name, y[-1], MUTED, line=styles[name]))
     return ends

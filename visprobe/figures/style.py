@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 from matplotlib import style
 
-from visprobe.results.result import Result
+from visprobe.results.result import BaselineKind, Result, Row
 
 # Inches, of ICML and CVPR (CVPR's two columns are 6.875); one-column venues such as ICLR and NeurIPS have 5.5.
 ONE_COLUMN = 3.25
@@ -108,6 +108,7 @@ def checkpoints_of(result: Result) -> list[str]:
     return list(dict.fromkeys([*base, *values, *result.identical]))
 
 
-def floor_line(name: str) -> LineStyle:
-    """Return the line style of a baseline: untrained towers, number formats and other seeds differ."""
-    return "--" if name.startswith("untrained") else ":" if name.endswith("(same recipe)") else "-."
+def baseline_lines(rows: Iterable[Row]) -> dict[str, LineStyle]:
+    """Return the line style of each baseline: untrained towers, number formats and other seeds differ."""
+    styles: dict[BaselineKind, LineStyle] = {"untrained": "--", "recipe": ":"}
+    return {row.checkpoint: styles.get(row.baseline, "-.") for row in rows if row.baseline}

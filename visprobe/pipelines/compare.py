@@ -7,13 +7,13 @@ from pathlib import Path
 
 from visprobe.analyses.core.registry import chosen
 from visprobe.analyses.core.verdict import headline, verdict
-from visprobe.analyses.drift.sentences import SAME_RECIPE
+from visprobe.encoders.baseline import Baseline
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.errors import UsageError
 from visprobe.io.disk import plain_errors
 from visprobe.pipelines.measure import run_analyses
 from visprobe.pipelines.measurement import Measurement, Options, as_list
-from visprobe.pipelines.session import Session, all_sites, format_floors, open_encoders
+from visprobe.pipelines.session import Session, all_sites, format_baselines, open_encoders
 from visprobe.results.result import Result
 
 
@@ -56,10 +56,11 @@ def compare(
     refuse_other_shapes(base, opened[1:])
     encoders, again = opened[: len(checkpoints)], opened[len(checkpoints) :]
     for encoder in again:
-        encoder.name += SAME_RECIPE
+        encoder.name += " (same recipe)"
+        encoder.baseline = Baseline("recipe", base.name)
     untrained = base.untrained(options.seed)
-    floors = [untrained, *format_floors(checkpoints[0], base, options), *again]
-    session = Session(encoders, floors, data, options)
+    baselines = [untrained, *format_baselines(checkpoints[0], base, options), *again]
+    session = Session(encoders, baselines, data, options)
     results = [*run_analyses(session, analyses), *also]
     said = [*headline(results, base.name), *verdict(results, base.name)]
     return session.measurement(results, said)

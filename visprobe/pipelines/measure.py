@@ -61,12 +61,12 @@ def measure(
 def _untrained_of_each_shape(encoders: Sequence[VisionEncoder], seed: int) -> list[VisionEncoder]:
     """Return one untrained tower per shape, named after the first encoder of that shape if there are several."""
     first = {(e.provenance.family, e.sites, e.grid, e.processor_hash): e for e in reversed(encoders)}
-    floors = []
+    baselines = []
     for encoder in reversed(first.values()):
-        floor = encoder.untrained(seed)
-        floor.name = floor.name if len(first) == 1 else f"{floor.name} ({encoder.name})"
-        floors.append(floor)
-    return floors
+        baseline = encoder.untrained(seed)
+        baseline.name = baseline.name if len(first) == 1 else f"{baseline.name} ({encoder.name})"
+        baselines.append(baseline)
+    return baselines
 
 
 def run_analyses(session: Session, analyses: Sequence[Analysis]) -> list[Result]:
@@ -151,7 +151,7 @@ class _Runner:
             inputs = Inputs(
                 base=base,
                 others=tuple(others[:descendants]),
-                floors=tuple(others[descendants:]),
+                baselines=tuple(others[descendants:]),
                 encoders=tuple(self._session.encoders),
                 seed=self._session.seed,
                 support=self._own(analysis, learned) if analysis in learning else (),
@@ -185,12 +185,10 @@ class _Runner:
         return self._session.passing(images, wanted, encoders)
 
     def _encoders(self) -> list[VisionEncoder]:
-        return [*self._session.encoders, *self._session.floors]
+        return [*self._session.encoders, *self._session.baselines]
 
     def _is_run_on(self, analysis: Analysis, encoder: VisionEncoder) -> bool:
-        if encoder not in self._session.floors:
-            return True
-        return analysis.floors == "all" or (analysis.floors == "untrained" and encoder.name.startswith("untrained"))
+        return encoder.baseline is None or analysis.baselines in ("all", encoder.baseline.kind)
 
     def _own(self, analysis: Analysis, features: dict[str, FeatureSet]) -> Sets:
         run_on = [encoder for encoder in self._encoders() if self._is_run_on(analysis, encoder)]

@@ -174,8 +174,9 @@ class Measurement:
 
         Returns:
             A DataFrame with a line for each number and the columns of results.csv: analysis, checkpoint, site, measure,
-            reference (None unless measured against another checkpoint), role ("value", "floor" or "difference"), value,
-            low, high (the ends of the interval), n, unit ("fraction" is of 1), method (how the interval was made).
+            reference (None unless measured against another checkpoint), role ("value", "baseline" or "difference"),
+            baseline (its kind, for baselines), value, low, high (the ends of the interval), n, unit ("fraction" is of
+            1), method (how the interval was made).
         """
         import pandas as pd
 

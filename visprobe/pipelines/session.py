@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from visprobe.analyses.drift.noise_floor import noise_floors
 from visprobe.data.image_set import ImageSet
 from visprobe.data.open import ImageData, open_images
+from visprobe.encoders.baseline import Baseline
 from visprobe.encoders.encoder import VisionEncoder
 from visprobe.encoders.exchange.swap import parse_swap
 from visprobe.encoders.load import load_encoder
@@ -58,7 +58,7 @@ def open_encoders(checkpoints: Sequence[str | Path], options: Options) -> list[V
     return encoders
 
 
-def format_floors(checkpoint: str | Path, encoder: VisionEncoder, options: Options) -> list[VisionEncoder]:
+def format_baselines(checkpoint: str | Path, encoder: VisionEncoder, options: Options) -> list[VisionEncoder]:
     """Return copies of an encoder in other number formats: drift below theirs is rounding, not training.
 
     Args:
@@ -74,7 +74,7 @@ def format_floors(checkpoint: str | Path, encoder: VisionEncoder, options: Optio
     if options.dtype == "float32":
         return [rounded]
     [exact] = open_encoders([checkpoint], replace(options, dtype="float32", progress=None))
-    exact.name = f"{encoder.name} (float32)"
+    exact.name, exact.baseline = f"{encoder.name} (float32)", Baseline("arithmetic", encoder.name)
     return [rounded, exact]
 
 
@@ -113,7 +113,7 @@ class Session:
 
     Args:
         encoders: Encoders of the checkpoints, the base first.
-        floors: Encoders that serve as baselines: untrained and rounded ones.
+        baselines: Encoders that serve as baselines: untrained and rounded ones.
         data: Folder or name of an image set, for `open_images`, or opened images.
         options: Options of the measurement.
     """
@@ -121,11 +121,11 @@ class Session:
     def __init__(
         self,
         encoders: Sequence[VisionEncoder],
-        floors: Sequence[VisionEncoder],
+        baselines: Sequence[VisionEncoder],
         data: str | Path | ImageData,
         options: Options,
     ) -> None:
-        self.encoders, self.floors = list(encoders), list(floors)
+        self.encoders, self.baselines = list(encoders), list(baselines)
         self.images = open_images(str(data), **options.images) if isinstance(data, str | Path) else data
         self.warnings: list[str] = list(self.images.notes)
         self.seed = options.seed
@@ -138,7 +138,7 @@ class Session:
 
     def passing(self, images: ImageSet, sites: Sites, encoders: Sequence[VisionEncoder] | None = None) -> Pass:
         """Describe the pass over images that `extract` makes with the same arguments."""
-        chosen = list(encoders or [*self.encoders, *self.floors])
+        chosen = list(encoders or [*self.encoders, *self.baselines])
         return Pass(images, sites, chosen, [self._processor_for(encoder) for encoder in chosen])
 
     def expect(self, passes: Sequence[Pass]) -> None:
@@ -251,7 +251,7 @@ def provenance_of(encoder: VisionEncoder) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_UNTRAINED = re.compile(r"untrained( \(.*\))?")
+_BASELINE = re.compile(r"untrained( \(.*\))?|(?P<of>.+) \((bfloat16|float32)\)")
 
 
 def distinct_names(specs: Sequence[str | Path]) -> list[str]:
@@ -268,11 +268,14 @@ def distinct_names(specs: Sequence[str | Path]) -> list[str]:
         raise UsageError("the same checkpoint is named twice", hint="Name each checkpoint once.")
     for depth in range(1, max(name.count("/") for name in whole) + 2):
         names = [redact(_ending(str(spec), depth)) for spec in specs]  # told apart as they are shown
-        floors = [name for name in names if _UNTRAINED.fullmatch(name) or name in noise_floors(names[0])]
-        if len(set(names)) == len(names) and not floors:
+        found = [_BASELINE.fullmatch(name) for name in names]
+        baselines = [match[0] for match in found if match and match["of"] in (None, names[0])]
+        if len(set(names)) == len(names) and not baselines:
             return names
-    if floors:
-        raise UsageError(f"{floors[0]} is the name of a floor of {names[0]}", hint="Rename that checkpoint's folder.")
+    if baselines:
+        raise UsageError(
+            f"{baselines[0]} is the name of a baseline of {names[0]}", hint="Rename that checkpoint's folder."
+        )
     return [f"{name} ({number})" for number, name in enumerate(names, start=1)]  # only secrets tell them apart
 
 

@@ -14,6 +14,7 @@ from visprobe.data.rows import Rows
 from visprobe.io.atomic import write_json
 from visprobe.pipelines.compare import compare
 from visprobe.pipelines.measurement import Measurement, Options
+from visprobe.report.document import SCHEMA
 from visprobe.results.result import Result
 from visprobe.training.recipe import Recipe
 from visprobe.training.run import RunOptions, run
@@ -114,6 +115,7 @@ def _answers(folders: Mapping[str, Path], study: Study, path: Path) -> Result:
         "weights": {name: weights_hash(folder) for name, folder in folders.items()},
         "scenes": study.scenes,
         "seed": study.question_seed,
+        "schema": SCHEMA,  # of the result that is kept
     }
     kept = json.loads(path.read_text()) if path.is_file() else {}
     if kept.get("inputs") == inputs:

@@ -21,7 +21,7 @@ from visprobe.features.requests import read_sites
 from visprobe.io.disk import plain_errors
 from visprobe.pipelines.compare import refuse_other_shapes
 from visprobe.pipelines.measurement import Measurement, Options
-from visprobe.pipelines.session import Session, format_floors, open_encoders
+from visprobe.pipelines.session import Session, format_baselines, open_encoders
 
 By = Literal["blocks", "groups"]
 _ENDS = ("embeddings", "final_norm", "projector")
@@ -86,9 +86,9 @@ def swap(
             f"{encoders[0].name} and {encoders[1].name} have equal weights wherever the language model's loss reaches",
             hint="Name two checkpoints that differ; visprobe compare says in which weights.",
         )
-    session = Session(encoders, format_floors(base, encoders[0], options), data, options)
+    session = Session(encoders, format_baselines(base, encoders[0], options), data, options)
     run = _Run(session)
-    query, support = run.features([*session.encoders, *session.floors], first=True)
+    query, support = run.features([*session.encoders, *session.baselines], first=True)
     hybrids = [hybrid for some in _at_a_time(plan(changed), encoders[0]) for hybrid in run.hybrids(some)]
     pair = Pair(query[0], query[1], query[2:], (support[0], support[1]) if support else None)
     notes = [f"weights are equal in {part.name}: it is left out" for part in parts if part not in changed]

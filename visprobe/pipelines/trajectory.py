@@ -17,7 +17,7 @@ from visprobe.features.requests import read_sites
 from visprobe.io.disk import plain_errors
 from visprobe.pipelines.compare import refuse_other_shapes
 from visprobe.pipelines.measurement import Measurement, Options, as_list
-from visprobe.pipelines.session import Session, distinct_names, format_floors, open_encoders, provenance_of
+from visprobe.pipelines.session import Session, distinct_names, format_baselines, open_encoders, provenance_of
 from visprobe.results.result import Result
 from visprobe.training.run_folder.by_step import snapshots
 from visprobe.training.run_folder.manifest import NAME, weights_hash
@@ -154,9 +154,9 @@ class TrajectoryRunner:
         self._options = options
         [self._encoder] = open_encoders([base], options)
         self._encoder.name = name
-        floors = [self._encoder.untrained(options.seed), *format_floors(base, self._encoder, options)]
-        self._session = Session([self._encoder], floors, data, options)
-        self._base, self._untrained, *self._noise = self._states([self._encoder, *floors])
+        baselines = [self._encoder.untrained(options.seed), *format_baselines(base, self._encoder, options)]
+        self._session = Session([self._encoder], baselines, data, options)
+        self._base, self._untrained, *self._noise = self._states([self._encoder, *baselines])
         self._rounding = rounding_of(self._base.query, [state.query for state in self._noise])
         self._checkpoints = [provenance_of(self._encoder)]
         self._steps: list[Result] = []

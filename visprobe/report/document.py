@@ -18,7 +18,7 @@ from visprobe.io.redact import redactor
 from visprobe.results.result import Result
 from visprobe.results.statement import Statement
 
-SCHEMA = "visprobe.report/1"
+SCHEMA = "visprobe.report/2"
 _PACKAGES = (
     "torch", "transformers", "safetensors", "datasets", "numpy", "scipy", "scikit-learn", "pillow", "matplotlib",
 )  # fmt: skip

@@ -17,7 +17,8 @@ from visprobe.errors import DataError, UsageError, VisprobeError
 from visprobe.io.redact import redacted
 from visprobe.report.document import SCHEMA
 from visprobe.report.presentations import figures_of
-from visprobe.report.schema import RUNS_SCHEMA, Report, Runs
+from visprobe.report.schema import RUNS_SCHEMA, VERSION, Report, Runs
+from visprobe.report.schema_1 import upgraded
 from visprobe.report.write import write_report
 from visprobe.results.result import Result, Row
 
@@ -144,7 +145,10 @@ def _read(path: Path) -> dict[str, Any]:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is damaged: {error}", hint="Run the command that wrote it again.") from None
-    kind = _kind(file, document)
+    kind, version = _kind(file, document)
+    if version < VERSION:
+        document = upgraded(document)
+        text = json.dumps(document)
     try:
         TypeAdapter(Runs if kind == "runs" else Report).validate_json(text, strict=True)
     except ValidationError as error:
@@ -157,19 +161,19 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _kind(file: Path, document: object) -> str:
-    """Return "report" for one run, "runs" for several."""
+def _kind(file: Path, document: object) -> tuple[str, int]:
+    """Return "report" for one run, "runs" for several, and the version of the schema."""
     schema = document.get("schema") if isinstance(document, dict) else None
     match = _SCHEMA.fullmatch(schema) if isinstance(schema, str) else None
     if not match:
         raise DataError(f"{file} is no report of visprobe", hint="Name the output folder of a command that measured.")
-    if schema not in (SCHEMA, RUNS_SCHEMA):
+    if not 1 <= int(match[2]) <= VERSION:
         writer = document.get("visprobe", "another version") if isinstance(document, dict) else ""
         raise DataError(
-            f"{file} has the schema {schema}, written by visprobe {writer}; this version reads {SCHEMA}",
+            f"{file} has the schema {schema}, written by visprobe {writer}; this version reads {SCHEMA} and older",
             hint="Use the version of visprobe that wrote it, or a newer one.",
         )
-    return match[1]
+    return match[1], int(match[2])
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -13,7 +13,7 @@ from visprobe.io.inert import csv_safe
 from visprobe.results.result import Estimate
 
 COLUMNS = (
-    *("run", "analysis", "checkpoint", "site", "measure", "reference", "role"),
+    *("run", "analysis", "checkpoint", "site", "measure", "reference", "role", "baseline"),
     *(field.name for field in fields(Estimate)),
 )
 Record = Mapping[str, str | int | float | None]

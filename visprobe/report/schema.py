@@ -9,7 +9,8 @@ from pydantic import Field, TypeAdapter
 
 from visprobe.results.result import Result
 
-RUNS_SCHEMA = "visprobe.runs/1"
+VERSION = 2  # of both schemas; `schema_1` reads the one before
+RUNS_SCHEMA = "visprobe.runs/2"
 
 
 def _says(text: str) -> Any:
@@ -70,7 +71,7 @@ class Outcome:
 class Report:
     """One run. Keys that are not listed here may be there and are kept."""
 
-    schema: Annotated[Literal["visprobe.report/1"], _says("Form of this file and its version.")]
+    schema: Annotated[Literal["visprobe.report/2"], _says("Form of this file and its version.")]
     visprobe: Annotated[str, _says("Version of visprobe that wrote it.")]
     created: Annotated[str, _says("When the run ended, ISO 8601 in UTC.")]
     command: Annotated[str, _says("The command line, quoted for a POSIX shell, without secrets.")]
@@ -101,7 +102,7 @@ class Named:
 class Runs:
     """Several runs side by side."""
 
-    schema: Annotated[Literal["visprobe.runs/1"], _says("Form of this file and its version.")]
+    schema: Annotated[Literal["visprobe.runs/2"], _says("Form of this file and its version.")]
     runs: Annotated[list[Named], _says("The runs, in the order in which they were named.")]
     visprobe: Annotated[str, _says("Version of visprobe that wrote it.")] = ""
     created: Annotated[str, _says("When it was written, ISO 8601 in UTC.")] = ""

@@ -80,7 +80,7 @@ def _add(table: Table, row: Row, place: str, downwards: bool) -> None:
     shown = value_text(estimate, row.role), interval_text(estimate, row.role)
     cell = Cell(place, *shown, exact, estimate.value, estimate.low, estimate.high)
     table.lines.setdefault(line, {})[column] = cell
-    table.columns.setdefault(column, row.role == "floor" and not downwards)
+    table.columns.setdefault(column, row.role == "baseline" and not downwards)
     table.counts[line] = sorted({*table.counts.get(line, []), estimate.n})
     if estimate.method not in table.methods:
         table.methods.append(estimate.method)

@@ -27,7 +27,7 @@ class FigureSpec:
             and a width in inches (or None) to a matplotlib figure.
         described_by: Function of `module`, from a result to a caption that says what is shown, n, and how the
             intervals were made.
-        baseline: Sentence on what the numbers are compared with, where no rows of role "floor" say it.
+        baseline: Sentence on what the numbers are compared with, where no rows of role "baseline" say it.
     """
 
     name: str
@@ -50,7 +50,7 @@ class FigureSpec:
     def caption(self, result: Result) -> str:
         """Describe what the figure of `result` shows, n, the kind of interval and the baselines."""
         described = getattr(import_module(self.module), self.described_by)(result)
-        return f"{described} {self.baseline or floors_of(result)}".rstrip()
+        return f"{described} {self.baseline or baselines_of(result)}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Presentation:
     rules: tuple[Rule, ...] = ()
 
 
-def floors_of(result: Result) -> str:
-    """Name the baselines of `result` in one sentence, such as "Floors: untrained, chance."; "" without any."""
-    names = list(dict.fromkeys(row.checkpoint for row in result.rows if row.role == "floor"))
+def baselines_of(result: Result) -> str:
+    """Name the baselines of `result` in one sentence, such as "Baselines: untrained, chance."; "" without any."""
+    names = list(dict.fromkeys(row.checkpoint for row in result.rows if row.role == "baseline"))
     if result.settings.get("chance") is not None and "chance" not in names:
         names.append("chance")
-    return f"Floor{'s' * (len(names) > 1)}: {', '.join(names)}." if names else ""
+    return f"Baseline{'s' * (len(names) > 1)}: {', '.join(names)}." if names else ""

@@ -11,7 +11,8 @@ from visprobe.metrics.intervals.estimate import Estimate as Estimate
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Role = Literal["value", "floor", "difference"]
+Role = Literal["value", "baseline", "difference"]
+BaselineKind = Literal["untrained", "rounding", "arithmetic", "recipe", "chance", "control", "blind"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,15 @@ class Row:
         measure: Measure ("top1", "cka", "relative_change").
         estimate: The number.
         reference: Name of the checkpoint it is measured against, for drift and differences.
-        role: "value" for a measurement, "floor" for a baseline to compare it with, "difference" for a
+        role: "value" for a measurement, "baseline" for a baseline to compare it with, "difference" for a
             paired difference `checkpoint - reference`.
+        baseline: Kind of the baseline, for rows of that role: "untrained" (a tower of fresh weights), "rounding" (the
+            base with weights rounded to bfloat16), "arithmetic" (the base run in float32), "recipe" (another run of
+            the same recipe), "chance" (guessing), "control" (the same computation on what cannot hold the effect:
+            shuffled, random or dense), "blind" (answers without the image).
+
+    Raises:
+        ValueError: If a baseline has no kind, or another row has one.
     """
 
     checkpoint: str
@@ -34,6 +42,16 @@ class Row:
     estimate: Estimate
     reference: str | None = None
     role: Role = "value"
+    baseline: BaselineKind | None = None
+
+    def __post_init__(self) -> None:
+        if (self.role == "baseline") != (self.baseline is not None):
+            raise ValueError(f"a row of role {self.role!r} with the kind of baseline {self.baseline!r}")
+
+
+def role_of(baseline: BaselineKind | None) -> Role:
+    """Return the role of a row that is no difference, by the kind of its baseline."""
+    return "baseline" if baseline else "value"
 
 
 @dataclass(frozen=True)
@@ -98,12 +116,14 @@ class Result:
 
         Returns:
             A DataFrame with a line for each row and the columns of results.csv: analysis, checkpoint, site, measure,
-            reference, role, value, low, high, n, unit, method. Shares are fractions of 1.
+            reference, role, baseline, value, low, high, n, unit, method. Shares are fractions of 1.
         """
         import pandas as pd
 
         names = [*(name for name in Row.__dataclass_fields__ if name != "estimate"), *Estimate.__dataclass_fields__]
-        return pd.DataFrame.from_records(self.to_table(), columns=["analysis", *names])
+        table = pd.DataFrame.from_records(self.to_table(), columns=["analysis", *names])
+        # A column without any text is a column of texts all the same.
+        return table.astype({name: table.role.dtype for name in ("reference", "baseline")})
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:

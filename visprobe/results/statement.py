@@ -28,20 +28,20 @@ def sign_of(estimate: Estimate) -> int:
     return int(estimate.low > 0) - int(estimate.high < 0)
 
 
-def above_floor(result: Result, row: Row, floor: str) -> tuple[bool, str] | None:
+def above_baseline(result: Result, row: Row, baseline: str) -> tuple[bool, str] | None:
     """Compare a checkpoint with a baseline by their paired difference over the same images.
 
     Args:
-        result: An accuracy whose settings hold "against_floors".
+        result: An accuracy whose settings hold "against_baselines".
         row: The checkpoint's row.
-        floor: Name of the baseline.
+        baseline: Name of the baseline.
 
     Returns:
         True if the checkpoint is above the baseline, and the difference in words; None where the two were not compared.
     """
-    for one in result.settings.get("against_floors", []):
+    for one in result.settings.get("against_baselines", []):
         if (one["checkpoint"], one["reference"], one["site"], one["measure"]) == (
-            row.checkpoint, floor, row.site, row.measure,
+            row.checkpoint, baseline, row.site, row.measure,
         ):  # fmt: skip
             difference = replace(row.estimate, value=one["value"], low=one["low"], high=one["high"])
             return one["low"] > 0, points(difference)

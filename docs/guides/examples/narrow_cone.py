@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.differences import pairs, value_rows
+from visprobe.analyses.core.differences import kinds_of, pairs, value_rows
 from visprobe.analyses.core.pairing import align
 from visprobe.analyses.core.refusals import naming
 from visprobe.features.feature_set import FeatureSet
@@ -50,11 +50,11 @@ def mean_cosine(features: ArrayLike) -> Replicated:
 
 
 def narrow_cone(inputs: Inputs) -> Result:
-    """The mean cosine at what the language model reads, of every checkpoint and floor, and differences to the base."""
+    """Measure the mean cosine of what the language model reads, with differences to the base."""
     base, *rest = align(inputs.all)
     found = {(features.encoder, base.consumed, "mean_cosine"): _measured(features) for features in (base, *rest)}
     values = {key: replicated.estimate(COSINE) for key, replicated in found.items()}
-    rows = [*value_rows(values, [features.encoder for features in inputs.floors])]
+    rows = [*value_rows(values, kinds_of(inputs.baselines))]
     for features in inputs.others:
         for pair in pairs(found, (base.encoder, features.encoder)):
             rows.append(pair.row((pair.after - pair.before).estimate(COSINE.of_differences)))
@@ -75,7 +75,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         figure = Figure((width or ONE_COLUMN, 0.5 + 0.2 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for y, row in enumerate(rows):
-            colour, marker = (MUTED, "|") if row.role == "floor" else look[row.checkpoint]
+            colour, marker = (MUTED, "|") if row.role == "baseline" else look[row.checkpoint]
             axes.plot([row.estimate.low, row.estimate.high], [y, y], color=colour)
             axes.plot([row.estimate.value], [y], color=colour, marker=marker)
         axes.set_yticks(range(len(rows)), labels=[shorten(row.checkpoint) for row in rows])
@@ -85,7 +85,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 
 
 def caption(result: Result) -> str:
-    """The caption of `draw(result)`; visprobe adds the names of the floors."""
+    """The caption of `draw(result)`; visprobe adds the names of the baselines."""
     return f"How narrow a cone the features of different images fill. {rests_on(result.rows, 'images')}"
 
 
@@ -108,7 +108,7 @@ NARROW_CONE = Analysis(
     question=QUESTION,
     needs=lambda encoder: [encoder.consumed],
     run=narrow_cone,
-    floors="untrained",
+    baselines="untrained",
     presentation=Presentation(
         titles={"mean_cosine": "Mean cosine of the features of two images"},
         figures=(FigureSpec("narrow_cone", __name__),),

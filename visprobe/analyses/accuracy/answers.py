@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from visprobe.analyses.accuracy.sentences import against_base
 from visprobe.results.presentation import FigureSpec, Presentation
 from visprobe.results.rules import Findings, Rule
-from visprobe.results.statement import Statement, above_floor, compared, evidence, percent_interval, sign_of
+from visprobe.results.statement import Statement, above_baseline, compared, evidence, percent_interval, sign_of
 
 ANSWERS = {
     1: ("answers better than", "answer better than"),
@@ -18,11 +18,11 @@ ANSWERS = {
 
 def _answered(findings: Findings) -> Iterator[Statement]:
     answers = findings["answers"]
-    blind = answers.select(checkpoint="blind", measure="accuracy/all", role="floor")
+    blind = answers.select(checkpoint="blind", measure="accuracy/all", role="baseline")
     rows = answers.select(measure="accuracy/all", role="value")
     for row in rows:
         text = f"{row.checkpoint} answers {percent_interval(row.estimate)} of {row.estimate.n} questions right"
-        against = above_floor(answers, row, "blind")
+        against = above_baseline(answers, row, "blind")
         if blind and against:
             relation = "above" if against[0] else "not clearly above"
             text += f", {relation} the {percent_interval(blind[0].estimate)} of guessing without the image"
@@ -47,7 +47,7 @@ PRESENTATIONS = {
         heading="Questions",
         figures=(FigureSpec("answers", "visprobe.analyses.accuracy.answers_figure"),),
         place=290,
-        drawn_settings=("against_floors",),
+        drawn_settings=("against_baselines",),
         rules=(Rule(80, whole=_answered, clause=_in_short),),
     )
 }

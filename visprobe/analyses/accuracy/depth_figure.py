@@ -12,7 +12,7 @@ from visprobe.figures.end_labels import label_ends
 from visprobe.figures.labels import on_two_lines, site_label
 from visprobe.figures.marks import add_tooltips, at_sites
 from visprobe.figures.site_axis import label_sites, place_sites
-from visprobe.figures.site_lines import Lines, draw_floors, draw_lines, lines_of
+from visprobe.figures.site_lines import Lines, draw_baselines, draw_lines, lines_of
 from visprobe.figures.style import (
     INK,
     MUTED,
@@ -34,7 +34,7 @@ def draw_by_depth(
     """Draw a line per checkpoint with intervals, baselines dashed, chance dotted, and differences to the base.
 
     Args:
-        result: Rows of `measure` at many sites, with roles "value", "floor" and "difference".
+        result: Rows of `measure` at many sites, with roles "value", "baseline" and "difference".
         measure: Measure to draw.
         label: Label of the y axis.
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures.
@@ -69,13 +69,13 @@ def _panels(paired: bool, width: float) -> tuple[Figure, Sequence[Axes]]:
 def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, CheckpointStyle], result: Result) -> None:
     order = [site for site in result.sites if any(row.site == site for row in rows)]
     positions = place_sites(order or [row.site for row in rows])
-    values, floors = lines_of(rows, "value"), lines_of(rows, "floor")
-    highest = max((e.high for line in (*values.values(), *floors.values()) for e in line.values()), default=1.0)
+    values, baselines = lines_of(rows, "value"), lines_of(rows, "baseline")
+    highest = max((e.high for line in (*values.values(), *baselines.values()) for e in line.values()), default=1.0)
     axes.set_ylim(0, min(1.005, 1.06 * highest))
     label_sites(axes, positions, result)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.grid(axis="y")
-    ends = draw_floors(axes, floors, positions, float, lambda name: "--")
+    ends = draw_baselines(axes, baselines, positions, float, dict.fromkeys(baselines, "--"))
     ends += draw_lines(axes, values, positions, look, float, 0.15)
     chance = result.settings.get("chance")
     if chance is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,15 +26,12 @@ QUESTION = "How well does an encoder tell classes apart from few labelled images
 DRAWS = 5
 
 
-def few_label_accuracy(
-    query: Sequence[FeatureSet], support: Sequence[FeatureSet], floor: Collection[str] = ()
-) -> Result:
+def few_label_accuracy(query: Sequence[FeatureSet], support: Sequence[FeatureSet]) -> Result:
     """Measure top-1 accuracy of prototypes of 1, 5, 10 and 50 images per class, mean over five draws.
 
     Args:
         query: Features of the labelled images to classify, one set per checkpoint; the first is the base.
         support: Features of other labelled images, from which the draws are made: the same for every checkpoint.
-        floor: Names of the sets that are baselines: they get no differences.
 
     Returns:
         Rows "top1_of_1" to "top1_of_50" and their paired differences for each pair of checkpoints. The intervals are
@@ -56,8 +53,8 @@ def few_label_accuracy(
     rows: list[Row] = []
     right = {size: by_key(_right(task, size), f"top1_of_{size}") for size in sizes}
     for found in right.values():
-        rows += value_rows({key: crossed_mean(one) for key, one in found.items()}, floor)
-    names = [features.encoder for features in query if features.encoder not in floor]
+        rows += value_rows({key: crossed_mean(one) for key, one in found.items()}, task.baselines)
+    names = [features.encoder for features in query if not features.baseline]
     for found in right.values():
         rows += difference_rows(found, names, crossed_difference)
     warnings = [*task.warnings()]
@@ -101,7 +98,7 @@ def check_support(images: ImageSet, support: ImageSet | None) -> None:
 def _run(inputs: Inputs) -> Result:
     if not inputs.support:
         raise DataError(f"{inputs.base.images} has no train split", hint="Draws of labelled images need one.")
-    return few_label_accuracy(inputs.all, inputs.support, [floor.encoder for floor in inputs.floors])
+    return few_label_accuracy(inputs.all, inputs.support)
 
 
 FEW_LABELS = Analysis(
@@ -109,7 +106,7 @@ FEW_LABELS = Analysis(
     question=QUESTION,
     needs=read_sites,
     run=_run,
-    floors="untrained",
+    baselines="untrained",
     support=True,
     check=check_support,
     presentation=Presentation(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from visprobe.analyses.accuracy.rows import (
     Right,
     accuracy_differences,
     accuracy_rows,
-    against_floors,
+    against_baselines,
     by_class_rows,
     classes_changed,
     sites_that_matter,
@@ -35,16 +35,13 @@ QUESTION = "Can the class of an image be read from the encoder's features, and b
 Ranks = Mapping[str, Mapping[str, Labels]]
 
 
-def prototype_accuracy(
-    query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None, floor: Collection[str] = ()
-) -> Result:
+def prototype_accuracy(query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None) -> Result:
     """Measure top-1 accuracy of class prototypes at every site, with paired differences between checkpoints.
 
     Args:
         query: Features of the labelled images to classify, one set per checkpoint; the first is the base.
         support: Features of other labelled images, from which prototypes are computed, for the same checkpoints
             in any order; None for leave-one-out within the query images.
-        floor: Names of the sets that are baselines ("untrained"): they get no differences.
 
     Returns:
         Rows "top1" at every site, with Wilson intervals, and their differences for each pair of checkpoints, later
@@ -66,21 +63,22 @@ def prototype_accuracy(
     task = make_task(query, support)
     ranks = _ranked(task)
     right, read = _within(ranks, 1), sites_that_matter(task.base)
-    rows = list(accuracy_rows(right, "top1", floor))
+    baselines = task.baselines
+    rows = list(accuracy_rows(right, "top1", baselines))
     if len(task.names) > 5:
         top5 = {
             name: {site: hits for site, hits in at.items() if site in read} for name, at in _within(ranks, 5).items()
         }
-        rows += accuracy_rows(top5, "top5", floor)
-    differences, tests = accuracy_differences(right, "top1", floor)
+        rows += accuracy_rows(top5, "top5", baselines)
+    differences, tests = accuracy_differences(right, "top1", baselines)
     rows += differences
-    rows += by_class_rows(right, "top1_by_class", task.labels, read, floor)
-    rows += _projector_costs(right, task, floor)
+    rows += by_class_rows(right, "top1_by_class", task.labels, read, baselines)
+    rows += _projector_costs(right, task)
     settings = {
         **task.settings(),
         "mcnemar": tests,
-        "against_floors": against_floors(right, "top1", floor),
-        "classes_changed": classes_changed(right, task, read, floor),
+        "against_baselines": against_baselines(right, "top1", baselines),
+        "classes_changed": classes_changed(right, task, read, baselines),
     }
     return Result("imagenet", QUESTION, tuple(rows), settings, tuple(task.warnings()))
 
@@ -136,18 +134,18 @@ def _within(ranks: Ranks, best: int) -> dict[str, dict[str, Bools]]:
     return {name: {site: rank < best for site, rank in sites.items()} for name, sites in ranks.items()}
 
 
-def _projector_costs(right: Right, task: Task, floor: Collection[str]) -> Iterator[Row]:
+def _projector_costs(right: Right, task: Task) -> Iterator[Row]:
     costs = {}
     for features in task.query:
         found = right[features.encoder]
         if features.consumed in found and "projected" in found:
             cost, _ = paired_difference(found["projected"], found[features.consumed])
             costs[features.encoder, "projected", "projector_cost"] = cost
-    return value_rows(costs, floor)
+    return value_rows(costs, task.baselines)
 
 
 def _run(inputs: Inputs) -> Result:
-    return prototype_accuracy(inputs.all, inputs.support or None, [floor.encoder for floor in inputs.floors])
+    return prototype_accuracy(inputs.all, inputs.support or None)
 
 
 IMAGENET = Analysis(
@@ -155,7 +153,7 @@ IMAGENET = Analysis(
     question=QUESTION,
     needs=needs_everywhere,
     run=_run,
-    floors="untrained",
+    baselines="untrained",
     support=True,
     check=check_task,
     presentation=Presentation(
@@ -169,6 +167,6 @@ IMAGENET = Analysis(
         place=40,
         rules=RULES,
         columns={"top1": "prototype"},
-        drawn_settings=("mcnemar", "against_floors", "classes_changed"),
+        drawn_settings=("mcnemar", "against_baselines", "classes_changed"),
     ),
 )

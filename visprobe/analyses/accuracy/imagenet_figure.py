@@ -20,7 +20,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     """Draw top-1 with intervals at every site, or at the consumed ones only, and differences to the base.
 
     Args:
-        result: An "imagenet" result: rows of measure "top1" with roles "value", "floor" and "difference".
+        result: An "imagenet" result: rows of measure "top1" with roles "value", "baseline" and "difference".
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
         width: Inches; two columns of a paper if None.

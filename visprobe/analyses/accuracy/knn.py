@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from visprobe.analyses.accuracy.imagenet import needs_everywhere
 from visprobe.analyses.accuracy.rows import accuracy_differences, accuracy_rows, sites_that_matter
@@ -25,16 +25,13 @@ MOST = 5 * 10**9  # pairs of images: beyond, a search takes minutes per site, an
 Found = dict[int, dict[str, dict[str, Bools]]]  # right images, bool of shape (n,), by k, checkpoint and site
 
 
-def knn_accuracy(
-    query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None, floor: Collection[str] = ()
-) -> Result:
+def knn_accuracy(query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None) -> Result:
     """Measure top-1 accuracy of a vote of the k most similar images, weighted by exp(cosine / 0.07).
 
     Args:
         query: Features of the labelled images to classify, one set per checkpoint; the first is the base.
         support: Features of other labelled images, which are searched, for the same checkpoints in any order; None to
             search all other query images.
-        floor: Names of the sets that are baselines: they get no differences.
 
     Returns:
         Rows "knn_10" to "knn_200" where the language model reads and after the projector, "knn_20" at every site, with
@@ -58,9 +55,9 @@ def knn_accuracy(
     rows: list[Row] = []
     tests = []
     for k, right in found.items():
-        rows += accuracy_rows(right, f"knn_{k}", floor)
+        rows += accuracy_rows(right, f"knn_{k}", task.baselines)
     for k, right in found.items():
-        differences, p = accuracy_differences(right, f"knn_{k}", floor)
+        differences, p = accuracy_differences(right, f"knn_{k}", task.baselines)
         rows += differences
         tests += p
     settings = {**task.settings(), "mcnemar": tests, "k": ks, "temperature": TEMPERATURE}
@@ -98,7 +95,7 @@ def _right(features: FeatureSet, site: str, task: Task, ks: Sequence[int]) -> di
 
 
 def _run(inputs: Inputs) -> Result:
-    return knn_accuracy(inputs.all, inputs.support or None, [floor.encoder for floor in inputs.floors])
+    return knn_accuracy(inputs.all, inputs.support or None)
 
 
 KNN = Analysis(
@@ -106,7 +103,7 @@ KNN = Analysis(
     question=QUESTION,
     needs=needs_everywhere,
     run=_run,
-    floors="untrained",
+    baselines="untrained",
     support=True,
     check=check_task,
     presentation=Presentation(

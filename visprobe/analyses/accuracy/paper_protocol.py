@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings as python_warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from visprobe.metrics.classifiers.logistic import logistic_path
 from visprobe.metrics.classifiers.select_c import AtBoundary, select_c
 from visprobe.metrics.intervals.proportions import paired_difference, proportion
 from visprobe.results.presentation import Presentation
-from visprobe.results.result import Result, Row
+from visprobe.results.result import BaselineKind, Result, Row
 
 QUESTION = "What accuracy does the published protocol give, and how much of it comes from the test images themselves?"
 CS = (0.01, 0.03, 0.1, 0.316, 1.0, 3.16)
@@ -37,9 +37,7 @@ class _Both:
     honest: Bools
 
 
-def paper_protocol(
-    query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None, floor: Collection[str] = ()
-) -> Result:
+def paper_protocol(query: Sequence[FeatureSet], support: Sequence[FeatureSet] | None) -> Result:
     """Compute the published ImageNet numbers with their leak, beside the same protocols without it.
 
     - "prototype" ("Faster"): class means of the very images that are classified, not normalised again; honest: each
@@ -51,7 +49,6 @@ def paper_protocol(
     Args:
         query: Features of the labelled images to classify, one set per checkpoint.
         support: Features of the training images; None leaves the regressions out.
-        floor: Names of the sets that are baselines.
 
     Returns:
         Rows "paper_<protocol>" and "honest_<protocol>" with Wilson intervals, and "leak_<protocol>", the first less the
@@ -72,7 +69,7 @@ def paper_protocol(
             with naming(features, site, "the published protocol"):
                 found = dict(_protocols(features, site, task))
             for name, both in found.items():
-                rows += _rows(features.encoder, site, name, both, floor)
+                rows += _rows(features.encoder, site, name, both, task.baselines)
     settings = {**task.settings(), "protocol": "as published", "c": list(CS), "per_class_fast": FAST}
     return Result("paper_protocol", QUESTION, tuple(rows), settings, (*task.warnings(), *_lacking(task)))
 
@@ -134,17 +131,17 @@ def _regression(rows: NDArray[np.float32], labels: Labels, learned: NDArray[np.f
     return _Both(max(right, key=lambda found: int(found.sum())), fit.classes(rows) == labels)
 
 
-def _rows(name: str, site: str, protocol: str, both: _Both, floor: Collection[str]) -> Iterator[Row]:
+def _rows(name: str, site: str, protocol: str, both: _Both, baselines: Mapping[str, BaselineKind]) -> Iterator[Row]:
     found = {
         (name, site, f"paper_{protocol}"): proportion(both.published),
         (name, site, f"honest_{protocol}"): proportion(both.honest),
         (name, site, f"leak_{protocol}"): paired_difference(both.published, both.honest)[0],
     }
-    return value_rows(found, floor)
+    return value_rows(found, baselines)
 
 
 def _run(inputs: Inputs) -> Result:
-    return paper_protocol(inputs.all, inputs.support or None, [floor.encoder for floor in inputs.floors])
+    return paper_protocol(inputs.all, inputs.support or None)
 
 
 PAPER_PROTOCOL = Analysis(
@@ -152,7 +149,7 @@ PAPER_PROTOCOL = Analysis(
     question=QUESTION,
     needs=read_sites,
     run=_run,
-    floors="untrained",
+    baselines="untrained",
     support=True,
     check=check_task,
     presentation=Presentation(

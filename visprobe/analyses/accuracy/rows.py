@@ -15,25 +15,25 @@ from visprobe.metrics.arrays import Bools, Labels
 from visprobe.metrics.intervals.clustered import clustered_mean
 from visprobe.metrics.intervals.estimate import FRACTION
 from visprobe.metrics.intervals.proportions import paired_difference, proportion
-from visprobe.results.result import Row
+from visprobe.results.result import BaselineKind, Row
 
 Right = Mapping[str, Mapping[str, Bools]]  # right images, bool of shape (n,), by checkpoint and site
 
 _LISTED = 5  # classes listed that gained or lost most
 
 
-def accuracy_rows(right: Right, measure: str, floor: Collection[str]) -> Iterator[Row]:
+def accuracy_rows(right: Right, measure: str, baselines: Mapping[str, BaselineKind]) -> Iterator[Row]:
     """Yield the share right of each checkpoint and baseline at each site, with Wilson intervals."""
-    return value_rows({key: proportion(found) for key, found in by_key(right, measure).items()}, floor)
+    return value_rows({key: proportion(found) for key, found in by_key(right, measure).items()}, baselines)
 
 
-def accuracy_differences(right: Right, measure: str, floor: Collection[str]) -> tuple[list[Row], list[Test]]:
+def accuracy_differences(right: Right, measure: str, baselines: Collection[str]) -> tuple[list[Row], list[Test]]:
     """Compute paired differences with Newcombe intervals, and McNemar's tests, Holm-adjusted over sites."""
-    names = [name for name in right if name not in floor]
+    names = [name for name in right if name not in baselines]
     return tested_differences(by_key(right, measure), names, lambda pair: paired_difference(pair.after, pair.before))
 
 
-def against_floors(right: Right, measure: str, floor: Collection[str]) -> list[dict[str, Any]]:
+def against_baselines(right: Right, measure: str, baselines: Collection[str]) -> list[dict[str, Any]]:
     """Compare each checkpoint with each baseline over the same images, at every site that both have.
 
     Returns:
@@ -41,8 +41,8 @@ def against_floors(right: Right, measure: str, floor: Collection[str]) -> list[d
         Newcombe interval, and McNemar's exact p.
     """
     found = []
-    for name in (name for name in right if name not in floor):
-        for reference in (one for one in right if one in floor):
+    for name in (name for name in right if name not in baselines):
+        for reference in (one for one in right if one in baselines):
             for pair in pairs(by_key(right, measure), (reference, name)):
                 estimate, p = paired_difference(pair.after, pair.before)
                 ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
@@ -51,18 +51,20 @@ def against_floors(right: Right, measure: str, floor: Collection[str]) -> list[d
 
 
 def by_class_rows(
-    right: Right, measure: str, labels: Labels, sites: Collection[str], floor: Collection[str]
+    right: Right, measure: str, labels: Labels, sites: Collection[str], baselines: Collection[str]
 ) -> Iterator[Row]:
     """Yield paired differences with intervals clustered by class: n counts classes."""
     if len(np.unique(labels)) < 2:
         return
     read = {name: {site: at[site] for site in sites if site in at} for name, at in right.items()}
-    for pair in pairs(by_key(read, measure), [name for name in right if name not in floor]):
+    for pair in pairs(by_key(read, measure), [name for name in right if name not in baselines]):
         change = pair.after.astype(np.float64) - pair.before
         yield pair.row(clustered_mean(change, labels, FRACTION.of_differences, units="classes"))
 
 
-def classes_changed(right: Right, task: Task, sites: Collection[str], floor: Collection[str]) -> list[dict[str, Any]]:
+def classes_changed(
+    right: Right, task: Task, sites: Collection[str], baselines: Collection[str]
+) -> list[dict[str, Any]]:
     """Return for each descendant and site the classes that gained and lost most against the base.
 
     Returns:
@@ -70,7 +72,7 @@ def classes_changed(right: Right, task: Task, sites: Collection[str], floor: Col
         "p_holm", of McNemar's test, is adjusted over all classes.
     """
     base, found = task.base.encoder, []
-    for name in (name for name in right if name != base and name not in floor):
+    for name in (name for name in right if name != base and name not in baselines):
         for site in (site for site in sites if site in right[name] and site in right[base]):
             classes = _class_by_class(right[name][site], right[base][site], task)
             classes.sort(key=lambda one: one["difference"])

@@ -12,7 +12,7 @@ from visprobe.results.result import Result, Row
 from visprobe.results.rules import Findings, Rule
 from visprobe.results.statement import (
     Statement,
-    above_floor,
+    above_baseline,
     compared,
     evidence,
     listed,
@@ -22,7 +22,6 @@ from visprobe.results.statement import (
 )
 
 FEW = 3  # at most so many pairs are named in one sentence
-UNTRAINED = "untrained"
 # By the sign of a difference, for one checkpoint and for several.
 SEES = {
     1: ("sees better than", "see better than"),
@@ -75,18 +74,18 @@ def _many_see(imagenet: Result, names: Sequence[str], reference: str, site: str,
             yield Statement(f"{words} {span(group, points_of)}.", evidence(imagenet, group))
 
 
-def _not_above_floor(findings: Findings) -> Iterator[Statement]:
+def _not_above_baseline(findings: Findings) -> Iterator[Statement]:
     imagenet = findings["imagenet"]
     chance = imagenet.settings.get("chance", 0.0)
     for row in imagenet.select(measure="top1", role="value", site=imagenet.consumed):
-        floors = imagenet.select(measure="top1", role="floor", site=row.site)
-        found = ((floor, above_floor(imagenet, row, floor.checkpoint)) for floor in floors)
-        reached = [(floor, difference[1]) for floor, difference in found if difference and not difference[0]]
+        baselines = imagenet.select(measure="top1", role="baseline", site=row.site)
+        found = ((baseline, above_baseline(imagenet, row, baseline.checkpoint)) for baseline in baselines)
+        reached = [(baseline, difference[1]) for baseline, difference in found if difference and not difference[0]]
         text = f"{row.checkpoint}'s top-1 at {row.site}, {percent_interval(row.estimate)}, is not clearly above "
         if reached:
-            floor, difference = reached[0]
-            text += f"that of the {floor.checkpoint} encoder, {percent_interval(floor.estimate)}: {difference}."
-            yield Statement(text, evidence(imagenet, [row, floor]))
+            baseline, difference = reached[0]
+            text += f"that of the {baseline.checkpoint} encoder, {percent_interval(baseline.estimate)}: {difference}."
+            yield Statement(text, evidence(imagenet, [row, baseline]))
         elif row.estimate.low <= chance:
             yield Statement(f"{text}chance, {100 * chance:.1f} %.", evidence(imagenet, [row]))
 
@@ -96,7 +95,7 @@ def _in_short(findings: Findings) -> Statement:
     wanted = {"site": imagenet.consumed, "measure": "top1"}
     differences = {**wanted, "role": "difference"}
     to_base = [row for name in names for row in imagenet.select(**differences, checkpoint=name, reference=base)]
-    parts = [*_at_the_floor(imagenet, [base, *names], wanted), *against_base(to_base, base, SEES)]
+    parts = [*_at_the_baseline(imagenet, [base, *names], wanted), *against_base(to_base, base, SEES)]
     pairs = [
         row
         for one, two in combinations(names, 2)
@@ -116,11 +115,11 @@ def _in_short(findings: Findings) -> Statement:
     return Statement(", ".join(parts), evidence(imagenet, [*to_base, *pairs]))
 
 
-def _at_the_floor(imagenet: Result, names: Sequence[str], wanted: Mapping[str, str | None]) -> Iterator[str]:
+def _at_the_baseline(imagenet: Result, names: Sequence[str], wanted: Mapping[str, str | None]) -> Iterator[str]:
     """State that no checkpoint is clearly above an untrained tower: equal accuracies then mean nothing."""
-    floors = imagenet.select(**wanted, role="floor", checkpoint=UNTRAINED)
+    baselines = imagenet.select(**wanted, role="baseline", baseline="untrained")
     own = [row for name in names for row in imagenet.select(**wanted, role="value", checkpoint=name)]
-    against = [above_floor(imagenet, row, floors[0].checkpoint) for row in own] if floors else []
+    against = [above_baseline(imagenet, row, baselines[0].checkpoint) for row in own] if baselines else []
     if any(against) and not any(found and found[0] for found in against):
         yield "none of them clearly tells these classes apart better than an untrained tower"
 
@@ -135,4 +134,4 @@ def against_base(rows: Sequence[Row], base: str, words: Mapping[int, tuple[str, 
         yield f"{listed(names)} {said[len(group) > 1]} {base}"
 
 
-RULES = (Rule(60, each=_sees_than_base, pair=_sees, many=_see, whole=_not_above_floor, clause=_in_short),)
+RULES = (Rule(60, each=_sees_than_base, pair=_sees, many=_see, whole=_not_above_baseline, clause=_in_short),)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprobe.analyses.accuracy.overlap import duplicates, overlap, overlap_settings, overlap_warnings
+from visprobe.analyses.core.differences import kinds_of
 from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.image_set import ImageSet
@@ -17,6 +18,7 @@ from visprobe.data.labels.annotated import no_classes
 from visprobe.errors import DataError
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.arrays import Labels
+from visprobe.results.result import BaselineKind
 
 FEW = 3  # training images of a class; fewer make a warning
 
@@ -43,6 +45,11 @@ class Task:
     def base(self) -> FeatureSet:
         """Query images under the base."""
         return self.query[0]
+
+    @property
+    def baselines(self) -> dict[str, BaselineKind]:
+        """Kind of each baseline by its name."""
+        return kinds_of(features for features in self.query if features.baseline)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that every accuracy of the task depends on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from visprobe.analyses.accuracy.rows import accuracy_differences, accuracy_rows
 from visprobe.analyses.accuracy.task import check_classes, some
 from visprobe.analyses.core.analysis import Analysis, Inputs
+from visprobe.analyses.core.differences import kinds_of
 from visprobe.analyses.core.pairing import align
 from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.templates import TEMPLATES, prompts, spoken_names
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 QUESTION = "Do images lie beside the sentences that name them, as before post-training?"
 _WORDNET = re.compile(r"n\d{8}")
-_OF_ONE_SHAPE = re.compile(r"untrained \((.+)\)")
 _ROWS = 4096  # images scored at a time
 Floats = NDArray[np.float64]
 
@@ -56,7 +56,6 @@ def zeroshot(
     readers: Mapping[str, Reader],
     names: Sequence[str],
     templates: Sequence[str] = TEMPLATES,
-    floor: Sequence[str] = (),
     lacking: Mapping[str, str] | None = None,
 ) -> Result:
     """Measure the share of images whose embedding is nearest (cosine) to the sentences about their class.
@@ -66,7 +65,6 @@ def zeroshot(
         readers: Text tower of each checkpoint and baseline; those without one are left out with a warning.
         names: Spoken name of each class, in the order of the labels.
         templates: Sentences with {} where the name goes; their normalised embeddings are averaged per class.
-        floor: Names of the sets that are baselines: they get no differences.
         lacking: Reasons why checkpoints have no embedding, where more is known than that they have no pooling head.
 
     Returns:
@@ -86,9 +84,9 @@ def zeroshot(
     query = align(query)
     base, labels = query[0], _labels(query[0])
     refuse_fewer(base, 2, "an accuracy")
-    warnings = [*_check_names(base, names), *_left_out(query, readers, floor, lacking or {})]
+    warnings = [*_check_names(base, names), *_left_out(query, readers, lacking or {})]
     read = [features for features in query if EMBEDDING in features.sites and features.encoder in readers]
-    if all(features.encoder in floor for features in read):
+    if all(features.baseline for features in read):
         raise DataError("; ".join(warnings), hint="Give the two-tower model that the vision tower came from.")
     sentences = cache(lambda tower: class_embeddings(tower, names, templates))
     ranks = {
@@ -101,8 +99,9 @@ def zeroshot(
         best: {name: {EMBEDDING: rank < best} for name, rank in ranks.items()}
         for best in ((1, 5) if len(names) > 5 else (1,))
     }
-    differences, tests = accuracy_differences(top[1], "zeroshot_top1", floor)
-    values = [row for best, right in top.items() for row in accuracy_rows(right, f"zeroshot_top{best}", floor)]
+    baselines = kinds_of(features for features in query if features.baseline)
+    differences, tests = accuracy_differences(top[1], "zeroshot_top1", baselines)
+    values = [row for best, right in top.items() for row in accuracy_rows(right, f"zeroshot_top{best}", baselines)]
     settings: dict[str, Any] = {
         "base": base.encoder, "images": base.images, "n": len(labels), "classes": len(names), "chance": 1 / len(names),
         "consumed": base.consumed, "sites": [EMBEDDING], "names": list(names), "templates": list(templates),
@@ -111,7 +110,7 @@ def zeroshot(
         "head_of_text_tower": [name for name in ranks if readers[name].head], "mcnemar": tests,
     }  # fmt: skip
     rows = tuple(_labelled(row, readers) for row in (*values, *differences))
-    return Result("zeroshot", QUESTION, rows, settings, (*warnings, *_borrowed(ranks, readers, floor)))
+    return Result("zeroshot", QUESTION, rows, settings, (*warnings, *_borrowed(ranks, readers, baselines)))
 
 
 def class_embeddings(tower: TextTower, names: Sequence[str], templates: Sequence[str]) -> Floats:
@@ -152,9 +151,8 @@ def with_text_tower(path: str | Path | None = None, templates: Sequence[str] = T
         return with_head_of(encoder, donor())
 
     def run(inputs: Inputs) -> Result:
-        floors = [floor.encoder for floor in inputs.floors]
         names = spoken_names(inputs.base.classes or (), inputs.images)
-        return zeroshot(inputs.all, _readers(inputs, given), names, templates, floors, lacking)
+        return zeroshot(inputs.all, _readers(inputs, given), names, templates, lacking)
 
     lend = equip if path is not None else None
     return Analysis(
@@ -162,7 +160,7 @@ def with_text_tower(path: str | Path | None = None, templates: Sequence[str] = T
         QUESTION,
         _needs,
         run,
-        floors="untrained",
+        baselines="untrained",
         check=check_classes,
         equip=lend,
         presentation=Presentation(
@@ -198,11 +196,9 @@ def _readers(inputs: Inputs, given: TextTower | None) -> dict[str, Reader]:
         if tower is not None:
             project = tower.visual_projection is not None and encoder.projection_hash is None
             readers[name] = Reader(tower, project, encoder.head.origin if encoder.head else None)
-    for floor in inputs.floors:  # an untrained tower is read like the checkpoint of its shape
-        found = _OF_ONE_SHAPE.fullmatch(floor.encoder)
-        origin = found[1] if found else inputs.base.encoder
-        if origin in readers:
-            readers[floor.encoder] = readers[origin]
+    for baseline in inputs.baselines:  # an untrained tower is read like the checkpoint of its shape
+        if baseline.baseline and baseline.baseline.of in readers:
+            readers[baseline.encoder] = readers[baseline.baseline.of]
     return readers
 
 
@@ -238,20 +234,18 @@ def _labelled(row: Row, readers: Mapping[str, Reader]) -> Row:
     return replace(row, site=f"{EMBEDDING} (head of {lent[0]})") if lent else row
 
 
-def _borrowed(ranks: Iterable[str], readers: Mapping[str, Reader], floor: Sequence[str]) -> Iterator[str]:
+def _borrowed(ranks: Iterable[str], readers: Mapping[str, Reader], baselines: Collection[str]) -> Iterator[str]:
     for name in ranks:
-        if name not in floor and (head := readers[name].head):
+        if name not in baselines and (head := readers[name].head):
             yield (
                 f"{name} holds no pooling head: that of {head} was used, which was trained for the features of {head}; "
                 "a low accuracy may be the head's that no longer fits"
             )
 
 
-def _left_out(
-    query: Sequence[FeatureSet], readers: Mapping[str, Reader], floor: Sequence[str], lacking: Mapping[str, str]
-) -> Iterator[str]:
+def _left_out(query: Sequence[FeatureSet], readers: Mapping[str, Reader], lacking: Mapping[str, str]) -> Iterator[str]:
     for features in query:
-        if features.encoder in floor:
+        if features.baseline:
             continue
         if EMBEDDING not in features.sites:
             why = f", and {lacking[features.encoder]}" if features.encoder in lacking else ""

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.analyses.core.differences import Key, Replicates, difference_rows, subtract, value_rows
+from visprobe.analyses.core.differences import Key, Replicates, difference_rows, kinds_of, subtract, value_rows
 from visprobe.analyses.core.pairing import align, common_settings, same_tower
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.estimate import Scale
-from visprobe.results.result import Row
+from visprobe.results.result import BaselineKind, Row
 
 LEAST = 50  # images; neighbours and held-out fits of fewer mean little
 Features = NDArray[np.floating[Any]]
@@ -46,6 +46,7 @@ class Compared:
         base: Features of the base.
         names: Names of the descendants.
         identical: Descendants whose tower gives the base's features bit for bit.
+        baselines: Kind of each baseline by its name.
         found: Value with replicates by checkpoint, site and measure.
         scales: Scale of each measure.
         warnings: Identical towers, and measures left out for lack of images.
@@ -54,6 +55,7 @@ class Compared:
     base: FeatureSet
     names: tuple[str, ...]
     identical: tuple[str, ...]
+    baselines: Mapping[str, BaselineKind]
     found: Mapping[Key, Replicates]
     scales: Mapping[str, Scale]
     warnings: tuple[str, ...]
@@ -61,11 +63,10 @@ class Compared:
     def rows(self) -> tuple[Row, ...]:
         """Return values of descendants and baselines, then paired differences between descendants."""
         numbers = {key: one.estimate(self.scales[key[2]]) for key, one in self.found.items()}
-        floors = {name for name, _, _ in self.found} - {*self.names}
         differences = difference_rows(
             self.found, self.names, lambda pair: subtract(pair).estimate(self.scales[pair.measure].of_differences)
         )
-        return (*value_rows(numbers, floors, self.base.encoder), *differences)
+        return (*value_rows(numbers, self.baselines, self.base.encoder), *differences)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that the numbers depend on."""
@@ -79,7 +80,7 @@ class Compared:
 def against_base(
     base: FeatureSet,
     others: Sequence[FeatureSet],
-    floors: Sequence[FeatureSet],
+    baselines: Sequence[FeatureSet],
     plan: Mapping[str, Sequence[Measure]],
     seed: int,
 ) -> Compared:
@@ -88,7 +89,7 @@ def against_base(
     Args:
         base: Features under the base.
         others: Features of the same images under its descendants.
-        floors: Features of the same images under the baselines.
+        baselines: Features of the same images under the baselines.
         plan: Measures to take at each site.
         seed: Seed of every random split, the same for all, so that their values may be subtracted.
 
@@ -99,7 +100,7 @@ def against_base(
     Raises:
         DataError: If the images differ or are too few, or a measure is not defined for the features.
     """
-    base, *rest = align([base, *others, *floors])
+    base, *rest = align([base, *others, *baselines])
     refuse_fewer(base, LEAST, "this", "Give more images, or leave this analysis out.")
     names = tuple(features.encoder for features in others)
     identical = tuple(features.encoder for features in rest[: len(names)] if same_tower(base, features))
@@ -117,7 +118,7 @@ def against_base(
     by_measure = dict(sorted(found.items(), key=lambda item: order.index(item[0][2])))  # stable sort
     same = [f"{name}: features equal those of {base.encoder} bit for bit: the tower was not trained or not saved"
             for name in identical]  # fmt: skip
-    return Compared(base, names, identical, by_measure, scales, (*same, *short.values()))
+    return Compared(base, names, identical, kinds_of(baselines), by_measure, scales, (*same, *short.values()))
 
 
 def spread(n: int, most: int | None) -> NDArray[np.intp]:

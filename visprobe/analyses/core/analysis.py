@@ -24,10 +24,10 @@ class Inputs:
     Attributes:
         base: Features under the base checkpoint, at the requested sites only.
         others: Features under its descendants, in the order given.
-        floors: Features under the baselines: "untrained", "<base> (bfloat16)".
+        baselines: Features under the baselines: "untrained", "<base> (bfloat16)".
         encoders: Encoders of base and others, in that order.
         seed: Seed of every random choice.
-        support: Features of the training images, under base, others and floors in that order; empty
+        support: Features of the training images, under base, others and baselines in that order; empty
             where the data has one split only. For analyses with `support`.
         variants: Features of each variant of the images by its name, ordered as `support`, where `variants` is given.
         images: Images of `base`, for what they carry beside classes (masks, targets, captions).
@@ -36,7 +36,7 @@ class Inputs:
 
     base: FeatureSet
     others: tuple[FeatureSet, ...]
-    floors: tuple[FeatureSet, ...]
+    baselines: tuple[FeatureSet, ...]
     encoders: tuple[VisionEncoder, ...]
     seed: int = 0
     support: Sets = ()
@@ -46,8 +46,8 @@ class Inputs:
 
     @property
     def all(self) -> Sets:
-        """Features under base, others and floors, in that order."""
-        return (self.base, *self.others, *self.floors)
+        """Features under base, others and baselines, in that order."""
+        return (self.base, *self.others, *self.baselines)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Analysis:
         needs: Maps an encoder to the sites requested of it (`visprobe.features.requests`).
         run: Computes the result from the inputs.
         images: Largest number of images to use; None for all.
-        floors: Baselines that it also runs on: all, the untrained towers, or none.
+        baselines: Baselines that it also runs on: all, the untrained towers, or none.
         fixed_grid: True if it needs the same grid of patches for every image.
         support: True if it trains on the images of a second split, where there is one.
         variants: Maps the images and a seed to changed copies of them (corrupted, cropped) that it uses too.
@@ -76,7 +76,7 @@ class Analysis:
     needs: Callable[[VisionEncoder], Sequence[str]]
     run: Callable[[Inputs], Result]
     images: int | None = None
-    floors: Literal["all", "untrained", "none"] = "all"
+    baselines: Literal["all", "untrained", "none"] = "all"
     fixed_grid: bool = False
     support: bool = False
     variants: Callable[[ImageSet, int], Mapping[str, ImageSet]] | None = None

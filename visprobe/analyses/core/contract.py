@@ -61,13 +61,13 @@ def planted_inputs(analysis: Analysis) -> Inputs:
     """Make the inputs of `analysis` from a tiny model, two descendants with other weights, and the baselines."""
     base = _tiny_encoder()
     encoders = (base, _moved(base, "sft", 0.1, 1), _moved(base, "dpo", 0.05, 2))
-    floors = [base.untrained(0), base.rounded(torch.bfloat16)]
-    floors = {"all": floors, "untrained": floors[:1], "none": []}[analysis.floors]
+    baselines = [base.untrained(0), base.rounded(torch.bfloat16)]
+    baselines = {"all": baselines, "untrained": baselines[:1], "none": []}[analysis.baselines]
     images, learned = _planted_images(analysis)
 
     def seen(shown: ImageSet) -> Sets:
         pixels = base.preprocess([decode(shown.read(index)) for index in range(IMAGES)])
-        return tuple(_features(encoder, analysis, shown, pixels) for encoder in (*encoders, *floors))
+        return tuple(_features(encoder, analysis, shown, pixels) for encoder in (*encoders, *baselines))
 
     sets, variants = seen(images), analysis.variants(images, 0) if analysis.variants else {}
     return Inputs(
@@ -153,7 +153,9 @@ def _features(encoder: VisionEncoder, analysis: Analysis, images: ImageSet, pixe
     pooled = encoder.reduced(pixels, {request: forwarded(request) for request in requests})
     sites = {request: to_array(rows) for request, rows in pooled.items()}
     ids, labels = tuple(item.id for item in images.items), np.array([item.label for item in images.items], np.int64)
-    return FeatureSet(encoder.name, images.name, ids, labels, images.classes, sites, encoder.consumed)
+    return FeatureSet(
+        encoder.name, images.name, ids, labels, images.classes, sites, encoder.consumed, baseline=encoder.baseline
+    )
 
 
 def _described(analysis: Analysis) -> Iterator[str]:
@@ -184,7 +186,7 @@ def _answers(analysis: Analysis, inputs: Inputs) -> Iterator[str]:
 def _rows(result: Result, known: set[str]) -> Iterator[str]:
     for row in result.rows:
         estimate, what = row.estimate, f"{row.measure} of {row.checkpoint} at {row.site}"
-        if (row.checkpoint not in known and row.role != "floor") or row.reference not in {None, *known}:
+        if (row.checkpoint not in known and row.role != "baseline") or row.reference not in {None, *known}:
             yield f"{what} is of no checkpoint that it was given"
         if not estimate.low - 1e-12 <= estimate.value <= estimate.high + 1e-12 or estimate.n < 1:
             yield f"{what} lies outside of its interval, or has no n"
@@ -214,7 +216,7 @@ def _refuses(analysis: Analysis, inputs: Inputs) -> Iterator[str]:
                 inputs,
                 base=fault.change(inputs.base),
                 others=tuple(map(fault.change, inputs.others)),
-                floors=tuple(map(fault.change, inputs.floors)),
+                baselines=tuple(map(fault.change, inputs.baselines)),
             )
         try:
             analysis.run(broken)
@@ -272,13 +274,16 @@ _FAULTS = (
 
 
 def _all(inputs: Inputs) -> tuple[FeatureSet, ...]:
-    return (inputs.base, *inputs.others, *inputs.floors)
+    return (inputs.base, *inputs.others, *inputs.baselines)
 
 
 def _cast(inputs: Inputs, dtype: DTypeLike) -> Inputs:
     cast = _with(lambda array: array.astype(dtype))
     return replace(
-        inputs, base=cast(inputs.base), others=tuple(map(cast, inputs.others)), floors=tuple(map(cast, inputs.floors))
+        inputs,
+        base=cast(inputs.base),
+        others=tuple(map(cast, inputs.others)),
+        baselines=tuple(map(cast, inputs.baselines)),
     )
 
 

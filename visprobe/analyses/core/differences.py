@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.estimate import Estimate
 from visprobe.metrics.intervals.half_sampling import Halved
 from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.results.result import Role, Row
+from visprobe.results.result import BaselineKind, Row, role_of
 
 Key = tuple[str, str, str]  # checkpoint, site, measure
 Replicates = Replicated | Halved
@@ -53,13 +54,27 @@ def by_key(found: Mapping[str, Mapping[str, T]], measure: str) -> dict[Key, T]:
     return {(name, site, measure): one for name, sites in found.items() for site, one in sites.items()}
 
 
+def kinds_of(baselines: Iterable[FeatureSet]) -> dict[str, BaselineKind]:
+    """Return the kind of each of some baselines by its name.
+
+    Raises:
+        ValueError: If one of them is not marked as a baseline.
+    """
+    kinds: dict[str, BaselineKind] = {}
+    for features in baselines:
+        if features.baseline is None:
+            raise ValueError(f"{features.encoder} is not marked as a baseline (FeatureSet.baseline)")
+        kinds[features.encoder] = features.baseline.kind
+    return kinds
+
+
 def value_rows(
-    numbers: Mapping[Key, Estimate], floors: Collection[str] = (), reference: str | None = None
+    numbers: Mapping[Key, Estimate], baselines: Mapping[str, BaselineKind], reference: str | None = None
 ) -> Iterator[Row]:
-    """Yield one row per number, with the role "floor" where its checkpoint is one of `floors`."""
+    """Yield one row per number, with the role "baseline" where `baselines` has the kind of its checkpoint."""
     for (name, site, measure), number in numbers.items():
-        role: Role = "floor" if name in floors else "value"
-        yield Row(name, site, measure, number, reference, role)
+        kind = baselines.get(name)
+        yield Row(name, site, measure, number, reference, role_of(kind), kind)
 
 
 def pairs(found: Mapping[Key, T], names: Iterable[str]) -> Iterator[Paired[T]]:

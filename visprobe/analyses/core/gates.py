@@ -105,7 +105,7 @@ def judge(conditions: Sequence[Condition], results: Sequence[Result]) -> tuple[G
 
 
 def _outcomes(condition: Condition, results: Sequence[Result]) -> Iterable[Gate]:
-    measured = dict.fromkeys(row.measure for result in results for row in result.rows if row.role != "floor")
+    measured = dict.fromkeys(row.measure for result in results for row in result.rows if row.role != "baseline")
     if condition.difference and condition.measure + _BASE in measured:  # a measure may itself end in "-base"
         condition = replace(condition, measure=condition.measure + _BASE, difference=False)
     rows = [row for result in results for row in _rows(condition, result)]

@@ -34,8 +34,8 @@ def verdict(results: Sequence[Result], base: str) -> list[Statement]:
       different". At the consumed site and after the projector only, so that no best site is picked.
     - *further from the base*: of two descendants at the consumed site, if the interval of the paired CKA
       difference excludes 0. Where the relative error unit by unit says otherwise, and excludes 0, that is added.
-    - *floor*: a checkpoint whose paired top-1 difference to the untrained tower does not exclude 0, or whose interval
-      reaches down to chance, is called out.
+    - *baseline*: a checkpoint whose paired top-1 difference to the untrained tower does not exclude 0, or whose
+      interval reaches down to chance, is called out.
     - *answers*: "accuracy/all" beside the blind score; called better only if the paired difference to the blind
       answers excludes 0; paired differences as for top-1.
     - *same recipe*: how far another run of a recipe lies from the base where the language model reads.

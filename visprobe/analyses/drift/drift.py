@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis
-from visprobe.analyses.core.differences import difference_rows, value_rows
+from visprobe.analyses.core.differences import difference_rows, kinds_of, value_rows
 from visprobe.analyses.core.pairing import align, common_settings, same_tower
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.drift.noise_floor import adjusted, noise_floors, p_beyond
@@ -33,7 +33,7 @@ _Replicates = dict[tuple[str, str], Replicated]  # (checkpoint, site)
 def representation_drift(
     base: FeatureSet,
     others: Sequence[FeatureSet],
-    floors: Sequence[FeatureSet] = (),
+    baselines: Sequence[FeatureSet] = (),
     rounding: Mapping[str, Replicated] | None = None,
 ) -> Result:
     """Compute the debiased linear CKA of each checkpoint with the base, at every site that both have.
@@ -41,9 +41,9 @@ def representation_drift(
     Args:
         base: Pooled features of the images under the base checkpoint.
         others: Features of the same images under its descendants.
-        floors: Features of the same images under the baselines: "untrained" (as far as can be) and
+        baselines: Features of the same images under the baselines: "untrained" (as far as can be) and
             "<base> (bfloat16)" (rounding alone), "<base> (float32)" (arithmetic alone).
-        rounding: CKAs from `rounding_of` over the same images, where `floors` are not given.
+        rounding: CKAs from `rounding_of` over the same images, where `baselines` are not given.
 
     Returns:
         Rows "cka" in [-1, 1] with jackknife intervals, 1 where nothing moved; and for each pair of descendants
@@ -60,16 +60,16 @@ def representation_drift(
     Source:
         Kornblith et al. 2019 (1905.00414), debiased as in Nguyen et al. 2021 (2010.15327).
     """
-    base, *rest = align([base, *others, *floors])
+    base, *rest = align([base, *others, *baselines])
     _refuse_few(base)
     names = [features.encoder for features in others]
     identical = [features.encoder for features in rest[: len(names)] if same_tower(base, features)]
     replicates = _replicates(base, rest, identical)
     found = {(name, site, "cka"): one for (name, site), one in replicates.items()}
-    apart = [features.encoder for features in floors]
-    rows = value_rows({key: one.estimate(CKA) for key, one in found.items()}, apart, base.encoder)
+    numbers = {key: one.estimate(CKA) for key, one in found.items()}
+    rows = value_rows(numbers, kinds_of(baselines), base.encoder)
     differences = difference_rows(found, names, lambda pair: (pair.after - pair.before).estimate(CKA.of_differences))
-    rounding = _furthest(base.encoder, replicates) if rounding is None else rounding
+    rounding = _furthest(baselines, replicates) if rounding is None else rounding
     beyond = {name: p_beyond(_of(name, replicates), rounding) for name in names}
     settings = {
         **common_settings(base),
@@ -95,27 +95,27 @@ def _replicates(base: FeatureSet, rest: Sequence[FeatureSet], identical: Sequenc
     return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))  # stable sort: sites stay in order
 
 
-def rounding_of(base: FeatureSet, floors: Sequence[FeatureSet]) -> dict[str, Replicated]:
+def rounding_of(base: FeatureSet, baselines: Sequence[FeatureSet]) -> dict[str, Replicated]:
     """Return by site the CKA with the base of the number-format baseline that is furthest from it.
 
     Args:
         base: Pooled features of the images under the base checkpoint.
-        floors: Features of the same images under the baselines that number formats make.
+        baselines: Features of the same images under the baselines that number formats make.
 
     Raises:
         DataError: If there are fewer than five images, they are not the same for all, or a feature is not finite
             or does not vary.
     """
-    base, *rest = align([base, *floors])
+    base, *rest = align([base, *baselines])
     _refuse_few(base)
-    return _furthest(base.encoder, _replicates(base, rest, []))
+    return _furthest(baselines, _replicates(base, rest, []))
 
 
-def _furthest(base: str, replicates: _Replicates) -> dict[str, Replicated]:
-    floors = [_of(name, replicates) for name in noise_floors(base)]
+def _furthest(baselines: Sequence[FeatureSet], replicates: _Replicates) -> dict[str, Replicated]:
+    noise = [_of(name, replicates) for name in noise_floors(kinds_of(baselines))]
     return {
-        site: min((floor[site] for floor in floors if site in floor), key=lambda cka: cka.value)
-        for site in dict.fromkeys(site for floor in floors for site in floor)
+        site: min((ckas[site] for ckas in noise if site in ckas), key=lambda cka: cka.value)
+        for site in dict.fromkeys(site for ckas in noise for site in ckas)
     }
 
 
@@ -167,7 +167,7 @@ DRIFT = Analysis(
     name="drift",
     question=QUESTION,
     needs=lambda encoder: [site.name for site in encoder.sites],
-    run=lambda inputs: representation_drift(inputs.base, inputs.others, inputs.floors),
+    run=lambda inputs: representation_drift(inputs.base, inputs.others, inputs.baselines),
     required=True,
     presentation=Presentation(
         titles={

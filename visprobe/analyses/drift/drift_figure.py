@@ -10,8 +10,8 @@ from visprobe.analyses.drift.identical_figure import note_identical
 from visprobe.figures.captions import rests_on
 from visprobe.figures.end_labels import label_ends
 from visprobe.figures.site_axis import label_sites, place_sites
-from visprobe.figures.site_lines import draw_floors, draw_lines, lines_of
-from visprobe.figures.style import TWO_COLUMNS, checkpoint_styles, checkpoints_of, floor_line, paper_style
+from visprobe.figures.site_lines import draw_baselines, draw_lines, lines_of
+from visprobe.figures.style import TWO_COLUMNS, baseline_lines, checkpoint_styles, checkpoints_of, paper_style
 from visprobe.figures.ticks import log_y_axis
 from visprobe.results.result import Result
 
@@ -24,7 +24,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     CKA after fine-tuning is mostly above 0.9, where a linear axis shows nothing; its distance from 1 spans decades.
 
     Args:
-        result: A "drift" result: rows of measure "cka" with roles "value" and "floor".
+        result: A "drift" result: rows of measure "cka" with roles "value" and "baseline".
         checkpoints: All checkpoints of the report, base first, so that each keeps its colour over figures;
             those of `result` if empty.
         width: Inches; two columns of a paper if None.
@@ -42,8 +42,8 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         def height(cka: float) -> float:
             return max(_distance(cka), zero)
 
-        floors = draw_floors(axes, lines_of(rows, "floor"), positions, height, floor_line)
-        label_ends(axes, [*floors, *draw_lines(axes, lines_of(rows, "value"), positions, look, height, 0.18)])
+        baselines = draw_baselines(axes, lines_of(rows, "baseline"), positions, height, baseline_lines(rows))
+        label_ends(axes, [*baselines, *draw_lines(axes, lines_of(rows, "value"), positions, look, height, 0.18)])
         note_identical(figure, result.identical)
         axes.set_ylabel("Distance to the base, 1 − CKA")
     return figure

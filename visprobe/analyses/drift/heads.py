@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.differences import Key, difference_rows, value_rows
+from visprobe.analyses.core.differences import Key, difference_rows, kinds_of, value_rows
 from visprobe.analyses.core.pairing import align
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.drift.noise_floor import distance, noise_floors, p_larger
@@ -38,13 +38,13 @@ _Heads = list[Replicated]  # the heads of one block
 _Blocks = dict[str, _Heads]
 
 
-def head_drift(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet], heads: int) -> Result:
+def head_drift(base: FeatureSet, others: Sequence[FeatureSet], baselines: Sequence[FeatureSet], heads: int) -> Result:
     """Compute the debiased linear CKA with the base of every attention head's output.
 
     Args:
         base: Outputs of the heads side by side ("heads_01" …), float of shape (n, heads * width), under the base.
         others: Outputs for the same images under its descendants.
-        floors: Outputs for the same images under "untrained" and "<base> (bfloat16)".
+        baselines: Outputs for the same images under "untrained" and "<base> (bfloat16)".
         heads: Number of heads per block.
 
     Returns:
@@ -60,7 +60,7 @@ def head_drift(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[
     Source:
         Debiased CKA: Nguyen et al. 2021 (2010.15327); Holm 1979 over all heads of a checkpoint.
     """
-    base, *rest = align([base, *others, *floors])
+    base, *rest = align([base, *others, *baselines])
     refuse_fewer(base, 5, "CKA of heads with an interval")
     found = _replicates(base, rest, heads)
     names = [features.encoder for features in others]
@@ -71,10 +71,10 @@ def head_drift(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[
             numbers[name, site, "least_head_cka"] = _least(block)
             medians[name, site, "median_head_cka"] = median = _median(block)
             numbers[name, site, "median_head_cka"] = median.estimate(CKA)
-    rounded = _furthest([found[name] for name in noise_floors(base.encoder) if name in found])
+    rounded = _furthest([found[name] for name in noise_floors(kinds_of(baselines)) if name in found])
     moved = {name: _moved(found[name], rounded) for name in names} if rounded else {}
     rows = (
-        *value_rows(numbers, [features.encoder for features in floors], base.encoder),
+        *value_rows(numbers, kinds_of(baselines), base.encoder),
         *(_share_moved(name, flags, base) for name, flags in moved.items()),
         *difference_rows(medians, names, lambda pair: (pair.after - pair.before).estimate(CKA.of_differences)),
     )
@@ -115,9 +115,11 @@ def _median(block: _Heads) -> Replicated:
     return Replicated(float(np.median([head.value for head in block])), without)
 
 
-def _furthest(floors: Sequence[_Blocks]) -> _Blocks | None:
+def _furthest(baselines: Sequence[_Blocks]) -> _Blocks | None:
     """Return the baseline of those that number formats make whose most moved head moved most."""
-    return min(floors, key=lambda blocks: min(head.value for block in blocks.values() for head in block), default=None)
+    return min(
+        baselines, key=lambda blocks: min(head.value for block in blocks.values() for head in block), default=None
+    )
 
 
 def _moved(blocks: _Blocks, rounded: _Blocks) -> dict[str, list[bool]]:
@@ -170,7 +172,7 @@ def _needs(encoder: VisionEncoder) -> tuple[str, ...]:
 
 
 def _run(inputs: Inputs) -> Result:
-    return head_drift(inputs.base, inputs.others, inputs.floors, inputs.encoders[0].heads)
+    return head_drift(inputs.base, inputs.others, inputs.baselines, inputs.encoders[0].heads)
 
 
 HEADS = Analysis(

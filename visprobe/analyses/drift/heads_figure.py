@@ -68,7 +68,8 @@ def caption(result: Result) -> str:
 def _distances(result: Result) -> dict[str, Table]:
     """Return tables of heads by blocks, without the untrained baseline: beside it every other map would be dark."""
     maps: Mapping[str, Table] = result.settings.get("maps", {})
-    shown = {name: np.maximum(1 - np.array(table).T, _ROUNDING) for name, table in maps.items() if name != "untrained"}
+    apart = {row.checkpoint for row in result.rows if row.baseline == "untrained"}
+    shown = {name: np.maximum(1 - np.array(table).T, _ROUNDING) for name, table in maps.items() if name not in apart}
     return {name: table.tolist() for name, table in shown.items() if table.size}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis
-from visprobe.analyses.core.differences import Paired, difference_rows, value_rows
+from visprobe.analyses.core.differences import Paired, difference_rows, kinds_of, value_rows
 from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.drift.class_change import ClassChange, class_changes
@@ -30,13 +30,13 @@ _QUANTILES = {"median": 0.5, "5 % quantile": 0.05, "95 % quantile": 0.95}
 _SAME = 1e-6  # above the relative errors of float32 sums in another order
 
 
-def image_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = ()) -> Result:
+def image_changes(base: FeatureSet, others: Sequence[FeatureSet], baselines: Sequence[FeatureSet] = ()) -> Result:
     """Measure how far the features of every image moved at the site that the language model reads.
 
     Args:
         base: Pooled features, float of shape (n, d), under the base; units correspond.
         others: Features of the same images under its descendants.
-        floors: Features of the same images under "untrained" and "<base> (bfloat16)".
+        baselines: Features of the same images under "untrained" and "<base> (bfloat16)".
 
     Returns:
         Rows "image_change/…" (length of the difference over that of the base's features, >= 0) and "image_cosine/…"
@@ -53,7 +53,7 @@ def image_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
         Intervals of quantiles: David & Nagaraja 2003, section 7.1; of rank correlations: Bonett & Wright 2000; over
         classes: Welch 1947 with Holm 1979.
     """
-    base, *rest = align([base, *others, *floors])
+    base, *rest = align([base, *others, *baselines])
     refuse_fewer(base, 5, "a distribution of changes")
     names = [features.encoder for features in others]
     moved = {features.encoder: _moved(base, features) for features in rest}
@@ -68,7 +68,7 @@ def image_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
     }
     errors = {(name, base.consumed, "image_change/mean"): one.relative_error for name, one in moved.items()}
     rows = (
-        *value_rows(numbers, [features.encoder for features in floors], base.encoder),
+        *value_rows(numbers, kinds_of(baselines), base.encoder),
         *_class_rows(per_class, base),
         *_agreement(moved, changing, base),
         *difference_rows(errors, changing, _difference),
@@ -158,7 +158,7 @@ IMAGES = Analysis(
     name="images",
     question=QUESTION,
     needs=lambda encoder: ["consumed"],
-    run=lambda inputs: image_changes(inputs.base, inputs.others, inputs.floors),
+    run=lambda inputs: image_changes(inputs.base, inputs.others, inputs.baselines),
     presentation=Presentation(
         titles={
             "image_change": "Relative change of an image's features",

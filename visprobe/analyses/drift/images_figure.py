@@ -23,7 +23,7 @@ from visprobe.figures.style import (
     stacked,
 )
 from visprobe.figures.ticks import log_ticks
-from visprobe.results.result import Result, Row
+from visprobe.results.result import BaselineKind, Result, Row
 
 _CLASSES = "class_change/"
 _ROW_INCHES = 0.17
@@ -57,7 +57,8 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         else:
             figure = Figure((wide, 2.3), layout="constrained")
             left = figure.subplots()
-        _draw_distribution(left, distribution, look)
+        kinds = {row.checkpoint: row.baseline for row in result.rows}
+        _draw_distribution(left, distribution, look, kinds)
         legend_below(figure, left.get_legend_handles_labels()[0])
     return figure
 
@@ -75,11 +76,14 @@ def caption(result: Result) -> str:
 
 
 def _draw_distribution(
-    axes: Axes, distribution: Mapping[str, Sequence[float]], look: Mapping[str, CheckpointStyle]
+    axes: Axes,
+    distribution: Mapping[str, Sequence[float]],
+    look: Mapping[str, CheckpointStyle],
+    kinds: Mapping[str, BaselineKind | None],
 ) -> None:
     shares = np.linspace(0, 1, 101)
     for name, values in distribution.items():
-        style = "-" if name in look else ":" if name == "untrained" else "--"
+        style = "-" if name in look else ":" if kinds.get(name) == "untrained" else "--"
         colour, marker = look.get(name, CheckpointStyle(MUTED, ""))
         axes.plot(values, shares, color=colour, linestyle=style, marker=marker, markevery=(_MARKS // 2, _MARKS),
                   markeredgecolor="white", markeredgewidth=0.4, label=name)  # fmt: skip

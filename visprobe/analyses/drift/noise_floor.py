@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.intervals.multiplicity import holm
-from visprobe.results.result import Result, Row
+from visprobe.results.result import BaselineKind, Result, Row
 
 LEVEL = 0.05
 Key = TypeVar("Key", bound=Hashable)
@@ -19,29 +19,27 @@ MARGIN = 6.0
 
 # Baselines that number formats make: weights rounded once, and, where towers run in another format than float32,
 # the same weights run in float32. The second is not covered by the first: in bfloat16, rounded weights change nothing.
-NOISE = {"bfloat16": "bfloat16 rounding", "float32": "float32 arithmetic"}
+NOISE: dict[BaselineKind, str] = {"rounding": "bfloat16 rounding", "arithmetic": "float32 arithmetic"}
 
 # Squared relative error of float32 arithmetic, with room: a CKA nearer to 1 cannot be told from 1.
 _ARITHMETIC = 1e-11
 RELATIVE_ARITHMETIC = math.sqrt(_ARITHMETIC)
 
 
-def noise_floors(base: str) -> list[str]:
-    """Return the names of the baselines that number formats make of `base`."""
-    return [f"{base} ({number_format})" for number_format in NOISE]
+def noise_floors(kinds: Mapping[str, BaselineKind]) -> list[str]:
+    """Return the names of the baselines that number formats make, of all baselines by kind."""
+    return [name for name, kind in kinds.items() if kind in NOISE]
 
 
-def furthest_floor(result: Result, base: str, **wanted: str) -> tuple[Row, str] | None:
-    """Return the number-format baseline of `base` with the lowest "cka", and its name in words.
+def furthest_noise_floor(result: Result, **wanted: str) -> tuple[Row, str] | None:
+    """Return the number-format baseline with the lowest "cka", and its name in words; None without any.
 
     Args:
-        result: Result with the baselines.
-        base: Name of the base.
+        result: Result whose baselines to search.
         wanted: Fields for `Result.select`: site and measure.
     """
-    floors = [(floor, words) for name, words in zip(noise_floors(base), NOISE.values(), strict=True)
-              for floor in result.select(checkpoint=name, role="floor", **wanted)]  # fmt: skip
-    return min(floors, key=lambda found: found[0].estimate.value, default=None)
+    rows = [(row, NOISE[row.baseline]) for row in result.select(role="baseline", **wanted) if row.baseline in NOISE]
+    return min(rows, key=lambda found: found[0].estimate.value, default=None)
 
 
 def p_beyond(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated]) -> dict[str, float]:
@@ -61,7 +59,7 @@ def p_beyond(ckas: Mapping[str, Replicated], rounding: Mapping[str, Replicated])
     Source:
         The t form of the jackknife is Tukey's (1958).
     """
-    bars = {site: [(MARGIN, distance(floor))] for site, floor in rounding.items()}
+    bars = {site: [(MARGIN, distance(baseline))] for site, baseline in rounding.items()}
     return {site: p_larger(distance(cka), bars.get(site, [])) for site, cka in ckas.items()}
 
 

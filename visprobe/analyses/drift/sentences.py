@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from visprobe.analyses.core.grouped import pairs_apart, ranged
-from visprobe.analyses.drift.noise_floor import furthest_floor, has_moved
+from visprobe.analyses.drift.noise_floor import furthest_noise_floor, has_moved
 from visprobe.features.feature_set import of_tower
 from visprobe.results.read_site import what_is_read
 from visprobe.results.result import Result, Row
@@ -24,7 +24,6 @@ from visprobe.results.statement import (
 )
 
 Kind = Literal["moved", "partly", "unread", "still"]
-SAME_RECIPE = " (same recipe)"
 _MANY = {
     "moved": "the tower moved, {what} ({site}) with it",
     "partly": "the tower moved, but not measurably at {what} ({site})",
@@ -82,7 +81,7 @@ def _kind(drift: Result, rows: Sequence[Row], moved: Sequence[Row]) -> Kind:
 
 def movement_statement(drift: Result, movement: Movement, base: str) -> Statement:
     """State in one sentence what became of one descendant's tower."""
-    numbers, floor = against_rounding(drift, movement.lowest, base)
+    numbers, baseline = against_rounding(drift, movement.lowest)
     at, consumed = f"at {movement.lowest.site}: {numbers}", drift.consumed
     text = {
         "moved": f"the tower moved at {movement.where}; most {at}.",
@@ -91,23 +90,23 @@ def movement_statement(drift: Result, movement: Movement, base: str) -> Statemen
         f"({listed([row.site for row in movement.moved])}); most {at}.",
         "still": f"the tower did not measurably move; least like {base} {at}.",
     }[movement.kind]
-    return Statement(f"{movement.name}: {text}", evidence(drift, [movement.lowest, *floor]))
+    return Statement(f"{movement.name}: {text}", evidence(drift, [movement.lowest, *baseline]))
 
 
-def projector_statement(drift: Result, row: Row, base: str) -> Statement:
+def projector_statement(drift: Result, row: Row) -> Statement:
     """State in one sentence what became of the output of one descendant's projector."""
-    numbers, floor = against_rounding(drift, row, base)
+    numbers, baseline = against_rounding(drift, row)
     verb = "moved" if has_moved(drift, row) else "did not measurably move"
-    return Statement(f"{row.checkpoint}: the projector's output {verb}: {numbers}.", evidence(drift, [row, *floor]))
+    return Statement(f"{row.checkpoint}: the projector's output {verb}: {numbers}.", evidence(drift, [row, *baseline]))
 
 
-def against_rounding(drift: Result, row: Row, base: str) -> tuple[str, list[Row]]:
+def against_rounding(drift: Result, row: Row) -> tuple[str, list[Row]]:
     """Format a CKA beside that of the furthest number-format baseline; return the latter's row too, if any."""
-    found = furthest_floor(drift, base, site=row.site, measure="cka")
+    found = furthest_noise_floor(drift, site=row.site, measure="cka")
     if found is None:
         return f"CKA {cka_interval(row.estimate)}", []
-    floor, words = found
-    return f"CKA {cka_interval(row.estimate)} against {cka_text(floor.estimate.value)} for {words}", [floor]
+    baseline, words = found
+    return f"CKA {cka_interval(row.estimate)} against {cka_text(baseline.estimate.value)} for {words}", [baseline]
 
 
 def _movement(findings: Findings, name: str) -> Iterator[Statement]:
@@ -119,7 +118,7 @@ def _movement(findings: Findings, name: str) -> Iterator[Statement]:
 def _projector(findings: Findings, name: str) -> Iterator[Statement]:
     drift = findings["drift"]
     for row in drift.select(checkpoint=name, measure="cka", role="value", site="projected"):
-        yield projector_statement(drift, row, findings.base)
+        yield projector_statement(drift, row)
 
 
 def _many_moved(findings: Findings) -> Iterator[Statement]:
@@ -192,13 +191,12 @@ def _in_short(findings: Findings) -> Statement:
 def _same_recipe(findings: Findings) -> Iterator[Statement]:
     """State how far each other run of a recipe, a baseline of the comparison, lies from the base."""
     drift = findings["drift"]
-    for row in drift.select(site=drift.consumed, measure="cka", role="floor"):
-        if row.checkpoint.endswith(SAME_RECIPE):
-            text = (
-                f"{row.checkpoint}: CKA {cka_interval(row.estimate)} to {findings.base} at {row.site}. A difference "
-                "between checkpoints that is no larger than one between runs of one recipe is not about recipes."
-            )
-            yield Statement(text, evidence(drift, [row]))
+    for row in drift.select(site=drift.consumed, measure="cka", baseline="recipe"):
+        text = (
+            f"{row.checkpoint}: CKA {cka_interval(row.estimate)} to {findings.base} at {row.site}. A difference "
+            "between checkpoints that is no larger than one between runs of one recipe is not about recipes."
+        )
+        yield Statement(text, evidence(drift, [row]))
 
 
 RULES = (

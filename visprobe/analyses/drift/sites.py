@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from visprobe.analyses.core.analysis import Analysis
-from visprobe.analyses.core.differences import value_rows
+from visprobe.analyses.core.differences import kinds_of, value_rows
 from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.features.feature_set import FeatureSet, of_tower
@@ -35,13 +35,13 @@ class _Depth(NamedTuple):
     values: tuple[Replicated, ...]
 
 
-def site_maps(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = ()) -> Result:
+def site_maps(base: FeatureSet, others: Sequence[FeatureSet], baselines: Sequence[FeatureSet] = ()) -> Result:
     """Compute the debiased linear CKA between all sites of the base and all sites of each checkpoint.
 
     Args:
         base: Pooled features at every site under the base, float of shape (n, d_i).
         others: Features of the same images under its descendants.
-        floors: Features of the same images under "untrained" and "<base> (bfloat16)".
+        baselines: Features of the same images under "untrained" and "<base> (bfloat16)".
 
     Returns:
         For the site that the language model reads: "own_site_cka" and "best_site_cka", its CKA with the same site
@@ -58,7 +58,7 @@ def site_maps(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[F
         Kornblith et al. 2019 (1905.00414), section 6: maps between layers. The set of sites that may be the best:
         multiple comparisons with the best, Hsu 1981.
     """
-    base, *rest = align([base, *others, *floors])
+    base, *rest = align([base, *others, *baselines])
     refuse_fewer(base, 5, "CKA with an interval")
     prepared = {site: _represent(base, site) for site in base.sites if of_tower(site)}
     numbers = {
@@ -66,7 +66,7 @@ def site_maps(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[F
         for features in rest
         for measure, estimate in _estimates(_depth(prepared, features), base.consumed).items()
     }
-    rows = tuple(value_rows(numbers, [features.encoder for features in floors], base.encoder))
+    rows = tuple(value_rows(numbers, kinds_of(baselines), base.encoder))
     settings = {
         **common_settings(base),
         "sites": list(base.sites),
@@ -138,7 +138,7 @@ SITES = Analysis(
     name="sites",
     question=QUESTION,
     needs=lambda encoder: [site.name for site in encoder.sites],
-    run=lambda inputs: site_maps(inputs.base, inputs.others, inputs.floors),
+    run=lambda inputs: site_maps(inputs.base, inputs.others, inputs.baselines),
     images=_IMAGES,
     presentation=Presentation(
         titles={

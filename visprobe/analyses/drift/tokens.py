@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.differences import Paired, difference_rows, value_rows
+from visprobe.analyses.core.differences import Paired, difference_rows, kinds_of, value_rows
 from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.errors import DataError
@@ -31,13 +31,15 @@ Grid = tuple[int, int]
 _Measured = dict[str, Array]  # measure to one number per image
 
 
-def token_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet], grid: Grid) -> Result:
+def token_changes(
+    base: FeatureSet, others: Sequence[FeatureSet], baselines: Sequence[FeatureSet], grid: Grid
+) -> Result:
     """Measure how far every patch token moved at the site that the language model reads.
 
     Args:
         base: All patch tokens in raster order ("block_NN:tokens"), float of shape (n, T, d), under the base.
         others: Tokens of the same images under its descendants.
-        floors: Tokens of the same images under "untrained" and "<base> (bfloat16)".
+        baselines: Tokens of the same images under "untrained" and "<base> (bfloat16)".
         grid: Rows and columns of the patch tokens, T in all.
 
     Returns:
@@ -52,7 +54,7 @@ def token_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
         DataError: If there are fewer than five images, they are not the same for all, the tokens do not fill the
             grid, or a token is not finite or zero.
     """
-    base, *rest = align([base, *others, *floors])
+    base, *rest = align([base, *others, *baselines])
     refuse_fewer(base, 5, "a map of tokens")
     names = [features.encoder for features in others]
     changes = {features.encoder: _changes(base, features, grid) for features in rest}
@@ -67,7 +69,7 @@ def token_changes(base: FeatureSet, others: Sequence[FeatureSet], floors: Sequen
     }
     numbers = {key: replicate_mean(values).estimate(_scale(key[2])) for key, values in found.items()}
     rows = (
-        *value_rows(numbers, [features.encoder for features in floors], base.encoder),
+        *value_rows(numbers, kinds_of(baselines), base.encoder),
         *difference_rows(found, names, _difference),
     )
     settings = {
@@ -167,7 +169,7 @@ def _table(values: Array, grid: Grid) -> list[list[Any]]:
 def _run(inputs: Inputs) -> Result:
     grid = inputs.encoders[0].grid
     assert grid is not None  # fixed_grid
-    return token_changes(inputs.base, inputs.others, inputs.floors, grid)
+    return token_changes(inputs.base, inputs.others, inputs.baselines, grid)
 
 
 TOKENS = Analysis(

@@ -21,8 +21,8 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
         checkpoints: Not needed: checkpoints have panels and no colours.
         width: Inches; two columns of a paper if None.
     """
-    floors = {row.checkpoint for row in result.rows if row.role == "floor"}  # left out: they would set the scale
-    maps = {name: table for name, table in result.settings.get("maps", {}).items() if name not in floors}
+    baselines = {row.checkpoint for row in result.rows if row.role == "baseline"}  # left out: they would set the scale
+    maps = {name: table for name, table in result.settings.get("maps", {}).items() if name not in baselines}
     norms, base = result.settings.get("norms"), result.settings.get("base", "base")
     rows, columns = result.settings.get("grid", (1, 1))
     with paper_style():

@@ -16,6 +16,7 @@ from visprobe.analyses.core.differences import (
     Replicates,
     Test,
     difference_rows,
+    kinds_of,
     pairs,
     subtract,
     value_rows,
@@ -72,7 +73,7 @@ class _Side:
 def alignment(
     base: FeatureSet,
     others: Sequence[FeatureSet],
-    floors: Sequence[FeatureSet],
+    baselines: Sequence[FeatureSet],
     captions: Mapping[str, str],
     texts: MakeTexts,
     protocol: Protocol = "fixed",
@@ -83,7 +84,7 @@ def alignment(
     Args:
         base: Pooled features of the images at every site under the base.
         others: Features of the same images under other checkpoints.
-        floors: Features of the same images under untrained encoders.
+        baselines: Features of the same images under untrained encoders.
         captions: Captions by item id; images without one are left out.
         texts: Maps the captions, in the order of the images, to their features under each language model.
         protocol: "fixed": fixed sites and layers, and the largest over all of them against its permutation null;
@@ -100,12 +101,12 @@ def alignment(
     Source:
         Huh et al. 2024 (2405.07987), eq. 11 and appendix A.
     """
-    sets = align([base, *others, *floors])
+    sets = align([base, *others, *baselines])
     kept = [row for row, item in enumerate(sets[0].item_ids) if item in captions]
     _refuse_few(base.images, len(kept))
     told = [captions[sets[0].item_ids[row]] for row in kept]
     sides = _sides(texts(told), protocol, base.images)
-    work = _Work([f.encoder for f in (base, *others)], sides, np.array(kept), protocol, seed)
+    work = _Work(sets, sides, np.array(kept), protocol, seed)
     for features in sets:
         work.measure(features)
     settings = work.settings | {
@@ -120,9 +121,11 @@ def alignment(
 
 class _Work:
     def __init__(
-        self, names: Sequence[str], sides: Sequence[_Side], kept: NDArray[np.intp], protocol: Protocol, seed: int
+        self, sets: Sequence[FeatureSet], sides: Sequence[_Side], kept: NDArray[np.intp], protocol: Protocol, seed: int
     ) -> None:
-        self.names, self.sides, self.kept, self.protocol, self.seed = names, sides, kept, protocol, seed
+        self.names = [features.encoder for features in sets if not features.baseline]
+        self.baselines = kinds_of(features for features in sets if features.baseline)
+        self.sides, self.kept, self.protocol, self.seed = sides, kept, protocol, seed
         self.found: dict[Key, Replicates] = {}
         self.p: dict[Key, float] = {}
         self.shuffled: dict[str, NDArray[np.float64]] = {}  # largest value of each draw, by language model
@@ -172,7 +175,7 @@ class _Work:
         order = list(SCALES)
         found = dict(sorted(self.found.items(), key=lambda item: order.index(_kind(item[0][2]))))  # stable sort
         numbers = {key: one.estimate(SCALES[_kind(key[2])]) for key, one in found.items()}
-        yield from value_rows(numbers, {name for name, _, _ in found} - {*self.names})
+        yield from value_rows(numbers, self.baselines)
         yield from self._chance(found)
         yield from difference_rows(found, self.names, _difference)
 
@@ -181,12 +184,12 @@ class _Work:
         exact = Estimate.exact(share, n, "fraction")
         for site, measure in dict.fromkeys((site, measure) for _, site, measure in found):
             if measure.startswith("text_knn/"):
-                yield Row("chance", site, measure, exact, None, "floor")
+                yield Row("chance", site, measure, exact, None, "baseline", "chance")
         for model, values in self.shuffled.items():
             low, high = (float(end) for end in np.quantile(values, (0.025, 0.975)))
             mean = float(values.mean())
             drawn = Estimate(mean, min(low, mean), max(high, mean), n, "fraction", f"{DRAWS} permutations 95 %")
-            yield Row("shuffled", "all sites", f"text_best/{model}", drawn, None, "floor")
+            yield Row("shuffled", "all sites", f"text_best/{model}", drawn, None, "baseline", "control")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -297,7 +300,7 @@ def _check(images: ImageSet, support: ImageSet | None) -> None:
 
 def _run(inputs: Inputs, texts: MakeTexts, protocol: Protocol) -> Result:
     captions = _captions(inputs.images)
-    return alignment(inputs.base, inputs.others, inputs.floors, captions, texts, protocol, inputs.seed)
+    return alignment(inputs.base, inputs.others, inputs.baselines, captions, texts, protocol, inputs.seed)
 
 
 PRESENTATIONS = {
@@ -329,7 +332,7 @@ def align_analysis(texts: MakeTexts, protocol: Protocol = "fixed") -> Analysis:
         needs=lambda encoder: [site.name for site in encoder.sites],
         run=partial(_run, texts=texts, protocol=protocol),
         images=IMAGES,
-        floors="untrained",
+        baselines="untrained",
         check=_check,
         required=True,
         presentation=PRESENTATIONS["align"],

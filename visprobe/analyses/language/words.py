@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.differences import Key, Replicates, difference_rows, subtract, value_rows
+from visprobe.analyses.core.differences import Key, Replicates, difference_rows, kinds_of, subtract, value_rows
 from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.language.words_measures import (
@@ -30,7 +30,7 @@ from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.jackknife import replicate_mean
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Result, Row
+from visprobe.results.result import BaselineKind, Result, Row
 
 if TYPE_CHECKING:
     from visprobe.encoders.encoder import VisionEncoder
@@ -67,7 +67,7 @@ class _Seen:
 def words_of_patches(
     base: FeatureSet,
     others: Sequence[FeatureSet],
-    floors: Sequence[FeatureSet],
+    baselines: Sequence[FeatureSet],
     words: Mapping[str, Words],
     seed: int = 0,
 ) -> Result:
@@ -76,7 +76,7 @@ def words_of_patches(
     Args:
         base: "projected:tokens" of the images under the base, or "projected:drawn" where it is of native resolution.
         others: Tokens of the same images under other checkpoints.
-        floors: Tokens of the same images under the baselines.
+        baselines: Tokens of the same images under the baselines.
         words: Vocabulary of each checkpoint and baseline, by name.
         seed: Seed of the patches drawn, the same for all, and of the halves of `separation`.
 
@@ -88,7 +88,7 @@ def words_of_patches(
     Raises:
         DataError: If the images differ or are fewer than 20, or tokens are not defined among the words.
     """
-    sets = align([base, *others, *floors])
+    sets = align([base, *others, *baselines])
     refuse_fewer(base, LEAST, "an interval over images")
     names = [features.encoder for features in (base, *others)]
     places = next((_drawn(one.sites[TOKENS].shape, seed) for one in sets if TOKENS in one.sites), None)
@@ -98,7 +98,7 @@ def words_of_patches(
     spelled = _same_vocabulary(words, base.encoder)
     comparable = [name for name in spelled if name in alike]
     found = _replicates(seen, base.encoder, comparable)
-    rows = [*_values(found, names, base.encoder), *_differences(found, names)]
+    rows = [*_values(found, kinds_of(baselines), base.encoder), *_differences(found, names)]
     apart = [name for name in names if name not in spelled]
     settings = {
         **common_settings(base),
@@ -172,9 +172,9 @@ def _replicates(seen: Mapping[str, _Seen], base: str, comparable: Sequence[str])
     return found
 
 
-def _values(found: Mapping[Key, Replicates], names: Sequence[str], base: str) -> Iterator[Row]:
+def _values(found: Mapping[Key, Replicates], baselines: Mapping[str, BaselineKind], base: str) -> Iterator[Row]:
     numbers = {key: one.estimate(SCALES[key[2]]) for key, one in found.items()}
-    for row in value_rows(numbers, {name for name, _, _ in found} - {*names}):
+    for row in value_rows(numbers, baselines):
         yield replace(row, reference=base) if row.measure == CHANGED else row
 
 
@@ -208,11 +208,8 @@ def _needs(encoder: VisionEncoder) -> list[str]:
 
 def _run(inputs: Inputs) -> Result:
     read = {encoder.name: _read(encoder) for encoder in inputs.encoders}
-    # A baseline is made from one of the encoders; its name contains the encoder's if there are several.
-    owner = {floor.encoder: next((name for name in read if name in floor.encoder), inputs.base.encoder)
-             for floor in inputs.floors}  # fmt: skip
-    words = {**read, **{floor: read[name] for floor, name in owner.items()}}
-    result = words_of_patches(inputs.base, inputs.others, inputs.floors, words, inputs.seed)
+    words = {**read, **{one.encoder: read[one.baseline.of] for one in inputs.baselines if one.baseline}}
+    result = words_of_patches(inputs.base, inputs.others, inputs.baselines, words, inputs.seed)
     return replace(result, settings={**result.settings, "picture": _picture(result.settings["picture"], inputs)})
 
 

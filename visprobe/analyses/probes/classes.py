@@ -63,16 +63,13 @@ class Probed:
 Found = dict[str, dict[str, Probed]]
 
 
-def class_probes(
-    task: Task, protocol: str, question: str, floor: Collection[str], how: ProbeConfig, seed: int, device: str
-) -> Result:
+def class_probes(task: Task, protocol: str, question: str, how: ProbeConfig, seed: int, device: str) -> Result:
     """Fit probes of every checkpoint at every site of `task`.
 
     Args:
         task: Task with training images.
         protocol: Origin of the training images, in words.
         question: Question of the result.
-        floor: Names of the sets that are baselines: they get no differences.
         how: Options of the probes.
         seed: Seed of the held-out training images that C is chosen on, and of the permuted labels.
         device: Torch device to compute on.
@@ -88,10 +85,10 @@ def class_probes(
         read = sites_that_matter(features)
         found[features.encoder] = {site: maker.probed(features, site, full=site in read) for site in features.sites}
     right = {name: {site: one.right for site, one in sites.items()} for name, sites in found.items()}
-    differences, tests = accuracy_differences(right, "probe_top1", floor)
-    more, loss_tests = _differences(found, floor)
-    values = value_rows(_values(found, task), floor)
-    rows = [*accuracy_rows(right, "probe_top1", floor), *values, *differences, *more]
+    differences, tests = accuracy_differences(right, "probe_top1", task.baselines)
+    more, loss_tests = _differences(found, task.baselines)
+    values = value_rows(_values(found, task), task.baselines)
+    rows = [*accuracy_rows(right, "probe_top1", task.baselines), *values, *differences, *more]
     settings = {
         **task.settings(),
         **maker.settings(),
@@ -250,11 +247,11 @@ def macro_recall(right: Bools, labels: Labels) -> Replicated:
     return Replicated(float(recall.sum() / occurs), (recall.sum() - own + without) / classes)
 
 
-def _differences(found: Found, floor: Collection[str]) -> tuple[list[Row], list[Test]]:
+def _differences(found: Found, baselines: Collection[str]) -> tuple[list[Row], list[Test]]:
     """Return paired differences of all but accuracy; tests of the log loss, adjusted over the sites of a pair."""
     rows: list[Row] = []
     tests: list[Test] = []
-    for pair in pairs(by_key(found, "probe_log_loss"), [name for name in found if name not in floor]):
+    for pair in pairs(by_key(found, "probe_log_loss"), [name for name in found if name not in baselines]):
         a, b = pair.after, pair.before
         loss = replicate_mean(a.losses) - replicate_mean(b.losses)
         rows.append(pair.row(loss.estimate(Scale("nats"))))

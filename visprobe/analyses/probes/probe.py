@@ -40,7 +40,7 @@ def probe_analysis(how: ProbeConfig) -> Analysis:
         question=QUESTION,
         needs=partial(_needs, how),
         run=partial(_run, how),
-        floors="untrained",
+        baselines="untrained",
         support=True,
         check=partial(_check, how),
         presentation=Presentation(
@@ -89,12 +89,11 @@ def _kind(how: ProbeConfig, images: ImageSet | None) -> str:
 
 
 def _run(how: ProbeConfig, inputs: Inputs) -> Result:
-    floor = [features.encoder for features in inputs.floors]
     device = str(inputs.encoders[0].device)
     if _kind(how, inputs.images) == "targets":
-        return target_probes(target_task(inputs, how.targets), QUESTION, floor, inputs.seed, device)
+        return target_probes(target_task(inputs, how.targets), QUESTION, inputs.seed, device)
     task, protocol = class_task(inputs)
-    return class_probes(task, protocol, QUESTION, floor, how, inputs.seed, device)
+    return class_probes(task, protocol, QUESTION, how, inputs.seed, device)
 
 
 PROBE = probe_analysis(ProbeConfig())

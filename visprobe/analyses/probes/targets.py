@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visprobe.analyses.core.differences import Paired, tested_differences, value_rows
+from visprobe.analyses.core.differences import Paired, kinds_of, tested_differences, value_rows
 from visprobe.analyses.core.refusals import naming
 from visprobe.analyses.probes.data import TargetTask
 from visprobe.features.feature_set import FeatureSet
@@ -40,7 +40,7 @@ class Probed:
     each: list[float | None]
 
 
-def target_probes(task: TargetTask, question: str, floor: Collection[str], seed: int, device: str) -> Result:
+def target_probes(task: TargetTask, question: str, seed: int, device: str) -> Result:
     """Fit probes of every checkpoint at every site of `task`.
 
     Returns:
@@ -68,12 +68,17 @@ def target_probes(task: TargetTask, question: str, floor: Collection[str], seed:
         for site, one in sites.items()
         for measure, value in one.measures.items()
     }
+    baselines = kinds_of(features for features in task.query if features.baseline)
     values = {key: _estimate(value, key[2], 1.0) for key, value in measures.items()}
-    differences, tests = tested_differences(measures, [name for name in found if name not in floor], _difference)
+    differences, tests = tested_differences(measures, [name for name in found if name not in baselines], _difference)
     each = {name: {site: one.each for site, one in sites.items()} for name, sites in found.items()}
     settings = {**task.settings(), "tests": tests, "each_target": each, "cs": list(CS), "penalties": list(PENALTIES)}
     return Result(
-        "probe", question, (*value_rows(values, floor), *differences), settings, (*task.warnings(), *_said(wrong))
+        "probe",
+        question,
+        (*value_rows(values, baselines), *differences),
+        settings,
+        (*task.warnings(), *_said(wrong)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 from visprobe.analyses.accuracy.overlap import duplicates, overlap_settings
 from visprobe.analyses.accuracy.task import make_task
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.differences import Key, value_rows, with_holm
+from visprobe.analyses.core.differences import Key, kinds_of, value_rows, with_holm
 from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.analyses.robustness.scores import Scored, Scores, right_scores, stability_scores
@@ -24,7 +24,7 @@ from visprobe.metrics.intervals.estimate import CKA, FRACTION, Scale
 from visprobe.metrics.intervals.jackknife import Replicated
 from visprobe.metrics.intervals.proportions import proportion
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Estimate, Result, Row
+from visprobe.results.result import BaselineKind, Estimate, Result, Row
 
 QUESTION = "How much of what the encoder sees is left when images are damaged, and more than before post-training?"
 IMAGES = 1000
@@ -45,7 +45,7 @@ def robustness(plan: Plan | None = None) -> Analysis:
         needs=read_sites,
         run=measure_robustness,
         images=IMAGES,
-        floors="untrained",
+        baselines="untrained",
         support=True,
         variants=chosen.variants,
         presentation=Presentation(
@@ -91,23 +91,23 @@ def measure_robustness(inputs: Inputs) -> Result:
         Errors are not divided by AlexNet's, which exist for ImageNet alone: differences to the base stand in for it.
     """
     refuse_fewer(inputs.base, _FEWEST, "robustness")
-    labelled, floors = inputs.base.labels is not None, [floor.encoder for floor in inputs.floors]
+    labelled, baselines = inputs.base.labels is not None, kinds_of(inputs.baselines)
     if labelled:
         task = make_task(inputs.all, inputs.support or None)
         scored = right_scores(inputs, task)
-        rows, settings, warnings = [*_error_rows(scored, floors)], task.settings(), [*task.warnings()]
+        rows, settings, warnings = [*_error_rows(scored, baselines)], task.settings(), [*task.warnings()]
     else:
         scored = stability_scores(inputs, tuple(align(inputs.all)))
         unlabelled = no_classes(inputs.images) if inputs.images else f"{inputs.base.images} has no classes"
         rows, settings, warnings = (
-            [*_stability_rows(scored, floors)],
+            [*_stability_rows(scored, baselines)],
             # Nothing is trained on other images; copies within the set still count as independent, which settings say.
             common_settings(inputs.base) | overlap_settings(duplicates(inputs.base)),
             [_NO_CLASSES.format(unlabelled)],
         )
     differences, tests = _change_differences(scored, "error" if labelled else "steady")
     settings |= {"measure": "top1" if labelled else "cosine", "tests": tests, "curves": _curves(scored)}
-    settings |= {"sites": [*dict.fromkeys(one.site for one in scored)], "floors": floors}
+    settings |= {"sites": [*dict.fromkeys(one.site for one in scored)], "baselines": list(baselines)}
     return Result("robustness", QUESTION, (*rows, *differences), settings, (*warnings, *_nothing_kept(scored)))
 
 
@@ -120,7 +120,7 @@ def _nothing_kept(scored: list[Scored]) -> Iterator[str]:
             yield f"{one.checkpoint} finds the class of no two clean images at {one.site}: no share of that can be kept"
 
 
-def _error_rows(scored: Sequence[Scored], floors: Collection[str]) -> Iterator[Row]:
+def _error_rows(scored: Sequence[Scored], baselines: Mapping[str, BaselineKind]) -> Iterator[Row]:
     """Yield clean top-1, error of each kind of change (a mean over its levels), and share of clean accuracy kept."""
     numbers: dict[Key, Estimate] = {}
     for one in scored:
@@ -131,10 +131,10 @@ def _error_rows(scored: Sequence[Scored], floors: Collection[str]) -> Iterator[R
         for kind in summed_up(by_kind(one.changed)) if one.clean.sum() > 1 else ():  # else no share is kept
             kept = _ratio(_over_levels(one)[kind], one.clean)
             numbers[one.checkpoint, one.site, f"kept_{one.place}/{kind}"] = kept
-    return value_rows(numbers, floors)
+    return value_rows(numbers, baselines)
 
 
-def _stability_rows(scored: Sequence[Scored], floors: Collection[str]) -> Iterator[Row]:
+def _stability_rows(scored: Sequence[Scored], baselines: Mapping[str, BaselineKind]) -> Iterator[Row]:
     """Yield the cosine with the unchanged images for each kind of change (a mean over its levels), and CKA."""
     numbers: dict[Key, Estimate] = {}
     for one in scored:
@@ -144,7 +144,7 @@ def _stability_rows(scored: Sequence[Scored], floors: Collection[str]) -> Iterat
             parts = [one.cka[variant] for variant in by_kind(one.cka)[kind]]
             mean = Replicated(float(np.mean([p.value for p in parts])), np.mean([p.without for p in parts], axis=0))
             numbers[one.checkpoint, one.site, f"steady_cka_{one.place}/{kind}"] = mean.estimate(CKA)
-    return value_rows(numbers, floors)
+    return value_rows(numbers, baselines)
 
 
 def _change_differences(scored: Sequence[Scored], measure: str) -> tuple[list[Row], list[dict[str, Any]]]:
@@ -152,7 +152,7 @@ def _change_differences(scored: Sequence[Scored], measure: str) -> tuple[list[Ro
     rows: list[Row] = []
     tests: list[dict[str, Any]] = []
     scale = (FRACTION if measure == "error" else _COSINE).of_differences
-    for earlier, later in combinations([one for one in scored if not one.floor], 2):
+    for earlier, later in combinations([one for one in scored if not one.baseline], 2):
         if earlier.place != later.place:
             continue
         first, second = _over_levels(earlier), _over_levels(later)

@@ -127,6 +127,6 @@ def _legend(shown: Sequence[str], result: Result, look: Mapping[str, CheckpointS
     lines = [
         Line2D([], [], color=look[name].colour, marker=look[name].marker, markersize=3, label=name) for name in shown
     ]
-    floors = [Line2D([], [], color=MUTED, linestyle="--", label=n) for n in result.settings.get("floors", [])]
+    baselines = [Line2D([], [], color=MUTED, linestyle="--", label=n) for n in result.settings.get("baselines", [])]
     chance = [Line2D([], [], color=MUTED, linestyle=":", label="chance")] if "chance" in result.settings else []
-    return [*lines, *floors, *chance]
+    return [*lines, *baselines, *chance]

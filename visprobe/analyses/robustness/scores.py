@@ -27,7 +27,7 @@ class Scored:
 
     Attributes:
         checkpoint: Name of the checkpoint or baseline.
-        floor: True for a baseline.
+        baseline: True for a baseline.
         site: Name of the site.
         clean: Score of each unchanged image, float64 of shape (n,); None where it is compared with itself.
         changed: Scores of the images by variant, float64 of shape (n,) each.
@@ -35,7 +35,7 @@ class Scored:
     """
 
     checkpoint: str
-    floor: bool
+    baseline: bool
     site: str
     clean: Scores | None
     changed: Mapping[str, Scores]
@@ -62,7 +62,6 @@ def aligned(inputs: Inputs, base: FeatureSet) -> dict[str, dict[str, FeatureSet]
 def right_scores(inputs: Inputs, task: Task) -> list[Scored]:
     """Score images 1 where prototypes of clean images find their class, else 0."""
     variants = aligned(inputs, task.base)
-    floors = {floor.encoder for floor in inputs.floors}
     found = []
     for features in task.query:
         for site in sites_that_matter(features):
@@ -72,15 +71,15 @@ def right_scores(inputs: Inputs, task: Task) -> list[Scored]:
                 changed = {
                     name: _right(task, learned, sets[features.encoder].sites[site]) for name, sets in variants.items()
                 }
-                name = features.encoder
-                found.append(Scored(name, name in floors, site, _right(task, learned, own), changed))
+                found.append(
+                    Scored(features.encoder, features.baseline is not None, site, _right(task, learned, own), changed)
+                )
     return found
 
 
 def stability_scores(inputs: Inputs, sets: Sets) -> list[Scored]:
     """Score images by the cosine with their changed copy, both less the mean of the unchanged images."""
     variants = aligned(inputs, sets[0])
-    floors = {floor.encoder for floor in inputs.floors}
     found = []
     for features in sets:
         for site in sites_that_matter(features):
@@ -92,8 +91,7 @@ def stability_scores(inputs: Inputs, sets: Sets) -> list[Scored]:
                     copy = np.asarray(copies[features.encoder].sites[site], np.float64)
                     changed[name] = _cosines(clean - mean, copy - mean)
                     cka[name] = replicate_cka(origin, represent(copy))
-                name = features.encoder
-                found.append(Scored(name, name in floors, site, None, changed, cka))
+                found.append(Scored(features.encoder, features.baseline is not None, site, None, changed, cka))
     return found
 
 

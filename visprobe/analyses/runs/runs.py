@@ -22,7 +22,7 @@ UNITS = {"top1": "fraction", "accuracy/all": "fraction", "cka": "CKA"}
 PRESENTATIONS = {
     "runs": Presentation(
         figures=(
-            FigureSpec("arms_over_runs", "visprobe.analyses.runs.runs_figure", baseline="Floor: 0, no difference."),
+            FigureSpec("arms_over_runs", "visprobe.analyses.runs.runs_figure", baseline="Baseline: 0, no difference."),
         ),
         place=10,
         sums_up=True,

@@ -11,7 +11,7 @@ from torch import Tensor
 from visprobe.analyses.accuracy.imagenet import prototype_accuracy
 from visprobe.analyses.accuracy.sentences import SEES
 from visprobe.analyses.drift.drift import representation_drift
-from visprobe.analyses.drift.noise_floor import adjusted, furthest_floor, has_moved
+from visprobe.analyses.drift.noise_floor import adjusted, furthest_noise_floor, has_moved
 from visprobe.analyses.weights.weights import weight_drift
 from visprobe.features.feature_set import FeatureSet
 from visprobe.metrics.intervals.jackknife import Replicated
@@ -115,7 +115,7 @@ def trajectory_result(
     settings: dict[str, Any] = {"base": base.name, "images": base.query.images, "consumed": base.query.consumed}
     if accuracy:
         states = [base, untrained]
-        top1 = prototype_accuracy([s.query for s in states], _supports(*states), floor=[untrained.name])
+        top1 = prototype_accuracy([s.query for s in states], _supports(*states))
         rows += top1.select(measure="top1")
         settings |= {key: top1.settings[key] for key in ("protocol", "classes", "chance")}
     settings["runs"] = {run: [dict(moment) for moment in moments] for run, moments in runs.items()}
@@ -151,8 +151,8 @@ def _p_moved(steps: Sequence[Result], runs: Runs) -> dict[str, dict[str, float]]
 
 def rounding(result: Result, site: str) -> tuple[Row, str]:
     """Return the number-format baseline furthest from the base at a site, and its name in words."""
-    found = furthest_floor(result, result.base, site=site, measure="cka")
-    assert found is not None  # every trajectory has floors
+    found = furthest_noise_floor(result, site=site, measure="cka")
+    assert found is not None  # every trajectory has such baselines
     return found
 
 
@@ -185,7 +185,7 @@ def _sites(result: Result) -> dict[str, str]:
 
 def _when(result: Result, run: str, site: str, steps: Mapping[str, int]) -> Statement:
     rows = [row for row in result.select(site=site, measure="cka", role="value") if row.checkpoint in steps]
-    where, (floor, noise), end = _sites(result)[site], rounding(result, site), rows[-1]
+    where, (baseline, noise), end = _sites(result)[site], rounding(result, site), rows[-1]
     step = steps[end.checkpoint]
     if end.estimate.method == "exact":
         text = f"{run}: the features {where} are at step {step}, the last, equal to those of the base bit for bit."
@@ -193,9 +193,9 @@ def _when(result: Result, run: str, site: str, steps: Mapping[str, int]) -> Stat
     beyond = [row for row in rows if has_moved(result, row)]
     text = (
         f"{run}: the features {where} {_since(rows, beyond, steps)}; CKA at step {step}, the last, "
-        f"{cka_interval(end.estimate)} against {cka_text(floor.estimate.value)} for {noise}."
+        f"{cka_interval(end.estimate)} against {cka_text(baseline.estimate.value)} for {noise}."
     )
-    return Statement(text, evidence(result, [*beyond[:1], *([end] if beyond[:1] != [end] else []), floor]))
+    return Statement(text, evidence(result, [*beyond[:1], *([end] if beyond[:1] != [end] else []), baseline]))
 
 
 def _since(rows: Sequence[Row], beyond: Sequence[Row], steps: Mapping[str, int]) -> str:

@@ -89,11 +89,11 @@ def _line(result: Result, run: str, site: str, measure: str, role: str = "value"
 
 
 def _draw_distance(axes: Axes, result: Result, site: str, look: dict[str, CheckpointStyle], zero: float) -> list[End]:
-    floor, _ = rounding(result, site)
-    floor_height = max(_distance(floor.estimate.value), zero)
-    axes.axhline(floor_height, color=MUTED, linestyle="--", linewidth=0.9)
+    baseline, _ = rounding(result, site)
+    noise_height = max(_distance(baseline.estimate.value), zero)
+    axes.axhline(noise_height, color=MUTED, linestyle="--", linewidth=0.9)
     axes.grid(axis="y")
-    ends = [End(floor.checkpoint, floor_height, MUTED, line="--")]
+    ends = [End(baseline.checkpoint, noise_height, MUTED, line="--")]
     for run in result.settings["runs"]:
         line = _line(result, run, site, "cka")
         heights = [

@@ -96,9 +96,18 @@ def baseline_rows(setting: Setting, background: int | None) -> Iterator[Row]:
         majority = one_class(task.val_labels, int(task.train_labels.pixels().argmax()))
         every = every_class(task.val_labels, task.grid, background)
         for name, statistic in PIXELS.items():
-            yield Row("majority class", site, name, _estimate(statistic(majority), FRACTION), role="floor")
+            yield Row(
+                "majority class",
+                site,
+                name,
+                _estimate(statistic(majority), FRACTION),
+                role="baseline",
+                baseline="chance",
+            )
         for name, statistic in PATCHES.items():
-            yield Row("every class", site, name, _estimate(statistic(every), FRACTION), role="floor")
+            yield Row(
+                "every class", site, name, _estimate(statistic(every), FRACTION), role="baseline", baseline="chance"
+            )
 
 
 def score_differences(scores: Mapping[Of, Scores], names: Sequence[str]) -> tuple[list[Row], list[Test]]:

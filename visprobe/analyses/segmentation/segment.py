@@ -11,7 +11,7 @@ import numpy as np
 
 from visprobe.analyses.accuracy.overlap import Overlap, overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.differences import value_rows
+from visprobe.analyses.core.differences import kinds_of, value_rows
 from visprobe.analyses.segmentation.config import Of, SegmentationConfig, Setting, check_masks, setting_of
 from visprobe.analyses.segmentation.examples import examples
 from visprobe.analyses.segmentation.heads import FORMS, HELD, Form, HeadScores, found_by
@@ -64,10 +64,10 @@ def segment(inputs: Inputs, asked: SegmentationConfig) -> Result:
         scores[of] = scores_of(found[of], asked.heads)
     tasks = setting.tasks if asked.paper else {}
     paper = {of: published(task, inputs.seed, asked.seeds, asked.least_steps) for of, task in tasks.items()}
-    floors = {features.encoder for features in inputs.floors}
+    baselines = kinds_of(inputs.baselines)
     rows = [
-        *value_rows(estimates(scores), floors),
-        *value_rows(estimates(paper), floors),
+        *value_rows(estimates(scores), baselines),
+        *value_rows(estimates(paper), baselines),
         *baseline_rows(setting, asked.background),
     ]
     differences, tests = score_differences(scores, [f.encoder for f in (inputs.base, *inputs.others)])
@@ -127,7 +127,7 @@ SEGMENT = Analysis(
     question=QUESTION,
     needs=_needs,
     run=partial(segment, asked=SegmentationConfig()),
-    floors="untrained",
+    baselines="untrained",
     fixed_grid=True,
     support=True,
     check=check_masks,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from visprobe.analyses.core.analysis import Analysis
-from visprobe.analyses.core.differences import Key, Replicates, pairs, subtract, value_rows
+from visprobe.analyses.core.differences import Key, Replicates, kinds_of, pairs, subtract, value_rows
 from visprobe.analyses.core.pairing import align, common_settings, same_tower
 from visprobe.analyses.core.refusals import naming, refuse_fewer
 from visprobe.analyses.similarity.similarity import compared_sites
@@ -49,7 +49,7 @@ _SCALES = {name: one.scale for name, one in MEASURES.items()} | {HIGH_NORM: FRAC
 
 
 def geometry(
-    base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = (), seed: int = 0
+    base: FeatureSet, others: Sequence[FeatureSet], baselines: Sequence[FeatureSet] = (), seed: int = 0
 ) -> Result:
     """Measure ranks, intrinsic dimension, uniformity and the share of high-norm patch tokens.
 
@@ -57,7 +57,7 @@ def geometry(
         base: Pooled features of the images under the base at the consumed and the connector's sites, and, where all
             images have one grid, the norms of the consumed patch tokens.
         others: Features of the same images under its descendants.
-        floors: Features of the same images under "untrained" and "<base> (bfloat16)".
+        baselines: Features of the same images under "untrained" and "<base> (bfloat16)".
         seed: Seed of the random groups and halves.
 
     Returns:
@@ -69,7 +69,7 @@ def geometry(
     Raises:
         DataError: If the images differ or are fewer than 50, or a measure is not defined for the features.
     """
-    base, *rest = align([base, *others, *floors])
+    base, *rest = align([base, *others, *baselines])
     refuse_fewer(base, LEAST, "an estimate of ranks and dimensions", "Give more images, or leave geometry out.")
     names = [base.encoder, *(features.encoder for features in others)]
     identical = [features.encoder for features in rest[: len(others)] if same_tower(base, features)]
@@ -82,7 +82,7 @@ def geometry(
         "high_norm_threshold": threshold,
     }
     numbers = {key: one.estimate(_SCALES[key[2]]) for key, one in found.items()}
-    rows = (*value_rows(numbers, [features.encoder for features in floors]), *_differences(found, names))
+    rows = (*value_rows(numbers, kinds_of(baselines)), *_differences(found, names))
     return Result("geometry", QUESTION, rows, settings, tuple(_warnings(base, identical)))
 
 
@@ -138,7 +138,7 @@ GEOMETRY = Analysis(
     name="geometry",
     question=QUESTION,
     needs=_needs,
-    run=lambda inputs: geometry(inputs.base, inputs.others, inputs.floors, inputs.seed),
+    run=lambda inputs: geometry(inputs.base, inputs.others, inputs.baselines, inputs.seed),
     presentation=Presentation(
         titles={
             "effective_rank": "Effective rank",

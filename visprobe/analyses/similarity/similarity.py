@@ -71,7 +71,7 @@ WHERE_READ = (
 def similarity(
     base: FeatureSet,
     others: Sequence[FeatureSet],
-    floors: Sequence[FeatureSet] = (),
+    baselines: Sequence[FeatureSet] = (),
     weight_changes: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Result:
@@ -80,7 +80,7 @@ def similarity(
     Args:
         base: Pooled features of the images under the base checkpoint.
         others: Features of the same images under its descendants.
-        floors: Features of the same images under the baselines.
+        baselines: Features of the same images under the baselines.
         weight_changes: Relative change of the tower's weights by descendant, >= 0; where it is given and not 0, the
             relative error at the consumed site is also given per unit of it.
         seed: Seed of the random halves and folds.
@@ -96,7 +96,7 @@ def similarity(
         DataError: If the images differ or are fewer than 50, or a measure is not defined for the features.
     """
     plan = {site: (*EVERYWHERE, *(WHERE_READ if site in compared_sites(base) else ())) for site in base.sites}
-    compared = _per_weight(against_base(base, others, floors, plan, seed), weight_changes or {})
+    compared = _per_weight(against_base(base, others, baselines, plan, seed), weight_changes or {})
     settings = compared.settings() | {
         "p_moved": _p_moved(compared),
         "read_sites": compared_sites(base),
@@ -123,8 +123,8 @@ def _p_moved(compared: Compared) -> dict[str, dict[str, float]]:
 
     def p(name: str) -> Iterator[tuple[str, float]]:
         for site in compared.base.sites:
-            floors = [floor for noise in noise_floors(compared.base.encoder) if (floor := error(noise, site))]
-            own, bar = error(name, site), max(floors, key=lambda floor: floor.value, default=None)
+            noise = [one for floor in noise_floors(compared.baselines) if (one := error(floor, site))]
+            own, bar = error(name, site), max(noise, key=lambda one: one.value, default=None)
             if own and bar:
                 yield site, p_larger(own, [(margin, bar)], RELATIVE_ARITHMETIC)
 
@@ -162,7 +162,7 @@ def tower_change(base: VisionEncoder, other: VisionEncoder) -> float:
 def _run(inputs: Inputs) -> Result:
     base, *others = inputs.encoders
     changes = {other.name: tower_change(base, other) for other in others}
-    return similarity(inputs.base, inputs.others, inputs.floors, changes, inputs.seed)
+    return similarity(inputs.base, inputs.others, inputs.baselines, changes, inputs.seed)
 
 
 SIMILARITY = Analysis(

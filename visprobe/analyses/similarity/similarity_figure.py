@@ -19,9 +19,10 @@ from visprobe.figures.style import (
     MUTED,
     TWO_COLUMNS,
     CheckpointStyle,
+    LineStyle,
+    baseline_lines,
     checkpoint_styles,
     checkpoints_of,
-    floor_line,
     paper_style,
     stacked,
 )
@@ -92,7 +93,8 @@ def _draw_sites(axes: Axes, rows: Sequence[Row], result: Result, look: Mapping[s
     lines: dict[str, dict[str, Estimate]] = {}
     for row in rows:
         lines.setdefault(row.checkpoint, {})[row.site] = row.estimate
-    ends = [_draw_line(axes, name, at, positions, look, zero, (i, len(lines)))
+    grey = baseline_lines(rows)
+    ends = [_draw_line(axes, name, at, positions, look.get(name), grey.get(name, "-"), zero, (i, len(lines)))
             for i, (name, at) in enumerate(lines.items())]  # fmt: skip
     label_ends(axes, ends)
     axes.set_ylabel("Relative change of the features")
@@ -103,23 +105,23 @@ def _draw_line(
     name: str,
     at: Mapping[str, Estimate],
     positions: Mapping[str, float],
-    look: Mapping[str, CheckpointStyle],
+    look: CheckpointStyle | None,
+    line: LineStyle,
     zero: float,
     place: tuple[int, int],
 ) -> End:
-    floor = name not in look
-    colour, marker = (MUTED, "") if floor else look[name]
-    end, line = zero, floor_line(name) if floor else "-"
+    baseline, end = look is None, zero
+    colour, marker = look or CheckpointStyle(MUTED, "")
     for run in runs([site for site in positions if site in at]):
         x = line_positions(run, positions, *place)
         y = [max(at[site].value, zero) for site in run]
         end = y[-1]
-        if floor and len(run) == 1:
+        if baseline and len(run) == 1:
             x, y = [x[0] - 0.35, x[0] + 0.35], y * 2
         axes.plot(x, y, color=colour, marker=marker, linestyle=line, markeredgecolor="white",
-                  markeredgewidth=0.4, linewidth=0.9 if floor else 1.2)  # fmt: skip
+                  markeredgewidth=0.4, linewidth=0.9 if baseline else 1.2)  # fmt: skip
         add_tooltips(axes.lines[-1], at_sites(name, run, [at[site] for site in run]))
-        if not floor:
+        if not baseline:
             axes.vlines(x, [max(at[s].low, zero) for s in run], [at[s].high for s in run], color=colour, linewidth=1)
     return End(name, end, colour, marker, line=line)
 

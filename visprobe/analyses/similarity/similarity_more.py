@@ -34,14 +34,14 @@ MEASURES = (
 
 
 def similarity_more(
-    base: FeatureSet, others: Sequence[FeatureSet], floors: Sequence[FeatureSet] = (), seed: int = 0
+    base: FeatureSet, others: Sequence[FeatureSet], baselines: Sequence[FeatureSet] = (), seed: int = 0
 ) -> Result:
     """Measure RSA and PWCCA with the base at the consumed site.
 
     Args:
         base: Pooled features of the images under the base checkpoint.
         others: Features of the same images under its descendants.
-        floors: Features of the same images under the baselines.
+        baselines: Features of the same images under the baselines.
         seed: Seed of the random groups.
 
     Returns:
@@ -51,7 +51,7 @@ def similarity_more(
     Raises:
         DataError: If the images differ or are fewer than 50, or a measure is not defined for the features.
     """
-    compared = against_base(base, others, floors, {base.consumed: MEASURES}, seed)
+    compared = against_base(base, others, baselines, {base.consumed: MEASURES}, seed)
     settings = compared.settings() | {"near_images": min(NEAR_IMAGES, len(base.item_ids))}
     return Result("similarity_more", QUESTION, compared.rows(), settings, compared.warnings)
 
@@ -60,7 +60,7 @@ SIMILARITY_MORE = Analysis(
     name="similarity_more",
     question=QUESTION,
     needs=lambda encoder: ["consumed"],
-    run=lambda inputs: similarity_more(inputs.base, inputs.others, inputs.floors, inputs.seed),
+    run=lambda inputs: similarity_more(inputs.base, inputs.others, inputs.baselines, inputs.seed),
     presentation=Presentation(
         titles={
             "rsa": "RSA: correlation of the distances between images",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from visprobe.analyses.drift.noise_floor import furthest_floor
+from visprobe.analyses.drift.noise_floor import furthest_noise_floor
 from visprobe.analyses.swap.swap import WHOLE, Direction, column
 from visprobe.results.result import Result, Row
 from visprobe.results.statement import Statement, cka_text, compared, evidence
@@ -80,16 +80,16 @@ def _of_measure(result: Result, measure: str) -> Iterator[Statement]:
 
 def _likeness(result: Result, measure: str, place: str) -> tuple[str, list[Row]]:
     [cka] = result.select(measure=measure, checkpoint=result.base, site=WHOLE, role="value")
-    found = furthest_floor(result, cka.checkpoint, measure=measure, site=WHOLE)
-    assert found is not None  # every swap has floors
-    floor, noise = found
+    found = furthest_noise_floor(result, measure=measure, site=WHOLE)
+    assert found is not None  # every swap has such baselines
+    baseline, noise = found
     far = _p(result, measure, "all", WHOLE) < result.settings["level"]
     verb = "differ" if far else "do not measurably differ"
     text = (
         f"Representation {place}: {cka.checkpoint} and {cka.reference} {verb}, CKA {cka_text(cka.estimate.value)} "
-        f"against {cka_text(floor.estimate.value)} for {noise}"
+        f"against {cka_text(baseline.estimate.value)} for {noise}"
     )
-    return text, [cka, floor]
+    return text, [cka, baseline]
 
 
 def _accuracy(result: Result, measure: str, place: str) -> tuple[str, list[Row]]:

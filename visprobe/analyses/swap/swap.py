@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visprobe.analyses.accuracy.imagenet import right_at_first
+from visprobe.analyses.core.differences import kinds_of, value_rows
 from visprobe.analyses.core.pairing import align
 from visprobe.analyses.core.refusals import naming
 from visprobe.analyses.drift.noise_floor import MARGIN, distance, p_larger
@@ -20,7 +21,7 @@ from visprobe.metrics.intervals.multiplicity import holm
 from visprobe.metrics.intervals.proportions import paired_difference, proportion
 from visprobe.metrics.similarity.cka import Representation, replicate_cka, represent
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Result, Row
+from visprobe.results.result import BaselineKind, Result, Row
 
 QUESTION = "Which part of the encoder carries the difference between two checkpoints?"
 WHOLE = "whole encoder"
@@ -72,13 +73,13 @@ class Pair:
     Attributes:
         base: Features under the first checkpoint.
         other: Features under the second checkpoint.
-        floors: Features under the first in other number formats: "<base> (bfloat16)", "<base> (float32)".
+        baselines: Features under the first in other number formats: "<base> (bfloat16)", "<base> (float32)".
         support: Features of other images under base and other, or None.
     """
 
     base: FeatureSet
     other: FeatureSet
-    floors: Sequence[FeatureSet]
+    baselines: Sequence[FeatureSet]
     support: tuple[FeatureSet, FeatureSet] | None = None
 
 
@@ -112,8 +113,8 @@ def layer_swap(pair: Pair, hybrids: Sequence[Hybrid], warnings: Sequence[str] = 
         Exchange of layers between two networks as a causal test: Zhang, Bengio & Singer 2019 (1902.01996); here both
         ways, against one part alone and against all parts but one.
     """
-    base, other, *rest = align([pair.base, pair.other, *pair.floors, *(h.features for h in hybrids)])
-    floors, rest = rest[: len(pair.floors)], rest[len(pair.floors) :]
+    base, other, *rest = align([pair.base, pair.other, *pair.baselines, *(h.features for h in hybrids)])
+    baselines, rest = rest[: len(pair.baselines)], rest[len(pair.baselines) :]
     right = _right(pair, [base, other, *rest], hybrids) if base.labels is not None else {}
     key = {site: "consumed" if site == other.consumed else site for site in other.sites}.__getitem__
     origin = {site: _represent(other, site) for site in other.sites}
@@ -126,13 +127,13 @@ def layer_swap(pair: Pair, hybrids: Sequence[Hybrid], warnings: Sequence[str] = 
     found = {(h.direction, h.part): measured(f) for h, f in zip(hybrids, rest, strict=True)}
     origin = {site: _represent(base, site) for site in base.sites}
     noise = {
-        floor.encoder: {key(s): replicate_cka(origin[s], _represent(floor, s)) for s in base.sites} for floor in floors
+        one.encoder: {key(s): replicate_cka(origin[s], _represent(one, s)) for s in base.sites} for one in baselines
     }
     rounding = {
-        site: min((floor[site] for floor in noise.values()), key=lambda cka: cka.value) for site in own["base"].cka
+        site: min((ckas[site] for ckas in noise.values()), key=lambda cka: cka.value) for site in own["base"].cka
     }
     named = _Names(base.encoder, other.encoder)
-    rows = [*_whole(named, own, noise), *_parts(named, own, found)]
+    rows = [*_whole(named, own), *_noise(named, noise, kinds_of(baselines)), *_parts(named, own, found)]
     tests = [*_tests_of_all(own, rounding), *_tests(own, found, rounding)]
     settings: dict[str, Any] = {
         "base": base.encoder,
@@ -191,16 +192,22 @@ def _values(name: str, part: str, measured: _Measured, other: str) -> Iterator[R
         yield Row(name, part, f"top1_{site}", proportion(right))
 
 
-def _whole(named: _Names, own: Mapping[str, _Measured], noise: Mapping[str, Mapping[str, Replicated]]) -> Iterator[Row]:
+def _whole(named: _Names, own: Mapping[str, _Measured]) -> Iterator[Row]:
     base, other = own["base"], own["other"]
     yield from _values(named.base, WHOLE, base, named.other)
     yield from _values(named.other, WHOLE, _Measured(other.right, {}), named.other)
-    for floor, ckas in noise.items():
-        for site, replicated in ckas.items():
-            yield Row(floor, WHOLE, f"cka_{site}", replicated.estimate(CKA), named.base, "floor")
     for site in other.right:
         difference, _ = paired_difference(other.right[site], base.right[site])
         yield Row(named.other, WHOLE, f"top1_{site}", difference, named.base, "difference")
+
+
+def _noise(
+    named: _Names, noise: Mapping[str, Mapping[str, Replicated]], kinds: Mapping[str, BaselineKind]
+) -> Iterator[Row]:
+    numbers = {
+        (name, WHOLE, f"cka_{site}"): one.estimate(CKA) for name, ckas in noise.items() for site, one in ckas.items()
+    }
+    return value_rows(numbers, kinds, named.base)
 
 
 def _parts(

@@ -16,7 +16,7 @@ from visprobe.metrics.intervals.proportions import wilson
 from visprobe.metrics.weights.difference import coarser, total, weight_change
 from visprobe.metrics.weights.update_sparsity import RELATIVE_TOLERANCES, Unchanged, total_unchanged, unchanged
 from visprobe.results.presentation import Presentation
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import BaselineKind, Estimate, Result, Row, role_of
 
 QUESTION = "How many weights did post-training leave as they were, against an update of that size in every weight?"
 ALIKE = 1.5  # sizes of two updates that differ by more than this factor make a warning
@@ -49,7 +49,7 @@ def update_sparsity(
     Returns:
         Exact rows: "share_equal" at the coarsest dtype of all checkpoints, "share_equal_bfloat16",
         "share_within_<tolerance>" (|change| up to the tolerance times |weight|), all in [0, 1], and
-        "relative_change". Floor rows "<checkpoint> (dense)": the same shares if every weight had moved by a Gaussian
+        "relative_change". Baseline rows "<checkpoint> (dense)": the same shares if every weight had moved by a Gaussian
         of the size that its tensor's update has; simulated, with Wilson intervals over weights.
 
     Raises:
@@ -72,9 +72,9 @@ def update_sparsity(
                 rows.append(
                     Row(name, part, "relative_change", Estimate.exact(size, changes.weights, "ratio"), base_name)
                 )
-            rows += _rows(name, part, _count(base, weights, keys, dtype), base_name, "value")
+            rows += _rows(name, part, _count(base, weights, keys, dtype), base_name)
             dense = _dense(base, weights, keys, seed)
-            rows += _rows(f"{name} (dense)", part, _count(base, dense, keys, dtype), base_name, "floor")
+            rows += _rows(f"{name} (dense)", part, _count(base, dense, keys, dtype), base_name, "control")
     settings = {"base": base_name, "compared_at": str(dtype).split(".")[1], "tolerances": list(RELATIVE_TOLERANCES)}
     return Result("sparsity", QUESTION, tuple(rows), settings | {"seed": seed}, tuple(_warnings(rows, list(others))))
 
@@ -104,16 +104,16 @@ def _dense(base: Weights, other: Weights, keys: Sequence[str], seed: int) -> dic
     return dense
 
 
-def _rows(name: str, part: str, counts: _Counts, base: str, role: Role) -> Iterator[Row]:
+def _rows(name: str, part: str, counts: _Counts, base: str, control: BaselineKind | None = None) -> Iterator[Row]:
     stored, n = counts.stored, counts.stored.weights
     found = {"share_equal": stored.equal, "share_equal_bfloat16": counts.bfloat16.equal}
     within = zip(RELATIVE_TOLERANCES, stored.within, strict=True)
     found |= {f"share_within_{tolerance:.0e}": count for tolerance, count in within}
     for measure, count in found.items():
         estimate = Estimate.exact(count / n, n, "fraction")
-        if role == "floor":
+        if control:
             estimate = Estimate(count / n, *wilson(count, n), n, "fraction", "simulated, Wilson 95 %")
-        yield Row(name, part, measure, estimate, base, role)
+        yield Row(name, part, measure, estimate, base, role_of(control), control)
 
 
 def _warnings(rows: Sequence[Row], names: Sequence[str]) -> Iterator[str]:
@@ -144,7 +144,7 @@ SPARSITY = Analysis(
     question=QUESTION,
     needs=lambda encoder: [],
     run=_run,
-    floors="none",
+    baselines="none",
     presentation=Presentation(
         titles={
             "share_equal_bfloat16": "Share of weights equal to the base after rounding both to bfloat16",

@@ -16,7 +16,7 @@ from visprobe.encoders.structure.tensor_class import CLASSES, by_class, tensor_c
 from visprobe.metrics.arrays import Array
 from visprobe.metrics.weights.spectral_change import change_directions, top_singular
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import BaselineKind, Estimate, Result, Row, role_of
 
 QUESTION = "In how many directions did the weights change, and were those the base's own strong directions?"
 TOP = 16
@@ -90,7 +90,7 @@ def weight_spectrum(
     Returns:
         Rows by class: "spectral_change", "stable_rank", "angle_left" and "angle_right" (degrees), medians over the
         matrices of the class; "energy_left", "energy_right" and "energy_both" in [0, 1], over all of them together.
-        Floor rows "<checkpoint> (random direction)". settings["matrices"] holds each matrix of each checkpoint.
+        Baseline rows "<checkpoint> (random direction)". settings["matrices"] holds each matrix of each checkpoint.
         Matrices that did not change have no direction and are left out.
 
     Raises:
@@ -150,22 +150,24 @@ def _rows(name: str, spectra: Sequence[Spectrum], base: str) -> Iterator[Row]:
         if not same:
             continue
         own = [asdict(one) for one in same]
-        floors = [one.random() for one in same]
+        baselines = [one.random() for one in same]
         energy = [one.squared_change for one in same]
         for measure, unit in (("spectral_change", "ratio"), ("stable_rank", "rank")):
             yield _row(name, kind, measure, median(one[measure] for one in own), len(same), unit, base)
-        rank = median(one["stable_rank"] for one in floors)
-        yield _row(f"{name} (random direction)", kind, "stable_rank", rank, len(same), "rank", base, "floor")
+        rank = median(one["stable_rank"] for one in baselines)
+        yield _row(f"{name} (random direction)", kind, "stable_rank", rank, len(same), "rank", base, "control")
         for measure in ("energy_left", "energy_right", "energy_both"):
-            value, floor = (_weighted([one[measure] for one in each], energy) for each in (own, floors))
+            value, baseline = (_weighted([one[measure] for one in each], energy) for each in (own, baselines))
             yield _row(name, kind, measure, value, len(same), "fraction", base)
-            yield _row(f"{name} (random direction)", kind, measure, floor, len(same), "fraction", base, "floor")
+            yield _row(f"{name} (random direction)", kind, measure, baseline, len(same), "fraction", base, "control")
         for measure in ("angle_left", "angle_right"):
             yield _row(name, kind, measure, median(one[measure] for one in own), len(same), "degrees", base)
 
 
-def _row(name: str, kind: str, measure: str, value: float, n: int, unit: str, base: str, role: Role = "value") -> Row:
-    return Row(name, kind, measure, Estimate.exact(value, n, unit), base, role)
+def _row(
+    name: str, kind: str, measure: str, value: float, n: int, unit: str, base: str, of: BaselineKind | None = None
+) -> Row:
+    return Row(name, kind, measure, Estimate.exact(value, n, unit), base, role_of(of), of)
 
 
 def _weighted(values: Sequence[float], weights: Sequence[float]) -> float:
@@ -188,7 +190,7 @@ SPECTRUM = Analysis(
     question=QUESTION,
     needs=lambda encoder: [],
     run=_run,
-    floors="none",
+    baselines="none",
     presentation=Presentation(
         titles={
             "spectral_change": "Largest singular value of the change over that of the base, median over matrices",
@@ -204,7 +206,7 @@ SPECTRUM = Analysis(
             FigureSpec(
                 "weight_spectrum",
                 "visprobe.analyses.weights.spectrum_figure",
-                baseline="Floor: a change of random direction, 1 in the middle and on the right.",
+                baseline="Baseline: a change of random direction, 1 in the middle and on the right.",
             ),
         ),
         place=130,

@@ -214,7 +214,7 @@ WEIGHTS = Analysis(
     question=QUESTION,
     needs=lambda encoder: [],
     run=_run,
-    floors="none",
+    baselines="none",
     required=True,
     presentation=Presentation(
         titles={
@@ -226,7 +226,7 @@ WEIGHTS = Analysis(
         heading="Weights",
         figures=(
             FigureSpec(
-                "weight_drift", "visprobe.analyses.weights.weights_figure", baseline="Floor: 0, no weight moved."
+                "weight_drift", "visprobe.analyses.weights.weights_figure", baseline="Baseline: 0, no weight moved."
             ),
         ),
         place=120,

@@ -63,7 +63,7 @@ def curve_rows(
 
     Returns:
         Rows with the measures "deletion at 0.25", "insertion at 0.25" and "gain", the area between the two; those of
-        a random order have the role "floor". Intervals are pointwise.
+        a random order have the role "baseline". Intervals are pointwise.
 
     Raises:
         DataError: If curves and images do not fit, or curves have different numbers of points.
@@ -89,7 +89,14 @@ def _rows(name: str, site: str, curves: Sequence[Curves], clusters: Labels, unit
         own = [one.deletion if way == "deletion" else one.insertion for one in curves]
         for at, scores, by_chance in zip(fractions, np.transpose(own), np.transpose(chance), strict=True):
             yield Row(name, site, f"{way} at {at:.4g}", _mean(scores, clusters, unit))
-            yield Row(name, site, f"{way}{CHANCE} at {at:.4g}", _mean(by_chance, clusters, unit), role="floor")
+            yield Row(
+                name,
+                site,
+                f"{way}{CHANCE} at {at:.4g}",
+                _mean(by_chance, clusters, unit),
+                role="baseline",
+                baseline="chance",
+            )
     yield Row(name, site, "gain", _mean(np.array([one.gain for one in curves]), clusters, unit))
 
 

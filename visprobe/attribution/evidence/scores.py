@@ -29,7 +29,7 @@ from visprobe.metrics.arrays import Labels
 from visprobe.metrics.intervals.clustered import clustered_mean, clustered_student
 from visprobe.metrics.intervals.estimate import Scale
 from visprobe.metrics.intervals.proportions import paired_difference, proportion
-from visprobe.results.result import Estimate, Result, Role, Row
+from visprobe.results.result import BaselineKind, Estimate, Result, Row, role_of
 from visprobe.results.statement import listed
 
 QUESTION = "Where does each checkpoint look, and is it where the answer lies?"
@@ -96,7 +96,9 @@ def _values(
     rows: list[Row] = []
     lacking: dict[tuple[str, str, int, int], list[str]] = {}
     for name, places in {**table, UNIFORM: expected}.items():
-        role: Role = "value" if name in attributions.names else "floor"
+        kind: BaselineKind | None = None
+        if name not in attributions.names:
+            kind = "chance" if name == UNIFORM else "control"
         for (site, measure), values in places.items():
             asked = _with_region(attributions) if needs_region(measure) else np.ones(len(values), bool)
             missing = int(np.isnan(values[asked]).sum())
@@ -105,7 +107,7 @@ def _values(
             sample = _defined(values, numbers)
             if len(np.unique(sample.images)) >= 2:
                 reference = attributions.names[0] if measure == RANKS else None
-                rows.append(Row(name, site, measure, _mean(sample, measure), reference, role))
+                rows.append(Row(name, site, measure, _mean(sample, measure), reference, role_of(kind), kind))
     return rows, [
         f"{name}, {site}: {missing} of {count} maps are left out of {listed(measures)}, which they do not have"
         for (name, site, missing, count), measures in lacking.items()

@@ -39,7 +39,7 @@ _MEASURES = {
     "gini": "Gini coefficient",
     "border_mass": "Mass on the border",
 }
-_FLOORS: dict[str, Literal["-", "--", ":"]] = {"uniform": "-", "centre": ":", "randomised": "--"}
+_BASELINES: dict[str, Literal["-", "--", ":"]] = {"uniform": "-", "centre": ":", "randomised": "--"}
 _ACROSS = 3
 _LINE, _BETWEEN, _FRAME, _LEGEND = 0.095, 0.13, 0.48, 0.3  # inches of a checkpoint, between groups, of titles and axes
 _LEAST = 0.27  # inches of a group, enough for two lines of text
@@ -81,12 +81,12 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
 def caption(result: Result) -> str:
     """Return the caption of `draw(result)`, with n and the interval methods."""
     every, shown = result.sites, _sites(result)
-    rows = [row for row in result.rows if row.role != "floor" and row.site in shown]
+    rows = [row for row in result.rows if row.role != "baseline" and row.site in shown]
     limit = f" The first {len(shown)} of {len(every)} methods and sites are shown." if len(shown) < len(every) else ""
     return (
         "Attribution maps, by method and site: mean over images of each measure of a map's positive part (above), and "
         "paired difference to the base (below). Filled: Holm's p below 0.05, over all measures, methods and sites of a "
-        "checkpoint; hollow: not. A map must be read against its floors: dashed, a tower with weights redrawn at "
+        "checkpoint; hollow: not. A map must be read against its baselines: dashed, a tower with weights redrawn at "
         "random; dotted, a map of the frame's centre alone; grey line, a map without a preference. The region is where "
         f"the answer lies.{limit} {rests_on(rows, 'images')}"
     )
@@ -158,9 +158,9 @@ def _draw_values(
         if row.role == "value":
             y = _place(site, names.index(row.checkpoint), len(names))
             _draw_interval(axes, row, y, look[row.checkpoint], True)
-        elif row.role == "floor":
+        elif row.role == "baseline":
             ends = _place(site, -0.6, len(names)), _place(site, len(names) - 0.4, len(names))
-            style = _FLOORS.get(row.checkpoint, "-.")
+            style = _BASELINES.get(row.checkpoint, "-.")
             axes.plot([row.estimate.value] * 2, ends, color=MUTED, linestyle=style, linewidth=0.9, zorder=1)
             add_tooltips(axes.lines[-1], of_rows([row]))
     _frame(axes, len(sites), len(names))
@@ -225,6 +225,6 @@ def _legend(result: Result, names: Sequence[str], look: Mapping[str, CheckpointS
     lines = [
         Line2D([], [], color=look[name].colour, marker=look[name].marker, markersize=3.6, label=name) for name in names
     ]
-    for name in dict.fromkeys(row.checkpoint for row in result.rows if row.role == "floor"):
-        lines.append(Line2D([], [], color=MUTED, linestyle=_FLOORS.get(name, "-."), linewidth=0.9, label=name))
+    for name in dict.fromkeys(row.checkpoint for row in result.rows if row.role == "baseline"):
+        lines.append(Line2D([], [], color=MUTED, linestyle=_BASELINES.get(name, "-."), linewidth=0.9, label=name))
     return lines

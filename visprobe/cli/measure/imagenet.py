@@ -96,7 +96,7 @@ def _print_short(results: Sequence[Result], presentations: Mapping[str, Presenta
             for row in (row for row in result.rows if _at(row, site) and row.measure in shown):
                 name = row.checkpoint + (f" − {row.reference}" if row.reference else "")
                 name += row.site.removeprefix(str(site))
-                name += " (floor)" if row.role == "floor" else ""
+                name += " (baseline)" if row.role == "baseline" else ""
                 role = "difference" if row.measure.startswith("leak_") else row.role
                 text = f"{value_text(row.estimate, role)} {interval_text(row.estimate, role)}".strip()
                 lines.setdefault(name, {})[shown[row.measure]] = text

@@ -57,11 +57,17 @@ def command(
 def _analyses() -> Known:
     from visprobe.analyses.core.registry import DEFAULT, available
 
-    columns = ("analysis", "question", "by default", "images", "floors")
+    columns = ("analysis", "question", "by default", "images", "baselines")
     return Known(
         columns,
         [
-            (name, a.question, "yes" if name in DEFAULT else "", "all" if a.images is None else str(a.images), a.floors)
+            (
+                name,
+                a.question,
+                "yes" if name in DEFAULT else "",
+                "all" if a.images is None else str(a.images),
+                a.baselines,
+            )
             for name, a in available().items()
         ],
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from visprobe.analyses.accuracy.overlap import overlap, overlap_settings, overlap_warnings
 from visprobe.analyses.core.analysis import Analysis, Inputs
-from visprobe.analyses.core.differences import Test, pairs, value_rows, with_holm
+from visprobe.analyses.core.differences import Test, kinds_of, pairs, value_rows, with_holm
 from visprobe.analyses.core.pairing import align, common_settings
 from visprobe.analyses.core.refusals import refuse_fewer
 from visprobe.data.image_set import ImageSet
@@ -25,7 +25,7 @@ from visprobe.metrics.intervals.estimate import FRACTION
 from visprobe.metrics.intervals.jackknife import replicate_mean
 from visprobe.metrics.intervals.proportions import paired_difference, proportion
 from visprobe.results.presentation import FigureSpec, Presentation
-from visprobe.results.result import Estimate, Result, Row
+from visprobe.results.result import BaselineKind, Estimate, Result, Row
 
 if TYPE_CHECKING:
     from visprobe.encoders.encoder import VisionEncoder
@@ -44,9 +44,9 @@ def attributes(inputs: Inputs) -> Result:
         Rows "attribute_consumed/<attribute>" and "attribute_projected/<attribute>" from the mean over all tokens, and
         "attribute_quarters/<attribute>" from the mean over the tokens of a quarter of the grid, one probe for all four
         quarters: accuracy in [0, 1] with Wilson intervals, for quarters with t intervals clustered by image. Baselines
-        (role "floor") are the untrained encoder and the most frequent answer of the training scenes. Paired differences
-        between checkpoints have Newcombe (for quarters jackknife) intervals; their tests, with Holm's p over the
-        attributes of a pair and place, are in the settings.
+        are the untrained encoder and the most frequent answer of the training scenes. Paired differences between
+        checkpoints have Newcombe (for quarters jackknife) intervals; their tests, with Holm's p over the attributes of
+        a pair and place, are in the settings.
 
     Raises:
         DataError: If images cannot be paired, a feature is not finite, or there are too few training scenes.
@@ -56,9 +56,9 @@ def attributes(inputs: Inputs) -> Result:
     assert inputs.images is not None and inputs.support_images is not None  # ensured by check
     asked = asked_of(sets[0], support[0], inputs.images, inputs.support_images)
     probes = probed(sets, support, asked, inputs.seed)
-    floors = {floor.encoder for floor in inputs.floors}
-    rows = [*_rows(probes, asked, floors)]
-    differences, tests = _differences(probes, asked, floors)
+    baselines = kinds_of(inputs.baselines)
+    rows = [*_rows(probes, asked, baselines)]
+    differences, tests = _differences(probes, asked, baselines)
     shared = overlap(sets[0], support[0])
     settings = {
         **common_settings(sets[0]),
@@ -69,20 +69,24 @@ def attributes(inputs: Inputs) -> Result:
     return Result("attributes", QUESTION, (*rows, *differences), settings, warnings)
 
 
-def _rows(probes: Probes, asked: list[AttributeTarget], floors: set[str]) -> Iterator[Row]:
+def _rows(probes: Probes, asked: list[AttributeTarget], baselines: Mapping[str, BaselineKind]) -> Iterator[Row]:
     by_name = {one.name: one for one in asked}
     for (name, place), found in probes.right.items():
         one, site, measure = by_name[name], probes.sites[place], f"attribute_{place}/{name}"
         majority = one.truth == np.bincount(one.answers).argmax()
         numbers = {(checkpoint, site, measure): _share(right, one) for checkpoint, right in found.items()}
-        yield from value_rows(numbers | {(MAJORITY, site, measure): _share(majority, one)}, {*floors, MAJORITY})
+        yield from value_rows(
+            numbers | {(MAJORITY, site, measure): _share(majority, one)}, {**baselines, MAJORITY: "chance"}
+        )
 
 
 def _share(right: Bools, one: AttributeTarget) -> Estimate:
     return clustered_mean(right.astype(np.float64), one.images) if one.quarters else proportion(right)
 
 
-def _differences(probes: Probes, asked: list[AttributeTarget], floors: set[str]) -> tuple[list[Row], list[Test]]:
+def _differences(
+    probes: Probes, asked: list[AttributeTarget], baselines: Collection[str]
+) -> tuple[list[Row], list[Test]]:
     by_name = {one.name: one for one in asked}
     rows: list[Row] = []
     groups: dict[tuple[str, str, str], list[Test]] = {}
@@ -90,7 +94,7 @@ def _differences(probes: Probes, asked: list[AttributeTarget], floors: set[str])
         right = {
             (checkpoint, probes.sites[place], f"attribute_{place}/{name}"): one for checkpoint, one in found.items()
         }
-        for pair in pairs(right, [one for one in found if one not in floors]):
+        for pair in pairs(right, [one for one in found if one not in baselines]):
             estimate, p = _difference(pair.after, pair.before, by_name[name])
             rows.append(pair.row(estimate))
             groups.setdefault((pair.earlier, pair.later, place), []).append(pair.test(p))
@@ -137,7 +141,7 @@ READABLE = Analysis(
     question=QUESTION,
     needs=_needs,
     run=attributes,
-    floors="untrained",
+    baselines="untrained",
     support=True,
     check=_check,
     presentation=Presentation(

@@ -94,10 +94,10 @@ def _draw_place(
             axes.plot([chance[name]] * 2, [y - 0.42, y + 0.42], color=MUTED, linestyle=":", linewidth=0.9)
         for row in (row for row in rows if row.measure.partition("/")[2] == name):
             estimate = row.estimate
-            if row.role == "floor":
-                trained = row.checkpoint.startswith("untrained")
-                axes.plot([estimate.value], [y], color=MUTED, marker="|" if trained else "x",
-                          markersize=9 if trained else 3.5)  # fmt: skip
+            if row.role == "baseline":
+                untrained = row.baseline == "untrained"
+                axes.plot([estimate.value], [y], color=MUTED, marker="|" if untrained else "x",
+                          markersize=9 if untrained else 3.5)  # fmt: skip
                 add_tooltips(axes.lines[-1], of_rows([row]))
                 continue
             colour, marker = look[row.checkpoint]
@@ -117,12 +117,12 @@ def _draw_place(
 
 
 def _legend(rows: Sequence[Row], look: Mapping[str, CheckpointStyle]) -> list[Line2D]:
-    names = list(dict.fromkeys(row.checkpoint for row in rows))
+    kinds = {row.checkpoint: row.baseline for row in rows}
     handles = []
-    for name in names:
+    for name, kind in kinds.items():
         if name in look:
             handles.append(Line2D([], [], color=look[name].colour, marker=look[name].marker, label=name))
         else:
-            marker = "|" if name.startswith("untrained") else "x"
+            marker = "|" if kind == "untrained" else "x"
             handles.append(Line2D([], [], color=MUTED, marker=marker, linestyle="", label=name))
     return [*handles, Line2D([], [], color=MUTED, linestyle=":", label="equal chances")]

@@ -138,5 +138,5 @@ def _figures(runs: Sequence[Run], texts: Sequence[Mapping[str, str]]) -> list[_P
 
 def _refuse_single(folder: Path) -> None:
     held = folder / "report.json"
-    if held.is_file() and RUNS_SCHEMA not in held.read_text("utf-8", "replace")[:200]:
+    if held.is_file() and "visprobe.runs/" not in held.read_text("utf-8", "replace")[:200]:
         raise UsageError(f"{folder} holds the report of a run, which would be lost", hint="Name another --output-dir.")

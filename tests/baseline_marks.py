@@ -1,0 +1,24 @@
+"""Marks of planted baselines, by the names that visprobe gives them."""
+
+import re
+
+from visprobe.encoders.baseline import Baseline
+
+_KINDS = {"bfloat16": "rounding", "float32": "arithmetic", "same recipe": "recipe"}
+
+
+def mark(name: str, of: str = "base") -> Baseline | None:
+    """Return the mark of "untrained", "untrained (x)", "x (bfloat16)", "x (float32)" or "x (same recipe)"."""
+    if found := re.fullmatch(r"untrained(?: \((.+)\))?", name):
+        return Baseline("untrained", found[1] or of)
+    if found := re.fullmatch(r"(.+) \((bfloat16|float32|same recipe)\)", name):
+        return Baseline(_KINDS[found[2]], found[1])
+    return None
+
+
+def kind(name: str, role: str = "baseline") -> str | None:
+    """Return the kind of the baseline `name`; None for a row of another role."""
+    if role != "baseline":
+        return None
+    found = mark(name)
+    return found.kind if found else {"blind": "blind", "chance": "chance"}.get(name, "control")
