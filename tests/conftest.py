@@ -31,8 +31,16 @@ Shared = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not ask for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first, so that one start of pytest does for all and a fault is still seen early."""
+    seen: dict[str, int] = {}
+    for item in items:
+        if sample := item.get_closest_marker("sample"):
+            function = item.nodeid.partition("[")[0]
+            seen[function] = seen.get(function, 0) + 1
+            if seen[function] > sample.args[0]:
+                item.add_marker("thorough")
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 

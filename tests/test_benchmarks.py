@@ -17,7 +17,7 @@ def test_each_has_its_smallest_size():
     assert scripts == set(SMALLEST)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SMALLEST)
 def test_it_runs_and_ends_with_its_ratios(name):
     command = [sys.executable, "-W", "ignore", str(FOLDER / "all.py"), "--smallest", name]

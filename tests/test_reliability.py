@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "reliability.py"
 PARTS = ("flips", "mutants", "canaries", "full-disk", "users")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_each_part_meets_its_bar():
     command = [sys.executable, "-W", "ignore", str(SCRIPT), *PARTS, "--scale", "0.04"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)

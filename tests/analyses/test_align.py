@@ -88,6 +88,7 @@ def test_golden_values_of_the_published_measure():
     assert pairs.null(200).mean() == pytest.approx(K / 99, abs=0.003)  # chance; 200 draws scatter by 0.0004
 
 
+@pytest.mark.thorough
 def test_the_largest_of_unrelated_layers_looks_like_alignment_and_its_p_value_does_not():
     """Over simulated nulls p is uniform: below 0.1 in a tenth of cases, 0.5 on average."""
     p, above = [], []
@@ -114,6 +115,7 @@ def result_of(protocol="fixed", **changed):
     return alignment(base, [good], [none], **made)
 
 
+@pytest.mark.thorough
 def test_planted_alignment_is_found_and_unrelated_features_are_at_chance():
     result = result_of()
     for measure in ("text_knn", "text_cknna", "text_cka"):

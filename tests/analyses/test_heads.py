@@ -37,6 +37,7 @@ def drift(*others: FeatureSet) -> Result:
     return head_drift(BASE, others, [ROUNDED], HEADS)
 
 
+@pytest.mark.thorough
 def test_the_planted_heads_and_no_others_are_found_in_20_of_20_seeds() -> None:
     for seed in range(2, 22):
         at = ((seed % BLOCKS, seed % HEADS), ((seed + 1) % BLOCKS, (3 * seed) % HEADS))
@@ -47,11 +48,13 @@ def test_the_planted_heads_and_no_others_are_found_in_20_of_20_seeds() -> None:
             assert settings["least_similar_head"]["sft"][f"heads_{block + 1:02d}"] == head
 
 
+@pytest.mark.thorough
 def test_noise_of_the_size_of_rounding_moves_no_head() -> None:
     alarms = [drift(planted("same", seed)).select(measure="heads_moved")[0].estimate.value for seed in range(100, 200)]
     assert np.count_nonzero(alarms) <= 6  # family-wise 5 % allows 5 of 100
 
 
+@pytest.mark.thorough
 def test_two_runs_of_one_recipe_differ_in_few_medians() -> None:
     misses = 0
     for seed in range(300, 340):

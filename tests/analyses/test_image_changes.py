@@ -59,6 +59,7 @@ def test_the_planted_class_stands_out_in_20_of_20_seeds_and_none_other_above_the
         assert row.estimate.n == N // CLASSES and row.estimate.low > value(result, "image_change/mean")
 
 
+@pytest.mark.thorough
 def test_without_a_special_class_at_most_one_run_in_twenty_shows_one() -> None:
     shown = 0
     for seed in range(100):

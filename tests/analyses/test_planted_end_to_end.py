@@ -60,6 +60,7 @@ def number(measured, analysis: str, measure: str, name: str, site: str) -> float
     return row.estimate.value
 
 
+@pytest.mark.sample(1)
 def test_a_perturbed_block_is_found_from_there_on_and_ordered_by_strength(measured):
     for name in STRENGTHS:
         assert moved(measured, name) == ["block_02", "block_03", "block_04", "final_norm", "projected"]
@@ -122,6 +123,7 @@ def said(measured, pattern: str) -> bool:
     return any(re.search(pattern, statement.text) for statement in measured[1].verdict)
 
 
+@pytest.mark.thorough
 def test_a_tower_that_does_not_see_and_too_few_images_are_errors(tmp_path):
     base = write_base(tmp_path / "base")
     blind = write_changed(base, tmp_path / "blind", collapsed)

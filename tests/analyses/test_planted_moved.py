@@ -37,6 +37,7 @@ def noisy(name: str, size: float, seed: int, draw: int = 9, planted: dict[str, f
     return feature_set(name, {s: clean[s] + sizes[s] * rng.standard_normal((60, 12)) for s in SITES})
 
 
+@pytest.mark.thorough
 def test_noise_of_the_size_of_rounding_raises_few_false_alarms():
     alarms = 0
     for seed in range(200):
@@ -63,6 +64,7 @@ def test_at_the_margin_itself_the_rate_over_all_sites_is_that_promised():
     assert 0.02 <= alarms / 400 <= 0.083
 
 
+@pytest.mark.thorough
 def test_a_planted_change_is_found_at_its_sites_and_only_there():
     right = 0
     for seed in range(50):
@@ -72,6 +74,7 @@ def test_a_planted_change_is_found_at_its_sites_and_only_there():
     assert right >= 47  # the 5 % error rate
 
 
+@pytest.mark.thorough
 def test_p_values_are_those_of_the_paired_difference_held_by_holm():
     base, baseline, other = noisy("base", 0, 3), noisy(ROUNDED, 0.02, 3, 1), noisy("other", 0.05, 3, 2)
     result = representation_drift(base, [other], [baseline])
@@ -116,7 +119,7 @@ def test_the_furthest_baseline_of_the_number_formats_counts():
     assert len(moved_sites(representation_drift(base, [other], [near]))) == len(SITES)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_weights_rounded_another_way_raise_few_false_alarms(tmp_path):
     alarms = 0
     for seed in range(5):
@@ -156,5 +159,6 @@ def coverage(repeats: int) -> float:
     return hits / repeats
 
 
+@pytest.mark.thorough
 def test_the_interval_of_a_difference_covers_the_truth():
     assert 0.935 <= coverage(2000) <= 0.965  # standard error of 2000 draws: 0.5 points

@@ -134,6 +134,7 @@ def test_what_has_no_similarity_is_refused(base: FeatureSet, other: FeatureSet, 
     assert caught.value.hint
 
 
+@pytest.mark.thorough
 def test_units_beyond_rounding_are_found_by_pairs_of_images_and_rounding_is_not() -> None:
     """A rotation of a hundredth against rounding of a thousandth; and rounding drawn again, 40 times."""
     baseline = replace(
@@ -156,6 +157,7 @@ def test_units_beyond_rounding_are_found_by_pairs_of_images_and_rounding_is_not(
     assert alarms <= 4  # 5 % of 40 and two; by the margin it is far fewer
 
 
+@pytest.mark.thorough
 def test_at_the_margin_itself_the_paired_test_of_errors_holds_its_rate() -> None:
     """Errors exactly sqrt(6) times those of rounding: the null at its boundary, 100 draws."""
     alarms = 0

@@ -61,6 +61,7 @@ def test_whether_a_moment_moved_is_one_test_over_all_moments_and_sites(result):
         assert p[name][site] == value
 
 
+@pytest.mark.thorough
 def test_a_run_that_only_rounds_again_raises_few_false_alarms():
     """12 moments, each another draw of noise of the size of rounding: hardly a run has a first moved step."""
     alarms = 0

@@ -158,6 +158,7 @@ def test_what_has_no_place_among_words_is_refused():
         WORDS.needs(SimpleNamespace(has_projector=False, name="tower"))
 
 
+@pytest.mark.thorough
 def test_words_keeps_the_contract():
     check_analysis(WORDS)
 

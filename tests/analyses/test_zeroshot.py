@@ -143,6 +143,7 @@ def test_it_keeps_the_promises_of_an_analysis(tmp_path):
     check_analysis(with_text_tower(tmp_path))
 
 
+@pytest.mark.thorough
 def test_from_checkpoints_and_images_to_numbers(tmp_path):
     two_tower(tmp_path / "clip", projection_dim=12)
     mllm = write_llava(tmp_path / "mllm", llava("clip"))

@@ -38,6 +38,7 @@ def test_how_often_the_chosen_answer_is_the_likelier_one():
     assert text == "The chosen answer is more likely than the rejected one in 8 of 10 questions for base."
 
 
+@pytest.mark.thorough
 def test_noise_hardly_ever_beats_all_controls():
     """Of half of the pairs each model prefers rows of its own in all images, as random weights may."""
     rng, beats = np.random.default_rng(0), 0

@@ -57,6 +57,7 @@ def test_of_a_sum_over_patches_the_ideal_map_has_the_closed_form(planted, steps)
     assert subject.calls == [2] * (3 * min(steps, 16) - 1) + [1] * (3 * min(steps, 16) - 1)
 
 
+@pytest.mark.thorough
 def test_the_random_order_has_half_the_area_in_expectation(planted):
     subject, pictures, _ = planted
     found = [curves(subject, pictures[:1], [torch.zeros(4, 4)], seed=seed)[0] for seed in range(40)]
@@ -86,6 +87,7 @@ def test_cells_of_a_coarser_map_are_deleted_whole(planted):
     assert found.deletion == pytest.approx(found.full - sums, abs=EPS)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["siglip2", "pixtral", "qwen2_5_vl", "llava_onevision tiles"])
 def test_the_first_patch_deleted_is_the_one_that_occlusion_hides(tmp_path, monkeypatch, name):
     shrink(monkeypatch)

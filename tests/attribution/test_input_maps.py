@@ -43,6 +43,7 @@ def test_of_a_linear_score_both_are_weight_times_difference(tmp_path, baseline):
         assert found[n].note == ""
 
 
+@pytest.mark.thorough
 def test_integrated_gradients_say_how_complete_they_are(tmp_path):
     encoder = siglip(tmp_path)
     subject = TowerSubject(encoder, mean_target(32, power=2))

@@ -59,6 +59,7 @@ def estimate(result, name, site, measure, reference=None):
     return row.estimate
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("site", CLEAR)
 def test_mass_lies_on_the_digit_that_is_asked_about(found, site):
     for measure in ("mass_inside", "pointing"):

@@ -9,6 +9,7 @@ from visprobe.attribution.targets.subject import TowerSubject
 from visprobe.errors import UsageError
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["siglip", "clip", "qwen2_5_vl", "siglip2", "internvl tiles"])
 def test_batches_change_nothing(tmp_path, name):
     encoder = encoder_of(name, tmp_path)
@@ -32,6 +33,7 @@ def test_batches_change_nothing(tmp_path, name):
             assert one.score == pytest.approx(other.score, rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", [method for method in METHODS if method not in ("occlusion", "rollout")])
 def test_what_overflows_is_run_again_in_float32(tmp_path, method):
     def target(tokens, first):

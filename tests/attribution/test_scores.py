@@ -105,6 +105,7 @@ def test_two_copies_of_one_checkpoint_differ_by_exactly_nothing():
     assert result.warnings == ("copy: maps equal those of base bit for bit",)
 
 
+@pytest.mark.thorough
 def test_intervals_cover_and_noise_is_no_difference():
     """200 comparisons of two models whose maps are noise of long tails, 24 images each.
 

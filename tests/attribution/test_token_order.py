@@ -37,6 +37,7 @@ def test_the_map_answers_at_the_place_of_the_patch(tmp_path, name):
         assert peak(one.values - dark.values) == place
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", sorted(TOWERS.keys() - NO_ATTENTION), indirect=True)
 def test_attention_of_the_first_block_moves_at_the_place_of_the_patch(tmp_path, name):
     rows, columns = TOWERS[name][2]

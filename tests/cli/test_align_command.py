@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 
 def test_words_and_alignment_of_checkpoints_in_one_report(run, checkpoints, tmp_path):
     ckpts = ("--ckpt", checkpoints / "base", "--ckpt", checkpoints / "moved")
@@ -23,6 +25,7 @@ def test_words_and_alignment_of_checkpoints_in_one_report(run, checkpoints, tmp_
     assert "Neighbours shared with a language model" in page and "nearest word" in page
 
 
+@pytest.mark.thorough
 def test_without_captions_or_language_model_one_message(run, checkpoints, tmp_path):
     from PIL import Image
 

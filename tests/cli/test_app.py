@@ -31,6 +31,7 @@ def test_version_and_help(run):
     assert all(command in out for command in ("compare", "imagenet", "train", "demo", "doctor"))
 
 
+@pytest.mark.thorough
 def test_python_dash_m_is_the_same_program():
     ran = subprocess.run([sys.executable, "-m", "visprobe", "--version"], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -49,6 +50,7 @@ def test_every_command_shows_an_example(run, command):
     assert f"visprobe {command}" in ran.out
 
 
+@pytest.mark.thorough
 def test_compare_writes_a_report_and_says_what_moved(run, checkpoints, tmp_path):
     paths = [checkpoints / name for name in ("base", "moved", "frozen")]
     ran = run("compare", *paths, "--data", "digits", "--limit", 40, "--output-dir", tmp_path / "out")
@@ -80,6 +82,7 @@ def test_compare_writes_a_report_and_says_what_moved(run, checkpoints, tmp_path)
     assert share["block_03"] < 0.01
 
 
+@pytest.mark.thorough
 def test_a_second_run_computes_nothing_and_finds_the_same(run, checkpoints, tmp_path):
     command = ["imagenet", "--ckpt", checkpoints / "base", "--data", "digits", "--limit", 30, "--json"]
     first, second = run(*command), run(*command)
@@ -87,6 +90,7 @@ def test_a_second_run_computes_nothing_and_finds_the_same(run, checkpoints, tmp_
     assert json.loads(first.out)["results"] == json.loads(second.out)["results"]
 
 
+@pytest.mark.thorough
 def test_json_is_one_strict_document_on_stdout(run, checkpoints):
     ran = run("imagenet", "--ckpt", checkpoints / "base", "--data", "digits", "--limit", 30, "--json")
     document = json.loads(ran.out)
@@ -97,6 +101,7 @@ def test_json_is_one_strict_document_on_stdout(run, checkpoints):
     assert document["data"][0]["n"] == 30
 
 
+@pytest.mark.thorough
 def test_underscores_are_accepted(run, checkpoints, tmp_path):
     ran = run("compare", checkpoints / "base", checkpoints / "moved", "--data", "digits", "--limit", 20,
               "--batch_size", 8, "--output_dir", tmp_path / "out", "--quiet")  # fmt: skip
@@ -176,6 +181,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.thorough
 def test_bad_images_are_listed_and_decide_the_exit_code(run, checkpoints, photos):
     command = ["imagenet", "--ckpt", checkpoints / "base", "--data", photos, "--json"]
     ran = run(*command)  # 1 of 24 is more than 1 %
@@ -189,6 +195,7 @@ def test_bad_images_are_listed_and_decide_the_exit_code(run, checkpoints, photos
     assert run(*command, "--max-bad", "1").code == 0
 
 
+@pytest.mark.thorough
 def test_images_without_classes_give_drift_and_say_that_accuracy_is_missing(run, checkpoints, photos, tmp_path):
     ran = run("compare", checkpoints / "base", checkpoints / "moved", "--data", photos / "cat", "-o", tmp_path / "out")
     assert ran.code == 0, ran.err
@@ -220,6 +227,7 @@ def test_weights_that_are_no_numbers_are_named(run, checkpoints, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_the_program_with_their_code(tmp_path, number, code):
     """A run that is stopped leaves nothing half-written."""
@@ -253,6 +261,7 @@ def test_three_lines_of_python(checkpoints):
         visprobe.load  # noqa: B018
 
 
+@pytest.mark.thorough
 def test_hostile_names_reach_the_terminal_as_plain_text(run, checkpoints, tmp_path):
     for kind in ("[red]\x1b[31mcat", "dog"):
         for number in range(3):
@@ -267,6 +276,7 @@ def test_hostile_names_reach_the_terminal_as_plain_text(run, checkpoints, tmp_pa
     assert "\x1b[31m" not in ran.out + ran.err
 
 
+@pytest.mark.thorough
 def test_a_train_folder_is_a_checkpoint_that_compare_reads(run, checkpoints, tmp_path):
     for stage in ("sft", "dpo"):
         ran = run("train", stage, "--base", checkpoints / "base", "--output-dir", tmp_path / stage,

@@ -43,6 +43,7 @@ def test_nothing_is_said_of_a_language_model(run, towers, tmp_path):
         assert not re.search(r"read by.{0,9}LLM|language model\s+(reads|does not read)", text, re.DOTALL)
 
 
+@pytest.mark.thorough
 def test_accuracy_of_towers_alone_names_their_output(run, towers, tmp_path):
     ran = run("imagenet", "--ckpt", towers / "base", "--data", "digits", "--limit", 40, "-o", tmp_path, "-q")
     assert ran.code == 0, ran.err

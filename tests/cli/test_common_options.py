@@ -53,6 +53,7 @@ def options_of(folder):
     return {name: (one["value"], one["origin"]) for name, one in held.items()}
 
 
+@pytest.mark.thorough
 def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
     run, checkpoints, config, tmp_path, monkeypatch
 ):
@@ -143,6 +144,7 @@ def test_json_is_on_stdout_when_a_flag_is_refused(run, arguments):
     assert plain.code == 2 and plain.out == "" and plain.err.startswith("error: ") and "try: " in plain.err
 
 
+@pytest.mark.thorough
 def test_conditions_are_exit_code_3_with_everything_written(run, checkpoints, tmp_path):
     asked = ("compare", checkpoints / "base", checkpoints / "moved", "--data", "digits", "--limit", 40, "-q",
              "--analyses", "drift")  # fmt: skip
@@ -170,6 +172,7 @@ def test_a_condition_on_what_was_not_measured_loses_nothing(run, checkpoints, tm
     assert not (tmp_path / "x").exists()  # before any work
 
 
+@pytest.mark.thorough
 def test_no_resume_makes_features_anew_to_the_same_numbers(run, checkpoints, tmp_path):
     asked = ("imagenet", "--ckpt", checkpoints / "base", "--data", "digits", "--limit", 30, "--analyses", "imagenet")
     first, again, anew = (run(*asked, "-v", *more) for more in ((), (), ("--no-resume",)))
@@ -185,6 +188,7 @@ def test_verbose_says_what_was_read_and_quiet_nothing(run, checkpoints):
     assert "read encoders" not in run(*asked, "--quiet").err
 
 
+@pytest.mark.thorough
 def test_offline_asks_no_hub(tmp_path):
     """In a process of its own: libraries read the switch when they are first imported."""
     env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "VISPROBE_CACHE": str(tmp_path)}

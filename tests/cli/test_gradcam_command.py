@@ -121,6 +121,7 @@ def test_a_file_of_questions_says_which_images_of_a_folder_and_asks_several_of_o
     assert len(load(tmp_path / "alone" / "maps.npz").images) == 1
 
 
+@pytest.mark.thorough
 def test_classes_by_prototypes_of_the_training_images(run, photos, tmp_path):
     ran = run("gradcam", photos, "--ckpt", BASE, "-o", tmp_path, "-q")
     assert ran.code == 0, ran.err
@@ -142,6 +143,7 @@ def test_texts_by_a_two_tower_model(run, photos, tmp_path):
     assert result(tmp_path / "out", "attribution")["settings"]["texts"] == ["a one", "a two"]
 
 
+@pytest.mark.thorough
 def test_one_image_is_drawn_and_not_scored(run, photos, tmp_path):
     odd = tmp_path / os.fsdecode(b"\xff.png")  # a file name need not be UTF-8
     shutil.copy(val(photos)[0], odd)
@@ -167,6 +169,7 @@ def test_masks_in_a_folder(run, photos, tmp_path):
     assert regions[0][:4].all() and not regions[0][4:].any() and regions[1] is None
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -189,6 +192,7 @@ def test_what_is_refused(run, photos, tmp_path, flags, message):
     assert "Traceback" not in ran.err and not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.thorough
 def test_kept_maps_belong_to_the_text_tower_and_the_prototypes_that_they_were_made_with(run, photos, tmp_path):
     for seed in (0, 1):
         two_tower(tmp_path / f"clip{seed}", seed=seed)
@@ -231,6 +235,7 @@ def test_the_users_own_words_give_maps_of_a_model_that_says_nothing(run, photos,
     )
 
 
+@pytest.mark.thorough
 def test_a_prompt_is_asked_also_where_images_have_classes(run, photos, tmp_path):
     ran = run("gradcam", photos, "--ckpt", BASE, "--prompt", "How many digits are there?", "-o", tmp_path, "-q",
               "--method", "gradient-norm")  # fmt: skip
@@ -238,6 +243,7 @@ def test_a_prompt_is_asked_also_where_images_have_classes(run, photos, tmp_path)
     assert result(tmp_path, "attribution")["settings"]["target"] == "answer"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -266,6 +272,7 @@ def test_questions_of_a_file_that_are_not_used_are_said(run, photos, tmp_path):
         assert any(said in text for text in written(tmp_path)["warnings"])
 
 
+@pytest.mark.thorough
 def test_what_is_used_is_not_said_to_be_unused(run, photos, tmp_path):
     flags = ["--prompt", "How many digits are there?", "--chosen", "1", "--rejected", "2", "--baseline", "black",
              "--method", "occlusion", "--limit", 2]  # fmt: skip
@@ -296,6 +303,7 @@ def test_a_tower_alone_is_not_asked(run, photos, tmp_path):
     assert hint.code == 0, hint.err  # what the refusal says helps
 
 
+@pytest.mark.thorough
 def test_the_limit_is_of_pictures_and_prototypes_have_all_training_images(run, photos, tmp_path):
     """2 pictures and 10 classes: prototypes of the 2 training images that a limit of both would leave are none."""
     counts = {path.name: len(list(path.iterdir())) for path in (photos / "train").iterdir()}
@@ -325,6 +333,7 @@ def test_a_class_without_training_images_is_found_before_any_feature(run, photos
     assert ran.code == 1 and "have no image in" in ran.err and "zebra" in ran.err
 
 
+@pytest.mark.thorough
 def test_files_with_equal_pixels_keep_their_names(run, photos, tmp_path):
     first = val(photos)[0]
     shutil.copy(first, tmp_path / "again.png")
@@ -338,6 +347,7 @@ def test_files_with_equal_pixels_keep_their_names(run, photos, tmp_path):
     assert len(set(found.images)) == 2  # and count as one picture where intervals are made
 
 
+@pytest.mark.thorough
 def test_a_question_that_is_not_asked_stands_above_no_picture(run, photos, tmp_path):
     flags = ["--target", "class", "--prompt", "What?", "--limit", 2]
     assert run("gradcam", photos, "--ckpt", BASE, "-o", tmp_path, "-q", *flags).code == 0

@@ -5,6 +5,7 @@ import json
 import pytest
 
 
+@pytest.mark.thorough
 def test_a_run_draws_its_maps_and_is_followed_afterwards(run, checkpoints, tmp_path):
     ran = run("train", "sft", "--base", checkpoints / "base", "-o", tmp_path / "sft", "--steps", 4, "--batch-size", 2,
               "--snapshot-tower-every", 2, "--attribution-every", 3)  # fmt: skip

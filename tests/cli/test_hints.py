@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
 from typer.main import get_command
 
 from visprobe.cli.app import app
@@ -34,6 +35,7 @@ def messages(path):
             yield node.lineno, node.value
 
 
+@pytest.mark.thorough
 def test_every_option_that_a_message_names_exists():
     command = get_command(app)
     known = options(command) | OTHERS

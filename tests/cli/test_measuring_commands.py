@@ -33,6 +33,7 @@ def test_swap_takes_training_images_per_class(run, checkpoints, tmp_path):
     assert missing.code in (1, 2) and "Traceback" not in missing.err
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("asked", [(), ("--analyses", "imagenet,zeroshot")])
 def test_zero_shot_is_missed_only_by_who_asked_for_it(run, checkpoints, asked):
     ran = run("imagenet", "--ckpt", checkpoints / "base", "--data", "digits", "--limit", 30, "--quiet",

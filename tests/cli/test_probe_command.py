@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 
 def test_a_probe_of_two_checkpoints_in_one_report(run, checkpoints, tmp_path):
     ckpts = ("--ckpt", checkpoints / "base", "--ckpt", checkpoints / "moved")
@@ -19,6 +21,7 @@ def test_a_probe_of_two_checkpoints_in_one_report(run, checkpoints, tmp_path):
     assert short.code == 0 and "probe_top1" in short.out and "probe_brier" not in short.out
 
 
+@pytest.mark.thorough
 def test_labels_are_probed_and_what_is_not_there_is_one_message(run, checkpoints, tmp_path):
     options = ("--ckpt", checkpoints / "base", "--data", "digits", "--limit", 120, "-o", tmp_path / "report")
     done = run("probe", *options, "--targets", "labels", "--json")

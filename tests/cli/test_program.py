@@ -99,6 +99,7 @@ def test_lists_are_what_the_program_knows(run):
     assert {line["figure"]: line["analysis"] for line in figures} == {kind.name: key for key, kind in FIGURES.items()}
 
 
+@pytest.mark.thorough
 def test_report_and_figure_from_the_command_line(run, tmp_path, planted):
     from visprobe.report.document import build_document
     from visprobe.report.write import write_report
@@ -149,6 +150,7 @@ def test_damaged_exif_data_beside_whole_pixels_is_not_warned_of(run):
     assert decode(damaged).size == (4, 4)  # a warning would be an error here
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", ["list analyses | head -1", "list recipes --json | true", "bad --json | true"])
 def test_a_reader_that_has_seen_enough_is_no_error(command):
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -158,6 +160,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(command):
     assert "Traceback" not in ran.stderr and "Exception ignored" not in ran.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
 def test_a_full_disk_under_stdout_is_one_message():
     with open("/dev/full", "w") as full:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 
+@pytest.mark.thorough
 def test_it_measures_draws_and_writes(run, checkpoints, tmp_path):
     base, moved = checkpoints / "base", checkpoints / "moved"
     arguments = ["robust", "--ckpt", base, "--ckpt", moved, "--data", "digits", "--limit", 20, "--severities", "5",
@@ -22,6 +23,7 @@ def test_it_measures_draws_and_writes(run, checkpoints, tmp_path):
     assert again["results"] == document["results"]
 
 
+@pytest.mark.thorough
 def test_a_flat_val_folder_gets_its_classes_from_a_file(run, checkpoints, tmp_path):
     rng, data = np.random.default_rng(0), tmp_path / "data"
     for folder in ("train/dark", "train/light", "val"):

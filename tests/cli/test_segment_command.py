@@ -39,6 +39,7 @@ def streets(tmp_path: Path) -> Path:
 SHORT = ("--seeds", 1, "--steps", 20, "--quiet")
 
 
+@pytest.mark.thorough
 def test_two_checkpoints_on_built_in_scenes_in_one_report(run, checkpoints, tmp_path):
     out = tmp_path / "report"
     done = run("segment", "--ckpt", checkpoints / "base", "--ckpt", checkpoints / "moved", "--data", "digits",
@@ -57,6 +58,7 @@ def test_two_checkpoints_on_built_in_scenes_in_one_report(run, checkpoints, tmp_
     assert "IoU of each class" in (out / "report.html").read_text()
 
 
+@pytest.mark.thorough
 def test_the_published_protocol_beside_two_layer_heads(run, checkpoints, streets, tmp_path):
     done = run("segment", "--ckpt", checkpoints / "base", "--data", streets, "--head", "mlp", "--protocol", "paper",
                "-o", tmp_path / "report", *SHORT, "--json")  # fmt: skip
@@ -69,6 +71,7 @@ def test_the_published_protocol_beside_two_layer_heads(run, checkpoints, streets
     assert result["settings"]["class_names"] == list(NAMES)
 
 
+@pytest.mark.thorough
 def test_masks_that_do_not_fit_are_said_and_the_rest_is_measured(run, checkpoints, streets, tmp_path):
     street(streets, "val", 1, np.ones((4, 4), np.int64))  # smaller than its image
     for index in range(10):  # no car to learn from; some in val

@@ -119,6 +119,7 @@ def piped(home):
     return cache(lambda name: shown(COMMANDS[name], home))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "style"),
     [(name, style) for name in COMMANDS for style in STYLES if name not in MEASURING or style == "colour"],
@@ -152,6 +153,7 @@ def test_a_pipe_gets_whole_lines_and_no_codes(name, piped):
         assert tables and all(line.count("[") == line.count("]") for line in tables)
 
 
+@pytest.mark.thorough
 def test_progress_is_on_stderr_only(home):
     arguments = [word for word in COMMANDS["compare"] if word != "-q"]
     out, err = shown(arguments, home)

@@ -33,6 +33,7 @@ def moved(before, after):
     return {"language_model" if part == "lm_head" else part for part in changed}
 
 
+@pytest.mark.thorough
 def test_the_papers_stages_in_a_row(run, pieces, tmp_path):
     first = run("train", "projector", "--vision-tower", pieces / "tower", "--language-model", pieces / "llm", *SMALL,
                 "-o", tmp_path / "projector")  # fmt: skip
@@ -58,6 +59,7 @@ def test_the_papers_stages_in_a_row(run, pieces, tmp_path):
     assert tower and all(torch.equal(taken[name], kept[name]) for name in tower)  # the transplanted tower stays frozen
 
 
+@pytest.mark.thorough
 def test_a_new_model_is_put_together_again_when_its_parts_change(run, pieces, tmp_path):
     def train(llm, *more):
         return run("train", "projector", "--vision-tower", pieces / "tower", "--language-model", pieces / llm, *SMALL,
@@ -78,6 +80,7 @@ def test_a_new_model_is_put_together_again_when_its_parts_change(run, pieces, tm
     assert inputs("llm", "--set", "feature_layer=1", "--overwrite")["base"] != one["base"]
 
 
+@pytest.mark.thorough
 def test_recipe_flags_and_settings_in_their_order(run, pieces, checkpoints, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"base: {checkpoints / 'base'}\nsteps: 5\nbatch_size: 4\nseed: 3\nrows: 8\n")
@@ -89,6 +92,7 @@ def test_recipe_flags_and_settings_in_their_order(run, pieces, checkpoints, tmp_
     assert manifest["origins"] | {"beta": "--set", "steps": "flag", "seed": str(recipe)} == manifest["origins"]
 
 
+@pytest.mark.thorough
 def test_a_folder_of_another_run_is_refused_unless_it_is_overwritten(run, checkpoints, tmp_path):
     def train(stage, *more):
         return run("train", stage, "--base", checkpoints / "base", *SMALL, *more, "-o", tmp_path / "out")

@@ -13,6 +13,7 @@ def trained(run, checkpoints, tmp_path):
     return tmp_path / "sft"
 
 
+@pytest.mark.thorough
 def test_a_run_is_followed_from_its_folder_alone(run, trained, tmp_path):
     ran = run("compare", "--trajectory", trained, "--data", "digits", "--limit", 40, "-o", tmp_path / "out")
     assert ran.code == 0, ran.err

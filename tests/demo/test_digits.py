@@ -104,6 +104,7 @@ def test_splits_share_no_handwriting_and_keep_the_proportions():
         assert not {image.tobytes() for image in ours} & {image.tobytes() for image in theirs}
 
 
+@pytest.mark.thorough
 def test_a_scene_takes_less_than_a_few_milliseconds():
     data = DigitScenes("train", 200)
     data.scene(0)

@@ -50,6 +50,7 @@ def answer_by_looking(scene, text):
     return str(named[0].digit)
 
 
+@pytest.mark.thorough
 def test_every_answer_is_true_and_every_wrong_answer_is_false(asked):
     for scene, question in asked:
         assert answer_by_looking(scene, question.text) == question.answer != question.wrong
@@ -79,6 +80,7 @@ def test_answers_have_one_or_two_known_words_and_texts_are_in_the_vocabulary(ask
     assert {word for _, q in asked for word in re.findall(r"[\w-]+|[?.,]", f"{q.text} {q.answer}".lower())} == known
 
 
+@pytest.mark.thorough
 def test_no_kind_can_be_guessed_from_its_text(asked, train_questions):
     guess = blind_guess(train_questions)
     hits = defaultdict(list)
@@ -108,6 +110,7 @@ def test_the_same_scene_always_gets_the_same_questions():
     assert questions_about(DigitScenes("val", 50), 42) != questions_about(DigitScenes("train", 50), 42)
 
 
+@pytest.mark.thorough
 def test_the_region_is_what_the_question_names(asked):
     digits_of = {"parity": 1, "read": 1, "colour": 1, "where": 1, "sum": 2, "row": 2, "compare": 2}
     seen = Counter()

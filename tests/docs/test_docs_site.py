@@ -60,6 +60,7 @@ def pages(site):
     return {path: Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
 
 
+@pytest.mark.thorough
 def test_links_and_anchors_lead_somewhere(pages):
     dead = [f"{path.name}: {link}" for path, page in pages.items() for link in page.links if _dead(pages, path, link)]
     assert dead == []
@@ -85,6 +86,7 @@ def test_nothing_is_loaded_from_elsewhere(site, pages):
         assert not re.search(r"@import|url\(\s*['\"]?(https?:)?//", text), style.name
 
 
+@pytest.mark.thorough
 def test_every_command_and_public_function_is_there(site, pages):
     names = subprocess.run(
         [sys.executable, "-c", "import commands; print(*commands.names(), sep='\\n')"],

@@ -48,9 +48,23 @@ def of_program(name):
     return [one for one in ALL if one.words[0] == name]
 
 
+def shortest():
+    """Of each command the documented line with the fewest words."""
+    found = {}
+    for one in sorted(of_program("visprobe"), key=lambda one: len(one.words)):
+        name = next((one.words[1 : 1 + n] for n in (2, 1) if one.words[1 : 1 + n] in COMMANDS), one.words[1:2])
+        found.setdefault(tuple(name), one)
+    return list(found.values())
+
+
 def case(one):
     marks = [pytest.mark.slow] if any(word in part for part in one.words for word in SLOW) else []
+    if one not in SHORTEST:
+        marks = [pytest.mark.thorough]
     return pytest.param(one, id=shlex.join(one.words[1:])[:150], marks=marks)
+
+
+SHORTEST = shortest()
 
 
 def command_of(words):
@@ -168,6 +182,7 @@ def test_python_programs_exist(one):
     assert (ROOT / one.words[1]).is_file()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("one", [case(one) for one in of_program("hf")])
 def test_downloads_work_from_a_hub_that_holds_the_model(one, here):
     from hub_server import HubServer

@@ -103,6 +103,7 @@ def narrow_cone_installed(tmp_path, monkeypatch):
     presentations.cache_clear()
 
 
+@pytest.mark.thorough
 def test_the_installed_analysis_brings_titles_a_figure_and_a_sentence(narrow_cone_installed):
     from narrow_cone import NARROW_CONE
 

@@ -57,6 +57,7 @@ def test_pages_name_files_that_are_there(page):
     assert [*files_missing(text), *(name for name in MODULE.findall(text) if not is_there(name))] == []
 
 
+@pytest.mark.thorough
 def test_docstrings_name_modules_that_are_there():
     wrong = [
         f"{path.relative_to(ROOT)}: {name}"

@@ -49,7 +49,7 @@ def with_few(source):
     return re.sub(r"\b(steps|limit)=(\d+)", lambda found: f"{found[1]}={min(FEW[found[1]], int(found[2]))}", source)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

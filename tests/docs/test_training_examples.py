@@ -60,6 +60,7 @@ def test_the_loss_is_that_of_the_paper():
     assert found.item() == pytest.approx(sum(terms) / 2, abs=1e-6)  # a few roundings of float32
 
 
+@pytest.mark.thorough
 def test_a_step_of_two_batches_is_that_of_one_of_both(tmp_path):
     losses = []
     for batch, times in ((4, 1), (2, 2)):
@@ -96,6 +97,7 @@ def test_the_stage_is_known_everywhere():
         make_recipe({"stage": "orpo", "odds_weight": -1}, "here")
 
 
+@pytest.mark.thorough
 def test_the_stage_trains_and_resumes(tmp_path):
     settings = {"base": str(BASE), "rows": 8, "batch_size": 4, "learning_rate": 1e-3, "odds_weight": 0.2}
     first = visprobe.train("orpo", tmp_path / "orpo", steps=2, save_every=2, **settings)

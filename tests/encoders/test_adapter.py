@@ -76,6 +76,7 @@ def same(weights, expected):
     return weights.keys() == expected.keys() and all(torch.equal(weights[k], expected[k]) for k in expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("settings", "dtype"), CASES)
 def test_merging_is_that_of_peft(tmp_path, settings, dtype):
     base = base_model(tmp_path / "base", dtype)

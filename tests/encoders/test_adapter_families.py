@@ -140,6 +140,7 @@ def family(request, tmp_path_factory):
     return root / "base", type(model), write_adapter(root / "adapter", root / "base", type(model), plain)
 
 
+@pytest.mark.thorough
 def test_every_family_is_tried():
     kinds = set()
     for make in FAMILIES.values():
@@ -194,12 +195,14 @@ def lora_of(folder, base, module, rows):
     return folder
 
 
+@pytest.mark.sample(1)
 def test_so_it_is_with_all_that_peft_can_vary(tmp_path, family):
     base, cls, _ = family
     folder = write_adapter(tmp_path / "adapter", base, cls, rich, "sft")
     assert same(load_encoder(folder), load_encoder(merged(tmp_path / "merged", base, folder, cls)))
 
 
+@pytest.mark.sample(1)
 def test_names_on_disk_and_in_memory_meet(tmp_path, family):
     """Base and adapter, each by today's names of the class and by those of the files on the hub."""
     base, cls, folder = family

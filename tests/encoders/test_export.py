@@ -115,6 +115,7 @@ def test_a_folder_with_something_in_it_is_kept(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("layouts", "shards"), [(("A", "B"), 1), (("C", "C"), 3), (("D", "A"), 3)])
 def test_a_transplant_has_the_tower_of_one_and_all_else_of_the_other(tmp_path, layouts, shards):
     giver = write_llava(tmp_path / "giver", llava("siglip", seed=1), layouts[0])
@@ -214,6 +215,7 @@ def test_a_receiver_with_an_adapter_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("act", [lambda a, out: extract_encoder(a, out), lambda a, out: transplant(a, a, out)])
 def test_what_was_interrupted_can_be_done_again_and_the_current_folder_stays(tmp_path, monkeypatch, act):
     source = write_llava(tmp_path / "a", llava("clip"))

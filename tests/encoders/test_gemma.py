@@ -67,6 +67,7 @@ def written(kind, tmp_path_factory):
     return {name: write_model(root / name, model, spelled(name), processor(kind)) for name in LAYOUTS}
 
 
+@pytest.mark.sample(1)
 def test_weights_and_tokens_equal_those_of_the_whole_model_in_every_spelling(written, kind):
     encoders = {layout: load_encoder(folder) for layout, folder in written.items()}
     images = noise((40, 50), (20, 90))

@@ -72,6 +72,7 @@ def test_images_of_all_sizes_in_one_batch_equal_the_model_and_themselves_alone(t
         assert torch.allclose(together(encoder, pictures, site), alone, rtol=0, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_tokens_are_in_raster_order(tmp_path):
     encoder = load_encoder(saved(tmp_path, gemma4()), resolution=BUDGET)
     assert answering(encoder, 14, 20) == list(range(14 * 20))

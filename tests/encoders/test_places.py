@@ -219,6 +219,7 @@ def test_a_tower_inside_a_whole_model_is_read_by_its_own_configuration(tmp_path)
     assert "the tower is named vision_tower.* here" in said(alone)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["original siglip", "internvl_chat", "clip pair"])
 def test_a_tower_below_a_prefix_can_be_extracted(tmp_path, monkeypatch, kind):
     folder = KINDS[kind][0](tmp_path / "plain", monkeypatch)

@@ -87,6 +87,7 @@ def test_a_quantised_tower_is_the_cause_that_is_named(tmp_path, scheme, spelled)
     assert load_encoder(folder).weights()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.__name__)
 @pytest.mark.parametrize("spelled", [LLM, "model.language_model.layers.0.self_attn.q_proj"])
 def test_a_quantised_language_model_is_none_of_our_business(tmp_path, scheme, spelled):

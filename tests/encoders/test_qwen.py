@@ -71,6 +71,7 @@ def test_weights_and_tokens_equal_those_of_the_whole_model(tmp_path, kind, layou
     assert encoder.provenance.layout == layout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_spellings_and_a_bare_tower_have_the_same_hashes(tmp_path, kind):
     model = qwen(kind)
@@ -96,6 +97,7 @@ def test_a_bare_tower_without_its_merger_has_no_projector(tmp_path):
     assert [site.name for site in encoder.sites] == [f"block_{n:02d}" for n in range(5)]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_patch_of_the_image_is_the_token_at_its_place(tmp_path, kind):
     encoder = load(write_qwen(tmp_path, qwen(kind)))
@@ -137,6 +139,7 @@ def test_deepstack_follows_the_blocks_whatever_order_the_configuration_has(tmp_p
     assert encoder.consumed == "block_04"
 
 
+@pytest.mark.thorough
 def test_bfloat16_runs_as_transformers_runs_it(tmp_path):
     for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
         model = qwen(kind)
@@ -146,6 +149,7 @@ def test_bfloat16_runs_as_transformers_runs_it(tmp_path):
         assert torch.equal(encoder(wide())["projected"][0], expected)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_groups_baselines_and_the_path_of_the_loss(tmp_path, kind):
     encoder = load(write_qwen(tmp_path, qwen(kind)))

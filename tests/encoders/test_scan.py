@@ -68,6 +68,7 @@ def test_a_row_says_what_reading_the_encoder_finds(tree, name):
     assert row.off_path_params == off
 
 
+@pytest.mark.thorough
 def test_no_weight_is_read_for_the_table(tree, monkeypatch):
     monkeypatch.setattr(Tensors, "read_many", lambda *_: pytest.fail("a weight was read"))
     assert all(row.problem is None for row in scan([tree / "run0"]))

@@ -162,6 +162,7 @@ def test_shards_that_were_merged_are_read_where_the_result_lies(tmp_path, model)
     assert [(row.path, row.problem) for row in scan([tmp_path])] == [(str(actor / "huggingface"), None)]
 
 
+@pytest.mark.thorough
 def test_a_copy_of_the_base_in_bfloat16_is_no_change(tmp_path, model):
     base = write_llava(tmp_path / "base", model) / "model.safetensors"
     for name, factor in (("copy", 1.0), ("trained", 1.3)):

@@ -92,7 +92,7 @@ class Subject:
         return self.silent(places[:half]) + self.silent(places[half:])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_field_changes_tokens_behind_the_back_of_the_hash(tmp_path, name):
     subject = Subject(tmp_path, name)
@@ -100,6 +100,7 @@ def test_no_field_changes_tokens_behind_the_back_of_the_hash(tmp_path, name):
     assert subject.silent([place for place in scalars(subject.config) if not subject.holds(place)]) == []
 
 
+@pytest.mark.thorough
 def test_the_contract_finds_what_is_forgotten(tmp_path, monkeypatch):
     monkeypatch.setattr(Connector, "depends_on", lambda self, width, grid: {})
     subject = Subject(tmp_path, "mistral3")
@@ -107,6 +108,7 @@ def test_the_contract_finds_what_is_forgotten(tmp_path, monkeypatch):
     assert subject.silent(places) == [("text_config", "rms_norm_eps"), ("projector_hidden_act",)]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_has_nothing_to_do_with_the_encoder_changes_no_hash(tmp_path, name):

@@ -48,6 +48,7 @@ def test_weights_and_tokens_equal_those_of_the_tower(tmp_path, prefix):
     assert (encoder.consumed, encoder.grid, encoder.provenance.off_path) == ("final_norm", None, ("head",))
 
 
+@pytest.mark.thorough
 def test_the_vision_tower_of_a_two_tower_checkpoint_is_read(tmp_path):
     text = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.Siglip2Config(

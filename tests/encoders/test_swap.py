@@ -22,6 +22,7 @@ def taken(encoder, source):
     return {g for g in groups if all(equal[name] for name in mine if encoder.weight_group(name) == g)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("parts", "groups"),
     [
@@ -40,6 +41,7 @@ def test_the_named_parts_and_no_others_come_from_the_other_checkpoint(pair, part
     assert encoder.provenance.path == f"{sft}[{parts} <- {dpo}]"
 
 
+@pytest.mark.thorough
 def test_states_up_to_the_last_swapped_block_are_those_of_the_source(pair):
     sft, dpo = pair
     swapped, source, rest = (load_encoder(x)(images()) for x in (f"{sft}[blocks 0-2 <- {dpo}]", dpo, sft))
@@ -55,6 +57,7 @@ def test_swapping_every_part_gives_the_other_encoder(pair):
     assert (whole.tower_hash, whole.projector_hash) == (other.tower_hash, other.projector_hash)
 
 
+@pytest.mark.thorough
 def test_expressions_can_follow_each_other(pair):
     sft, dpo = pair
     encoder = load_encoder(f"{sft}[block 1 <- {dpo}][projector <- {dpo}]")
@@ -93,6 +96,7 @@ def test_encoders_of_other_shape_are_refused(tmp_path, pair):
         load_encoder(f"{pair[0]}[block 1 <- {other}]")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("changes", [{"vision": {"hidden_act": "relu"}}, {"projector_hidden_act": "relu"}])
 def test_encoders_that_use_equal_shapes_differently_are_refused(tmp_path, pair, changes):
     other = write_llava(tmp_path / "other", llava("siglip", **changes))

@@ -119,6 +119,7 @@ def test_what_cannot_be_subtracted_or_does_not_fit_is_refused() -> None:
         attribution_strip.draw(sheet, [0, 1])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("count", "size"), [(1, (64, 64)), (2, (30, 90)), (3, (90, 30)), (4, (64, 64)), (8, (90, 30))])
 def test_no_text_covers_another_whatever_checkpoints_are_called(count: int, size) -> None:
     sheet = planted(HOSTILE[-count:], images=2, size=size)

@@ -77,6 +77,7 @@ def test_a_difference_is_filled_where_it_holds_after_holm() -> None:
     assert faces == {"sft": {"white"}, "dpo": {look["dpo"].colour}}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("names", "sites"), [(("base",), 5), (("base", "sft"), 1), (tuple(LONG), 3)])
 def test_scores_fit_a_page_without_overlaps_and_say_what_is_left_out(names, sites: int) -> None:
     result = planted_scores(names, [f"integrated-gradients-{i}@block_{i:02d}" for i in range(sites)])
@@ -108,6 +109,7 @@ def test_curves_are_means_over_images_and_one_random_order_controls_both() -> No
     assert of["gain"].estimate.value == pytest.approx(np.mean(between), rel=1e-12)  # the order of sums differs
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("names", [("base",), ("base", "sft", "dpo"), tuple(LONG)])
 def test_curves_are_drawn_as_they_are_without_overlaps(names) -> None:
     made = {name: planted_curves(seed=seed) for seed, name in enumerate(names)}

@@ -29,6 +29,7 @@ def heights(axes, colour: str) -> list[float]:
     return [float(y) for line in lines for y in line.get_ydata()]
 
 
+@pytest.mark.thorough
 def test_drift_draws_one_minus_cka_at_every_site(planted) -> None:
     result = planted()["drift"]
     axes = representation_drift.draw(result).axes[0]
@@ -52,6 +53,7 @@ def test_drift_names_its_baselines_and_the_consumed_site(planted) -> None:
     assert {"untrained", "base (bfloat16)", "sft", "dpo", "grpo", "read by\nthe LLM"} <= set(shown)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("analysis", ["drift", "weights"])
 def test_an_identical_tower_is_said_and_not_drawn_as_zero(planted, analysis: str) -> None:
     result = planted(identical=("dpo",))[analysis]
@@ -69,6 +71,7 @@ def test_a_tower_equal_to_the_rounded_base_is_said_and_not_drawn_as_zero(planted
     assert len(heights(figure.axes[0], checkpoint_styles(NAMES)["dpo"].colour)) == 1
 
 
+@pytest.mark.thorough
 def test_all_towers_identical_still_makes_a_figure(planted) -> None:
     for analysis in ("drift", "weights"):
         result = planted(("base", "sft"), identical=("sft",))[analysis]
@@ -123,6 +126,7 @@ def test_answers_have_a_section_per_group_all_first(planted) -> None:
     assert shown.count("blind") == 3 and {"all", "count", "where"} <= set(shown)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("analysis", list(FIGURES))
 def test_captions_state_n_and_method(planted, analysis: str) -> None:
     result = planted()[analysis]
@@ -131,6 +135,7 @@ def test_captions_state_n_and_method(planted, analysis: str) -> None:
     assert said.get(analysis, "95 %") in caption and "n = " in caption and "Baseline" in caption
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("analysis", list(FIGURES))
 def test_the_same_result_gives_the_same_bytes(planted, analysis: str) -> None:
     result = planted()[analysis]

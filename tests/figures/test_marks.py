@@ -41,6 +41,7 @@ def test_every_figure_of_estimates_tells_its_numbers(planted) -> None:
         ), name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "unit"), [("drift", "CKA"), ("knn", "%")])
 def test_a_mark_is_at_the_height_of_the_number_that_it_tells(planted, name: str, unit: str) -> None:
     result = planted(NAMES)[name]
@@ -61,6 +62,7 @@ def test_a_mark_is_at_the_height_of_the_number_that_it_tells(planted, name: str,
     assert down == sorted(down, reverse=name == "knn")
 
 
+@pytest.mark.thorough
 def test_titles_are_all_that_is_added(planted, monkeypatch) -> None:
     result = planted(NAMES)["drift"]
     told = drawn(result, "drift")

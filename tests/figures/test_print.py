@@ -51,6 +51,7 @@ def drawn_from(planted):
     return {LONG: planted(LONG, 24), MANY: planted(MANY, 24), FOUR: planted(FOUR)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("names", [LONG, MANY], ids=["long names", "many checkpoints"])
 @pytest.mark.parametrize("analysis", EACH)
 def test_nothing_is_cut_or_covered_at_either_width_and_type_has_7_to_9_points(drawn_from, analysis, names) -> None:
@@ -100,11 +101,13 @@ def test_lines_of_different_checkpoints_differ_by_more_than_colour(drawn_from, a
     assert len({marker for _, marker in coloured}) >= len({colour for colour, _ in coloured})
 
 
+@pytest.mark.thorough
 def test_a_pdf_holds_truetype_outlines_of_its_font(planted) -> None:
     pdf = figure_bytes(FIGURES["imagenet"].draw(planted()["imagenet"]), "pdf")
     assert pdf.count(b"/FontFile2") >= 2 and b"/Type3" not in pdf  # regular and bold; no bitmaps or drawn glyphs
 
 
+@pytest.mark.thorough
 def test_an_svg_holds_every_glyph_of_its_texts_and_is_the_same_each_time(planted) -> None:
     figure = FIGURES["imagenet"].draw(planted(("base", "σ−猫"))["imagenet"])
     svg = figure_bytes(figure, "svg").decode()

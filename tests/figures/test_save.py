@@ -29,6 +29,7 @@ def test_three_files_and_no_leftovers(planted, tmp_path: Path) -> None:
     assert rows[0]["reference"] == "base" and rows[0]["n"] == "1000"
 
 
+@pytest.mark.thorough
 def test_png_is_the_same_on_every_run(planted, tmp_path: Path) -> None:
     result = planted()["drift"]
     for name in ("a", "b"):

@@ -54,6 +54,7 @@ def test_names_of_baselines_meet_neither_each_other_nor_the_edge(places):
     assert ends[0][0] >= -1e-9 or places[0] > 0.1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("draw", [attributes.draw, robustness.draw])
 def test_a_legend_of_long_names_stays_on_the_page(planted, draw):
     names = tuple(f"a checkpoint whose name is long, number {n}" for n in range(3))

@@ -50,12 +50,14 @@ def test_markers_are_filled_where_the_rows_say_that_something_is_measured(result
     assert markers_of(lower, "dpo") == {10: False, 20: False, 30: True}
 
 
+@pytest.mark.thorough
 def test_a_marker_is_filled_by_the_rule_of_the_verdict(result) -> None:
     p = {**result.settings["p_moved"], "sft step 20": {"block_06": 0.05}, "sft step 30": {"block_06": 0.06}}
     upper, *_ = draw(dataclasses.replace(result, settings={**result.settings, "p_moved": p})).axes
     assert markers_of(upper, "sft") == {10: False, 20: True, 30: False}
 
 
+@pytest.mark.thorough
 def test_one_panel_per_site_and_measure_on_shared_scales(result) -> None:
     panels = draw(result).axes
     assert [axes.get_title(loc="left") for axes in panels[:2]] == ["block_06 (read by the LLM)", "after the projector"]

@@ -95,6 +95,7 @@ def test_nothing_was_run_or_written_beside_the_output(ran, folder):
     }  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_report_that_was_tampered_with_is_text_too(ran, folder, tmp_path):
     document = json.loads((folder / "out" / "compare" / "report.json").read_text())
     document["warnings"] = list(TEXTS)
@@ -119,6 +120,7 @@ def test_a_report_that_was_tampered_with_is_text_too(ran, folder, tmp_path):
     shutil.rmtree(tmp_path / "0")
 
 
+@pytest.mark.thorough
 def test_answers_of_any_words_are_text_too(ran, folder, tmp_path):
     """They stand beside the maps; the tokenizer of these models knows too few words to be asked for them."""
     document = json.loads((folder / "out" / "gradcam" / "report.json").read_text())
@@ -136,6 +138,7 @@ def test_answers_of_any_words_are_text_too(ran, folder, tmp_path):
         KINDS[path.suffix](path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["".join(TEXTS[start::4]) for start in range(4)])
 def test_errors_show_the_name_and_steer_nothing(name, tmp_path, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -102,6 +102,7 @@ YAML = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", YAML)
 def test_yaml_of_any_kind(tmp_path, name):
     document, read = YAML[name]
@@ -173,6 +174,7 @@ def test_a_loss_that_is_a_date_is_no_such_loss(tmp_path):
         make_job("dpo", file, {"base": "b"}, [])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("value", ["[" * 5000, "2024-13-45", "!!int x", "{a: &a [*a]}"])
 def test_settings_of_the_command_line_are_yaml_too(value):
     with pytest.raises(UsageError, match="the value is not YAML"):
@@ -229,6 +231,7 @@ def changed(folder, name):
         (folder / name).write_bytes(before)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", JSON)
 def test_files_of_a_model(model, name):
     with changed(model, name) as write:
@@ -236,6 +239,7 @@ def test_files_of_a_model(model, name):
         fuzzed(100, written(document, as_json), lambda data: (write(data), JSON[name](model)))
 
 
+@pytest.mark.thorough
 def test_configurations_of_adapters(adapter):
     with changed(adapter, "adapter_config.json") as write:
         fuzzed(100, written(ADAPTER, as_json), lambda data: (write(data), load_encoder(adapter)))

@@ -80,6 +80,7 @@ def contents(path):
             yield repr(image.info).encode()
 
 
+@pytest.mark.thorough
 def test_no_output_holds_a_planted_secret(place):
     base, sft = models(place)
     out, data = place / "out", place / f"data-{CLOUD}"
@@ -130,6 +131,7 @@ def test_no_checkpoint_that_is_written_holds_one(place):
     assert {str(path): found for path in files if (found := [x for part in contents(path) for x in leaks(part)])} == {}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_messages_hold_none(place, more):
     base, _ = models(place)
@@ -146,6 +148,7 @@ def test_messages_hold_none(place, more):
         assert ran.code and not leaks((ran.out + ran.err).encode()), arguments
 
 
+@pytest.mark.thorough
 def test_a_traceback_holds_none(place):
     arguments = ["compare", f"https://user:{PASSWORD}@host/{HUB}", str(models(place)[0]), "--data", "digits"]
     program = (

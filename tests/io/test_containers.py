@@ -139,6 +139,7 @@ def run_index_command(hint):
     subprocess.run(f"cd {there} && {sys.executable} {script}", shell=True, check=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", ["{:05d}.safetensors", "part-{}-of-1.safetensors", "pytorch_model-{:05d}-of-00001.bin"]
 )

@@ -76,6 +76,7 @@ def saved(state, **options):
     return stream.getvalue()
 
 
+@pytest.mark.thorough
 def test_300_mutations_anywhere_in_the_file(tmp_path):
     whole, rng, refused = saved(STATE), random.Random(0), 0
     for _ in range(300):
@@ -87,6 +88,7 @@ def test_300_mutations_anywhere_in_the_file(tmp_path):
     assert refused > 200
 
 
+@pytest.mark.thorough
 def test_every_bit_of_every_record_counts(tmp_path):
     whole = saved(STATE)
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:

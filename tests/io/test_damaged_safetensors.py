@@ -3,6 +3,7 @@
 import json
 import random
 
+import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -65,6 +66,7 @@ def test_1000_mutations_of_the_header(tmp_path):
     assert outcomes[True] > 500 and outcomes[False] > 20
 
 
+@pytest.mark.thorough
 def test_1000_mutations_of_the_index(tmp_path):
     shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     for n, shard in enumerate(shards):

@@ -132,7 +132,7 @@ os._exit(0)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_two_processes_of_fsdp_write(tmp_path):
     (tmp_path / "fsdp.py").write_text(FSDP)
     torchrun = [Path(sys.executable).parent / "torchrun", "--standalone", "--nproc_per_node", "2"]

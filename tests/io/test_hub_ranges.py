@@ -34,6 +34,7 @@ def bytes_of(some):
     return {at for start, end in some for at in range(start, end)}
 
 
+@pytest.mark.thorough
 @given(spans, spans)
 def test_ranges_are_sets_of_bytes(wanted, had):
     assert bytes_of(range_cache.union(wanted)) == bytes_of(wanted)
@@ -69,6 +70,7 @@ def safetensors_blob(tensors, zeros):
     )
 
 
+@pytest.mark.thorough
 def test_a_small_tower_in_a_large_checkpoint_costs_its_own_bytes(hub):
     torch.manual_seed(0)
     tower = {f"vision_tower.{i}": torch.randn(300, 1000 + i) for i in range(9)}
@@ -124,6 +126,7 @@ def test_cut_connections_go_on_where_they_ended(hub, file):
     assert hub.served[NAME] == 2_900_000 and not hub.faults.cut_after
 
 
+@pytest.mark.thorough
 def test_an_overloaded_server_is_asked_again_when_it_says(hub, file):
     hub.faults = Faults(answers=[(429, {"Retry-After": "1"}), (500, {}), (503, {"RateLimit": '"api";r=0;t=0'})])
     started = time.monotonic()
@@ -191,6 +194,7 @@ def child(hub, code=CHILD):
     )
 
 
+@pytest.mark.thorough
 def test_after_kill_9_nothing_that_was_finished_travels_again(hub, file):
     hub.faults = Faults(seconds_per_chunk=0.3)
     with child(hub) as killed:
@@ -217,6 +221,7 @@ def test_a_full_disk_is_one_message(hub, file, monkeypatch):
         file.read([(0, 1_000_000)])
 
 
+@pytest.mark.thorough
 def test_two_processes_read_each_byte_once(hub, file):
     hub.faults = Faults(seconds_per_chunk=0.02)
     with child(hub) as one, child(hub) as two:
@@ -243,6 +248,7 @@ def test_waiting_for_another_process_is_said(hub, file, monkeypatch, caplog):
     assert f"waiting for process {os.getpid()} on " in message and "downloads the same file" in message
 
 
+@pytest.mark.thorough
 def test_ctrl_c_ends_it_and_keeps_what_was_finished(hub, file):
     hub.faults = Faults(seconds_per_chunk=0.3)
     with child(hub, "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)" + CHILD) as stopped:
@@ -297,6 +303,7 @@ print(kib("VmHWM") - before, read.nbytes)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_holds_the_tensors_once(hub):
     hub.add("org/name", {NAME: safetensors_blob({}, {"a": 300_000_000}), "config.json": b"{}"})

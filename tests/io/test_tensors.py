@@ -149,6 +149,7 @@ def test_damaged_header(tmp_path, header):
     refused(tmp_path, "damaged header")
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None)
 @given(data=st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_a_checkpoint_error(tmp_path_factory, data):

@@ -125,6 +125,7 @@ def test_permuted_rows_destroy_the_score() -> None:
     )  # same set, other order of sums
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("n", "d"), [(50, 20), (40, 200)])
 def test_unrelated_features_average_zero(n: int, d: int) -> None:
     rng = np.random.default_rng(3)
@@ -153,13 +154,14 @@ def coverage(noise: float, repeats: int, heavy: bool = False) -> float:
     return hits / repeats
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("noise", [0.01, 0.3, 1.0])  # true CKA 0.99998, 0.98, 0.66
 def test_interval_covers_the_truth(noise: float) -> None:
     # 2000 draws: standard error 0.5 points, three of them.
     assert 0.935 <= coverage(noise, 2000) <= 0.965
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("noise", [0.01, 0.05, 0.1, 0.3, 0.6, 1.0])
 def test_interval_covers_the_truth_in_the_long_run(noise: float) -> None:
     assert 0.935 <= coverage(noise, 3000) <= 0.965  # standard error 0.4 points

@@ -20,6 +20,7 @@ def answers(rng: np.random.Generator, threshold: float, draw: float, unit: float
     return scores > threshold
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("threshold", "draw", "unit"), [(0.0, 0.0, 0.8), (0.0, 0.2, 0.8), (0.5, 0.5, 0.5), (-2.0, 0.1, 0.7)]
 )

@@ -221,6 +221,7 @@ def drawn(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
     return x, x + 0.5 * rng.standard_normal((n, 8)) * spectrum[::-1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["rsa, pearson", "linear map", "rsa, spearman, groups"])
 def test_intervals_cover(name: str) -> None:
     statistic = {

@@ -50,6 +50,7 @@ def cka_difference(base: Array, a: Array, b: Array) -> Estimate:
     return (first - second).estimate(CKA.of_differences)
 
 
+@pytest.mark.thorough
 def test_cka_difference_is_the_paired_one_and_covers() -> None:
     rng, scale = np.random.default_rng(3), np.arange(1, 17) ** -0.5
 

@@ -148,7 +148,7 @@ def torus(rng: np.random.Generator, n: int, d: int) -> Array:
     return np.hstack([np.cos(angles), np.sin(angles)])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_intervals_from_halves_cover() -> None:
     rng = np.random.default_rng(3)
     overlap, dimension = [], []

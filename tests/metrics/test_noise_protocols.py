@@ -45,7 +45,7 @@ def test_every_protocol_is_at_chance_on_noise() -> None:
     assert right_as_published(x, labels).mean() > 0.4  # at 256 dimensions and 30 classes; chance is 0.033
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_at_the_size_of_imagenet_the_published_protocol_scores_93_percent_on_noise() -> None:
     x, labels = noise(1000, 1152, 0)
     # Golden value 93.2 %, measured before with another generator; four standard errors of 50,000 draws are 0.45.
@@ -54,7 +54,7 @@ def test_at_the_size_of_imagenet_the_published_protocol_scores_93_percent_on_noi
     assert at_chance(ranks_from_support(x, labels, noise(1000, 1152, 1)[0], labels) == 0, 1000)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_probe_whose_c_is_chosen_inside_train_is_at_chance_on_wide_noise() -> None:
     (x, labels), (other, _) = noise(100, 1152, 0), noise(100, 1152, 1)
     with warnings.catch_warnings():

@@ -23,6 +23,7 @@ def batch_of(features, counts):
     return lambda images: (features[images], counts[images])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("hidden", [0, HIDDEN])
 def test_planted_classes_are_found(hidden):
     features, counts, labels = planted()
@@ -83,6 +84,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others(monkeypatch):
     np.testing.assert_allclose(last(0), last(0, 1e-3 * features + 1), atol=1e-2)
 
 
+@pytest.mark.thorough
 def test_rate_and_round_are_those_of_least_loss_on_the_images_kept_back():
     features, counts, _ = planted(noise=3.0)
     kinds = [Kind(64, "pixels", rate) for rate in (1e-2, 3e-2)]

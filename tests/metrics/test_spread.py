@@ -77,7 +77,7 @@ def test_ranks_without_groups_equal_those_of_the_images_left(n: int, d: int) -> 
         replicate_rankme(x[:30])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("replicate", [replicate_effective_rank, replicate_rankme])
 @pytest.mark.parametrize("heavy", [False, True])
 def test_intervals_of_ranks_cover(replicate: Callable[[Array], Replicated], heavy: bool) -> None:

@@ -27,6 +27,7 @@ def pair(tmp_path_factory):
     return [write_llava(root / name, llava("siglip", seed=seed)) for seed, name in enumerate(("base", "sft"))]
 
 
+@pytest.mark.thorough
 def test_one_pass_serves_every_analysis(pair, tmp_path):
     asked = ("imagenet", "drift", "similarity", "heads", "sites", "images")
     measured = compare(pair, "digits", Options(limit=60, store=tmp_path, analyses=asked))
@@ -35,6 +36,7 @@ def test_one_pass_serves_every_analysis(pair, tmp_path):
     assert (measured.decoded, measured.forwarded) == (120, 60 * 4 + 60 * 3)
 
 
+@pytest.mark.thorough
 def test_accuracies_and_drift_share_one_pass_over_three_checkpoints(pair, tmp_path):
     third = write_llava(tmp_path / "dpo", llava("siglip", seed=3))
     asked = ("imagenet", "probe", "knn", "few_labels", "drift")
@@ -126,6 +128,7 @@ def test_copies_of_images_are_no_more_images(pair, tmp_path):
     assert said in often.warnings and not any("copies" in text for text in once.warnings)
 
 
+@pytest.mark.thorough
 def test_copies_under_two_classes_are_kept_apart(pair, tmp_path):
     folder = Path(copied(tmp_path / "images", 1))
     shutil.copy(folder / "class_0" / "00_0.png", folder / "class_1" / "same.png")

@@ -45,6 +45,7 @@ def same(ours, theirs):
     return all(torch.equal(a.values, b.values) and a.score == b.score for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", ["class", "contrast"])
 def test_first_and_last_columns_are_the_maps_of_base_and_finished_run(trained, tmp_path, target):
     """Also for answers, where the run's language model is the base's."""
@@ -78,6 +79,7 @@ def test_answers_are_those_of_the_finished_runs_language_model_and_the_report_sa
     assert "The language model is that of all at every step" in FIGURES["map_strip_1"].caption(strip)
 
 
+@pytest.mark.thorough
 def test_scores_and_measures_have_differences_to_the_base_alone(trained, tmp_path):
     looked = gradcam_steps(trained / "all", ["digits"], AttributionConfig(target="class"), options(tmp_path, 10))
     [result] = [one for one in looked.measured.results if one.analysis == "map_steps"]
@@ -95,6 +97,7 @@ def test_scores_and_measures_have_differences_to_the_base_alone(trained, tmp_pat
     assert [one["name"] for one in looked.measured.checkpoints] == [base, *later]
 
 
+@pytest.mark.thorough
 def test_while_a_run_goes_on_its_base_is_named_and_lends_the_language_model(trained, tmp_path):
     unfinished = tmp_path / "going"
     (unfinished / "checkpoints").mkdir(parents=True)
@@ -110,6 +113,7 @@ def test_while_a_run_goes_on_its_base_is_named_and_lends_the_language_model(trai
     assert result.settings["language_model"] == looked.attributions.names[0]
 
 
+@pytest.mark.thorough
 def test_a_moment_is_the_copys_tower_under_the_runs_language_model(trained):
     folder = trained / "all"
     copy = snapshots(folder)[2]
@@ -144,6 +148,7 @@ def test_other_shapes_are_refused_and_change_nothing(trained):
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
+@pytest.mark.thorough
 def test_kept_maps_are_found_again_and_belong_to_their_language_model(trained, tmp_path, monkeypatch):
     arguments = (["digits"], AttributionConfig(methods=("gradcam",)), options(tmp_path), tmp_path / "kept")
     first = gradcam_steps(trained / "sight", *arguments)

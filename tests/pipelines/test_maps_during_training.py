@@ -58,6 +58,7 @@ def looked(base, tmp_path_factory):
     return folder, trained(base, folder, "dpo", attribution_every=2, save_every=3)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "stage, extra", [("sft", {}), ("dpo", {}), ("dpo", {"lora": {"parts": ["language_model", "vision_tower"]}})]
 )
@@ -128,6 +129,7 @@ run(Path(base), Recipe(**json.loads(recipe)), DigitRows(20), Path(out), callback
 """
 
 
+@pytest.mark.thorough
 def test_a_run_killed_while_it_appends_goes_on_to_the_same_maps(base, looked, tmp_path, forked, monkeypatch):
     monkeypatch.setattr(during_training_module, "draw", lambda *_: b"")
     whole, _ = looked

@@ -53,6 +53,7 @@ class Elements(HTMLParser):
         self.text += data
 
 
+@pytest.mark.thorough
 def test_the_table_is_that_of_the_saved_report(measured, tmp_path):
     measured.save(tmp_path)
     table = measured.to_pandas()
@@ -139,6 +140,7 @@ def test_long_results_say_how_much_is_left_out():
     assert "60 of 180 numbers are left out" in shown.text and len(long.to_pandas()) == MOST_ALONE + 60
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_adds_no_element(planted, measured, name):
     plain = Elements(measured._repr_html_())
@@ -147,6 +149,7 @@ def test_a_hostile_name_adds_no_element(planted, measured, name):
     assert "\u202e" not in shown.text and "\x1b" not in shown.text and "49" not in shown.text.split("moved.")[0]
 
 
+@pytest.mark.thorough
 def test_secrets_are_not_shown(planted):
     token = "hf_" + "aB3" * 12
     measured = planted_measurement(planted, ("base", token, "dpo"))
@@ -208,6 +211,7 @@ ASKED = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "command", [pytest.param(one, marks=pytest.mark.slow if one == "gradcam" else ()) for one in ASKED]
 )

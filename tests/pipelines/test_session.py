@@ -50,6 +50,7 @@ def towers(tmp_path_factory):
     return root
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("other", ["clip", "clip-large"])
 def test_a_tower_of_another_kind_gets_its_own_pixels(towers, tmp_path, other):
     options = Options(limit=40, store=tmp_path / "store")

@@ -61,6 +61,7 @@ def test_arms_and_seeds_become_runs_and_one_comparison(tmp_path):
     assert (out / "sft-seed0" / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.thorough
 def test_one_seed_gives_a_verdict_about_the_runs(tmp_path):
     recipe = Recipe(stage="sft", steps=1, batch_size=4, learning_rate=1e-3)
     study = Study(BASE, {"sft": recipe}, (0,), rows=lambda seed: DigitRows(4, seed), limit=20, options=Options())
@@ -69,6 +70,7 @@ def test_one_seed_gives_a_verdict_about_the_runs(tmp_path):
     assert not any(statement.text.startswith("Over") for statement in measured.verdict)
 
 
+@pytest.mark.thorough
 def test_a_folder_in_the_way_is_found_before_the_first_run_and_can_be_overwritten(tmp_path):
     path, out = tmp_path / "study.yaml", tmp_path / "out"
     path.write_text(STUDY)
@@ -83,6 +85,7 @@ def test_a_folder_in_the_way_is_found_before_the_first_run_and_can_be_overwritte
     assert json.loads((out / "dpo-seed1" / "manifest.json").read_text())["seen"]["steps"] == 2
 
 
+@pytest.mark.thorough
 def test_a_study_is_extended_on_the_rows_that_its_runs_had(tmp_path):
     path, out = tmp_path / "study.yaml", tmp_path / "out"
     text = STUDY.replace("seeds: [0, 1]", "seeds: [3]").replace("batch_size: 4", "batch_size: 4, save_every: 2")

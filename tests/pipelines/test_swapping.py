@@ -80,6 +80,7 @@ def named(result):
     return {part for measure, way in ways for part in carrying(result, measure, way)}
 
 
+@pytest.mark.thorough
 def test_a_planted_block_is_found_and_no_other_in_each_of_20_seeds(folder):
     base = load_encoder(folder / "base")
     base.name = "base"
@@ -90,6 +91,7 @@ def test_a_planted_block_is_found_and_no_other_in_each_of_20_seeds(folder):
         assert named(result) == {"block_02"}
 
 
+@pytest.mark.thorough
 def test_rounding_is_no_difference_in_at_least_19_of_20_seeds(folder):
     """Two roundings of the same weights differ by more than intervals over images know."""
     base = load_encoder(folder / "base")
@@ -146,6 +148,7 @@ def test_groups_cover_every_block_once(folder):
         parts_of(encoder, "groups", 4)
 
 
+@pytest.mark.thorough
 def test_hybrids_are_made_a_few_at_a_time_with_one_answer(folder, tmp_path, monkeypatch):
     whole = swap(folder / "base", folder / "moved", "digits", Options(limit=40, store=tmp_path / "a"))
     monkeypatch.setattr("visprobe.pipelines.swap.MEMORY", 1)
@@ -160,6 +163,7 @@ def test_parts_in_words():
     assert listed(["blocks 1-4"]) == "blocks 1-4"
 
 
+@pytest.mark.thorough
 def test_the_command_writes_table_verdict_and_figure(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VISPROBE_CACHE", str(tmp_path / "cache"))
     where = [str(folder / "base"), str(folder / "moved"), "--data", "digits", "-o", str(tmp_path / "out")]

@@ -31,6 +31,7 @@ def compared(folder, *names):
     return compare(places, "digits", Options(limit=20, analyses=("weights",), store=folder / "store"))
 
 
+@pytest.mark.thorough
 def test_checkpoints_of_the_same_prompts_are_compared_without_a_warning(trained):
     measured = compared(trained, "sft", "dpo")
     base, sft, dpo = (one.get("training") for one in measured.checkpoints)

@@ -79,6 +79,7 @@ def measured(root, photos, how):
     return trajectory([root / "sft", root / "frozen"], str(photos), how)
 
 
+@pytest.mark.thorough
 def test_the_sequence_is_base_copies_and_finished_model(root, measured) -> None:
     names = [checkpoint["name"] for checkpoint in measured.checkpoints]
     assert names == ["base", "sft step 10", "sft step 20", "sft step 30", "frozen step 10", "frozen step 30"]
@@ -89,6 +90,7 @@ def test_the_sequence_is_base_copies_and_finished_model(root, measured) -> None:
     assert result.settings["runs"]["sft"] == [{"step": s, "checkpoint": f"sft step {s}"} for s in (10, 20, 30)]
 
 
+@pytest.mark.thorough
 def test_distances_are_those_of_a_plain_comparison(root, photos, how, measured) -> None:
     from visprobe.pipelines.compare import compare
 
@@ -119,6 +121,7 @@ def test_an_untouched_copy_is_exactly_as_far_as_the_rounding_baseline(measured) 
     assert copy.estimate.value < 1
 
 
+@pytest.mark.thorough
 def test_the_report_has_the_figure_and_a_line_per_moment(measured, tmp_path) -> None:
     page = write_report(tmp_path, measured.document(["visprobe"])).read_text()
     assert 'id="figure-trajectory"' in page
@@ -128,6 +131,7 @@ def test_the_report_has_the_figure_and_a_line_per_moment(measured, tmp_path) -> 
     assert list(cka.lines) == ["base (bfloat16)", *(c["name"] for c in measured.checkpoints[1:])]
 
 
+@pytest.mark.thorough
 def test_a_base_that_is_gone_can_be_named(root, photos, how, tmp_path) -> None:
     run = shutil.copytree(root / "sft", tmp_path / "sft")
     manifest = json.loads((run / "manifest.json").read_text())

@@ -35,11 +35,13 @@ def test_the_document_survives_strict_json(documented) -> None:
     assert {"python", "torch", "transformers", "numpy"} <= set(document["versions"])
 
 
+@pytest.mark.thorough
 def test_results_come_back_as_they_went_in(documented, planted) -> None:
     results = list(planted(("base", "sft", "dpo")).values())
     assert [Result.from_json(r) for r in json.loads(json.dumps(documented()["results"]))] == results
 
 
+@pytest.mark.thorough
 def test_times_are_given_in_utc(documented) -> None:
     tokyo = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=9)))
     assert documented(created=tokyo)["created"] == "2026-01-01T18:04:05+00:00"
@@ -51,6 +53,7 @@ def test_an_argument_with_spaces_can_be_pasted_back(documented) -> None:
     assert documented(command=["visprobe", "my data"])["command"] == "visprobe 'my data'"
 
 
+@pytest.mark.thorough
 def test_secrets_are_in_no_file(brief, tmp_path: Path, monkeypatch) -> None:
     canary = "canary0123456789ABCDEF"
     monkeypatch.setenv("HF_TOKEN", canary)
@@ -64,6 +67,7 @@ def test_secrets_are_in_no_file(brief, tmp_path: Path, monkeypatch) -> None:
         assert path.is_dir() or canary.encode() not in path.read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_file_name_that_is_not_utf8_can_be_written(brief, tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     data = [{"name": "d", "n": 1, "classes": 1, "hash": "0", "bad_items": [{"id": name, "reason": "r"}]}]
@@ -71,6 +75,7 @@ def test_a_file_name_that_is_not_utf8_can_be_written(brief, tmp_path: Path) -> N
     assert r"caf\udce9.jpg" in json.loads((tmp_path / "report.json").read_text())["data"][0]["bad_items"][0]["id"]
 
 
+@pytest.mark.thorough
 def test_report_json_page_and_figures_are_written(documented, whole: Path) -> None:
     document = documented()
     assert sorted(os.listdir(whole)) == ["figures", "report.html", "report.json", "results.csv", "results.parquet"]
@@ -79,6 +84,7 @@ def test_report_json_page_and_figures_are_written(documented, whole: Path) -> No
     assert sorted(os.listdir(whole / "figures")) == [f"{s}.{kind}" for s in stems for kind in ("csv", "png", "svg")]
 
 
+@pytest.mark.thorough
 def test_the_page_can_be_made_again_from_its_json(brief, tmp_path: Path) -> None:
     first = write_report(tmp_path / "a", brief()).read_bytes()
     assert first == (tmp_path / "a" / "report.html").read_bytes()
@@ -86,6 +92,7 @@ def test_the_page_can_be_made_again_from_its_json(brief, tmp_path: Path) -> None
     assert first == again
 
 
+@pytest.mark.thorough
 def test_nan_is_refused_before_anything_is_written(documented, tmp_path: Path) -> None:
     document = documented()
     document["results"][0]["settings"]["p"] = float("nan")
@@ -94,6 +101,7 @@ def test_nan_is_refused_before_anything_is_written(documented, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.thorough
 def test_a_failed_page_leaves_the_earlier_report(brief, tmp_path: Path, monkeypatch) -> None:
     before = write_report(tmp_path, brief()).read_bytes()
 
@@ -107,6 +115,7 @@ def test_a_failed_page_leaves_the_earlier_report(brief, tmp_path: Path, monkeypa
     assert json.loads((tmp_path / "report.json").read_text())["seed"] == 7
 
 
+@pytest.mark.thorough
 def test_figures_of_an_earlier_report_do_not_stay(brief, tmp_path: Path) -> None:
     write_report(tmp_path, brief())
     (tmp_path / "figures" / "mine.svg").write_text("kept")
@@ -118,6 +127,7 @@ def test_figures_of_an_earlier_report_do_not_stay(brief, tmp_path: Path) -> None
     assert names == {f"representation_drift.{kind}" for kind in ("svg", "png", "csv")} | {"mine.svg"}
 
 
+@pytest.mark.thorough
 def test_a_report_cut_off_while_it_is_written_has_no_page(brief, tmp_path: Path, monkeypatch) -> None:
     write_report(tmp_path, brief())
 

@@ -34,6 +34,7 @@ def names_in(result):
     return {row.checkpoint for row in result.rows}
 
 
+@pytest.mark.thorough
 def test_runs_of_one_base_share_tables_and_the_base_stands_once(run_of):
     one, two = run_of("a", ("base", "sft")), run_of("b", ("base", "dpo"))
     groups = side_by_side([one, two])
@@ -47,6 +48,7 @@ def test_runs_of_one_base_share_tables_and_the_base_stands_once(run_of):
     assert apart([one, two]) == []
 
 
+@pytest.mark.thorough
 def test_a_base_whose_numbers_differ_stands_under_each_run(run_of):
     one, two = run_of("a", ("base", "sft")), run_of("b", ("base", "dpo"))
     row = next(r for r in two.document["results"][0]["rows"] if r["checkpoint"] == "base")
@@ -54,11 +56,13 @@ def test_a_base_whose_numbers_differ_stands_under_each_run(run_of):
     assert names_in(side_by_side([one, two])[0].result) == {"a: base", "b: base", "untrained", "a: sft", "b: dpo"}
 
 
+@pytest.mark.thorough
 def test_equal_names_of_different_weights_are_told_apart(run_of):
     [accuracy, *_] = side_by_side([run_of("a", ("base", "sft")), run_of("b", ("base", "sft"))])
     assert names_in(accuracy.result) == {"base", "untrained", "a: sft", "b: sft"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("what", "tables"), [("base", 6), ("images", 5)])
 def test_what_does_not_belong_together_stands_apart_and_is_said(run_of, what, tables):
     one, two = run_of("a", ("base", "sft")), run_of("b", ("base", "dpo"))
@@ -92,6 +96,7 @@ class Ids(HTMLParser):
         self.links += [given["href"][1:]] if given.get("href", "").startswith("#") else []
 
 
+@pytest.mark.thorough
 def test_a_merged_report_is_one_page_that_holds_hostile_names_and_can_be_merged_again(run_of, tmp_path):
     runs = [run_of("<script>alert(1)</script>", ("base", "sft")), run_of("b", ("base", "<img src=x onerror=y>"))]
     page = write_merged(tmp_path / "both", runs, "visprobe report a b").read_text()
@@ -113,6 +118,7 @@ def test_a_merged_report_is_one_page_that_holds_hostile_names_and_can_be_merged_
     assert {row["run"] for row in table} == {run.name for run in runs}
 
 
+@pytest.mark.thorough
 def test_a_merged_report_never_replaces_that_of_a_run(run_of, tmp_path):
     one, two = run_of("a", ("base", "sft")), run_of("b", ("base", "dpo"))
     write_report(tmp_path, one.document)

@@ -52,6 +52,7 @@ def test_other_results_stay_as_they_are() -> None:
     assert with_thumbnails(other, Pictures()) is other and not list(most_changed([other, result()]))
 
 
+@pytest.mark.thorough
 def test_the_page_shows_them_and_nothing_else_that_a_report_names_as_picture(documented) -> None:
     found = with_thumbnails(result(), Pictures())
     found.settings["thumbnails"]["image-0"] = "https://example.org/spy.png"

@@ -87,6 +87,7 @@ def page(html: str) -> Page:
     return Page(html)
 
 
+@pytest.mark.thorough
 def test_nothing_is_fetched_and_nothing_runs_but_the_script(page: Page) -> None:
     policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None and policy.startswith("default-src 'none'") and policy.count("unsafe-inline") == 1
@@ -108,6 +109,7 @@ def test_the_policy_allows_the_one_script_by_its_hash_and_no_other(html: str) ->
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|eval\(|Function\(|fetch\(|XMLHttp|<!--", source)
 
 
+@pytest.mark.thorough
 def test_without_the_script_nothing_is_missing_and_nothing_is_dead(page: Page) -> None:
     assert not page.all("button") and not page.all("input") and not page.all("noscript")
     hidden = [attrs for _, attrs in page.elements if "hidden" in attrs]
@@ -133,6 +135,7 @@ def test_galleries_hold_every_map_on_one_scale_and_no_address(planted) -> None:
         map_gallery(replace(result, settings={"sheet": sheet}))
 
 
+@pytest.mark.thorough
 def test_cells_of_site_maps_say_what_they_are(documented, planted) -> None:
     result = planted(("base", "sft", "dpo"))["sites"]
     html = render(documented(results=[result]), {"site_maps": svg_text(sites.draw(result))})
@@ -147,6 +150,7 @@ def test_css_reaches_for_nothing_outside(html: str) -> None:
     assert "@import" not in html and not re.findall(r"url\((?!#)", html)
 
 
+@pytest.mark.thorough
 def test_ids_are_unique_and_every_link_and_reference_has_its_target(html: str, page: Page) -> None:
     ids = page.ids()
     assert len(ids) == len(set(ids))
@@ -157,6 +161,7 @@ def test_ids_are_unique_and_every_link_and_reference_has_its_target(html: str, p
     assert set(labels) <= set(ids)
 
 
+@pytest.mark.thorough
 def test_the_verdict_comes_first_and_leads_to_its_numbers(documented, planted) -> None:
     html = render(documented(), {})
     assert html.index("is not measurably different") < html.index('id="figures"') < html.index('id="numbers"')
@@ -168,6 +173,7 @@ def test_the_verdict_comes_first_and_leads_to_its_numbers(documented, planted) -
     assert f"{100 * difference.estimate.value:+.1f}" in cell
 
 
+@pytest.mark.thorough
 def test_every_number_is_in_the_page_with_its_interval_and_n(page: Page, planted) -> None:
     titles = [attrs.get("title") or "" for attrs in page.all("td")]
     for result in planted(("base", "sft", "dpo")).values():
@@ -176,6 +182,7 @@ def test_every_number_is_in_the_page_with_its_interval_and_n(page: Page, planted
             assert f"{e.value!r} [{e.low!r}, {e.high!r}], n = {e.n}, {e.method}" in titles
 
 
+@pytest.mark.thorough
 def test_headings_do_not_skip_a_level_and_tables_say_what_they_are(page: Page) -> None:
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels.count(1) == 1 and levels[0] == 1
@@ -189,6 +196,7 @@ def test_headings_do_not_skip_a_level_and_tables_say_what_they_are(page: Page) -
     )
 
 
+@pytest.mark.thorough
 def test_bad_items_warnings_and_command_are_shown(page: Page) -> None:
     for text in (
         "cat/0003.jpg",
@@ -230,6 +238,7 @@ def tame(documented) -> Page:
     return Page(render(everywhere(documented, "tame"), {}))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_changes_nothing_but_text(documented, tame: Page, text: str) -> None:
     hostile = render(everywhere(documented, text), {})
@@ -241,7 +250,7 @@ def test_hostile_text_changes_nothing_but_text(documented, tame: Page, text: str
     assert "49" not in page.text.split("Verdict")[1].split("Read with")[0]  # {{ 7 * 7 }} was not computed
 
 
-@pytest.mark.slow  # every figure with eight checkpoints
+@pytest.mark.thorough
 def test_hostile_checkpoint_names_change_nothing_in_the_figures(documented, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(write, "save_figure", lambda *_: None)  # files beside the page, which holds them
     document = documented(("base", *HOSTILE))
@@ -287,6 +296,7 @@ def outcome(condition: str, tripped: bool, beyond: bool = True) -> dict[str, Any
             "high": -0.05, "beyond": beyond, "tripped": tripped}  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_what_became_of_conditions_stands_in_the_verdict_in_words(documented) -> None:
     gates = [outcome("top1-base<-9%", False, False), outcome("top1-base<-6%", False), outcome("top1-base<-5%", True)]
     for document in ({**documented(), "gates": gates}, {**documented(), "gates": [{**gates[2]}]}):
@@ -299,6 +309,7 @@ def test_what_became_of_conditions_stands_in_the_verdict_in_words(documented) ->
     assert "Conditions" not in Page(render(documented(), {})).text
 
 
+@pytest.mark.thorough
 def test_options_say_where_they_came_from_and_defaults_are_folded(documented) -> None:
     options = {
         "limit": {"value": None, "origin": "default"},

@@ -77,6 +77,7 @@ def downloaded(folder: Path, name: str) -> str:
     return text
 
 
+@pytest.mark.thorough
 def test_columns_sort_by_their_numbers_up_down_and_back(page: Chromium) -> None:
     lines, column = CELLS.format(0), "table.tHead.rows[0].cells[2]"
     before = on(page, TOP1, lines)
@@ -107,6 +108,7 @@ def test_the_filter_leaves_rows_that_hold_its_text_and_gives_way_to_a_link(page:
     assert len(on(page, ITEMS, CELLS.format(0))) == 14  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_csv_has_the_numbers_behind_the_text_with_their_intervals(page: Chromium, planted, folder: Path) -> None:
     on(page, TOP1, "table.closest('.scroll').nextElementSibling.querySelector('button').click()")
     head, *lines = csv.reader(io.StringIO(downloaded(folder, "top-1-accuracy.csv")))
@@ -131,6 +133,7 @@ def test_a_figure_is_taken_from_the_page_as_a_whole_file(page: Chromium, folder:
     assert "max-width" not in root.attrib["style"] and root.attrib["width"].endswith("pt")
 
 
+@pytest.mark.thorough
 def test_the_slider_draws_the_map_of_each_checkpoint(page: Chromium, planted) -> None:
     sheet = planted(NAMES)["maps"].settings["sheet"]
     page.run("document.querySelector('.gallery input').focus()")
@@ -205,6 +208,7 @@ def test_conditions_stand_in_the_verdict(page: Chromium) -> None:
     assert page.run("document.querySelector('.gates .tripped strong').getBoundingClientRect().top < innerHeight")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("width", [390, 1400])
 def test_a_page_of_several_runs_is_quiet_and_fits(started: Chromium, documented, folder: Path, width: int) -> None:
     document = documented(NAMES)
@@ -221,12 +225,14 @@ def test_a_page_of_several_runs_is_quiet_and_fits(started: Chromium, documented,
     assert started.complaints == [] and not [r for r in started.requests if not r.startswith(folder.as_uri())]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("width", [390, 1400])
 def test_nothing_is_wider_than_the_window(started: Chromium, path: Path, width: int) -> None:
     started.open(path, width)
     assert started.run("document.documentElement.scrollWidth") == width and not started.complaints
 
 
+@pytest.mark.thorough
 def test_hostile_names_do_nothing_in_a_browser(started: Chromium, documented, folder: Path) -> None:
     for number, text in enumerate(HOSTILE):
         hostile = folder / f"hostile-{number}.html"

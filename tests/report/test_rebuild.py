@@ -26,6 +26,7 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 def test_a_rebuilt_report_is_the_report_to_the_byte(written, tmp_path):
     [run] = read_runs([written])
     assert run.name == "run"
@@ -105,6 +106,7 @@ def test_a_missing_and_a_doubled_report_are_refused(written, tmp_path):
         read_runs([written, copy])
 
 
+@pytest.mark.thorough
 def test_the_table_holds_every_number_and_no_formula(documented, tmp_path, monkeypatch):
     from pyarrow import parquet
 

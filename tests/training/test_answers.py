@@ -35,6 +35,7 @@ def encoded(processor, image, messages):
     return processor(images=Image.fromarray(image), text=text, return_tensors="pt")
 
 
+@pytest.mark.thorough
 def test_exact_match_equals_what_generate_says(base):
     model, processor = base
     generated = []
@@ -127,6 +128,7 @@ def test_answers_to_different_questions_are_refused():
         answers_result({"base": ours, "sft": theirs}, ours, "digits")
 
 
+@pytest.mark.thorough
 def test_checkpoints_on_disk_are_compared_with_the_blind_baseline():
     result = evaluate_answers({"base": BASE, "again": BASE}, DigitScenes("val", 60, 9), DigitScenes("train", 600, 9))
     value, baseline = (result.select(measure="accuracy/all", role=role)[0].estimate for role in ("value", "baseline"))
@@ -135,6 +137,7 @@ def test_checkpoints_on_disk_are_compared_with_the_blind_baseline():
     assert difference.estimate.value == 0
 
 
+@pytest.mark.thorough
 def test_the_blind_answers_use_the_training_scenes_only():
     blind = answer_blind(DigitScenes("train", 400, 9), DigitScenes("val", 200, 9))
     assert len(blind.correct) == len(blind.groups) == len(blind.kinds)

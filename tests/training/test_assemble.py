@@ -46,6 +46,7 @@ def read_by(model, pixels):
     return taken[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("write", "family"), [(write_tower, family) for family in READ] + [(write_pair, "siglip"), (write_pair, "clip")]
 )
@@ -60,6 +61,7 @@ def test_the_language_model_reads_the_right_block_of_the_right_tower(write, fami
     assert torch.equal(read_by(model, pixels), patches)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("family", READ)
 def test_it_is_saved_loaded_trained_and_measured_like_any_llava(family, language, tmp_path):
     write_tower(tmp_path / "tower", family)
@@ -82,6 +84,7 @@ def test_it_is_saved_loaded_trained_and_measured_like_any_llava(family, language
     assert torch.equal(encoder.forward(pixels, ["consumed"])["consumed"], wanted)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("rows", [None, 64])
@@ -106,6 +109,7 @@ def test_the_image_token_gets_a_row_and_the_matrix_is_filled_up(tower, language)
     assert model.lm_head.weight.shape == rows.shape
 
 
+@pytest.mark.thorough
 def test_a_matrix_with_room_for_the_token_keeps_its_size(tower, tmp_path):
     write_language_model(tmp_path / "llm", rows=50)
     model, _ = assemble(tower, tmp_path / "llm")
@@ -173,6 +177,7 @@ def test_a_template_can_be_given(tower, tmp_path):
         assemble(tower, tmp_path / "llm", chat_template=tmp_path / "absent.jinja")
 
 
+@pytest.mark.thorough
 def test_the_seed_fixes_the_projector_and_nothing_else(tower, language):
     state = torch.random.get_rng_state()
     one, again, other = (assemble(tower, language[0], seed=seed)[0].state_dict() for seed in (0, 0, 1))
@@ -189,6 +194,7 @@ def test_a_feature_layer_can_be_chosen(tower, language):
         assemble(tower, language[0], feature_layer=4)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("family", ["siglip", "clip"])
 def test_the_tower_of_an_mllm_is_read_where_that_mllm_reads_it(family, language, tmp_path):
     layer = -1 if family == "siglip" else -2
@@ -206,6 +212,7 @@ def positions(tower):
     return found.reshape(-1, found.shape[-1])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("family", READ)
 def test_another_image_size_stretches_the_positions(family, language, tmp_path):
     original = write_tower(tmp_path / "tower", family)

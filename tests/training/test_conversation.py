@@ -161,6 +161,7 @@ def by_the_library(processor, rows, turns, ask=False):
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("bos", [True, False], ids=["with BOS", "without"])
 @pytest.mark.parametrize("kind", KINDS)

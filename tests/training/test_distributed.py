@@ -115,7 +115,7 @@ def test_two_processes_train_as_one_does_on_the_same_global_batch(base, tmp_path
     assert apart.max() < 3 * SETTINGS["learning_rate"] and apart.mean() < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_killed_processes_resume_together_and_share_the_reference(base, tmp_path, forked):
     recipe = Recipe(stage="dpo", batch_size=4, save_every=1, **SETTINGS)
     # What another run left behind must go where that is asked for, once, and neither process may take it for its own.
@@ -135,7 +135,7 @@ def test_two_killed_processes_resume_together_and_share_the_reference(base, tmp_
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)  # as above
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_tower_sharded_over_two_processes_is_copied_whole(tmp_path, forked):
     assert forked.together(2, SNAPSHOT_OF_SHARDS, tmp_path / "copy") == [0, 0]
     saved = load_file(tmp_path / "copy" / "model.safetensors")
@@ -144,7 +144,7 @@ def test_a_tower_sharded_over_two_processes_is_copied_whole(tmp_path, forked):
     assert all(torch.equal(saved[name], whole[name]) for name in saved)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_accelerate_starting_one_process_instead_of_two_is_said(base, tmp_path):
     out = train("sft", base, tmp_path / "out", "-b", 4, by=("accelerate", "launch", "--cpu", "--num_processes", "2"))
     assert out.returncode == 0, out.stderr

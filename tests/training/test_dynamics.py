@@ -63,6 +63,7 @@ def probed(base, photos, tmp_path_factory):
     return folder, run(base, Recipe(**SETTINGS, **extra), DigitRows(ROWS), folder)
 
 
+@pytest.mark.thorough
 def test_a_copy_is_the_tower_and_projector_rounded_to_bfloat16(base, tmp_path) -> None:
     model = LlavaForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     save_vision(model, AutoProcessor.from_pretrained(base), tmp_path / "copy", torch.bfloat16)
@@ -110,6 +111,7 @@ callbacks.save_vision(model, processor, snapshot_path(Path(sys.argv[2]), 7), tor
     assert list((tmp_path / "snapshots").iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_copies_are_taken_at_their_steps_and_hold_the_model_of_that_step(base, probed, tmp_path) -> None:
     folder, _ = probed
     assert list(snapshots(folder)) == [2, 4]
@@ -120,6 +122,7 @@ def test_copies_are_taken_at_their_steps_and_hold_the_model_of_that_step(base, p
     assert all(torch.equal(ours[name], value.to(torch.bfloat16)) for name, value in final.weights().items())
 
 
+@pytest.mark.thorough
 def test_losses_and_weights_are_those_of_a_run_without_the_probe(base, photos, tmp_path, monkeypatch) -> None:
     def wasteful(*args, **kwargs):
         torch.rand(7), np.random.rand(), random.random()  # as a library might, when it builds a model
@@ -133,6 +136,7 @@ def test_losses_and_weights_are_those_of_a_run_without_the_probe(base, photos, t
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.thorough
 def test_copies_of_a_probe_image_are_counted_once(base, photos, tmp_path) -> None:
     images = tmp_path / "images"
     shutil.copytree(photos, images)
@@ -176,6 +180,7 @@ def test_the_probe_measures_the_start_every_so_many_steps_and_the_end(probed) ->
         assert end["top1_difference"][site]["value"] == pytest.approx(difference)
 
 
+@pytest.mark.thorough
 def test_the_last_line_is_what_compare_finds_in_the_saved_model(base, probed, photos, tmp_path) -> None:
     folder, _ = probed
     measured = trajectory([folder], str(photos), Options(store=tmp_path / "store"), base=base)
@@ -186,6 +191,7 @@ def test_the_last_line_is_what_compare_finds_in_the_saved_model(base, probed, ph
     assert online == offline  # the same arithmetic on the same bits
 
 
+@pytest.mark.thorough
 def test_a_killed_run_resumes_with_one_line_per_step(base, probed, photos, tmp_path, forked) -> None:
     script = """
 import json, os, signal, sys

@@ -143,6 +143,7 @@ def test_other_rows_and_other_bases_are_named(base, finished, copied):
     refused("finished sft run: another base", finished.parent / "finished", how, copied(finished), DigitRows(12))
 
 
+@pytest.mark.thorough
 def test_a_stopped_run_with_other_settings_keeps_its_checkpoints(base, stopped):
     refused("holds a stopped sft run: learning_rate is 0.001 there", base, recipe(save_every=2, learning_rate=1e-4),
             stopped)  # fmt: skip
@@ -224,6 +225,7 @@ def test_a_torn_manifest_is_written_again_from_the_last_checkpoint(base, finishe
     assert same_weights(torn, finished)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
 def test_an_extended_run_is_the_one_with_more_steps_where_the_schedule_is_the_same(base, tmp_path, stage, monkeypatch):
     from visprobe.training.trainers.rewards import REWARDS
@@ -247,6 +249,7 @@ def test_an_extended_run_is_the_one_with_more_steps_where_the_schedule_is_the_sa
     assert json.loads((tmp_path / "extended" / "manifest.json").read_text())["extended_from"] == [2, 5]
 
 
+@pytest.mark.thorough
 def test_the_learning_rate_follows_the_longer_schedule_from_the_first_step_on(base, tmp_path):
     how = {"schedule": "linear", "warmup": 0.0, "save_every": 2, "part_learning_rates": {"projector": 1e-4}}
     run(base, recipe(**how), ROWS, tmp_path / "out")
@@ -260,12 +263,14 @@ def test_the_learning_rate_follows_the_longer_schedule_from_the_first_step_on(ba
     assert all(torch.equal(old[name], new[name]) for name in new)
 
 
+@pytest.mark.thorough
 def test_a_stopped_run_is_extended_from_its_newest_whole_checkpoint(base, stopped, copied):
     out = copied(stopped)
     manifest = run(base, recipe(save_every=2, steps=6), ROWS, out)
     assert (manifest["resumed_from"], manifest["extended_from"], len(manifest["losses"])) == ("checkpoint-2", [4], 6)
 
 
+@pytest.mark.thorough
 def test_epochs_can_be_extended_too(base, tmp_path):
     how = {"steps": None, "save_every": 2}
     assert len(run(base, recipe(**how), ROWS, tmp_path / "out")["losses"]) == 3
@@ -286,6 +291,7 @@ def test_what_is_kept_of_another_number_of_processes_is_not_extended(base, finis
     assert start_of(finished, inputs_of(base, how, ROWS), overwrite=True).clear
 
 
+@pytest.mark.thorough
 def test_overwriting_leaves_nothing_of_the_old_model(base, finished, copied, tmp_path):
     """A shard beside the new weights would be loaded with them."""
     out = copied(finished)
@@ -297,6 +303,7 @@ def test_overwriting_leaves_nothing_of_the_old_model(base, finished, copied, tmp
     assert same_weights(out, tmp_path / "fresh") and not snapshots(out)
 
 
+@pytest.mark.thorough
 def test_overwriting_trains_nothing_anew_that_is_there(base, finished, stopped, copied):
     how = recipe(save_every=2, snapshot_tower_every=2)
     assert run(base, how, ROWS, finished, overwrite=True)["reused"]
@@ -312,6 +319,7 @@ def test_nothing_is_removed_before_the_new_run_is_about_to_train(base, plain, tm
     assert contents(plain) == before
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("moment", "save_every"),
     [("move 0", 0), ("move 3", 0), ("after manifest", 0), ("move 3", 3), ("before manifest", 3), ("after manifest", 3)],
@@ -327,6 +335,7 @@ def test_a_run_killed_in_its_ending_is_finished_by_the_same_command(base, plain,
     assert held["reused"] and not (tmp_path / "out" / "checkpoints" / "final").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("moment", ["remove 0", "remove 2", "remove 6", "train", "step 1"])
 def test_a_run_killed_while_it_overwrites_is_finished_by_the_same_command(
     base, finished, copied, plain, forked, moment
@@ -340,6 +349,7 @@ def test_a_run_killed_while_it_overwrites_is_finished_by_the_same_command(
     assert same_weights(out, plain)
 
 
+@pytest.mark.thorough
 def test_an_extension_killed_at_its_start_goes_on(base, finished, copied, forked):
     out, how = copied(finished), recipe(save_every=2, snapshot_tower_every=2, steps=6)
     assert forked(KILLED, base, out, how.model_dump_json(), "train", "") == -signal.SIGKILL
@@ -348,6 +358,7 @@ def test_an_extension_killed_at_its_start_goes_on(base, finished, copied, forked
     assert (manifest["resumed_from"], manifest["extended_from"]) == ("checkpoint-4", [4])
 
 
+@pytest.mark.thorough
 def test_built_in_rows_are_those_of_the_run_that_is_extended(base, tmp_path):
     def train(steps, **more):
         flags = {"base": str(base), "steps": steps, "batch_size": 4, "learning_rate": 1e-3, "save_every": 2}
@@ -402,6 +413,7 @@ def test_the_model_that_a_run_starts_from_is_not_overwritten(monkeypatch, tmp_pa
         start(sources, 1, tmp_path / "out", overwrite=True)
 
 
+@pytest.mark.thorough
 def test_a_pivot_overwrites_nothing_unasked(base, tmp_path, monkeypatch):
     from visprobe.mllm.load import load_for_training
 

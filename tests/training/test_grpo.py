@@ -130,6 +130,7 @@ def plain_gradients(model, batch, advantages, temperature):
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.thorough
 def test_a_step_follows_the_policy_gradient_of_the_paper(base, tmp_path):
     gradients = Gradients()
     trainer = make(
@@ -158,6 +159,7 @@ def test_a_step_follows_the_policy_gradient_of_the_paper(base, tmp_path):
     assert log["frac_reward_zero_std"] == (rewards.std(1) == 0).float().mean().item()
 
 
+@pytest.mark.thorough
 def test_equal_rewards_teach_nothing(base, tmp_path, monkeypatch):
     monkeypatch.setitem(REWARDS, "length", lambda completion, answer: 1.0)
     trainer = trained(base, tmp_path)
@@ -166,6 +168,7 @@ def test_equal_rewards_teach_nothing(base, tmp_path, monkeypatch):
     assert trainer.state.log_history[0]["frac_reward_zero_std"] == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("parts", [DEFAULT_TRAIN, ("vision_tower",), ("projector", "language_model")])
 def test_what_trains_changes_and_the_rest_stays_bit_identical(base, tmp_path, parts):
     after = weights(trained(base, tmp_path, train=parts))
@@ -173,6 +176,7 @@ def test_what_trains_changes_and_the_rest_stays_bit_identical(base, tmp_path, pa
     assert {part_of(name) for name in after if not torch.equal(after[name], before[name])} == set(parts)
 
 
+@pytest.mark.thorough
 def test_each_part_has_its_own_learning_rate(base, tmp_path):
     after = weights(trained(base, tmp_path, part_learning_rates={"vision_tower": 0.0}))
     before = dict(LlavaForConditionalGeneration.from_pretrained(base).named_parameters())
@@ -180,12 +184,14 @@ def test_each_part_has_its_own_learning_rate(base, tmp_path):
     assert changed == {"projector", "language_model"}
 
 
+@pytest.mark.thorough
 def test_the_seed_fixes_everything(base, tmp_path):
     one, two, other = (weights(trained(base, tmp_path / f"{i}", seed=seed)) for i, seed in enumerate((0, 0, 1)))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_ends_where_an_unbroken_one_does(base, tmp_path):
     settings = {"steps": 4, "save_every": 2}
     unbroken = weights(trained(base, tmp_path, **settings))
@@ -194,6 +200,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(base, tmp_path):
     assert all(torch.equal(value, unbroken[name]) for name, value in weights(resumed).items())
 
 
+@pytest.mark.thorough
 def test_gradient_accumulation_makes_one_step_of_several_batches(base, tmp_path):
     trainer = make(base, tmp_path, steps=2, gradient_accumulation=3)
     batches = recorded(trainer)
@@ -201,6 +208,7 @@ def test_gradient_accumulation_makes_one_step_of_several_batches(base, tmp_path)
     assert [len(batch["advantages"]) for batch in batches] == [QUESTIONS * ANSWERS] * 6
 
 
+@pytest.mark.thorough
 def test_a_reward_that_can_be_learned_is_learned(base, tmp_path):
     settings = {"batch_size": 4, "generations": 8, "max_new_tokens": 1, "learning_rate": 3e-3, "reward": ("yes",)}
     trainer = trained(base, tmp_path, DigitRows(40), steps=10, **settings)
@@ -224,12 +232,14 @@ def test_every_part_of_every_family_learns_from_questions_with_and_without_image
     assert {part_of(n) for n, p in before.named_parameters() if not torch.equal(p, after[n])} == set(DEFAULT_TRAIN)
 
 
+@pytest.mark.thorough
 def test_several_rewards_are_averaged(base, tmp_path):
     (log, *_) = trained(base, tmp_path, reward=("length", "exact"), steps=1).state.log_history
     parts = [log[f"rewards/{name}/mean"] for name in ("length", "exact")]
     assert log["reward"] == pytest.approx(sum(parts) / 2, abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_penalty_is_taken_from_the_base(base, tmp_path):
     logs = trained(base, tmp_path, beta=0.5, steps=3).state.log_history
     kl = [line["kl"] for line in logs if "kl" in line]

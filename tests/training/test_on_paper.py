@@ -14,6 +14,7 @@ from visprobe.training.run import dry_run, run
 from visprobe.training.trainers.rewards import REWARDS
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "settings",
     [

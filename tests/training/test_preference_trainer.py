@@ -88,6 +88,7 @@ def assert_loss(rows, folder, expected, **settings):
     assert loss.item() == pytest.approx(float(expected), abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_two_losses_are_the_weighted_sum_of_the_papers_script(rows, restated, tmp_path):
     chosen, rejected, cross_entropy = restated
     dpo_alpha, gamma = 0.7, 1.3
@@ -135,6 +136,7 @@ def test_known_losses_are_those_of_trl(rows, tmp_path):
     assert smoothed == set(dpo.SMOOTHED)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("reference", ["precomputed", "model"])
 def test_each_image_is_encoded_once_with_the_same_loss_and_gradients(rows, tmp_path, monkeypatch, reference):
     encoded, found = [], []
@@ -161,6 +163,7 @@ def test_each_image_is_encoded_once_with_the_same_loss_and_gradients(rows, tmp_p
         assert torch.allclose(gradient, expected_gradients[name], rtol=1e-4, atol=1e-5 * float(largest)), name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_precomputed_reference_gives_the_losses_of_a_reference_in_memory(base, tmp_path, precision):
     settings = {"stage": "dpo", "steps": 4, "batch_size": 4, "learning_rate": 1e-3, "precision": precision}

@@ -138,6 +138,7 @@ def test_rows_seen_are_counted_without_what_a_pass_has_not(stage, steps, count, 
     )
 
 
+@pytest.mark.thorough
 def test_rows_seen_are_those_that_were_collated(base, tmp_path, monkeypatch):
     fetched = []
     encode = RowEncoder.__getitem__

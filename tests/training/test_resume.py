@@ -28,6 +28,7 @@ run(Path(sys.argv[1]), Recipe(**json.loads(sys.argv[3])), DigitRows(20), Path(sy
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "how",
     [
@@ -51,6 +52,7 @@ def test_a_killed_run_resumes_to_the_bit(base, tmp_path, forked, how):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_that_was_not_written_to_its_end_is_not_resumed_from(base, tmp_path, forked):
     recipe = Recipe(stage="sft", **SETTINGS)
     assert forked(SCRIPT, base, tmp_path / "out", recipe.model_dump_json(), 7) == -signal.SIGKILL
@@ -60,6 +62,7 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_not_resumed_from(base, 
     assert run(base, recipe, DigitRows(20), tmp_path / "out")["resumed_from"] == "checkpoint-3"
 
 
+@pytest.mark.thorough
 def test_another_recipe_that_overwrites_starts_anew(base, tmp_path, forked):
     recipe = Recipe(stage="sft", **SETTINGS)
     assert forked(SCRIPT, base, tmp_path / "out", recipe.model_dump_json(), 7) == -signal.SIGKILL
@@ -67,6 +70,7 @@ def test_another_recipe_that_overwrites_starts_anew(base, tmp_path, forked):
     assert run(base, other, DigitRows(20), tmp_path / "out", overwrite=True)["resumed_from"] is None
 
 
+@pytest.mark.thorough
 def test_another_number_of_processes_is_refused_before_anything_is_deleted(base, tmp_path, forked, monkeypatch):
     recipe = Recipe(stage="sft", **SETTINGS)
     assert forked(SCRIPT, base, tmp_path / "out", recipe.model_dump_json(), 4) == -signal.SIGKILL
@@ -77,6 +81,7 @@ def test_another_number_of_processes_is_refused_before_anything_is_deleted(base,
     assert run(base, recipe, DigitRows(20), tmp_path / "out")["resumed_from"] == "checkpoint-3"
 
 
+@pytest.mark.thorough
 def test_a_killed_run_does_not_pass_for_the_finished_one_before_it(base, tmp_path, forked):
     """The folder's manifest would speak of fewer steps, its weights perhaps of more."""
     run(base, recipe := Recipe(stage="sft", **{**SETTINGS, "steps": 1}), DigitRows(20), tmp_path / "out")

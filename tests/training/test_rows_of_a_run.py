@@ -58,6 +58,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_named_before_training(base, p
     assert manifest["seen"] == {"steps": 3, "rows": 10, "different_rows": 10, "responses": 10}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
 def test_too_many_unusable_rows_are_refused_before_anything_is_trained(base, put_rows, tmp_path, stage):
     rows = put_rows({number: {"image": f"gone{number}.png"} for number in range(1, ROWS)})
@@ -78,6 +79,7 @@ def test_rows_longer_than_the_model_has_positions_for(base, put_rows, tmp_path):
         train(base, put_rows({1: {"chosen": long}, 2: {"rejected": long}}), tmp_path / "out", "dpo")
 
 
+@pytest.mark.thorough
 def test_every_arm_of_a_study_is_told_the_same_prompts(base, put_rows, tmp_path, monkeypatch):
     monkeypatch.setitem(REWARDS, "length", lambda completion, answer: len(completion) / (9 + len(completion)))
     rows, settings = put_rows(), {"generations": 4, "max_new_tokens": 4, "reward": ("length",)}
@@ -90,6 +92,7 @@ def test_every_arm_of_a_study_is_told_the_same_prompts(base, put_rows, tmp_path,
     assert other["rows"]["prompts"] != told["sft"]
 
 
+@pytest.mark.thorough
 def test_a_system_prompt_in_a_field_of_its_own_is_told(base, put_rows, tmp_path):
     without, _ = train(base, put_rows(), tmp_path / "without")
     told, _ = train(base, put_rows(system="even or odd ?"), tmp_path / "told")

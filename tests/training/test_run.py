@@ -62,6 +62,7 @@ def answer_log_probabilities(folder, rows, which):
     return found
 
 
+@pytest.mark.thorough
 def test_supervised_loss_is_the_mean_over_answer_tokens(base, rows, tmp_path):
     manifest = run(base, rows, tmp_path / "sft")
     tokens = [-score for answer in answer_log_probabilities(base, rows, "chosen") for score in answer]
@@ -69,6 +70,7 @@ def test_supervised_loss_is_the_mean_over_answer_tokens(base, rows, tmp_path):
     assert manifest["losses"][0] == pytest.approx(sum(tokens) / len(tokens), abs=2e-5)
 
 
+@pytest.mark.thorough
 def test_preference_loss_is_the_formula_of_dpo(base, rows, tmp_path):
     trained = tmp_path / "dpo"
     first = run(base, rows, trained, stage="dpo", steps=6, beta=0.3)
@@ -85,6 +87,7 @@ def test_preference_loss_is_the_formula_of_dpo(base, rows, tmp_path):
     assert loss < 0.6 < first["losses"][0]
 
 
+@pytest.mark.thorough
 def test_both_arms_see_the_same_rows_and_record_it(base, rows, tmp_path):
     sft = run(base, rows, tmp_path / "sft")
     dpo = run(base, rows, tmp_path / "dpo", stage="dpo")
@@ -104,12 +107,14 @@ def test_everything_the_loss_reaches_is_trained(base, rows, tmp_path):
     ]  # the MLLM reads the last block, before that norm
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_parts_left_out_stay_bit_identical(base, rows, tmp_path, stage):
     run(base, rows, tmp_path / "out", stage=stage, train=("projector",))
     assert changed_parts(base, tmp_path / "out") == {"multi_modal_projector"}
 
 
+@pytest.mark.thorough
 def test_each_part_has_its_own_learning_rate(base, rows, tmp_path):
     run(base, rows, tmp_path / "slow", steps=3, part_learning_rates={"vision_tower": 3e-5})
     old, new = load_file(base / "model.safetensors"), load_file(tmp_path / "slow" / "model.safetensors")
@@ -129,6 +134,7 @@ def test_a_finished_run_is_not_repeated(base, rows, tmp_path):
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
+@pytest.mark.thorough
 def test_same_seed_same_weights(base, rows, tmp_path):
     for name in ("one", "two"):
         run(base, rows, tmp_path / name, stage="dpo")
@@ -160,6 +166,7 @@ def test_unknown_parts_and_bases_are_refused(base, rows, tmp_path):
         part_of("model.audio_tower.weight")
 
 
+@pytest.mark.thorough
 def test_rewards_train_the_tower_too(rows, tmp_path):
     from visprobe.demo.base import BASE
 
@@ -195,6 +202,7 @@ def test_a_learning_rate_of_zero_is_refused(base, rows, tmp_path):
         run(base, rows, tmp_path / "none", learning_rate=0)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
 def test_adapters_change_their_part_alone_and_leave_an_ordinary_checkpoint(rows, tmp_path, stage):
     from visprobe.demo.base import BASE
@@ -212,6 +220,7 @@ def test_adapters_change_their_part_alone_and_leave_an_ordinary_checkpoint(rows,
     assert changed_parts(BASE, tmp_path / "out", dtype=torch.float32) == {"vision_tower", "multi_modal_projector"}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_rows_that_fill_no_step_can_be_left_out(base, tmp_path, stage):
     """25 rows, batches of 2, 4 of them a step, 3 passes: 12 steps, and 9 by the published rule."""
@@ -255,6 +264,7 @@ def pillows(filter):
     return torch.from_numpy(values / 127.5 - 1).permute(2, 0, 1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("resample", ["processor", "bicubic"])
 @pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
 def test_images_are_resized_as_the_recipe_says_and_the_checkpoint_says_so(base, tmp_path, monkeypatch, stage, resample):

@@ -90,6 +90,6 @@ class Presentation:
 def baselines_of(result: Result) -> str:
     """Name the baselines of `result` in one sentence, such as "Baselines: untrained, chance."; "" without any."""
     names = list(dict.fromkeys(row.checkpoint for row in result.rows if row.role == "baseline"))
-    if result.settings.get("chance") is not None and "chance" not in names:
+    if "chance" in result.settings and "chance" not in names:
         names.append("chance")
     return f"Baseline{'s' * (len(names) > 1)}: {', '.join(names)}." if names else ""

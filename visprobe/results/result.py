@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -93,6 +93,23 @@ class Result:
     def identical(self) -> list[str]:
         """Descendants whose tower equals the base's to the bit: they have no rows."""
         return list(self.settings.get("identical", ()))
+
+    @property
+    def rounded(self) -> Mapping[str, str]:
+        """Dtype of each descendant whose tower is the base's rounded to it, by name."""
+        found: Mapping[str, str] = self.settings.get("rounded", {})
+        return found
+
+    @property
+    def chance(self) -> float | None:
+        """Share that guessing gets right; None where there is no such share, or another one for each measure."""
+        found = self.settings.get("chance")
+        return found if isinstance(found, int | float) else None
+
+    @property
+    def tests(self) -> list[dict[str, Any]]:
+        """Records of tests, each with what it is about and its p."""
+        return list(self.settings.get("tests", ()))
 
     def __repr__(self) -> str:
         """Return name and number of rows, without the numbers."""

@@ -44,6 +44,7 @@ def test_every_window_gives_the_records_of_json_load(tmp_path, window, indent, a
     assert records(path, window) == json.loads(path.read_text())
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(values, max_size=6), window=st.integers(1, 64), indent=st.sampled_from([None, 1]))
 def test_any_array_is_read_as_json_load_reads_it(tmp_path, rows, window, indent):
@@ -145,6 +146,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     assert len(JsonIndex(path)) == len(TRICKY)
 
 
+@pytest.mark.thorough
 def test_rows_are_never_held_in_memory(tmp_path):
     path = tmp_path / "many.json"
     rows = 50_000

@@ -77,7 +77,7 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], look: Mapping[str, CheckpointSt
     axes.grid(axis="y")
     ends = draw_baselines(axes, baselines, positions, float, dict.fromkeys(baselines, "--"))
     ends += draw_lines(axes, values, positions, look, float, 0.15)
-    chance = result.settings.get("chance")
+    chance = result.chance
     if chance is not None:
         axes.axhline(chance, color=MUTED, linestyle=":", linewidth=0.9)
         # Below its line, where the lines of encoders begin just above it; unless there is no room.

@@ -31,9 +31,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     titles = _titles(result)
     rows = [row for row in result.select(measure="top1") if row.site in titles]
     parts = sections(rows, [titles[row.site] for row in rows], list(titles.values()), names[0])
-    return draw_forest(
-        parts, checkpoint_styles(names), "Prototype top-1 accuracy", result.settings.get("chance"), width
-    )
+    return draw_forest(parts, checkpoint_styles(names), "Prototype top-1 accuracy", result.chance, width)
 
 
 def caption(result: Result) -> str:

@@ -76,7 +76,7 @@ def _many_see(imagenet: Result, names: Sequence[str], reference: str, site: str,
 
 def _not_above_baseline(findings: Findings) -> Iterator[Statement]:
     imagenet = findings["imagenet"]
-    chance = imagenet.settings.get("chance", 0.0)
+    chance = imagenet.chance or 0.0
     for row in imagenet.select(measure="top1", role="value", site=imagenet.consumed):
         baselines = imagenet.select(measure="top1", role="baseline", site=row.site)
         found = ((baseline, above_baseline(imagenet, row, baseline.checkpoint)) for baseline in baselines)

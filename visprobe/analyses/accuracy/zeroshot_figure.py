@@ -27,9 +27,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     rows = result.select(measure=_TOP1)
     titles = {row.site: _title(row.site) for row in rows}
     parts = sections(rows, [titles[row.site] for row in rows], list(titles.values()), names[0])
-    return draw_forest(
-        parts, checkpoint_styles(names), "Zero-shot top-1 accuracy", result.settings.get("chance"), width
-    )
+    return draw_forest(parts, checkpoint_styles(names), "Zero-shot top-1 accuracy", result.chance, width)
 
 
 def caption(result: Result) -> str:

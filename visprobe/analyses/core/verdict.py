@@ -99,7 +99,7 @@ def headline(results: Sequence[Result], base: str) -> list[Statement]:
     """
     by_name = {result.analysis: result for result in results}
     found = Findings(by_name, base, (), ())
-    drift, rounded = found["drift"], found["weights"].settings.get("rounded", {})
+    drift, rounded = found["drift"], found["weights"].rounded
     identical = [name for name in drift.identical if name not in rounded]
     names = [*dict.fromkeys([*identical, *(row.checkpoint for row in drift.rows if row.role == "value")])]
     said = [rule.clause(Findings(by_name, base, names, identical)) for rule in _rules()] if names else []

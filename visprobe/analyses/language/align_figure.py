@@ -29,9 +29,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
     rows = [row for row in _shown(result) if row.checkpoint != "chance"]
     titles = {row.measure: _title(row.measure, result) for row in rows}
     parts = sections(rows, [titles[row.measure] for row in rows], list(titles.values()), names[0])
-    return draw_forest(
-        parts, checkpoint_styles(names), "Shared neighbours (mutual kNN)", result.settings.get("chance"), width
-    )
+    return draw_forest(parts, checkpoint_styles(names), "Shared neighbours (mutual kNN)", result.chance, width)
 
 
 def caption(result: Result) -> str:

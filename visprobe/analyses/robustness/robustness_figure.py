@@ -96,7 +96,7 @@ def _draw_panel(
         axes.fill_between(x, [p["low"] for p in own], [p["high"] for p in own], color=colour, alpha=0.12, linewidth=0)
         axes.plot(x, y, color=colour, marker=marker, markersize=3, markeredgecolor="white", markeredgewidth=0.4)
         add_tooltips(axes.lines[-1], (_told(point, result) for point in own))
-    if chance := result.settings.get("chance"):
+    if chance := result.chance:
         axes.axhline(chance, color=MUTED, linestyle=":", linewidth=0.9)
     axes.set_title(kind.replace("_", " "), fontweight="normal", size=SMALL)
     axes.set_xticks(range(len(levels) + clean), labels=[*(["clean"] if clean else []), *(f"{v:g}" for v in levels)])

@@ -33,7 +33,7 @@ def swap_verdict(result: Result) -> list[Statement]:
     Args:
         result: A "swap" result.
     """
-    measures = dict.fromkeys(test["measure"] for test in result.settings["tests"])
+    measures = dict.fromkeys(test["measure"] for test in result.tests)
     return [statement for measure in measures for statement in _of_measure(result, measure)]
 
 
@@ -137,7 +137,7 @@ def _number(part: str) -> int | None:
 
 
 def _directions(result: Result) -> list[Direction]:
-    found = {test["direction"] for test in result.settings["tests"]}
+    found = {test["direction"] for test in result.tests}
     every: tuple[Direction, ...] = ("sufficient", "necessary")
     return [direction for direction in every if direction in found]
 
@@ -158,7 +158,7 @@ def _step(result: Result, measure: str, direction: Direction, part: str) -> Row:
 def _p(result: Result, measure: str, direction: str, part: str) -> float:
     [p] = [
         test["p_holm"]
-        for test in result.settings["tests"]
+        for test in result.tests
         if (test["measure"], test["direction"], test["part"]) == (measure, direction, part)
     ]
     return float(p)

@@ -31,7 +31,7 @@ def _change(findings: Findings, name: str) -> Iterator[Statement]:
 def _changes(findings: Findings) -> Iterator[Statement]:
     weights = findings["weights"]
     yield from _rounded(weights, findings.trained, findings.base)
-    yield from _many_changed(weights, [n for n in findings.trained if n not in weights.settings.get("rounded", {})])
+    yield from _many_changed(weights, [n for n in findings.trained if n not in weights.rounded])
 
 
 def _not_trained(weights: Result, names: Sequence[str], base: str) -> Statement:
@@ -40,7 +40,7 @@ def _not_trained(weights: Result, names: Sequence[str], base: str) -> Statement:
 
 def _rounded(weights: Result, names: Sequence[str], base: str) -> Iterator[Statement]:
     """State, by dtype, which of `names` are copies of the base in a coarser dtype."""
-    rounded = weights.settings.get("rounded", {})
+    rounded = weights.rounded
     for kind in dict.fromkeys(rounded.values()):
         if own := [name for name in names if rounded.get(name) == kind]:
             yield _equal(weights, own, f"equal to {base}'s rounded to {kind}: beyond the rounding nothing changed")
@@ -60,7 +60,7 @@ def _weights_changed(weights: Result, name: str) -> Iterator[Statement]:
     equal = weights.select(**own, measure="share_equal", site="tower")
     apart = ("tower", "projector", *weights.settings.get("classes", []))
     groups = [row for row in changes if row.site not in apart and row.estimate.value > 0]
-    if name in weights.settings.get("rounded", {}) or not (tower and share_changed and equal):
+    if name in weights.rounded or not (tower and share_changed and equal):
         return
     all_of_them = share_changed[0].estimate
     count = f"{round(all_of_them.value * all_of_them.n)} of {all_of_them.n}"

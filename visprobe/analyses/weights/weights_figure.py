@@ -29,7 +29,7 @@ def draw(result: Result, checkpoints: Sequence[str] = (), width: float | None = 
             those of `result` if empty.
         width: Inches; two columns of a paper if None.
     """
-    identical, rounded = result.identical, result.settings.get("rounded", {})
+    identical, rounded = result.identical, result.rounded
     changes, shares = (_moved(result, measure, [*identical, *rounded]) for measure in ("matrix_change", "share_equal"))
     classes = result.settings.get("classes", [])
     depth = place_sites(result.settings.get("groups") or [row.site for row in result.rows])

@@ -108,7 +108,7 @@ def _difference(result: Result, name: str, reference: str, like: Row) -> tuple[R
     wanted = {"checkpoint": name, "reference": reference, "site": like.site, "measure": like.measure}
     rows = result.select(**wanted, role="difference")
     tests: Iterator[float] = (
-        test["p_holm"] for test in result.settings["tests"] if all(test[key] == value for key, value in wanted.items())
+        test["p_holm"] for test in result.tests if all(test[key] == value for key, value in wanted.items())
     )
     return (rows[0], next(tests)) if rows else None
 

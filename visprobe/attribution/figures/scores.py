@@ -182,7 +182,7 @@ def _draw_differences(
     if not rows:
         return
     p_of = {(t["checkpoint"], t["reference"], t["site"], t["measure"]): t["p_holm"]
-            for t in result.settings.get("tests", [])}  # fmt: skip
+            for t in result.tests}  # fmt: skip
     for row in rows:
         y = _place(sites.index(row.site), names.index(row.checkpoint), len(names))
         p = p_of.get((row.checkpoint, base, row.site, measure), 1.0)

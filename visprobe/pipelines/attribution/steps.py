@@ -217,7 +217,7 @@ def steps_result(attributions: Attributions, unit: str, steps: Mapping[str, int]
     scored, base = score(attributions), attributions.names[0]
     pairs = {(name, base) for name in attributions.names[1:]}
     rows = [row for row in scored.rows if row.role != "difference" or (row.checkpoint, row.reference) in pairs]
-    tests = [one for one in scored.settings["tests"] if (one["checkpoint"], one["reference"]) in pairs]
+    tests = [one for one in scored.tests if (one["checkpoint"], one["reference"]) in pairs]
     settings = {**scored.settings, **about, "tests": tests, "steps": dict(steps)}
     return Result("map_steps", QUESTION, (*_scores(attributions, unit), *rows), settings, scored.warnings)
 
@@ -251,7 +251,7 @@ def steps_verdict(result: Result, run: str) -> Iterator[Statement]:
     inside = "mass_inside" if result.settings["with_region"] >= 2 else "gini"
     what = {"mass_inside": "the share of the maps' mass where the answer lies", "gini": "the focus of the maps (Gini)"}
     rows = result.select(site=site, measure=inside, role="difference")
-    p = {t["checkpoint"]: t["p"] for t in result.settings["tests"] if (t["site"], t["measure"]) == (site, inside)}
+    p = {t["checkpoint"]: t["p"] for t in result.tests if (t["site"], t["measure"]) == (site, inside)}
     if not rows:
         return
     adjusted = holm([p[row.checkpoint] for row in rows])
