@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from towers import TOWERS, encoder_of, siglip
+from transformers import LlavaImageProcessorPil
 
 from visprobe.attribution.evidence.regions import on_patches, patch_means
 from visprobe.attribution.targets.shown import as_shown
@@ -47,6 +48,21 @@ def test_what_is_cropped_is_gone(tmp_path):
     mask[:, 50:100] = True  # the left half of the square in the middle
     region = on_patches(mask, encoder.grid, encoder)
     assert region[:, : region.shape[1] // 2].mean() > 0.9 and region[:, region.shape[1] // 2 + 1 :].mean() < 0.05
+
+
+@pytest.mark.parametrize("size", [(200, 150), (200, 110), (150, 200), (200, 60), (40, 200), (200, 20), (200, 4)])
+def test_a_picture_padded_to_a_square_is_shown_in_its_padding(size, tmp_path):
+    encoder = encoder_of("llava-C", tmp_path)
+    side = encoder.config.image_size
+    square = {"height": side, "width": side}
+    encoder.processor = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": side}, crop_size=square)
+    shown = as_shown(blotches(*size), encoder)
+    longest = max(size)
+    assert shown.size == pytest.approx((longest, longest), abs=0.03 * longest)
+    lit = np.argwhere(np.asarray(shown.convert("L")) > 0)  # the picture is nowhere black
+    first, last = lit.min(0), lit.max(0) + 1
+    for low, high, own in zip(first[::-1], last[::-1], size, strict=True):
+        assert (low, high) == pytest.approx(((longest - own) / 2, (longest + own) / 2), abs=0.03 * longest)
 
 
 def test_the_smallest_picture_is_a_picture(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 
@@ -9,6 +11,7 @@ from visprobe.attribution.evidence.regions import Region, patch_means
 from visprobe.encoders.encoder import VisionEncoder
 
 _LEVELS = 255
+_WHOLE = 0.98  # of a patch, less what resampling takes at the edge of a picture
 
 
 def as_shown(picture: Image.Image, encoder: VisionEncoder) -> Image.Image:
@@ -25,13 +28,31 @@ def as_shown(picture: Image.Image, encoder: VisionEncoder) -> Image.Image:
         RGB image of the same scale; the picture itself if nothing is cropped or padded.
     """
     width, height = picture.size
-    left, right = _edges(_coordinate(width, height, 1, encoder).mean(0) * width)
-    top, bottom = _edges(_coordinate(width, height, 0, encoder).mean(1) * height)
-    box = (round(left), round(top), max(round(right), round(left) + 1), max(round(bottom), round(top) + 1))
+    covered = patch_means(Image.new("RGB", picture.size, (_LEVELS,) * 3), encoder)
+    columns = _line(_coordinate(width, height, 1, encoder) * width, covered)
+    rows = _line(_coordinate(width, height, 0, encoder).T * height, covered.T)
+    # A picture thinner than two patches is a strip inside its padding, at the scale of the other axis.
+    columns, rows = columns or _strip(rows, covered, width), rows or _strip(columns, covered.T, height)
+    if columns is None or rows is None:  # a single patch, or a picture of a few pixels
+        return picture
+    box = [round(edge) for line in zip(columns.edges, rows.edges, strict=True) for edge in line]
+    box = [box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)]
     near = max(width, height) / _LEVELS
     if all(abs(edge - whole) <= near for edge, whole in zip(box, (0, 0, width, height), strict=True)):
         return picture
-    return picture.crop(box)
+    return picture.crop((box[0], box[1], box[2], box[3]))
+
+
+class _Line(NamedTuple):
+    """Adjacent patches of one size along one axis of the picture, in pixels."""
+
+    first: float  # centre of the first patch
+    size: float
+    patches: int
+
+    @property
+    def edges(self) -> tuple[float, float]:
+        return self.first - self.size / 2, self.first + (self.patches - 0.5) * self.size
 
 
 def _coordinate(width: int, height: int, axis: int, encoder: VisionEncoder) -> Region:
@@ -41,11 +62,31 @@ def _coordinate(width: int, height: int, axis: int, encoder: VisionEncoder) -> R
     return patch_means(Image.fromarray(np.round(grey).astype(np.uint8)).convert("RGB"), encoder)
 
 
-def _edges(centres: Region) -> tuple[float, float]:
-    """Return the first and last edge of adjacent patches of one size, from their centres."""
-    if len(centres) == 1:
-        return 0.0, 2 * float(centres[0])
-    # Medians, because the centres of patches that show padding are off.
-    half = float(np.median(np.diff(centres))) / 2
-    middle = float(np.median(centres - 2 * half * np.arange(len(centres))))
-    return middle - half, middle + (2 * len(centres) - 1) * half
+def _line(centres: Region, covered: Region) -> _Line | None:
+    """Find the patches along one axis from the columns of patches that the picture fills from side to side.
+
+    Args:
+        centres: Position on that axis, averaged over each patch, in pixels; padding counts as 0.
+        covered: Share of each patch that is picture.
+
+    Returns:
+        None if fewer than two columns are filled.
+    """
+    highest = covered.max()
+    if highest <= _WHOLE and covered.any(0).sum() <= covered.any(1).sum():
+        return None
+    at = np.flatnonzero(covered.max(0) > _WHOLE * highest)
+    if len(at) < 2:
+        return None
+    means = centres.sum(0)[at] / covered.sum(0)[at]
+    # Medians, because resampling bends the coordinates at the edges of the picture.
+    size = float(np.median(np.diff(means) / np.diff(at)))
+    return _Line(float(np.median(means - size * at)), size, centres.shape[1]) if size > 0 else None
+
+
+def _strip(other: _Line | None, covered: Region, side: int) -> _Line | None:
+    """Place a strip that is thinner than two patches by the centre of what is covered, with the other axis' scale."""
+    if other is None or not covered.any():
+        return None
+    middle = float((covered.sum(0) * np.arange(covered.shape[1])).sum() / covered.sum())
+    return _Line(side / 2 - middle * other.size, other.size, covered.shape[1])
