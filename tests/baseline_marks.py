@@ -1,10 +1,14 @@
 """Marks of planted baselines, by the names that visprobe gives them."""
 
 import re
+from typing import Literal
 
 from visprobe.encoders.baseline import Baseline
+from visprobe.results.result import BaselineKind
 
-_KINDS = {"bfloat16": "rounding", "float32": "arithmetic", "same recipe": "recipe"}
+_KINDS: dict[str, Literal["rounding", "arithmetic", "recipe"]] = {
+    "bfloat16": "rounding", "float32": "arithmetic", "same recipe": "recipe"
+}  # fmt: skip
 
 
 def mark(name: str, of: str = "base") -> Baseline | None:
@@ -16,9 +20,10 @@ def mark(name: str, of: str = "base") -> Baseline | None:
     return None
 
 
-def kind(name: str, role: str = "baseline") -> str | None:
+def kind(name: str, role: str = "baseline") -> BaselineKind | None:
     """Return the kind of the baseline `name`; None for a row of another role."""
     if role != "baseline":
         return None
     found = mark(name)
-    return found.kind if found else {"blind": "blind", "chance": "chance"}.get(name, "control")
+    others: dict[str, BaselineKind] = {"blind": "blind", "chance": "chance"}
+    return found.kind if found else others.get(name, "control")

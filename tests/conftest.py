@@ -6,7 +6,8 @@ import gc
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,17 +31,17 @@ Planted = Callable[..., dict[str, Result]]
 Shared = Callable[[str, Callable[[Path], object]], Path]
 
 
-@pytest.hookimpl(trylast=True)
-@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not ask for
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, so that one start of pytest does for all and a fault is still seen early."""
-    seen: dict[str, int] = {}
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Mark what `sample` leaves over before -m is heeded; then fast tests first, so that a fault is seen early."""
+    seen: Counter[str] = Counter()
     for item in items:
         if sample := item.get_closest_marker("sample"):
             function = item.nodeid.partition("[")[0]
-            seen[function] = seen.get(function, 0) + 1
+            seen[function] += 1
             if seen[function] > sample.args[0]:
                 item.add_marker("thorough")
+    yield
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 

@@ -48,6 +48,7 @@ def result(folder, name):
     return next(one for one in written(folder)["results"] if one["analysis"] == name)
 
 
+@pytest.mark.thorough
 def test_scenes_ask_about_one_digit_and_a_copy_differs_in_nothing(run, tmp_path, monkeypatch):
     shutil.copytree(BASE, tmp_path / "copy")
     flags = ["gradcam", "digits", "--ckpt", BASE, "--ckpt", tmp_path / "copy", "--limit", 4, "-o", tmp_path / "out",

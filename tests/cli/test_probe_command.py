@@ -5,6 +5,7 @@ import json
 import pytest
 
 
+@pytest.mark.thorough
 def test_a_probe_of_two_checkpoints_in_one_report(run, checkpoints, tmp_path):
     ckpts = ("--ckpt", checkpoints / "base", "--ckpt", checkpoints / "moved")
     out = tmp_path / "report"

@@ -12,9 +12,9 @@ from visprobe.demo.scenes import DigitScenes
 
 @pytest.fixture(scope="module")
 def asked():
-    """(scene, question) of 1,500 unseen scenes."""
-    data = DigitScenes("val", 1500)
-    return [(data.scene(i), q) for i in range(1500) for q in questions_about(data, i)]
+    """(scene, question) of 400 unseen scenes."""
+    data = DigitScenes("val", 400)
+    return [(data.scene(i), q) for i in range(400) for q in questions_about(data, i)]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import visprobe
 ROOT = Path(__file__).parents[2]
 LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "object": "data"}
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough  # two builds of the site
 
 
 class Page(HTMLParser):

@@ -37,6 +37,7 @@ def tree(tmp_path_factory):
     return root
 
 
+@pytest.mark.thorough
 def test_one_row_per_checkpoint_and_each_right(tree):
     rows = {row.path: row for row in scan([tree])}
     broken = rows.pop(str(tree / "broken"))

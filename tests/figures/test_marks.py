@@ -27,7 +27,7 @@ def drawn(result, name: str) -> str:
     return svg_text(FIGURES[name].draw(result, NAMES))
 
 
-@pytest.mark.slow  # every figure
+@pytest.mark.thorough
 def test_every_figure_of_estimates_tells_its_numbers(planted) -> None:
     for name, result in planted(NAMES).items():
         if name not in FIGURES:

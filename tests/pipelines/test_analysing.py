@@ -114,6 +114,7 @@ def copied(folder, times):
     return str(folder)
 
 
+@pytest.mark.thorough
 def test_copies_of_images_are_no_more_images(pair, tmp_path):
     asked = ("imagenet", "drift", "similarity", "robustness", "geometry")
     once, often = (

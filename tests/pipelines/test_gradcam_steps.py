@@ -66,6 +66,7 @@ def test_first_and_last_columns_are_the_maps_of_base_and_finished_run(trained, t
     assert ("language_model" in strip) == (target == "contrast")
 
 
+@pytest.mark.thorough
 def test_answers_are_those_of_the_finished_runs_language_model_and_the_report_says_so(trained, tmp_path):
     folder = trained / "all"
     looked = gradcam_steps(folder, ["digits"], AttributionConfig(methods=("gradcam",)), options(tmp_path))

@@ -79,6 +79,7 @@ def test_a_report_is_read_back_and_saved_as_it_was(measured, tmp_path):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
+@pytest.mark.thorough
 def test_figures_are_those_of_the_saved_report(measured, tmp_path):
     measured.save(tmp_path)
     assert measured.figures == ["prototype_accuracy", "representation_drift", "weight_drift"]
@@ -106,6 +107,7 @@ def test_what_is_not_there_is_said_with_what_is(measured, tmp_path):
         visprobe.nothing  # noqa: B018
 
 
+@pytest.mark.thorough
 def test_several_runs_are_no_measurement(measured, planted, tmp_path):
     from visprobe.report.page.merged_page import write_merged
     from visprobe.report.rebuild import read_runs

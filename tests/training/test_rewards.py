@@ -154,6 +154,7 @@ def test_choice(completion, answer, reward):
     assert choice(completion, answer) == reward
 
 
+@pytest.mark.thorough
 @given(completion=st.text(max_size=60), answer=st.text(min_size=1, max_size=20))
 def test_any_two_texts_have_a_reward(completion, answer):
     for reward in REWARDS.values():
