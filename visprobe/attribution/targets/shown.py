@@ -17,8 +17,8 @@ _WHOLE = 0.98  # of a patch, less what resampling takes at the edge of a picture
 def as_shown(picture: Image.Image, encoder: VisionEncoder) -> Image.Image:
     """Crop or pad a picture (in black) to the part that a map of `encoder` covers.
 
-    The part is found by preprocessing two pictures whose grey values are their coordinates, so that edges are exact to
-    about 1/250 of the picture's sides.
+    The part is found by preprocessing a white picture, which tells padding, and two whose grey values are their
+    coordinates, so that edges are exact to about 1/250 of the picture's sides.
 
     Args:
         picture: RGB image.
