@@ -31,6 +31,10 @@ def test_version_and_help(run):
     assert all(command in out for command in ("compare", "imagenet", "train", "demo", "doctor"))
 
 
+def test_names_between_colons_are_no_pictures(run, tmp_path):
+    assert ":x:" in run("scan", tmp_path / "none:x:").err
+
+
 @pytest.mark.thorough
 def test_python_dash_m_is_the_same_program():
     ran = subprocess.run([sys.executable, "-m", "visprobe", "--version"], capture_output=True, text=True)

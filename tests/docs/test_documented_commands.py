@@ -38,6 +38,7 @@ SPREAD = ("--set", "temperature=3")  # answers of which some earn more than othe
 FEW_HEADS = ("--seeds", "1", "--steps", "20")
 FIRST_ENTRY = "3fa9c1d2e4b5"  # what an id looks like; the test puts one that is there in its place
 MEASURED = ("compare", "imagenet", "probe", "align", "segment", "robust", "swap", "gradcam", "report", "demo")
+MORE = ("--targets labels", "scan checkpoints --base")  # that run what no shorter command does
 SLOW = ("robust", "swap", "study", "pivot", "similarity_more")
 
 ALL = documented.distinct()
@@ -59,7 +60,7 @@ def shortest():
 
 def case(one):
     marks = [pytest.mark.slow] if any(word in part for part in one.words for word in SLOW) else []
-    if one not in SHORTEST:
+    if one not in SHORTEST and not any(words in shlex.join(one.words) for words in MORE):
         marks = [pytest.mark.thorough]
     return pytest.param(one, id=shlex.join(one.words[1:])[:150], marks=marks)
 

@@ -11,6 +11,7 @@ from tiny_checkpoints import SIDE, TEXT, VISION, filled, images
 from visprobe.analyses.accuracy.imagenet import needs_everywhere
 from visprobe.encoders import EMBEDDING, load_encoder
 from visprobe.encoders.checkpoint.quiet import quiet
+from visprobe.errors import CheckpointError
 from visprobe.features.requests import forwarded
 
 TEXT_TOWER = {k: TEXT[k] for k in ("intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")}
@@ -70,6 +71,14 @@ def test_consumed_is_the_models_last_hidden_state(tmp_path, case):
     assert all(torch.equal(tokens[f"block_{n:02d}"], out.hidden_states[n][:, prefix:]) for n in range(4))
     assert encoder.grid == (4, 4)
     assert not encoder.has_projector
+
+
+def test_a_wrong_count_of_tokens_before_the_patches_is_refused(tmp_path):
+    saved(tmp_path, "ViTModel")
+    encoder = load_encoder(tmp_path)
+    encoder.prefix_tokens -= 1
+    with pytest.raises(CheckpointError, match="17 tokens after the first 0, for 4 x 4 patches"):
+        encoder(images())
 
 
 @pytest.mark.parametrize("case", CASES)

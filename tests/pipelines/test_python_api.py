@@ -79,7 +79,6 @@ def test_a_report_is_read_back_and_saved_as_it_was(measured, tmp_path):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
-@pytest.mark.thorough
 def test_figures_are_those_of_the_saved_report(measured, tmp_path):
     measured.save(tmp_path)
     assert measured.figures == ["prototype_accuracy", "representation_drift", "weight_drift"]

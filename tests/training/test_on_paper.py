@@ -60,6 +60,8 @@ def test_what_a_run_refuses_a_dry_run_does_too(base, tmp_path):
         dry_run(base, recipe, DigitRows(8), tmp_path / "mine")
     with pytest.raises(UsageError, match="no such part: towel"):
         dry_run(base, Recipe(stage="sft", steps=1, train=("towel",)), DigitRows(8), tmp_path / "out")
+    with pytest.raises(UsageError, match="no such reward: exakt"):
+        dry_run(base, Recipe(stage="grpo", steps=1, reward=("exakt",)), DigitRows(8), tmp_path / "out")
     shutil.copytree(base, tmp_path / "torn")
     config = json.loads((base / "config.json").read_text())
     config["text_config"]["num_hidden_layers"] += 1

@@ -47,7 +47,7 @@ class Bars:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            console=Console(stderr=True),
+            console=Console(stderr=True, emoji=False),
             disable=self._quiet or not sys.stderr.isatty(),
         )
 
@@ -215,7 +215,7 @@ def _console(stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else UNBOUNDED
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
-    return Console(file=stream, width=width, color_system=colours, highlight=False)
+    return Console(file=stream, width=width, color_system=colours, highlight=False, emoji=False)
 
 
 def _print_result(result: Result) -> None:

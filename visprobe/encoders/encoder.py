@@ -24,7 +24,7 @@ from visprobe.encoders.structure.family import Family
 from visprobe.encoders.structure.geometry import Geometry, Tiled, View, side
 from visprobe.encoders.structure.layout import Layout
 from visprobe.encoders.text.borrowed_head import BorrowedHead
-from visprobe.encoders.tower import watched
+from visprobe.encoders.tower import check_patches, watched
 from visprobe.errors import CheckpointError, UsageError
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -306,6 +306,7 @@ class VisionEncoder:
         if cls:
             return [(tokens[:, :1], grid) for tokens, grid in held[site]]
         sources = [[(t[:, self.prefix_tokens :], grid) for t, grid in held[name]] for name in self.reads(site)]
+        check_patches(sources[0], self.name, self.prefix_tokens)
         if site not in self._taps:
             return self._geometry.images(sources[0], pixels)
         tap, views = self._taps[site], []

@@ -195,3 +195,22 @@ def _after(module: torch.nn.Module, site: str, keep: Keep) -> Any:
     return module.register_forward_hook(
         lambda _, __, output: keep(site, output[0] if isinstance(output, tuple) else output)
     )
+
+
+def check_patches(views: Sequence[View], name: str, prefix: int) -> None:
+    """Refuse views with another number of patch tokens than patches: a mean would hold tokens that are none.
+
+    Args:
+        views: Patch tokens of shape (B, T, D), and the rows and columns of patches.
+        name: Name of the encoder.
+        prefix: Number of tokens that were taken off before the patches.
+
+    Raises:
+        CheckpointError: If the numbers differ.
+    """
+    for tokens, (rows, columns) in views:
+        if tokens.shape[1] != rows * columns:
+            raise CheckpointError(
+                f"{name}: {tokens.shape[1]} tokens after the first {prefix}, for {rows} x {columns} patches",
+                hint="Its family counts the tokens before the patches wrongly (Family.has_cls, more_prefix).",
+            )

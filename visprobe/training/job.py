@@ -122,7 +122,7 @@ def make_sources(values: Mapping[str, Any]) -> Sources:
         return Sources(**values)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise UsageError("; ".join(faults), hint="visprobe train STAGE --help lists the settings.") from error
+        raise UsageError("; ".join(faults), hint="visprobe train STAGE --help lists these options.") from error
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -166,7 +166,7 @@ def make_recipe(settings: Mapping[str, Any], where: str, known: Sequence[str] = 
     if "warmup" in values and values.get("schedule") == "constant":
         faults.append("warmup has no meaning for schedule constant (constant_with_warmup has one)")
     if faults:
-        raise UsageError(f"{where}: " + "; ".join(faults), hint="visprobe train STAGE --help lists the settings.")
+        raise UsageError(f"{where}: " + "; ".join(faults), hint=_settings_of(stage))
     return recipe
 
 
@@ -198,6 +198,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{path} holds no settings", hint="Write one `key: value` per line.")
     return value
+
+
+def _settings_of(stage: object) -> str:
+    found = stages().get(str(stage))
+    names = sorted(name for name in (found.recipe if found else Recipe).model_fields if not found or found.takes(name))
+    return f"The settings of {found.name if found else 'every stage'} are {', '.join(names)}."
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -200,6 +200,7 @@ def _refuse(base: Path, recipe: Recipe, output_dir: Path, options: RunOptions) -
     """Refuse settings that are known to be wrong before anything is read."""
     allowed_bad(options.get("max_bad", MAX_BAD), total=0)  # refuses a malformed number before the long survey
     refuse_folder(base, output_dir)
+    stage_of(recipe).check(recipe)
     available = get_available_reporting_integrations()
     if missing := [name for name in recipe.report_to if name not in available]:
         raise UsageError(

@@ -36,6 +36,7 @@ class Family:
         text_class: Class of the text tower beside it in two-tower checkpoints, if visprobe reads that.
         projection_std: Maps the configuration to the standard deviation of that map's fresh weights.
         has_cls: True if a class token comes first.
+        more_prefix: Tokens between it and the patches that no `num_register_tokens` counts (DeiT's distillation token).
         outer_prefixes: Prefixes that may precede a tensor's name in a checkpoint of the bare model.
         geometry: Turns images into inputs and states into tokens in raster order.
         width: Field of the configuration that holds the width of the tokens.
@@ -67,6 +68,7 @@ class Family:
     text_class: str = ""
     projection_std: Callable[[Any], float] = lambda config: float(config.initializer_range)
     has_cls: bool = False
+    more_prefix: int = 0
     outer_prefixes: tuple[str, ...] = ()
     geometry: Geometry = SQUARE
     width: str = "hidden_size"
@@ -83,7 +85,7 @@ class Family:
 
     def prefix_tokens(self, config: Any) -> int:
         """Return the number of tokens (class token, registers) before the patch tokens."""
-        return int(self.has_cls) + int(getattr(config, "num_register_tokens", 0))
+        return int(self.has_cls) + int(getattr(config, "num_register_tokens", 0)) + self.more_prefix
 
     def depth(self, config: Any) -> int:
         """Return the number of blocks."""

@@ -47,12 +47,20 @@ def _all_alike(recipe: GRPORecipe, steps: int, metrics: Sequence[Mapping[str, fl
     )
 
 
+def _find_rewards(recipe: GRPORecipe) -> None:
+    from visprobe.training.trainers.rewards import find_reward
+
+    for name in recipe.reward:
+        find_reward(name)
+
+
 GRPO = Stage(
     name="grpo",
     summary="Group-relative policy optimization: the model's own answers, scored by verifiable rewards.",
     recipe=GRPORecipe,
     need=verifiable,
     trainer=_trainer,
+    check=_find_rewards,
     examples=(
         "--base checkpoints/base --data digits --set reward=exact",
         "--base checkpoints/base --data digits --attribution-every 50",

@@ -73,6 +73,7 @@ class Stage:
         recipe: Class of its settings: `Recipe`, or a subclass with further settings.
         need: Converts a row to the shape that the stage trains on.
         trainer: Makes the trainer, from its inputs and the result of `prepare`.
+        check: Raises UsageError if a setting names what is not there; called before anything is read.
         prepare: Runs before adapters are added, on the model as loaded.
         examples: Example options of the command, one line each, without the output folder.
         without: Common settings without meaning for the stage.
@@ -90,6 +91,7 @@ class Stage:
     recipe: type[Recipe]
     need: Need
     trainer: Callable[[TrainerInputs, Any], Any]
+    check: Callable[[Any], object] = lambda recipe: None
     prepare: Callable[[TrainerInputs], Any] = _nothing
     examples: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
