@@ -88,8 +88,8 @@ def test_a_step_of_two_batches_is_that_of_one_of_both(tmp_path):
 
 def test_the_stage_is_known_everywhere():
     assert "orpo" in get_command(app).commands["train"].commands
-    assert set(arm_recipes(FAST)) == {"sft", "dpo", "grpo", "orpo"}
-    with pytest.raises(UsageError, match=r"beta has no meaning for stage orpo \(only dpo, grpo\)"):
+    assert {"sft", "dpo", "grpo", "orpo"} <= set(arm_recipes(FAST))
+    with pytest.raises(UsageError, match=r"beta has no meaning for stage orpo \(only dpo, grpo"):
         make_recipe({"stage": "orpo", "beta": 0.1}, "here")
     with pytest.raises(UsageError, match=r"odds_weight has no meaning for stage sft \(only orpo\)"):
         make_recipe({"stage": "sft", "odds_weight": 0.1}, "here")

@@ -42,7 +42,7 @@ def test_the_projector_stage_trains_the_projector():
 
 @pytest.mark.parametrize("stage", ["orpo", None, 3, ["sft"]])
 def test_stages_that_do_not_exist_are_refused_with_those_that_do(stage):
-    with pytest.raises(UsageError, match="stage: input should be 'projector', 'full', 'sft', 'dpo' or 'grpo'"):
+    with pytest.raises(UsageError, match=r"stage: input should be 'projector', 'full', 'sft', 'dpo'.* 'grpo'"):
         make_recipe({"stage": stage}, "here")
 
 
