@@ -39,6 +39,7 @@ FEW_HEADS = ("--seeds", "1", "--steps", "20")
 FIRST_ENTRY = "3fa9c1d2e4b5"  # what an id looks like; the test puts one that is there in its place
 MEASURED = ("compare", "imagenet", "probe", "align", "segment", "robust", "swap", "gradcam", "report", "demo")
 MORE = ("--targets labels", "scan checkpoints --base")  # that run what no shorter command does
+LONG = ("train study", "segment")  # minutes with all others; tests of their own run them
 SLOW = ("robust", "swap", "study", "pivot", "similarity_more")
 
 ALL = documented.distinct()
@@ -60,7 +61,8 @@ def shortest():
 
 def case(one):
     marks = [pytest.mark.slow] if any(word in part for part in one.words for word in SLOW) else []
-    if one not in SHORTEST and not any(words in shlex.join(one.words) for words in MORE):
+    said = shlex.join(one.words[1:])
+    if said.startswith(LONG) or (one not in SHORTEST and not any(words in said for words in MORE)):
         marks = [pytest.mark.thorough]
     return pytest.param(one, id=shlex.join(one.words[1:])[:150], marks=marks)
 

@@ -56,12 +56,14 @@ def commands(folder):
     }  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_every_command_does_its_work(ran):
     # One of the checkpoints is broken: a scan says so by its exit code, with everything printed and written.
     wanted = {"scan": 3, "scan json": 3}
     assert {name: one.err for name, one in ran.items() if one.code != wanted.get(name, 0)} == {}
 
 
+@pytest.mark.thorough
 def test_the_terminal_shows_text_in_straight_tables(ran):
     for name, one in ran.items():
         check_terminal(one.err)
@@ -72,6 +74,7 @@ def test_the_terminal_shows_text_in_straight_tables(ran):
             strict(one.out)
 
 
+@pytest.mark.thorough
 def test_every_file_that_is_written_is_whole_and_inert(ran, folder):
     files = [path for path in (folder / "out").rglob("*") if path.is_file() and "kept" not in path.parts]
     assert {path.suffix for path in files} == set(KINDS) and len(files) > 60
@@ -79,6 +82,7 @@ def test_every_file_that_is_written_is_whole_and_inert(ran, folder):
         KINDS[path.suffix](path)
 
 
+@pytest.mark.thorough
 def test_names_stay_apart_and_whole(ran, folder):
     document = json.loads((folder / "out" / "imagenet" / "report.json").read_text())
     assert [one["classes"] for one in document["data"]] == [len(NAMES)] * 2  # "Name" and "name" too
@@ -88,6 +92,7 @@ def test_names_stay_apart_and_whole(ran, folder):
     assert NAMES[1] in page and "evil\\u202egpj\\u2066.exe" in page and "\\x1b[31mred" in page
 
 
+@pytest.mark.thorough
 def test_nothing_was_run_or_written_beside_the_output(ran, folder):
     assert os.listdir(folder / "here") == []
     assert {path.name for path in folder.iterdir()} == {
