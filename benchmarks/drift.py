@@ -147,7 +147,7 @@ def in_all(count, folder):
     sets = [
         FeatureSet(
             one.name, "noise", tuple(map(str, range(count))), None, None,
-            joined([one.forward(p, names, mean) for p in pixels]), one.consumed,
+            joined([one.forward(p, names, mean) for p in pixels]), one.consumed, baseline=one.baseline,
         )
         for one in encoders
     ]  # fmt: skip

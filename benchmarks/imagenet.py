@@ -25,6 +25,7 @@ import math
 import resource
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +42,7 @@ from visprobe.analyses.core.registry import available
 from visprobe.analyses.drift.drift import representation_drift
 from visprobe.analyses.probes.probe import PROBE
 from visprobe.data.open import open_images
+from visprobe.encoders.baseline import Baseline
 from visprobe.encoders.load import load_encoder
 from visprobe.features.extract import extract
 from visprobe.features.feature_set import FeatureSet
@@ -180,11 +182,12 @@ def rate(folder, encoder):
 def memory(count, width):
     with tempfile.TemporaryDirectory() as folder:
         sets = [stored(FeatureStore(Path(folder)), name, count, width) for name in ("base", "sft", "untrained")]
+        sets[2] = replace(sets[2], baseline=Baseline("untrained", "base"))
         before = peak()
         whole = len(sets[0].sites) * count * width * 4 * 3 / 2**30
         what = f"{count} images, {width} units, {len(sets[0].sites)} sites, 3 encoders"
         print(f"{what}: {whole:.2f} GiB of features", flush=True)
-        taken = of_processor(prototype_accuracy, sets, None, ["untrained"])
+        taken = of_processor(prototype_accuracy, sets, None)
         above = f"above {before / 2**20:.2f}"
         print(f"prototypes: {taken:.0f} s, peak {(peak() - before) / 2**20:.2f} GiB {above}", flush=True)
         taken = of_processor(representation_drift, sets[0], sets[1:2], sets[2:])
