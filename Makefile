@@ -1,5 +1,5 @@
 # make demo   the main job, on built-in data: a base MLLM, its SFT and DPO branches, and what became of their encoders
-# make test   the tests (fast ones first), ten minutes on two idle cores
+# make test   the tests (fast ones first), eleven minutes on two idle cores
 # make test-thorough  all tests: also those that are costly and run lines that others run too
 # make check  lint, format, types, import directions
 # make figures  the gallery in figures/ made anew; PHOTOS=folder for its photographs as well (figures/README.md)

@@ -18,12 +18,12 @@ ANSWERS = {
 
 def _answered(findings: Findings) -> Iterator[Statement]:
     answers = findings["answers"]
-    blind = answers.select(checkpoint="blind", measure="accuracy/all", role="baseline")
+    blind = answers.select(measure="accuracy/all", baseline="blind")
     rows = answers.select(measure="accuracy/all", role="value")
     for row in rows:
         text = f"{row.checkpoint} answers {percent_interval(row.estimate)} of {row.estimate.n} questions right"
-        against = above_baseline(answers, row, "blind")
-        if blind and against:
+        against = above_baseline(answers, row, blind[0].checkpoint) if blind else None
+        if against:
             relation = "above" if against[0] else "not clearly above"
             text += f", {relation} the {percent_interval(blind[0].estimate)} of guessing without the image"
         yield Statement(f"{text}.", evidence(answers, [row, *blind]))
